@@ -1,0 +1,16 @@
+//! What the proxies share with the outside world: sockets, namespaces, certificates, tunnels, configuration streams.
+
+pub mod admin;
+pub mod certs;
+pub mod copy;
+pub mod drain;
+pub mod grpc;
+pub mod hbone;
+pub mod live;
+pub mod logging;
+pub mod metrics;
+pub mod netns;
+pub mod ready;
+pub mod socket;
+pub mod tls;
+pub mod xds;

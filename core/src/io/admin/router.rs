@@ -1,0 +1,220 @@
+//! Which handler answers which path, and short ways to write a reply.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request};
+use serde::Serialize;
+
+use super::Body;
+
+/// What a handler returns.
+pub type Reply = Response<Body>;
+
+/// A request without its body: none of our handlers takes one.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// Method.
+    pub method: Method,
+    /// Path without query.
+    pub path: String,
+    /// Query, still encoded, without the question mark.
+    pub query: Option<String>,
+    /// Headers.
+    pub headers: HeaderMap,
+    /// Who asks.
+    pub peer: SocketAddr,
+}
+
+impl Request {
+    /// The decoded value of a query parameter; empty for one without a value.
+    pub fn parameter(&self, name: &str) -> Option<String> {
+        let query = self.query.as_deref()?;
+        query.split('&').find_map(|pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (decode(key) == name).then(|| decode(value))
+        })
+    }
+}
+
+/// Percent-decoding as forms do it: `+` is a space, what is not an escape stays.
+fn decode(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        let escape = tail.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
+        match (first, escape.and_then(|hex| u8::from_str_radix(hex, 16).ok())) {
+            (b'%', Some(byte)) => {
+                bytes.push(byte);
+                rest = tail.get(2..).unwrap_or_default();
+                continue;
+            }
+            (b'+', _) => bytes.push(b' '),
+            (other, _) => bytes.push(other),
+        }
+        rest = tail;
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+type Handler = Arc<dyn Fn(Request) -> Pin<Box<dyn Future<Output = Reply> + Send>> + Send + Sync>;
+
+#[derive(Clone)]
+struct Route {
+    /// `None` answers every method.
+    method: Option<Method>,
+    handler: Handler,
+}
+
+/// Paths and their handlers. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Router {
+    routes: Arc<BTreeMap<String, Vec<Route>>>,
+}
+
+impl fmt::Debug for Router {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.routes.keys()).finish()
+    }
+}
+
+impl Router {
+    /// A router that knows no path.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Answers GET (and HEAD) on `path`.
+    #[must_use]
+    pub fn get<F>(self, path: &str, handler: impl Fn(Request) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Reply> + Send + 'static,
+    {
+        self.route(Some(Method::GET), path, handler)
+    }
+
+    /// Answers POST on `path`.
+    #[must_use]
+    pub fn post<F>(self, path: &str, handler: impl Fn(Request) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Reply> + Send + 'static,
+    {
+        self.route(Some(Method::POST), path, handler)
+    }
+
+    /// Answers every method on `path`.
+    #[must_use]
+    pub fn any<F>(self, path: &str, handler: impl Fn(Request) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Reply> + Send + 'static,
+    {
+        self.route(None, path, handler)
+    }
+
+    fn route<F>(
+        mut self,
+        method: Option<Method>,
+        path: &str,
+        handler: impl Fn(Request) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Reply> + Send + 'static,
+    {
+        let handler: Handler = Arc::new(move |request| Box::pin(handler(request)));
+        Arc::make_mut(&mut self.routes).entry(path.to_owned()).or_default().push(Route { method, handler });
+        self
+    }
+
+    /// The registered paths, sorted.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.routes.keys().map(String::as_str)
+    }
+
+    pub(super) async fn answer(&self, head: request::Parts, peer: SocketAddr) -> Reply {
+        let path = head.uri.path().to_owned();
+        let Some(routes) = self.routes.get(&path) else {
+            let known: Vec<&str> = self.paths().collect();
+            return text(StatusCode::NOT_FOUND, format!("no such page; there are: {}\n", known.join(" ")));
+        };
+        let wanted = if head.method == Method::HEAD { &Method::GET } else { &head.method };
+        let matching = routes.iter().find(|route| route.method.as_ref().is_none_or(|method| method == wanted));
+        let Some(route) = matching else {
+            return wrong_method(routes);
+        };
+        let request = Request {
+            method: head.method,
+            path,
+            query: head.uri.query().map(str::to_owned),
+            headers: head.headers,
+            peer,
+        };
+        (route.handler)(request).await
+    }
+}
+
+fn wrong_method(routes: &[Route]) -> Reply {
+    let allowed: Vec<&str> = routes.iter().filter_map(|route| route.method.as_ref()).map(Method::as_str).collect();
+    let allowed = allowed.join(", ");
+    let mut reply = text(StatusCode::METHOD_NOT_ALLOWED, format!("use {allowed}\n"));
+    if let Ok(value) = HeaderValue::from_str(&allowed) {
+        reply.headers_mut().insert(header::ALLOW, value);
+    }
+    reply
+}
+
+/// A plain-text reply.
+pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Reply {
+    reply(status, "text/plain; charset=utf-8", body.into())
+}
+
+/// An HTML reply.
+pub fn html(body: impl Into<Bytes>) -> Reply {
+    reply(StatusCode::OK, "text/html; charset=utf-8", body.into())
+}
+
+/// A pretty-printed JSON reply.
+pub fn json(value: &impl Serialize) -> Reply {
+    match serde_json::to_vec_pretty(value) {
+        Ok(body) => reply(StatusCode::OK, "application/json", body.into()),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot write this as JSON: {error}\n")),
+    }
+}
+
+fn reply(status: StatusCode, content_type: &'static str, body: Bytes) -> Reply {
+    let mut reply = Response::new(Body::new(body));
+    *reply.status_mut() = status;
+    reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    reply
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_are_decoded() {
+        let request = |query: Option<&str>| Request {
+            method: Method::POST,
+            path: "/logging".to_owned(),
+            query: query.map(str::to_owned),
+            headers: HeaderMap::new(),
+            peer: SocketAddr::from(([127, 0, 0, 1], 1)),
+        };
+        let rows = [
+            (Some("level=access%3Ddebug,info"), Some("access=debug,info")),
+            (Some("a=b&level=info"), Some("info")),
+            (Some("level"), Some("")),
+            (Some("level=a+b%2"), Some("a b%2")),
+            (Some("levels=info"), None),
+            (None, None),
+        ];
+        for (query, expected) in rows {
+            assert_eq!(request(query).parameter("level").as_deref(), expected, "{query:?}");
+        }
+    }
+}

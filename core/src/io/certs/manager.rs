@@ -1,0 +1,169 @@
+//! Keeps one fresh certificate for every identity somebody holds a handle to.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, SystemTime};
+
+use rustls::crypto::CryptoProvider;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::AbortHandle;
+use tokio::time::{sleep, timeout};
+
+use super::request::SigningRequest;
+use super::{Authority, CertificateError, WorkloadCertificate, schedule};
+use crate::ident::Identity;
+use crate::limits;
+
+/// Where certificates come from; clones share everything.
+#[derive(Clone)]
+pub struct Certificates {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    authority: Arc<dyn Authority>,
+    provider: Arc<CryptoProvider>,
+    lifetime: Duration,
+    now: fn() -> SystemTime,
+    permits: Semaphore,
+    entries: Mutex<HashMap<Identity, Weak<Entry>>>,
+}
+
+struct Entry {
+    identity: Identity,
+    state: watch::Receiver<State>,
+    renewal: AbortHandle,
+    now: fn() -> SystemTime,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.renewal.abort();
+    }
+}
+
+/// What is known about one identity's certificate.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    /// The newest certificate obtained; kept through failed renewals.
+    pub certificate: Option<Arc<WorkloadCertificate>>,
+    /// What went wrong since, if something did.
+    pub last_error: Option<String>,
+}
+
+impl State {
+    fn usable(&self, identity: &Identity, now: SystemTime) -> Result<Arc<WorkloadCertificate>, CertificateError> {
+        let last_error = || self.last_error.clone().unwrap_or_else(|| "none".to_owned());
+        match &self.certificate {
+            Some(certificate) => match certificate.expired_since(now) {
+                None => Ok(Arc::clone(certificate)),
+                Some(since) => {
+                    Err(CertificateError::Expired { identity: identity.clone(), since, last_error: last_error() })
+                }
+            },
+            None if self.last_error.is_none() => Err(CertificateError::Pending { identity: identity.clone() }),
+            None => Err(CertificateError::Unavailable { identity: identity.clone(), last_error: last_error() }),
+        }
+    }
+}
+
+/// A claim on one identity's certificate: it is kept fresh while a handle lives and forgotten with the last one.
+#[derive(Clone)]
+pub struct CertificateHandle(Arc<Entry>);
+
+impl Certificates {
+    /// Certificates signed by `authority` with the given lifetime; `now` tells the wall-clock time.
+    #[must_use]
+    pub fn new(
+        authority: Arc<dyn Authority>,
+        provider: Arc<CryptoProvider>,
+        lifetime: Duration,
+        now: fn() -> SystemTime,
+    ) -> Self {
+        let permits = Semaphore::new(limits::CERTIFICATE_REQUESTS.size());
+        let entries = Mutex::new(HashMap::new());
+        Self { shared: Arc::new(Shared { authority, provider, lifetime, now, permits, entries }) }
+    }
+
+    /// Claims `identity`; the first claim starts a request at once. Must be called inside a runtime.
+    #[must_use]
+    pub fn claim(&self, identity: &Identity) -> CertificateHandle {
+        let mut entries = self.shared.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = entries.get(identity).and_then(Weak::upgrade) {
+            return CertificateHandle(entry);
+        }
+        entries.retain(|_, entry| entry.strong_count() > 0);
+        let (publish, state) = watch::channel(State::default());
+        let renewal = tokio::spawn(keep_fresh(Arc::clone(&self.shared), identity.clone(), publish)).abort_handle();
+        let entry = Arc::new(Entry { identity: identity.clone(), state, renewal, now: self.shared.now });
+        entries.insert(identity.clone(), Arc::downgrade(&entry));
+        CertificateHandle(entry)
+    }
+
+    /// Every claimed identity with its state, for dumps and metrics.
+    #[must_use]
+    pub fn states(&self) -> Vec<(Identity, State)> {
+        let entries = self.shared.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let live = entries.values().filter_map(Weak::upgrade);
+        let mut states: Vec<_> = live.map(|entry| (entry.identity.clone(), entry.state.borrow().clone())).collect();
+        states.sort_by(|one, other| one.0.cmp(&other.0));
+        states
+    }
+}
+
+impl CertificateHandle {
+    /// Whose certificate this is.
+    #[must_use]
+    pub fn identity(&self) -> &Identity {
+        &self.0.identity
+    }
+
+    /// The valid certificate, waiting a bounded time for the first one.
+    ///
+    /// # Errors
+    /// See [`CertificateError`].
+    pub async fn get(&self) -> Result<Arc<WorkloadCertificate>, CertificateError> {
+        let usable = |state: &State| state.usable(&self.0.identity, (self.0.now)());
+        if let Ok(certificate) = usable(&self.0.state.borrow()) {
+            return Ok(certificate);
+        }
+        let mut state = self.0.state.clone();
+        let _ = timeout(limits::CERTIFICATE_WAIT.duration(), state.wait_for(|state| usable(state).is_ok())).await;
+        usable(&self.0.state.borrow())
+    }
+}
+
+async fn keep_fresh(shared: Arc<Shared>, identity: Identity, publish: watch::Sender<State>) {
+    let mut failures = 0;
+    loop {
+        let wait = match request(&shared, &identity).await {
+            Ok(certificate) => {
+                failures = 0;
+                let wait = schedule::renew_after(certificate.not_after, (shared.now)(), rand::random());
+                tracing::info!(%identity, serial = certificate.serial, renew_in_seconds = wait.as_secs(), "certificate obtained");
+                publish.send_replace(State { certificate: Some(Arc::new(certificate)), last_error: None });
+                wait
+            }
+            Err(error) => {
+                failures += 1;
+                let wait = schedule::retry_after(failures, rand::random());
+                tracing::warn!(%identity, error, retry_in = ?wait, "certificate not obtained");
+                publish.send_modify(|state| state.last_error = Some(error));
+                wait
+            }
+        };
+        sleep(wait).await;
+    }
+}
+
+async fn request(shared: &Shared, identity: &Identity) -> Result<WorkloadCertificate, String> {
+    let request = SigningRequest::new(identity).map_err(|error| error.to_string())?;
+    let _permit = shared.permits.acquire().await.map_err(|error| error.to_string())?;
+    let signed = shared.authority.sign(identity, request.csr_pem.clone(), shared.lifetime);
+    let after = limits::CERTIFICATE_WAIT.duration();
+    let answer = match timeout(after, signed).await {
+        Ok(answer) => answer.map_err(|error| error.to_string())?,
+        Err(_elapsed) => return Err(format!("no answer within {after:?}")),
+    };
+    request.complete(identity, &answer, &shared.provider).map_err(|error| error.to_string())
+}

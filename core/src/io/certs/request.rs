@@ -1,0 +1,125 @@
+//! Makes a signing request, and a usable certificate out of the answer (interop §4.1, §4.2).
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rcgen::string::Ia5String;
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
+use rustls::RootCertStore;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::sign::CertifiedKey;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::WorkloadCertificate;
+use crate::ident::Identity;
+use crate::io::tls::{Credentials, verify};
+
+/// A private key with the request that asks for a certificate over it.
+pub struct SigningRequest {
+    key: KeyPair,
+    /// The request, PEM.
+    pub csr_pem: String,
+}
+
+/// Why an answer of the authority is of no use.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum UnusableAnswer {
+    /// Fewer than a leaf and a root.
+    #[error("the answer holds {0} certificates, at least a leaf and a root are needed")]
+    TooShort(usize),
+    /// Not PEM, or not a certificate.
+    #[error("certificate {index} of the answer cannot be read")]
+    Unreadable {
+        /// Position in the answer, counted from zero.
+        index: usize,
+    },
+    /// Signed for somebody else.
+    #[error("asked for {wanted}, was given {}", found.as_ref().map_or("no identity".to_owned(), ToString::to_string))]
+    WrongIdentity {
+        /// Whom we asked for.
+        wanted: Identity,
+        /// Whom the certificate names.
+        found: Option<Identity>,
+    },
+    /// The key, the certificate or the root is not acceptable to TLS.
+    #[error("not usable for TLS: {0}")]
+    Tls(String),
+}
+
+impl SigningRequest {
+    /// A fresh ECDSA P-256 key and a request naming `identity`.
+    ///
+    /// # Errors
+    /// When no key can be generated; the text says why.
+    pub fn new(identity: &Identity) -> Result<Self, rcgen::Error> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(identity.to_string())?)];
+        let csr_pem = params.serialize_request(&key)?.pem()?;
+        Ok(Self { key, csr_pem })
+    }
+
+    /// Joins the key with the authority's answer: leaf, intermediates, and last the roots.
+    ///
+    /// # Errors
+    /// See [`UnusableAnswer`].
+    pub fn complete(
+        self,
+        identity: &Identity,
+        answer: &[String],
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<WorkloadCertificate, UnusableAnswer> {
+        let (roots_pem, chain_pem) = match answer {
+            [leaf_to_intermediates @ .., roots] if !leaf_to_intermediates.is_empty() => (roots, leaf_to_intermediates),
+            short => return Err(UnusableAnswer::TooShort(short.len())),
+        };
+        let mut chain = Vec::with_capacity(chain_pem.len());
+        for (index, pem) in chain_pem.iter().enumerate() {
+            chain.extend(read_pem(pem).ok_or(UnusableAnswer::Unreadable { index })?);
+        }
+        let roots_der = read_pem(roots_pem).ok_or(UnusableAnswer::Unreadable { index: chain_pem.len() })?;
+        let leaf = chain.first().ok_or(UnusableAnswer::Unreadable { index: 0 })?;
+        let (not_before, not_after, serial) = validity(leaf).ok_or(UnusableAnswer::Unreadable { index: 0 })?;
+        let found = verify::identities(leaf).ok().and_then(|found| found.into_iter().next());
+        if found.as_ref() != Some(identity) {
+            return Err(UnusableAnswer::WrongIdentity { wanted: identity.clone(), found });
+        }
+        let mut roots = RootCertStore::empty();
+        for root in roots_der {
+            roots.add(root).map_err(|error| UnusableAnswer::Tls(error.to_string()))?;
+        }
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialize_der()));
+        let certified =
+            CertifiedKey::from_der(chain, key, provider).map_err(|error| UnusableAnswer::Tls(error.to_string()))?;
+        let credentials = Credentials::new(identity, certified, roots, Arc::clone(provider))
+            .map_err(|error| UnusableAnswer::Tls(error.to_string()))?;
+        Ok(WorkloadCertificate {
+            identity: identity.clone(),
+            not_before,
+            not_after,
+            serial,
+            chain_pem: chain_pem.to_vec(),
+            roots_pem: vec![roots_pem.clone()],
+            credentials,
+        })
+    }
+}
+
+fn read_pem(text: &str) -> Option<Vec<CertificateDer<'static>>> {
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<_, _>>().ok()?;
+    (!certificates.is_empty()).then_some(certificates)
+}
+
+fn validity(certificate: &CertificateDer<'_>) -> Option<(SystemTime, SystemTime, String)> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let at = |seconds: i64| Some(SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).ok()?));
+    let validity = parsed.validity();
+    Some((
+        at(validity.not_before.timestamp())?,
+        at(validity.not_after.timestamp())?,
+        parsed.tbs_certificate.serial.to_string(),
+    ))
+}

@@ -1,0 +1,15 @@
+//! HBONE: TCP streams carried by HTTP/2 CONNECT over mutual TLS (interop §1).
+
+pub mod client;
+pub mod headers;
+pub mod keepalive;
+pub mod pool;
+pub mod server;
+pub mod stream;
+
+pub use client::{ConnectRequest, TunnelError};
+pub use pool::{Pool, TunnelKey};
+pub use stream::TunnelStream;
+
+#[cfg(test)]
+mod tests;

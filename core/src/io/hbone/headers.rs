@@ -1,0 +1,171 @@
+//! The headers a tunnel request carries: who the client is, for telemetry only (interop §1.2, §1.3).
+
+use std::net::SocketAddr;
+
+use http::header::{HeaderName, HeaderValue};
+use http::{HeaderMap, header};
+
+/// `baggage`: a workload describes itself to the other end.
+pub const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
+
+/// `traceparent`: W3C trace context.
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// Longest baggage we read, in bytes; W3C Baggage §3.3.2 has producers stay under it.
+const BAGGAGE_MAX: usize = 8192;
+
+/// What a peer says of itself. Untrusted: good for labels, never for decisions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Baggage {
+    /// `k8s.cluster.name`
+    pub cluster: Option<String>,
+    /// `k8s.namespace.name`
+    pub namespace: Option<String>,
+    /// `deployment`, `cronjob`, `pod` or `job`, with the workload's name from `k8s.<type>.name`.
+    pub workload: Option<(String, String)>,
+    /// `service.name`, the canonical name.
+    pub service: Option<String>,
+    /// `service.version`, the canonical revision.
+    pub version: Option<String>,
+    /// `cloud.region`
+    pub region: Option<String>,
+    /// `cloud.availability_zone`
+    pub zone: Option<String>,
+}
+
+const WORKLOAD_TYPES: [&str; 4] = ["deployment", "cronjob", "pod", "job"];
+
+impl Baggage {
+    /// Reads every `baggage` line; unknown keys and empty values count as absent.
+    #[must_use]
+    pub fn parse(headers: &HeaderMap) -> Self {
+        let mut baggage = Self::default();
+        let lines = headers.get_all(BAGGAGE).iter().filter(|line| line.len() <= BAGGAGE_MAX);
+        for member in lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(',')) {
+            let mut parts = member.split('=');
+            if let (Some(key), Some(value)) = (parts.next(), parts.next())
+                && !value.is_empty()
+            {
+                baggage.set(key, value);
+            }
+        }
+        baggage
+    }
+
+    fn set(&mut self, key: &str, value: &str) {
+        let value = value.to_owned();
+        match key {
+            "k8s.cluster.name" => self.cluster = Some(value),
+            "k8s.namespace.name" => self.namespace = Some(value),
+            "service.name" => self.service = Some(value),
+            "service.version" => self.version = Some(value),
+            "cloud.region" => self.region = Some(value),
+            "cloud.availability_zone" => self.zone = Some(value),
+            other => {
+                let kind = other.strip_prefix("k8s.").and_then(|rest| rest.strip_suffix(".name"));
+                if let Some(kind) = kind.filter(|kind| WORKLOAD_TYPES.contains(kind)) {
+                    self.workload = Some((kind.to_owned(), value));
+                }
+            }
+        }
+    }
+
+    /// The header line, or `None` when there is nothing to say or it cannot be said in a header.
+    #[must_use]
+    pub fn to_value(&self) -> Option<HeaderValue> {
+        let workload = self.workload.as_ref().map(|(kind, name)| (format!("k8s.{kind}.name"), name));
+        let members = [
+            self.cluster.as_ref().map(|value| ("k8s.cluster.name".to_owned(), value)),
+            self.namespace.as_ref().map(|value| ("k8s.namespace.name".to_owned(), value)),
+            workload,
+            self.service.as_ref().map(|value| ("service.name".to_owned(), value)),
+            self.version.as_ref().map(|value| ("service.version".to_owned(), value)),
+            self.region.as_ref().map(|value| ("cloud.region".to_owned(), value)),
+            self.zone.as_ref().map(|value| ("cloud.availability_zone".to_owned(), value)),
+        ];
+        let line: Vec<_> = members.into_iter().flatten().map(|(key, value)| format!("{key}={value}")).collect();
+        if line.is_empty() {
+            return None;
+        }
+        HeaderValue::try_from(line.join(",")).ok()
+    }
+}
+
+/// The `forwarded` line: the client's address, and the service it meant when that is known (RFC 7239 §4).
+#[must_use]
+pub fn forwarded(client: SocketAddr, service: Option<&str>) -> Option<HeaderValue> {
+    let line = match service {
+        Some(host) => format!("for=\"{client}\";host={host}"),
+        None => format!("for=\"{client}\""),
+    };
+    HeaderValue::try_from(line).ok()
+}
+
+/// The service named by a `forwarded` line.
+#[must_use]
+pub fn forwarded_host(headers: &HeaderMap) -> Option<&str> {
+    let line = headers.get(header::FORWARDED)?.to_str().ok()?;
+    let host = line.split(';').find_map(|part| part.trim().strip_prefix("host="))?;
+    Some(host.trim_matches('"')).filter(|host| !host.is_empty())
+}
+
+/// A fresh W3C trace context from random bits, not sampled.
+#[must_use]
+pub fn traceparent(trace: u128, span: u64) -> Option<HeaderValue> {
+    HeaderValue::try_from(format!("00-{trace:032x}-{span:016x}-00")).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(name: HeaderName, value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(name, HeaderValue::from_str(value).unwrap())])
+    }
+
+    #[test]
+    fn baggage_goes_both_ways() {
+        let baggage = Baggage {
+            cluster: Some("Kubernetes".into()),
+            namespace: Some("shop".into()),
+            workload: Some(("deployment".into(), "cart".into())),
+            service: Some("cart".into()),
+            version: Some("v1".into()),
+            region: Some("r1".into()),
+            zone: Some("z1".into()),
+        };
+        let value = baggage.to_value().unwrap();
+        let wanted = "k8s.cluster.name=Kubernetes,k8s.namespace.name=shop,k8s.deployment.name=cart,service.name=cart,\
+                      service.version=v1,cloud.region=r1,cloud.availability_zone=z1";
+        assert_eq!(value, wanted);
+        assert_eq!(Baggage::parse(&HeaderMap::from_iter([(BAGGAGE, value)])), baggage);
+    }
+
+    #[test]
+    fn odd_baggage_is_tolerated() {
+        let odd =
+            Baggage::parse(&one(BAGGAGE, "k8s.namespace.name=a=b,,=,x,service.name=,k8s.evil.name=y, k8s.job.name=z"));
+        assert_eq!(odd, Baggage { namespace: Some("a".into()), ..Baggage::default() });
+        let long = format!("k8s.namespace.name={}", "a".repeat(BAGGAGE_MAX));
+        assert_eq!(Baggage::parse(&one(BAGGAGE, &long)), Baggage::default());
+        assert_eq!(Baggage::default().to_value(), None);
+    }
+
+    #[test]
+    fn forwarded_names_client_and_service() {
+        let client = "[fd00::1]:7".parse().unwrap();
+        let line = forwarded(client, Some("cart.shop.svc.cluster.local")).unwrap();
+        assert_eq!(line, "for=\"[fd00::1]:7\";host=cart.shop.svc.cluster.local");
+        let headers = HeaderMap::from_iter([(header::FORWARDED, line)]);
+        assert_eq!(forwarded_host(&headers), Some("cart.shop.svc.cluster.local"));
+        assert_eq!(
+            forwarded_host(&HeaderMap::from_iter([(header::FORWARDED, forwarded(client, None).unwrap())])),
+            None
+        );
+    }
+
+    #[test]
+    fn trace_context_has_the_right_shape() {
+        assert_eq!(traceparent(1, 2).unwrap(), "00-00000000000000000000000000000001-0000000000000002-00");
+    }
+}

@@ -1,0 +1,163 @@
+//! Accepts tunnel connections and hands out their CONNECT requests.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::keepalive;
+use super::stream::{StreamError, TunnelStream};
+use crate::ident::Identity;
+use crate::io::tls::verify::{PeerRefused, peer_identity};
+use crate::limits;
+
+/// Why a peer got no tunnel connection.
+#[derive(Debug, thiserror::Error)]
+pub enum AcceptError {
+    /// TLS failed: not TLS at all, no client certificate, or one that does not chain to our roots.
+    #[error("TLS handshake: {0}")]
+    Tls(io::Error),
+    /// The client proved to be somebody we do not serve.
+    #[error("TLS handshake: {0}")]
+    PeerRefused(PeerRefused),
+    /// The client took too long.
+    #[error("TLS handshake not finished within {0:?}")]
+    Timeout(Duration),
+    /// The client's certificate names nobody.
+    #[error("client certificate carries no SPIFFE identity")]
+    NoIdentity,
+    /// HTTP/2 did not start, or broke.
+    #[error("HTTP/2: {0}")]
+    Http2(#[from] h2::Error),
+    /// The client stopped answering.
+    #[error("client did not answer a PING within {0:?}")]
+    Silent(Duration),
+}
+
+/// Does the TLS side of accepting: the client is proven to be of our trust domain.
+///
+/// # Errors
+/// See [`AcceptError`].
+pub async fn accept_tls(
+    tcp: TcpStream,
+    tls: Arc<ServerConfig>,
+) -> Result<(TlsStream<TcpStream>, Identity), AcceptError> {
+    let after = limits::TLS_HANDSHAKE_TIMEOUT.duration();
+    let stream = match timeout(after, TlsAcceptor::from(tls).accept(tcp)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            return Err(match PeerRefused::find(&error) {
+                Some(refused) => AcceptError::PeerRefused(refused.clone()),
+                None => AcceptError::Tls(error),
+            });
+        }
+        Err(_elapsed) => return Err(AcceptError::Timeout(after)),
+    };
+    let peer = peer_identity(stream.get_ref().1.peer_certificates()).ok_or(AcceptError::NoIdentity)?;
+    Ok((stream, peer))
+}
+
+/// One request for a tunnel stream, not answered yet.
+pub struct Incoming {
+    request: Request<RecvStream>,
+    respond: SendResponse<Bytes>,
+}
+
+impl Incoming {
+    /// Whether it is a CONNECT; anything else is a client that does not speak HBONE.
+    #[must_use]
+    pub fn is_connect(&self) -> bool {
+        self.request.method() == Method::CONNECT
+    }
+
+    /// The destination asked for.
+    #[must_use]
+    pub fn authority(&self) -> Option<&str> {
+        self.request.uri().authority().map(http::uri::Authority::as_str)
+    }
+
+    /// The request's headers: all optional, none to be trusted.
+    #[must_use]
+    pub fn headers(&self) -> &HeaderMap {
+        self.request.headers()
+    }
+
+    /// Answers 200: bytes may flow.
+    ///
+    /// # Errors
+    /// When the client has gone.
+    pub fn accept(mut self, headers: HeaderMap) -> Result<TunnelStream, StreamError> {
+        let mut response = Response::new(());
+        *response.headers_mut() = headers;
+        let sender = self.respond.send_response(response, false)?;
+        Ok(TunnelStream::new(sender, self.request.into_body(), None))
+    }
+
+    /// Answers with an error status and ends the stream.
+    pub fn refuse(mut self, status: StatusCode) {
+        let mut response = Response::new(());
+        *response.status_mut() = status;
+        // The client may be gone already; then nobody needs the answer.
+        let _ = self.respond.send_response(response, true);
+    }
+}
+
+/// Serves one connection until it ends: `handle` is called for each request and must not wait.
+///
+/// When `drain` resolves, the client is told to open no more streams here; those open go on.
+///
+/// # Errors
+/// See [`AcceptError`].
+pub async fn serve<T>(
+    io: T,
+    peer: SocketAddr,
+    drain: impl Future<Output = ()>,
+    mut handle: impl FnMut(Incoming),
+) -> Result<(), AcceptError>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let handshake = h2::server::Builder::new()
+        .initial_window_size(limits::STREAM_WINDOW.number())
+        .initial_connection_window_size(limits::CONNECTION_WINDOW.number())
+        .max_frame_size(limits::FRAME_SIZE.number())
+        .max_header_list_size(limits::SERVER_HEADER_LIST.number())
+        .max_concurrent_streams(limits::MAX_CONCURRENT_STREAMS.number())
+        .max_send_buffer_size(limits::SERVER_SEND_BUFFER.size())
+        .handshake(io);
+    let after = limits::HTTP2_HANDSHAKE_TIMEOUT.duration();
+    let mut connection = timeout(after, handshake).await.map_err(|_elapsed| AcceptError::Timeout(after))??;
+    let lost = keepalive::peer_lost(connection.ping_pong());
+    tokio::pin!(lost, drain);
+    let mut draining = false;
+    loop {
+        tokio::select! {
+            request = connection.accept() => match request {
+                Some(Ok((request, respond))) => handle(Incoming { request, respond }),
+                Some(Err(error)) => return Err(error.into()),
+                None => return Ok(()),
+            },
+            silence = &mut lost => {
+                tracing::debug!(%peer, "tunnel client stopped answering");
+                connection.abrupt_shutdown(h2::Reason::NO_ERROR);
+                return Err(AcceptError::Silent(silence));
+            }
+            () = &mut drain, if !draining => {
+                draining = true;
+                connection.graceful_shutdown();
+            }
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! Metrics registry: capped, expiring series over the Prometheus recorder, never installed globally.
+//!
+//! ```text
+//! # HELP istio_xds_message_total Messages received from the control plane.
+//! # TYPE istio_xds_message_total counter
+//! istio_xds_message_total{url="type.googleapis.com/istio.workload.Address"} 3
+//! ```
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use metrics::{Key, KeyName, Label, Level, Metadata, Recorder};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
+use metrics_util::MetricKindMask;
+
+pub use metrics::{Counter, Gauge, Histogram};
+
+mod process;
+
+/// Series one metric name may have. A node with 250 pods, each talking to 40 others, stays below it;
+/// at about 1 KiB a series it bounds a name to some 10 MiB.
+pub const MAX_SERIES_PER_NAME: usize = 10_000;
+/// How long a series without a holder stays in the output: long enough for several scrapes to see its last value.
+pub const SERIES_IDLE: Duration = Duration::from_secs(15 * 60);
+/// Value of every label of the one series that stands for those above the cap.
+pub const OVERFLOW: &str = "overflow";
+
+const DROPPED: &str = "fairway_metric_series_dropped_total";
+const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
+
+/// A label's name and value.
+pub type LabelPair<'a> = (&'static str, &'a str);
+
+/// The process's metrics. Cheap to clone; all clones share one registry.
+#[derive(Clone)]
+pub struct Metrics {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    /// Series that live as long as the process.
+    permanent: PrometheusRecorder,
+    /// Series that go some time after their last holder: those labelled with workloads.
+    expiring: PrometheusRecorder,
+    series: Mutex<Series>,
+    hooks: Mutex<Vec<Hook>>,
+    max_series: usize,
+}
+
+type Hook = Box<dyn Fn() + Send + Sync>;
+
+#[derive(Default)]
+struct Series {
+    permanent: HashMap<&'static str, HashMap<u64, ()>>,
+    expiring: HashMap<&'static str, HashMap<Key, Held>>,
+}
+
+struct Held {
+    counter: Counter,
+    holders: Arc<()>,
+}
+
+/// A counter whose series stays for as long as somebody holds it, and [`SERIES_IDLE`] longer.
+#[derive(Clone, Debug)]
+pub struct HeldCounter {
+    counter: Counter,
+    _holder: Arc<()>,
+}
+
+impl HeldCounter {
+    /// Adds to the counter.
+    pub fn increment(&self, value: u64) {
+        self.counter.increment(value);
+    }
+
+    /// The bare handle, for code that counts on a hot path. It does not keep the series: keep `self` beside it.
+    pub fn handle(&self) -> Counter {
+        self.counter.clone()
+    }
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new(&[])
+    }
+}
+
+impl Metrics {
+    /// An empty registry; `buckets` lists the histograms with their upper bounds (other histograms become summaries).
+    pub fn new(buckets: &[(&str, &[f64])]) -> Self {
+        Self::with_limits(buckets, MAX_SERIES_PER_NAME, SERIES_IDLE)
+    }
+
+    /// Like [`Metrics::new`] with other limits.
+    pub fn with_limits(buckets: &[(&str, &[f64])], max_series: usize, idle: Duration) -> Self {
+        let mut builder = PrometheusBuilder::new();
+        for (name, bounds) in buckets.iter().filter(|(_, bounds)| !bounds.is_empty()) {
+            // Refuses only an empty list, which then stays a summary.
+            builder = match builder.set_buckets_for_metric(Matcher::Full((*name).to_owned()), bounds) {
+                Ok(builder) => builder,
+                Err(_) => PrometheusBuilder::new(),
+            };
+        }
+        let metrics = Self {
+            inner: Arc::new(Inner {
+                permanent: builder.build_recorder(),
+                expiring: PrometheusBuilder::new().idle_timeout(MetricKindMask::COUNTER, Some(idle)).build_recorder(),
+                series: Mutex::default(),
+                hooks: Mutex::default(),
+                max_series,
+            }),
+        };
+        metrics.describe(DROPPED, "Label sets not given a series of their own because their metric was at its cap.");
+        process::register(&metrics);
+        metrics
+    }
+
+    /// Sets the help text of a metric of any kind.
+    pub fn describe(&self, name: &'static str, help: &'static str) {
+        for recorder in [&self.inner.permanent, &self.inner.expiring] {
+            // The recorder keeps one table of descriptions for all kinds.
+            recorder.describe_counter(KeyName::from(name), None, help.into());
+        }
+    }
+
+    /// A counter that lives as long as the process. Register once, keep the handle.
+    pub fn counter(&self, name: &'static str, labels: &[LabelPair<'_>]) -> Counter {
+        let key = self.admit(name, labels);
+        self.inner.permanent.register_counter(&key, &METADATA)
+    }
+
+    /// A gauge that lives as long as the process. Register once, keep the handle.
+    pub fn gauge(&self, name: &'static str, labels: &[LabelPair<'_>]) -> Gauge {
+        let key = self.admit(name, labels);
+        self.inner.permanent.register_gauge(&key, &METADATA)
+    }
+
+    /// A histogram that lives as long as the process. Register once, keep the handle.
+    pub fn histogram(&self, name: &'static str, labels: &[LabelPair<'_>]) -> Histogram {
+        let key = self.admit(name, labels);
+        self.inner.permanent.register_histogram(&key, &METADATA)
+    }
+
+    /// A counter labelled with something that comes and goes, such as a workload.
+    pub fn held_counter(&self, name: &'static str, labels: &[LabelPair<'_>]) -> HeldCounter {
+        let mut key = key(name, labels);
+        let mut series = self.series();
+        let by_key = series.expiring.entry(name).or_default();
+        let overflows = by_key.len() >= self.inner.max_series && !by_key.contains_key(&key);
+        if overflows {
+            key = overflow_key(name, labels);
+        }
+        let held = by_key.entry(key.clone()).or_insert_with(|| Held {
+            counter: self.inner.expiring.register_counter(&key, &METADATA),
+            holders: Arc::new(()),
+        });
+        let counter = HeldCounter { counter: held.counter.clone(), _holder: Arc::clone(&held.holders) };
+        drop(series);
+        if overflows {
+            self.count_dropped(name);
+        } else {
+            // Renews the series in case it was about to expire.
+            counter.increment(0);
+        }
+        counter
+    }
+
+    /// Runs `hook` before each rendering, to set gauges that are read rather than counted.
+    pub fn before_render(&self, hook: impl Fn() + Send + Sync + 'static) {
+        self.inner.hooks.lock().unwrap_or_else(PoisonError::into_inner).push(Box::new(hook));
+    }
+
+    /// All series in Prometheus text format.
+    pub fn render(&self) -> String {
+        for hook in self.inner.hooks.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            hook();
+        }
+        self.renew_held();
+        let mut text = self.inner.permanent.handle().render();
+        text.push_str(&self.inner.expiring.handle().render());
+        text
+    }
+
+    /// Renews series that somebody holds; forgets the others, which the recorder drops once they have idled.
+    fn renew_held(&self) {
+        let mut series = self.series();
+        for by_key in series.expiring.values_mut() {
+            by_key.retain(|_, held| {
+                let is_held = Arc::strong_count(&held.holders) > 1;
+                if is_held {
+                    held.counter.increment(0);
+                }
+                is_held
+            });
+        }
+        series.expiring.retain(|_, by_key| !by_key.is_empty());
+    }
+
+    fn admit(&self, name: &'static str, labels: &[LabelPair<'_>]) -> Key {
+        let key = key(name, labels);
+        let mut series = self.series();
+        let hashes = series.permanent.entry(name).or_default();
+        if hashes.len() < self.inner.max_series || hashes.contains_key(&key.get_hash()) {
+            hashes.insert(key.get_hash(), ());
+            return key;
+        }
+        drop(series);
+        self.count_dropped(name);
+        overflow_key(name, labels)
+    }
+
+    fn count_dropped(&self, name: &'static str) {
+        let key = key(DROPPED, &[("metric", name)]);
+        self.inner.permanent.register_counter(&key, &METADATA).increment(1);
+    }
+
+    fn series(&self) -> std::sync::MutexGuard<'_, Series> {
+        self.inner.series.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn key(name: &'static str, labels: &[LabelPair<'_>]) -> Key {
+    let labels: Vec<Label> = labels.iter().map(|(name, value)| Label::new(*name, (*value).to_owned())).collect();
+    Key::from_parts(name, labels)
+}
+
+fn overflow_key(name: &'static str, labels: &[LabelPair<'_>]) -> Key {
+    let labels: Vec<Label> = labels.iter().map(|(name, _)| Label::from_static_parts(name, OVERFLOW)).collect();
+    Key::from_parts(name, labels)
+}
+
+#[cfg(test)]
+mod tests;

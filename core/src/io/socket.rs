@@ -1,0 +1,196 @@
+//! Makes the proxies' TCP sockets: where they live, how they are marked, which options they carry.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::time::timeout;
+
+use crate::addr::canonical;
+use crate::io::netns::NamespaceEntry;
+use crate::limits;
+
+/// The mark on every packet of our own sockets: capture rules let it through (interop: packet mark 0x539).
+pub const PACKET_MARK: u32 = 0x539;
+
+/// Pending connections a listener may hold before the kernel refuses more; the kernel caps it at `somaxconn`.
+const LISTEN_BACKLOG: i32 = 4096;
+
+/// Makes sockets in one namespace with one set of options.
+#[derive(Clone, Debug)]
+pub struct SocketFactory {
+    namespace: Option<NamespaceEntry>,
+    mark: Option<u32>,
+    keepalive: Option<Keepalive>,
+}
+
+/// TCP keepalive settings of the proxies' own connections.
+#[derive(Clone, Copy, Debug)]
+pub struct Keepalive {
+    /// Idle time before the first probe.
+    pub time: Duration,
+    /// Time between probes.
+    pub interval: Duration,
+    /// Probes lost before the connection is given up.
+    pub retries: u32,
+}
+
+impl Default for Keepalive {
+    fn default() -> Self {
+        Self {
+            time: limits::KEEPALIVE_TIME.duration(),
+            interval: limits::KEEPALIVE_INTERVAL.duration(),
+            retries: limits::KEEPALIVE_RETRIES.number(),
+        }
+    }
+}
+
+/// Why a connection could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The socket could not be made or bound.
+    #[error("cannot prepare a socket to {destination}: {source}")]
+    Prepare {
+        /// Where it was to go.
+        destination: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The peer or the network refused.
+    #[error("connect to {destination}: {source}")]
+    Connect {
+        /// Where it was to go.
+        destination: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Nothing answered in time.
+    #[error("connect to {destination}: no answer within {after:?}")]
+    Timeout {
+        /// Where it was to go.
+        destination: SocketAddr,
+        /// How long we waited.
+        after: Duration,
+    },
+}
+
+impl SocketFactory {
+    /// Sockets in this process's own namespace, marked so that capture rules let them through if `mark` is set.
+    #[must_use]
+    pub fn host(mark: Option<u32>) -> Self {
+        Self { namespace: None, mark, keepalive: Some(Keepalive::default()) }
+    }
+
+    /// Sockets inside a pod's namespace, marked as ours.
+    #[must_use]
+    pub fn in_namespace(entry: NamespaceEntry, mark: u32) -> Self {
+        Self { namespace: Some(entry), mark: Some(mark), keepalive: Some(Keepalive::default()) }
+    }
+
+    fn open(&self, address: IpAddr) -> io::Result<Socket> {
+        let domain = if address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+        let make = || Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP));
+        let socket = match &self.namespace {
+            Some(entry) => entry.run(make)??,
+            None => make()?,
+        };
+        if let Some(mark) = self.mark {
+            socket.set_mark(mark)?;
+        }
+        Ok(socket)
+    }
+
+    /// Listens on `port` of every address; with IPv6 on, one dual-stack socket.
+    ///
+    /// The socket shares its port, so that a new proxy can start while the old one drains (interop §5.5).
+    ///
+    /// # Errors
+    /// When the port is taken by another user's process, or the namespace cannot be entered.
+    pub fn listen_all(&self, port: u16, ipv6: bool) -> io::Result<TcpListener> {
+        let any: IpAddr = if ipv6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        let socket = self.open(any)?;
+        if ipv6 {
+            socket.set_only_v6(false)?;
+        }
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&SocketAddr::new(any, port).into())?;
+        socket.listen(LISTEN_BACKLOG)?;
+        TcpListener::from_std(socket.into())
+    }
+
+    /// Connects to `destination`, from `source` when one is given: an address that need not be ours.
+    ///
+    /// # Errors
+    /// See [`DialError`].
+    pub async fn connect(&self, destination: SocketAddr, source: Option<IpAddr>) -> Result<TcpStream, DialError> {
+        let socket = self.prepare(destination, source).map_err(|source| DialError::Prepare { destination, source })?;
+        let after = limits::CONNECT_TIMEOUT.duration();
+        match timeout(after, socket.connect(destination)).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(source)) => Err(DialError::Connect { destination, source }),
+            Err(_elapsed) => Err(DialError::Timeout { destination, after }),
+        }
+    }
+
+    fn prepare(&self, destination: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpSocket> {
+        let socket = self.open(destination.ip())?;
+        socket.set_tcp_nodelay(true)?;
+        if let Some(keepalive) = self.keepalive {
+            set_keepalive(&SockRef::from(&socket), keepalive)?;
+        }
+        if let Some(source) = source {
+            bind_foreign(&socket, source)?;
+        }
+        Ok(TcpSocket::from_std_stream(socket.into()))
+    }
+}
+
+/// Binds to an address that is not ours, so that the application sees its real client (interop §1.5 point 6).
+fn bind_foreign(socket: &Socket, source: IpAddr) -> io::Result<()> {
+    match source {
+        IpAddr::V4(_) => {
+            socket.set_ip_transparent_v4(true)?;
+            socket.set_freebind_v4(true)?;
+        }
+        IpAddr::V6(_) => {
+            socket.set_ip_transparent_v6(true)?;
+            socket.set_freebind_v6(true)?;
+        }
+    }
+    socket.bind(&SocketAddr::new(source, 0).into())
+}
+
+fn set_keepalive(socket: &SockRef<'_>, keepalive: Keepalive) -> io::Result<()> {
+    let settings =
+        TcpKeepalive::new().with_time(keepalive.time).with_interval(keepalive.interval).with_retries(keepalive.retries);
+    socket.set_tcp_keepalive(&settings)
+}
+
+/// Prepares an accepted connection: no Nagle delay, keepalive on.
+///
+/// # Errors
+/// When the peer has already gone.
+pub fn prepare_accepted(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    set_keepalive(&SockRef::from(stream), Keepalive::default())
+}
+
+/// Where a redirected connection was going before capture (`SO_ORIGINAL_DST`); its local address when it was not redirected.
+///
+/// # Errors
+/// When the connection has already gone.
+pub fn original_destination(stream: &TcpStream) -> io::Result<SocketAddr> {
+    let socket = SockRef::from(stream);
+    let local = canonical(stream.local_addr()?);
+    let original = if local.is_ipv4() { socket.original_dst_v4() } else { socket.original_dst_v6() };
+    Ok(original.ok().and_then(|address| address.as_socket()).map_or(local, canonical))
+}
+
+/// Makes the next close of `stream` a reset, so that the peer learns the transfer did not end well.
+pub fn reset_on_close(stream: &TcpStream) {
+    // Failure means the connection is gone already, which is what was wanted.
+    let _ = SockRef::from(stream).set_linger(Some(Duration::ZERO));
+}

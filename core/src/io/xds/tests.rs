@@ -1,0 +1,239 @@
+//! Tests of `xds`.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use fairway_proto::discovery::Resource;
+use fairway_proto::discovery::aggregated_discovery_service_server::{
+    AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
+};
+use fairway_proto::security::Authorization;
+use fairway_proto::type_url;
+use fairway_proto::workload::{Address, Workload, address};
+use prost_types::Any;
+use tokio::net::TcpListener;
+use tonic::service::Routes;
+use tonic::{Request, Response, Streaming};
+
+use super::*;
+use crate::io::drain;
+use crate::io::grpc::fake;
+use crate::policy::PolicyKey;
+
+/// Generous: only a hang reaches it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+type Scripted = Result<DeltaDiscoveryResponse, Status>;
+
+/// One stream as the server sees it: what came in, and where to write.
+struct ServerStream {
+    requests: mpsc::Receiver<DeltaDiscoveryRequest>,
+    responses: mpsc::Sender<Scripted>,
+}
+
+impl ServerStream {
+    async fn request(&mut self) -> DeltaDiscoveryRequest {
+        tokio::time::timeout(PATIENCE, self.requests.recv()).await.unwrap().unwrap()
+    }
+
+    async fn respond(&self, response: DeltaDiscoveryResponse) {
+        self.responses.send(Ok(response)).await.unwrap();
+    }
+}
+
+#[derive(Clone)]
+struct Server {
+    streams: mpsc::Sender<ServerStream>,
+    tokens: Arc<AtomicUsize>,
+}
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Server {
+    type DeltaAggregatedResourcesStream = ReceiverStream<Scripted>;
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        if request.metadata().get("authorization").is_some() {
+            self.tokens.fetch_add(1, Ordering::SeqCst);
+        }
+        let mut incoming = request.into_inner();
+        let (sender, requests) = mpsc::channel(16);
+        let (responses, outgoing) = mpsc::channel(16);
+        tokio::spawn(async move {
+            while let Ok(Some(request)) = incoming.message().await {
+                if sender.send(request).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let _ = self.streams.send(ServerStream { requests, responses }).await;
+        Ok(Response::new(ReceiverStream::new(outgoing)))
+    }
+}
+
+struct Fixture {
+    server: Option<fake::FakeServer>,
+    routes: Routes,
+    pki: fake::Pki,
+    streams: mpsc::Receiver<ServerStream>,
+    tokens: Arc<AtomicUsize>,
+    live: Live,
+    readiness: Readiness,
+    metrics: Metrics,
+    trigger: drain::Trigger,
+    client: tokio::task::JoinHandle<()>,
+}
+
+impl Fixture {
+    async fn start() -> Self {
+        let (sender, streams) = mpsc::channel(4);
+        let tokens = Arc::new(AtomicUsize::new(0));
+        let service = Server { streams: sender, tokens: Arc::clone(&tokens) };
+        let routes = Routes::new(AggregatedDiscoveryServiceServer::new(service));
+        let pki = fake::Pki::new(&["127.0.0.1"]);
+        let server = fake::serve(routes.clone(), Some(&pki)).await;
+        let control_plane = fake::control_plane(&server.address.to_string(), &pki.root_pem);
+        let (live, readiness, metrics) = (Live::new(), Readiness::new(), Metrics::default());
+        let (trigger, handle) = drain::new();
+        let client = Client::new(control_plane, NodeInfo::default(), live.clone(), &readiness, &metrics);
+        let client = tokio::spawn(client.run(handle));
+        Self { server: Some(server), routes, pki, streams, tokens, live, readiness, metrics, trigger, client }
+    }
+
+    async fn stream(&mut self) -> ServerStream {
+        tokio::time::timeout(PATIENCE, self.streams.recv()).await.unwrap().unwrap()
+    }
+}
+
+fn any(url: &str, message: &impl Message) -> Option<Any> {
+    Some(Any { type_url: url.to_owned(), value: message.encode_to_vec() })
+}
+
+fn workload(name: &str, version: &str, valid: bool) -> Resource {
+    let message = Workload {
+        uid: name.to_owned(),
+        name: name.to_owned(),
+        namespace: "shop".to_owned(),
+        addresses: vec![if valid { vec![10, 0, 0, 1] } else { vec![1] }],
+        ..Default::default()
+    };
+    Resource {
+        name: name.to_owned(),
+        version: version.to_owned(),
+        resource: any(type_url::ADDRESS, &Address { r#type: Some(address::Type::Workload(message)) }),
+        ..Default::default()
+    }
+}
+
+fn policy(name: &str) -> Resource {
+    let message = Authorization { name: name.to_owned(), namespace: "shop".to_owned(), ..Default::default() };
+    Resource { name: format!("shop/{name}"), resource: any(type_url::AUTHORIZATION, &message), ..Default::default() }
+}
+
+fn response(url: &str, nonce: &str, resources: Vec<Resource>) -> DeltaDiscoveryResponse {
+    DeltaDiscoveryResponse { type_url: url.to_owned(), nonce: nonce.to_owned(), resources, ..Default::default() }
+}
+
+#[tokio::test]
+async fn becomes_ready_after_the_first_response_of_each_type() {
+    let mut fixture = Fixture::start().await;
+    let mut stream = fixture.stream().await;
+    assert_eq!(stream.request().await.type_url, type_url::ADDRESS);
+    assert_eq!(stream.request().await.type_url, type_url::AUTHORIZATION);
+    assert_eq!(fixture.readiness.pending(), ["xds workloads", "xds policies"]);
+    assert_eq!(fixture.tokens.load(Ordering::SeqCst), 1);
+
+    stream.respond(response(type_url::ADDRESS, "n1", vec![workload("w1", "v1", true)])).await;
+    let answer = stream.request().await;
+    assert_eq!((answer.response_nonce.as_str(), answer.error_detail), ("n1", None));
+    // Published before it is acknowledged.
+    assert!(fixture.live.snapshot().workload_by_uid("w1").is_some());
+    assert_eq!(fixture.readiness.pending(), ["xds policies"]);
+
+    stream.respond(response(type_url::AUTHORIZATION, "n2", vec![policy("deny")])).await;
+    stream.request().await;
+    fixture.readiness.wait().await;
+    assert!(fixture.live.snapshot().policy(&PolicyKey::new("shop", "deny")).is_some());
+
+    let text = fixture.metrics.render();
+    assert!(text.contains(&format!("{MESSAGES}{{url=\"{}\"}} 1", type_url::ADDRESS)), "{text}");
+    assert!(text.contains(&format!("{CONNECTED} 1")), "{text}");
+    fixture.trigger.drain(drain::Mode::Graceful, PATIENCE).await;
+    fixture.client.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_partly_bad_response_is_applied_and_refused_by_name() {
+    let mut fixture = Fixture::start().await;
+    let mut stream = fixture.stream().await;
+    stream.request().await;
+    stream.request().await;
+    let resources = vec![workload("bad", "v1", false), workload("good", "v1", true)];
+    stream.respond(response(type_url::ADDRESS, "n1", resources)).await;
+    let answer = stream.request().await;
+    let message = answer.error_detail.unwrap().message;
+    assert!(answer.response_nonce == "n1" && message.starts_with("bad: "), "{message}");
+    assert!(fixture.live.snapshot().workload_by_uid("good").is_some());
+    assert!(fixture.live.snapshot().workload_by_uid("bad").is_none());
+    assert!(fixture.metrics.render().contains(&format!("{REJECTED} 1")));
+}
+
+#[tokio::test]
+async fn reconnects_with_versions_and_keeps_what_it_had() {
+    let mut fixture = Fixture::start().await;
+    let mut stream = fixture.stream().await;
+    stream.request().await;
+    stream.request().await;
+    stream.respond(response(type_url::ADDRESS, "n1", vec![workload("w1", "v7", true)])).await;
+    stream.request().await;
+    // A clean end, then a refusal.
+    drop(stream);
+    let stream = fixture.stream().await;
+    stream.responses.send(Err(Status::unauthenticated("token expired"))).await.unwrap();
+    drop(stream);
+    let mut stream = fixture.stream().await;
+    let request = stream.request().await;
+    assert_eq!(request.initial_resource_versions.get("w1").map(String::as_str), Some("v7"));
+    assert!(request.node.is_some() && request.response_nonce.is_empty());
+    assert!(fixture.live.snapshot().workload_by_uid("w1").is_some());
+
+    let removed = DeltaDiscoveryResponse {
+        type_url: type_url::ADDRESS.to_owned(),
+        nonce: "n2".to_owned(),
+        removed_resources: vec!["w1".to_owned()],
+        ..Default::default()
+    };
+    assert_eq!(stream.request().await.type_url, type_url::AUTHORIZATION);
+    stream.respond(removed).await;
+    stream.request().await;
+    assert!(fixture.live.snapshot().workload_by_uid("w1").is_none());
+    let text = fixture.metrics.render();
+    for reason in ["Complete", "Error"] {
+        assert!(text.contains(&format!("{TERMINATIONS}{{reason=\"{reason}\"}} 1")), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn survives_the_death_of_the_control_plane() {
+    let mut fixture = Fixture::start().await;
+    let mut stream = fixture.stream().await;
+    stream.request().await;
+    stream.request().await;
+    stream.respond(response(type_url::ADDRESS, "n1", vec![workload("w1", "v1", true)])).await;
+    stream.request().await;
+
+    let address = fixture.server.take().unwrap().address;
+    let listener = loop {
+        // The port is free once the old server's runtime has wound up.
+        match TcpListener::bind(address).await {
+            Ok(listener) => break listener,
+            Err(_) => tokio::task::yield_now().await,
+        }
+    };
+    fixture.server = Some(fake::serve_on(listener, fixture.routes.clone(), Some(&fixture.pki)));
+    let mut stream = fixture.stream().await;
+    assert_eq!(stream.request().await.initial_resource_versions.len(), 1);
+    assert!(fixture.live.snapshot().workload_by_uid("w1").is_some());
+}

@@ -1,0 +1,278 @@
+//! Every bound of the proxies in one table: name, unit, default, range and the reason for it.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+/// What a limit counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Unit {
+    /// Thousandths of a second.
+    Milliseconds,
+    /// Eight bits each.
+    Bytes,
+    /// Things.
+    Count,
+}
+
+impl Unit {
+    /// The unit as the reference page prints it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Milliseconds => "ms",
+            Self::Bytes => "bytes",
+            Self::Count => "count",
+        }
+    }
+}
+
+/// One bound.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// Stable name, in snake case.
+    pub name: &'static str,
+    /// What it counts.
+    pub unit: Unit,
+    /// What holds unless it is set.
+    pub default: u64,
+    /// The smallest value that can be set.
+    pub minimum: u64,
+    /// The largest value that can be set.
+    pub maximum: u64,
+    /// Environment variable that sets it; none when it is fixed by a contract.
+    pub variable: Option<&'static str>,
+    /// Why there is such a bound, and why this value.
+    pub why: &'static str,
+}
+
+/// A value outside a limit's range.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{name} is {value}; it must be {minimum} to {maximum} {unit}", unit = .unit.as_str())]
+pub struct OutOfRange {
+    /// The limit.
+    pub name: &'static str,
+    /// The value given.
+    pub value: u64,
+    /// The smallest value that can be set.
+    pub minimum: u64,
+    /// The largest value that can be set.
+    pub maximum: u64,
+    /// What it counts.
+    pub unit: Unit,
+}
+
+impl Limit {
+    /// The default as a duration; meant for limits in milliseconds.
+    #[must_use]
+    pub const fn duration(&self) -> Duration {
+        Duration::from_millis(self.default)
+    }
+
+    /// The default as a size or number of things in memory.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        usize::try_from(self.default).unwrap_or(usize::MAX)
+    }
+
+    /// The default as a number that fits HTTP/2 settings.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        u32::try_from(self.default).unwrap_or(u32::MAX)
+    }
+
+    /// Takes a value that was set, if it is in range.
+    ///
+    /// # Errors
+    /// [`OutOfRange`] names the limit and the range.
+    pub fn check(&self, value: u64) -> Result<u64, OutOfRange> {
+        let Self { name, unit, minimum, maximum, .. } = *self;
+        if (minimum..=maximum).contains(&value) {
+            Ok(value)
+        } else {
+            Err(OutOfRange { name, value, minimum, maximum, unit })
+        }
+    }
+}
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const SECOND: u64 = 1_000;
+const MINUTE: u64 = 60 * SECOND;
+const HOUR: u64 = 60 * MINUTE;
+
+/// The lower end of a range, in a form that constants can use.
+const fn low(range: &RangeInclusive<u64>) -> u64 {
+    *range.start()
+}
+
+/// The upper end of a range, in a form that constants can use.
+const fn high(range: &RangeInclusive<u64>) -> u64 {
+    *range.end()
+}
+
+macro_rules! limits {
+    ($($(#[doc = $why:literal])+ $constant:ident, $name:literal, $unit:ident, $default:expr, $range:expr, $variable:expr;)+) => {
+        $(
+            $(#[doc = $why])+
+            pub const $constant: Limit = Limit {
+                name: $name, unit: Unit::$unit, default: $default, minimum: low(&$range), maximum: high(&$range),
+                variable: $variable, why: concat!($($why,)+).trim_ascii(),
+            };
+            // A default outside its own range does not compile.
+            const _: () = assert!($constant.minimum <= $constant.default && $constant.default <= $constant.maximum);
+        )+
+        /// Every limit, in the order of the reference page.
+        pub const ALL: &[&Limit] = &[$(&$constant,)+];
+    };
+}
+
+limits! {
+    /// Connecting to an application, a tunnel or a plain destination; the same as Istio's, so that mixed meshes fail alike.
+    CONNECT_TIMEOUT, "connect_timeout", Milliseconds, 10 * SECOND, 100..=10 * MINUTE, Some("CONNECT_TIMEOUT");
+    /// A TLS handshake costs two round trips; a peer that needs longer is stuck or hostile.
+    TLS_HANDSHAKE_TIMEOUT, "tls_handshake_timeout", Milliseconds, 10 * SECOND, 100..=10 * MINUTE, Some("TLS_HANDSHAKE_TIMEOUT");
+    /// The first frames of a tunnel; past it the peer holds memory and gives nothing.
+    HTTP2_HANDSHAKE_TIMEOUT, "http2_handshake_timeout", Milliseconds, 10 * SECOND, 100..=10 * MINUTE, Some("HTTP2_HANDSHAKE_TIMEOUT");
+    /// The answer to a CONNECT, which the peer gives only after connecting to its application: its connect timeout and some travel.
+    CONNECT_RESPONSE_TIMEOUT, "connect_response_timeout", Milliseconds, 15 * SECOND, 100..=10 * MINUTE, Some("CONNECT_RESPONSE_TIMEOUT");
+    /// A new pod's traffic may arrive before the controller has announced the pod; it waits this long and is refused then.
+    WORKLOAD_WAIT, "workload_wait", Milliseconds, 5 * SECOND, 0..=MINUTE, Some("WORKLOAD_WAIT");
+    /// A connection waits this long for the workload's first certificate.
+    CERTIFICATE_WAIT, "certificate_wait", Milliseconds, 10 * SECOND, 0..=MINUTE, Some("CERTIFICATE_WAIT");
+
+    /// Streams of one pooled tunnel; another tunnel is dialled beyond, so that one lost packet delays no more than these.
+    POOL_MAX_STREAMS, "pool_max_streams_per_connection", Count, 100, 1..=65_535, Some("POOL_MAX_STREAMS_PER_CONNECTION");
+    /// An unused tunnel is closed after this, so that idle pairs of pods cost nothing.
+    POOL_IDLE_TIMEOUT, "pool_unused_release_timeout", Milliseconds, 5 * MINUTE, SECOND..=24 * HOUR, Some("POOL_UNUSED_RELEASE_TIMEOUT");
+    /// Tunnels one pod may hold open; a fan-out beyond this waits for a free one and is refused in the end.
+    POOL_MAX_CONNECTIONS, "pool_max_connections", Count, 4_096, 1..=1_000_000, Some("POOL_MAX_CONNECTIONS");
+
+    /// Streams a peer may open on one tunnel to us; twice what a peer's pool uses.
+    MAX_CONCURRENT_STREAMS, "max_concurrent_streams", Count, 200, 1..=65_535, Some("HTTP2_MAX_CONCURRENT_STREAMS");
+    /// Bytes one stream may have in flight to us: the bandwidth-delay product of a fast link.
+    STREAM_WINDOW, "http2_stream_window_size", Bytes, 4 * MIB, 65_535..=2_147_483_647, Some("HTTP2_STREAM_WINDOW_SIZE");
+    /// Bytes all streams of one tunnel may have in flight to us; a few stalled streams must not stop the others.
+    CONNECTION_WINDOW, "http2_connection_window_size", Bytes, 16 * MIB, 65_535..=2_147_483_647, Some("HTTP2_CONNECTION_WINDOW_SIZE");
+    /// The largest frame; large ones save system calls, RFC 9113 §4.2 gives the range.
+    FRAME_SIZE, "http2_frame_size", Bytes, MIB, 16_384..=16_777_215, Some("HTTP2_FRAME_SIZE");
+    /// Header bytes a client may send with one CONNECT; baggage is the largest of them.
+    SERVER_HEADER_LIST, "server_header_list_size", Bytes, 64 * KIB, KIB..=MIB, None;
+    /// Header bytes a server may send with one answer.
+    CLIENT_HEADER_LIST, "client_header_list_size", Bytes, 16 * KIB, KIB..=MIB, None;
+    /// Bytes a server buffers for one stream before the application's socket is not read any more.
+    SERVER_SEND_BUFFER, "server_send_buffer", Bytes, 400 * KIB, 16 * KIB..=64 * MIB, None;
+    /// Bytes a client buffers for one stream before the application's socket is not read any more.
+    CLIENT_SEND_BUFFER, "client_send_buffer", Bytes, 4 * MIB, 16 * KIB..=64 * MIB, None;
+    /// A tunnel that is silent this long is asked with a PING whether it still lives.
+    PING_INTERVAL, "http2_ping_interval", Milliseconds, 10 * SECOND, SECOND..=HOUR, None;
+    /// A tunnel that does not answer a PING in this time is dead.
+    PING_TIMEOUT, "http2_ping_timeout", Milliseconds, 20 * SECOND, SECOND..=HOUR, None;
+
+    /// TCP keepalive starts after this much silence; a little less than the usual state timeout of a firewall.
+    KEEPALIVE_TIME, "keepalive_time", Milliseconds, 180 * SECOND, SECOND..=9 * HOUR, Some("KEEPALIVE_TIME");
+    /// Time between two TCP keepalive probes.
+    KEEPALIVE_INTERVAL, "keepalive_interval", Milliseconds, 180 * SECOND, SECOND..=9 * HOUR, Some("KEEPALIVE_INTERVAL");
+    /// Unanswered TCP keepalive probes after which the connection is dead.
+    KEEPALIVE_RETRIES, "keepalive_retries", Count, 9, 1..=127, Some("KEEPALIVE_RETRIES");
+
+    /// The copy buffer a connection begins with; most connections are idle, and this is what they cost.
+    COPY_BUFFER_SMALL, "copy_buffer_small", Bytes, KIB, 256..=MIB, None;
+    /// The copy buffer after [`COPY_GROW_MEDIUM`] bytes: one TLS record.
+    COPY_BUFFER_MEDIUM, "copy_buffer_medium", Bytes, 16 * KIB, KIB..=MIB, None;
+    /// The copy buffer after [`COPY_GROW_LARGE`] bytes: bulk transfers save system calls.
+    COPY_BUFFER_LARGE, "copy_buffer_large", Bytes, 256 * KIB, KIB..=16 * MIB, None;
+    /// Bytes moved before the copy buffer first grows.
+    COPY_GROW_MEDIUM, "copy_grow_medium", Bytes, 128 * KIB, KIB..=MIB, None;
+    /// Bytes moved before the copy buffer grows to its largest.
+    COPY_GROW_LARGE, "copy_grow_large", Bytes, 10 * MIB, KIB..=1024 * MIB, None;
+
+    /// Connections one pod may have through the proxy at once; keeps one pod from using up the node's file descriptors.
+    CONNECTIONS_PER_POD, "connections_per_pod", Count, 65_536, 1..=10_000_000, Some("MAX_CONNECTIONS_PER_POD");
+    /// Handshakes one pod may have under way at once; they cost the most and prove nothing about the peer yet.
+    HANDSHAKES_PER_POD, "handshakes_per_pod", Count, 1_024, 1..=1_000_000, Some("MAX_HANDSHAKES_PER_POD");
+    /// Open connections get this long to end when the proxy shuts down.
+    DRAIN_DEADLINE, "connection_termination_deadline", Milliseconds, 5 * SECOND, 0..=24 * HOUR, Some("CONNECTION_TERMINATION_DEADLINE");
+    /// A policy change cuts the connections it denies within this at worst, and within a quarter of it usually.
+    POLICY_ENFORCEMENT, "policy_enforcement", Milliseconds, SECOND, SECOND..=SECOND, None;
+
+    /// One message of the node agent; its sender and Istio's proxy agree on this.
+    ZDS_MESSAGE, "zds_message", Bytes, 1_024, 1_024..=1_024, None;
+    /// The node agent gives up on an answer after this.
+    ZDS_ACKNOWLEDGE_TIMEOUT, "zds_acknowledge_timeout", Milliseconds, 5 * SECOND, 5 * SECOND..=5 * SECOND, None;
+
+    /// One message of the configuration stream; a whole mesh of 100,000 workloads must fit.
+    XDS_MESSAGE, "xds_message", Bytes, 200 * MIB, 4 * MIB..=2048 * MIB, Some("XDS_MAX_MESSAGE_SIZE");
+    /// The first pause before the configuration stream is dialled again.
+    XDS_BACKOFF_MINIMUM, "xds_backoff_minimum", Milliseconds, 50, 1..=MINUTE, None;
+    /// The longest pause before the configuration stream is dialled again; doubled up to here.
+    XDS_BACKOFF_MAXIMUM, "xds_backoff_maximum", Milliseconds, 15 * SECOND, 1..=HOUR, None;
+    /// A keepalive on control-plane streams this often; dead controllers are noticed within two.
+    CONTROL_KEEPALIVE, "control_plane_keepalive", Milliseconds, 30 * SECOND, SECOND..=HOUR, None;
+
+    /// Lifetime asked for certificates; half of it is a day's outage nobody notices.
+    CERTIFICATE_LIFETIME, "certificate_lifetime", Milliseconds, 24 * HOUR, MINUTE..=8_760 * HOUR, Some("SECRET_TTL");
+    /// Certificates requested at once; a restarted node must not flood the certificate service.
+    CERTIFICATE_REQUESTS, "certificate_requests", Count, 8, 1..=1_024, None;
+    /// The first pause before a failed certificate request is repeated.
+    CERTIFICATE_BACKOFF_MINIMUM, "certificate_backoff_minimum", Milliseconds, SECOND, 1..=HOUR, None;
+    /// The longest pause before a failed certificate request is repeated; doubled up to here.
+    CERTIFICATE_BACKOFF_MAXIMUM, "certificate_backoff_maximum", Milliseconds, MINUTE, 1..=HOUR, None;
+
+    /// Admin requests are small; anything larger is a mistake.
+    ADMIN_REQUEST, "admin_request", Bytes, 64 * KIB, KIB..=MIB, None;
+    /// Admin connections at once; dumps of a large mesh cost memory.
+    ADMIN_CONNECTIONS, "admin_connections", Count, 64, 1..=65_535, None;
+}
+
+// Relations between limits; a change that breaks one does not compile.
+const _: () = {
+    assert!(STREAM_WINDOW.default <= CONNECTION_WINDOW.default);
+    assert!(POOL_MAX_STREAMS.default <= MAX_CONCURRENT_STREAMS.default);
+    assert!(CONNECT_TIMEOUT.default < CONNECT_RESPONSE_TIMEOUT.default);
+    assert!(PING_INTERVAL.default <= PING_TIMEOUT.default);
+    assert!(COPY_BUFFER_SMALL.default <= COPY_BUFFER_MEDIUM.default);
+    assert!(COPY_BUFFER_MEDIUM.default <= COPY_BUFFER_LARGE.default);
+    assert!(COPY_GROW_MEDIUM.default <= COPY_GROW_LARGE.default);
+    assert!(XDS_BACKOFF_MINIMUM.default <= XDS_BACKOFF_MAXIMUM.default);
+    assert!(CERTIFICATE_BACKOFF_MINIMUM.default <= CERTIFICATE_BACKOFF_MAXIMUM.default);
+};
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_and_variables_are_unique() {
+        let names: HashSet<_> = ALL.iter().map(|limit| limit.name).collect();
+        assert_eq!(names.len(), ALL.len());
+        let variables: Vec<_> = ALL.iter().filter_map(|limit| limit.variable).collect();
+        assert_eq!(variables.iter().collect::<HashSet<_>>().len(), variables.len());
+    }
+
+    #[test]
+    fn every_limit_says_why() {
+        for limit in ALL {
+            assert!(
+                limit.why.len() > 20 && limit.why.ends_with('.') && limit.why == limit.why.trim(),
+                "{}",
+                limit.name
+            );
+        }
+    }
+
+    #[test]
+    fn values_out_of_range_are_named() {
+        assert_eq!(FRAME_SIZE.check(16_384), Ok(16_384));
+        let error = FRAME_SIZE.check(16_383).unwrap_err();
+        assert_eq!(error.to_string(), "http2_frame_size is 16383; it must be 16384 to 16777215 bytes");
+        assert!(POOL_MAX_STREAMS.check(0).is_err());
+    }
+
+    #[test]
+    fn defaults_in_their_units() {
+        assert_eq!(CONNECT_TIMEOUT.duration(), Duration::from_secs(10));
+        assert_eq!(SERVER_HEADER_LIST.number(), 65_536);
+        assert_eq!(ZDS_MESSAGE.size(), 1024);
+    }
+}

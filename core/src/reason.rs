@@ -1,0 +1,275 @@
+//! The closed set of outcomes: one reason per connection feeds log, metric, status code and `fairway why`.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+/// Istio's `response_flags` metric label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ResponseFlag {
+    /// Nothing to report.
+    None,
+    /// Authorization denied.
+    Deny,
+    /// The next hop could not be reached.
+    Connect,
+    /// The TLS handshake failed.
+    TlsFailure,
+    /// The HTTP/2 handshake failed.
+    H2HandshakeFailure,
+    /// Something on the path seems to block the tunnel's port.
+    NetworkPolicy,
+    /// No certificate for the workload.
+    IdentityError,
+    /// A certificate of the peer's chain was revoked.
+    CertRevoked,
+}
+
+impl ResponseFlag {
+    /// The label's value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "-",
+            Self::Deny => "DENY",
+            Self::Connect => "CONNECT",
+            Self::TlsFailure => "TLS_FAILURE",
+            Self::H2HandshakeFailure => "H2_HANDSHAKE_FAILURE",
+            Self::NetworkPolicy => "NETWORK_POLICY",
+            Self::IdentityError => "IDENTITY_ERROR",
+            Self::CertRevoked => "CERT_REVOKED",
+        }
+    }
+}
+
+impl fmt::Display for ResponseFlag {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[doc = $message:literal])+ $name:ident = $label:literal, $flag:ident, $status:literal, $hint:literal;)+) => {
+        /// Why a connection ended, or was never begun.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Reason {
+            $($(#[doc = $message])+ $name,)+
+        }
+
+        impl Reason {
+            /// Every reason, in the order of the reference page.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)+];
+
+            /// The stable name in logs and metrics, in snake case.
+            #[must_use]
+            pub const fn label(self) -> &'static str {
+                match self { $(Self::$name => $label,)+ }
+            }
+
+            /// One sentence that says what happened.
+            #[must_use]
+            pub fn message(self) -> &'static str {
+                match self { $(Self::$name => concat!($($message,)+).trim_ascii(),)+ }
+            }
+
+            /// What the operator should do about it.
+            #[must_use]
+            pub const fn hint(self) -> &'static str {
+                match self { $(Self::$name => $hint,)+ }
+            }
+
+            /// The value of Istio's `response_flags` label.
+            #[must_use]
+            pub const fn response_flag(self) -> ResponseFlag {
+                match self { $(Self::$name => ResponseFlag::$flag,)+ }
+            }
+
+            /// The status that answers a CONNECT request refused for this reason.
+            #[must_use]
+            pub const fn http_status(self) -> u16 {
+                match self { $(Self::$name => $status,)+ }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The connection ended as its two ends wanted.
+    Ok = "ok", None, 200, "Nothing to do.";
+
+    /// A DENY policy matched the connection.
+    PolicyDenied = "policy_denied", Deny, 401,
+        "Read the policy that is named; if the connection should pass, exempt its identity, address or port there.";
+    /// ALLOW policies apply to the workload and none of them matched the connection.
+    PolicyNotAllowed = "policy_not_allowed", Deny, 401,
+        "Add the peer's identity to an ALLOW policy of this workload; behind a waypoint the peer is the waypoint, and a plaintext peer has no identity.";
+    /// The workload names a policy that has not arrived, so the connection is refused rather than let through.
+    PolicyUnknown = "policy_unknown", Deny, 401,
+        "Usually over in moments. If it lasts, see whether the controller serves the policy that is named and whether this proxy's stream is in sync.";
+    /// A policy that applies to the workload cannot be understood, so the connection is refused rather than let through.
+    PolicyInvalid = "policy_invalid", Deny, 401,
+        "Correct the policy that is named; the proxy's log and the policy's status say which field is wrong.";
+    /// The connection was plaintext and the workload accepts mutual TLS only (STRICT).
+    StrictPlaintext = "strict_plaintext", Deny, 401,
+        "Enrol the client's namespace or pod in the mesh, or set PeerAuthentication to PERMISSIVE for this workload or port.";
+    /// The local workload is not known to the controller, so nothing can be decided for it.
+    WorkloadUnknown = "workload_unknown", None, 503,
+        "See whether the controller serves this pod and whether the proxy's stream to it is up.";
+
+    /// A pod asked one of the proxy's own ports on loopback, which would loop.
+    SelfCall = "self_call", None, 503,
+        "The application dials 15001, 15006 or 15008 on localhost; these ports belong to the mesh.";
+    /// The target port belongs to the proxy itself.
+    IllegalPort = "illegal_port", None, 503,
+        "Ports 15001, 15006 and 15008 cannot be application ports in an enrolled pod; choose another.";
+    /// The service has no endpoint that could take the connection.
+    NoHealthyUpstream = "no_healthy_upstream", Connect, 503,
+        "See whether the service declares this port, its pods are ready, and its traffic distribution leaves an endpoint in reach.";
+    /// The waypoint that must handle the traffic is not known, and it must not be bypassed.
+    UnknownWaypoint = "unknown_waypoint", Connect, 503,
+        "See whether the Gateway that istio.io/use-waypoint names exists, is programmed and has ready pods.";
+    /// The endpoint is on another network and cannot be reached from here.
+    WrongNetwork = "wrong_network", Connect, 503,
+        "Traffic between networks needs an east-west gateway for the remote network, which this version cannot use yet.";
+    /// The endpoint has only a hostname and the name could not be resolved.
+    DnsFailed = "dns_failed", Connect, 503,
+        "See whether the host of the ServiceEntry or WorkloadEntry resolves with the node proxy's DNS servers.";
+
+    /// The application did not accept the connection.
+    ApplicationConnectFailed = "application_connect_failed", Connect, 503,
+        "See whether the application listens on this port, and on the pod's address rather than on localhost only.";
+    /// The application did not answer the connection in time.
+    ApplicationConnectTimeout = "application_connect_timeout", Connect, 503,
+        "The application's listen queue may be full, or a NetworkPolicy or firewall in the pod may drop its port.";
+    /// The destination could not be reached in plaintext.
+    UpstreamConnectFailed = "upstream_connect_failed", Connect, 503,
+        "The destination is outside the mesh and refused or was unreachable; see its own state and the routes to it.";
+    /// The destination did not answer a plaintext connection in time.
+    UpstreamConnectTimeout = "upstream_connect_timeout", Connect, 503,
+        "The destination is outside the mesh and did not answer; see whether a NetworkPolicy or firewall drops the traffic.";
+    /// The peer's tunnel port could not be reached.
+    TunnelConnectFailed = "tunnel_connect_failed", Connect, 503,
+        "See whether the node proxy on the destination's node runs and still has the pod enrolled.";
+    /// The peer's tunnel port did not answer in time.
+    TunnelConnectTimeout = "tunnel_connect_timeout", NetworkPolicy, 503,
+        "A NetworkPolicy or firewall may block TCP port 15008 between the pods; allow it next to the application's own port.";
+
+    /// The TLS handshake with the peer failed.
+    TlsHandshakeFailed = "tls_handshake_failed", TlsFailure, 503,
+        "See the error in the log: usually something that is not the mesh listens on or dials port 15008, or TLS versions differ.";
+    /// The peer proved to be someone else than the workload that was meant.
+    PeerIdentityMismatch = "peer_identity_mismatch", TlsFailure, 503,
+        "The pod behind the address may just have been replaced; if it lasts, compare its service account with what the controller announces.";
+    /// The peer's certificate does not lead to a root that is trusted, or is of another trust domain.
+    PeerUntrusted = "peer_untrusted", TlsFailure, 503,
+        "Both ends need the same root and trust domain; compare them, and see whether a root rotation is half done.";
+    /// The client offered no certificate.
+    ClientCertificateMissing = "client_certificate_missing", TlsFailure, 503,
+        "Only members of the mesh may use port 15008; clients outside must use the application's own port.";
+    /// A certificate of the peer's chain is revoked.
+    CertificateRevoked = "certificate_revoked", CertRevoked, 503,
+        "Restart the peer so that it gets a new certificate, and find out why the old one was revoked.";
+    /// There is no valid certificate for the workload.
+    CertificateUnavailable = "certificate_unavailable", IdentityError, 503,
+        "See whether the controller's certificate service is up and lets this node ask for the workload's identity.";
+    /// The tunnel's HTTP/2 connection failed.
+    Http2Failed = "http2_failed", H2HandshakeFailure, 503,
+        "See the error in the log: the peer may speak no HTTP/2 on port 15008, or the connection broke.";
+    /// The peer refused the tunnel with a status other than 200.
+    TunnelRefused = "tunnel_refused", Connect, 503,
+        "The log has the status: 401 is a policy at the destination, 400 a stale address, 503 an application that is down; the peer's log has its reason.";
+
+    /// The request was not a CONNECT with a usable authority.
+    BadRequest = "bad_request", None, 400,
+        "Something that is not a mesh proxy uses port 15008; only CONNECT to an address or hostname with a port is served.";
+    /// The tunnel names another address than the one it came to.
+    AuthorityMismatch = "authority_mismatch", None, 400,
+        "The client's picture of the mesh is stale, or it tries to reach another pod through this one.";
+    /// The tunnel names a hostname or service port that the workload does not serve.
+    UnknownAuthority = "unknown_authority", None, 503,
+        "See whether the service that is named exists, declares the port, and selects this pod.";
+
+    /// The proxy is shutting down and the connection did not end in time.
+    Draining = "draining", None, 503,
+        "Raise the termination grace period if long-lived connections should have more time to move.";
+    /// The pod was removed from the mesh or deleted.
+    WorkloadRemoved = "workload_removed", None, 503,
+        "Nothing to do if the pod was deleted or un-enrolled on purpose.";
+    /// One of the two ends reset the connection.
+    ResetByPeer = "reset_by_peer", None, 503,
+        "See the application at the end that reset; the log says which one.";
+    /// An operation of the connection took longer than its bound.
+    TimedOut = "timed_out", None, 503,
+        "The log names the bound; it is a limit that can be raised.";
+    /// Nothing moved on the connection for as long as its bound allows.
+    IdleTimeout = "idle_timeout", None, 503,
+        "Let the application send keepalives, or raise the idle limit.";
+    /// A limit on connections or streams is reached.
+    ConnectionLimit = "connection_limit", None, 503,
+        "The log and the metric name the limit; raise it if the load is legitimate.";
+    /// The proxy could not do what it must be able to do.
+    Internal = "internal", None, 503,
+        "This should not happen; the log has the error, please report it.";
+}
+
+impl Reason {
+    /// Whether the connection was refused by policy, which the metric counts apart.
+    #[must_use]
+    pub const fn is_denial(self) -> bool {
+        matches!(self.response_flag(), ResponseFlag::Deny)
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.label())
+    }
+}
+
+impl Serialize for Reason {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.label())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn labels_are_unique_and_snake_case() {
+        let labels: HashSet<_> = Reason::ALL.iter().map(|reason| reason.label()).collect();
+        assert_eq!(labels.len(), Reason::ALL.len());
+        for label in labels {
+            assert!(
+                label.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_'),
+                "{label}"
+            );
+            assert!(!label.starts_with('_') && !label.ends_with('_'), "{label}");
+        }
+    }
+
+    #[test]
+    fn every_reason_says_what_happened_and_what_to_do() {
+        for reason in Reason::ALL {
+            for text in [reason.message(), reason.hint()] {
+                assert!(text.len() > 10 && text.ends_with('.') && text == text.trim(), "{reason}: {text:?}");
+            }
+            assert_ne!(reason.message(), reason.hint(), "{reason}");
+        }
+    }
+
+    #[test]
+    fn statuses_are_those_of_hbone() {
+        for reason in Reason::ALL {
+            let allowed: &[u16] = match reason {
+                Reason::Ok => &[200],
+                reason if reason.is_denial() => &[401],
+                _ => &[400, 503],
+            };
+            assert!(allowed.contains(&reason.http_status()), "{reason}");
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Where a connection goes: `plan` for one that leaves a pod, `inbound` and `passthrough` for one that arrives.
+
+#[cfg(test)]
+mod tests;
+
+mod arrival;
+mod waypoint;
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use rand::Rng;
+
+pub use self::arrival::{Arrival, inbound, passthrough};
+use crate::{
+    addr::{Authority, NetworkAddress, canonical},
+    balance::{self, Pick, Target},
+    ident::Identity,
+    reason::Reason,
+    service::{IpFamilies, Mode, Service},
+    snapshot::Snapshot,
+    workload::{Protocol, Workload},
+};
+
+/// Where pods and waypoints take HBONE.
+pub const HBONE_PORT: u16 = 15_008;
+/// Where captured connections that leave a pod arrive.
+pub const OUTBOUND_PORT: u16 = 15_001;
+/// Where captured plaintext connections to a pod arrive.
+pub const PLAINTEXT_PORT: u16 = 15_006;
+
+/// Whether the port belongs to the proxy inside a captured pod, so that a connection to it would loop.
+#[must_use]
+pub const fn is_illegal_port(port: u16) -> bool {
+    matches!(port, OUTBOUND_PORT | PLAINTEXT_PORT | HBONE_PORT)
+}
+
+/// What to do with a connection that leaves a pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plan {
+    /// Nothing is known of the destination, or nobody should choose for the client: plain TCP to where it dialled.
+    Passthrough {
+        /// Where to connect.
+        address: SocketAddr,
+        /// The service whose mode asks for it, if any.
+        service: Option<Arc<Service>>,
+    },
+    /// Plain TCP to a known workload that is not in the mesh.
+    Direct {
+        /// Where to connect.
+        address: SocketAddr,
+        /// The workload there.
+        workload: Arc<Workload>,
+        /// The service the client dialled.
+        service: Option<Arc<Service>>,
+    },
+    /// HBONE to the destination.
+    Tunnel {
+        /// The next hop.
+        hop: Hop,
+        /// The destination's workload.
+        workload: Arc<Workload>,
+        /// The service the client dialled.
+        service: Option<Arc<Service>>,
+    },
+    /// HBONE to a waypoint, which decides further.
+    ViaWaypoint {
+        /// The next hop.
+        hop: Hop,
+        /// The waypoint's workload.
+        waypoint: Arc<Workload>,
+        /// The service the client dialled.
+        service: Option<Arc<Service>>,
+        /// The workload the client dialled.
+        workload: Option<Arc<Workload>>,
+    },
+    /// The destination has only a hostname: plain TCP to whatever address the name has. Ask the proxy's own resolver,
+    /// prefer the family of the client's own connection, fail the connection if there is no answer.
+    Resolve {
+        /// The name to ask for.
+        hostname: Arc<str>,
+        /// The port to connect to.
+        port: u16,
+        /// The workload with the name.
+        workload: Arc<Workload>,
+        /// The service the client dialled.
+        service: Option<Arc<Service>>,
+    },
+}
+
+/// A tunnel to open: to where, for what, and who must be at the other end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hop {
+    /// Where to connect.
+    pub address: SocketAddr,
+    /// The CONNECT request's authority.
+    pub authority: Authority,
+    /// The peer must prove to be one of these; in order, without repeats, never empty.
+    pub identities: Arc<[Identity]>,
+}
+
+impl Hop {
+    fn new(address: SocketAddr, authority: SocketAddr, peer: &Workload, service: Option<&Service>) -> Self {
+        let extra = service.map_or(&[][..], |service| &service.subject_alt_names);
+        let identities = if extra.is_empty() {
+            Arc::from([peer.identity()])
+        } else {
+            let mut identities: Vec<_> = extra.iter().cloned().chain([peer.identity()]).collect();
+            identities.sort();
+            identities.dedup();
+            identities.into()
+        };
+        Self { address, authority: Authority::Address(authority), identities }
+    }
+}
+
+impl Plan {
+    /// The workload at the far end as far as it is known here, for telemetry.
+    #[must_use]
+    pub fn workload(&self) -> Option<&Arc<Workload>> {
+        match self {
+            Self::Passthrough { .. } => None,
+            Self::Direct { workload, .. } | Self::Tunnel { workload, .. } | Self::Resolve { workload, .. } => {
+                Some(workload)
+            }
+            Self::ViaWaypoint { workload, .. } => workload.as_ref(),
+        }
+    }
+
+    /// The service the client dialled, for telemetry.
+    #[must_use]
+    pub fn service(&self) -> Option<&Arc<Service>> {
+        match self {
+            Self::Passthrough { service, .. }
+            | Self::Direct { service, .. }
+            | Self::Tunnel { service, .. }
+            | Self::ViaWaypoint { service, .. }
+            | Self::Resolve { service, .. } => service.as_ref(),
+        }
+    }
+
+    /// The tunnel to open, if there is one.
+    #[must_use]
+    pub fn hop(&self) -> Option<&Hop> {
+        match self {
+            Self::Tunnel { hop, .. } | Self::ViaWaypoint { hop, .. } => Some(hop),
+            Self::Passthrough { .. } | Self::Direct { .. } | Self::Resolve { .. } => None,
+        }
+    }
+}
+
+/// A connection that goes nowhere, and why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{} ({subject})", reason.message().trim_end_matches('.'))]
+pub struct Refusal {
+    /// Why.
+    pub reason: Reason,
+    /// What the reason is about: the address, service, waypoint or network.
+    pub subject: String,
+    /// The service the client dialled.
+    pub service: Option<Arc<Service>>,
+    /// The workload that was meant.
+    pub workload: Option<Arc<Workload>>,
+}
+
+impl Refusal {
+    fn new(reason: Reason, subject: impl std::fmt::Display) -> Box<Self> {
+        Box::new(Self { reason, subject: subject.to_string(), service: None, workload: None })
+    }
+
+    fn with_service(mut self: Box<Self>, service: Option<&Arc<Service>>) -> Box<Self> {
+        self.service = service.cloned();
+        self
+    }
+
+    fn with_workload(mut self: Box<Self>, workload: &Arc<Workload>) -> Box<Self> {
+        self.workload = Some(workload.clone());
+        self
+    }
+}
+
+/// Plans a connection that leaves the pod of `source` for `destination`.
+///
+/// # Errors
+/// A [`Refusal`] when the connection must not be made. A known destination that cannot be reached is refused, never
+/// tried in plaintext.
+pub fn plan(
+    snapshot: &Snapshot,
+    source: &Workload,
+    destination: SocketAddr,
+    rng: &mut impl Rng,
+) -> Result<Plan, Box<Refusal>> {
+    let destination = canonical(destination);
+    if destination.ip().is_loopback() && is_illegal_port(destination.port()) {
+        return Err(Refusal::new(Reason::SelfCall, destination));
+    }
+    let address = NetworkAddress { network: source.network.clone(), ip: destination.ip() };
+    if let Some(service) = snapshot.service_by_vip(&address, source.namespace()) {
+        return to_service(snapshot, source, service, destination, rng)
+            .map_err(|refusal| refusal.with_service(Some(service)));
+    }
+    let Some(workload) = snapshot.workload_by_address(&address) else {
+        return Ok(Plan::Passthrough { address: destination, service: None });
+    };
+    to_workload(snapshot, source, workload, destination, rng).map_err(|refusal| refusal.with_workload(workload))
+}
+
+fn to_service(
+    snapshot: &Snapshot,
+    source: &Workload,
+    service: &Arc<Service>,
+    destination: SocketAddr,
+    rng: &mut impl Rng,
+) -> Result<Plan, Box<Refusal>> {
+    // A waypoint beats everything else. It does not send to itself what it sends on.
+    if let Some(reference) = waypoint::of_service(service, rng)
+        && !waypoint::includes(snapshot, reference, source)
+    {
+        let (hop, waypoint) = waypoint::hop(snapshot, source, reference, destination, rng)?;
+        return Ok(Plan::ViaWaypoint { hop, waypoint, service: Some(service.clone()), workload: None });
+    }
+    if service.load_balancing.mode == Mode::Passthrough {
+        return Ok(Plan::Passthrough { address: destination, service: Some(service.clone()) });
+    }
+    let request =
+        balance::Request { client: source, port: destination.port(), address: Some(destination.ip()), gateway: false };
+    let pick = balance::pick(service, snapshot.endpoints(&service.key), &request, rng).ok_or_else(|| {
+        Refusal::new(Reason::NoHealthyUpstream, format_args!("{}:{}", service.hostname(), destination.port()))
+    })?;
+    to_endpoint(pick, Some(service))
+}
+
+fn to_workload(
+    snapshot: &Snapshot,
+    source: &Workload,
+    workload: &Arc<Workload>,
+    destination: SocketAddr,
+    rng: &mut impl Rng,
+) -> Result<Plan, Box<Refusal>> {
+    if let Some(reference) = &workload.waypoint
+        && !waypoint::includes(snapshot, reference, source)
+    {
+        let (hop, waypoint) = waypoint::hop(snapshot, source, reference, destination, rng)?;
+        return Ok(Plan::ViaWaypoint { hop, waypoint, service: None, workload: Some(workload.clone()) });
+    }
+    let target = Target::Address(destination.ip());
+    to_endpoint(Pick { workload: workload.clone(), target, port: destination.port() }, None)
+}
+
+fn to_endpoint(pick: Pick, service: Option<&Arc<Service>>) -> Result<Plan, Box<Refusal>> {
+    let Pick { workload, target, port } = pick;
+    let service = service.cloned();
+    match (target, workload.protocol) {
+        (Target::Address(ip), Protocol::Hbone) => {
+            let hop =
+                Hop::new(SocketAddr::new(ip, HBONE_PORT), SocketAddr::new(ip, port), &workload, service.as_deref());
+            Ok(Plan::Tunnel { hop, workload, service })
+        }
+        (Target::Address(ip), Protocol::Tcp) => {
+            Ok(Plan::Direct { address: SocketAddr::new(ip, port), workload, service })
+        }
+        (Target::Hostname(hostname), Protocol::Tcp) => Ok(Plan::Resolve { hostname, port, workload, service }),
+        // The tunnel's authority must be an address that only resolution would give.
+        (Target::Hostname(hostname), Protocol::Hbone) => {
+            Err(Refusal::new(Reason::DnsFailed, hostname).with_workload(&workload))
+        }
+        (Target::Remote, _) => {
+            Err(Refusal::new(Reason::WrongNetwork, format_args!("network {:?}", workload.network))
+                .with_workload(&workload))
+        }
+    }
+}
+
+/// An address of a workload, if possible of the same family as the one that was dialled.
+fn address_of(workload: &Workload, dialled: IpAddr) -> Option<IpAddr> {
+    balance::address(workload, IpFamilies::Automatic, Some(dialled))
+}

@@ -1,0 +1,129 @@
+//! Lists the files of a source, in lexical order and within bounds.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use super::super::SourceError;
+
+/// Largest manifest that is read, in bytes; the Kubernetes API itself takes objects up to about 1.5 MiB.
+pub const MAX_MANIFEST_BYTES: u64 = 4 * 1024 * 1024;
+/// Deepest directory below the root, in levels; also ends loops of symbolic links.
+const MAX_DEPTH: usize = 16;
+/// Most files in one source; more means the wrong directory was named.
+const MAX_FILES: usize = 65_536;
+/// Where agents write status, below the root.
+pub(crate) const STATUS_DIRECTORY: &str = ".status";
+
+/// What a file is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Area {
+    Manifest,
+    Status,
+}
+
+/// A file to read.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    pub(super) path: PathBuf,
+    /// Path relative to the root, as people see it.
+    pub(super) name: String,
+    pub(super) area: Area,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Scan {
+    pub(super) files: Vec<Found>,
+    pub(super) errors: Vec<SourceError>,
+    /// Directories that exist but could not be listed.
+    pub(super) unreadable: Vec<String>,
+    pub(super) root_is_missing: bool,
+}
+
+/// Lists the manifests and overlays below `root`.
+pub(super) fn scan(root: &Path) -> Scan {
+    let mut scan = Scan::default();
+    match fs::read_dir(root) {
+        Ok(_) => {
+            scan.walk(root, "", Area::Manifest, 0);
+            let status = root.join(STATUS_DIRECTORY);
+            if status.is_dir() {
+                scan.walk(&status, STATUS_DIRECTORY, Area::Status, 0);
+            }
+        }
+        Err(error) => {
+            scan.root_is_missing = true;
+            scan.errors.push(whole_file(
+                &root.to_string_lossy(),
+                format!("the directory of manifests cannot be read ({error}); create it or name another one"),
+            ));
+        }
+    }
+    scan.files.sort_by(|left, right| left.name.cmp(&right.name));
+    scan
+}
+
+impl Scan {
+    fn walk(&mut self, directory: &Path, name: &str, area: Area, depth: usize) {
+        let entries = match fs::read_dir(directory) {
+            Ok(entries) => entries,
+            // Removed since its parent was listed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => {
+                self.errors.push(whole_file(name, format!("the directory cannot be listed: {error}")));
+                self.unreadable.push(name.to_owned());
+                return;
+            }
+        };
+        for entry in entries.flatten() {
+            let file_name = entry.file_name();
+            let file_name = file_name.to_string_lossy();
+            if file_name.starts_with('.') {
+                continue;
+            }
+            let path = entry.path();
+            let relative = if name.is_empty() { file_name.to_string() } else { format!("{name}/{file_name}") };
+            // Follows links: a mounted ConfigMap consists of them.
+            let Ok(metadata) = fs::metadata(&path) else {
+                continue;
+            };
+            if metadata.is_dir() {
+                if depth < MAX_DEPTH {
+                    self.walk(&path, &relative, area, depth + 1);
+                } else {
+                    self.errors.push(whole_file(
+                        &relative,
+                        format!("is more than {MAX_DEPTH} directories deep and is skipped"),
+                    ));
+                }
+            } else if metadata.is_file() && is_manifest(&file_name) {
+                if self.files.len() == MAX_FILES {
+                    self.errors
+                        .push(whole_file(&relative, format!("is skipped: there are more than {MAX_FILES} files")));
+                    return;
+                }
+                self.files.push(Found { path, name: relative, area });
+            }
+        }
+    }
+}
+
+fn is_manifest(name: &str) -> bool {
+    [".yaml", ".yml", ".json"].iter().any(|ending| name.ends_with(ending))
+}
+
+fn whole_file(name: &str, message: String) -> SourceError {
+    SourceError { file: name.to_owned(), line: None, column: None, field: None, message, object: None }
+}
+
+/// The text of a file, or what an operator should know about why there is none.
+pub(super) fn read_text(path: &Path) -> Result<String, String> {
+    let file = fs::File::open(path).map_err(|error| format!("cannot be read: {error}"))?;
+    let mut bytes = Vec::new();
+    file.take(MAX_MANIFEST_BYTES + 1).read_to_end(&mut bytes).map_err(|error| format!("cannot be read: {error}"))?;
+    if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > MAX_MANIFEST_BYTES {
+        return Err(format!("is larger than {MAX_MANIFEST_BYTES} bytes; split it"));
+    }
+    String::from_utf8(bytes)
+        .map_err(|error| format!("is not UTF-8 text from byte {} on", error.utf8_error().valid_up_to()))
+}

@@ -1,0 +1,190 @@
+//! The typed objects of a source, and questions every reader of them asks.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service, ServiceAccount};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Serialize;
+
+use super::istio::{AuthorizationPolicy, PeerAuthentication};
+use super::{Kind, ObjectKey};
+
+/// All objects of one kind.
+pub type ByKey<T> = BTreeMap<ObjectKey, Arc<T>>;
+
+/// Everything the manifests say, by kind.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Objects {
+    /// Namespaces.
+    pub namespaces: ByKey<Namespace>,
+    /// Pods.
+    pub pods: ByKey<Pod>,
+    /// Services.
+    pub services: ByKey<Service>,
+    /// Service accounts.
+    pub service_accounts: ByKey<ServiceAccount>,
+    /// Authorization policies.
+    pub authorization_policies: ByKey<AuthorizationPolicy>,
+    /// Peer authentications.
+    pub peer_authentications: ByKey<PeerAuthentication>,
+    /// Objects of kinds we do not read.
+    pub unknown: Vec<UnknownKind>,
+}
+
+/// An object that is not read, because its kind means nothing to us.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UnknownKind {
+    /// File, relative to the root of the source.
+    pub file: String,
+    /// Its `apiVersion`.
+    pub api_version: String,
+    /// Its `kind`.
+    pub kind: String,
+    /// Its name, empty when it has none.
+    pub name: String,
+}
+
+/// One typed object.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Typed {
+    Namespace(Arc<Namespace>),
+    Pod(Arc<Pod>),
+    Service(Arc<Service>),
+    ServiceAccount(Arc<ServiceAccount>),
+    AuthorizationPolicy(Arc<AuthorizationPolicy>),
+    PeerAuthentication(Arc<PeerAuthentication>),
+}
+
+impl Objects {
+    /// The namespace called `name`.
+    #[must_use]
+    pub fn namespace(&self, name: &str) -> Option<&Arc<Namespace>> {
+        self.namespaces.get(&ObjectKey::new(Kind::Namespace, "", name))
+    }
+
+    /// The pod called `name` in `namespace`.
+    #[must_use]
+    pub fn pod(&self, namespace: &str, name: &str) -> Option<&Arc<Pod>> {
+        self.pods.get(&ObjectKey::pod(namespace, name))
+    }
+
+    /// The value of a label of the namespace called `namespace`.
+    #[must_use]
+    pub fn namespace_label(&self, namespace: &str, key: &str) -> Option<&str> {
+        label(&self.namespace(namespace)?.metadata, key)
+    }
+
+    /// How many objects there are of each kind, zero included.
+    #[must_use]
+    pub fn counts(&self) -> BTreeMap<Kind, usize> {
+        Kind::ALL.into_iter().map(|kind| (kind, self.count(kind))).collect()
+    }
+
+    fn count(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::Namespace => self.namespaces.len(),
+            Kind::Pod => self.pods.len(),
+            Kind::Service => self.services.len(),
+            Kind::ServiceAccount => self.service_accounts.len(),
+            Kind::AuthorizationPolicy => self.authorization_policies.len(),
+            Kind::PeerAuthentication => self.peer_authentications.len(),
+        }
+    }
+
+    pub(super) fn insert(&mut self, key: ObjectKey, object: Typed) {
+        match object {
+            Typed::Namespace(object) => drop(self.namespaces.insert(key, object)),
+            Typed::Pod(object) => drop(self.pods.insert(key, object)),
+            Typed::Service(object) => drop(self.services.insert(key, object)),
+            Typed::ServiceAccount(object) => drop(self.service_accounts.insert(key, object)),
+            Typed::AuthorizationPolicy(object) => drop(self.authorization_policies.insert(key, object)),
+            Typed::PeerAuthentication(object) => drop(self.peer_authentications.insert(key, object)),
+        }
+    }
+}
+
+/// The value of the label `key`.
+#[must_use]
+pub fn label<'a>(metadata: &'a ObjectMeta, key: &str) -> Option<&'a str> {
+    metadata.labels.as_ref()?.get(key).map(String::as_str)
+}
+
+/// The value of the annotation `key`.
+#[must_use]
+pub fn annotation<'a>(metadata: &'a ObjectMeta, key: &str) -> Option<&'a str> {
+    metadata.annotations.as_ref()?.get(key).map(String::as_str)
+}
+
+/// Whether every label of `selector` is on the object.
+#[must_use]
+pub fn matches_labels(metadata: &ObjectMeta, selector: &BTreeMap<String, String>) -> bool {
+    selector.iter().all(|(key, value)| label(metadata, key) == Some(value))
+}
+
+/// The addresses of a pod, the primary one first; text that is not an address is left out.
+#[must_use]
+pub fn pod_ips(pod: &Pod) -> Vec<IpAddr> {
+    let Some(status) = &pod.status else {
+        return Vec::new();
+    };
+    let single = status.pod_ip.as_deref();
+    let several = status.pod_ips.iter().flatten().map(|entry| entry.ip.as_str());
+    let mut addresses = Vec::new();
+    for address in single.into_iter().chain(several).filter_map(|text| text.parse().ok()) {
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    addresses
+}
+
+/// The uid of a pod, once it has one.
+#[must_use]
+pub fn pod_uid(pod: &Pod) -> Option<&str> {
+    pod.metadata.uid.as_deref().filter(|uid| !uid.is_empty())
+}
+
+/// The node a pod was placed on, once it was.
+#[must_use]
+pub fn node_name(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.node_name.as_deref().filter(|node| !node.is_empty())
+}
+
+/// The service account a pod runs as.
+#[must_use]
+pub fn service_account_name(pod: &Pod) -> &str {
+    pod.spec
+        .as_ref()
+        .and_then(|spec| spec.service_account_name.as_deref())
+        .filter(|account| !account.is_empty())
+        .unwrap_or("default")
+}
+
+/// Whether the pod shares the network of its node.
+#[must_use]
+pub fn is_host_network(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or(false)
+}
+
+/// Whether the pod ran to its end and will not run again.
+#[must_use]
+pub fn is_terminal(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// Whether the pod was asked to end but still runs.
+#[must_use]
+pub fn is_terminating(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some()
+}
+
+/// Whether the pod's condition `Ready` is true.
+#[must_use]
+pub fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}

@@ -1,0 +1,140 @@
+//! Keeps reading a directory of manifests and publishes each reading that differs.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use notify::event::{AccessKind, AccessMode, EventKind};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::watch;
+
+use super::directory::{Loaded, load};
+
+/// Silence that ends a burst of changes: an editor writes, renames and touches within a few milliseconds.
+const DEBOUNCE: Duration = Duration::from_millis(20);
+/// Longest wait for that silence, so that a file written without end does not hide the others.
+const DEBOUNCE_LIMIT: Duration = Duration::from_millis(200);
+/// How often the directory is read without being told to: events get lost when the kernel's queue overflows, and a
+/// root that does not exist yet cannot be watched.
+const RESCAN: Duration = Duration::from_secs(2);
+
+/// Reads `root` now and again after every change, until all receivers are gone.
+///
+/// The receiver holds the first reading when this returns. The work is done by a thread of its own, because it blocks
+/// on files.
+#[must_use]
+pub fn watch(root: &Path) -> watch::Receiver<Arc<Loaded>> {
+    let (wake, woken) = sync_channel(1);
+    let mut worker = Worker { root: root.to_owned(), wake, watcher: None, watched: None };
+    worker.attach();
+    let first = Arc::new(load(root, None));
+    log_errors(&first, None);
+    let (sender, receiver) = watch::channel(first);
+    let spawned = std::thread::Builder::new().name("manifests".to_owned()).spawn(move || worker.run(&woken, &sender));
+    if let Err(error) = spawned {
+        tracing::error!(%error, "cannot start the thread that watches the manifests; changes will not be seen, restart the process");
+    }
+    receiver
+}
+
+struct Worker {
+    root: PathBuf,
+    wake: SyncSender<()>,
+    watcher: Option<RecommendedWatcher>,
+    /// Device and inode of the directory that is watched; another one may take its name.
+    watched: Option<(u64, u64)>,
+}
+
+impl Worker {
+    fn run(mut self, woken: &Receiver<()>, sender: &watch::Sender<Arc<Loaded>>) {
+        loop {
+            match woken.recv_timeout(RESCAN) {
+                Ok(()) => wait_for_silence(woken),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if sender.is_closed() {
+                return;
+            }
+            self.attach();
+            let previous = sender.borrow().clone();
+            let loaded = load(&self.root, Some(&previous));
+            if !loaded.is_same_as(&previous) {
+                log_errors(&loaded, Some(&previous));
+                sender.send_replace(Arc::new(loaded));
+            }
+        }
+    }
+
+    /// Watches the directory that has the root's name now.
+    fn attach(&mut self) {
+        let present = identity(&self.root);
+        if present == self.watched {
+            return;
+        }
+        (self.watcher, self.watched) = (None, None);
+        if present.is_none() {
+            return;
+        }
+        let wake = self.wake.clone();
+        let handler = move |event: notify::Result<notify::Event>| {
+            // Reading the files ourselves makes access events; acting on them would never end.
+            let relevant = event.map_or(true, |event| match event.kind {
+                EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
+                EventKind::Access(_) => false,
+                _ => true,
+            });
+            if relevant {
+                // Full means that a wake is pending already.
+                let _ = wake.try_send(());
+            }
+        };
+        let watcher = notify::recommended_watcher(handler).and_then(|mut watcher| {
+            watcher.watch(&self.root, RecursiveMode::Recursive)?;
+            Ok(watcher)
+        });
+        match watcher {
+            Ok(watcher) => (self.watcher, self.watched) = (Some(watcher), present),
+            Err(error) => tracing::warn!(
+                root = %self.root.display(), %error, every = ?RESCAN,
+                "cannot watch the manifests; reading them periodically instead (raise fs.inotify.max_user_watches)"
+            ),
+        }
+    }
+}
+
+#[cfg(unix)]
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    let metadata = std::fs::metadata(path).ok()?;
+    metadata.is_dir().then(|| (metadata.dev(), metadata.ino()))
+}
+
+#[cfg(not(unix))]
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    path.is_dir().then_some((0, 0))
+}
+
+fn wait_for_silence(woken: &Receiver<()>) {
+    let limit = Instant::now() + DEBOUNCE_LIMIT;
+    while Instant::now() < limit {
+        if woken.recv_timeout(DEBOUNCE).is_err() {
+            return;
+        }
+    }
+}
+
+fn log_errors(loaded: &Loaded, previous: Option<&Loaded>) {
+    for error in &loaded.errors {
+        if previous.is_none_or(|previous| !previous.errors.contains(error)) {
+            tracing::warn!(
+                file = error.file,
+                line = error.line,
+                column = error.column,
+                field = error.field,
+                "manifest in error, its previous state is kept: {error}"
+            );
+        }
+    }
+}
