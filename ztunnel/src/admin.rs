@@ -1,0 +1,133 @@
+//! What operators ask the proxy: dump, connections, log level, shutdown; metrics and readiness on ports of their own.
+
+use std::sync::Arc;
+
+use fairway_core::io::admin::{Reply, Request, Router, StatusCode, html, json, text};
+use fairway_core::io::certs::Certificates;
+use fairway_core::io::live::Live;
+use fairway_core::io::logging::{LogFilter, LoggingError};
+use fairway_core::io::metrics::Metrics;
+use fairway_core::io::ready::Readiness;
+use tokio_util::sync::CancellationToken;
+
+use crate::node::{PodInfo, PodUid};
+use crate::telemetry::ConnectionTable;
+
+mod dump;
+
+/// The pods served now.
+pub type PodList = Arc<dyn Fn() -> Vec<(PodUid, PodInfo)> + Send + Sync>;
+
+/// Everything the pages show or change. Cheap to clone.
+#[derive(Clone)]
+pub struct Admin {
+    /// The configuration received.
+    pub live: Live,
+    /// Certificates of the node's workloads.
+    pub certificates: Certificates,
+    /// Open connections.
+    pub connections: ConnectionTable,
+    /// The pods served now.
+    pub pods: PodList,
+    /// The proxy's settings as shown in the dump.
+    pub config: serde_json::Value,
+    /// The log filter.
+    pub log_filter: LogFilter,
+    /// Cancelled to shut the proxy down.
+    pub shutdown: CancellationToken,
+}
+
+impl Admin {
+    /// Pages of the admin port; loopback only, since they are not protected.
+    #[must_use]
+    pub fn router(&self) -> Router {
+        let (dump, connections, logging, shutdown) =
+            (self.clone(), self.connections.clone(), self.log_filter.clone(), self.shutdown.clone());
+        Router::new()
+            .get("/", |_| async { html(INDEX) })
+            .any("/config_dump", move |_| {
+                let dump = dump.clone();
+                async move { dump.config_dump().await }
+            })
+            .get("/connections", move |_| {
+                let connections = connections.clone();
+                async move { json(&connections.list()) }
+            })
+            .post("/logging", move |request| {
+                let reply = change_logging(&logging, &request);
+                async move { reply }
+            })
+            .post("/quitquitquit", move |_| {
+                shutdown.cancel();
+                async { text(StatusCode::OK, "shutting down\n") }
+            })
+    }
+
+    async fn config_dump(self) -> Reply {
+        // Tens of megabytes in a large mesh: not on a worker that carries connections.
+        let written = tokio::task::spawn_blocking(move || {
+            let (snapshot, certificates) = (self.live.snapshot(), self.certificates.states());
+            json(&dump::ConfigDump::new(
+                &snapshot,
+                &certificates,
+                &(self.pods)(),
+                &self.connections.list(),
+                &self.config,
+            ))
+        });
+        written.await.unwrap_or_else(|error| text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")))
+    }
+}
+
+/// Pages of the metrics port.
+#[must_use]
+pub fn stats_router(metrics: &Metrics) -> Router {
+    let page = |metrics: Metrics| {
+        move |_| {
+            let text_of_metrics = metrics.render();
+            async move { text(StatusCode::OK, text_of_metrics) }
+        }
+    };
+    Router::new().get("/metrics", page(metrics.clone())).get("/stats/prometheus", page(metrics.clone()))
+}
+
+/// Pages of the readiness port.
+#[must_use]
+pub fn readiness_router(readiness: &Readiness) -> Router {
+    let readiness = readiness.clone();
+    Router::new().any("/healthz/ready", move |_| {
+        let pending = readiness.pending();
+        async move {
+            if pending.is_empty() {
+                text(StatusCode::OK, "ready\n")
+            } else {
+                let pending = format!("not ready, pending: {}\n", pending.join(", "));
+                text(StatusCode::INTERNAL_SERVER_ERROR, pending)
+            }
+        }
+    })
+}
+
+fn change_logging(filter: &LogFilter, request: &Request) -> Reply {
+    let changed: Result<(), LoggingError> = if let Some(level) = request.parameter("level") {
+        filter.set(&level)
+    } else if request.parameter("reset").is_some() {
+        filter.reset()
+    } else {
+        Ok(())
+    };
+    match changed {
+        Ok(()) => text(StatusCode::OK, format!("current log level is {}\n", filter.current())),
+        Err(error) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+    }
+}
+
+const INDEX: &str = "<!doctype html><title>ztunnel</title><h1>ztunnel</h1><ul>\
+    <li><a href=\"config_dump\">config_dump</a>: workloads, services, policies, certificates, pods\
+    <li><a href=\"connections\">connections</a>: connections open now\
+    <li>POST logging?level=FILTER, logging?reset: what is logged\
+    <li>POST quitquitquit: shut down gracefully\
+    </ul>\n";
+
+#[cfg(test)]
+mod tests;

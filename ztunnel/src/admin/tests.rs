@@ -1,0 +1,152 @@
+//! Tests of `admin`.
+
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
+
+use fairway_core::ident::Identity;
+use fairway_core::io::admin::serve;
+use fairway_core::io::certs::Authority;
+use fairway_core::io::certs::authority::{Answer, AuthorityError};
+use fairway_core::io::drain;
+use fairway_core::io::logging::{Shape, subscriber};
+use fairway_core::io::tls::provider;
+use fairway_core::workload::Workload;
+use fairway_proto::workload as proto;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::telemetry::{ConnectionInfo, Reporter, Telemetry};
+
+struct NoAuthority;
+
+impl Authority for NoAuthority {
+    fn sign<'a>(&'a self, _: &'a Identity, _: String, _: Duration) -> Answer<'a> {
+        Box::pin(async { Err(AuthorityError::Unreachable("nobody there".to_owned())) })
+    }
+}
+
+async fn served(router: Router) -> (SocketAddr, drain::Trigger) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (trigger, handle) = drain::new();
+    tokio::spawn(serve(listener, router, handle));
+    (address, trigger)
+}
+
+/// Status and body.
+async fn ask(address: SocketAddr, line: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("{line} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).await.unwrap();
+    let (head, body) = reply.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().to_owned(), body.to_owned())
+}
+
+fn admin(telemetry: &Telemetry) -> (Admin, impl Sized + use<>) {
+    let (log_subscriber, log_filter) = subscriber(Shape::Plain, "info", std::io::sink).unwrap();
+    let certificates = Certificates::new(Arc::new(NoAuthority), provider(), Duration::from_secs(3600), SystemTime::now);
+    let info = PodInfo { name: "client".into(), namespace: "shop".into(), service_account: "client".into() };
+    let admin = Admin {
+        live: Live::new(),
+        certificates,
+        connections: telemetry.table().clone(),
+        pods: Arc::new(move || vec![(PodUid::new("u1"), info.clone())]),
+        config: serde_json::json!({ "localNode": "node-1" }),
+        log_filter,
+        shutdown: CancellationToken::new(),
+    };
+    (admin, log_subscriber)
+}
+
+fn workload(name: &str) -> Workload {
+    let message = proto::Workload {
+        uid: format!("Kubernetes//Pod/shop/{name}"),
+        name: name.to_owned(),
+        namespace: "shop".to_owned(),
+        service_account: name.to_owned(),
+        ..Default::default()
+    };
+    Workload::try_from(message).unwrap()
+}
+
+#[tokio::test]
+async fn the_dump_has_every_section() {
+    let telemetry = Telemetry::new(&Metrics::default());
+    let (admin, _logs) = admin(&telemetry);
+    admin.live.apply(vec![workload("client").into()]);
+    let mut info =
+        ConnectionInfo::new(Reporter::Source, "10.0.0.1:4000".parse().unwrap(), "10.0.0.2:15008".parse().unwrap());
+    info.source_workload = Some(Arc::new(workload("client")));
+    info.hbone_destination = Some("10.0.0.2:80".to_owned());
+    let connection = telemetry.open(info, None);
+    let _claim = admin.certificates.claim(&workload("client").identity());
+
+    let (address, _trigger) = served(admin.router()).await;
+    let (status, body) = ask(address, "GET /config_dump").await;
+    assert_eq!(status, "200");
+    let dump: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(dump["workloads"][0]["name"], "client");
+    for list in ["services", "policies"] {
+        assert!(dump[list].is_array(), "{list}: {body}");
+    }
+    assert!(dump["stagedServices"].is_object() && dump["staticConfig"]["workloads"].is_array());
+    assert_eq!(dump["config"]["localNode"], "node-1");
+    assert_eq!(dump["certificates"][0]["identity"], "spiffe://cluster.local/ns/shop/sa/client");
+    let state = &dump["workloadState"]["u1"];
+    assert_eq!(state["info"]["serviceAccount"], "client");
+    assert_eq!(state["connections"]["outbound"][0]["originalDst"], "10.0.0.2:80");
+    assert_eq!(state["connections"]["inbound"], serde_json::json!([]));
+
+    let (_, body) = ask(address, "GET /connections").await;
+    let rows: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(rows[0]["direction"], "outbound");
+    assert_eq!(rows[0]["sourceWorkload"], "Kubernetes//Pod/shop/client");
+    drop(connection);
+    assert_eq!(ask(address, "GET /connections").await.1, "[]");
+}
+
+#[tokio::test]
+async fn logging_is_shown_changed_and_reset() {
+    let (admin, _logs) = admin(&Telemetry::new(&Metrics::default()));
+    let (address, _trigger) = served(admin.router()).await;
+    let rows = [
+        ("POST /logging", "200", "current log level is info\n"),
+        ("POST /logging?level=access%3Ddebug,info", "200", "current log level is access=debug,info\n"),
+        ("POST /logging?level=access=loud", "400", "log filter"),
+        ("POST /logging", "200", "current log level is access=debug,info\n"),
+        ("POST /logging?reset", "200", "current log level is info\n"),
+        ("GET /logging", "405", "use POST"),
+        ("GET /quitquitquit", "405", "use POST"),
+    ];
+    for (line, status, body) in rows {
+        let reply = ask(address, line).await;
+        assert!(reply.0 == status && reply.1.starts_with(body), "{line}: {reply:?}");
+    }
+    assert!(!admin.shutdown.is_cancelled());
+    assert_eq!(ask(address, "POST /quitquitquit").await.0, "200");
+    assert!(admin.shutdown.is_cancelled());
+}
+
+#[tokio::test]
+async fn readiness_names_what_is_pending() {
+    let readiness = Readiness::new();
+    let (first, second) = (readiness.block("xds workloads"), readiness.block("node agent"));
+    let (address, _trigger) = served(readiness_router(&readiness)).await;
+    let expected = ("500".to_owned(), "not ready, pending: xds workloads, node agent\n".to_owned());
+    assert_eq!(ask(address, "GET /healthz/ready").await, expected);
+    drop((first, second));
+    assert_eq!(ask(address, "GET /healthz/ready").await, ("200".to_owned(), "ready\n".to_owned()));
+}
+
+#[tokio::test]
+async fn metrics_are_served_on_both_paths() {
+    let metrics = Metrics::default();
+    metrics.counter("seen_total", &[]).increment(1);
+    let (address, _trigger) = served(stats_router(&metrics)).await;
+    for path in ["/metrics", "/stats/prometheus"] {
+        assert!(ask(address, &format!("GET {path}")).await.1.contains("seen_total 1"));
+    }
+}

@@ -1,0 +1,128 @@
+//! Wiring: who owns what, in start order.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use anyhow::Context;
+use fairway_core::io::certs::Certificates;
+use fairway_core::io::certs::authority::GrpcAuthority;
+use fairway_core::io::drain::{self, Drain, Mode};
+use fairway_core::io::grpc::ControlPlane;
+use fairway_core::io::live::Live;
+use fairway_core::io::logging::LogFilter;
+use fairway_core::io::metrics::Metrics;
+use fairway_core::io::netns::NetworkNamespace;
+use fairway_core::io::ready::Readiness;
+use fairway_core::io::{admin, tls, xds};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::admin::{Admin, readiness_router, stats_router};
+use crate::config::Config;
+use crate::node::NodeClient;
+use crate::pod::Mesh;
+use crate::pods::Pods;
+use crate::telemetry::Telemetry;
+
+/// Runs the proxy until it is told to stop and its connections have drained.
+///
+/// # Errors
+/// When something it cannot do without is missing: a port, a right, a usable setting.
+pub async fn run(config: Config, log_filter: LogFilter) -> anyhow::Result<()> {
+    for ignored in &config.ignored {
+        tracing::warn!(variable = ignored, "this setting has no effect here");
+    }
+    let home = NetworkNamespace::current().context("cannot open our own network namespace; is /proc mounted?")?;
+    let metrics = Metrics::new(&[]);
+    let readiness = Readiness::new();
+    let (trigger, drain) = drain::new();
+    let shutdown = CancellationToken::new();
+
+    let provider = tls::provider();
+    let authority = ControlPlane::new(config.ca.clone(), Arc::clone(&provider)).context("CA_ADDRESS")?;
+    let authority = Arc::new(GrpcAuthority::new(authority, true));
+    let certificates =
+        Certificates::new(authority, Arc::clone(&provider), config.certificate_lifetime, SystemTime::now);
+    let live = Live::new();
+    let telemetry = Telemetry::new(&metrics);
+    let mesh = Arc::new(Mesh {
+        live: live.clone(),
+        certificates: certificates.clone(),
+        telemetry: telemetry.clone(),
+        ipv6: config.ipv6,
+        preserve_source: config.preserve_source,
+    });
+    let pods = Arc::new(Pods::new(mesh, home, config.node.node_name.as_str().into()));
+
+    let pages = Admin {
+        live: live.clone(),
+        certificates,
+        connections: telemetry.table().clone(),
+        pods: {
+            let pods = Arc::clone(&pods);
+            Arc::new(move || pods.list())
+        },
+        config: config.dump(),
+        log_filter,
+        shutdown: shutdown.clone(),
+    };
+    operate(&config, &pages, &metrics, &readiness, &drain).await?;
+
+    let control_plane = ControlPlane::new(config.xds.clone(), provider).context("XDS_ADDRESS")?;
+    let stream = xds::Client::new(control_plane, config.node.clone(), live, &readiness, &metrics);
+    let stream = tokio::spawn(stream.run(drain.clone()));
+    let agent = NodeClient::new(config.node_socket.clone(), Arc::clone(&pods), readiness.block("node agent"), &metrics);
+    let agent = tokio::spawn(agent.run(drain.clone()));
+
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        tls = tls::PROVIDER_NAME,
+        node = config.node.node_name,
+        "ztunnel is running"
+    );
+    stop_requested(&shutdown).await?;
+    let _draining = readiness.block("draining");
+    tracing::info!(deadline = ?config.drain_deadline, "shutting down: no new connections, open ones may finish");
+    // First no more pods and no more configuration, then the connections.
+    trigger.start(Mode::Graceful);
+    let _ = tokio::join!(stream, agent);
+    pods.drain(config.drain_deadline).await;
+    Ok(())
+}
+
+/// Opens the ports operators use.
+async fn operate(
+    config: &Config,
+    pages: &Admin,
+    metrics: &Metrics,
+    readiness: &Readiness,
+    drain: &Drain,
+) -> anyhow::Result<()> {
+    let ports = config.ports;
+    let listeners = admin::bind_loopback(ports.admin).await;
+    let taken = || format!("cannot listen on port {} of loopback; another ztunnel? see --admin-port", ports.admin);
+    for listener in listeners.with_context(taken)? {
+        tokio::spawn(admin::serve(listener, pages.router(), drain.clone()));
+    }
+    for (port, flag, router) in [
+        (ports.stats, "--stats-port", stats_router(metrics)),
+        (ports.readiness, "--readiness-port", readiness_router(readiness)),
+    ] {
+        let listener = admin::bind_any(port, config.ipv6).await;
+        let listener =
+            listener.with_context(|| format!("cannot listen on port {port}; another ztunnel? see {flag}"))?;
+        tokio::spawn(admin::serve(listener, router, drain.clone()));
+    }
+    Ok(())
+}
+
+async fn stop_requested(shutdown: &CancellationToken) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = shutdown.cancelled() => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,107 @@
+//! The states of an inbound connection, and the one place that waits on "bytes or policy change".
+//!
+//! `Identified` knows who is there; only `authorize` turns it into `Authorized`, and only `Authorized` may carry
+//! bytes. The subscription to the pod's view is taken before the first decision, so that no update can fall between
+//! the two; each later view is decided on again by the connection itself.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use fairway_core::authz::{self, Decision, Denial};
+use fairway_core::facts::ConnectionFacts;
+use fairway_core::io::drain::Drain;
+use fairway_core::policy::PolicyKey;
+use fairway_core::view::PodView;
+use tokio::pin;
+use tokio::sync::watch;
+
+/// A connection whose two ends are known and that nobody has decided on.
+pub struct Identified {
+    facts: ConnectionFacts,
+    view: watch::Receiver<Arc<PodView>>,
+}
+
+/// A connection that policy allows, for now.
+pub struct Authorized {
+    facts: ConnectionFacts,
+    view: watch::Receiver<Arc<PodView>>,
+    allowed_by: Option<PolicyKey>,
+}
+
+/// Why an authorized connection was ended by us.
+#[derive(Debug)]
+pub enum Cut {
+    /// Policy changed and denies it now.
+    Denied(Denial),
+    /// The pod left the mesh, or the proxy must stop.
+    Drained,
+}
+
+impl Identified {
+    /// A connection with `facts`, arriving for the pod that `view` follows.
+    #[must_use]
+    pub fn new(facts: ConnectionFacts, view: watch::Receiver<Arc<PodView>>) -> Self {
+        Self { facts, view }
+    }
+
+    /// Asks policy.
+    ///
+    /// # Errors
+    /// The denial, with the policy's name where one decided.
+    pub fn authorize(mut self) -> Result<Authorized, Denial> {
+        let allowed_by = decide(&self.view.borrow_and_update(), &self.facts)?;
+        Ok(Authorized { facts: self.facts, view: self.view, allowed_by })
+    }
+}
+
+impl Authorized {
+    /// The ALLOW policy that let it in, if one had to.
+    #[must_use]
+    pub fn allowed_by(&self) -> Option<&PolicyKey> {
+        self.allowed_by.as_ref()
+    }
+
+    /// Runs `work` to its end, unless policy or a drain ends the connection before.
+    ///
+    /// # Errors
+    /// Why the connection must be cut; `work` has been dropped by then.
+    pub async fn while_allowed<T>(&mut self, mut drain: Drain, work: impl Future<Output = T>) -> Result<T, Cut> {
+        pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                changed = self.view.changed() => match changed {
+                    Ok(()) => self.decide_again().map_err(Cut::Denied)?,
+                    // Nobody publishes views any more: the proxy is going down, and the drain says when.
+                    Err(_closed) => {
+                        return tokio::select! {
+                            done = &mut work => Ok(done),
+                            () = drain.immediate() => Err(Cut::Drained),
+                        };
+                    }
+                },
+                () = drain.immediate() => return Err(Cut::Drained),
+                done = &mut work => return Ok(done),
+            }
+        }
+    }
+}
+
+impl Authorized {
+    /// A pod that vanished from the configuration has no policy to ask. The last answer stands: the pod's removal
+    /// cuts its connections, an outage of the controller must not.
+    fn decide_again(&mut self) -> Result<(), Denial> {
+        let view = Arc::clone(&self.view.borrow_and_update());
+        if view.workload.is_some() {
+            self.allowed_by = decide(&view, &self.facts)?;
+        }
+        Ok(())
+    }
+}
+
+fn decide(view: &PodView, facts: &ConnectionFacts) -> Result<Option<PolicyKey>, Denial> {
+    match authz::decide(view, facts) {
+        Decision::Allow { rule, .. } => Ok(rule),
+        Decision::Deny(denial) => Err(denial),
+    }
+}

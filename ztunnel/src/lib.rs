@@ -1,0 +1,16 @@
+//! The node tunnel: carries the connections of a node's enrolled pods in mutual TLS, and enforces L4 policy.
+
+pub mod admin;
+pub mod app;
+pub mod baggage;
+pub mod config;
+pub mod conn;
+pub mod inbound;
+pub mod listen;
+pub mod node;
+pub mod outbound;
+pub mod outcome;
+pub mod passthrough;
+pub mod pod;
+pub mod pods;
+pub mod telemetry;

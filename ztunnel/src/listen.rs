@@ -1,0 +1,67 @@
+//! Accepts connections for ever: a permit first, a pause after an error, an end when draining.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fairway_core::addr::canonical;
+use fairway_core::io::drain::Drain;
+use fairway_core::io::socket::prepare_accepted;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::sleep;
+
+/// First pause after a failed accept; file descriptors running out is the usual cause, and they need time to come back.
+const PAUSE_FIRST: Duration = Duration::from_millis(5);
+
+/// Longest pause between accepts that keep failing.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// One accepted connection with the permit that counts it.
+pub struct Accepted {
+    /// The application's or the peer's connection.
+    pub stream: TcpStream,
+    /// Who connected.
+    pub peer: SocketAddr,
+    /// Held for as long as the connection lives.
+    pub permit: OwnedSemaphorePermit,
+}
+
+/// Accepts from `listener` until the drain starts, then closes it. `handle` must not wait.
+pub async fn accept(
+    name: &'static str,
+    listener: TcpListener,
+    permits: Arc<Semaphore>,
+    mut drain: Drain,
+    handle: impl Fn(Accepted),
+) {
+    let mut pause = PAUSE_FIRST;
+    loop {
+        let accepted = tokio::select! {
+            _mode = drain.started() => return,
+            accepted = accept_one(&listener, &permits) => accepted,
+        };
+        match accepted {
+            Ok(Some(accepted)) => {
+                pause = PAUSE_FIRST;
+                handle(accepted);
+            }
+            // Gone before we looked.
+            Ok(None) => {}
+            Err(error) => {
+                tracing::warn!(listener = name, %error, pause = ?pause, "cannot accept; connections wait in the kernel's queue");
+                sleep(pause).await;
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
+        }
+    }
+}
+
+async fn accept_one(listener: &TcpListener, permits: &Arc<Semaphore>) -> std::io::Result<Option<Accepted>> {
+    let permit = Arc::clone(permits).acquire_owned().await.map_err(std::io::Error::other)?;
+    let (stream, peer) = listener.accept().await?;
+    if prepare_accepted(&stream).is_err() {
+        return Ok(None);
+    }
+    Ok(Some(Accepted { stream, peer: canonical(peer), permit }))
+}

@@ -1,0 +1,39 @@
+//! The node tunnel's process: parse, build, run, exit code.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use fairway_core::io::{logging, tls};
+use fairway_ztunnel::app;
+use fairway_ztunnel::config::{Arguments, Command};
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("ztunnel: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<()> {
+    if arguments.command()? == Command::Version {
+        println!("ztunnel {} (TLS by {})", env!("CARGO_PKG_VERSION"), tls::PROVIDER_NAME);
+        return Ok(());
+    }
+    let environment: BTreeMap<String, String> = std::env::vars().collect();
+    let config = arguments.check(&environment)?;
+    let log_filter = logging::init(config.log_shape, &config.log_filter)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.worker_threads)
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let result = runtime.block_on(app::run(config, log_filter));
+    // Connections that outlived the drain are cut here.
+    runtime.shutdown_background();
+    result
+}

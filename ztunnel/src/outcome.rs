@@ -1,0 +1,108 @@
+//! Turns whatever ended a connection into one reason of the closed list, with the words for the log.
+
+use std::io;
+
+use fairway_core::io::copy::CopyError;
+use fairway_core::io::hbone::TunnelError;
+use fairway_core::io::hbone::server::AcceptError;
+use fairway_core::io::hbone::stream::StreamError;
+use fairway_core::io::socket::DialError;
+use fairway_core::io::tls::verify::PeerRefused;
+use fairway_core::reason::Reason;
+use fairway_core::route::Refusal;
+
+use crate::conn::Cut;
+use crate::telemetry::Outcome;
+
+/// The application could not be reached.
+#[must_use]
+pub fn application_unreachable(error: &DialError) -> Outcome {
+    let timed_out = matches!(error, DialError::Timeout { .. });
+    let reason = if timed_out { Reason::ApplicationConnectTimeout } else { Reason::ApplicationConnectFailed };
+    Outcome::because(reason, error)
+}
+
+/// A destination outside the mesh could not be reached.
+#[must_use]
+pub fn upstream_unreachable(error: &DialError) -> Outcome {
+    let timed_out = matches!(error, DialError::Timeout { .. });
+    let reason = if timed_out { Reason::UpstreamConnectTimeout } else { Reason::UpstreamConnectFailed };
+    Outcome::because(reason, error)
+}
+
+impl From<&Refusal> for Outcome {
+    fn from(refusal: &Refusal) -> Self {
+        Self::because(refusal.reason, refusal)
+    }
+}
+
+impl From<Cut> for Outcome {
+    fn from(cut: Cut) -> Self {
+        match cut {
+            Cut::Denied(denial) => denial.into(),
+            Cut::Drained => Self::of(Reason::WorkloadRemoved),
+        }
+    }
+}
+
+impl From<Result<(), CopyError>> for Outcome {
+    fn from(result: Result<(), CopyError>) -> Self {
+        match result {
+            Ok(()) => Self::ok(),
+            Err(error) => Self::because(broken(&error), &error),
+        }
+    }
+}
+
+fn broken(error: &CopyError) -> Reason {
+    match error {
+        CopyError::Application(error) | CopyError::Peer(error) => match error.kind() {
+            io::ErrorKind::TimedOut => Reason::TimedOut,
+            _ => Reason::ResetByPeer,
+        },
+        CopyError::Tunnel(StreamError::Reset(_)) => Reason::ResetByPeer,
+        CopyError::Tunnel(StreamError::Connection(_)) => Reason::Http2Failed,
+    }
+}
+
+impl From<&TunnelError> for Outcome {
+    fn from(error: &TunnelError) -> Self {
+        let reason = match error {
+            TunnelError::Certificate(_) => Reason::CertificateUnavailable,
+            TunnelError::Dial { source: DialError::Timeout { .. }, .. } => Reason::TunnelConnectTimeout,
+            TunnelError::Dial { .. } => Reason::TunnelConnectFailed,
+            TunnelError::Tls { source, .. } => tls_reason(source),
+            TunnelError::PeerRefused { .. } => Reason::PeerIdentityMismatch,
+            TunnelError::TlsTimeout { .. } => Reason::TlsHandshakeFailed,
+            TunnelError::Http2 { .. } | TunnelError::Request { .. } => Reason::Http2Failed,
+            TunnelError::Refused { .. } => Reason::TunnelRefused,
+            TunnelError::AnswerTimeout { .. } => Reason::TimedOut,
+            TunnelError::PoolTimeout { .. } => Reason::ConnectionLimit,
+        };
+        Self::because(reason, error)
+    }
+}
+
+impl From<&AcceptError> for Outcome {
+    fn from(error: &AcceptError) -> Self {
+        let reason = match error {
+            AcceptError::Tls(source) => tls_reason(source),
+            AcceptError::PeerRefused(PeerRefused::ForeignTrustDomain { .. }) => Reason::PeerUntrusted,
+            AcceptError::PeerRefused(_) | AcceptError::NoIdentity => Reason::PeerIdentityMismatch,
+            AcceptError::Timeout(_) | AcceptError::Silent(_) => Reason::TimedOut,
+            AcceptError::Http2(_) => Reason::Http2Failed,
+        };
+        Self::because(reason, error)
+    }
+}
+
+/// The cause inside a TLS failure, where rustls says it.
+fn tls_reason(error: &io::Error) -> Reason {
+    use rustls::{CertificateError, Error};
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        Some(Error::NoCertificatesPresented) => Reason::ClientCertificateMissing,
+        Some(Error::InvalidCertificate(CertificateError::Revoked)) => Reason::CertificateRevoked,
+        Some(Error::InvalidCertificate(_)) => Reason::PeerUntrusted,
+        _ => Reason::TlsHandshakeFailed,
+    }
+}

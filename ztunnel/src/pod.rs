@@ -1,0 +1,61 @@
+//! What the connections of one enrolled pod share.
+
+use std::sync::Arc;
+
+use fairway_core::io::certs::Certificates;
+use fairway_core::io::drain::Drain;
+use fairway_core::io::hbone::Pool;
+use fairway_core::io::live::Live;
+use fairway_core::io::socket::SocketFactory;
+use fairway_core::limits;
+use fairway_core::snapshot::PodRef;
+use fairway_core::view::PodView;
+use fairway_core::workload::Workload;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::telemetry::Telemetry;
+
+/// What all pods of the node share.
+pub struct Mesh {
+    /// The world as it is now.
+    pub live: Live,
+    /// Certificates of the node's workloads.
+    pub certificates: Certificates,
+    /// Metrics, access log, open connections.
+    pub telemetry: Telemetry,
+    /// Whether pods are served on IPv6 as well.
+    pub ipv6: bool,
+    /// Whether applications see their clients' addresses instead of ours.
+    pub preserve_source: bool,
+}
+
+/// One enrolled pod.
+pub struct Pod {
+    /// Who it is to the controller.
+    pub reference: PodRef,
+    /// What the node's pods share.
+    pub mesh: Arc<Mesh>,
+    /// Makes sockets in the pod's namespace.
+    pub sockets: SocketFactory,
+    /// Tunnels that carry the pod's connections to others.
+    pub pool: Pool,
+    /// Starts when the pod leaves or the proxy stops.
+    pub drain: Drain,
+}
+
+impl Pod {
+    /// Follows what decides about this pod's connections.
+    #[must_use]
+    pub fn view(&self) -> watch::Receiver<Arc<PodView>> {
+        self.mesh.live.subscribe(&self.reference)
+    }
+
+    /// The pod's own workload, waited for: a new pod's traffic may be faster than its announcement.
+    pub async fn workload(&self) -> Option<Arc<Workload>> {
+        let mut view = self.view();
+        let known = view.wait_for(|view| view.workload.is_some());
+        let view = timeout(limits::WORKLOAD_WAIT.duration(), known).await.ok()?.ok()?;
+        view.workload.clone()
+    }
+}

@@ -1,0 +1,162 @@
+//! The node's enrolled pods: started, kept, replaced, drained.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use fairway_core::io::drain::{self, Drain, Mode, Trigger};
+use fairway_core::io::hbone::Pool;
+use fairway_core::io::netns::{NamespaceEntry, NetworkNamespace};
+use fairway_core::io::socket::{PACKET_MARK, SocketFactory};
+use fairway_core::limits;
+use fairway_core::route::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
+use fairway_core::snapshot::PodRef;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, interval};
+
+use crate::listen;
+use crate::node::{AddError, PodInfo, PodSet, PodUid};
+use crate::pod::{Mesh, Pod};
+use crate::{inbound, outbound, passthrough};
+
+/// How often idle tunnels are looked for; a fraction of the time they may idle.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
+
+/// All enrolled pods of the node. One owner starts and stops them: the node socket.
+pub struct Pods {
+    mesh: Arc<Mesh>,
+    home: NetworkNamespace,
+    node: Arc<str>,
+    running: Mutex<HashMap<PodUid, Running>>,
+}
+
+struct Running {
+    namespace: NetworkNamespace,
+    info: PodInfo,
+    trigger: Trigger,
+}
+
+impl Pods {
+    /// No pods yet. `home` is the namespace this process lives in, `node` the node's name.
+    #[must_use]
+    pub fn new(mesh: Arc<Mesh>, home: NetworkNamespace, node: Arc<str>) -> Self {
+        Self { mesh, home, node, running: Mutex::default() }
+    }
+
+    /// The pods served now, for dumps.
+    #[must_use]
+    pub fn list(&self) -> Vec<(PodUid, PodInfo)> {
+        self.lock().iter().map(|(uid, running)| (uid.clone(), running.info.clone())).collect()
+    }
+
+    /// Stops accepting for all pods and gives open connections until `deadline` to end.
+    pub async fn drain(&self, deadline: Duration) {
+        let triggers: Vec<_> = self.lock().drain().map(|(_, running)| running.trigger).collect();
+        for trigger in &triggers {
+            trigger.start(Mode::Graceful);
+        }
+        let ends = Instant::now() + deadline;
+        for trigger in triggers {
+            trigger.drain(Mode::Graceful, ends.saturating_duration_since(Instant::now())).await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<PodUid, Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start(&self, info: PodInfo, namespace: NetworkNamespace) -> io::Result<Running> {
+        let entry = NamespaceEntry::new(self.home.clone(), namespace.clone());
+        let sockets = SocketFactory::in_namespace(entry, PACKET_MARK);
+        // All three or none: the agent is told that the pod is served only when it is (interop §13 trap 11).
+        let outbound_listener = sockets.listen_all(OUTBOUND_PORT, self.mesh.ipv6)?;
+        let plaintext_listener = sockets.listen_all(PLAINTEXT_PORT, self.mesh.ipv6)?;
+        let tunnel_listener = sockets.listen_all(HBONE_PORT, self.mesh.ipv6)?;
+        let (trigger, drain) = drain::new();
+        let reference = PodRef {
+            node: Some(Arc::clone(&self.node)),
+            namespace: info.namespace.as_str().into(),
+            name: info.name.as_str().into(),
+            service_account: info.service_account.as_str().into(),
+        };
+        let pool = Pool::new(sockets.clone(), self.mesh.certificates.clone());
+        let pod = Arc::new(Pod { reference, mesh: Arc::clone(&self.mesh), sockets, pool, drain: drain.clone() });
+        let permits = Arc::new(Semaphore::new(limits::CONNECTIONS_PER_POD.size()));
+        let accept = |name, listener, serve: fn(Arc<Pod>, listen::Accepted)| {
+            let pod = Arc::clone(&pod);
+            let accepted = move |accepted| serve(Arc::clone(&pod), accepted);
+            tokio::spawn(listen::accept(name, listener, Arc::clone(&permits), drain.clone(), accepted));
+        };
+        accept("outbound", outbound_listener, |pod, accepted| drop(tokio::spawn(outbound::serve(pod, accepted))));
+        accept("plaintext", plaintext_listener, |pod, accepted| drop(tokio::spawn(passthrough::serve(pod, accepted))));
+        accept("tunnel", tunnel_listener, |pod, accepted| drop(tokio::spawn(inbound::serve(pod, accepted))));
+        tokio::spawn(keep(pod, drain));
+        Ok(Running { namespace, info, trigger })
+    }
+
+    fn stop(running: Running, mode: Mode) {
+        tracing::info!(pod = %running.info, ?mode, "pod is no longer served");
+        let (trigger, deadline) = (running.trigger, limits::DRAIN_DEADLINE.duration());
+        tokio::spawn(async move { trigger.drain(mode, deadline).await });
+    }
+}
+
+impl PodSet for Pods {
+    async fn add(&self, uid: PodUid, info: PodInfo, netns: OwnedFd) -> Result<(), AddError> {
+        let failed = |error: io::Error| AddError::new(format!("cannot serve pod {info}: {error}"));
+        let namespace = NetworkNamespace::from_descriptor(netns).map_err(failed)?;
+        let mut pods = self.lock();
+        if let Some(running) = pods.get(&uid) {
+            if running.namespace == namespace {
+                return Ok(());
+            }
+            // The sandbox was recreated: the old namespace is dying, nothing in it is worth waiting for.
+            if let Some(old) = pods.remove(&uid) {
+                Self::stop(old, Mode::Immediate);
+            }
+        }
+        let running = self.start(info.clone(), namespace).map_err(failed)?;
+        tracing::info!(pod = %info, namespace = ?running.namespace, "pod is served");
+        pods.insert(uid, running);
+        Ok(())
+    }
+
+    async fn remove(&self, uid: &PodUid, immediate: bool) {
+        let running = self.lock().remove(uid);
+        if let Some(running) = running {
+            Self::stop(running, if immediate { Mode::Immediate } else { Mode::Graceful });
+        }
+    }
+
+    async fn retain(&self, uids: &HashSet<PodUid>) {
+        let gone: Vec<_> = self.lock().extract_if(|uid, _| !uids.contains(uid)).collect();
+        for (_, running) in gone {
+            Self::stop(running, Mode::Graceful);
+        }
+    }
+}
+
+/// While the pod is served: holds its certificate, so that the first connection need not wait for one, and lets idle
+/// tunnels go.
+async fn keep(pod: Arc<Pod>, mut drain: Drain) {
+    let claim = async {
+        let mut view = pod.view();
+        let known = view.wait_for(|view| view.workload.is_some()).await.ok()?;
+        let identity = known.workload.as_ref()?.identity();
+        Some(pod.mesh.certificates.claim(&identity))
+    };
+    let _certificate = tokio::select! {
+        certificate = claim => certificate,
+        _mode = drain.started() => None,
+    };
+    let mut sweeps = interval(SWEEP_INTERVAL);
+    loop {
+        tokio::select! {
+            now = sweeps.tick() => drop(pod.pool.sweep(limits::POOL_IDLE_TIMEOUT.duration(), now)),
+            _mode = drain.started() => break,
+        }
+    }
+    pod.pool.clear();
+}
