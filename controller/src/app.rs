@@ -1,0 +1,169 @@
+//! Wiring: who owns what, in start order.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fairway_core::io::drain::Drain;
+use fairway_core::io::{admin as http, tls as provider};
+use fairway_core::source::directory;
+use fairway_proto::ca::istio_certificate_service_server::IstioCertificateServiceServer;
+use fairway_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+use time::OffsetDateTime;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+
+use crate::ca::root::{Root, RootError};
+use crate::ca::{self, Authority};
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::serve::clients::Clients;
+use crate::serve::{self, Discovery};
+use crate::tls::{self, ServerCertificate, TlsError};
+use crate::token::{KeyError, Verifier};
+use crate::{admin, state};
+
+/// Time between pings on a silent connection, and for the answer: a node that vanished is noticed within 40 s.
+const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
+/// Streams of one connection: a node proxy has one for discovery and a few for certificates.
+const MAXIMUM_STREAMS: u32 = 100;
+/// Bytes of headers: a token and some names.
+const MAXIMUM_HEADER_BYTES: u32 = 32 * 1024;
+
+/// Why the controller cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The root.
+    #[error(transparent)]
+    Root(#[from] RootError),
+    /// TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The file of keys cannot be read.
+    #[error("cannot read --service-account-key {path}: {error}")]
+    KeyFile {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// The file of keys cannot be used.
+    #[error("--service-account-key {path} {error}")]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: KeyError,
+    },
+    /// A port is taken.
+    #[error("cannot listen on {address}: {error}; stop who listens there or choose another address")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        error: std::io::Error,
+    },
+}
+
+/// A controller that runs.
+#[derive(Debug)]
+pub struct Controller {
+    /// Address for proxies.
+    pub listen: SocketAddr,
+    /// Address for operators.
+    pub admin_listen: SocketAddr,
+    /// The mesh's root certificate, PEM.
+    pub root_pem: String,
+    server: JoinHandle<()>,
+}
+
+impl Controller {
+    /// Starts everything; it runs until the drain starts.
+    ///
+    /// # Errors
+    /// When the root, the keys or a port cannot be had.
+    pub async fn start(config: Config, drain: Drain) -> Result<Self, StartError> {
+        let verifier = Arc::new(verifier(&config)?);
+        let root = Arc::new(Root::open(&config.ca_directory, OffsetDateTime::now_utc())?);
+        let certificate = ServerCertificate::new(Arc::clone(&root), config.server_names.clone(), provider::provider())?;
+        let tls = certificate.config()?;
+        let listener = bind(config.listen).await?;
+        let admin_listener = bind(config.admin_listen).await?;
+        let listen = address(&listener, config.listen);
+        let admin_listen = address(&admin_listener, config.admin_listen);
+
+        let metrics = Metrics::new();
+        let clients = Clients::default();
+        let manifests = directory::watch(&config.manifests);
+        let published = state::publish(
+            manifests,
+            config.manifests.clone(),
+            config.settings.clone(),
+            metrics.clone(),
+            drain.clone(),
+        );
+        let pages = admin::router(published.clone(), clients.clone(), metrics.clone());
+        tokio::spawn(http::serve(admin_listener, pages, drain.clone()));
+        tokio::spawn(certificate.renew(drain.clone()));
+
+        let discovery =
+            Discovery::new(published.clone(), Arc::clone(&verifier), clients, metrics.clone(), drain.clone());
+        let root_pem = root.pem().to_owned();
+        let authority =
+            Authority::new(root, verifier, published, config.rules, config.certificate_lifetime, metrics.clone());
+        let connections = tls::accept(listener, tls, metrics, drain.clone());
+        let server = tokio::spawn(serve(connections, discovery, authority, drain));
+        tracing::info!(%listen, %admin_listen, "controller started");
+        Ok(Self { listen, admin_listen, root_pem, server })
+    }
+
+    /// Waits until the last client has been told to go elsewhere.
+    pub async fn finished(self) {
+        if let Err(error) = self.server.await {
+            tracing::error!(%error, "the server ended badly");
+        }
+    }
+}
+
+async fn serve(
+    connections: tokio::sync::mpsc::Receiver<tls::Connection>,
+    discovery: Discovery,
+    authority: Authority,
+    mut drain: Drain,
+) {
+    let incoming = ReceiverStream::new(connections).map(Ok::<_, std::io::Error>);
+    let served = tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(PING.0))
+        .http2_keepalive_timeout(Some(PING.1))
+        .max_concurrent_streams(MAXIMUM_STREAMS)
+        .http2_max_header_list_size(MAXIMUM_HEADER_BYTES)
+        .add_service(
+            AggregatedDiscoveryServiceServer::new(discovery).max_decoding_message_size(serve::MAXIMUM_REQUEST_BYTES),
+        )
+        .add_service(IstioCertificateServiceServer::new(authority).max_decoding_message_size(ca::MAXIMUM_REQUEST_BYTES))
+        .serve_with_incoming_shutdown(incoming, async move {
+            drain.started().await;
+        })
+        .await;
+    if let Err(error) = served {
+        tracing::error!(%error, "the gRPC server failed");
+    }
+}
+
+fn verifier(config: &Config) -> Result<Verifier, StartError> {
+    let path = &config.service_account_key;
+    let pem = std::fs::read(path).map_err(|error| StartError::KeyFile { path: path.clone(), error })?;
+    Verifier::from_pem(&pem, &config.token_issuer, &config.token_audience)
+        .map_err(|error| StartError::Key { path: path.clone(), error })
+}
+
+async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|error| StartError::Listen { address, error })
+}
+
+fn address(listener: &TcpListener, wanted: SocketAddr) -> SocketAddr {
+    listener.local_addr().unwrap_or(wanted)
+}

@@ -1,0 +1,249 @@
+//! Flags and environment, checked once.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use fairway_core::ident::TrustDomain;
+
+use crate::ca::authorize::Rules;
+use crate::translate::Settings;
+
+/// Names the server's certificate always has.
+const OWN_NAMES: [&str; 3] = ["fairway-controller.fairway-system.svc", "istiod.istio-system.svc", "localhost"];
+/// Longest lifetime of workload certificates: beyond it a stolen key is worth too much.
+const MAXIMUM_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
+
+/// Turns Kubernetes objects into configuration and certificates for the proxies of a mesh.
+#[derive(Clone, Debug, clap::Parser)]
+#[command(name = "controller", version)]
+pub struct Args {
+    /// Directory of Kubernetes manifests to watch.
+    #[arg(long, value_name = "DIR", env = "FAIRWAY_MANIFESTS")]
+    pub manifests: PathBuf,
+    /// Directory for what must survive a restart: the mesh's root, in ca/.
+    #[arg(long, value_name = "DIR", env = "FAIRWAY_STATE_DIR")]
+    pub state_dir: PathBuf,
+    /// Address for proxies: discovery and certificates, gRPC over TLS.
+    #[arg(long, default_value = "0.0.0.0:15012", env = "FAIRWAY_LISTEN")]
+    pub listen: SocketAddr,
+    /// Address for operators: readiness, metrics, debug pages, HTTP.
+    #[arg(long, default_value = "127.0.0.1:15014", env = "FAIRWAY_ADMIN_LISTEN")]
+    pub admin_listen: SocketAddr,
+    /// PEM file with the public keys that sign service-account tokens.
+    #[arg(long, value_name = "FILE", env = "FAIRWAY_SERVICE_ACCOUNT_KEY")]
+    pub service_account_key: PathBuf,
+    /// Audience tokens must be for.
+    #[arg(long, default_value = "istio-ca", env = "FAIRWAY_TOKEN_AUDIENCE")]
+    pub token_audience: String,
+    /// Issuer tokens must be from [default: https://kubernetes.default.svc.<cluster domain>].
+    #[arg(long, env = "FAIRWAY_TOKEN_ISSUER")]
+    pub token_issuer: Option<String>,
+    /// Trust domain of all identities.
+    #[arg(long, default_value = "cluster.local", env = "TRUST_DOMAIN")]
+    pub trust_domain: String,
+    /// Name of this cluster, the first part of workload uids.
+    #[arg(long, default_value = "Kubernetes", env = "CLUSTER_ID")]
+    pub cluster_id: String,
+    /// DNS suffix of services.
+    #[arg(long, default_value = "cluster.local", env = "FAIRWAY_CLUSTER_DOMAIN")]
+    pub cluster_domain: String,
+    /// Namespace whose policies without selector apply to the whole mesh.
+    #[arg(long, default_value = "fairway-system", env = "FAIRWAY_ROOT_NAMESPACE")]
+    pub root_namespace: String,
+    /// Network of workloads that name none.
+    #[arg(long, default_value = "", env = "NETWORK")]
+    pub network: String,
+    /// Service accounts, as namespace/name, that may ask for the identities on their node.
+    #[arg(long, value_delimiter = ',', default_value = "fairway-system/ztunnel", env = "CA_TRUSTED_NODE_ACCOUNTS")]
+    pub trusted_node_accounts: Vec<String>,
+    /// Further DNS name or address for the server's certificate; can be repeated.
+    #[arg(long, value_name = "NAME_OR_IP", value_delimiter = ',', env = "FAIRWAY_TLS_SAN")]
+    pub tls_san: Vec<String>,
+    /// Longest lifetime of workload certificates, such as 24h or 90m.
+    #[arg(long, default_value = "24h", value_parser = duration, env = "DEFAULT_WORKLOAD_CERT_TTL")]
+    pub workload_cert_ttl: Duration,
+    /// Shape of log lines: plain or json.
+    #[arg(long, default_value = "plain", env = "LOG_FORMAT")]
+    pub log_format: String,
+    /// What is logged, such as info or fairway_controller=debug,info.
+    #[arg(long, default_value = "info", env = "RUST_LOG")]
+    pub log: String,
+}
+
+/// Checked settings.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Directory of manifests.
+    pub manifests: PathBuf,
+    /// Directory of the root.
+    pub ca_directory: PathBuf,
+    /// Address for proxies.
+    pub listen: SocketAddr,
+    /// Address for operators.
+    pub admin_listen: SocketAddr,
+    /// File of keys that sign tokens.
+    pub service_account_key: PathBuf,
+    /// Audience of tokens.
+    pub token_audience: String,
+    /// Issuer of tokens.
+    pub token_issuer: String,
+    /// What translation needs.
+    pub settings: Settings,
+    /// Who may ask for which certificate.
+    pub rules: Rules,
+    /// Names of the server.
+    pub server_names: Vec<String>,
+    /// Longest lifetime of workload certificates.
+    pub certificate_lifetime: Duration,
+}
+
+/// Why settings are refused.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// Bad trust domain.
+    #[error("--trust-domain {0:?}: {1}")]
+    TrustDomain(String, fairway_core::ident::IdentityError),
+    /// Bad account.
+    #[error("--trusted-node-accounts {0:?}: write <namespace>/<service account>")]
+    Account(String),
+    /// Bad lifetime.
+    #[error("--workload-cert-ttl must be from 1s to 90 days")]
+    Lifetime,
+    /// Something is empty.
+    #[error("--{0} must not be empty")]
+    Empty(&'static str),
+}
+
+impl TryFrom<Args> for Config {
+    type Error = ConfigError;
+
+    fn try_from(args: Args) -> Result<Self, ConfigError> {
+        TrustDomain::new(&args.trust_domain)
+            .map_err(|error| ConfigError::TrustDomain(args.trust_domain.clone(), error))?;
+        for (flag, value) in [
+            ("cluster-id", &args.cluster_id),
+            ("cluster-domain", &args.cluster_domain),
+            ("root-namespace", &args.root_namespace),
+            ("token-audience", &args.token_audience),
+        ] {
+            if value.is_empty() {
+                return Err(ConfigError::Empty(flag));
+            }
+        }
+        if args.workload_cert_ttl.is_zero() || args.workload_cert_ttl > MAXIMUM_CERTIFICATE_LIFETIME {
+            return Err(ConfigError::Lifetime);
+        }
+        let mut trusted = BTreeSet::new();
+        for account in args.trusted_node_accounts.iter().map(|account| account.trim()).filter(|it| !it.is_empty()) {
+            match account.split_once('/') {
+                Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+                    trusted.insert((namespace.to_owned(), name.to_owned()));
+                }
+                _ => return Err(ConfigError::Account(account.to_owned())),
+            }
+        }
+        let mut server_names: Vec<String> = OWN_NAMES.map(str::to_owned).into();
+        for name in args.tls_san {
+            if !name.is_empty() && !server_names.contains(&name) {
+                server_names.push(name);
+            }
+        }
+        let issuer = format!("https://kubernetes.default.svc.{}", args.cluster_domain);
+        Ok(Self {
+            manifests: args.manifests,
+            ca_directory: args.state_dir.join("ca"),
+            listen: args.listen,
+            admin_listen: args.admin_listen,
+            service_account_key: args.service_account_key,
+            token_audience: args.token_audience,
+            token_issuer: args.token_issuer.unwrap_or(issuer),
+            rules: Rules { trusted, trust_domain: args.trust_domain.clone() },
+            settings: Settings {
+                cluster_id: args.cluster_id,
+                cluster_domain: args.cluster_domain,
+                trust_domain: args.trust_domain,
+                root_namespace: args.root_namespace,
+                network: args.network,
+            },
+            server_names,
+            certificate_lifetime: args.workload_cert_ttl,
+        })
+    }
+}
+
+/// Reads durations such as `24h`, `1h30m`, `45s`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is not a duration; write for example 24h, 90m or 3600s");
+    let mut total = 0_u64;
+    let mut number = String::new();
+    for character in text.chars() {
+        if character.is_ascii_digit() {
+            number.push(character);
+            continue;
+        }
+        let unit = match character {
+            'h' => 3600,
+            'm' => 60,
+            's' => 1,
+            _ => return Err(wrong()),
+        };
+        let amount: u64 = std::mem::take(&mut number).parse().map_err(|_| wrong())?;
+        total = amount.checked_mul(unit).and_then(|part| total.checked_add(part)).ok_or_else(wrong)?;
+    }
+    if text.is_empty() || !number.is_empty() { Err(wrong()) } else { Ok(Duration::from_secs(total)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn config(flags: &[&str]) -> Result<Config, ConfigError> {
+        let required = ["controller", "--manifests", "m", "--state-dir", "s", "--service-account-key", "k"];
+        Args::try_parse_from(required.iter().chain(flags)).unwrap().try_into()
+    }
+
+    #[test]
+    fn defaults() {
+        let config = config(&[]).unwrap();
+        assert_eq!(config.listen.to_string(), "0.0.0.0:15012");
+        assert_eq!(config.admin_listen.to_string(), "127.0.0.1:15014");
+        assert_eq!(config.settings, Settings::default());
+        assert_eq!(config.token_issuer, "https://kubernetes.default.svc.cluster.local");
+        assert_eq!(config.certificate_lifetime, Duration::from_secs(24 * 3600));
+        assert_eq!(config.ca_directory, PathBuf::from("s/ca"));
+        assert!(config.rules.trusted.contains(&("fairway-system".to_owned(), "ztunnel".to_owned())));
+    }
+
+    #[test]
+    fn refused() {
+        let rows: [(&[&str], ConfigError); 4] = [
+            (&["--trusted-node-accounts", "a/b,c"], ConfigError::Account("c".to_owned())),
+            (&["--workload-cert-ttl", "0s"], ConfigError::Lifetime),
+            (&["--workload-cert-ttl", "2161h"], ConfigError::Lifetime),
+            (&["--cluster-id", ""], ConfigError::Empty("cluster-id")),
+        ];
+        for (flags, expected) in rows {
+            assert_eq!(config(flags).unwrap_err(), expected);
+        }
+        assert!(matches!(config(&["--trust-domain", "No"]), Err(ConfigError::TrustDomain(..))));
+    }
+
+    #[test]
+    fn durations() {
+        for (text, expected) in [
+            ("24h", Some(86_400)),
+            ("1h30m", Some(5_400)),
+            ("45s", Some(45)),
+            ("", None),
+            ("5", None),
+            ("h", None),
+            ("1d", None),
+        ] {
+            assert_eq!(duration(text).ok().map(|it| it.as_secs()), expected, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! The controller: Kubernetes objects in, proxy configuration and certificates out.
+//!
+//! [`translate`] and [`world`] decide and are pure; [`state`] publishes what they say, [`serve`] and [`ca`] hand it out over
+//! gRPC, [`admin`] shows it to operators, [`app`] wires all of it.
+
+pub mod admin;
+pub mod app;
+pub mod ca;
+pub mod config;
+pub mod dump;
+pub mod metrics;
+pub mod serve;
+pub mod state;
+pub mod tls;
+pub mod token;
+pub mod translate;
+pub mod world;

@@ -1,0 +1,78 @@
+//! The controller's metrics, registered once.
+
+use ::metrics::{Counter, Gauge};
+use fairway_core::io::metrics::Metrics as Registry;
+
+/// Handles to everything that is counted. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Discovery clients connected.
+    pub clients: Gauge,
+    /// Discovery responses sent.
+    pub responses: Counter,
+    /// Discovery responses refused by clients.
+    pub nacks: Counter,
+    /// Certificates signed.
+    pub signed: Counter,
+    /// Certificate requests refused.
+    pub refused: Counter,
+    /// Connections that did not get through the TLS handshake.
+    pub handshakes_failed: Counter,
+    generation: Gauge,
+    errors: Gauge,
+}
+
+impl Metrics {
+    /// Registers all series.
+    #[must_use]
+    pub fn new() -> Self {
+        let registry = Registry::default();
+        for (name, help) in [
+            ("fairway_discovery_clients", "Discovery clients connected."),
+            ("fairway_discovery_responses_total", "Discovery responses sent."),
+            ("fairway_discovery_refusals_total", "Discovery responses refused by clients."),
+            ("fairway_certificate_requests_total", "Certificate requests, by outcome."),
+            ("fairway_handshake_failures_total", "Connections that did not get through the TLS handshake."),
+            ("fairway_world_generation", "Number of the configuration proxies are sent."),
+            ("fairway_source_errors", "Things wrong with the manifests; see /debug/sources."),
+        ] {
+            registry.describe(name, help);
+        }
+        let outcome = |outcome| registry.counter("fairway_certificate_requests_total", &[("outcome", outcome)]);
+        Self {
+            clients: registry.gauge("fairway_discovery_clients", &[]),
+            responses: registry.counter("fairway_discovery_responses_total", &[]),
+            nacks: registry.counter("fairway_discovery_refusals_total", &[]),
+            signed: outcome("signed"),
+            refused: outcome("refused"),
+            handshakes_failed: registry.counter("fairway_handshake_failures_total", &[]),
+            generation: registry.gauge("fairway_world_generation", &[]),
+            errors: registry.gauge("fairway_source_errors", &[]),
+            registry,
+        }
+    }
+
+    /// Records the state of the world.
+    pub fn set_world(&self, generation: u64, errors: usize) {
+        self.generation.set(gauge_value(generation));
+        self.errors.set(gauge_value(u64::try_from(errors).unwrap_or(u64::MAX)));
+    }
+
+    /// Everything in Prometheus text format.
+    #[must_use]
+    pub fn render(&self) -> String {
+        self.registry.render()
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Gauges are floating point; counts beyond 2^32 do not occur here.
+fn gauge_value(value: u64) -> f64 {
+    f64::from(u32::try_from(value).unwrap_or(u32::MAX))
+}

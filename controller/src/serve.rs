@@ -1,0 +1,210 @@
+//! Delta discovery over gRPC: one task per client brings it to the newest world (interop §3).
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use fairway_core::io::drain::Drain;
+use fairway_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryService;
+use fairway_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use fairway_proto::envoy_core::Node;
+use prost_types::value::Kind;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+pub mod clients;
+pub mod session;
+
+use clients::{Client, Clients, Membership};
+use session::{Event, Session};
+
+use crate::metrics::Metrics;
+use crate::state::Published;
+use crate::token::{Caller, Verifier};
+
+/// Responses handed to the transport and not yet written; the rest is made when there is room.
+const OUTGOING: usize = 1;
+/// Largest request: 500,000 names with versions, which a client sends when it reconnects.
+pub const MAXIMUM_REQUEST_BYTES: usize = 64 * 1024 * 1024;
+
+/// The discovery service.
+#[derive(Clone, Debug)]
+pub struct Discovery {
+    published: watch::Receiver<Arc<Published>>,
+    verifier: Arc<Verifier>,
+    clients: Clients,
+    metrics: Metrics,
+    drain: Drain,
+}
+
+impl Discovery {
+    /// A service that sends what is published to callers with a token.
+    #[must_use]
+    pub fn new(
+        published: watch::Receiver<Arc<Published>>,
+        verifier: Arc<Verifier>,
+        clients: Clients,
+        metrics: Metrics,
+        drain: Drain,
+    ) -> Self {
+        Self { published, verifier, clients, metrics, drain }
+    }
+}
+
+type Answers = Pin<Box<dyn tokio_stream::Stream<Item = Result<DeltaDiscoveryResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Discovery {
+    type DeltaAggregatedResourcesStream = Answers;
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let caller = self.verifier.authenticate(request.metadata(), SystemTime::now())?;
+        let (answers, outgoing) = mpsc::channel(OUTGOING);
+        let stream = Stream {
+            requests: request.into_inner(),
+            answers,
+            published: self.published.clone(),
+            metrics: self.metrics.clone(),
+            session: Session::default(),
+        };
+        let (clients, drain) = (self.clients.clone(), self.drain.clone());
+        tokio::spawn(stream.serve(caller, clients, drain));
+        Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
+    }
+}
+
+struct Stream {
+    requests: Streaming<DeltaDiscoveryRequest>,
+    answers: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+    published: watch::Receiver<Arc<Published>>,
+    metrics: Metrics,
+    session: Session,
+}
+
+impl Stream {
+    async fn serve(mut self, caller: Caller, clients: Clients, mut drain: Drain) {
+        let answers = self.answers.clone();
+        let ended = tokio::select! {
+            ended = self.run(&caller, &clients) => ended,
+            _ = drain.started() => Err(Status::unavailable("the controller is shutting down; connect again")),
+            () = answers.closed() => Ok(()),
+        };
+        if let Err(status) = ended {
+            // Nobody listens when the client has gone.
+            let _ = answers.send(Err(status)).await;
+        }
+    }
+
+    async fn run(&mut self, caller: &Caller, clients: &Clients) -> Result<(), Status> {
+        let Some(first) = self.requests.message().await? else { return Ok(()) };
+        let node = first.node.clone().unwrap_or_default();
+        check_node(&node, caller)?;
+        let client = describe(&node);
+        let id = client.id.clone();
+        let membership = clients.join(client);
+        let connected = self.metrics.clients.clone();
+        connected.increment(1.0);
+        let _leave = Leave(connected);
+        tracing::info!(client = id, caller = %caller, "discovery client connected");
+        self.take(first, &id)?;
+        let result = self.exchange(&id, &membership).await;
+        tracing::info!(client = id, reason = result.as_ref().err().map(Status::message), "discovery client left");
+        result
+    }
+
+    async fn exchange(&mut self, id: &str, membership: &Membership) -> Result<(), Status> {
+        let answers = self.answers.clone();
+        loop {
+            if self.session.is_idle() {
+                let published = Arc::clone(&self.published.borrow_and_update());
+                // Before the first reading an empty world would withdraw what clients hold.
+                if published.world.generation > 0 {
+                    self.session.plan(&published.world);
+                }
+            }
+            membership.update(self.session.progress());
+            let (can_send, is_idle) = (self.session.can_send(), self.session.is_idle());
+            tokio::select! {
+                permit = answers.reserve(), if can_send => {
+                    let Ok(permit) = permit else { return Ok(()) };
+                    if let Some(response) = self.session.next_response() {
+                        self.metrics.responses.increment(1);
+                        permit.send(Ok(response));
+                    }
+                }
+                request = self.requests.message() => match request? {
+                    Some(request) => self.take(request, id)?,
+                    None => return Ok(()),
+                },
+                changed = self.published.changed(), if is_idle => {
+                    changed.map_err(|_| Status::unavailable("the controller is shutting down; connect again"))?;
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, request: DeltaDiscoveryRequest, id: &str) -> Result<(), Status> {
+        match self.session.receive(request) {
+            Event::Refused(kind, message) => {
+                self.metrics.nacks.increment(1);
+                tracing::warn!(client = id, r#type = kind.short_name(), message, "discovery client refused a response");
+            }
+            Event::UnknownType(type_url) => {
+                tracing::debug!(client = id, type_url, "discovery client asked for a type that is not served");
+            }
+            Event::Flood => {
+                return Err(Status::resource_exhausted(
+                    "more names are asked for than answers are taken; connect again",
+                ));
+            }
+            event => tracing::trace!(client = id, ?event, "discovery request"),
+        }
+        Ok(())
+    }
+}
+
+/// Keeps the gauge of clients true however a stream ends.
+struct Leave(::metrics::Gauge);
+
+impl Drop for Leave {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
+}
+
+fn text<'a>(node: &'a Node, key: &str) -> Option<&'a str> {
+    match &node.metadata.as_ref()?.fields.get(key)?.kind {
+        Some(Kind::StringValue(text)) => Some(text),
+        _ => None,
+    }
+}
+
+/// A client must not call itself by another namespace than its token's.
+fn check_node(node: &Node, caller: &Caller) -> Result<(), Status> {
+    match text(node, "NAMESPACE") {
+        Some(claimed) if claimed != caller.namespace => Err(Status::permission_denied(format!(
+            "the node says namespace {claimed:?} and its token says {:?}; check POD_NAMESPACE of the proxy",
+            caller.namespace
+        ))),
+        _ => Ok(()),
+    }
+}
+
+fn describe(node: &Node) -> Client {
+    let since = time::OffsetDateTime::now_utc();
+    Client {
+        id: node.id.clone(),
+        node: text(node, "NODE_NAME").unwrap_or_default().to_owned(),
+        version: ["FAIRWAY_VERSION", "ISTIO_VERSION"]
+            .iter()
+            .find_map(|key| text(node, key))
+            .unwrap_or_default()
+            .to_owned(),
+        connected_since: since.format(&time::format_description::well_known::Rfc3339).unwrap_or_default(),
+        types: std::collections::BTreeMap::new(),
+    }
+}

@@ -1,0 +1,322 @@
+//! One discovery client: what it subscribed to, what it was sent, what it said to that; pure.
+//!
+//! There is no queue of updates. A client is always brought from what it holds to the newest world, and only once everything
+//! planned before has left; a slow client therefore skips worlds instead of piling them up.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use fairway_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as Sent};
+use prost_types::Any;
+
+use crate::world::{Delta, Resource, ResourceType, Resources, World};
+
+/// Bytes of resources in one response, below the 4 MiB that gRPC clients accept unless told otherwise, with room for framing.
+pub const MAXIMUM_RESPONSE_BYTES: usize = 3 * 1024 * 1024;
+/// Responses a client may leave unanswered before it is sent no more.
+pub const MAXIMUM_UNANSWERED: usize = 32;
+/// Bytes of a name and a version and their framing, added to each body.
+const RESOURCE_OVERHEAD: usize = 128;
+/// Single names and unknown types a client may ask for before it has taken the answers to those before.
+const MAXIMUM_ASKED: usize = 10_000;
+/// Characters of a refusal that are kept.
+const MAXIMUM_REFUSAL: usize = 4096;
+
+/// What a request turned out to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The first request of a type.
+    Subscribed(ResourceType),
+    /// A response was taken over.
+    Acknowledged(ResourceType),
+    /// A response was refused, at least in part, with this message.
+    Refused(ResourceType, String),
+    /// The answer to a response that another one has replaced.
+    Stale,
+    /// A type this server does not have; it is answered with nothing.
+    UnknownType(String),
+    /// Single names were asked for or given up.
+    Names(ResourceType),
+    /// More is asked for than the client takes; its stream should end.
+    Flood,
+}
+
+/// What a client has of one type.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Generation of the newest world sent completely.
+    pub sent: u64,
+    /// Generation of the newest world acknowledged completely.
+    pub acked: u64,
+    /// The last refusal, until a later response is acknowledged.
+    pub nacked: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct Subscription {
+    /// What a client brought from an earlier stream; taken by the first plan.
+    initial: Option<BTreeMap<String, String>>,
+    /// What the client holds once everything sent has arrived.
+    held: Option<Arc<Resources>>,
+    /// Names to answer although nothing changed.
+    asked: Vec<String>,
+    progress: Progress,
+}
+
+/// A part of a plan, small enough for one response.
+#[derive(Debug, Default)]
+struct Chunk {
+    type_url: String,
+    kind: Option<ResourceType>,
+    changed: Vec<Arc<Resource>>,
+    removed: Vec<Arc<str>>,
+    with_aliases: bool,
+    /// Set on the last chunk of a plan: the generation then held completely.
+    completes: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Unanswered {
+    nonce: String,
+    kind: Option<ResourceType>,
+    completes: Option<u64>,
+}
+
+/// The state of one client.
+#[derive(Debug, Default)]
+pub struct Session {
+    subscriptions: BTreeMap<ResourceType, Subscription>,
+    pending: VecDeque<Chunk>,
+    unanswered: VecDeque<Unanswered>,
+    last_nonce: u64,
+}
+
+impl Session {
+    /// Takes in a request.
+    pub fn receive(&mut self, request: DeltaDiscoveryRequest) -> Event {
+        let Some(kind) = ResourceType::find(&request.type_url) else {
+            return self.unknown_type(request);
+        };
+        let answer = (!request.response_nonce.is_empty()).then(|| self.answered(kind, &request));
+        let is_new = !self.subscriptions.contains_key(&kind);
+        let subscription = self.subscriptions.entry(kind).or_default();
+        subscription.asked.extend(single_names(request.resource_names_subscribe));
+        if subscription.asked.len() > MAXIMUM_ASKED {
+            return Event::Flood;
+        }
+        if is_new {
+            // A nonce of an earlier stream does not make this less of a first request.
+            subscription.initial = Some(request.initial_resource_versions);
+            return Event::Subscribed(kind);
+        }
+        answer.unwrap_or(Event::Names(kind))
+    }
+
+    fn unknown_type(&mut self, request: DeltaDiscoveryRequest) -> Event {
+        // An answer to our empty answer must not be answered again.
+        if request.response_nonce.is_empty() {
+            if self.pending.len() >= MAXIMUM_ASKED || request.resource_names_subscribe.len() > MAXIMUM_ASKED {
+                return Event::Flood;
+            }
+            let type_url = request.type_url.clone();
+            let removed = single_names(request.resource_names_subscribe).into_iter().map(Into::into).collect();
+            self.pending.push_back(Chunk { type_url, removed, ..Chunk::default() });
+        } else {
+            self.forget(&request.response_nonce);
+        }
+        Event::UnknownType(request.type_url)
+    }
+
+    fn answered(&mut self, kind: ResourceType, request: &DeltaDiscoveryRequest) -> Event {
+        let Some(answered) = self.forget(&request.response_nonce).filter(|answered| answered.kind == Some(kind)) else {
+            return Event::Stale;
+        };
+        let Some(subscription) = self.subscriptions.get_mut(&kind) else {
+            return Event::Stale;
+        };
+        let progress = &mut subscription.progress;
+        match &request.error_detail {
+            None => {
+                if let Some(generation) = answered.completes {
+                    progress.acked = generation;
+                }
+                progress.nacked = None;
+                Event::Acknowledged(kind)
+            }
+            Some(detail) => {
+                let message: String = detail.message.chars().take(MAXIMUM_REFUSAL).collect();
+                progress.nacked = Some(message.clone());
+                Event::Refused(kind, message)
+            }
+        }
+    }
+
+    /// Answers come in order, so one that arrives also stands for those before it.
+    fn forget(&mut self, nonce: &str) -> Option<Unanswered> {
+        let position = self.unanswered.iter().position(|sent| sent.nonce == nonce)?;
+        self.unanswered.remove(position)
+    }
+
+    /// Whether everything planned has left, so that the next plan may be made.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.pending.is_empty()
+    }
+
+    /// Whether there is something to send and the client keeps up.
+    #[must_use]
+    pub fn can_send(&self) -> bool {
+        !self.pending.is_empty() && self.unanswered.len() < MAXIMUM_UNANSWERED
+    }
+
+    /// How far the client is, by type.
+    pub fn progress(&self) -> impl Iterator<Item = (ResourceType, &Progress)> {
+        self.subscriptions.iter().map(|(kind, subscription)| (*kind, &subscription.progress))
+    }
+
+    /// Plans what brings the client from what it holds to `world`.
+    ///
+    /// New policies leave before the workloads that name them, and old policies after those that named them: a workload never
+    /// names a policy the client does not hold.
+    pub fn plan(&mut self, world: &World) {
+        if !self.is_idle() {
+            return;
+        }
+        let mut policies = self.delta(ResourceType::Authorization, world);
+        if let Some((delta, first)) = &mut policies {
+            let removed = std::mem::take(&mut delta.removed);
+            let changed = std::mem::take(delta);
+            let has_more = !removed.is_empty();
+            // The answer to a subscription is given even when it is empty.
+            if !changed.is_empty() || (*first && !has_more) {
+                self.push(ResourceType::Authorization, changed, (!has_more).then_some(world.generation), false);
+            }
+            delta.removed = removed;
+        }
+        if let Some((delta, first)) = self.delta(ResourceType::Address, world)
+            && (first || !delta.is_empty())
+        {
+            self.push(ResourceType::Address, delta, Some(world.generation), false);
+        }
+        if let Some((delta, _)) = policies
+            && !delta.is_empty()
+        {
+            self.push(ResourceType::Authorization, delta, Some(world.generation), false);
+        }
+        self.answer_names(world);
+        self.note_unchanged(world.generation);
+    }
+
+    /// What is missing of one type, and whether this answers the subscription.
+    fn delta(&mut self, kind: ResourceType, world: &World) -> Option<(Delta, bool)> {
+        let subscription = self.subscriptions.get_mut(&kind)?;
+        let resources = world.resources(kind);
+        let delta = match (&subscription.held, subscription.initial.take()) {
+            (Some(held), _) => (Delta::between(held, resources), false),
+            (None, initial) => (Delta::since(&initial.unwrap_or_default(), resources), true),
+        };
+        subscription.held = Some(Arc::clone(resources));
+        Some(delta)
+    }
+
+    /// Names asked for one by one: with their aliases, or as removed when there is no such thing.
+    fn answer_names(&mut self, world: &World) {
+        for kind in ResourceType::ALL {
+            let Some(subscription) = self.subscriptions.get_mut(&kind) else { continue };
+            let asked = std::mem::take(&mut subscription.asked);
+            if asked.is_empty() {
+                continue;
+            }
+            let mut delta = Delta::default();
+            for name in asked {
+                match world.find(kind, &name) {
+                    Some(resource) => delta.changed.push(Arc::clone(resource)),
+                    None => delta.removed.push(name.into()),
+                }
+            }
+            self.push(kind, delta, None, true);
+        }
+    }
+
+    /// A client that holds all of an older world that is the same for its types holds this one too.
+    fn note_unchanged(&mut self, generation: u64) {
+        for (kind, subscription) in &mut self.subscriptions {
+            let busy = self.pending.iter().any(|chunk| chunk.kind == Some(*kind));
+            let progress = &mut subscription.progress;
+            if !busy && progress.sent != 0 {
+                if progress.acked == progress.sent && progress.nacked.is_none() {
+                    progress.acked = generation;
+                    progress.sent = generation;
+                } else if let Some(last) = self.unanswered.iter_mut().rev().find(|sent| sent.kind == Some(*kind)) {
+                    last.completes = Some(generation);
+                    progress.sent = generation;
+                }
+            }
+        }
+    }
+
+    /// Cuts a delta into responses.
+    fn push(&mut self, kind: ResourceType, delta: Delta, completes: Option<u64>, with_aliases: bool) {
+        let new = || Chunk { type_url: kind.type_url().to_owned(), kind: Some(kind), with_aliases, ..Chunk::default() };
+        let mut chunk = new();
+        let mut bytes = 0_usize;
+        for resource in delta.changed {
+            let size = resource.body.len().saturating_add(RESOURCE_OVERHEAD).saturating_add(resource.name.len());
+            if bytes.saturating_add(size) > MAXIMUM_RESPONSE_BYTES && !chunk.changed.is_empty() {
+                self.pending.push_back(std::mem::replace(&mut chunk, new()));
+                bytes = 0;
+            }
+            bytes = bytes.saturating_add(size);
+            chunk.changed.push(resource);
+        }
+        for name in delta.removed {
+            let size = name.len().saturating_add(RESOURCE_OVERHEAD);
+            if bytes.saturating_add(size) > MAXIMUM_RESPONSE_BYTES {
+                self.pending.push_back(std::mem::replace(&mut chunk, new()));
+                bytes = 0;
+            }
+            bytes = bytes.saturating_add(size);
+            chunk.removed.push(name);
+        }
+        chunk.completes = completes;
+        self.pending.push_back(chunk);
+    }
+
+    /// The next response, if there is one and the client keeps up.
+    pub fn next_response(&mut self) -> Option<DeltaDiscoveryResponse> {
+        if !self.can_send() {
+            return None;
+        }
+        let chunk = self.pending.pop_front()?;
+        self.last_nonce = self.last_nonce.wrapping_add(1);
+        let nonce = format!("{:x}", self.last_nonce);
+        if let (Some(kind), Some(generation)) = (chunk.kind, chunk.completes)
+            && let Some(subscription) = self.subscriptions.get_mut(&kind)
+        {
+            subscription.progress.sent = generation;
+        }
+        self.unanswered.push_back(Unanswered { nonce: nonce.clone(), kind: chunk.kind, completes: chunk.completes });
+        let resources = chunk.changed.iter().map(|resource| Sent {
+            name: resource.name.to_string(),
+            version: resource.version.clone(),
+            resource: Some(Any { type_url: chunk.type_url.clone(), value: resource.body.clone() }),
+            aliases: if chunk.with_aliases { resource.aliases.clone() } else { Vec::new() },
+            ..Sent::default()
+        });
+        Some(DeltaDiscoveryResponse {
+            resources: resources.collect(),
+            removed_resources: chunk.removed.iter().map(ToString::to_string).collect(),
+            type_url: chunk.type_url,
+            nonce,
+            ..DeltaDiscoveryResponse::default()
+        })
+    }
+}
+
+/// Names other than the wildcard.
+fn single_names(names: Vec<String>) -> Vec<String> {
+    names.into_iter().filter(|name| name != "*").collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,278 @@
+//! Tests of `session`.
+
+use fairway_proto::rpc_status::Status;
+use fairway_proto::security::Authorization;
+use fairway_proto::type_url;
+use fairway_proto::workload::Workload;
+
+use super::*;
+use crate::translate::Desired;
+
+fn world(previous: &World, workloads: &[(&str, &str)], policies: &[&str]) -> World {
+    let workloads = workloads.iter().map(|(uid, node)| Workload {
+        uid: (*uid).to_owned(),
+        node: (*node).to_owned(),
+        addresses: vec![vec![10, 0, 0, 1]],
+        ..Workload::default()
+    });
+    let policies = policies.iter().map(|name| Authorization {
+        name: (*name).to_owned(),
+        namespace: "n".to_owned(),
+        ..Authorization::default()
+    });
+    previous.next(&Desired { workloads: workloads.collect(), policies: policies.collect(), ..Desired::default() })
+}
+
+fn subscribe(kind: ResourceType) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest { type_url: kind.type_url().to_owned(), ..Default::default() }
+}
+
+fn answer(response: &DeltaDiscoveryResponse, refusal: Option<&str>) -> DeltaDiscoveryRequest {
+    DeltaDiscoveryRequest {
+        type_url: response.type_url.clone(),
+        response_nonce: response.nonce.clone(),
+        error_detail: refusal.map(|message| Status { message: message.to_owned(), ..Status::default() }),
+        ..Default::default()
+    }
+}
+
+fn drain(session: &mut Session) -> Vec<DeltaDiscoveryResponse> {
+    std::iter::from_fn(|| session.next_response()).collect()
+}
+
+/// Type, changed names, removed names.
+fn shape(responses: &[DeltaDiscoveryResponse]) -> Vec<(&str, Vec<&str>, Vec<&str>)> {
+    let of = |response: &'_ DeltaDiscoveryResponse| match response.type_url.as_str() {
+        type_url::ADDRESS => "address",
+        type_url::AUTHORIZATION => "policy",
+        _ => "other",
+    };
+    responses
+        .iter()
+        .map(|response| {
+            let changed = response.resources.iter().map(|resource| resource.name.as_str()).collect();
+            (of(response), changed, response.removed_resources.iter().map(String::as_str).collect())
+        })
+        .collect()
+}
+
+fn progress(session: &Session, kind: ResourceType) -> Progress {
+    session.progress().find(|(found, _)| *found == kind).map(|(_, progress)| progress.clone()).unwrap_or_default()
+}
+
+const ADDRESS: ResourceType = ResourceType::Address;
+const POLICY: ResourceType = ResourceType::Authorization;
+
+#[test]
+fn a_subscription_is_answered_even_with_nothing() {
+    let mut session = Session::default();
+    assert_eq!(session.receive(subscribe(ADDRESS)), Event::Subscribed(ADDRESS));
+    session.plan(&world(&World::default(), &[], &[]));
+    assert_eq!(shape(&drain(&mut session)), [("address", vec![], vec![])]);
+    session.receive(subscribe(POLICY));
+    session.plan(&world(&World::default(), &[], &[]));
+    assert_eq!(shape(&drain(&mut session)), [("policy", vec![], vec![])]);
+}
+
+#[test]
+fn only_differences_follow_and_acknowledgements_are_counted() {
+    let one = world(&World::default(), &[("a", "1"), ("b", "1")], &[]);
+    let two = world(&one, &[("a", "2"), ("c", "1")], &[]);
+    let mut session = Session::default();
+    session.receive(subscribe(ADDRESS));
+    session.plan(&one);
+    let first = drain(&mut session);
+    assert_eq!(shape(&first), [("address", vec!["a", "b"], vec![])]);
+    assert_eq!(session.receive(answer(&first[0], None)), Event::Acknowledged(ADDRESS));
+    assert_eq!(progress(&session, ADDRESS), Progress { sent: 1, acked: 1, nacked: None });
+    session.plan(&two);
+    let second = drain(&mut session);
+    assert_eq!(shape(&second), [("address", vec!["a", "c"], vec!["b"])]);
+    assert_eq!(progress(&session, ADDRESS), Progress { sent: 2, acked: 1, nacked: None });
+    assert_eq!(session.receive(answer(&second[0], None)), Event::Acknowledged(ADDRESS));
+    assert_eq!(progress(&session, ADDRESS).acked, 2);
+    session.plan(&two);
+    assert!(session.is_idle());
+}
+
+#[test]
+fn a_slow_client_skips_worlds() {
+    let one = world(&World::default(), &[("a", "1")], &[]);
+    let two = world(&one, &[("a", "2"), ("b", "1")], &[]);
+    let three = world(&two, &[("a", "3")], &[]);
+    let mut session = Session::default();
+    session.receive(subscribe(ADDRESS));
+    session.plan(&one);
+    // Not sent yet: later worlds are not planned on top.
+    session.plan(&two);
+    session.plan(&three);
+    assert_eq!(shape(&drain(&mut session)), [("address", vec!["a"], vec![])]);
+    session.plan(&three);
+    assert_eq!(shape(&drain(&mut session)), [("address", vec!["a"], vec![])]);
+}
+
+#[test]
+fn a_returning_client_gets_what_changed_while_it_was_away() {
+    let one = world(&World::default(), &[("a", "1"), ("b", "1")], &["p"]);
+    let held = |kind| {
+        let resources = one.resources(kind).values();
+        resources.map(|resource| (resource.name.to_string(), resource.version.clone())).collect()
+    };
+    let two = world(&one, &[("a", "1"), ("c", "1")], &["p"]);
+    let mut session = Session::default();
+    for kind in ResourceType::ALL {
+        let request = DeltaDiscoveryRequest { initial_resource_versions: held(kind), ..subscribe(kind) };
+        session.receive(request);
+    }
+    session.plan(&two);
+    assert_eq!(shape(&drain(&mut session)), [("policy", vec![], vec![]), ("address", vec!["c"], vec!["b"])]);
+}
+
+#[test]
+fn a_policy_is_there_before_it_is_named_and_until_it_is_not() {
+    let one = world(&World::default(), &[("a", "1")], &["old"]);
+    let two = world(&one, &[("a", "2")], &["new"]);
+    let mut session = Session::default();
+    for kind in ResourceType::ALL {
+        session.receive(subscribe(kind));
+    }
+    session.plan(&one);
+    drain(&mut session);
+    session.plan(&two);
+    let responses = drain(&mut session);
+    let expected =
+        [("policy", vec!["n/new"], vec![]), ("address", vec!["a"], vec![]), ("policy", vec![], vec!["n/old"])];
+    assert_eq!(shape(&responses), expected);
+    for response in &responses {
+        session.receive(answer(response, None));
+    }
+    assert_eq!(progress(&session, POLICY), Progress { sent: 2, acked: 2, nacked: None });
+}
+
+#[test]
+fn a_refusal_is_kept_until_something_is_taken_over() {
+    let one = world(&World::default(), &[("a", "1")], &[]);
+    let mut session = Session::default();
+    session.receive(subscribe(ADDRESS));
+    session.plan(&one);
+    let first = drain(&mut session);
+    let event = session.receive(answer(&first[0], Some("a: bad")));
+    assert_eq!(event, Event::Refused(ADDRESS, "a: bad".to_owned()));
+    assert_eq!(progress(&session, ADDRESS), Progress { sent: 1, acked: 0, nacked: Some("a: bad".to_owned()) });
+    // A refusal is not answered with the same again.
+    session.plan(&one);
+    assert!(session.is_idle());
+    assert_eq!(session.receive(answer(&first[0], None)), Event::Stale);
+    session.plan(&world(&one, &[("a", "2")], &[]));
+    let second = drain(&mut session);
+    session.receive(answer(&second[0], None));
+    assert_eq!(progress(&session, ADDRESS), Progress { sent: 2, acked: 2, nacked: None });
+}
+
+#[test]
+fn an_unchanged_type_keeps_step_with_the_world() {
+    let one = world(&World::default(), &[("a", "1")], &[]);
+    let two = world(&one, &[("a", "1")], &["p"]);
+    let mut session = Session::default();
+    session.receive(subscribe(ADDRESS));
+    session.plan(&one);
+    let first = drain(&mut session);
+    // The world moves on before the answer.
+    session.plan(&two);
+    session.receive(answer(&first[0], None));
+    assert_eq!(progress(&session, ADDRESS), Progress { sent: 2, acked: 2, nacked: None });
+    session.plan(&world(&two, &[("a", "1")], &[]));
+    assert_eq!(progress(&session, ADDRESS), Progress { sent: 3, acked: 3, nacked: None });
+}
+
+#[test]
+fn unknown_types_and_names_are_answered_with_nothing() {
+    let mut session = Session::default();
+    let request = DeltaDiscoveryRequest {
+        type_url: "type.googleapis.com/other".to_owned(),
+        resource_names_subscribe: vec!["*".to_owned(), "x".to_owned()],
+        ..Default::default()
+    };
+    assert!(matches!(session.receive(request), Event::UnknownType(_)));
+    let responses = drain(&mut session);
+    assert_eq!(shape(&responses), [("other", vec![], vec!["x"])]);
+    session.receive(answer(&responses[0], None));
+    assert!(session.is_idle());
+
+    let one = world(&World::default(), &[("a", "1")], &[]);
+    session.receive(DeltaDiscoveryRequest {
+        resource_names_subscribe: vec!["*".to_owned()],
+        resource_names_unsubscribe: vec!["*".to_owned()],
+        ..subscribe(ADDRESS)
+    });
+    session.plan(&one);
+    drain(&mut session);
+    let names = vec!["/10.0.0.1".to_owned(), "/10.9.9.9".to_owned()];
+    let event = session.receive(DeltaDiscoveryRequest { resource_names_subscribe: names, ..subscribe(ADDRESS) });
+    assert_eq!(event, Event::Names(ADDRESS));
+    session.plan(&one);
+    let responses = drain(&mut session);
+    assert_eq!(shape(&responses), [("address", vec!["a"], vec!["/10.9.9.9"])]);
+    assert_eq!(responses[0].resources[0].aliases, ["/10.0.0.1"]);
+}
+
+#[test]
+fn large_worlds_come_in_parts_and_count_once_all_are_answered() {
+    let name = |number: usize| format!("{number:06}-{}", "x".repeat(500));
+    let names: Vec<String> = (0..20_000).map(name).collect();
+    let workloads: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "1")).collect();
+    let one = world(&World::default(), &workloads, &[]);
+    let mut session = Session::default();
+    session.receive(subscribe(ADDRESS));
+    session.plan(&one);
+    let responses = drain(&mut session);
+    assert!(responses.len() > 1);
+    for response in &responses {
+        assert!(prost::Message::encoded_len(response) < 4 * 1024 * 1024);
+    }
+    assert_eq!(responses.iter().map(|response| response.resources.len()).sum::<usize>(), names.len());
+    let (last, others) = responses.split_last().unwrap();
+    for response in others {
+        session.receive(answer(response, None));
+    }
+    assert_eq!(progress(&session, ADDRESS).acked, 0);
+    session.receive(answer(last, None));
+    assert_eq!(progress(&session, ADDRESS).acked, 1);
+    // All gone: names alone can fill several responses.
+    session.plan(&world(&one, &[], &[]));
+    let responses = drain(&mut session);
+    assert_eq!(responses.iter().map(|response| response.removed_resources.len()).sum::<usize>(), names.len());
+    for response in &responses {
+        assert!(prost::Message::encoded_len(response) < 4 * 1024 * 1024);
+    }
+}
+
+#[test]
+fn a_client_that_never_answers_is_sent_no_more() {
+    let mut current = world(&World::default(), &[("a", "0")], &[]);
+    let mut session = Session::default();
+    session.receive(subscribe(ADDRESS));
+    let mut sent = 0;
+    for number in 0..2 * MAXIMUM_UNANSWERED {
+        current = world(&current, &[("a", &number.to_string())], &[]);
+        session.plan(&current);
+        sent += drain(&mut session).len();
+    }
+    assert_eq!(sent, MAXIMUM_UNANSWERED);
+    assert!(!session.can_send());
+}
+
+#[test]
+fn a_client_that_floods_is_noticed() {
+    let names = |count: usize| (0..count).map(|number| number.to_string()).collect::<Vec<_>>();
+    let mut session = Session::default();
+    let request = DeltaDiscoveryRequest { resource_names_subscribe: names(MAXIMUM_ASKED), ..subscribe(ADDRESS) };
+    assert_eq!(session.receive(request.clone()), Event::Subscribed(ADDRESS));
+    assert_eq!(session.receive(request), Event::Flood);
+    let mut session = Session::default();
+    let other = DeltaDiscoveryRequest { type_url: "other".to_owned(), ..Default::default() };
+    for _ in 0..MAXIMUM_ASKED {
+        assert!(matches!(session.receive(other.clone()), Event::UnknownType(_)));
+    }
+    assert_eq!(session.receive(other), Event::Flood);
+}

@@ -1,0 +1,240 @@
+//! TLS of the gRPC port: the server's own certificate, and an accept loop that no connection can stop.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use fairway_core::io::drain::Drain;
+use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use time::OffsetDateTime;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tonic::transport::server::Connected;
+
+use crate::ca::root::Root;
+use crate::ca::sign;
+use crate::metrics::Metrics;
+
+/// Lifetime of the server's certificate; a new one is made after half of it.
+const SERVER_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Pause before making a certificate is tried again.
+const RENEWAL_RETRY: Duration = Duration::from_secs(60);
+/// Time for a handshake: a client that is silent must not keep a place.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Handshakes at a time: they cost processor time, and a mesh that restarts sends all its nodes at once.
+const MAXIMUM_HANDSHAKES: usize = 256;
+/// Connections at a time: one or two a node.
+const MAXIMUM_CONNECTIONS: usize = 20_000;
+/// Connections through the handshake that gRPC has not taken over yet.
+const HANDED_OVER: usize = 16;
+/// First and longest pause after a failed accept, doubled in between.
+const ACCEPT_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// Why the port cannot speak TLS.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The certificate cannot be made.
+    #[error("cannot make the server's certificate: {0}; check the names given as --tls-san")]
+    Certificate(#[from] rcgen::Error),
+    /// The library refuses.
+    #[error("cannot set up TLS: {0}")]
+    Setup(#[from] rustls::Error),
+}
+
+/// The server's certificate, replaced before it ends.
+#[derive(Debug)]
+pub struct ServerCertificate {
+    root: Arc<Root>,
+    names: Vec<String>,
+    provider: Arc<CryptoProvider>,
+    current: ArcSwap<CertifiedKey>,
+}
+
+impl ServerCertificate {
+    /// A certificate for `names`, signed by the mesh's root.
+    ///
+    /// # Errors
+    /// When a name is not one, or a library refuses.
+    pub fn new(root: Arc<Root>, names: Vec<String>, provider: Arc<CryptoProvider>) -> Result<Arc<Self>, TlsError> {
+        let current = ArcSwap::from_pointee(make(&root, &names, &provider)?);
+        Ok(Arc::new(Self { root, names, provider, current }))
+    }
+
+    /// Settings of the port.
+    ///
+    /// # Errors
+    /// When the provider has no TLS 1.3.
+    pub fn config(self: &Arc<Self>) -> Result<Arc<ServerConfig>, TlsError> {
+        let resolver: Arc<dyn ResolvesServerCert> = Arc::<Self>::clone(self);
+        let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .with_no_client_auth()
+            .with_cert_resolver(resolver);
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Ok(Arc::new(config))
+    }
+
+    /// Renews until the drain starts.
+    pub async fn renew(self: Arc<Self>, mut drain: Drain) {
+        let mut pause = SERVER_LIFETIME / 2;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                _ = drain.started() => return,
+            }
+            pause = match make(&self.root, &self.names, &self.provider) {
+                Ok(renewed) => {
+                    self.current.store(Arc::new(renewed));
+                    SERVER_LIFETIME / 2
+                }
+                Err(error) => {
+                    tracing::error!(%error, "cannot renew the server's certificate; the old one stays in use");
+                    RENEWAL_RETRY
+                }
+            };
+        }
+    }
+}
+
+fn make(root: &Root, names: &[String], provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
+    let (certificate, key) = sign::server(root, names, SERVER_LIFETIME, OffsetDateTime::now_utc())?;
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    Ok(CertifiedKey::new(vec![certificate], provider.key_provider.load_private_key(key)?))
+}
+
+impl ResolvesServerCert for ServerCertificate {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current.load_full())
+    }
+}
+
+/// A connection through the handshake.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TlsStream<TcpStream>,
+    peer: SocketAddr,
+    _place: OwnedSemaphorePermit,
+}
+
+/// Accepts until the drain starts; connections through the handshake come out of the receiver.
+#[must_use]
+pub fn accept(
+    listener: TcpListener,
+    config: Arc<ServerConfig>,
+    metrics: Metrics,
+    drain: Drain,
+) -> mpsc::Receiver<Connection> {
+    let (sender, receiver) = mpsc::channel(HANDED_OVER);
+    tokio::spawn(accept_loop(listener, TlsAcceptor::from(config), metrics, drain, sender));
+    receiver
+}
+
+async fn accept_loop(
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    metrics: Metrics,
+    mut drain: Drain,
+    sender: mpsc::Sender<Connection>,
+) {
+    let handshakes = Arc::new(Semaphore::new(MAXIMUM_HANDSHAKES));
+    let connections = Arc::new(Semaphore::new(MAXIMUM_CONNECTIONS));
+    let mut pause = ACCEPT_PAUSE.0;
+    loop {
+        // Permits before the accept: what cannot be served waits in the kernel's queue.
+        let next = async {
+            let place = Arc::clone(&connections).acquire_owned().await.ok()?;
+            let handshake = Arc::clone(&handshakes).acquire_owned().await.ok()?;
+            Some((place, handshake, listener.accept().await))
+        };
+        let next = tokio::select! {
+            next = next => next,
+            _ = drain.started() => return,
+        };
+        let Some((place, handshake, accepted)) = next else { return };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept; check the file descriptor limit");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(ACCEPT_PAUSE.1);
+                continue;
+            }
+        };
+        pause = ACCEPT_PAUSE.0;
+        let (acceptor, sender, metrics) = (acceptor.clone(), sender.clone(), metrics.clone());
+        tokio::spawn(async move {
+            let outcome = shake_hands(&acceptor, stream).await;
+            drop(handshake);
+            match outcome {
+                Ok(stream) => {
+                    // Fails only when the server is gone.
+                    let _ = sender.send(Connection { stream, peer, _place: place }).await;
+                }
+                Err(error) => {
+                    metrics.handshakes_failed.increment(1);
+                    tracing::debug!(%peer, %error, "TLS handshake failed");
+                }
+            }
+        });
+    }
+}
+
+async fn shake_hands(acceptor: &TlsAcceptor, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+    stream.set_nodelay(true)?;
+    let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
+    if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+        return Ok(stream);
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidData, "the client did not offer HTTP/2 (ALPN h2)"))
+}
+
+impl Connected for Connection {
+    type ConnectInfo = SocketAddr;
+
+    fn connect_info(&self) -> Self::ConnectInfo {
+        self.peer
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

@@ -1,0 +1,230 @@
+//! Kubernetes Service to WDS Service (interop §2.1, §2.5), and which ports a service has on a pod.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use fairway_core::source::Objects;
+use fairway_core::source::objects::{annotation, matches_labels};
+use fairway_proto::workload::load_balancing::{HealthPolicy, Mode, Scope};
+use fairway_proto::workload::service::Visibility;
+use fairway_proto::workload::{AppProtocol, IpFamilies, LoadBalancing, NetworkAddress, Port, PortList, Service};
+use k8s_openapi::api::core::v1::{Container, Pod, Service as KubernetesService, ServicePort, ServiceSpec};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+use super::Settings;
+
+const EXPORT_TO: &str = "networking.istio.io/exportTo";
+const TRAFFIC_DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
+
+/// The DNS name of a service.
+#[must_use]
+pub fn hostname(name: &str, namespace: &str, settings: &Settings) -> String {
+    format!("{name}.{namespace}.svc.{}", settings.cluster_domain)
+}
+
+/// What proxies are told of a service; nothing of an ExternalName, which is a DNS alias.
+#[must_use]
+pub fn service(service: &KubernetesService, settings: &Settings) -> Option<Service> {
+    let spec = sent(service)?;
+    let metadata = &service.metadata;
+    let name = metadata.name.clone().unwrap_or_default();
+    let namespace = metadata.namespace.clone().unwrap_or_default();
+    let visibility = match annotation(metadata, EXPORT_TO) {
+        Some(".") => Visibility::Namespace,
+        _ => Visibility::Public,
+    };
+    Some(Service {
+        hostname: hostname(&name, &namespace, settings),
+        name,
+        namespace,
+        addresses: virtual_addresses(spec)
+            .map(|address| NetworkAddress { network: settings.network.clone(), address: octets(address), length: None })
+            .collect(),
+        ports: tcp_ports(spec)
+            .map(|(port, service_port)| Port {
+                service_port: service_port.into(),
+                // 0 stands for a named port, which each workload resolves for itself.
+                target_port: fixed_target(port, service_port).map_or(0, u32::from),
+                app_protocol: app_protocol(port).into(),
+            })
+            .collect(),
+        load_balancing: load_balancing(spec, annotation(metadata, TRAFFIC_DISTRIBUTION).unwrap_or_default()),
+        ip_families: ip_families(spec).into(),
+        canonical: true,
+        visibility: visibility.into(),
+        ..Service::default()
+    })
+}
+
+/// The spec of a service that proxies hear of.
+fn sent(service: &KubernetesService) -> Option<&ServiceSpec> {
+    service.spec.as_ref().filter(|spec| spec.type_.as_deref() != Some("ExternalName"))
+}
+
+fn virtual_addresses(spec: &ServiceSpec) -> impl Iterator<Item = IpAddr> {
+    let several = spec.cluster_ips.as_deref().unwrap_or_default();
+    let single = spec.cluster_ip.iter().filter(|_| several.is_empty());
+    // A headless service says `None`, which is no address.
+    several.iter().chain(single).filter_map(|text| text.parse().ok())
+}
+
+/// 4 or 16 bytes, network order.
+#[must_use]
+pub fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+/// Tunnels carry TCP, so other ports are not announced.
+fn tcp_ports(spec: &ServiceSpec) -> impl Iterator<Item = (&ServicePort, u16)> {
+    spec.ports
+        .iter()
+        .flatten()
+        .filter(|port| matches!(port.protocol.as_deref(), None | Some("" | "TCP")))
+        .filter_map(|port| Some((port, valid_port(port.port)?)))
+}
+
+fn valid_port(number: i32) -> Option<u16> {
+    u16::try_from(number).ok().filter(|number| *number != 0)
+}
+
+fn fixed_target(port: &ServicePort, service_port: u16) -> Option<u16> {
+    match &port.target_port {
+        None => Some(service_port),
+        Some(IntOrString::Int(0)) => Some(service_port),
+        Some(IntOrString::Int(number)) => valid_port(*number),
+        Some(IntOrString::String(text)) => text.parse().ok().filter(|number| *number != 0),
+    }
+}
+
+fn app_protocol(port: &ServicePort) -> AppProtocol {
+    // The field beats the prefix of the port's name (api-surface A12).
+    let by_name = || {
+        let name = port.name.as_deref().unwrap_or_default();
+        if name == "grpc-web" || name.starts_with("grpc-web-") {
+            return "grpc-web";
+        }
+        name.split('-').next().unwrap_or_default()
+    };
+    match port.app_protocol.as_deref().unwrap_or_else(by_name) {
+        "http" | "grpc-web" | "kubernetes.io/ws" => AppProtocol::Http11,
+        "http2" | "kubernetes.io/h2c" => AppProtocol::Http2,
+        "grpc" => AppProtocol::Grpc,
+        "https" | "tls" | "kubernetes.io/wss" => AppProtocol::Tls,
+        "tcp" => AppProtocol::Tcp,
+        _ => AppProtocol::Unknown,
+    }
+}
+
+fn load_balancing(spec: &ServiceSpec, annotated: &str) -> Option<LoadBalancing> {
+    let distribution = spec.traffic_distribution.as_deref().unwrap_or(annotated);
+    let (mode, scopes): (Mode, &[Scope]) = match distribution {
+        _ if spec.internal_traffic_policy.as_deref() == Some("Local") => (Mode::Strict, &[Scope::Node]),
+        "PreferClose" | "PreferSameZone" => (Mode::Failover, &[Scope::Network, Scope::Region, Scope::Zone]),
+        "PreferSameNode" => {
+            (Mode::Failover, &[Scope::Network, Scope::Region, Scope::Zone, Scope::Subzone, Scope::Node])
+        }
+        _ => (Mode::UnspecifiedMode, &[]),
+    };
+    let health_policy =
+        if spec.publish_not_ready_addresses == Some(true) { HealthPolicy::AllowAll } else { HealthPolicy::OnlyHealthy };
+    let result = LoadBalancing {
+        routing_preference: scopes.iter().map(|scope| i32::from(*scope)).collect(),
+        mode: mode.into(),
+        health_policy: health_policy.into(),
+    };
+    (result != LoadBalancing::default()).then_some(result)
+}
+
+fn ip_families(spec: &ServiceSpec) -> IpFamilies {
+    let families = spec.ip_families.as_deref().unwrap_or_default();
+    let has = |wanted: &str| families.iter().any(|family| family == wanted);
+    match (has("IPv4"), has("IPv6")) {
+        (true, true) => IpFamilies::Dual,
+        (true, false) => IpFamilies::Ipv4Only,
+        (false, true) => IpFamilies::Ipv6Only,
+        (false, false) => IpFamilies::Automatic,
+    }
+}
+
+/// Services by namespace, for finding those that select a pod.
+#[derive(Debug)]
+pub struct Backends<'a> {
+    by_namespace: BTreeMap<&'a str, Vec<Backend<'a>>>,
+}
+
+#[derive(Debug)]
+struct Backend<'a> {
+    key: String,
+    selector: &'a BTreeMap<String, String>,
+    spec: &'a ServiceSpec,
+}
+
+impl<'a> Backends<'a> {
+    /// Indexes the services that have a selector; without one, endpoints are given by hand.
+    #[must_use]
+    pub fn new(objects: &'a Objects, settings: &Settings) -> Self {
+        let mut by_namespace: BTreeMap<&str, Vec<Backend<'a>>> = BTreeMap::new();
+        for (object, service) in &objects.services {
+            let Some(spec) = sent(service) else { continue };
+            let Some(selector) = spec.selector.as_ref().filter(|labels| !labels.is_empty()) else {
+                continue;
+            };
+            let host = hostname(&object.name, &object.namespace, settings);
+            by_namespace.entry(&object.namespace).or_default().push(Backend {
+                key: format!("{}/{host}", object.namespace),
+                selector,
+                spec,
+            });
+        }
+        Self { by_namespace }
+    }
+
+    /// The services that select `pod`, with the ports they have on it.
+    #[must_use]
+    pub fn selecting(&self, pod: &Pod) -> BTreeMap<String, PortList> {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
+        let candidates = self.by_namespace.get(namespace).map(Vec::as_slice).unwrap_or_default();
+        candidates
+            .iter()
+            .filter(|backend| matches_labels(&pod.metadata, backend.selector))
+            .map(|backend| {
+                let ports = tcp_ports(backend.spec)
+                    .filter_map(|(port, service_port)| {
+                        // A pod without the named port does not serve it.
+                        let target = fixed_target(port, service_port).or_else(|| named_target(port, pod))?;
+                        Some(Port {
+                            service_port: service_port.into(),
+                            target_port: target.into(),
+                            app_protocol: app_protocol(port).into(),
+                        })
+                    })
+                    .collect();
+                (backend.key.clone(), PortList { ports })
+            })
+            .collect()
+    }
+}
+
+fn named_target(port: &ServicePort, pod: &Pod) -> Option<u16> {
+    let Some(IntOrString::String(wanted)) = &port.target_port else {
+        return None;
+    };
+    let spec = pod.spec.as_ref()?;
+    // An init container that restarts always is a sidecar and serves as long as the pod.
+    let sidecars =
+        spec.init_containers.iter().flatten().filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    spec.containers.iter().chain(sidecars).find_map(|container| container_port(container, wanted))
+}
+
+fn container_port(container: &Container, name: &str) -> Option<u16> {
+    container
+        .ports
+        .iter()
+        .flatten()
+        .filter(|port| matches!(port.protocol.as_deref(), None | Some("" | "TCP")))
+        .find(|port| port.name.as_deref() == Some(name))
+        .and_then(|port| valid_port(port.container_port))
+}

@@ -1,0 +1,265 @@
+//! The resources proxies should hold, by name and version, and what differs between two states of them; pure.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use fairway_proto::type_url;
+use fairway_proto::workload::{Address, NetworkAddress, address};
+use prost::Message;
+
+use crate::translate::Desired;
+
+/// Bytes of the SHA-256 that make a version: enough that two contents never share one.
+const VERSION_BYTES: usize = 16;
+
+/// Types of resources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ResourceType {
+    /// Workloads and services.
+    Address,
+    /// Policies.
+    Authorization,
+}
+
+impl ResourceType {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Address, Self::Authorization];
+
+    /// The type's name in discovery.
+    #[must_use]
+    pub fn type_url(self) -> &'static str {
+        match self {
+            Self::Address => type_url::ADDRESS,
+            Self::Authorization => type_url::AUTHORIZATION,
+        }
+    }
+
+    /// The type's name for people: what follows the last slash.
+    #[must_use]
+    pub fn short_name(self) -> &'static str {
+        self.type_url().rsplit('/').next().unwrap_or_default()
+    }
+
+    /// The type called `url`, if we have it.
+    #[must_use]
+    pub fn find(url: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.type_url() == url)
+    }
+}
+
+/// One resource as it is sent.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Resource {
+    /// Its key.
+    pub name: Arc<str>,
+    /// Hash of the content.
+    pub version: String,
+    /// The encoded message.
+    pub body: Vec<u8>,
+    /// Other names it can be asked for by: `<network>/<address>`.
+    pub aliases: Vec<String>,
+}
+
+/// Resources of one type by name.
+pub type Resources = BTreeMap<Arc<str>, Arc<Resource>>;
+
+/// Everything proxies should hold.
+#[derive(Clone, Debug, Default)]
+pub struct World {
+    /// Grows by one with every difference; 0 before the first.
+    pub generation: u64,
+    addresses: Arc<Resources>,
+    authorizations: Arc<Resources>,
+}
+
+impl World {
+    /// The world after `desired`, sharing what did not change. The generation stays when nothing did.
+    #[must_use]
+    pub fn next(&self, desired: &Desired) -> Self {
+        let workloads = desired.workloads.iter().map(|workload| {
+            let aliases = workload.addresses.iter().filter_map(|octets| alias(&workload.network, octets));
+            let body = Address { r#type: Some(address::Type::Workload(workload.clone())) };
+            resource(workload.uid.as_str().into(), body.encode_to_vec(), aliases.collect())
+        });
+        let services = desired.services.iter().map(|service| {
+            let aliases =
+                service.addresses.iter().filter_map(|NetworkAddress { network, address, .. }| alias(network, address));
+            let name = format!("{}/{}", service.namespace, service.hostname);
+            let body = Address { r#type: Some(address::Type::Service(service.clone())) };
+            resource(name.into(), body.encode_to_vec(), aliases.collect())
+        });
+        let policies = desired.policies.iter().map(|policy| {
+            resource(format!("{}/{}", policy.namespace, policy.name).into(), policy.encode_to_vec(), Vec::new())
+        });
+        let addresses = renew(&self.addresses, workloads.chain(services));
+        let authorizations = renew(&self.authorizations, policies);
+        let same = Arc::ptr_eq(&addresses, &self.addresses) && Arc::ptr_eq(&authorizations, &self.authorizations);
+        let generation = if same && self.generation > 0 { self.generation } else { self.generation.saturating_add(1) };
+        Self { generation, addresses, authorizations }
+    }
+
+    /// Resources of one type.
+    #[must_use]
+    pub fn resources(&self, kind: ResourceType) -> &Arc<Resources> {
+        match kind {
+            ResourceType::Address => &self.addresses,
+            ResourceType::Authorization => &self.authorizations,
+        }
+    }
+
+    /// Finds a resource by its key or by one of its aliases.
+    #[must_use]
+    pub fn find(&self, kind: ResourceType, name: &str) -> Option<&Arc<Resource>> {
+        let resources = self.resources(kind);
+        // Asking by address is rare: only clients that ask for single names do.
+        resources
+            .get(name)
+            .or_else(|| resources.values().find(|resource| resource.aliases.iter().any(|alias| alias == name)))
+    }
+}
+
+fn alias(network: &str, octets: &[u8]) -> Option<String> {
+    let address = match octets.len() {
+        4 => IpAddr::from(<[u8; 4]>::try_from(octets).ok()?),
+        _ => IpAddr::from(<[u8; 16]>::try_from(octets).ok()?),
+    };
+    Some(format!("{network}/{address}"))
+}
+
+fn resource(name: Arc<str>, body: Vec<u8>, aliases: Vec<String>) -> Resource {
+    let digest = ring::digest::digest(&ring::digest::SHA256, &body);
+    let version = digest.as_ref().iter().take(VERSION_BYTES).map(|byte| format!("{byte:02x}")).collect();
+    Resource { name, version, body, aliases }
+}
+
+/// A map of the new resources; the old one when they are the same.
+fn renew(old: &Arc<Resources>, new: impl Iterator<Item = Resource>) -> Arc<Resources> {
+    let mut resources = Resources::new();
+    let mut all_known = true;
+    for resource in new {
+        match old.get(&resource.name) {
+            Some(known) if **known == resource => {
+                resources.insert(Arc::clone(&known.name), Arc::clone(known));
+            }
+            _ => {
+                all_known = false;
+                resources.insert(Arc::clone(&resource.name), Arc::new(resource));
+            }
+        }
+    }
+    if all_known && resources.len() == old.len() { Arc::clone(old) } else { Arc::new(resources) }
+}
+
+/// What a client that holds one state needs in order to hold another.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Delta {
+    /// New, or with another content.
+    pub changed: Vec<Arc<Resource>>,
+    /// Gone.
+    pub removed: Vec<Arc<str>>,
+}
+
+impl Delta {
+    /// Whether there is nothing to tell.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.changed.is_empty() && self.removed.is_empty()
+    }
+
+    /// From one state to another.
+    #[must_use]
+    pub fn between(old: &Arc<Resources>, new: &Arc<Resources>) -> Self {
+        if Arc::ptr_eq(old, new) {
+            return Self::default();
+        }
+        let changed = new.values().filter(|resource| {
+            old.get(&resource.name).is_none_or(|held| !Arc::ptr_eq(held, resource) && held.version != resource.version)
+        });
+        let removed = old.keys().filter(|name| !new.contains_key(*name));
+        Self { changed: changed.cloned().collect(), removed: removed.cloned().collect() }
+    }
+
+    /// From what a client says it holds, name to version.
+    #[must_use]
+    pub fn since(held: &BTreeMap<String, String>, new: &Resources) -> Self {
+        let changed = new
+            .values()
+            .filter(|resource| held.get(resource.name.as_ref()).is_none_or(|version| *version != resource.version));
+        let removed = held.keys().filter(|name| !new.contains_key(name.as_str()));
+        Self { changed: changed.cloned().collect(), removed: removed.map(|name| name.as_str().into()).collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fairway_proto::security::Authorization;
+    use fairway_proto::workload::Workload;
+
+    use super::*;
+
+    fn desired(names: &[(&str, &str)]) -> Desired {
+        let workloads = names.iter().map(|(uid, node)| Workload {
+            uid: (*uid).to_owned(),
+            node: (*node).to_owned(),
+            addresses: vec![vec![10, 0, 0, 1]],
+            ..Workload::default()
+        });
+        Desired { workloads: workloads.collect(), ..Desired::default() }
+    }
+
+    fn names(delta: &Delta) -> (Vec<&str>, Vec<&str>) {
+        let changed = delta.changed.iter().map(|resource| resource.name.as_ref());
+        (changed.collect(), delta.removed.iter().map(AsRef::as_ref).collect())
+    }
+
+    #[test]
+    fn delta_names_what_changed_and_what_went() {
+        let one = World::default().next(&desired(&[("a", "1"), ("b", "1"), ("c", "1")]));
+        let two = one.next(&desired(&[("a", "1"), ("b", "2"), ("d", "1")]));
+        let kind = ResourceType::Address;
+        let delta = Delta::between(one.resources(kind), two.resources(kind));
+        assert_eq!(names(&delta), (vec!["b", "d"], vec!["c"]));
+        let held: BTreeMap<String, String> = one
+            .resources(kind)
+            .values()
+            .map(|resource| (resource.name.to_string(), resource.version.clone()))
+            .collect();
+        assert_eq!(Delta::since(&held, two.resources(kind)), delta);
+        assert_eq!((one.generation, two.generation), (1, 2));
+    }
+
+    #[test]
+    fn an_equal_world_keeps_generation_and_pointers() {
+        let one = World::default().next(&desired(&[("a", "1")]));
+        let two = one.next(&desired(&[("a", "1")]));
+        assert_eq!(two.generation, one.generation);
+        for kind in ResourceType::ALL {
+            assert!(Arc::ptr_eq(one.resources(kind), two.resources(kind)));
+        }
+    }
+
+    #[test]
+    fn a_policy_change_leaves_addresses_alone() {
+        let one = World::default().next(&desired(&[("a", "1")]));
+        let mut with_policy = desired(&[("a", "1")]);
+        with_policy.policies.push(Authorization { name: "p".into(), namespace: "n".into(), ..Default::default() });
+        let two = one.next(&with_policy);
+        assert!(Arc::ptr_eq(one.resources(ResourceType::Address), two.resources(ResourceType::Address)));
+        assert!(two.find(ResourceType::Authorization, "n/p").is_some());
+        assert_eq!(two.generation, 2);
+    }
+
+    #[test]
+    fn resources_are_found_by_address() {
+        let world = World::default().next(&desired(&[("a", "1")]));
+        let found = world.find(ResourceType::Address, "/10.0.0.1").map(|resource| resource.name.as_ref());
+        assert_eq!(found, Some("a"));
+        assert!(world.find(ResourceType::Address, "/10.0.0.2").is_none());
+    }
+
+    #[test]
+    fn the_first_world_counts_even_when_empty() {
+        assert_eq!(World::default().next(&Desired::default()).generation, 1);
+    }
+}
