@@ -1,0 +1,28 @@
+//! The agent's HTTP endpoints: probes, metrics and the table of pods.
+
+use std::future::ready;
+
+use fairway_core::io::admin::{Router, StatusCode, json, text};
+use fairway_core::io::metrics::Metrics;
+use serde_json::json as value;
+
+use crate::report::Reports;
+
+/// The agent's pages.
+#[must_use]
+pub fn router(metrics: Metrics, reports: Reports) -> Router {
+    let readiness = reports.clone();
+    Router::new()
+        .get("/healthz", |_| ready(text(StatusCode::OK, "ok\n")))
+        .get("/readyz", move |_| {
+            // Ready means every pod was looked at, not that a proxy is there: it may be waiting for us.
+            let is_ready = readiness.latest().passes > 0;
+            ready(if is_ready {
+                text(StatusCode::OK, "ok\n")
+            } else {
+                text(StatusCode::SERVICE_UNAVAILABLE, "the pods of this node have not been looked at yet\n")
+            })
+        })
+        .get("/metrics", move |_| ready(text(StatusCode::OK, metrics.render())))
+        .get("/debug/pods", move |_| ready(json(&value!({"pods": reports.latest().pods.as_ref()}))))
+}

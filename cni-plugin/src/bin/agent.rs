@@ -1,0 +1,38 @@
+//! The node agent's entry point: arguments, logging, signals, exit code.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use fairway_cni::config::Config;
+use fairway_cni::kernel::RealKernel;
+use fairway_core::io::logging;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Config::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(config: Config) -> anyhow::Result<()> {
+    let shape: logging::Shape = std::env::var("LOG_FORMAT").unwrap_or_default().parse()?;
+    logging::init(shape, &std::env::var("RUST_LOG").unwrap_or_default())?;
+    let stop = CancellationToken::new();
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stopping = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        stopping.cancel();
+    });
+    fairway_cni::agent::run(config, Arc::new(RealKernel::new()), stop).await
+}

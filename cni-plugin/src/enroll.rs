@@ -1,0 +1,169 @@
+//! Should this pod be in the mesh, and why.
+
+use std::collections::BTreeSet;
+
+use fairway_core::source::objects::{annotation, is_host_network, is_terminal, label, pod_ips, pod_uid};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+
+use crate::rules::{Capture, InterfaceName};
+
+/// Label on namespaces and pods that opts in (`ambient`) or out (`none`); the pod's wins.
+pub const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
+/// Annotation a sidecar injector leaves on pods it changed.
+pub const SIDECAR_STATUS: &str = "sidecar.istio.io/status";
+/// Annotation we write: `enabled` or `pending`.
+pub const REDIRECTION: &str = "ambient.istio.io/redirection";
+/// Annotation on a pod: leave inbound traffic alone.
+pub const BYPASS_INBOUND: &str = "ambient.istio.io/bypass-inbound-capture";
+/// Annotation on a pod: capture DNS or not, whatever the node's default.
+pub const DNS_CAPTURE: &str = "ambient.istio.io/dns-capture";
+/// Annotation on a pod: interfaces whose traffic counts as outbound (virtual machines in pods).
+pub const VIRTUAL_INTERFACES: &str = "istio.io/reroute-virtual-interfaces";
+
+/// Why a pod is in, out, or not yet in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The pod's own label opts in.
+    PodLabel,
+    /// Its namespace's label opts in.
+    NamespaceLabel,
+    /// To be captured once the pod has a uid.
+    NoUid,
+    /// To be captured once the pod has an address.
+    NoAddress,
+    /// Neither the pod nor its namespace opts in.
+    NotLabelled,
+    /// The pod opts out of its namespace's choice.
+    PodOptsOut,
+    /// The pod uses its node's network, which is never captured.
+    HostNetwork,
+    /// A sidecar handles the pod's traffic already.
+    Sidecar,
+    /// The namespace is excluded by configuration.
+    ExcludedNamespace,
+    /// The pod ran to its end.
+    Terminal,
+}
+
+impl Reason {
+    /// Stable name, as shown at `/debug/pods`.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::PodLabel => "pod_label",
+            Self::NamespaceLabel => "namespace_label",
+            Self::NoUid => "waiting_for_uid",
+            Self::NoAddress => "waiting_for_address",
+            Self::NotLabelled => "not_labelled",
+            Self::PodOptsOut => "pod_opts_out",
+            Self::HostNetwork => "host_network",
+            Self::Sidecar => "sidecar",
+            Self::ExcludedNamespace => "excluded_namespace",
+            Self::Terminal => "terminal",
+        }
+    }
+}
+
+/// The verdict on one pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Capture it like this.
+    Capture {
+        /// Why.
+        reason: Reason,
+        /// What its namespace should hold.
+        capture: Capture,
+        /// Annotations that were not understood; they are treated as absent.
+        warnings: Vec<String>,
+    },
+    /// Belongs in, but cannot be captured yet; leave it as it is.
+    Wait(Reason),
+    /// Does not belong in.
+    Exclude(Reason),
+}
+
+impl Decision {
+    /// Why it was decided so.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Capture { reason, .. } | Self::Wait(reason) | Self::Exclude(reason) => *reason,
+        }
+    }
+
+    /// Whether the pod belongs in the mesh.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        !matches!(self, Self::Exclude(_))
+    }
+}
+
+/// What holds for all pods of this node.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    /// Namespaces whose pods are never captured.
+    pub excluded_namespaces: BTreeSet<String>,
+    /// How a pod is captured unless its annotations say otherwise.
+    pub defaults: Capture,
+}
+
+/// Decides on `pod`, which lives in `namespace` when that is known.
+#[must_use]
+pub fn decide(pod: &Pod, namespace: Option<&Namespace>, rules: &Rules) -> Decision {
+    let reason = match opted_in(pod, namespace) {
+        _ if is_host_network(pod) => return Decision::Exclude(Reason::HostNetwork),
+        _ if is_excluded(pod, rules) => return Decision::Exclude(Reason::ExcludedNamespace),
+        Err(reason) => return Decision::Exclude(reason),
+        Ok(_) if annotation(&pod.metadata, SIDECAR_STATUS).is_some() => return Decision::Exclude(Reason::Sidecar),
+        Ok(_) if is_terminal(pod) => return Decision::Exclude(Reason::Terminal),
+        Ok(reason) => reason,
+    };
+    if pod_uid(pod).is_none() {
+        return Decision::Wait(Reason::NoUid);
+    }
+    if pod_ips(pod).is_empty() {
+        return Decision::Wait(Reason::NoAddress);
+    }
+    let mut warnings = Vec::new();
+    let capture = capture_of(pod, &rules.defaults, &mut warnings);
+    Decision::Capture { reason, capture, warnings }
+}
+
+fn is_excluded(pod: &Pod, rules: &Rules) -> bool {
+    pod.metadata.namespace.as_ref().is_some_and(|namespace| rules.excluded_namespaces.contains(namespace))
+}
+
+fn opted_in(pod: &Pod, namespace: Option<&Namespace>) -> Result<Reason, Reason> {
+    let namespace_mode = namespace.and_then(|namespace| label(&namespace.metadata, DATAPLANE_MODE));
+    match label(&pod.metadata, DATAPLANE_MODE) {
+        Some("ambient") => Ok(Reason::PodLabel),
+        Some("none") => Err(Reason::PodOptsOut),
+        _ if namespace_mode == Some("ambient") => Ok(Reason::NamespaceLabel),
+        _ => Err(Reason::NotLabelled),
+    }
+}
+
+fn capture_of(pod: &Pod, defaults: &Capture, warnings: &mut Vec<String>) -> Capture {
+    let mut flag = |name: &str| match annotation(&pod.metadata, name)? {
+        "true" => Some(true),
+        "false" => Some(false),
+        other => {
+            warnings.push(format!("annotation {name} is \"{other}\"; it must be \"true\" or \"false\""));
+            None
+        }
+    };
+    let mut capture = defaults.clone();
+    capture.dns = flag(DNS_CAPTURE).unwrap_or(capture.dns);
+    capture.inbound = !flag(BYPASS_INBOUND).unwrap_or(!capture.inbound);
+    let names = annotation(&pod.metadata, VIRTUAL_INTERFACES).unwrap_or_default();
+    for name in names.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+        match InterfaceName::parse(name) {
+            Ok(name) => drop(capture.virtual_interfaces.insert(name)),
+            Err(error) => warnings.push(format!("annotation {VIRTUAL_INTERFACES}: {error}")),
+        }
+    }
+    capture
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,130 @@
+//! Tests of `enroll`.
+
+use super::*;
+use serde_json::{Value, json};
+
+fn rules() -> Rules {
+    Rules { excluded_namespaces: ["kube-system".to_owned()].into(), defaults: Capture::default() }
+}
+
+/// A running pod with `change` merged at the top level of its fields.
+fn pod(change: &Value) -> Pod {
+    let mut value = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "a", "namespace": "shop", "uid": "u1"},
+        "spec": {"containers": []},
+        "status": {"phase": "Running", "podIP": "10.0.0.1"},
+    });
+    for (section, fields) in change.as_object().unwrap() {
+        for (field, content) in fields.as_object().unwrap() {
+            value[section][field] = content.clone();
+        }
+    }
+    serde_json::from_value(value).unwrap()
+}
+
+fn namespace(mode: Option<&str>) -> Namespace {
+    let labels = mode.map(|mode| json!({DATAPLANE_MODE: mode})).unwrap_or(json!({}));
+    let value = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "labels": labels}});
+    serde_json::from_value(value).unwrap()
+}
+
+fn labelled(mode: &str) -> Value {
+    json!({"metadata": {"labels": {DATAPLANE_MODE: mode}}})
+}
+
+#[test]
+fn verdicts() {
+    let plain = json!({});
+    let with = |mut base: Value, section: &str, field: &str, value: Value| {
+        base[section][field] = value;
+        base
+    };
+    let sidecar = json!({SIDECAR_STATUS: "{}"});
+    // namespace label, pod, wanted, waiting, reason
+    let rows: Vec<(Option<&str>, Value, bool, bool, Reason)> = vec![
+        (None, plain.clone(), false, false, Reason::NotLabelled),
+        (Some("none"), plain.clone(), false, false, Reason::NotLabelled),
+        (Some("Ambient"), plain.clone(), false, false, Reason::NotLabelled),
+        (Some("ambient"), plain.clone(), true, false, Reason::NamespaceLabel),
+        (Some("ambient"), labelled("other"), true, false, Reason::NamespaceLabel),
+        (Some("ambient"), labelled("none"), false, false, Reason::PodOptsOut),
+        (None, labelled("none"), false, false, Reason::PodOptsOut),
+        (None, labelled("ambient"), true, false, Reason::PodLabel),
+        (Some("none"), labelled("ambient"), true, false, Reason::PodLabel),
+        (Some("ambient"), with(plain.clone(), "spec", "hostNetwork", json!(true)), false, false, Reason::HostNetwork),
+        (None, with(labelled("ambient"), "spec", "hostNetwork", json!(true)), false, false, Reason::HostNetwork),
+        (
+            Some("ambient"),
+            with(plain.clone(), "spec", "hostNetwork", json!(false)),
+            true,
+            false,
+            Reason::NamespaceLabel,
+        ),
+        (
+            Some("ambient"),
+            with(plain.clone(), "metadata", "annotations", sidecar.clone()),
+            false,
+            false,
+            Reason::Sidecar,
+        ),
+        (None, with(labelled("ambient"), "metadata", "annotations", sidecar), false, false, Reason::Sidecar),
+        (
+            None,
+            with(labelled("ambient"), "metadata", "namespace", json!("kube-system")),
+            false,
+            false,
+            Reason::ExcludedNamespace,
+        ),
+        (Some("ambient"), with(plain.clone(), "status", "phase", json!("Succeeded")), false, false, Reason::Terminal),
+        (Some("ambient"), with(plain.clone(), "status", "phase", json!("Failed")), false, false, Reason::Terminal),
+        (
+            Some("ambient"),
+            with(plain.clone(), "status", "phase", json!("Pending")),
+            true,
+            false,
+            Reason::NamespaceLabel,
+        ),
+        (Some("ambient"), with(plain.clone(), "metadata", "uid", json!("")), true, true, Reason::NoUid),
+        (Some("ambient"), with(plain.clone(), "status", "podIP", Value::Null), true, true, Reason::NoAddress),
+        (
+            Some("ambient"),
+            with(plain.clone(), "metadata", "deletionTimestamp", json!("2026-01-01T00:00:00Z")),
+            true,
+            false,
+            Reason::NamespaceLabel,
+        ),
+    ];
+    for (mode, change, wanted, waiting, reason) in rows {
+        let decision = decide(&pod(&change), Some(&namespace(mode)), &rules());
+        let got = (decision.is_wanted(), matches!(decision, Decision::Wait(_)), decision.reason());
+        assert_eq!(got, (wanted, waiting, reason), "namespace {mode:?}, pod {change}");
+    }
+}
+
+#[test]
+fn an_unknown_namespace_opts_nobody_in() {
+    assert_eq!(decide(&pod(&json!({})), None, &rules()).reason(), Reason::NotLabelled);
+    assert_eq!(decide(&pod(&labelled("ambient")), None, &rules()).reason(), Reason::PodLabel);
+}
+
+#[test]
+fn annotations_change_how_a_pod_is_captured() {
+    let captured = |annotations: Value| {
+        let pod = pod(&json!({"metadata": {"annotations": annotations, "labels": {DATAPLANE_MODE: "ambient"}}}));
+        match decide(&pod, None, &rules()) {
+            Decision::Capture { capture, warnings, .. } => (capture, warnings),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(captured(json!({})), (Capture::default(), vec![]));
+    let (capture, warnings) =
+        captured(json!({DNS_CAPTURE: "true", BYPASS_INBOUND: "true", VIRTUAL_INTERFACES: "tap0, tap1,"}));
+    assert!(capture.dns && !capture.inbound && warnings.is_empty());
+    assert_eq!(capture.virtual_interfaces.iter().map(InterfaceName::as_str).collect::<Vec<_>>(), ["tap0", "tap1"]);
+    let (capture, _) = captured(json!({BYPASS_INBOUND: "false"}));
+    assert!(capture.inbound);
+    let (capture, warnings) = captured(json!({DNS_CAPTURE: "yes", VIRTUAL_INTERFACES: "a\" accept; #"}));
+    assert_eq!(capture, Capture::default());
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+}

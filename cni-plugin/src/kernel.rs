@@ -1,0 +1,139 @@
+//! What the agent asks of the kernel: open a pod's namespace, look at the rules in it, write them, remove them.
+
+pub mod fake;
+mod real;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::rules::Capture;
+
+pub use real::RealKernel;
+
+/// Identity of a namespace while it lives: device and inode of its file.
+pub type NamespaceId = (u64, u64);
+
+/// A pod's network namespace, held open; clones share the descriptor.
+#[derive(Clone, Debug)]
+pub struct Namespace {
+    descriptor: Arc<OwnedFd>,
+    id: NamespaceId,
+}
+
+impl Namespace {
+    /// Takes over an open namespace file.
+    #[must_use]
+    pub fn new(descriptor: OwnedFd, id: NamespaceId) -> Self {
+        Self { descriptor: Arc::new(descriptor), id }
+    }
+
+    /// Which namespace it is.
+    #[must_use]
+    pub fn id(&self) -> NamespaceId {
+        self.id
+    }
+}
+
+impl AsFd for Namespace {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.descriptor.as_fd()
+    }
+}
+
+/// What was read back from a namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inspection {
+    /// Nothing of ours is there.
+    Absent,
+    /// Something of ours is there, but not what is wanted.
+    Different,
+    /// Exactly what is wanted is there.
+    Same,
+}
+
+/// Why the kernel did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// There is no namespace file (yet, or any more).
+    #[error("there is no network namespace at {0}; the pod has not started or has ended")]
+    NoNamespace(PathBuf),
+    /// The file is something else.
+    #[error("{0} is not a network namespace")]
+    NotANamespace(PathBuf),
+    /// The file is the node's own namespace.
+    #[error("{0} is the node's own network namespace, which is never captured")]
+    HostNamespace(PathBuf),
+    /// The file cannot be opened.
+    #[error("cannot open {path}: {error}")]
+    Open {
+        /// The namespace file.
+        path: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// The namespace cannot be entered.
+    #[error("cannot enter the pod's network namespace: {0}; the agent needs CAP_SYS_ADMIN and CAP_NET_ADMIN")]
+    Enter(io::Error),
+    /// A program is not installed.
+    #[error("the program `{program}` is not installed; install the package `{package}` (apt-get install {package})")]
+    MissingProgram {
+        /// The program.
+        program: &'static str,
+        /// The package that has it.
+        package: &'static str,
+    },
+    /// A program could not be run.
+    #[error("cannot run `{program}`: {error}")]
+    Run {
+        /// The program.
+        program: &'static str,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// A program refused.
+    #[error("`{program}` failed: {message}")]
+    Refused {
+        /// The program.
+        program: &'static str,
+        /// What it said.
+        message: String,
+    },
+    /// A thread could not be started or died.
+    #[error("cannot start a thread to enter the namespace: {0}")]
+    Thread(io::Error),
+}
+
+/// The kernel calls of the agent. They block for some milliseconds.
+pub trait Kernel: Send + Sync {
+    /// Which namespace `path` stands for now, without opening it.
+    ///
+    /// # Errors
+    /// When there is no such file.
+    fn identify(&self, path: &Path) -> Result<NamespaceId, KernelError>;
+
+    /// Opens a pod's namespace.
+    ///
+    /// # Errors
+    /// When the file is absent, not a network namespace, or the node's own.
+    fn open(&self, path: &Path) -> Result<Namespace, KernelError>;
+
+    /// Compares what is in the namespace with `capture`.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn inspect(&self, namespace: &Namespace, capture: &Capture) -> Result<Inspection, KernelError>;
+
+    /// Makes the namespace hold exactly what `capture` says; doing it again changes nothing.
+    ///
+    /// # Errors
+    /// When the kernel refuses; rules are then as they were before.
+    fn apply(&self, namespace: &Namespace, capture: &Capture) -> Result<(), KernelError>;
+
+    /// Removes everything of ours; nothing there is fine.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn remove(&self, namespace: &Namespace) -> Result<(), KernelError>;
+}

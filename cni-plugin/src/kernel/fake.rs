@@ -1,0 +1,102 @@
+//! A kernel that only remembers what it was told: for tests, passed in where the real one would be.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::{Inspection, Kernel, KernelError, Namespace, NamespaceId};
+use crate::rules::Capture;
+
+/// Records calls and keeps namespaces in memory.
+#[derive(Debug, Default)]
+pub struct FakeKernel {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    paths: BTreeMap<PathBuf, u64>,
+    contents: BTreeMap<u64, Capture>,
+    calls: Vec<String>,
+    refuse_apply: bool,
+}
+
+impl FakeKernel {
+    /// Makes `path` stand for the namespace `inode`.
+    pub fn place(&self, path: &Path, inode: u64) {
+        self.state().paths.insert(path.to_owned(), inode);
+    }
+
+    /// Makes `path` stand for nothing.
+    pub fn vanish(&self, path: &Path) {
+        self.state().paths.remove(path);
+    }
+
+    /// What the namespace `inode` holds.
+    pub fn content(&self, inode: u64) -> Option<Capture> {
+        self.state().contents.get(&inode).cloned()
+    }
+
+    /// Puts something into the namespace `inode`, or empties it, behind the agent's back.
+    pub fn tamper(&self, inode: u64, content: Option<Capture>) {
+        match content {
+            Some(content) => drop(self.state().contents.insert(inode, content)),
+            None => drop(self.state().contents.remove(&inode)),
+        }
+    }
+
+    /// Whether rules are refused from now on.
+    pub fn refuse_apply(&self, refuse: bool) {
+        self.state().refuse_apply = refuse;
+    }
+
+    /// The changes made so far, such as `apply 7`.
+    pub fn calls(&self) -> Vec<String> {
+        self.state().calls.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kernel for FakeKernel {
+    fn identify(&self, path: &Path) -> Result<NamespaceId, KernelError> {
+        let inode = self.state().paths.get(path).copied();
+        inode.map(|inode| (0, inode)).ok_or_else(|| KernelError::NoNamespace(path.to_owned()))
+    }
+
+    fn open(&self, path: &Path) -> Result<Namespace, KernelError> {
+        let id = self.identify(path)?;
+        let file = File::open("/dev/null").map_err(|error| KernelError::Open { path: path.to_owned(), error })?;
+        Ok(Namespace::new(file.into(), id))
+    }
+
+    fn inspect(&self, namespace: &Namespace, capture: &Capture) -> Result<Inspection, KernelError> {
+        Ok(match self.state().contents.get(&namespace.id().1) {
+            None => Inspection::Absent,
+            Some(content) if content == capture => Inspection::Same,
+            Some(_) => Inspection::Different,
+        })
+    }
+
+    fn apply(&self, namespace: &Namespace, capture: &Capture) -> Result<(), KernelError> {
+        let mut state = self.state();
+        if state.refuse_apply {
+            let error = io::Error::other("refused by the test");
+            return Err(KernelError::Run { program: "nft", error });
+        }
+        state.calls.push(format!("apply {}", namespace.id().1));
+        state.contents.insert(namespace.id().1, capture.clone());
+        Ok(())
+    }
+
+    fn remove(&self, namespace: &Namespace) -> Result<(), KernelError> {
+        let mut state = self.state();
+        state.calls.push(format!("remove {}", namespace.id().1));
+        state.contents.remove(&namespace.id().1);
+        Ok(())
+    }
+}

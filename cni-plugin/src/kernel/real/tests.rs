@@ -1,0 +1,131 @@
+//! Tests of `real`.
+
+use std::process::Command;
+
+use super::*;
+use crate::rules::InterfaceName;
+
+/// A namespace with a name of its own, removed when dropped.
+struct Scratch(String);
+
+impl Scratch {
+    fn new(purpose: &str) -> Option<Self> {
+        let name = format!("fairway-test-{}-{purpose}", std::process::id());
+        let made =
+            Command::new("ip").args(["netns", "add", &name]).output().is_ok_and(|output| output.status.success());
+        let nft = Command::new("nft").arg("--version").output().is_ok();
+        let scratch = made.then(|| Self(name));
+        if scratch.is_none() || !nft {
+            // Written past the test harness, so that it shows without --nocapture.
+            let _ = writeln!(std::io::stderr(), "SKIPPED: real kernel rules: needs root, `ip` and `nft`");
+            return None;
+        }
+        let up = scratch.as_ref()?.run(&["ip", "link", "set", "lo", "up"]);
+        assert_eq!(up, "");
+        scratch
+    }
+
+    fn run(&self, arguments: &[&str]) -> String {
+        let output = Command::new("ip").args(["netns", "exec", &self.0]).args(arguments).output().unwrap();
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    }
+
+    fn path(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.0)
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.0]).output();
+    }
+}
+
+#[test]
+fn rules_are_written_read_back_and_removed() {
+    let Some(scratch) = Scratch::new("rules") else { return };
+    let kernel = RealKernel::new();
+    let own = kernel.identify(Path::new("/proc/self/ns/net")).unwrap();
+    let namespace = kernel.open(&scratch.path()).unwrap();
+    let state = |scratch: &Scratch| {
+        let mut state = scratch.run(&["nft", "list", "ruleset"]);
+        for family in ["-4", "-6"] {
+            state += &scratch.run(&["ip", family, "rule"]);
+            state += &scratch.run(&["ip", family, "route", "show", "table", "all"]);
+        }
+        state
+    };
+    let foreign = "table inet fairway-other { chain c { counter accept; }; }";
+    scratch.run(&["nft", foreign]);
+    let before = state(&scratch);
+    assert_eq!(kernel.inspect(&namespace, &Capture::default()).unwrap(), Inspection::Absent);
+    kernel.remove(&namespace).unwrap();
+
+    let plain = Capture::default();
+    let interface = InterfaceName::parse("tap0").unwrap();
+    let dns = Capture { dns: true, virtual_interfaces: [interface].into(), ..Capture::default() };
+    let only_ipv4 = Capture { ipv6: false, inbound: false, ..Capture::default() };
+    for capture in [&plain, &dns, &only_ipv4, &plain] {
+        assert_ne!(kernel.inspect(&namespace, capture).unwrap(), Inspection::Same);
+        for _ in 0..2 {
+            kernel.apply(&namespace, capture).unwrap();
+            // A second reader, as after a restart, recognises what the first one wrote.
+            assert_eq!(RealKernel::new().inspect(&namespace, capture).unwrap(), Inspection::Same, "{capture:?}");
+        }
+    }
+    for meddling in [
+        &["nft", "add rule inet fairway-nat output counter accept"][..],
+        &["nft", "flush chain inet fairway-mangle output"],
+        &["nft", "add table inet fairway-raw"],
+        &["ip", "-6", "rule", "del", "priority", "32764"],
+        &["ip", "route", "flush", "table", "100"],
+    ] {
+        assert_eq!(scratch.run(meddling), "", "{meddling:?}");
+        assert_eq!(kernel.inspect(&namespace, &plain).unwrap(), Inspection::Different, "{meddling:?}");
+        kernel.apply(&namespace, &plain).unwrap();
+        assert_eq!(kernel.inspect(&namespace, &plain).unwrap(), Inspection::Same, "{meddling:?}");
+    }
+    kernel.remove(&namespace).unwrap();
+    kernel.remove(&namespace).unwrap();
+    assert_eq!(kernel.inspect(&namespace, &plain).unwrap(), Inspection::Absent);
+    assert_eq!(state(&scratch), before);
+    assert_eq!(kernel.identify(Path::new("/proc/self/ns/net")).unwrap(), own);
+}
+
+#[test]
+fn a_pod_without_ipv6_is_captured_without_it() {
+    let Some(scratch) = Scratch::new("no-ipv6") else { return };
+    scratch.run(&["sysctl", "-q", "-w", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.lo.disable_ipv6=1"]);
+    let kernel = RealKernel::new();
+    let namespace = kernel.open(&scratch.path()).unwrap();
+    let capture = Capture::default();
+    kernel.apply(&namespace, &capture).unwrap();
+    assert_eq!(kernel.inspect(&namespace, &capture).unwrap(), Inspection::Same);
+    assert!(!scratch.run(&["nft", "list", "ruleset"]).contains("ip6 "));
+    kernel.remove(&namespace).unwrap();
+    assert_eq!(kernel.inspect(&namespace, &capture).unwrap(), Inspection::Absent);
+}
+
+#[test]
+fn only_network_namespaces_of_others_are_opened() {
+    let kernel = RealKernel::new();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let open = |path: &Path| kernel.open(path).map(|_| ());
+    assert!(matches!(open(file.path()), Err(KernelError::NotANamespace(_))));
+    assert!(matches!(open(Path::new("/nowhere")), Err(KernelError::NoNamespace(_))));
+    assert!(matches!(open(Path::new("/proc/self/ns/net")), Err(KernelError::HostNamespace(_))));
+    assert!(open(Path::new("/proc/self/ns/uts")).is_err());
+}
+
+#[test]
+fn a_missing_program_names_its_package() {
+    let program = Program { name: "fairway-no-such-program", package: "some-package" };
+    let error = program.run(&[], "").unwrap_err();
+    assert!(error.to_string().contains("apt-get install some-package"), "{error}");
+}
+
+#[test]
+fn listings_keep_only_our_tables() {
+    let ruleset = "table inet other {\n\tchain a {\n\t}\n}\ntable inet fairway-nat {\n\tchain b {\n\t}\n}\ntable inet fairway-natx {\n}\n";
+    assert_eq!(own_tables(ruleset), "table inet fairway-nat {\n\tchain b {\n\t}\n}\n");
+}

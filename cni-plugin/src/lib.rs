@@ -1,0 +1,15 @@
+//! Pod enrolment: which pods are in the mesh, the rules that capture their traffic, and the hand-off to the node proxy.
+//!
+//! The node agent ([`agent`]) follows the manifests: [`enroll`] decides, [`rules`] says what belongs in a pod's
+//! namespace, [`kernel`] puts it there, [`handoff`] gives the namespace to the node proxy, and [`reconcile`] keeps
+//! all of it true.
+
+pub mod admin;
+pub mod agent;
+pub mod config;
+pub mod enroll;
+pub mod handoff;
+pub mod kernel;
+pub mod reconcile;
+pub mod report;
+pub mod rules;
