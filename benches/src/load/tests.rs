@@ -1,0 +1,93 @@
+//! Every kind of load against a sink in the same process.
+
+use std::io::Write;
+use std::sync::OnceLock;
+use std::thread;
+
+use super::*;
+use crate::sink;
+
+/// One sink for all tests: its ports are fixed.
+fn sink() {
+    static STARTED: OnceLock<()> = OnceLock::new();
+    STARTED.get_or_init(|| {
+        thread::spawn(|| sink::run().unwrap());
+        for port in [sink::BULK_PORT, sink::HTTP_PORT, sink::ECHO_PORT] {
+            while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+                thread::yield_now();
+            }
+        }
+    });
+}
+
+fn common(port: u16) -> Common {
+    sink();
+    let own = i32::try_from(std::process::id()).unwrap();
+    Common { target: ([127, 0, 0, 1], port).into(), seconds: 0.2, warm_up: 0.05, watched: vec![own], cpu: None }
+}
+
+fn assert_clean(outcome: &Outcome) {
+    assert_eq!((outcome.failures, &outcome.first_failure), (0, &None));
+    assert!(outcome.seconds >= 0.2 && outcome.cpu_seconds.len() == 1, "{outcome:?}");
+}
+
+#[test]
+fn bulk_arrives_whole() {
+    let outcome = bulk::run(&common(sink::BULK_PORT), 2).unwrap();
+    assert_clean(&outcome);
+    assert!(outcome.bytes > 0 && outcome.latency.is_none());
+}
+
+#[test]
+fn requests_are_answered() {
+    let outcome = requests::run(&common(sink::HTTP_PORT), 4).unwrap();
+    assert_clean(&outcome);
+    let latency = outcome.latency.unwrap();
+    assert!(outcome.operations > 4 && latency.p50 <= latency.p99 && latency.p99 <= latency.p999);
+}
+
+#[test]
+fn every_request_gets_its_connection() {
+    let outcome = connect::run(&common(sink::HTTP_PORT), 2).unwrap();
+    assert_clean(&outcome);
+    assert!(outcome.operations > 2);
+}
+
+#[test]
+fn messages_come_back() {
+    let outcome = ping::run(&common(sink::ECHO_PORT)).unwrap();
+    assert_clean(&outcome);
+    assert!(outcome.operations > 0 && outcome.latency.is_some());
+}
+
+#[test]
+fn idle_connections_are_held() {
+    let outcome = idle::run(&common(sink::ECHO_PORT), 50, Duration::ZERO).unwrap();
+    assert_eq!(outcome.held, 50);
+    assert!([outcome.before, outcome.with, outcome.after].iter().all(|stage| stage.len() == 1));
+}
+
+#[test]
+fn a_server_that_is_not_what_it_should_be_is_noticed() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let common = Common { target: listener.local_addr().unwrap(), ..common(sink::HTTP_PORT) };
+    let server = thread::spawn(move || listener.accept().unwrap().0.write_all(&[b'?'; 4096]).unwrap());
+    let outcome = requests::run(&common, 1).unwrap();
+    server.join().unwrap();
+    assert_eq!((outcome.operations, outcome.failures), (0, 1));
+    let failure = outcome.first_failure.unwrap();
+    assert!(failure.contains("response"), "{failure}");
+}
+
+#[test]
+fn a_port_nobody_listens_on_is_an_error() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let error = bulk::run(&common(free), 1).unwrap_err();
+    assert!(format!("{error:#}").contains("connecting"), "{error:#}");
+}
+
+#[test]
+fn a_watched_process_that_is_gone_is_an_error() {
+    let common = Common { watched: vec![i32::MAX], ..common(sink::HTTP_PORT) };
+    assert!(requests::run(&common, 1).is_err());
+}

@@ -1,0 +1,83 @@
+//! `fairway lab apply`, `delete` and `label`.
+
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use fairway_core::source::Kind;
+use fairway_lab::Result;
+use fairway_lab::apply::{self, Report};
+use fairway_lab::layout::Layout;
+use fairway_lab::options::Config;
+
+/// Which manifests.
+#[derive(Debug, Args)]
+pub(crate) struct Files {
+    /// A file, a directory, or - for standard input; may be repeated
+    #[arg(short, long = "filename", required = true)]
+    files: Vec<String>,
+}
+
+/// Arguments of `label`.
+#[derive(Debug, Args)]
+pub(crate) struct Label {
+    /// Kind of the object
+    kind: LabelKind,
+    /// Its name
+    name: String,
+    /// key=value sets a label, key- removes it
+    #[arg(required = true, allow_hyphen_values = true)]
+    changes: Vec<String>,
+    /// Its namespace
+    #[arg(short, long, default_value = "default")]
+    namespace: String,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LabelKind {
+    #[value(alias = "ns")]
+    Namespace,
+    #[value(alias = "po")]
+    Pod,
+    #[value(alias = "svc")]
+    Service,
+}
+
+/// Applies manifests; fails when any document was refused.
+pub(crate) fn apply(layout: &Layout, files: &Files) -> Result<ExitCode> {
+    over(layout, files, apply::apply)
+}
+
+/// Deletes the objects of manifests.
+pub(crate) fn delete(layout: &Layout, files: &Files) -> Result<ExitCode> {
+    over(layout, files, apply::delete)
+}
+
+fn over(layout: &Layout, files: &Files, act: fn(&Layout, &[apply::Input]) -> Result<Report>) -> Result<ExitCode> {
+    // Without a lab there is nothing to change, and the error says so.
+    Config::read(layout)?;
+    let mut inputs = Vec::new();
+    for file in &files.files {
+        inputs.extend(apply::read(file)?);
+    }
+    let report = act(layout, &inputs)?;
+    for change in &report.changes {
+        println!("{} {}", change.object, change.what);
+    }
+    for error in &report.errors {
+        eprintln!("error: {error}");
+    }
+    Ok(if report.errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Changes labels.
+pub(crate) fn label(layout: &Layout, label: &Label) -> Result<ExitCode> {
+    Config::read(layout)?;
+    let kind = match label.kind {
+        LabelKind::Namespace => Kind::Namespace,
+        LabelKind::Pod => Kind::Pod,
+        LabelKind::Service => Kind::Service,
+    };
+    let change = apply::label(layout, kind, &label.namespace, &label.name, &label.changes)?;
+    println!("{} {}", change.object, change.what);
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,107 @@
+//! `fairway lab up` and `fairway lab demo`.
+
+use std::io::{IsTerminal, stdout};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use fairway_lab::binaries::Build;
+use fairway_lab::layout::Layout;
+use fairway_lab::options::Overrides;
+use fairway_lab::{Error, Options, Result, demo, lab, manage};
+
+/// How often readiness is looked at.
+const POLL: Duration = Duration::from_millis(100);
+
+/// What the two commands share.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Another `fairway`
+    #[arg(long, value_name = "PATH")]
+    fairway_binary: Option<PathBuf>,
+    /// Another controller
+    #[arg(long, value_name = "PATH")]
+    controller_binary: Option<PathBuf>,
+    /// Another node tunnel; Istio's works too
+    #[arg(long, value_name = "PATH")]
+    ztunnel_binary: Option<PathBuf>,
+    /// Another node agent
+    #[arg(long, value_name = "PATH")]
+    agent_binary: Option<PathBuf>,
+    /// In a source checkout, use the binaries that are there
+    #[arg(long)]
+    no_build: bool,
+}
+
+impl Arguments {
+    fn options(&self) -> Options {
+        Options {
+            binaries: Overrides {
+                fairway: self.fairway_binary.clone(),
+                controller: self.controller_binary.clone(),
+                ztunnel: self.ztunnel_binary.clone(),
+                agent: self.agent_binary.clone(),
+            },
+            build: if self.no_build { Build::Never } else { Build::InCheckout },
+            ..Options::default()
+        }
+    }
+}
+
+/// Arguments of `up`.
+#[derive(Debug, Args)]
+pub(crate) struct UpArguments {
+    #[command(flatten)]
+    common: Arguments,
+    /// How many nodes
+    #[arg(long, default_value_t = 2)]
+    nodes: u8,
+    /// Wait until every component and pod is ready
+    #[arg(long)]
+    wait: bool,
+    /// Leave out controller, agents and ztunnels: pods talk to each other without a mesh
+    #[arg(long)]
+    no_mesh: bool,
+}
+
+fn progress(text: &str) {
+    eprintln!("{text}");
+}
+
+/// Brings a lab up.
+pub(crate) fn up(name: &str, arguments: &UpArguments) -> Result<ExitCode> {
+    let options = Options {
+        name: name.to_owned(),
+        nodes: arguments.nodes,
+        mesh: !arguments.no_mesh,
+        ..arguments.common.options()
+    };
+    manage::up(&options, &mut progress)?;
+    if arguments.wait {
+        wait(&Layout::of(name)?)?;
+    }
+    println!("lab {name} is up; next: fairway lab apply -f FILE, fairway lab status");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn wait(layout: &Layout) -> Result<()> {
+    let started = Instant::now();
+    loop {
+        let unsettled = lab::unsettled(layout)?;
+        if unsettled.is_empty() {
+            return Ok(());
+        }
+        if started.elapsed() > lab::PATIENCE {
+            return Err(Error::new(format!("not ready after {:?}", lab::PATIENCE))
+                .because(unsettled.join("\n  "))
+                .hint("`fairway lab logs NAME` has the reason; the lab is left up"));
+        }
+        std::thread::sleep(POLL);
+    }
+}
+
+/// Runs the demo.
+pub(crate) fn demo(arguments: &Arguments) -> Result<ExitCode> {
+    demo::run(arguments.options(), stdout().is_terminal()).map(|()| ExitCode::SUCCESS)
+}

@@ -1,0 +1,94 @@
+//! The guided tour: `fairway lab demo`. Every step is checked against what really happened, and the first that does not hold ends it.
+
+mod steps;
+mod tour;
+
+use std::path::Path;
+use std::thread;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::error::{Doing, Error, Result};
+use crate::lab::Lab;
+use crate::layout::Layout;
+use crate::manage;
+use crate::options::Options;
+use tour::Tour;
+
+/// What the demo's lab is called; the process id is added.
+const NAME: &str = "demo";
+/// Lines of each component's log shown when a step fails.
+const LOG_LINES: usize = 8;
+/// Exit code of a program ended by an interrupt, as shells have it.
+const INTERRUPTED: i32 = 130;
+
+/// Runs the demo in a lab of its own, which is gone afterwards, whatever happens.
+///
+/// # Errors
+/// When a step does not hold.
+pub fn run(options: Options, colour: bool) -> Result<()> {
+    remove_killed_demos()?;
+    let options = Options { name: format!("{NAME}-{}", std::process::id()), nodes: 2, ..options };
+    let layout = Layout::of(&options.name)?;
+    clean_up_when_interrupted(layout.clone())?;
+    let mut tour = Tour::new(colour);
+    let mut progress = |text: &str| println!("{text} ...");
+    let lab = Lab::up_with(options, &mut progress)?;
+    let result = steps::walk(&lab, &mut tour);
+    if result.is_err() {
+        show_logs(&lab);
+    }
+    drop(lab);
+    result.map_err(|error| Error::new(format!("the demo stopped: {}", tour.current())).because(error))?;
+    steps::check_nothing_is_left(&layout)?;
+    tour.finish();
+    Ok(())
+}
+
+/// A demo that was killed took its processes along, but not its files.
+fn remove_killed_demos() -> Result<()> {
+    for lab in manage::list()?.into_iter().filter(|lab| lab.supervisor.is_none()) {
+        let name = lab.layout.name();
+        let owner = name.strip_prefix(NAME).and_then(|rest| rest.strip_prefix('-'));
+        // While its owner lives, a lab without supervisor is one that is just being brought up.
+        if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            manage::down(&lab.layout)?;
+        }
+    }
+    Ok(())
+}
+
+/// On Ctrl-C the lab is removed before the program ends.
+fn clean_up_when_interrupted(layout: Layout) -> Result<()> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().doing(|| "listening for signals")?;
+    let watch = move || {
+        runtime.block_on(async {
+            let (Ok(mut interrupt), Ok(mut terminate)) =
+                (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+            else {
+                return;
+            };
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            eprintln!("\ninterrupted, cleaning up");
+            if let Err(error) = manage::down(&layout) {
+                eprintln!("error: {error}");
+            }
+            std::process::exit(INTERRUPTED);
+        });
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(watch).map(drop).doing(|| "listening for signals")
+}
+
+fn show_logs(lab: &Lab) {
+    for log in crate::logs::list(lab.layout()) {
+        let text = std::fs::read_to_string(&log.path).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        for line in lines.get(lines.len().saturating_sub(LOG_LINES)..).unwrap_or_default() {
+            eprintln!("  {} | {line}", log.name);
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! A server that says who it is and who asked.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::process::ExitCode;
+
+use bytes::Bytes;
+use clap::Args;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+
+use super::net;
+use crate::error::Result;
+
+/// Arguments of `http-server`.
+#[derive(Clone, Debug, Args)]
+pub struct Arguments {
+    /// Port to listen on, in both families
+    #[arg(long)]
+    port: u16,
+    /// What to answer
+    #[arg(long, default_value = "hello")]
+    text: String,
+}
+
+pub(super) async fn run(arguments: Arguments) -> Result<ExitCode> {
+    let listener = net::listen(arguments.port)?;
+    println!("listening on {}", arguments.port);
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                eprintln!("accept: {error}");
+                continue;
+            }
+        };
+        let text = arguments.text.clone();
+        tokio::spawn(async move {
+            let service = service_fn(move |request| answer(text.clone(), net::plain(peer), request));
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .serve_connection(TokioIo::new(stream), service);
+            if let Err(error) = connection.await {
+                eprintln!("{peer}: {error}");
+            }
+        });
+    }
+}
+
+async fn answer(
+    text: String,
+    peer: SocketAddr,
+    request: http::Request<Incoming>,
+) -> std::result::Result<http::Response<Full<Bytes>>, Infallible> {
+    println!("{} {} from {peer}", request.method(), request.uri());
+    Ok(http::Response::new(Full::new(Bytes::from(format!("{text} to {peer}\n")))))
+}
