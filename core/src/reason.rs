@@ -213,6 +213,26 @@ reasons! {
 }
 
 impl Reason {
+    /// The reason with this label, for what another proxy reports.
+    #[must_use]
+    pub fn from_label(label: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|reason| reason.label() == label)
+    }
+
+    /// The nearest error type of RFC 9209 §2.3, for clients that know nothing of this list.
+    #[must_use]
+    pub const fn proxy_error(self) -> &'static str {
+        match self {
+            Self::ApplicationConnectTimeout | Self::UpstreamConnectTimeout => "connection_timeout",
+            Self::ApplicationConnectFailed | Self::UpstreamConnectFailed => "connection_refused",
+            Self::BadRequest | Self::AuthorityMismatch => "http_request_error",
+            Self::UnknownAuthority | Self::WorkloadUnknown | Self::NoHealthyUpstream => "destination_not_found",
+            Self::ConnectionLimit => "connection_limit_reached",
+            Self::Internal => "proxy_internal_error",
+            _ => "http_request_denied",
+        }
+    }
+
     /// Whether the connection was refused by policy, which the metric counts apart.
     #[must_use]
     pub const fn is_denial(self) -> bool {

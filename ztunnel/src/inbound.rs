@@ -15,7 +15,7 @@ use fairway_core::reason::Reason;
 use fairway_core::route;
 use fairway_core::snapshot::Snapshot;
 use fairway_core::workload::Workload;
-use http::{HeaderMap, StatusCode};
+use http::HeaderMap;
 
 use crate::baggage;
 use crate::conn::Identified;
@@ -79,7 +79,7 @@ impl Arrived {
         let local = view.borrow().workload.clone();
         let info = self.describe(&snapshot, local.as_ref());
         let refuse = |incoming: Incoming, outcome: &Outcome| {
-            incoming.refuse(status(outcome.reason));
+            incoming.refuse(outcome.reason);
             pod.mesh.telemetry.refused(&info, started, outcome);
         };
         let Some(local) = local else {
@@ -143,10 +143,6 @@ impl Arrived {
         });
         info
     }
-}
-
-fn status(reason: Reason) -> StatusCode {
-    StatusCode::from_u16(reason.http_status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE)
 }
 
 /// The 200's baggage: the client uses it for labels when it knew only a gateway (interop §1.3).

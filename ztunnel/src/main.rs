@@ -8,6 +8,7 @@ use clap::Parser;
 use fairway_core::io::{logging, tls};
 use fairway_ztunnel::app;
 use fairway_ztunnel::config::{Arguments, Command};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 fn main() -> ExitCode {
     match run(Arguments::parse()) {
@@ -27,6 +28,7 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     let environment: BTreeMap<String, String> = std::env::vars().collect();
     let config = arguments.check(&environment)?;
     let log_filter = logging::init(config.log_shape, &config.log_filter)?;
+    raise_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(config.worker_threads)
         .enable_all()
@@ -36,4 +38,19 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     // Connections that outlived the drain are cut here.
     runtime.shutdown_background();
     result
+}
+
+/// Every connection costs one or two descriptors, and the usual soft limit of 1024 is meant for programs that use
+/// select(2). A lower limit is no reason not to start.
+fn raise_open_files() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+        Ok((soft, hard))
+    });
+    match raised {
+        Ok((before, now)) => tracing::debug!(before, now, "limit on open files raised"),
+        Err(error) => {
+            tracing::warn!(%error, "cannot raise the limit on open files; many connections may be refused (ulimit -n)");
+        }
+    }
 }

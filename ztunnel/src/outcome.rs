@@ -75,7 +75,8 @@ impl From<&TunnelError> for Outcome {
             TunnelError::PeerRefused { .. } => Reason::PeerIdentityMismatch,
             TunnelError::TlsTimeout { .. } => Reason::TlsHandshakeFailed,
             TunnelError::Http2 { .. } | TunnelError::Request { .. } => Reason::Http2Failed,
-            TunnelError::Refused { .. } => Reason::TunnelRefused,
+            // The far side's own reason, where it is told: the same at both ends.
+            TunnelError::Refused { reason, .. } => reason.unwrap_or(Reason::TunnelRefused),
             TunnelError::AnswerTimeout { .. } => Reason::TimedOut,
             TunnelError::PoolTimeout { .. } => Reason::ConnectionLimit,
         };

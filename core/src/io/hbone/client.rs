@@ -14,13 +14,14 @@ use rustls::pki_types::ServerName;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use super::keepalive;
 use super::stream::TunnelStream;
+use super::{headers, keepalive};
 use crate::ident::Identity;
 use crate::io::certs::CertificateError;
 use crate::io::socket::{DialError, SocketFactory};
 use crate::io::tls::verify::{PeerRefused, peer_identity};
 use crate::limits;
+use crate::reason::Reason;
 
 /// What a tunnel stream asks for.
 #[derive(Clone, Debug)]
@@ -86,12 +87,14 @@ pub enum TunnelError {
         source: http::Error,
     },
     /// The peer's proxy answered, but not with 200.
-    #[error("{peer} refused the tunnel with status {status}")]
+    #[error("{peer} refused the tunnel with status {status}{}", .reason.map(|reason| format!(": {}", reason.message())).unwrap_or_default())]
     Refused {
         /// The peer's proxy.
         peer: SocketAddr,
         /// Its answer.
         status: StatusCode,
+        /// Why, where the peer is one of ours and said it.
+        reason: Option<Reason>,
     },
     /// The peer's proxy took the request and did not answer.
     #[error("{peer} did not answer the tunnel request within {after:?}")]
@@ -266,7 +269,8 @@ impl Place {
         };
         let (head, receive) = response.into_parts();
         if head.status != StatusCode::OK {
-            return Err(TunnelError::Refused { peer, status: head.status });
+            let reason = headers::proxy_status_reason(&head.headers);
+            return Err(TunnelError::Refused { peer, status: head.status, reason });
         }
         let stream = TunnelStream::new(send, receive, Some(Arc::new(lease)));
         Ok(Attempt::Opened(Opened { stream, headers: head.headers, peer_identity }))

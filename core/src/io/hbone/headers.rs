@@ -5,11 +5,16 @@ use std::net::SocketAddr;
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, header};
 
+use crate::reason::Reason;
+
 /// `baggage`: a workload describes itself to the other end.
 pub const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 
 /// `traceparent`: W3C trace context.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// `proxy-status`: why a proxy refused (RFC 9209).
+pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 /// Longest baggage we read, in bytes; W3C Baggage §3.3.2 has producers stay under it.
 const BAGGAGE_MAX: usize = 8192;
@@ -109,6 +114,25 @@ pub fn forwarded_host(headers: &HeaderMap) -> Option<&str> {
     Some(host.trim_matches('"')).filter(|host| !host.is_empty())
 }
 
+/// The `proxy-status` line of a refusal: the nearest standard error type, and our own reason as its details. Names of
+/// policies stay at home.
+#[must_use]
+pub fn proxy_status(reason: Reason) -> Option<HeaderValue> {
+    HeaderValue::try_from(format!("fairway; error={}; details=\"{}\"", reason.proxy_error(), reason.label())).ok()
+}
+
+/// The reason in a `proxy-status` line, where the peer is a proxy of ours. Proxies of others have words of their own.
+#[must_use]
+pub fn proxy_status_reason(headers: &HeaderMap) -> Option<Reason> {
+    let line = headers.get(PROXY_STATUS)?.to_str().ok()?;
+    let mut parameters = line.split(';').map(str::trim);
+    if parameters.next() != Some("fairway") {
+        return None;
+    }
+    let details = parameters.find_map(|parameter| parameter.strip_prefix("details="))?;
+    Reason::from_label(details.trim_matches('"'))
+}
+
 /// A fresh W3C trace context from random bits, not sampled.
 #[must_use]
 pub fn traceparent(trace: u128, span: u64) -> Option<HeaderValue> {
@@ -162,6 +186,21 @@ mod tests {
             forwarded_host(&HeaderMap::from_iter([(header::FORWARDED, forwarded(client, None).unwrap())])),
             None
         );
+    }
+
+    #[test]
+    fn a_refusal_says_why_in_standard_words_and_in_ours() {
+        let line = proxy_status(Reason::PolicyDenied).unwrap();
+        assert_eq!(line, "fairway; error=http_request_denied; details=\"policy_denied\"");
+        for reason in Reason::ALL.iter().copied() {
+            let headers = HeaderMap::from_iter([(PROXY_STATUS, proxy_status(reason).unwrap())]);
+            assert_eq!(proxy_status_reason(&headers), Some(reason));
+        }
+        for foreign in
+            ["envoy; error=connection_refused", "fairway; error=x", "fairway; details=\"no such reason\"", ""]
+        {
+            assert_eq!(proxy_status_reason(&one(PROXY_STATUS, foreign)), None, "{foreign}");
+        }
     }
 
     #[test]

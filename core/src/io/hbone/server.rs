@@ -17,11 +17,12 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::keepalive;
 use super::stream::{StreamError, TunnelStream};
+use super::{headers, keepalive};
 use crate::ident::Identity;
 use crate::io::tls::verify::{PeerRefused, peer_identity};
 use crate::limits;
+use crate::reason::Reason;
 
 /// Why a peer got no tunnel connection.
 #[derive(Debug, thiserror::Error)]
@@ -105,10 +106,11 @@ impl Incoming {
         Ok(TunnelStream::new(sender, self.request.into_body(), None))
     }
 
-    /// Answers with an error status and ends the stream.
-    pub fn refuse(mut self, status: StatusCode) {
+    /// Answers with the reason's status, says the reason in the headers, and ends the stream.
+    pub fn refuse(mut self, reason: Reason) {
         let mut response = Response::new(());
-        *response.status_mut() = status;
+        *response.status_mut() = StatusCode::from_u16(reason.http_status()).unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+        response.headers_mut().extend(headers::proxy_status(reason).map(|line| (headers::PROXY_STATUS, line)));
         // The client may be gone already; then nobody needs the answer.
         let _ = self.respond.send_response(response, true);
     }

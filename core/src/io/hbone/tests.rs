@@ -199,9 +199,10 @@ async fn garbage_instead_of_tls_is_refused() {
 #[tokio::test]
 async fn a_refusal_names_its_status() {
     let certificates = MemoryAuthority::new().certificates();
-    let server = serve(&certificates, "cart", |incoming| incoming.refuse(StatusCode::UNAUTHORIZED)).await;
+    let server = serve(&certificates, "cart", |incoming| incoming.refuse(crate::reason::Reason::PolicyDenied)).await;
     let refused = pool(&certificates).open(&key(server.address, "cart"), &request()).await;
-    assert!(matches!(refused, Err(TunnelError::Refused { status: StatusCode::UNAUTHORIZED, .. })));
+    let Err(TunnelError::Refused { status, reason, .. }) = refused else { panic!("served") };
+    assert_eq!((status, reason), (StatusCode::UNAUTHORIZED, Some(crate::reason::Reason::PolicyDenied)));
 }
 
 #[derive(Default)]
