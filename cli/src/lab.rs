@@ -136,8 +136,8 @@ fn down(name: &str, all: bool) -> Result<ExitCode> {
     for layout in labs {
         let existed = layout.root().exists();
         match manage::down(&layout) {
-            Ok(()) if existed => println!("lab {} is down", layout.name()),
-            Ok(()) => println!("there is no lab called {}", layout.name()),
+            Ok(()) if existed => fairway_lab::say!("lab {} is down", layout.name()),
+            Ok(()) => fairway_lab::say!("there is no lab called {}", layout.name()),
             Err(error) => {
                 eprintln!("error: {error}");
                 code = ExitCode::FAILURE;

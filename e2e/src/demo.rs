@@ -32,7 +32,7 @@ pub fn run(options: Options, colour: bool) -> Result<()> {
     let layout = Layout::of(&options.name)?;
     clean_up_when_interrupted(layout.clone())?;
     let mut tour = Tour::new(colour);
-    let mut progress = |text: &str| println!("{text} ...");
+    let mut progress = |text: &str| crate::say!("{text} ...");
     let lab = Lab::up_with(options, &mut progress)?;
     let result = steps::walk(&lab, &mut tour);
     if result.is_err() {

@@ -18,6 +18,7 @@ pub mod layout;
 pub mod logs;
 pub mod manage;
 pub mod options;
+pub mod output;
 pub mod prerequisites;
 pub mod render;
 pub mod status;

@@ -26,7 +26,8 @@ pub enum Tool {
     HttpGet(http_get::Arguments),
     /// Send back whatever arrives over TCP
     Echo(echo::Arguments),
-    /// Open many connections, prove each with one byte, and report as JSON lines how they end, until standard input closes
+    /// Open many connections, prove each with one byte, and report as JSON lines how they end, until standard input closes;
+    /// each line of it proves them once more
     Hold(hold::Arguments),
     /// Send a text and wait for the same text to come back; the exit code tells how it went
     Send(send::Arguments),

@@ -61,7 +61,7 @@ fn over(layout: &Layout, files: &Files, act: fn(&Layout, &[apply::Input]) -> Res
     }
     let report = act(layout, &inputs)?;
     for change in &report.changes {
-        println!("{} {}", change.object, change.what);
+        fairway_lab::say!("{} {}", change.object, change.what);
     }
     for error in &report.errors {
         eprintln!("error: {error}");
@@ -78,6 +78,6 @@ pub(crate) fn label(layout: &Layout, label: &Label) -> Result<ExitCode> {
         LabelKind::Service => Kind::Service,
     };
     let change = apply::label(layout, kind, &label.namespace, &label.name, &label.changes)?;
-    println!("{} {}", change.object, change.what);
+    fairway_lab::say!("{} {}", change.object, change.what);
     Ok(ExitCode::SUCCESS)
 }

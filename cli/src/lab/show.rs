@@ -28,11 +28,11 @@ pub(crate) fn status(layout: &Layout, arguments: &Arguments) -> Result<ExitCode>
     }
     let state = lab::status_of(layout)?;
     match arguments.output {
-        Output::Table => print!("{}", status::tables(&state, stdout().is_terminal())),
+        Output::Table => fairway_lab::say!("{}", status::tables(&state, stdout().is_terminal()).trim_end()),
         Output::Json => {
             let text = serde_json::to_string_pretty(&state)
                 .map_err(|error| Error::new("describing the lab").because(error))?;
-            println!("{text}");
+            fairway_lab::say!("{text}");
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -81,7 +81,7 @@ pub(crate) fn up(name: &str, arguments: &UpArguments) -> Result<ExitCode> {
     if arguments.wait {
         wait(&Layout::of(name)?)?;
     }
-    println!("lab {name} is up; next: fairway lab apply -f FILE, fairway lab status");
+    fairway_lab::say!("lab {name} is up; next: fairway lab apply -f FILE, fairway lab status");
     Ok(ExitCode::SUCCESS)
 }
 

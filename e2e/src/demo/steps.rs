@@ -39,7 +39,7 @@ pub(super) fn walk(lab: &Lab, tour: &mut Tour) -> Result<()> {
     tour.step("Where things stand");
     let state = lab.status()?;
     for line in status::brief(&state, tour.colour()).lines() {
-        println!("{}", format!("   {line}").trim_end());
+        crate::say!("{}", format!("   {line}").trim_end());
     }
     tour.step("Clean up");
     Ok(())
@@ -260,7 +260,7 @@ pub(super) fn check_nothing_is_left(layout: &Layout) -> Result<()> {
     });
     match left.count() {
         0 => {
-            println!("   every process ended, every file removed");
+            crate::say!("   every process ended, every file removed");
             Ok(())
         }
         count => Err(Error::new(format!("{count} processes were left behind"))),

@@ -27,18 +27,18 @@ impl Tour {
     pub(super) fn step(&mut self, title: &str) {
         self.number += 1;
         self.title = title.to_owned();
-        println!("\n{}", self.paint("1", &format!("{}. {title}", self.number)));
+        crate::say!("\n{}", self.paint("1", &format!("{}. {title}", self.number)));
     }
 
     /// Something that was checked.
     pub(super) fn holds(&self, fact: &str) {
-        println!("   {} {fact}", self.paint("32", "✓"));
+        crate::say!("   {} {fact}", self.paint("32", "✓"));
     }
 
     /// Evidence, as it was found.
     pub(super) fn shows(&self, evidence: &str) {
         for line in evidence.lines() {
-            println!("     {}", self.paint("2", line));
+            crate::say!("     {}", self.paint("2", line));
         }
     }
 
@@ -48,6 +48,6 @@ impl Tour {
     }
 
     pub(super) fn finish(&self) {
-        println!("\n{} in {:.1} s", self.paint("1;32", "Every step held"), self.started.elapsed().as_secs_f32());
+        crate::say!("\n{} in {:.1} s", self.paint("1;32", "Every step held"), self.started.elapsed().as_secs_f32());
     }
 }

@@ -21,7 +21,7 @@ pub struct Arguments {
 
 pub(super) async fn run(arguments: Arguments) -> Result<ExitCode> {
     let listener = net::listen(arguments.port)?;
-    println!("listening on {}", arguments.port);
+    crate::say!("listening on {}", arguments.port);
     loop {
         let (mut stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,

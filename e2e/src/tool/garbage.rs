@@ -45,6 +45,6 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode> {
         Ok(end) => end.as_str(),
         Err(_) => "open",
     };
-    println!("{}", json!({"event": "closed", "how": how, "written": written}));
+    crate::say!("{}", json!({"event": "closed", "how": how, "written": written}));
     Ok(if how == "open" { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

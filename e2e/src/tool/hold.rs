@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::timeout;
 
 use super::net::{self, End};
@@ -41,8 +41,10 @@ pub struct Arguments {
 pub(super) async fn run(arguments: Arguments) -> Result<ExitCode> {
     let (reports, mut reported) = mpsc::channel(WAITING_REPORTS);
     let opening = Arc::new(Semaphore::new(OPENING));
+    let (ask, asked) = watch::channel(());
     for id in 0..arguments.count {
         let (reports, opening, address) = (reports.clone(), opening.clone(), arguments.address.clone());
+        let asked = asked.clone();
         tokio::spawn(async move {
             // The semaphore is never closed.
             let permit = opening.acquire_owned().await;
@@ -55,33 +57,38 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode> {
                 }
             };
             report(&reports, Value::Null).await;
-            let end = if id < arguments.stuck { stick(stream, id, &reports).await } else { hold(stream).await };
+            let end = if id < arguments.stuck {
+                stick(stream, id, &reports).await
+            } else {
+                hold(stream, asked, id, &reports).await
+            };
             report(&reports, json!({"event": "closed", "id": id, "how": end.as_str()})).await;
         });
     }
     drop(reports);
     let mut outstanding = arguments.count;
-    let closed = net::stdin_closed();
-    tokio::pin!(closed);
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
     let mut open = 0;
     loop {
         let event = tokio::select! {
-            () = &mut closed => return Ok(ExitCode::SUCCESS),
-            event = reported.recv() => event,
-        };
-        let Some(event) = event else {
-            closed.await;
-            return Ok(ExitCode::SUCCESS);
+            line = lines.next_line() => match line {
+                Ok(Some(_line)) => {
+                    ask.send_replace(());
+                    continue;
+                }
+                _closed => return Ok(ExitCode::SUCCESS),
+            },
+            Some(event) = reported.recv() => event,
         };
         let kind = event.get("event").and_then(Value::as_str).map(str::to_owned);
         open += usize::from(kind.is_none());
         if kind.is_some() {
-            println!("{event}");
+            crate::say!("{event}");
         }
         if matches!(kind.as_deref(), None | Some("failed")) {
             outstanding -= 1;
             if outstanding == 0 {
-                println!("{}", json!({"event": "open", "connections": open}));
+                crate::say!("{}", json!({"event": "open", "connections": open}));
             }
         }
     }
@@ -107,8 +114,28 @@ async fn open(address: &str) -> Result<TcpStream> {
     Ok(stream)
 }
 
-async fn hold(mut stream: TcpStream) -> End {
-    net::await_end(&mut stream).await
+/// Idles, except that it sends one more byte whenever it is asked to, and reports when that has come back.
+async fn hold(
+    mut stream: TcpStream,
+    mut asked: watch::Receiver<()>,
+    id: usize,
+    reports: &mpsc::Sender<Value>,
+) -> End {
+    let mut byte = [0];
+    loop {
+        tokio::select! {
+            read = stream.read(&mut byte) => match read {
+                Ok(0) => return End::Eof,
+                Ok(_) => report(reports, json!({"event": "answered", "id": id})).await,
+                Err(_) => return End::Reset,
+            },
+            Ok(()) = asked.changed() => {
+                if stream.write_all(b"x").await.is_err() {
+                    return End::Reset;
+                }
+            }
+        }
+    }
 }
 
 /// Writes and never reads.

@@ -38,15 +38,15 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode> {
         match timeout(PATIENCE, request(&arguments.url)).await {
             Ok(Ok(answer)) => {
                 failed |= answer.status >= 400;
-                println!("{} {}", answer.status, answer.body.trim_end());
+                crate::say!("{} {}", answer.status, answer.body.trim_end());
             }
             Ok(Err(error)) => {
                 failed = true;
-                println!("error: {error}");
+                crate::say!("error: {error}");
             }
             Err(_) => {
                 failed = true;
-                println!("error: no answer within {PATIENCE:?}");
+                crate::say!("error: no answer within {PATIENCE:?}");
             }
         }
     }

@@ -27,7 +27,7 @@ pub struct Arguments {
 
 pub(super) async fn run(arguments: Arguments) -> Result<ExitCode> {
     let listener = net::listen(arguments.port)?;
-    println!("listening on {}", arguments.port);
+    crate::say!("listening on {}", arguments.port);
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -54,6 +54,6 @@ async fn answer(
     peer: SocketAddr,
     request: http::Request<Incoming>,
 ) -> std::result::Result<http::Response<Full<Bytes>>, Infallible> {
-    println!("{} {} from {peer}", request.method(), request.uri());
+    crate::say!("{} {} from {peer}", request.method(), request.uri());
     Ok(http::Response::new(Full::new(Bytes::from(format!("{text} to {peer}\n")))))
 }

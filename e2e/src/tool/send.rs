@@ -47,6 +47,6 @@ pub(super) async fn run(arguments: Arguments) -> Result<ExitCode> {
 }
 
 fn say(code: u8, text: &str) -> ExitCode {
-    println!("{text}");
+    crate::say!("{text}");
     ExitCode::from(code)
 }
