@@ -13,6 +13,7 @@ pub mod invalid;
 mod key;
 pub mod limits;
 pub mod policy;
+pub mod proxy_protocol;
 pub mod reason;
 pub mod route;
 pub mod service;

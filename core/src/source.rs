@@ -94,6 +94,12 @@ impl Kind {
         self != Self::Namespace
     }
 
+    /// Whether objects of this kind restrict who may talk to whom.
+    #[must_use]
+    pub fn is_policy(self) -> bool {
+        matches!(self, Self::AuthorizationPolicy | Self::PeerAuthentication)
+    }
+
     /// The kind called `name` in `group`, when we understand it.
     #[must_use]
     pub fn find(group: &str, name: &str) -> Option<Self> {
@@ -138,6 +144,30 @@ impl fmt::Display for ObjectKey {
         } else {
             write!(f, "{} {}/{}", self.kind, self.namespace, self.name)
         }
+    }
+}
+
+/// Where something is written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Location {
+    /// File, relative to the root of the source.
+    pub file: String,
+    /// Line, from 1, when it is known.
+    pub line: Option<u32>,
+    /// Column, from 1, when it is known.
+    pub column: Option<u32>,
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.file)?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        if let Some(column) = self.column {
+            write!(f, ":{column}")?;
+        }
+        Ok(())
     }
 }
 

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Admin, readiness_router, stats_router};
 use crate::config::Config;
+use crate::neighbours::Neighbours;
 use crate::node::NodeClient;
 use crate::pod::Mesh;
 use crate::pods::Pods;
@@ -51,6 +52,7 @@ pub async fn run(config: Config, log_filter: LogFilter) -> anyhow::Result<()> {
         telemetry: telemetry.clone(),
         ipv6: config.ipv6,
         preserve_source: config.preserve_source,
+        neighbours: Neighbours::default(),
     });
     let pods = Arc::new(Pods::new(mesh, home, config.node.node_name.as_str().into()));
 

@@ -105,3 +105,6 @@ fn decide(view: &PodView, facts: &ConnectionFacts) -> Result<Option<PolicyKey>, 
         Decision::Deny(denial) => Err(denial),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -18,9 +18,8 @@ use fairway_core::workload::Workload;
 use http::HeaderMap;
 
 use crate::baggage;
-use crate::conn::Identified;
+use crate::deliver::{Delivered, deliver_to};
 use crate::listen::Accepted;
-use crate::outcome;
 use crate::pod::Pod;
 use crate::telemetry::{ConnectionInfo, Outcome, Reporter};
 
@@ -98,16 +97,9 @@ impl Arrived {
             destination: target.destination,
             http: None,
         };
-        let mut authorized = match Identified::new(facts, view).authorize() {
-            Ok(authorized) => authorized,
-            Err(denial) => return refuse(self.incoming, &denial.into()),
-        };
-        // The application sees its client's address, unless that is the pod itself (interop §1.5 point 6).
-        let preserve =
-            pod.mesh.preserve_source && self.peer.ip() != target.dial.ip() && !target.dial.ip().is_loopback();
-        let application = match pod.sockets.connect(target.dial, preserve.then_some(self.peer.ip())).await {
-            Ok(application) => application,
-            Err(error) => return refuse(self.incoming, &outcome::application_unreachable(&error)),
+        let Delivered { mut authorized, application } = match deliver_to(&pod, view, facts, &target).await {
+            Ok(delivered) => delivered,
+            Err(outcome) => return refuse(self.incoming, &outcome),
         };
         let Ok(mut tunnel) = self.incoming.accept(describe_ourselves(&local)) else {
             let left = Outcome::because(Reason::ResetByPeer, "the client left before it was answered");

@@ -1,5 +1,7 @@
 //! One captured connection leaving a pod, top to bottom.
 
+mod neighbour;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -45,6 +47,9 @@ pub async fn serve(pod: Arc<Pod>, accepted: Accepted) {
     connection.info.destination_service = plan.service().cloned();
     match &plan {
         Plan::Passthrough { address, .. } | Plan::Direct { address, .. } => connection.plain(&pod, *address).await,
+        Plan::Tunnel { hop, workload, .. } if let Some(neighbour) = pod.mesh.neighbours.find(workload) => {
+            connection.neighbour(&pod, &source, &neighbour, hop).await;
+        }
         Plan::Tunnel { hop, workload: peer, .. } | Plan::ViaWaypoint { hop, waypoint: peer, .. } => {
             let key = TunnelKey {
                 source: source.identity(),

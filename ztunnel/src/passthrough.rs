@@ -9,9 +9,8 @@ use fairway_core::io::socket::{original_destination, reset_on_close};
 use fairway_core::reason::Reason;
 use fairway_core::route;
 
-use crate::conn::Identified;
+use crate::deliver::{Delivered, deliver};
 use crate::listen::Accepted;
-use crate::outcome;
 use crate::pod::Pod;
 use crate::telemetry::{ConnectionInfo, Outcome, Reporter};
 
@@ -38,14 +37,9 @@ pub async fn serve(pod: Arc<Pod>, accepted: Accepted) {
         Err(refusal) => return refuse(&Outcome::from(&*refusal)),
     };
     let facts = ConnectionFacts { source: peer, source_identity: None, destination, http: None };
-    let mut authorized = match Identified::new(facts, pod.view()).authorize() {
-        Ok(authorized) => authorized,
-        Err(denial) => return refuse(&denial.into()),
-    };
-    let preserve = pod.mesh.preserve_source && peer.ip() != destination.ip();
-    let application = match pod.sockets.connect(destination, preserve.then_some(peer.ip())).await {
-        Ok(application) => application,
-        Err(error) => return refuse(&outcome::application_unreachable(&error)),
+    let Delivered { mut authorized, application } = match deliver(&pod, pod.view(), facts, destination).await {
+        Ok(delivered) => delivered,
+        Err(outcome) => return refuse(&outcome),
     };
     let telemetry = pod.mesh.telemetry.open(info, authorized.allowed_by().cloned());
     let copied = copy::plain(&application, &stream, &telemetry);

@@ -14,6 +14,7 @@ use fairway_core::workload::Workload;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::neighbours::Neighbours;
 use crate::telemetry::Telemetry;
 
 /// What all pods of the node share.
@@ -28,6 +29,8 @@ pub struct Mesh {
     pub ipv6: bool,
     /// Whether applications see their clients' addresses instead of ours.
     pub preserve_source: bool,
+    /// The node's enrolled pods, for connections between two of them.
+    pub neighbours: Neighbours,
 }
 
 /// One enrolled pod.
@@ -36,6 +39,8 @@ pub struct Pod {
     pub reference: PodRef,
     /// What the node's pods share.
     pub mesh: Arc<Mesh>,
+    /// What decides about its connections.
+    view: watch::Receiver<Arc<PodView>>,
     /// Makes sockets in the pod's namespace.
     pub sockets: SocketFactory,
     /// Tunnels that carry the pod's connections to others.
@@ -45,14 +50,25 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// Follows what decides about this pod's connections.
+    /// A pod whose sockets are made by `sockets` and that is served until `drain` starts.
+    #[must_use]
+    pub fn new(reference: PodRef, mesh: Arc<Mesh>, sockets: SocketFactory, drain: Drain) -> Self {
+        let view = mesh.live.subscribe(&reference);
+        let pool = Pool::new(sockets.clone(), mesh.certificates.clone());
+        Self { reference, mesh, view, sockets, pool, drain }
+    }
+
+    /// Follows what decides about this pod's connections. Costs no look at the world: the writer may be busy with it.
     #[must_use]
     pub fn view(&self) -> watch::Receiver<Arc<PodView>> {
-        self.mesh.live.subscribe(&self.reference)
+        self.view.clone()
     }
 
     /// The pod's own workload, waited for: a new pod's traffic may be faster than its announcement.
     pub async fn workload(&self) -> Option<Arc<Workload>> {
+        if let Some(workload) = &self.view.borrow().workload {
+            return Some(Arc::clone(workload));
+        }
         let mut view = self.view();
         let known = view.wait_for(|view| view.workload.is_some());
         let view = timeout(limits::WORKLOAD_WAIT.duration(), known).await.ok()?.ok()?;

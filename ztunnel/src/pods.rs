@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fairway_core::io::drain::{self, Drain, Mode, Trigger};
-use fairway_core::io::hbone::Pool;
 use fairway_core::io::netns::{NamespaceEntry, NetworkNamespace};
 use fairway_core::io::socket::{PACKET_MARK, SocketFactory};
 use fairway_core::limits;
@@ -81,8 +80,7 @@ impl Pods {
             name: info.name.as_str().into(),
             service_account: info.service_account.as_str().into(),
         };
-        let pool = Pool::new(sockets.clone(), self.mesh.certificates.clone());
-        let pod = Arc::new(Pod { reference, mesh: Arc::clone(&self.mesh), sockets, pool, drain: drain.clone() });
+        let pod = Arc::new(Pod::new(reference, Arc::clone(&self.mesh), sockets, drain.clone()));
         let permits = Arc::new(Semaphore::new(limits::CONNECTIONS_PER_POD.size()));
         let accept = |name, listener, serve: fn(Arc<Pod>, listen::Accepted)| {
             let pod = Arc::clone(&pod);
@@ -92,6 +90,7 @@ impl Pods {
         accept("outbound", outbound_listener, |pod, accepted| drop(tokio::spawn(outbound::serve(pod, accepted))));
         accept("plaintext", plaintext_listener, |pod, accepted| drop(tokio::spawn(passthrough::serve(pod, accepted))));
         accept("tunnel", tunnel_listener, |pod, accepted| drop(tokio::spawn(inbound::serve(pod, accepted))));
+        self.mesh.neighbours.add(&pod);
         tokio::spawn(keep(pod, drain));
         Ok(Running { namespace, info, trigger })
     }

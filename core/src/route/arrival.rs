@@ -29,6 +29,22 @@ pub struct Arrival {
     pub service: Option<Arc<Service>>,
 }
 
+impl Arrival {
+    /// The destination a PROXY protocol header names: what the client asked for, as an address. For a hostname that is
+    /// one of the service's own, IPv4 before IPv6; without any, the pod's.
+    #[must_use]
+    pub fn announced(&self) -> SocketAddr {
+        match (&self.authority, &self.service) {
+            (Authority::Address(address), _) => *address,
+            (Authority::Hostname { port, .. }, Some(service)) => {
+                let vip = service.vips.iter().map(|vip| vip.ip).min_by_key(IpAddr::is_ipv6);
+                vip.map_or(self.destination, |ip| SocketAddr::new(ip, *port))
+            }
+            (Authority::Hostname { .. }, None) => self.destination,
+        }
+    }
+}
+
 /// Plans a tunnel that came to `arrived_at`, an address of the pod of `local`, and asks for `authority`.
 ///
 /// Only the port comes from the authority: the address is always the one the tunnel came to.

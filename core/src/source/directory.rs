@@ -5,9 +5,11 @@
 //! skipped.
 //!
 //! While a file has a fault, nothing it gave before is lost: documents that are valid apply, an object in error keeps
-//! its last good version, and so does one that went missing, because the fault may be what hides it.
+//! its last good version, and so does one that went missing, because the fault may be what hides it. What must survive
+//! a restart in this way is given back to [`watch_from`] as [`Loaded::remembered`].
 
 mod file;
+mod locate;
 mod scan;
 
 use std::collections::BTreeMap;
@@ -22,7 +24,7 @@ use super::{ObjectKey, SourceError};
 use file::{Manifest, Overlay, Parsed};
 use scan::Area;
 
-pub use super::watch::watch;
+pub use super::watch::{watch, watch_from};
 pub use scan::MAX_MANIFEST_BYTES;
 pub(crate) use scan::STATUS_DIRECTORY;
 
@@ -39,6 +41,19 @@ pub struct Loaded {
     manifests: Files<Manifest>,
     overlays: Files<Overlay>,
     scan_errors: Vec<SourceError>,
+    /// Directories and files that could not be looked at, now nor before.
+    unseen: Vec<String>,
+    /// The root could not be read, now nor before.
+    never_read: bool,
+}
+
+/// An object as it was when it was last good, and the file it came from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Remembered {
+    /// File, relative to the root of the source.
+    pub file: String,
+    /// The whole object.
+    pub object: Value,
 }
 
 type Files<T> = BTreeMap<String, Arc<Parsed<T>>>;
@@ -50,6 +65,36 @@ impl Loaded {
         same_files(&self.manifests, &other.manifests)
             && same_files(&self.overlays, &other.overlays)
             && self.scan_errors == other.scan_errors
+            && self.unseen == other.unseen
+    }
+
+    /// A reading to go on from after a restart: while a file has a fault, what is remembered of it is what it gave
+    /// before. What does not pass the checks of a manifest becomes [`Loaded::rejected`].
+    #[must_use]
+    pub fn remembered(objects: &[Remembered]) -> Self {
+        let mut by_file: BTreeMap<&str, Vec<&Value>> = BTreeMap::new();
+        for Remembered { file, object } in objects {
+            by_file.entry(file).or_default().push(object);
+        }
+        let manifests =
+            by_file.into_iter().map(|(name, objects)| (name.to_owned(), file::remembered(name, &objects))).collect();
+        Self { never_read: true, ..merge(manifests, Files::new(), Vec::new()) }
+    }
+
+    /// Whether the directory could never be read, so that this says nothing of what is in it.
+    #[must_use]
+    pub fn is_never_read(&self) -> bool {
+        self.never_read
+    }
+
+    /// Whether part of the directory cannot be read and never could since the first reading. What is absent here may then
+    /// exist there.
+    #[must_use]
+    pub fn has_unseen(&self) -> bool {
+        self.never_read
+            || !self.unseen.is_empty()
+            || self.manifests.values().any(|file| file.unseen)
+            || self.overlays.values().any(|file| file.unseen)
     }
 }
 
@@ -70,7 +115,7 @@ pub fn load(root: &Path, previous: Option<&Loaded>) -> Loaded {
     let scan = scan::scan(root);
     if scan.root_is_missing {
         // A vanished mount is likelier than the wish to delete everything at once.
-        let mut loaded = previous.cloned().unwrap_or_default();
+        let mut loaded = previous.cloned().unwrap_or(Loaded { never_read: true, ..Loaded::default() });
         loaded.errors.retain(|error| !loaded.scan_errors.contains(error));
         loaded.errors.extend(scan.errors.iter().cloned());
         loaded.scan_errors = scan.errors;
@@ -94,15 +139,19 @@ pub fn load(root: &Path, previous: Option<&Loaded>) -> Loaded {
         keep_unreadable(&mut manifests, &previous.manifests, &scan.unreadable);
         keep_unreadable(&mut overlays, &previous.overlays, &scan.unreadable);
     }
-    merge(manifests, overlays, scan.errors)
+    let known = previous.filter(|previous| !previous.never_read);
+    let is_unseen = |name: &String| known.is_none_or(|previous| previous.unseen.contains(name));
+    let unseen = scan.unreadable.into_iter().filter(is_unseen).collect();
+    Loaded { unseen, ..merge(manifests, overlays, scan.errors) }
 }
 
-/// Files below a directory that could not be listed stay as they were.
+/// What could not be looked at stays as it was, and so do files below a directory that could not be listed.
 fn keep_unreadable<T>(files: &mut Files<T>, previous: &Files<T>, unreadable: &[String]) {
+    let is_below = |name: &str, path: &str| {
+        path.is_empty() || name.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    };
     for (name, file) in previous {
-        let hidden =
-            unreadable.iter().any(|directory| name.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/')));
-        if hidden {
+        if unreadable.iter().any(|path| is_below(name, path)) {
             files.entry(name.clone()).or_insert_with(|| file.clone());
         }
     }
@@ -139,11 +188,11 @@ fn merge(manifests: Files<Manifest>, overlays: Files<Overlay>, scan_errors: Vec<
             rejected.entry(key.clone()).or_insert_with(|| value.clone());
         }
     }
-    Loaded { objects, errors, rejected, manifests, overlays, scan_errors }
+    Loaded { objects, errors, rejected, manifests, overlays, scan_errors, ..Loaded::default() }
 }
 
 fn duplicate(name: &str, first: &str, key: &ObjectKey, manifest: &Manifest) -> SourceError {
-    let place = manifest.document.node_place();
+    let place = manifest.name_place;
     SourceError {
         file: name.to_owned(),
         line: place.line(),

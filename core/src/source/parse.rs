@@ -53,6 +53,32 @@ impl FieldPath {
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    /// The path that reads `text`, such as `spec.rules[0].to` or `metadata.annotations[istio.io/dry-run]`; it ends before
+    /// what cannot be understood, so that a place near by is found at least.
+    pub(super) fn parse(text: &str) -> Self {
+        let mut steps = Vec::new();
+        let mut rest = text;
+        while !rest.is_empty() {
+            if let Some(inner) = rest.strip_prefix('[') {
+                let quoted = inner.strip_prefix('"').and_then(|inner| inner.split_once("\"]"));
+                let Some((step, after)) = quoted.or_else(|| inner.split_once(']')) else {
+                    break;
+                };
+                match step.parse() {
+                    Ok(index) if quoted.is_none() => steps.push(Step::Index(index)),
+                    _ => steps.push(Step::Key(step.to_owned())),
+                }
+                rest = after.strip_prefix('.').unwrap_or(after);
+            } else {
+                let end = rest.find(['.', '[']).unwrap_or(rest.len());
+                let (step, after) = rest.split_at(end);
+                steps.push(Step::Key(step.to_owned()));
+                rest = after.strip_prefix('.').unwrap_or(after);
+            }
+        }
+        Self(steps)
+    }
 }
 
 impl fmt::Display for FieldPath {

@@ -25,10 +25,20 @@ const RESCAN: Duration = Duration::from_secs(2);
 /// on files.
 #[must_use]
 pub fn watch(root: &Path) -> watch::Receiver<Arc<Loaded>> {
+    start(root, None)
+}
+
+/// As [`watch`], going on from what is [`Loaded::remembered`] of the time before a restart.
+#[must_use]
+pub fn watch_from(root: &Path, remembered: &Loaded) -> watch::Receiver<Arc<Loaded>> {
+    start(root, Some(remembered))
+}
+
+fn start(root: &Path, previous: Option<&Loaded>) -> watch::Receiver<Arc<Loaded>> {
     let (wake, woken) = sync_channel(1);
     let mut worker = Worker { root: root.to_owned(), wake, watcher: None, watched: None };
     worker.attach();
-    let first = Arc::new(load(root, None));
+    let first = Arc::new(load(root, previous));
     log_errors(&first, None);
     let (sender, receiver) = watch::channel(first);
     let spawned = std::thread::Builder::new().name("manifests".to_owned()).spawn(move || worker.run(&woken, &sender));

@@ -115,12 +115,7 @@ async fn open(address: &str) -> Result<TcpStream> {
 }
 
 /// Idles, except that it sends one more byte whenever it is asked to, and reports when that has come back.
-async fn hold(
-    mut stream: TcpStream,
-    mut asked: watch::Receiver<()>,
-    id: usize,
-    reports: &mpsc::Sender<Value>,
-) -> End {
+async fn hold(mut stream: TcpStream, mut asked: watch::Receiver<()>, id: usize, reports: &mpsc::Sender<Value>) -> End {
     let mut byte = [0];
     loop {
         tokio::select! {

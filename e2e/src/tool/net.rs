@@ -77,12 +77,6 @@ pub(super) async fn await_end(stream: &mut (impl AsyncReadExt + Unpin)) -> End {
     }
 }
 
-/// Waits until standard input closes.
-pub(super) async fn stdin_closed() {
-    let mut stdin = tokio::io::stdin();
-    await_end(&mut stdin).await;
-}
-
 /// A duration such as `200ms`, `5s` or `2m`.
 pub(super) fn duration(text: &str) -> std::result::Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());

@@ -8,19 +8,24 @@ use serde_json::Value;
 
 use super::super::decode::{self, Identity, Item};
 use super::super::objects::{Typed, UnknownKind};
-use super::super::parse::{self, Fault, Node, Place};
+use super::super::parse::{self, Fault, FieldPath, Node, Place};
 use super::super::{ObjectKey, SourceError};
 use super::scan::{self, Found};
 
 /// What one file gave.
 #[derive(Debug)]
 pub(super) struct Parsed<T> {
-    fingerprint: u64,
+    /// Of the text; none for what is remembered, which is no file's text.
+    fingerprint: Option<u64>,
     pub(super) entries: BTreeMap<ObjectKey, T>,
     pub(super) unknown: Vec<UnknownKind>,
     pub(super) errors: Vec<SourceError>,
     /// Objects in error that this file never gave a good version of.
     pub(super) rejected: BTreeMap<ObjectKey, Arc<Value>>,
+    /// Part of the file cannot be read and never could since the process started: what it holds is not known.
+    pub(super) unseen: bool,
+    /// Part of the file cannot be read now.
+    hides: bool,
 }
 
 /// A document and which of its items an entry came from.
@@ -36,15 +41,23 @@ impl Origin {
         decode::items(&self.document).get(self.index).map(action)
     }
 
-    pub(super) fn node_place(&self) -> Place {
-        self.with_item(|item| item.node.locate(&parse::FieldPath::of(&["metadata", "name"]))).unwrap_or_default()
+    /// Where `path` of the item is written.
+    pub(super) fn locate(&self, path: &FieldPath) -> Place {
+        self.with_item(|item| item.node.locate(path)).unwrap_or_default()
+    }
+
+    fn name_place(&self) -> Place {
+        self.locate(&FieldPath::of(&["metadata", "name"]))
     }
 }
 
 /// A complete object.
 #[derive(Clone, Debug)]
 pub(super) struct Manifest {
-    pub(super) document: Origin,
+    /// Where its name is written; not known once the file does not hold it any more.
+    pub(super) name_place: Place,
+    /// The places of its fields, for kinds whose readers find faults in fields: the trees of all pods would be large.
+    pub(super) document: Option<Origin>,
     pub(super) value: Arc<Value>,
     pub(super) typed: Typed,
 }
@@ -59,19 +72,31 @@ pub(super) struct Overlay {
 /// What a file is made of.
 pub(super) trait Content: Clone {
     fn build(item: &Item<'_>, key: &ObjectKey, origin: Origin) -> Result<Self, Fault>;
+
+    /// This, kept although the file does not hold it as it was.
+    fn kept(&self) -> Self;
 }
 
 impl Content for Manifest {
     fn build(item: &Item<'_>, key: &ObjectKey, document: Origin) -> Result<Self, Fault> {
         let value = Arc::new(item.json(key, false));
         let typed = item.typed(key.kind, &value)?;
-        Ok(Self { document, value, typed })
+        let name_place = document.name_place();
+        Ok(Self { name_place, document: key.kind.is_policy().then_some(document), value, typed })
+    }
+
+    fn kept(&self) -> Self {
+        Self { name_place: Place::default(), document: None, value: self.value.clone(), typed: self.typed.clone() }
     }
 }
 
 impl Content for Overlay {
     fn build(item: &Item<'_>, key: &ObjectKey, document: Origin) -> Result<Self, Fault> {
         Ok(Self { document, patch: item.json(key, true) })
+    }
+
+    fn kept(&self) -> Self {
+        self.clone()
     }
 }
 
@@ -80,63 +105,92 @@ pub(super) fn read<T: Content>(found: &Found, previous: Option<&Arc<Parsed<T>>>)
     let text = scan::read_text(&found.path);
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);
-    let fingerprint = hasher.finish();
+    let fingerprint = Some(hasher.finish());
     if let Some(previous) = previous.filter(|previous| previous.fingerprint == fingerprint) {
         return previous.clone();
     }
-    let mut parsed = Parsed {
-        fingerprint,
-        entries: BTreeMap::new(),
-        unknown: Vec::new(),
-        errors: Vec::new(),
-        rejected: BTreeMap::new(),
-    };
+    let mut parsed = Parsed::empty(fingerprint);
     let documents = text
         .map_err(|message| Fault { place: Place::default(), field: None, message })
         .and_then(|text| parse::documents(&text));
     match documents {
-        Ok(documents) => documents.into_iter().for_each(|document| parsed.add_document(found, document)),
-        Err(fault) => parsed.errors.push(source_error(&found.name, fault, None)),
+        Ok(documents) => documents.into_iter().for_each(|document| parsed.add_document(&found.name, document)),
+        Err(fault) => parsed.hide(source_error(&found.name, fault, None)),
     }
+    parsed.unseen = parsed.hides && previous.is_none_or(|previous| previous.unseen);
     if let Some(previous) = previous {
         parsed.keep(previous);
     }
     Arc::new(parsed)
 }
 
+/// Objects as they were before a restart, standing for what the file `name` gave then.
+pub(super) fn remembered(name: &str, objects: &[&Value]) -> Arc<Parsed<Manifest>> {
+    let mut parsed = Parsed::empty(None);
+    for object in objects {
+        // JSON is YAML, and so the same checks apply as to a manifest.
+        let documents = parse::documents(&object.to_string()).unwrap_or_default();
+        documents.into_iter().for_each(|document| parsed.add_document(name, document));
+    }
+    parsed.entries.values_mut().for_each(|entry: &mut Manifest| *entry = entry.kept());
+    parsed.errors.clear();
+    parsed.unseen = true;
+    Arc::new(parsed)
+}
+
 impl<T: Content> Parsed<T> {
-    fn add_document(&mut self, found: &Found, document: Node) {
-        let document = Arc::new(document);
-        for (index, item) in decode::items(&document).iter().enumerate() {
-            let origin = Origin { document: document.clone(), index };
-            self.add_item(found, item, origin);
+    fn empty(fingerprint: Option<u64>) -> Self {
+        Self {
+            fingerprint,
+            entries: BTreeMap::new(),
+            unknown: Vec::new(),
+            errors: Vec::new(),
+            rejected: BTreeMap::new(),
+            unseen: false,
+            hides: false,
         }
     }
 
-    fn add_item(&mut self, found: &Found, item: &Item<'_>, origin: Origin) {
+    /// An error that may hide an object.
+    fn hide(&mut self, error: SourceError) {
+        self.hides = true;
+        self.errors.push(error);
+    }
+
+    fn add_document(&mut self, file: &str, document: Node) {
+        let document = Arc::new(document);
+        for (index, item) in decode::items(&document).iter().enumerate() {
+            let origin = Origin { document: document.clone(), index };
+            self.add_item(file, item, origin);
+        }
+    }
+
+    fn add_item(&mut self, file: &str, item: &Item<'_>, origin: Origin) {
         let key = match item.identity() {
             Ok(Identity::Known(key)) => key,
             Ok(Identity::Unknown { api_version, kind, name }) => {
-                self.unknown.push(UnknownKind { file: found.name.clone(), api_version, kind, name });
+                self.unknown.push(UnknownKind { file: file.to_owned(), api_version, kind, name });
                 return;
             }
             Err(fault) => {
-                self.errors.push(source_error(&found.name, fault, None));
+                self.hide(source_error(file, fault, None));
                 return;
             }
         };
         if self.entries.contains_key(&key) {
-            let place = origin.node_place();
-            let message = format!("{key} is defined twice in {}; the first one is used", found.name);
+            let place = origin.name_place();
+            let message = format!("{key} is defined twice in {file}; the first one is used");
             let fault = Fault { place, field: Some("metadata.name".to_owned()), message };
-            self.errors.push(source_error(&found.name, fault, Some(key)));
+            self.errors.push(source_error(file, fault, Some(key)));
             return;
         }
         match T::build(item, &key, origin) {
             Ok(entry) => drop(self.entries.insert(key, entry)),
             Err(fault) => {
                 self.rejected.insert(key.clone(), Arc::new(item.json(&key, false)));
-                self.errors.push(source_error(&found.name, fault, Some(key)));
+                // A policy is known even so, and refuses.
+                self.hides |= !key.kind.is_policy();
+                self.errors.push(source_error(file, fault, Some(key)));
             }
         }
     }
@@ -147,7 +201,7 @@ impl<T: Content> Parsed<T> {
             return;
         }
         for (key, entry) in &previous.entries {
-            self.entries.entry(key.clone()).or_insert_with(|| entry.clone());
+            self.entries.entry(key.clone()).or_insert_with(|| entry.kept());
         }
         for (key, value) in &previous.rejected {
             self.rejected.entry(key.clone()).or_insert_with(|| value.clone());

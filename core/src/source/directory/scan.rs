@@ -35,7 +35,7 @@ pub(super) struct Found {
 pub(super) struct Scan {
     pub(super) files: Vec<Found>,
     pub(super) errors: Vec<SourceError>,
-    /// Directories that exist but could not be listed.
+    /// Directories and files that exist but could not be looked at, or not completely.
     pub(super) unreadable: Vec<String>,
     pub(super) root_is_missing: bool,
 }
@@ -75,7 +75,15 @@ impl Scan {
                 return;
             }
         };
-        for entry in entries.flatten() {
+        for entry in entries {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => {
+                    self.errors.push(whole_file(name, format!("the directory cannot be listed: {error}")));
+                    self.unreadable.push(name.to_owned());
+                    return;
+                }
+            };
             let file_name = entry.file_name();
             let file_name = file_name.to_string_lossy();
             if file_name.starts_with('.') {
@@ -84,8 +92,14 @@ impl Scan {
             let path = entry.path();
             let relative = if name.is_empty() { file_name.to_string() } else { format!("{name}/{file_name}") };
             // Follows links: a mounted ConfigMap consists of them.
-            let Ok(metadata) = fs::metadata(&path) else {
-                continue;
+            let metadata = match fs::metadata(&path) {
+                Ok(metadata) => metadata,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => {
+                    self.errors.push(whole_file(&relative, format!("cannot be read: {error}")));
+                    self.unreadable.push(relative);
+                    continue;
+                }
             };
             if metadata.is_dir() {
                 if depth < MAX_DEPTH {
@@ -100,6 +114,7 @@ impl Scan {
                 if self.files.len() == MAX_FILES {
                     self.errors
                         .push(whole_file(&relative, format!("is skipped: there are more than {MAX_FILES} files")));
+                    self.unreadable.push(name.to_owned());
                     return;
                 }
                 self.files.push(Found { path, name: relative, area });

@@ -1,0 +1,9 @@
+//! End-to-end tests of the mesh: real components in a lab, real traffic, and what wire, logs and metrics say about it.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod mesh {
+    mod labs;
+    mod matrix;
+    mod observe;
+}

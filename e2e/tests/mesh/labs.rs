@@ -1,0 +1,130 @@
+//! Labs for tests: binaries that are up to date, worlds, and checks that cannot run said out loud.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::SystemTime;
+use std::{env, fs};
+
+use fairway_lab::binaries::Build;
+use fairway_lab::status::PodStatus;
+use fairway_lab::{Lab, Options};
+
+/// The programs a lab runs.
+const BINARIES: [&str; 4] = ["fairway", "controller", "ztunnel", "fairway-cni-agent"];
+/// Where the sources of those programs are.
+const SOURCES: [&str; 8] =
+    ["Cargo.toml", "proto", "core/src", "ztunnel/src", "controller/src", "cni-plugin/src", "cli/src", "e2e/src"];
+
+/// Says something even when the test passes; the harness keeps what the usual macros print to itself.
+pub(crate) fn say(text: &str) {
+    // Nobody to tell when standard error is closed.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// Says that a check could not be made.
+pub(crate) fn skip(what: &str, why: &str) {
+    say(&format!("SKIPPED: {what}: {why}"));
+}
+
+/// Whether labs can run here; when not, says that `what` is skipped.
+pub(crate) fn can_run(what: &str) -> bool {
+    let path = fairway_lab::prerequisites::search_path(None, &env::var("PATH").unwrap_or_default());
+    match fairway_lab::prerequisites::check(&path) {
+        Ok(()) => true,
+        Err(reason) => {
+            skip(what, &reason.to_string());
+            false
+        }
+    }
+}
+
+/// Whether this process may enter the network of a lab's pods; when not, says that `what` is skipped.
+pub(crate) fn can_enter(what: &str) -> bool {
+    let root = nix::unistd::geteuid().is_root();
+    if !root {
+        skip(what, "only root can enter a pod's network from a test");
+    }
+    root
+}
+
+/// A lab with a mesh, every component ready; `None` when none can run here.
+pub(crate) fn mesh(test: &str) -> Option<Lab> {
+    if !can_run(test) {
+        return None;
+    }
+    build();
+    let lab = Lab::up(options(test)).unwrap();
+    lab.wait_ready().unwrap();
+    Some(lab)
+}
+
+/// As [`mesh`], with these manifests applied and their pods ready.
+pub(crate) fn mesh_with(test: &str, world: &str) -> Option<Lab> {
+    let lab = mesh(test)?;
+    lab.apply(world).unwrap();
+    lab.wait_ready().unwrap();
+    Some(lab)
+}
+
+/// What the labs of these tests are asked to be.
+pub(crate) fn options(test: &str) -> Options {
+    Options { name: format!("m{}-{test}", std::process::id()), build: Build::Never, ..Options::default() }
+}
+
+/// The directory of the binaries under test: the parent of the one this test is in.
+pub(crate) fn binaries() -> PathBuf {
+    let running = env::current_exe().unwrap().canonicalize().unwrap();
+    running.parent().and_then(Path::parent).unwrap().to_owned()
+}
+
+/// Builds the binaries if one is missing or older than a source, once per run. All of the workspace at once, and with its
+/// tests: then every dependency has the features it has when the whole workspace is tested, and nothing is compiled twice.
+pub(crate) fn build() {
+    static BUILT: OnceLock<()> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let directory = binaries();
+        let built = BINARIES.iter().map(|name| changed(&directory.join(name))).min().flatten();
+        let edited = SOURCES.iter().filter_map(|source| newest(&checkout.join(source))).max();
+        if built.is_some() && built >= edited {
+            return;
+        }
+        say("building the binaries under test");
+        let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.current_dir(checkout).args(["build", "--quiet", "--workspace", "--bins", "--tests"]);
+        if directory.file_name().is_some_and(|name| name == "release") {
+            cargo.arg("--release");
+        }
+        assert!(cargo.status().unwrap().success(), "the binaries under test do not build");
+    });
+}
+
+fn changed(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
+}
+
+fn newest(path: &Path) -> Option<SystemTime> {
+    let Ok(entries) = fs::read_dir(path) else { return changed(path) };
+    entries.flatten().filter_map(|entry| newest(&entry.path())).max()
+}
+
+/// A pod of the lab, named `NAMESPACE/POD`.
+pub(crate) fn pod(lab: &Lab, name: &str) -> PodStatus {
+    let pods = lab.status().unwrap().pods;
+    pods.into_iter().find(|pod| format!("{}/{}", pod.namespace, pod.name) == name).unwrap()
+}
+
+/// Asks `url` once from a pod: the answer, or a text that starts with `error:`.
+pub(crate) fn get(lab: &Lab, pod: &str, url: &str) -> String {
+    let output = lab.exec(pod, &["fairway", "lab", "tool", "http-get", url]).unwrap();
+    String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+}
+
+/// What a command run in a pod prints.
+pub(crate) fn output(lab: &Lab, pod: &str, command: &[&str]) -> String {
+    let output = lab.exec(pod, command).unwrap();
+    assert!(output.status.success(), "{command:?} in {pod}: {output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
