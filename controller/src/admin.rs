@@ -6,12 +6,12 @@ use std::sync::Arc;
 use fairway_core::io::admin::{Reply, Router, StatusCode, json, text};
 use fairway_core::source::UnknownKind;
 use serde::Serialize;
-use serde_json::{Value, json as value};
+use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::dump;
 use crate::metrics::Metrics;
-use crate::serve::clients::Clients;
+use crate::serve::clients::{Client, Clients};
 use crate::state::Published;
 use crate::translate::{Problem, Severity};
 
@@ -34,9 +34,8 @@ pub fn router(published: watch::Receiver<Arc<Published>>, clients: Clients, metr
             async move { json(&Sources::of(&published)) }
         })
         .get("/debug/syncz", move |_| {
-            let generation = latest(&syncz).world.generation;
-            let proxies = clients.list();
-            async move { json(&value!({ "generation": generation, "proxies": proxies })) }
+            let progress = Progress { generation: latest(&syncz).world.generation, proxies: clients.list() };
+            async move { json(&progress) }
         })
         .get("/debug/world", move |_| {
             let published = latest(&world);
@@ -48,7 +47,10 @@ fn readiness(published: &Published) -> Reply {
     if published.world.generation > 0 {
         text(StatusCode::OK, "ready\n")
     } else {
-        text(StatusCode::SERVICE_UNAVAILABLE, "the directory of manifests is not there yet; see /debug/sources\n")
+        text(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not all manifests could be read yet, so nothing is served; see /debug/sources\n",
+        )
     }
 }
 
@@ -60,18 +62,33 @@ fn dump_of(published: &Published) -> Value {
     dumped
 }
 
-/// What the manifests gave and what is wrong with them.
+/// `/debug/sources`: what the manifests gave and what is wrong with them.
+///
+/// ```json
+/// {
+///   "objects": {"Namespace": 1, "Pod": 4, "Service": 0, "ServiceAccount": 0, "AuthorizationPolicy": 1, "PeerAuthentication": 0},
+///   "unknownKinds": [{"file": "shop.yaml", "apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}],
+///   "errors": [{
+///     "file": "shop.yaml", "line": 7, "column": 11, "field": "spec.rules[0].to[0].operation.ports[0]",
+///     "object": "AuthorizationPolicy shop/deny", "message": "..."
+///   }],
+///   "warnings": []
+/// }
+/// ```
+///
+/// Entries of `warnings` look like those of `errors`; they are in force, but not word for word. `file` is relative to the
+/// directory of manifests and empty when the fault is in the state directory; `line`, `column`, `field` and `object` are null
+/// when they are not known.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Sources<'a> {
     objects: BTreeMap<&'static str, usize>,
     unknown_kinds: &'a [UnknownKind],
     errors: Vec<Entry<'a>>,
-    /// In force, but not word for word.
     warnings: Vec<Entry<'a>>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Entry<'a> {
     file: &'a str,
     line: Option<u32>,
@@ -92,26 +109,46 @@ impl<'a> Sources<'a> {
             object: error.object.as_ref().map(ToString::to_string),
             message: &error.message,
         });
-        let problems = |severity| {
-            published.problems.iter().filter(move |problem| problem.severity == severity).map(|it| entry(published, it))
-        };
+        let from_state = published.trouble.iter().map(|trouble| Entry { message: trouble, ..Entry::default() });
+        let problems =
+            |severity| published.problems.iter().filter(move |problem| problem.severity == severity).map(entry);
         Self {
             objects: loaded.objects.counts().into_iter().map(|(kind, count)| (kind.as_str(), count)).collect(),
             unknown_kinds: &loaded.objects.unknown,
-            errors: from_files.chain(problems(Severity::Error)).collect(),
+            errors: from_state.chain(from_files).chain(problems(Severity::Error)).collect(),
             warnings: problems(Severity::Warning).collect(),
         }
     }
 }
 
-fn entry<'a>(published: &'a Published, problem: &'a Problem) -> Entry<'a> {
-    let known = published.loaded.errors.iter().find(|error| error.object.as_ref() == Some(&problem.object));
+fn entry(problem: &Problem) -> Entry<'_> {
+    let location = problem.location.as_ref();
     Entry {
-        file: known.map(|error| error.file.as_str()).unwrap_or_default(),
-        line: None,
-        column: None,
+        file: location.map_or("", |location| &location.file),
+        line: location.and_then(|location| location.line),
+        column: location.and_then(|location| location.column),
         field: (!problem.field.is_empty()).then_some(problem.field.as_str()),
         object: Some(problem.object.to_string()),
         message: &problem.message,
     }
+}
+
+/// `/debug/syncz`: who is connected and how far each is, in generations of the world.
+///
+/// ```json
+/// {
+///   "generation": 12,
+///   "proxies": [{
+///     "id": "ztunnel~10.99.0.11~ztunnel-node-1.fairway-system~fairway-system.svc.cluster.local",
+///     "node": "node-1", "version": "0.1.0", "connectedSince": "2026-01-02T03:04:05Z",
+///     "types": {"istio.workload.Address": {"sent": 12, "acked": 11, "nacked": null}}
+///   }]
+/// }
+/// ```
+///
+/// `nacked` is the message of the last response of that type if it was refused, and null again once one is acknowledged.
+#[derive(Debug, Serialize)]
+struct Progress {
+    generation: u64,
+    proxies: Vec<Client>,
 }

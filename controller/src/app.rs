@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fairway_core::io::drain::Drain;
 use fairway_core::io::{admin as http, tls as provider};
-use fairway_core::source::directory;
+use fairway_core::source::directory::{self, Loaded};
 use fairway_proto::ca::istio_certificate_service_server::IstioCertificateServiceServer;
 use fairway_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use time::OffsetDateTime;
@@ -19,9 +19,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::ca::root::{Root, RootError};
 use crate::ca::{self, Authority};
 use crate::config::Config;
+use crate::kept::Store;
 use crate::metrics::Metrics;
 use crate::serve::clients::Clients;
 use crate::serve::{self, Discovery};
+use crate::state::Publisher;
 use crate::tls::{self, ServerCertificate, TlsError};
 use crate::token::{KeyError, Verifier};
 use crate::{admin, state};
@@ -97,14 +99,11 @@ impl Controller {
 
         let metrics = Metrics::new();
         let clients = Clients::default();
-        let manifests = directory::watch(&config.manifests);
-        let published = state::publish(
-            manifests,
-            config.manifests.clone(),
-            config.settings.clone(),
-            metrics.clone(),
-            drain.clone(),
-        );
+        let (store, kept) = Store::open(&config.state_directory);
+        let remembered = Loaded::remembered(&kept);
+        let manifests = directory::watch_from(&config.manifests, &remembered);
+        let publisher = Publisher::new(&remembered, store, config.settings.clone(), metrics.clone());
+        let published = state::publish(manifests, publisher, drain.clone());
         let pages = admin::router(published.clone(), clients.clone(), metrics.clone());
         tokio::spawn(http::serve(admin_listener, pages, drain.clone()));
         tokio::spawn(certificate.renew(drain.clone()));

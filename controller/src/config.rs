@@ -22,7 +22,7 @@ pub struct Args {
     /// Directory of Kubernetes manifests to watch.
     #[arg(long, value_name = "DIR", env = "FAIRWAY_MANIFESTS")]
     pub manifests: PathBuf,
-    /// Directory for what must survive a restart: the mesh's root, in ca/.
+    /// Directory for what must survive a restart: the mesh's root, in ca/, and the last good version of every policy.
     #[arg(long, value_name = "DIR", env = "FAIRWAY_STATE_DIR")]
     pub state_dir: PathBuf,
     /// Address for proxies: discovery and certificates, gRPC over TLS.
@@ -77,6 +77,8 @@ pub struct Args {
 pub struct Config {
     /// Directory of manifests.
     pub manifests: PathBuf,
+    /// Directory for what must survive a restart.
+    pub state_directory: PathBuf,
     /// Directory of the root.
     pub ca_directory: PathBuf,
     /// Address for proxies.
@@ -154,6 +156,7 @@ impl TryFrom<Args> for Config {
         Ok(Self {
             manifests: args.manifests,
             ca_directory: args.state_dir.join("ca"),
+            state_directory: args.state_dir,
             listen: args.listen,
             admin_listen: args.admin_listen,
             service_account_key: args.service_account_key,

@@ -1,6 +1,6 @@
 //! The controller: Kubernetes objects in, proxy configuration and certificates out.
 //!
-//! [`translate`] and [`world`] decide and are pure; [`state`] publishes what they say, [`serve`] and [`ca`] hand it out over
+//! [`translate`] and [`world`] decide and are pure; [`state`] publishes what they say and [`kept`] remembers it, [`serve`] and [`ca`] hand it out over
 //! gRPC, [`admin`] shows it to operators, [`app`] wires all of it.
 
 pub mod admin;
@@ -8,6 +8,8 @@ pub mod app;
 pub mod ca;
 pub mod config;
 pub mod dump;
+mod files;
+pub mod kept;
 pub mod metrics;
 pub mod serve;
 pub mod state;

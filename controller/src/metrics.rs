@@ -21,6 +21,7 @@ pub struct Metrics {
     pub handshakes_failed: Counter,
     generation: Gauge,
     errors: Gauge,
+    kept: Gauge,
 }
 
 impl Metrics {
@@ -35,6 +36,10 @@ impl Metrics {
             ("fairway_certificate_requests_total", "Certificate requests, by outcome."),
             ("fairway_handshake_failures_total", "Connections that did not get through the TLS handshake."),
             ("fairway_world_generation", "Number of the configuration proxies are sent."),
+            (
+                "fairway_kept_policies_lost",
+                "1 while the last good versions of policies cannot be read from or written to the state directory.",
+            ),
             ("fairway_source_errors", "Things wrong with the manifests; see /debug/sources."),
         ] {
             registry.describe(name, help);
@@ -49,12 +54,14 @@ impl Metrics {
             handshakes_failed: registry.counter("fairway_handshake_failures_total", &[]),
             generation: registry.gauge("fairway_world_generation", &[]),
             errors: registry.gauge("fairway_source_errors", &[]),
+            kept: registry.gauge("fairway_kept_policies_lost", &[]),
             registry,
         }
     }
 
-    /// Records the state of the world.
-    pub fn set_world(&self, generation: u64, errors: usize) {
+    /// Records the state of the world: things wrong with the manifests, and whether good versions of policies are kept.
+    pub fn set_world(&self, generation: u64, errors: usize, lost: bool) {
+        self.kept.set(if lost { 1.0 } else { 0.0 });
         self.generation.set(gauge_value(generation));
         self.errors.set(gauge_value(u64::try_from(errors).unwrap_or(u64::MAX)));
     }

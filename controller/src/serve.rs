@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use fairway_core::io::drain::Drain;
 use fairway_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryService;
@@ -25,6 +25,8 @@ use crate::token::{Caller, Verifier};
 
 /// Responses handed to the transport and not yet written; the rest is made when there is room.
 const OUTGOING: usize = 1;
+/// How long a new client may take to subscribe to every type; proxies do so at once.
+const SUBSCRIPTIONS_PATIENCE: Duration = Duration::from_millis(100);
 /// Largest request: 500,000 names with versions, which a client sends when it reconnects.
 pub const MAXIMUM_REQUEST_BYTES: usize = 64 * 1024 * 1024;
 
@@ -111,9 +113,27 @@ impl Stream {
         let _leave = Leave(connected);
         tracing::info!(client = id, caller = %caller, "discovery client connected");
         self.take(first, &id)?;
+        self.await_subscriptions(&id).await?;
         let result = self.exchange(&id, &membership).await;
         tracing::info!(client = id, reason = result.as_ref().err().map(Status::message), "discovery client left");
         result
+    }
+
+    /// A plan for some types only would send workloads that name policies the client does not hold yet, and whoever names an
+    /// unknown policy refuses: after a restart of ours that would cut open connections.
+    async fn await_subscriptions(&mut self, id: &str) -> Result<(), Status> {
+        let patience = tokio::time::sleep(SUBSCRIPTIONS_PATIENCE);
+        tokio::pin!(patience);
+        while !self.session.has_every_type() {
+            tokio::select! {
+                request = self.requests.message() => match request? {
+                    Some(request) => self.take(request, id)?,
+                    None => return Ok(()),
+                },
+                () = &mut patience => return Ok(()),
+            }
+        }
+        Ok(())
     }
 
     async fn exchange(&mut self, id: &str, membership: &Membership) -> Result<(), Status> {

@@ -1,35 +1,54 @@
 //! What the manifests said last, translated: published to everyone who serves it.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use fairway_core::io::drain::Drain;
 use fairway_core::source::directory::Loaded;
 use tokio::sync::watch;
 
+use crate::files::Replaced;
+use crate::kept::Store;
 use crate::metrics::Metrics;
+use crate::translate::policies::Accepted;
 use crate::translate::{Problem, Settings, Severity, Translation, translate};
 use crate::world::World;
+
+/// Time between attempts to keep versions of policies that could not be kept: space comes back without telling.
+const KEEP_AGAIN: Duration = Duration::from_secs(10);
 
 /// One state of everything.
 #[derive(Clone, Debug, Default)]
 pub struct Published {
     /// The objects, and what is wrong with the files.
     pub loaded: Arc<Loaded>,
-    /// What proxies should hold.
+    /// What proxies should hold; of generation 0 when nothing may be served yet.
     pub world: World,
     /// What is wrong with the objects.
     pub problems: Vec<Problem>,
+    /// What is wrong with the state directory.
+    pub trouble: Option<String>,
     translation: Arc<Translation>,
 }
 
 impl Published {
+    /// The state before the first reading, in which these policies were accepted before.
+    #[must_use]
+    pub fn before(accepted: Accepted) -> Self {
+        Self { translation: Arc::new(Translation { accepted, ..Translation::default() }), ..Self::default() }
+    }
+
     /// The state after a reading of the manifests.
     #[must_use]
     pub fn next(&self, loaded: Arc<Loaded>, settings: &Settings) -> Self {
-        let translation = translate(&loaded.objects, &loaded.rejected, settings, &self.translation.accepted);
-        let world = self.world.next(&translation.desired);
-        Self { loaded, world, problems: translation.problems.clone(), translation: Arc::new(translation) }
+        let mut translation = translate(&loaded.objects, &loaded.rejected, settings, &self.translation.accepted);
+        let mut world = self.world.next(&translation.desired);
+        world.is_open = loaded.has_unseen();
+        let mut problems = std::mem::take(&mut translation.problems);
+        for problem in &mut problems {
+            problem.location = loaded.locate(&problem.object, &problem.field);
+        }
+        Self { loaded, world, problems, trouble: None, translation: Arc::new(translation) }
     }
 
     /// The resources in readable form.
@@ -39,25 +58,111 @@ impl Published {
     }
 }
 
-/// Translates every reading of the manifests in `root` until the drain starts. The receiver holds the first state when this
-/// returns; its world has generation 0 for as long as there has never been a directory to read, and is not to be served.
-pub fn publish(
-    mut source: watch::Receiver<Arc<Loaded>>,
-    root: PathBuf,
+/// Makes each state out of the one before it and keeps what must survive a restart.
+#[derive(Debug)]
+pub struct Publisher {
+    first: Published,
+    store: Store,
     settings: Settings,
     metrics: Metrics,
+}
+
+impl Publisher {
+    /// One that goes on from what was kept in `store`.
+    #[must_use]
+    pub fn new(remembered: &Loaded, store: Store, settings: Settings, metrics: Metrics) -> Self {
+        let first = Published::before(Accepted::remembered(remembered, &settings));
+        Self { first, store, settings, metrics }
+    }
+
+    /// The next state, and what is left to synchronise with the disk.
+    fn next(&mut self, previous: &Published, loaded: Arc<Loaded>) -> (Published, Option<Replaced>) {
+        if previous.world.generation == 0
+            && let Some(trouble) = self.cannot_serve(&loaded)
+        {
+            let next = Published { loaded, trouble, ..previous.clone() };
+            self.report(previous, &next);
+            return (next, None);
+        }
+        let found = self.store.trouble().map(str::to_owned);
+        let mut next = previous.next(loaded, &self.settings);
+        // Before it is published: what proxies were told must not be forgotten.
+        let replaced = self.store.save(&next.translation.accepted.to_remember(&next.loaded));
+        next.trouble = self.store.trouble().map(str::to_owned);
+        if let (None, None, Some(found)) = (&next.trouble, &previous.trouble, found) {
+            tracing::error!("{found}; all manifests can be read, so nothing is missing");
+        }
+        self.report(previous, &next);
+        (next, replaced)
+    }
+
+    /// Why nothing may be served yet, if so. A directory that was never there is not an empty one: serving it would
+    /// withdraw what proxies kept over a restart of the controller. And without the kept versions nobody can tell which
+    /// policies a file in error had: proxies that start now would enforce none of them.
+    fn cannot_serve(&self, loaded: &Loaded) -> Option<Option<String>> {
+        let trouble = self.store.trouble().map(str::to_owned);
+        if loaded.is_never_read() {
+            return Some(trouble);
+        }
+        let hidden = self.store.is_lost() && loaded.has_unseen();
+        hidden
+            .then(|| trouble.map(|trouble| format!("{trouble}; nothing is served until those are repaired or removed")))
+    }
+
+    fn report(&self, previous: &Published, next: &Published) {
+        for problem in &next.problems {
+            if previous.problems.iter().any(|known| known.is_same_as(problem)) {
+                continue;
+            }
+            let Problem { object, field, message, severity, location } = problem;
+            let (file, line, column) =
+                location.as_ref().map_or((None, None, None), |it| (Some(it.file.as_str()), it.line, it.column));
+            match severity {
+                Severity::Error => tracing::warn!(file, line, column, %object, field, "policy in error: {message}"),
+                Severity::Warning => {
+                    tracing::info!(file, line, column, %object, field, "policy in force with a difference: {message}");
+                }
+            }
+        }
+        match &next.trouble {
+            Some(trouble) if previous.trouble.as_ref() != Some(trouble) => tracing::error!("{trouble}"),
+            None if previous.trouble.is_some() => tracing::info!("the last good versions of policies are kept again"),
+            _ => {}
+        }
+        let errors = next.problems.iter().filter(|problem| problem.severity == Severity::Error).count();
+        let errors = next.loaded.errors.len().saturating_add(errors);
+        self.metrics.set_world(next.world.generation, errors, next.trouble.is_some());
+        if previous.world.generation != next.world.generation {
+            tracing::info!(generation = next.world.generation, "new configuration for proxies");
+        }
+        if next.world.is_open && !previous.world.is_open {
+            tracing::warn!(
+                "manifests are in error since the start: proxies keep what they hold and is not known here until they are repaired"
+            );
+        }
+    }
+}
+
+/// Translates every reading of the manifests until the drain starts. The receiver holds the first state when this returns;
+/// a world of generation 0 is not to be served.
+pub fn publish(
+    mut source: watch::Receiver<Arc<Loaded>>,
+    mut publisher: Publisher,
     mut drain: Drain,
 ) -> watch::Receiver<Arc<Published>> {
     let loaded = Arc::clone(&source.borrow_and_update());
-    let before = Published::default();
-    let first = Arc::new(step(&before, loaded, &root, &settings));
-    report(&before, &first, &metrics);
-    let (sender, receiver) = watch::channel(first);
-    let settings = Arc::new(settings);
+    let before = std::mem::take(&mut publisher.first);
+    let (first, replaced) = publisher.next(&before, loaded);
+    let (sender, receiver) = watch::channel(Arc::new(first));
+    let (synchronise, replacements) = watch::channel(replaced.map(Arc::new));
+    tokio::spawn(synchronise_all(replacements));
+    let publisher = Arc::new(Mutex::new(publisher));
     tokio::spawn(async move {
         loop {
+            let is_troubled = sender.borrow().trouble.is_some();
             let changed = tokio::select! {
                 changed = source.changed() => changed,
+                () = tokio::time::sleep(KEEP_AGAIN), if is_troubled => Ok(()),
                 _ = drain.started() => return,
             };
             if changed.is_err() {
@@ -67,14 +172,17 @@ pub fn publish(
                 return;
             }
             let loaded = Arc::clone(&source.borrow_and_update());
-            let previous = Arc::clone(&sender.borrow());
-            let (root, settings, before) = (root.clone(), Arc::clone(&settings), Arc::clone(&previous));
+            let (previous, publisher) = (Arc::clone(&sender.borrow()), Arc::clone(&publisher));
             // Tens of thousands of pods take a while, which streams must not wait for.
-            let next = tokio::task::spawn_blocking(move || step(&before, loaded, &root, &settings)).await;
-            match next {
-                Ok(next) => {
-                    report(&previous, &next, &metrics);
+            let next = tokio::task::spawn_blocking(move || {
+                publisher.lock().unwrap_or_else(PoisonError::into_inner).next(&previous, loaded)
+            });
+            match next.await {
+                Ok((next, replaced)) => {
                     sender.send_replace(Arc::new(next));
+                    if let Some(replaced) = replaced {
+                        synchronise.send_replace(Some(Arc::new(replaced)));
+                    }
                 }
                 Err(error) => tracing::error!(%error, "translation failed; the state before it stays in force"),
             }
@@ -83,26 +191,18 @@ pub fn publish(
     receiver
 }
 
-/// The next state. A directory that was never there is not an empty one: serving it would withdraw what proxies kept over
-/// a restart of the controller.
-fn step(previous: &Published, loaded: Arc<Loaded>, root: &Path, settings: &Settings) -> Published {
-    if previous.world.generation == 0 && !root.is_dir() {
-        return Published { loaded, ..Published::default() };
-    }
-    previous.next(loaded, settings)
-}
-
-fn report(previous: &Published, next: &Published, metrics: &Metrics) {
-    for problem in next.problems.iter().filter(|problem| !previous.problems.contains(problem)) {
-        let Problem { object, field, message, severity } = problem;
-        match severity {
-            Severity::Error => tracing::warn!(%object, field, "policy in error: {message}"),
-            Severity::Warning => tracing::info!(%object, field, "policy in force with a difference: {message}"),
+/// Brings the newest of the kept versions to the disk, behind what is published: proxies must not wait for a slow disk.
+async fn synchronise_all(mut replacements: watch::Receiver<Option<Arc<Replaced>>>) {
+    loop {
+        let replaced = replacements.borrow_and_update().clone();
+        if let Some(replaced) = replaced {
+            let done = tokio::task::spawn_blocking(move || replaced.sync()).await;
+            if let Ok(Err(error)) = done {
+                tracing::error!(%error, "the kept versions of policies may not survive a loss of power; check the disk");
+            }
         }
-    }
-    let errors = next.problems.iter().filter(|problem| problem.severity == Severity::Error).count();
-    metrics.set_world(next.world.generation, next.loaded.errors.len().saturating_add(errors));
-    if previous.world.generation != next.world.generation {
-        tracing::info!(generation = next.world.generation, "new configuration for proxies");
+        if replacements.changed().await.is_err() {
+            return;
+        }
     }
 }

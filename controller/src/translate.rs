@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use fairway_core::source::{ObjectKey, Objects};
+use fairway_core::source::{Location, ObjectKey, Objects};
 use fairway_proto::security::Authorization;
 use fairway_proto::workload::{Service, Workload};
 use serde_json::Value;
@@ -83,6 +83,17 @@ pub struct Problem {
     pub message: String,
     /// How bad.
     pub severity: Severity,
+    /// Where it is written, once somebody has looked.
+    pub location: Option<Location>,
+}
+
+impl Problem {
+    /// Whether this is the same problem, wherever it is written.
+    #[must_use]
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        (&self.object, &self.field, &self.message, self.severity)
+            == (&other.object, &other.field, &other.message, other.severity)
+    }
 }
 
 /// Result of [`translate`].

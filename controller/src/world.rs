@@ -69,6 +69,8 @@ pub type Resources = BTreeMap<Arc<str>, Arc<Resource>>;
 pub struct World {
     /// Grows by one with every difference; 0 before the first.
     pub generation: u64,
+    /// More may exist than is known: nothing may be taken for gone that was never known here.
+    pub is_open: bool,
     addresses: Arc<Resources>,
     authorizations: Arc<Resources>,
 }
@@ -96,7 +98,7 @@ impl World {
         let authorizations = renew(&self.authorizations, policies);
         let same = Arc::ptr_eq(&addresses, &self.addresses) && Arc::ptr_eq(&authorizations, &self.authorizations);
         let generation = if same && self.generation > 0 { self.generation } else { self.generation.saturating_add(1) };
-        Self { generation, addresses, authorizations }
+        Self { generation, is_open: self.is_open, addresses, authorizations }
     }
 
     /// Resources of one type.

@@ -23,7 +23,8 @@ fn problem(problem: &Problem) -> Value {
         Severity::Error => "error",
         Severity::Warning => "warning",
     };
-    format!("{severity}: {}: {}: {}", problem.object, problem.field, problem.message).into()
+    let location = problem.location.as_ref().map(|location| format!("{location}: ")).unwrap_or_default();
+    format!("{severity}: {location}{}: {}: {}", problem.object, problem.field, problem.message).into()
 }
 
 /// The outcome after all states.

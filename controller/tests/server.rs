@@ -77,6 +77,21 @@ impl Fixture {
         }
     }
 
+    async fn stop(&mut self) {
+        self.trigger.start(Mode::Graceful);
+        soon(self.controller.take().unwrap().finished()).await;
+    }
+
+    async fn start(&mut self) {
+        let (controller, trigger) = start(self.directory.path()).await;
+        (self.address, self.admin) = (controller.listen, controller.admin_listen);
+        (self.controller, self.trigger) = (Some(controller), trigger);
+    }
+
+    fn state(&self, name: &str) -> PathBuf {
+        self.directory.path().join("state").join(name)
+    }
+
     fn manifest(&self, name: &str) -> PathBuf {
         self.directory.path().join("manifests").join(name)
     }
@@ -317,7 +332,10 @@ async fn a_broken_file_withdraws_nothing() {
     let first = subscriber.take().await;
     fixture.write("policy.yaml", &deny("eighty"));
     let sources = fixture.until("/debug/sources", |page| page["errors"][0]["message"].is_string()).await;
-    assert_eq!(sources["errors"][0]["field"], "spec.rules[0].to[0].operation.ports[0]");
+    let error = &sources["errors"][0];
+    assert_eq!(error["field"], "spec.rules[0].to[0].operation.ports[0]");
+    let place = (&error["file"], &error["line"], &error["column"], &error["object"]);
+    assert_eq!(place, (&json!("policy.yaml"), &json!(4), &json!(57), &json!("AuthorizationPolicy shop/p")));
     fixture.write("policy.yaml", "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p");
     let in_file = |page: &Value| page["errors"][0]["file"] == "policy.yaml";
     fixture.until("/debug/sources", in_file).await;
@@ -468,12 +486,10 @@ async fn a_restart_keeps_the_root_and_sends_clients_away_first() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_directory_that_is_not_there_yet_withdraws_nothing() {
     let mut fixture = Fixture::new(&[shop()]).await;
-    fixture.trigger.start(Mode::Graceful);
-    soon(fixture.controller.take().unwrap().finished()).await;
+    fixture.stop().await;
     let (manifests, hidden) = (fixture.manifest(""), fixture.directory.path().join("hidden"));
     fs::rename(&manifests, &hidden).unwrap();
-    let (controller, _trigger) = start(fixture.directory.path()).await;
-    (fixture.address, fixture.admin) = (controller.listen, controller.admin_listen);
+    fixture.start().await;
     assert!(fixture.page("/ready").await.starts_with("HTTP/1.1 503"));
     let held = BTreeMap::from([(WEB.to_owned(), "1".to_owned()), ("gone".to_owned(), "1".to_owned())]);
     let mut subscriber = fixture.subscribe(ADDRESS, held).await;
@@ -489,6 +505,122 @@ async fn the_world_can_be_read() {
     let world = fixture.json("/debug/world").await;
     assert_eq!(world["workloads"][0]["uid"], WEB);
     let sources = fixture.json("/debug/sources").await;
-    assert_eq!(sources["objects"]["Pod"], 1);
-    assert_eq!(sources["unknownKinds"][0]["kind"], "Odd");
+    let kinds = ["Namespace", "Pod", "Service", "ServiceAccount", "AuthorizationPolicy", "PeerAuthentication"]
+        .map(str::to_owned);
+    let counts: BTreeMap<_, _> = kinds.into_iter().map(|kind| (kind.clone(), usize::from(kind == "Pod"))).collect();
+    let unknown = json!({"file": "odd.yaml", "apiVersion": "v1", "kind": "Odd", "name": "o"});
+    assert_eq!(sources, json!({"objects": counts, "unknownKinds": [unknown], "errors": [], "warnings": []}));
+
+    fixture.write("broken.yaml", "kind: [");
+    let sources = fixture.until("/debug/sources", |page| page["errors"] != json!([])).await;
+    let keys: Vec<_> = sources["errors"][0].as_object().unwrap().keys().cloned().collect();
+    assert_eq!(keys, ["column", "field", "file", "line", "message", "object"]);
+
+    let _subscriber = fixture.subscribe(ADDRESS, BTreeMap::new()).await;
+    let syncz = fixture.until("/debug/syncz", |page| page["proxies"] != json!([])).await;
+    let keys = |value: &Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(keys(&syncz), ["generation", "proxies"]);
+    assert_eq!(keys(&syncz["proxies"][0]), ["connectedSince", "id", "node", "types", "version"]);
+}
+
+const BROKEN: &str = "kind: [";
+const POLICY: &str = "shop/p";
+
+fn held(response: &DeltaDiscoveryResponse) -> BTreeMap<String, String> {
+    response.resources.iter().map(|resource| (resource.name.clone(), resource.version.clone())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn policies_of_a_file_that_is_broken_at_the_start_stay_in_force() {
+    // The newest version is not valid, so the one before it is in force.
+    let mut fixture = Fixture::new(&[shop(), ("policy.yaml", deny("80"))]).await;
+    let good = fixture.subscribe(AUTHORIZATION, BTreeMap::new()).await.take().await;
+    fixture.write("policy.yaml", &deny("eighty"));
+    fixture.until("/debug/sources", |page| page["errors"] != json!([])).await;
+    for text in [deny("eighty"), BROKEN.to_owned(), deny("eighty").replace("action", "akt"), BROKEN.to_owned()] {
+        fixture.stop().await;
+        fixture.write("policy.yaml", &text);
+        fixture.start().await;
+        // Neither who comes back nor who comes new sees another version.
+        let mut returning = fixture.subscribe(AUTHORIZATION, held(&good)).await;
+        let response = returning.take().await;
+        assert_eq!((names(&response), &response.removed_resources), (vec![], &vec![]), "{text}");
+        let response = fixture.subscribe(AUTHORIZATION, BTreeMap::new()).await.take().await;
+        assert_eq!(response.resources, good.resources, "{text}");
+    }
+    // Taken out of the file.
+    fixture.write("policy.yaml", &pod("shop", "db", "db", "node-2", "10.102.0.2"));
+    let mut returning = fixture.subscribe(AUTHORIZATION, held(&good)).await;
+    let mut removed = returning.take().await.removed_resources;
+    if removed.is_empty() {
+        removed = returning.take().await.removed_resources;
+    }
+    assert_eq!(removed, [POLICY]);
+    // Gone for good.
+    fixture.until("/debug/sources", |page| page["errors"] == json!([])).await;
+    fixture.stop().await;
+    fixture.write("policy.yaml", BROKEN);
+    fixture.start().await;
+    assert_eq!(names(&fixture.subscribe(AUTHORIZATION, BTreeMap::new()).await.take().await), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_never_was_valid_refuses_after_a_restart_too() {
+    for text in [deny("eighty"), deny("80").replace("action", "akt")] {
+        let peers = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: q, namespace: shop}\n\
+                     spec: {mtls: {mode: SOMETIMES}}\n";
+        let mut fixture = Fixture::new(&[shop(), ("policy.yaml", format!("{text}---\n{peers}"))]).await;
+        let refusing = fixture.subscribe(AUTHORIZATION, BTreeMap::new()).await.take().await;
+        assert_eq!(names(&refusing), ["fairway-system/istio_converted_static_strict", POLICY]);
+        fixture.stop().await;
+        fixture.write("policy.yaml", BROKEN);
+        fixture.start().await;
+        let again = fixture.subscribe(AUTHORIZATION, BTreeMap::new()).await.take().await;
+        assert_eq!(again.resources, refusing.resources, "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_kept_policies_nothing_is_served_while_a_file_is_broken() {
+    let mut fixture = Fixture::new(&[shop(), ("policy.yaml", deny("80"))]).await;
+    let good = fixture.subscribe(AUTHORIZATION, BTreeMap::new()).await.take().await;
+    fixture.stop().await;
+    fs::write(fixture.state("policies.json"), "{").unwrap();
+    fixture.write("policy.yaml", BROKEN);
+    fixture.start().await;
+    assert!(fixture.page("/ready").await.starts_with("HTTP/1.1 503"));
+    assert!(fixture.page("/metrics").await.contains("fairway_kept_policies_lost 1"));
+    let sources = fixture.json("/debug/sources").await;
+    let message = sources["errors"][0]["message"].as_str().unwrap();
+    assert!(message.contains("policies.json") && message.contains("nothing is served"), "{message}");
+    let mut returning = fixture.subscribe(AUTHORIZATION, held(&good)).await;
+    fixture.write("policy.yaml", &deny("80"));
+    let response = returning.take().await;
+    assert_eq!((names(&response), &response.removed_resources), (vec![], &vec![]));
+    assert!(fixture.page("/ready").await.starts_with("HTTP/1.1 200"));
+    assert!(fixture.page("/metrics").await.contains("fairway_kept_policies_lost 0"));
+    // Alone it is no reason to stop.
+    fixture.stop().await;
+    fs::write(fixture.state("policies.json"), "{").unwrap();
+    fixture.start().await;
+    let response = fixture.subscribe(AUTHORIZATION, BTreeMap::new()).await.take().await;
+    assert_eq!(response.resources, good.resources);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workloads_of_a_file_that_is_broken_at_the_start_are_not_withdrawn() {
+    let db = |address: &str| pod("shop", "db", "db", "node-2", address);
+    let mut fixture = Fixture::new(&[shop(), ("db.yaml", db("10.102.0.2"))]).await;
+    let first = fixture.subscribe(ADDRESS, BTreeMap::new()).await.take().await;
+    let mut held = held(&first);
+    held.insert("gone".to_owned(), "1".to_owned());
+    fixture.stop().await;
+    fixture.write("db.yaml", BROKEN);
+    fixture.start().await;
+    let mut returning = fixture.subscribe(ADDRESS, held).await;
+    let response = returning.take().await;
+    assert_eq!((names(&response), &response.removed_resources), (vec![], &vec![]));
+    fixture.write("db.yaml", &db("10.102.0.3"));
+    let response = returning.take().await;
+    assert_eq!((names(&response), &response.removed_resources), (vec![DB], &vec!["gone".to_owned()]));
 }

@@ -1,8 +1,8 @@
 //! The mesh's root: made once, kept on disk, read again at every start.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +13,8 @@ use rcgen::{
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
 use x509_parser::prelude::FromDer;
+
+use crate::files::Prepared;
 
 /// Lifetime of a root: rotation is a planned operation.
 const LIFETIME: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -185,25 +187,14 @@ fn read(path: &Path) -> Result<Option<String>, RootError> {
     }
 }
 
-/// Replaces a file as a whole, so that a crash leaves the old one or the new one.
+/// Replaces a file as a whole and for good.
 fn write(path: &Path, text: &str, mode: u32) -> Result<(), RootError> {
-    let temporary = path.with_extension("pem.new");
-    let result = (|| {
-        // A leftover would keep its own mode.
-        match fs::remove_file(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        if let Some(directory) = path.parent() {
-            fs::File::open(directory)?.sync_all()?;
-        }
-        Ok(())
-    })();
-    result.map_err(|error| RootError::Io { doing: "write", path: path.to_owned(), error })
+    let replace = || {
+        let prepared = Prepared::new(path, text.as_bytes(), mode)?;
+        prepared.sync()?;
+        prepared.commit()?.sync()
+    };
+    replace().map_err(|error| RootError::Io { doing: "write", path: path.to_owned(), error })
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use fairway_core::io::xds::Extent;
 use fairway_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as Sent};
 use prost_types::Any;
 
@@ -58,6 +59,8 @@ struct Subscription {
     initial: Option<BTreeMap<String, String>>,
     /// What the client holds once everything sent has arrived.
     held: Option<Arc<Resources>>,
+    /// Set while the answer to the subscription is open: what the client brought, and may be gone or only not known here.
+    withheld: Option<Vec<Arc<str>>>,
     /// Names to answer although nothing changed.
     asked: Vec<String>,
     progress: Progress,
@@ -73,6 +76,8 @@ struct Chunk {
     with_aliases: bool,
     /// Set on the last chunk of a plan: the generation then held completely.
     completes: Option<u64>,
+    /// Whether more may exist than the plan knows.
+    is_open: bool,
 }
 
 #[derive(Debug)]
@@ -157,6 +162,12 @@ impl Session {
         self.unanswered.remove(position)
     }
 
+    /// Whether nothing is left to subscribe to.
+    #[must_use]
+    pub fn has_every_type(&self) -> bool {
+        ResourceType::ALL.iter().all(|kind| self.subscriptions.contains_key(kind))
+    }
+
     /// Whether everything planned has left, so that the next plan may be made.
     #[must_use]
     pub fn is_idle(&self) -> bool {
@@ -176,6 +187,8 @@ impl Session {
 
     /// Plans what brings the client from what it holds to `world`.
     ///
+    /// While the world is open, what the client brought and is not in it is not withdrawn: it may be in what cannot be read.
+    ///
     /// New policies leave before the workloads that name them, and old policies after those that named them: a workload never
     /// names a policy the client does not hold.
     pub fn plan(&mut self, world: &World) {
@@ -183,40 +196,49 @@ impl Session {
             return;
         }
         let mut policies = self.delta(ResourceType::Authorization, world);
-        if let Some((delta, first)) = &mut policies {
+        if let Some((delta, is_owed)) = &mut policies {
             let removed = std::mem::take(&mut delta.removed);
             let changed = std::mem::take(delta);
             let has_more = !removed.is_empty();
             // The answer to a subscription is given even when it is empty.
-            if !changed.is_empty() || (*first && !has_more) {
-                self.push(ResourceType::Authorization, changed, (!has_more).then_some(world.generation), false);
+            if !changed.is_empty() || (*is_owed && !has_more) {
+                self.push(ResourceType::Authorization, changed, (!has_more).then_some(world), false);
             }
             delta.removed = removed;
         }
-        if let Some((delta, first)) = self.delta(ResourceType::Address, world)
-            && (first || !delta.is_empty())
+        if let Some((delta, is_owed)) = self.delta(ResourceType::Address, world)
+            && (is_owed || !delta.is_empty())
         {
-            self.push(ResourceType::Address, delta, Some(world.generation), false);
+            self.push(ResourceType::Address, delta, Some(world), false);
         }
         if let Some((delta, _)) = policies
             && !delta.is_empty()
         {
-            self.push(ResourceType::Authorization, delta, Some(world.generation), false);
+            self.push(ResourceType::Authorization, delta, Some(world), false);
         }
         self.answer_names(world);
         self.note_unchanged(world.generation);
     }
 
-    /// What is missing of one type, and whether this answers the subscription.
+    /// What is missing of one type, and whether the client is owed a response even when nothing is: it subscribed, or the
+    /// answer to that can be closed now.
     fn delta(&mut self, kind: ResourceType, world: &World) -> Option<(Delta, bool)> {
         let subscription = self.subscriptions.get_mut(&kind)?;
         let resources = world.resources(kind);
-        let delta = match (&subscription.held, subscription.initial.take()) {
+        let (mut delta, mut is_owed) = match (&subscription.held, subscription.initial.take()) {
             (Some(held), _) => (Delta::between(held, resources), false),
             (None, initial) => (Delta::since(&initial.unwrap_or_default(), resources), true),
         };
+        if is_owed && world.is_open {
+            subscription.withheld = Some(std::mem::take(&mut delta.removed));
+        } else if !world.is_open
+            && let Some(withheld) = subscription.withheld.take()
+        {
+            delta.removed.extend(withheld.into_iter().filter(|name| !resources.contains_key(name)));
+            is_owed = true;
+        }
         subscription.held = Some(Arc::clone(resources));
-        Some(delta)
+        Some((delta, is_owed))
     }
 
     /// Names asked for one by one: with their aliases, or as removed when there is no such thing.
@@ -255,8 +277,8 @@ impl Session {
         }
     }
 
-    /// Cuts a delta into responses.
-    fn push(&mut self, kind: ResourceType, delta: Delta, completes: Option<u64>, with_aliases: bool) {
+    /// Cuts a delta into responses, after which the client holds all of the world `completes`.
+    fn push(&mut self, kind: ResourceType, delta: Delta, completes: Option<&World>, with_aliases: bool) {
         let new = || Chunk { type_url: kind.type_url().to_owned(), kind: Some(kind), with_aliases, ..Chunk::default() };
         let mut chunk = new();
         let mut bytes = 0_usize;
@@ -278,7 +300,8 @@ impl Session {
             bytes = bytes.saturating_add(size);
             chunk.removed.push(name);
         }
-        chunk.completes = completes;
+        chunk.completes = completes.map(|world| world.generation);
+        chunk.is_open = completes.is_some_and(|world| world.is_open);
         self.pending.push_back(chunk);
     }
 
@@ -288,6 +311,11 @@ impl Session {
             return None;
         }
         let chunk = self.pending.pop_front()?;
+        let (extent, generation) = match chunk.completes {
+            Some(generation) if chunk.is_open => (Extent::Open, generation),
+            Some(generation) => (Extent::Whole, generation),
+            None => (Extent::Part, 0),
+        };
         self.last_nonce = self.last_nonce.wrapping_add(1);
         let nonce = format!("{:x}", self.last_nonce);
         if let (Some(kind), Some(generation)) = (chunk.kind, chunk.completes)
@@ -304,11 +332,11 @@ impl Session {
             ..Sent::default()
         });
         Some(DeltaDiscoveryResponse {
+            system_version_info: extent.in_generation(generation),
             resources: resources.collect(),
             removed_resources: chunk.removed.iter().map(ToString::to_string).collect(),
             type_url: chunk.type_url,
             nonce,
-            ..DeltaDiscoveryResponse::default()
         })
     }
 }

@@ -3,10 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use fairway_core::source::directory::{Loaded, Remembered};
+use fairway_core::source::istio::{AuthorizationPolicy, PeerAuthentication};
 use fairway_core::source::objects::matches_labels;
 use fairway_core::source::{Kind, ObjectKey, Objects};
 use fairway_proto::security::Authorization;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Serialize;
 use serde_json::Value;
 
 use super::peer::{self, PeerRule, PeerRules};
@@ -18,11 +21,53 @@ const REFUSING: &str = "it was never valid, so everything it could select is ref
 const IGNORED: &str = "until this is fixed it has no effect, as it would only be watched or is for waypoints";
 const STRICT: &str = "it was never valid, so everything it could select accepts mutual TLS only until this is fixed";
 
-/// The last good version of each policy.
+/// The last good version of each policy, and as they are written those that never were valid.
 #[derive(Clone, Debug, Default)]
 pub struct Accepted {
-    authorization: BTreeMap<ObjectKey, Arc<Outcome>>,
-    peer: BTreeMap<ObjectKey, Arc<PeerRule>>,
+    authorization: BTreeMap<ObjectKey, Good<AuthorizationPolicy, Outcome>>,
+    peer: BTreeMap<ObjectKey, Good<PeerAuthentication, PeerRule>>,
+    refused: BTreeMap<ObjectKey, Arc<Value>>,
+}
+
+/// An object, and what it means.
+#[derive(Debug)]
+struct Good<O, T> {
+    object: Arc<O>,
+    means: Arc<T>,
+}
+
+impl<O, T> Clone for Good<O, T> {
+    fn clone(&self) -> Self {
+        Self { object: Arc::clone(&self.object), means: Arc::clone(&self.means) }
+    }
+}
+
+impl Accepted {
+    /// What was accepted before a restart.
+    #[must_use]
+    pub fn remembered(loaded: &Loaded, settings: &Settings) -> Self {
+        translate(&loaded.objects, &loaded.rejected, settings, &Self::default()).accepted
+    }
+
+    /// What must be known after a restart to give the same answers, for policies that come from `loaded`.
+    #[must_use]
+    pub fn to_remember(&self, loaded: &Loaded) -> Vec<Remembered> {
+        let mut files = loaded.files(Kind::AuthorizationPolicy);
+        files.extend(loaded.files(Kind::PeerAuthentication));
+        let authorization = self.authorization.iter().map(|(key, good)| (key, written(&good.object)));
+        let peer = self.peer.iter().map(|(key, good)| (key, written(&good.object)));
+        let refused = self.refused.iter().map(|(key, written)| (key, written.as_ref().clone()));
+        authorization
+            .chain(peer)
+            .chain(refused)
+            .filter_map(|(key, object)| Some(Remembered { file: (*files.get(key)?).to_owned(), object }))
+            .collect()
+    }
+}
+
+/// The object as a manifest would hold it. These types always have such a form.
+fn written<T: Serialize>(object: &T) -> Value {
+    serde_json::to_value(object).unwrap_or_default()
 }
 
 /// Policies in force.
@@ -34,19 +79,28 @@ pub struct Policies {
     pub accepted: Accepted,
     /// What a user should know.
     pub problems: Vec<Problem>,
-    attachments: Vec<(String, Attachment)>,
+    /// Policies with a selector, by the namespace they select in; none stands for all.
+    selecting: BTreeMap<Option<String>, Vec<Selecting>>,
     peers: PeerRules,
+}
+
+#[derive(Debug)]
+struct Selecting {
+    key: String,
+    labels: BTreeMap<String, String>,
 }
 
 impl Policies {
     /// Keys of the policies that a pod with this metadata lists.
     #[must_use]
     pub fn attached_to(&self, namespace: &str, metadata: &ObjectMeta) -> Vec<String> {
-        let selected = self
-            .attachments
-            .iter()
-            .filter(|(_, attachment)| attachment.selects(namespace, metadata))
-            .map(|(key, _)| key.clone());
+        let here = self.selecting.get(&Some(namespace.to_owned()));
+        let selected = here
+            .into_iter()
+            .chain(self.selecting.get(&None))
+            .flatten()
+            .filter(|selecting| matches_labels(metadata, &selecting.labels))
+            .map(|selecting| selecting.key.clone());
         let keys: BTreeSet<String> = selected.chain(self.peers.attached_to(namespace, metadata)).collect();
         keys.into_iter().collect()
     }
@@ -57,11 +111,20 @@ impl Policies {
             field: fault.field,
             message: if then.is_empty() { fault.message } else { format!("{}; {then}", fault.message) },
             severity,
+            location: None,
         }));
     }
 
     /// A policy that was never valid.
-    fn refuse(&mut self, object: &ObjectKey, faults: Vec<Fault>, stance: &policy::Stance, root: &str) {
+    fn refuse(
+        &mut self,
+        object: &ObjectKey,
+        written: Arc<Value>,
+        faults: Vec<Fault>,
+        stance: &policy::Stance,
+        root: &str,
+    ) {
+        self.accepted.refused.insert(object.clone(), written);
         let then = if stance.ignored { IGNORED } else { REFUSING };
         self.report(object, Severity::Error, faults, then);
         self.add(&policy::refusing(object, stance, root));
@@ -71,9 +134,12 @@ impl Policies {
         let Some((authorization, attachment)) = &outcome.enforced else {
             return;
         };
-        let key = format!("{}/{}", authorization.namespace, authorization.name);
+        if let Attachment::Selector { within, labels } = attachment {
+            let key = format!("{}/{}", authorization.namespace, authorization.name);
+            let selecting = Selecting { key, labels: labels.clone() };
+            self.selecting.entry(within.clone()).or_default().push(selecting);
+        }
         self.authorizations.push(authorization.clone());
-        self.attachments.push((key, attachment.clone()));
     }
 }
 
@@ -106,15 +172,17 @@ fn authorization_policies(
             Ok(outcome) => {
                 policies.report(key, Severity::Warning, outcome.warnings.clone(), "");
                 policies.add(&outcome);
-                policies.accepted.authorization.insert(key.clone(), Arc::new(outcome));
+                let good = Good { object: Arc::clone(object), means: Arc::new(outcome) };
+                policies.accepted.authorization.insert(key.clone(), good);
             }
             Err(faults) => {
                 if let Some(last) = previous.authorization.get(key) {
                     policies.report(key, Severity::Error, faults, KEPT);
-                    policies.add(last);
-                    policies.accepted.authorization.insert(key.clone(), Arc::clone(last));
+                    policies.add(&last.means);
+                    policies.accepted.authorization.insert(key.clone(), last.clone());
                 } else {
-                    policies.refuse(key, faults, &policy::Stance::of(object), root);
+                    let written = Arc::new(written(object));
+                    policies.refuse(key, written, faults, &policy::Stance::of(object), root);
                 }
             }
         }
@@ -125,11 +193,11 @@ fn authorization_policies(
         }
         // The source reports what is wrong with it.
         if let Some(last) = previous.authorization.get(key) {
-            policies.add(last);
-            policies.accepted.authorization.insert(key.clone(), Arc::clone(last));
+            policies.add(&last.means);
+            policies.accepted.authorization.insert(key.clone(), last.clone());
         } else {
             let fault = Fault { field: String::new(), message: "cannot be read".to_owned() };
-            policies.refuse(key, vec![fault], &policy::Stance::read(written), root);
+            policies.refuse(key, Arc::clone(written), vec![fault], &policy::Stance::read(written), root);
         }
     }
 }
@@ -147,15 +215,17 @@ fn peer_authentications(
             Ok((rule, warnings)) => {
                 policies.report(key, Severity::Warning, warnings, "");
                 let rule = Arc::new(rule);
-                policies.accepted.peer.insert(key.clone(), Arc::clone(&rule));
+                let good = Good { object: Arc::clone(object), means: Arc::clone(&rule) };
+                policies.accepted.peer.insert(key.clone(), good);
                 rule
             }
             Err(faults) => {
                 if let Some(last) = previous.peer.get(key) {
                     policies.report(key, Severity::Error, faults, KEPT);
-                    policies.accepted.peer.insert(key.clone(), Arc::clone(last));
-                    Arc::clone(last)
+                    policies.accepted.peer.insert(key.clone(), last.clone());
+                    Arc::clone(&last.means)
                 } else {
+                    policies.accepted.refused.insert(key.clone(), Arc::new(written(object)));
                     policies.report(key, Severity::Error, faults, STRICT);
                     let selector = object.spec.selector.clone().unwrap_or_default();
                     Arc::new(PeerRule::strict(key, selector.match_labels))
@@ -169,9 +239,10 @@ fn peer_authentications(
             continue;
         }
         if let Some(last) = previous.peer.get(key) {
-            policies.accepted.peer.insert(key.clone(), Arc::clone(last));
-            rules.push(Arc::clone(last));
+            policies.accepted.peer.insert(key.clone(), last.clone());
+            rules.push(Arc::clone(&last.means));
         } else {
+            policies.accepted.refused.insert(key.clone(), Arc::clone(written));
             let fault = Fault { field: String::new(), message: "cannot be read".to_owned() };
             policies.report(key, Severity::Error, vec![fault], STRICT);
             let selector = policy::Stance::read(written).selector;
@@ -179,13 +250,4 @@ fn peer_authentications(
         }
     }
     policies.peers = PeerRules::new(rules, &settings.root_namespace);
-}
-
-impl Attachment {
-    fn selects(&self, namespace: &str, metadata: &ObjectMeta) -> bool {
-        let Self::Selector { within, labels } = self else {
-            return false;
-        };
-        within.as_deref().is_none_or(|within| within == namespace) && matches_labels(metadata, labels)
-    }
 }

@@ -23,10 +23,12 @@ use crate::limits;
 
 mod backoff;
 mod convert;
+mod extent;
 mod node;
 mod session;
 
 pub use backoff::{Backoff, Ending};
+pub use extent::Extent;
 pub use node::NodeInfo;
 pub use session::{Outcome, Rejection, Session};
 
@@ -47,7 +49,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client that will fill `live`. `readiness` is held back until the first response of each type is applied.
+    /// A client that will fill `live`. `readiness` is held back until the answer to the subscription of each type is applied.
     #[must_use]
     pub fn new(
         control_plane: ControlPlane,

@@ -11,6 +11,7 @@ use crate::translate::Desired;
 fn world(previous: &World, workloads: &[(&str, &str)], policies: &[&str]) -> World {
     let workloads = workloads.iter().map(|(uid, node)| Workload {
         uid: (*uid).to_owned(),
+        namespace: "n".to_owned(),
         node: (*node).to_owned(),
         addresses: vec![vec![10, 0, 0, 1]],
         ..Workload::default()
@@ -275,4 +276,139 @@ fn a_client_that_floods_is_noticed() {
         assert!(matches!(session.receive(other.clone()), Event::UnknownType(_)));
     }
     assert_eq!(session.receive(other), Event::Flood);
+}
+
+/// The client of our proxies, and the world it made of what it was told.
+struct Proxy {
+    client: fairway_core::io::xds::Session,
+    world: fairway_core::snapshot::World,
+}
+
+impl Proxy {
+    fn new() -> Self {
+        Self {
+            client: fairway_core::io::xds::Session::new(fairway_core::io::xds::NodeInfo::default()),
+            world: fairway_core::snapshot::World::new(),
+        }
+    }
+
+    fn connect(&mut self) -> Session {
+        let mut server = Session::default();
+        for request in self.client.connected() {
+            server.receive(request);
+        }
+        server
+    }
+
+    fn come_back(&mut self, world: &World) -> Vec<(usize, usize)> {
+        let mut server = self.connect();
+        self.follow(&mut server, world)
+    }
+
+    /// Takes all that `server` has for `world`; how many workloads and policies were known after each response.
+    fn follow(&mut self, server: &mut Session, world: &World) -> Vec<(usize, usize)> {
+        let mut known = Vec::new();
+        server.plan(world);
+        while let Some(response) = server.next_response() {
+            let outcome = self.client.received(response);
+            assert_eq!(outcome.rejections, []);
+            let snapshot = self.world.apply(outcome.updates);
+            known.push((snapshot.workloads().count(), snapshot.policies().count()));
+            server.receive(outcome.answer.unwrap());
+        }
+        known
+    }
+}
+
+/// Workloads with names so long that a client cannot say all of them when it subscribes.
+fn many_workloads(previous: &World, count: usize, node: &str) -> World {
+    let name = "w".repeat(220);
+    let workloads = (0..count).map(|index| Workload {
+        uid: format!("{name}/{index:06}"),
+        name: format!("w{index}"),
+        namespace: "n".to_owned(),
+        node: node.to_owned(),
+        ..Workload::default()
+    });
+    let policies = ["p", "q"].map(|name| Authorization {
+        name: name.to_owned(),
+        namespace: "n".to_owned(),
+        ..Authorization::default()
+    });
+    previous.next(&Desired { workloads: workloads.collect(), policies: policies.to_vec(), ..Desired::default() })
+}
+
+#[test]
+fn nothing_known_is_dropped_while_a_proxy_comes_back() {
+    const COUNT: usize = 16_000;
+    let one = many_workloads(&World::default(), COUNT, "node-1");
+    let mut proxy = Proxy::new();
+    let known = proxy.come_back(&one);
+    assert!(known.len() > 2, "the answer has several parts");
+    assert_eq!(known.last(), Some(&(COUNT, 2)));
+
+    // Not all of it fits into the subscription, and the answer has several parts again.
+    let mut server = proxy.connect();
+    let changed = many_workloads(&one, COUNT, "node-2");
+    let known = proxy.follow(&mut server, &changed);
+    assert!(known.len() > 2, "the answer has several parts");
+    assert!(known.iter().all(|known| *known == (COUNT, 2)), "{known:?}");
+
+    // The same with a stream that ends in the middle of the answer.
+    let mut server = proxy.connect();
+    server.plan(&one);
+    for _ in 0..2 {
+        let outcome = proxy.client.received(server.next_response().unwrap());
+        assert_eq!(proxy.world.apply(outcome.updates).workloads().count(), COUNT);
+    }
+    let known = proxy.come_back(&one);
+    assert!(known.iter().all(|known| *known == (COUNT, 2)), "{known:?}");
+
+    // What was deleted meanwhile goes, whether it could be named or not.
+    let less = many_workloads(&one, COUNT - 10, "node-1");
+    let known = proxy.come_back(&less);
+    assert_eq!(known.last(), Some(&(COUNT - 10, 2)));
+    assert!(known.iter().all(|(workloads, _)| *workloads >= COUNT - 10), "{known:?}");
+}
+
+#[test]
+fn what_may_be_in_an_unreadable_file_is_not_withdrawn() {
+    let full = many_workloads(&World::default(), 16_000, "node-1");
+    let mut proxy = Proxy::new();
+    proxy.come_back(&full);
+
+    // The controller comes back and can read the files of none of these but one, which changed.
+    let mut open = world(&World::default(), &[("new", "node-1")], &["p"]);
+    open.is_open = true;
+    let mut server = proxy.connect();
+    let known = proxy.follow(&mut server, &open);
+    assert_eq!(known.last(), Some(&(16_001, 2)));
+
+    // What was known to the controller goes also now.
+    let mut fewer = world(&open, &[], &["p"]);
+    fewer.is_open = true;
+    assert_eq!(proxy.follow(&mut server, &fewer), [(16_000, 2)]);
+
+    // Repaired: most of it is there again.
+    let mut closed = many_workloads(&fewer, 15_000, "node-1");
+    proxy.follow(&mut server, &closed);
+    closed.is_open = false;
+    let known = proxy.follow(&mut server, &closed);
+    assert_eq!(known.last(), Some(&(15_000, 2)));
+    assert_eq!(proxy.follow(&mut server, &closed), [], "the answer is closed once");
+}
+
+#[test]
+fn an_answer_that_was_open_is_closed_even_when_nothing_is_left_to_withdraw() {
+    let mut world = world(&World::default(), &[("a", "1")], &[]);
+    world.is_open = true;
+    let mut session = Session::default();
+    session.receive(subscribe(ADDRESS));
+    session.plan(&world);
+    assert_eq!(shape(&drain(&mut session)), [("address", vec!["a"], vec![])]);
+    session.plan(&world);
+    assert_eq!(shape(&drain(&mut session)), []);
+    world.is_open = false;
+    session.plan(&world);
+    assert_eq!(shape(&drain(&mut session)), [("address", vec![], vec![])]);
 }

@@ -6,6 +6,7 @@ use fairway_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use fairway_proto::{rpc_status, type_url};
 
 use super::convert;
+use super::extent::Extent;
 use super::node::NodeInfo;
 use crate::policy::PolicyKey;
 use crate::snapshot::Update;
@@ -69,7 +70,7 @@ pub struct Outcome {
     pub answer: Option<DeltaDiscoveryRequest>,
     /// Resources not taken.
     pub rejections: Vec<Rejection>,
-    /// Set when this was the first response of a type: its URL.
+    /// Set when this completed the first answer of a type: its URL.
     pub first_of: Option<&'static str>,
 }
 
@@ -88,7 +89,8 @@ struct TypeState {
     /// Resources rejected since they were last accepted. An older version of them may still be in use.
     rejected: HashSet<String>,
     answered_once: bool,
-    /// Held resources the last subscription had no room for: the server will not tell us if they are gone.
+    /// Held resources the last subscription had no room for: the server will not tell us if they are gone. Those its
+    /// answer has not come to yet.
     unannounced: HashSet<String>,
 }
 
@@ -125,16 +127,17 @@ impl TypeState {
     }
 
     fn received(&mut self, response: DeltaDiscoveryResponse) -> Outcome {
+        let extent = Extent::of(&response.system_version_info);
+        let completes_first = extent != Extent::Part && !self.answered_once;
+        self.answered_once |= completes_first;
         let mut outcome = Outcome {
             updates: Vec::with_capacity(response.resources.len() + response.removed_resources.len()),
-            first_of: (!self.answered_once).then_some(self.resource_type.url()),
+            first_of: completes_first.then_some(self.resource_type.url()),
             ..Outcome::default()
         };
-        self.answered_once = true;
-        let mut stale = std::mem::take(&mut self.unannounced);
         for resource in response.resources {
             let (name, version) = (resource.name.clone(), resource.version.clone());
-            stale.remove(&name);
+            self.unannounced.remove(&name);
             match convert::update(self.resource_type, resource) {
                 Ok(update) => {
                     self.rejected.remove(&name);
@@ -149,10 +152,13 @@ impl TypeState {
                 }
             }
         }
-        // A subscription with gaps is answered with everything it did not name, so what is missing is gone.
-        for name in response.removed_resources.into_iter().chain(stale) {
+        // A subscription with gaps is answered with everything it did not name, so what is missing in the end is gone.
+        let whole = extent == Extent::Whole;
+        let missing = if whole { std::mem::take(&mut self.unannounced) } else { HashSet::new() };
+        for name in response.removed_resources.into_iter().chain(missing) {
             self.held.remove(&name);
             self.rejected.remove(&name);
+            self.unannounced.remove(&name);
             outcome.updates.extend(self.resource_type.removal(name));
         }
         outcome.answer = Some(DeltaDiscoveryRequest {

@@ -10,7 +10,7 @@ use super::super::istio::{Action, MutualTlsMode};
 use super::super::objects::{annotation, is_ready, label, pod_ips};
 use super::super::status::Writer;
 use super::super::{Kind, ObjectKey, SourceError};
-use super::{Loaded, MAX_MANIFEST_BYTES, load, watch};
+use super::{Loaded, MAX_MANIFEST_BYTES, Remembered, load, watch, watch_from};
 
 const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\n  namespace: shop\n  labels:\n    app: web\n";
 const DENY: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata:\n  name: deny\n  namespace: shop\nspec:\n  action: DENY\n  rules:\n  - from:\n    - source:\n        namespaces: [\"other\"]\n";
@@ -411,6 +411,129 @@ fn status_is_merged_over_the_object_it_is_about() {
     lab.remove(&pod).unwrap();
     let bare = load(root.path(), Some(&broken));
     assert_eq!(annotation(&bare.objects.pod("shop", "web").unwrap().metadata, "ambient.istio.io/redirection"), None);
+}
+
+fn deny_of(root: &Path, previous: &Loaded) -> Option<Option<String>> {
+    let loaded = load(root, Some(previous));
+    let key = ObjectKey::new(Kind::AuthorizationPolicy, "shop", "deny");
+    let policy = loaded.objects.authorization_policies.get(&key)?;
+    Some(policy.metadata.annotations.as_ref().and_then(|all| all.get("version").cloned()))
+}
+
+#[test]
+fn what_is_remembered_stands_for_what_a_file_gave_before() {
+    let deny = |version: &str| {
+        json!({"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy",
+            "metadata": {"name": "deny", "namespace": "shop", "annotations": {"version": version}}})
+    };
+    let key = ObjectKey::new(Kind::AuthorizationPolicy, "shop", "deny");
+    let before =
+        Loaded::remembered(&[Remembered { file: "sub/a.yaml".to_owned(), object: deny("old \"text\"\n: [x") }]);
+    assert!(before.errors.is_empty() && before.has_unseen() && before.is_never_read());
+    let old = Some(Some("old \"text\"\n: [x".to_owned()));
+    let new = Some(Some("new".to_owned()));
+    // text of the file, what is in force, whether something may be hidden
+    let rows = [
+        ("syntax", Some("kind: [".to_owned()), old.clone(), true),
+        (
+            "the policy in error",
+            Some(deny("new").to_string().replace("\"metadata\"", "\"rules\":[],\"metadata\"")),
+            old.clone(),
+            false,
+        ),
+        ("a neighbour without kind", Some(format!("{POD}---\na: b\n")), old.clone(), true),
+        ("a pod in error", Some(POD.replace("app: web", "app: 1")), old, true),
+        ("changed", Some(deny("new").to_string()), new.clone(), false),
+        ("changed and a neighbour in error", Some(format!("{}\n---\na: b\n", deny("new"))), new, true),
+        ("removed", Some(POD.to_owned()), None, false),
+        ("twice", Some(format!("{POD}---\n{POD}")), Some(Some("old \"text\"\n: [x".to_owned())), false),
+        ("no file", None, None, false),
+    ];
+    for (what, text, expected, unseen) in rows {
+        let root = tempfile::tempdir().unwrap();
+        write(root.path(), "other.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n");
+        if let Some(text) = text {
+            write(root.path(), "sub/a.yaml", &text);
+        }
+        assert_eq!(deny_of(root.path(), &before), expected, "{what}");
+        let loaded = load(root.path(), Some(&before));
+        assert_eq!(loaded.has_unseen(), unseen, "{what}");
+        // Read again, unchanged: it stays so.
+        let again = load(root.path(), Some(&loaded));
+        assert!(again.is_same_as(&loaded) && again.has_unseen() == unseen, "{what}");
+        if expected.is_some() {
+            assert_eq!(loaded.files(Kind::AuthorizationPolicy), [(&key, "sub/a.yaml")].into(), "{what}");
+        }
+        // Repaired.
+        write(root.path(), "sub/a.yaml", POD);
+        let repaired = load(root.path(), Some(&loaded));
+        assert!(!repaired.has_unseen() && repaired.objects.authorization_policies.is_empty(), "{what}");
+        // What breaks later hides nothing that was not seen.
+        write(root.path(), "sub/a.yaml", "kind: [");
+        let broken = load(root.path(), Some(&repaired));
+        assert!(!broken.has_unseen() && broken.objects.pods.len() == 1, "{what}");
+    }
+
+    // Never valid: remembered as it was written.
+    let mut bad = deny("1");
+    bad["rules"] = json!([]);
+    let before = Loaded::remembered(&[Remembered { file: "a.yaml".to_owned(), object: bad.clone() }]);
+    let root = tempfile::tempdir().unwrap();
+    write(root.path(), "a.yaml", "kind: [");
+    let loaded = load(root.path(), Some(&before));
+    assert_eq!(loaded.rejected.iter().map(|(key, value)| (key, value.as_ref())).collect::<Vec<_>>(), [(&key, &bad)]);
+    assert_eq!(loaded.files(Kind::AuthorizationPolicy), [(&key, "a.yaml")].into());
+
+    let missing = load(&root.path().join("missing"), Some(&before));
+    assert!(missing.is_never_read() && missing.has_unseen() && missing.rejected.len() == 1);
+    write(root.path(), "a.yaml", POD);
+    assert!(!load(root.path(), Some(&missing)).has_unseen());
+    let remembered = Loaded::remembered(&[Remembered { file: "a.yaml".to_owned(), object: deny("1") }]);
+    write(root.path(), "a.yaml", "kind: [");
+    assert_eq!(watch_from(root.path(), &remembered).borrow().objects.authorization_policies.len(), 1);
+}
+
+#[test]
+fn fields_of_policies_are_found_in_their_files() {
+    let root = tempfile::tempdir().unwrap();
+    write(
+        root.path(),
+        "a.yaml",
+        "apiVersion: v1\nkind: List\nitems:\n- apiVersion: security.istio.io/v1\n  kind: AuthorizationPolicy\n  metadata:\n    \
+         name: p\n    annotations: {istio.io/dry-run: maybe}\n  spec:\n    rules:\n    - to:\n      - operation:\n          ports:\n          \
+         - \"80\"\n          - eighty\n      when: [{key: colour}]\n",
+    );
+    write(root.path(), "pod.yaml", POD);
+    let loaded = load(root.path(), None);
+    assert_eq!(loaded.errors, []);
+    let policy = ObjectKey::new(Kind::AuthorizationPolicy, "default", "p");
+    let rows = [
+        ("spec.rules[0].to[0].operation.ports[1]", 15, 13),
+        ("spec.rules[0].to[0].operation.ports", 13, 11),
+        ("spec.rules[0].when[0].key", 16, 15),
+        ("metadata.annotations[istio.io/dry-run]", 8, 19),
+        ("metadata.annotations[\"istio.io/dry-run\"]", 8, 19),
+        // The nearest that is there.
+        ("spec.rules[0].from[3].source", 11, 7),
+        ("spec.rules[7]", 10, 5),
+        ("", 4, 3),
+        ("spec.[[", 9, 3),
+    ];
+    for (field, line, column) in rows {
+        let found = loaded.locate(&policy, field).unwrap();
+        assert_eq!((found.file.as_str(), found.line, found.column), ("a.yaml", Some(line), Some(column)), "{field}");
+    }
+    let pod = loaded.locate(&ObjectKey::pod("shop", "web"), "spec.hostNetwork").unwrap();
+    assert_eq!(pod.to_string(), "pod.yaml:4:3", "of others only the name is known");
+    assert_eq!(loaded.locate(&ObjectKey::pod("shop", "other"), ""), None);
+
+    // In error: the source knows where. Kept: the lines of the text before mean nothing any more.
+    write(root.path(), "pod.yaml", &DENY.replace("namespaces", "namespace"));
+    write(root.path(), "a.yaml", "kind: [");
+    let loaded = load(root.path(), Some(&loaded));
+    let deny = ObjectKey::new(Kind::AuthorizationPolicy, "shop", "deny");
+    assert_eq!(loaded.locate(&deny, "").unwrap().to_string(), "pod.yaml:11:9");
+    assert_eq!(loaded.locate(&policy, "spec.rules[0]").unwrap().to_string(), "a.yaml");
 }
 
 /// Waits until `condition` holds of what is watched; the limit only ends a test that has failed already.

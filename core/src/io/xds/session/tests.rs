@@ -192,6 +192,32 @@ fn a_subscription_too_large_to_send_is_cut_and_the_rest_compared_with_the_answer
 }
 
 #[test]
+fn nothing_is_missing_before_the_answer_is_whole() {
+    let answer = |extent: Extent, nonce: &str, resources, removed: &[&str]| DeltaDiscoveryResponse {
+        system_version_info: extent.in_generation(1),
+        ..response(type_url::ADDRESS, nonce, resources, removed)
+    };
+    let mut session = session();
+    let all: Vec<_> = ["a", "b", "c", "d"].map(|name| workload(name, "v1")).into();
+    let outcome = session.received(answer(Extent::Part, "n1", all, &[]));
+    assert_eq!(outcome.first_of, None);
+    assert_eq!(session.received(answer(Extent::Open, "n2", vec![], &[])).first_of, Some(type_url::ADDRESS));
+
+    // None is announced; `d` was deleted while we were away, `c` is said to be.
+    session.connected_within(0);
+    for (extent, nonce, resources, removed) in [
+        (Extent::Part, "n3", vec![workload("a", "v1")], vec![]),
+        (Extent::Part, "n4", vec![workload("b", "v1")], vec!["c"]),
+        (Extent::Open, "n5", vec![], vec![]),
+    ] {
+        let count = resources.len() + removed.len();
+        assert_eq!(session.received(answer(extent, nonce, resources, &removed)).updates.len(), count, "{nonce}");
+    }
+    let outcome = session.received(answer(Extent::Whole, "n6", vec![], &[]));
+    assert!(matches!(outcome.updates.as_slice(), [Update::RemoveAddress(gone)] if gone == "d"));
+}
+
+#[test]
 fn an_unknown_type_is_refused() {
     let outcome = session().received(response("type.googleapis.com/other", "n1", vec![], &[]));
     assert!(outcome.updates.is_empty() && outcome.first_of.is_none());
