@@ -1,6 +1,7 @@
 //! Tunnels arriving for a pod: one connection carries many streams, each is one application connection.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,6 +9,8 @@ use fairway_core::addr::canonical;
 use fairway_core::facts::ConnectionFacts;
 use fairway_core::ident::Identity;
 use fairway_core::io::copy;
+use fairway_core::io::drain::Drain;
+use fairway_core::io::hbone::TunnelStream;
 use fairway_core::io::hbone::headers::{BAGGAGE, forwarded_host};
 use fairway_core::io::hbone::server::{self, Incoming};
 use fairway_core::io::socket::reset_on_close;
@@ -16,12 +19,14 @@ use fairway_core::route;
 use fairway_core::snapshot::Snapshot;
 use fairway_core::workload::Workload;
 use http::HeaderMap;
+use tokio::net::TcpStream;
 
 use crate::baggage;
+use crate::conn::Authorized;
 use crate::deliver::{Delivered, deliver_to};
 use crate::listen::Accepted;
 use crate::pod::Pod;
-use crate::telemetry::{ConnectionInfo, Outcome, Reporter};
+use crate::telemetry::{ConnectionInfo, ConnectionTelemetry, Outcome, Reporter};
 
 /// Serves one tunnel connection to the pod: proves both sides, then serves its streams until it ends.
 pub async fn serve(pod: Arc<Pod>, accepted: Accepted) {
@@ -41,7 +46,8 @@ pub async fn serve(pod: Arc<Pod>, accepted: Accepted) {
             return pod.mesh.telemetry.refused(&info, started, &unavailable);
         }
     };
-    let (tls, client) = match server::accept_tls(stream, certificate.credentials.server()).await {
+    // Boxed: a handshake's state is large, and the connection lives long after it.
+    let (tls, client) = match Box::pin(server::accept_tls(stream, certificate.credentials.server())).await {
         Ok(proven) => proven,
         Err(error) => return pod.mesh.telemetry.refused(&info, started, &Outcome::from(&error)),
     };
@@ -49,17 +55,25 @@ pub async fn serve(pod: Arc<Pod>, accepted: Accepted) {
     let drain = async move {
         draining.started().await;
     };
+    let mut asked = false;
     let streams = |incoming: Incoming| {
+        asked = true;
         let arrived = Arrived { pod: Arc::clone(&pod), peer, arrived_at, client: client.clone(), incoming };
         tokio::spawn(arrived.serve());
     };
-    if let Err(error) = server::serve(tls, peer, drain, streams).await {
-        tracing::debug!(%peer, %client, %error, "tunnel connection ended");
+    match server::serve(tls, peer, drain, streams).await {
+        // A member that never asked for a stream would leave no trace otherwise.
+        Err(error) if !asked => {
+            (info.source_identity, info.destination_identity) = (Some(client), Some(local.identity()));
+            pod.mesh.telemetry.refused(&info, started, &Outcome::from(&error));
+        }
+        Err(error) => tracing::debug!(%peer, %client, %error, "tunnel connection ended"),
+        Ok(()) => {}
     }
 }
 
 /// One stream that asks to be let through, and what is known of it from the connection it came on.
-struct Arrived {
+pub(crate) struct Arrived {
     pod: Arc<Pod>,
     peer: SocketAddr,
     arrived_at: SocketAddr,
@@ -68,8 +82,19 @@ struct Arrived {
 }
 
 impl Arrived {
-    /// Serves the stream, in the order of interop §1.4: policy, then the application, then 200.
-    async fn serve(self) {
+    /// Serves the stream. What it takes to let one in is boxed, because it is soon over: what idles is the copy alone.
+    pub(crate) fn serve(self) -> impl Future<Output = ()> + Send {
+        let drain = self.pod.drain.clone();
+        let open = Box::pin(self.open());
+        async move {
+            if let Some(open) = open.await {
+                open.carry(drain).await;
+            }
+        }
+    }
+
+    /// Lets the stream in, in the order of interop §1.4: policy, then the application, then 200.
+    async fn open(self) -> Option<Box<Open>> {
         let started = Instant::now();
         let pod = Arc::clone(&self.pod);
         // Followed before anything is decided, so that no change of policy can fall in between.
@@ -80,6 +105,7 @@ impl Arrived {
         let refuse = |incoming: Incoming, outcome: &Outcome| {
             incoming.refuse(outcome.reason);
             pod.mesh.telemetry.refused(&info, started, outcome);
+            None
         };
         let Some(local) = local else {
             return refuse(self.incoming, &Outcome::because(Reason::WorkloadUnknown, &pod.reference.name));
@@ -97,25 +123,17 @@ impl Arrived {
             destination: target.destination,
             http: None,
         };
-        let Delivered { mut authorized, application } = match deliver_to(&pod, view, facts, &target).await {
+        let Delivered { authorized, application } = match deliver_to(&pod, view, facts, &target).await {
             Ok(delivered) => delivered,
             Err(outcome) => return refuse(self.incoming, &outcome),
         };
-        let Ok(mut tunnel) = self.incoming.accept(describe_ourselves(&local)) else {
+        let Ok(tunnel) = self.incoming.accept(describe_ourselves(&local)) else {
             let left = Outcome::because(Reason::ResetByPeer, "the client left before it was answered");
-            return pod.mesh.telemetry.refused(&info, started, &left);
+            pod.mesh.telemetry.refused(&info, started, &left);
+            return None;
         };
         let telemetry = pod.mesh.telemetry.open(info, authorized.allowed_by().cloned());
-        let copied = copy::with_tunnel(&application, &mut tunnel, &telemetry);
-        let outcome = match authorized.while_allowed(pod.drain.clone(), copied).await {
-            Ok(result) => result.into(),
-            Err(cut) => {
-                tunnel.abort();
-                reset_on_close(&application);
-                cut.into()
-            }
-        };
-        telemetry.finish(&outcome);
+        Some(Box::new(Open { authorized, application, tunnel, telemetry }))
     }
 
     fn describe(&self, snapshot: &Snapshot, local: Option<&Arc<Workload>>) -> ConnectionInfo {
@@ -134,6 +152,33 @@ impl Arrived {
             snapshot.service(&entry.key).cloned()
         });
         info
+    }
+}
+
+/// A stream that was let in.
+struct Open {
+    authorized: Authorized,
+    application: TcpStream,
+    tunnel: TunnelStream,
+    telemetry: ConnectionTelemetry,
+}
+
+impl Open {
+    /// Carries bytes until both ends are done, policy says no, or the pod leaves the mesh.
+    async fn carry(mut self: Box<Self>, drain: Drain) {
+        let allowed = {
+            let copied = pin!(copy::with_tunnel(&self.application, &mut self.tunnel, &self.telemetry));
+            self.authorized.while_allowed(drain, copied).await
+        };
+        let outcome = match allowed {
+            Ok(result) => result.into(),
+            Err(cut) => {
+                self.tunnel.abort();
+                reset_on_close(&self.application);
+                cut.into()
+            }
+        };
+        self.telemetry.finish(&outcome);
     }
 }
 

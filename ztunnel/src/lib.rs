@@ -6,6 +6,8 @@ pub mod baggage;
 pub mod config;
 pub mod conn;
 pub mod deliver;
+#[cfg(test)]
+mod footprint;
 pub mod inbound;
 pub mod listen;
 pub mod neighbours;

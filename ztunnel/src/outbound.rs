@@ -3,11 +3,12 @@
 mod neighbour;
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
 use fairway_core::io::copy::{self, CopyError};
-use fairway_core::io::hbone::{ConnectRequest, TunnelKey, headers};
+use fairway_core::io::hbone::{ConnectRequest, TunnelKey, TunnelStream, headers};
 use fairway_core::io::socket::{original_destination, reset_on_close};
 use fairway_core::reason::Reason;
 use fairway_core::route::{self, Hop, Plan};
@@ -20,17 +21,28 @@ use crate::baggage;
 use crate::listen::Accepted;
 use crate::outcome;
 use crate::pod::Pod;
-use crate::telemetry::{ConnectionInfo, Outcome, Reporter, Telemetry};
+use crate::telemetry::{ConnectionInfo, ConnectionTelemetry, Outcome, Reporter, Telemetry};
 
 /// Serves one connection of the pod to somewhere else.
 pub async fn serve(pod: Arc<Pod>, accepted: Accepted) {
     let Accepted { stream, peer: client, permit: _permit } = accepted;
-    let Ok(destination) = original_destination(&stream) else { return };
-    let telemetry = &pod.mesh.telemetry;
-    let mut connection =
-        Outgoing { stream, started: Instant::now(), info: ConnectionInfo::new(Reporter::Source, client, destination) };
+    // Boxed: decisions and handshakes need much room and are soon over. What idles is the copy alone.
+    if let Some(open) = Box::pin(open(&pod, stream, client)).await {
+        open.carry(&pod).await;
+    }
+}
+
+/// Decides where the connection goes and opens the way there.
+async fn open(pod: &Pod, stream: TcpStream, client: SocketAddr) -> Option<Open> {
+    let destination = original_destination(&stream).ok()?;
+    let mut connection = Outgoing {
+        telemetry: pod.mesh.telemetry.clone(),
+        stream,
+        started: Instant::now(),
+        info: ConnectionInfo::new(Reporter::Source, client, destination),
+    };
     let Some(source) = pod.workload().await else {
-        return connection.refuse(telemetry, &Outcome::because(Reason::WorkloadUnknown, &pod.reference.name));
+        return connection.refuse(&Outcome::because(Reason::WorkloadUnknown, &pod.reference.name));
     };
     connection.info.source_workload = Some(Arc::clone(&source));
     // One snapshot for the whole decision.
@@ -40,15 +52,15 @@ pub async fn serve(pod: Arc<Pod>, accepted: Accepted) {
         Err(refusal) => {
             connection.info.destination_workload.clone_from(&refusal.workload);
             connection.info.destination_service.clone_from(&refusal.service);
-            return connection.refuse(telemetry, &Outcome::from(&*refusal));
+            return connection.refuse(&Outcome::from(&*refusal));
         }
     };
     connection.info.destination_workload = plan.workload().cloned();
     connection.info.destination_service = plan.service().cloned();
     match &plan {
-        Plan::Passthrough { address, .. } | Plan::Direct { address, .. } => connection.plain(&pod, *address).await,
+        Plan::Passthrough { address, .. } | Plan::Direct { address, .. } => connection.plain(pod, *address).await,
         Plan::Tunnel { hop, workload, .. } if let Some(neighbour) = pod.mesh.neighbours.find(workload) => {
-            connection.neighbour(&pod, &source, &neighbour, hop).await;
+            connection.neighbour(&source, neighbour, hop).await
         }
         Plan::Tunnel { hop, workload: peer, .. } | Plan::ViaWaypoint { hop, waypoint: peer, .. } => {
             let key = TunnelKey {
@@ -59,17 +71,18 @@ pub async fn serve(pod: Arc<Pod>, accepted: Accepted) {
                 client: client.ip(),
             };
             let request = request(&source, hop, client, plan.service());
-            connection.tunnel(&pod, &key, &request).await;
+            connection.tunnel(pod, &key, &request).await
         }
         Plan::Resolve { hostname, .. } => {
             let detail = format!("{hostname}: an endpoint that is only a hostname cannot be reached yet");
-            connection.refuse(telemetry, &Outcome::because(Reason::DnsFailed, detail));
+            connection.refuse(&Outcome::because(Reason::DnsFailed, detail))
         }
     }
 }
 
-/// A captured connection and what is known of it so far.
+/// A captured connection that has nowhere to go yet, and what is known of it so far.
 struct Outgoing {
+    telemetry: Telemetry,
     stream: TcpStream,
     started: Instant,
     info: ConnectionInfo,
@@ -77,37 +90,59 @@ struct Outgoing {
 
 impl Outgoing {
     /// Plain TCP to a destination outside the mesh.
-    async fn plain(self, pod: &Pod, address: SocketAddr) {
+    async fn plain(self, pod: &Pod, address: SocketAddr) -> Option<Open> {
         let upstream = match pod.sockets.connect(address, None).await {
             Ok(upstream) => upstream,
-            Err(error) => return self.refuse(&pod.mesh.telemetry, &outcome::upstream_unreachable(&error)),
+            Err(error) => return self.refuse(&outcome::upstream_unreachable(&error)),
         };
-        let Self { stream, info, .. } = self;
-        let telemetry = pod.mesh.telemetry.open(info, None);
-        let outcome = while_served(pod, &stream, copy::plain(&stream, &upstream, &telemetry)).await;
-        telemetry.finish(&outcome);
+        let telemetry = self.telemetry.open(self.info, None);
+        Some(Open::Plain { stream: self.stream, upstream, telemetry })
     }
 
     /// Mutual TLS to the destination's node, or to its waypoint.
-    async fn tunnel(mut self, pod: &Pod, key: &TunnelKey, request: &ConnectRequest) {
+    async fn tunnel(mut self, pod: &Pod, key: &TunnelKey, request: &ConnectRequest) -> Option<Open> {
         self.info.destination = key.peer;
         self.info.hbone_destination = Some(request.authority.clone());
-        let mut opened = match pod.pool.open(key, request).await {
+        let opened = match pod.pool.open(key, request).await {
             Ok(opened) => opened,
-            Err(error) => return self.refuse(&pod.mesh.telemetry, &Outcome::from(&error)),
+            Err(error) => return self.refuse(&Outcome::from(&error)),
         };
-        let Self { stream, mut info, .. } = self;
-        info.source_identity = Some(key.source.clone());
-        info.destination_identity = opened.peer_identity.take();
-        let telemetry = pod.mesh.telemetry.open(info, None);
-        let outcome = while_served(pod, &stream, copy::with_tunnel(&stream, &mut opened.stream, &telemetry)).await;
-        telemetry.finish(&outcome);
+        self.info.source_identity = Some(key.source.clone());
+        self.info.destination_identity = opened.peer_identity;
+        let telemetry = self.telemetry.open(self.info, None);
+        Some(Open::Tunnel { stream: self.stream, tunnel: opened.stream, telemetry })
     }
 
     /// The application learns of a refusal by a reset: an orderly close would look like an empty answer.
-    fn refuse(self, telemetry: &Telemetry, outcome: &Outcome) {
+    fn refuse(self, outcome: &Outcome) -> Option<Open> {
         reset_on_close(&self.stream);
-        telemetry.refused(&self.info, self.started, outcome);
+        self.telemetry.refused(&self.info, self.started, outcome);
+        None
+    }
+}
+
+/// A connection whose other end exists.
+enum Open {
+    Plain { stream: TcpStream, upstream: TcpStream, telemetry: ConnectionTelemetry },
+    Tunnel { stream: TcpStream, tunnel: TunnelStream, telemetry: ConnectionTelemetry },
+    Neighbour(Box<neighbour::Open>),
+}
+
+impl Open {
+    /// Carries bytes until both ends are done, or the pod leaves the mesh.
+    async fn carry(self, pod: &Pod) {
+        match self {
+            Self::Plain { stream, upstream, telemetry } => {
+                let outcome = while_served(pod, &stream, pin!(copy::plain(&stream, &upstream, &telemetry))).await;
+                telemetry.finish(&outcome);
+            }
+            Self::Tunnel { stream, mut tunnel, telemetry } => {
+                let outcome =
+                    while_served(pod, &stream, pin!(copy::with_tunnel(&stream, &mut tunnel, &telemetry))).await;
+                telemetry.finish(&outcome);
+            }
+            Self::Neighbour(open) => Box::pin(open.carry(pod)).await,
+        }
     }
 }
 

@@ -107,3 +107,6 @@ fn tls_reason(error: &io::Error) -> Reason {
         _ => Reason::TlsHandshakeFailed,
     }
 }
+
+#[cfg(test)]
+mod tests;

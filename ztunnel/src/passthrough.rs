@@ -1,24 +1,36 @@
 //! One plaintext connection arriving for a pod, top to bottom.
 
+use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
 use fairway_core::facts::ConnectionFacts;
 use fairway_core::io::copy;
+use fairway_core::io::drain::Drain;
 use fairway_core::io::socket::{original_destination, reset_on_close};
 use fairway_core::reason::Reason;
 use fairway_core::route;
+use tokio::net::TcpStream;
 
+use crate::conn::Authorized;
 use crate::deliver::{Delivered, deliver};
 use crate::listen::Accepted;
 use crate::pod::Pod;
-use crate::telemetry::{ConnectionInfo, Outcome, Reporter};
+use crate::telemetry::{ConnectionInfo, ConnectionTelemetry, Outcome, Reporter};
 
 /// Serves one plaintext connection to the pod: nobody is proven, policy decides whether that is enough.
 pub async fn serve(pod: Arc<Pod>, accepted: Accepted) {
     let Accepted { stream, peer, permit: _permit } = accepted;
+    // Boxed: what it takes to let a connection in is soon over. What idles is the copy alone.
+    if let Some(open) = Box::pin(open(&pod, stream, peer)).await {
+        open.carry(pod.drain.clone()).await;
+    }
+}
+
+async fn open(pod: &Pod, stream: TcpStream, peer: SocketAddr) -> Option<Box<Open>> {
     let started = Instant::now();
-    let Ok(arrived_at) = original_destination(&stream) else { return };
+    let arrived_at = original_destination(&stream).ok()?;
     let mut info = ConnectionInfo::new(Reporter::Destination, peer, arrived_at);
     let local = pod.workload().await;
     if let Some(local) = &local {
@@ -28,6 +40,7 @@ pub async fn serve(pod: Arc<Pod>, accepted: Accepted) {
     let refuse = |outcome: &Outcome| {
         reset_on_close(&stream);
         pod.mesh.telemetry.refused(&info, started, outcome);
+        None
     };
     if local.is_none() {
         return refuse(&Outcome::because(Reason::WorkloadUnknown, &pod.reference.name));
@@ -37,19 +50,37 @@ pub async fn serve(pod: Arc<Pod>, accepted: Accepted) {
         Err(refusal) => return refuse(&Outcome::from(&*refusal)),
     };
     let facts = ConnectionFacts { source: peer, source_identity: None, destination, http: None };
-    let Delivered { mut authorized, application } = match deliver(&pod, pod.view(), facts, destination).await {
+    let Delivered { authorized, application } = match deliver(pod, pod.view(), facts, destination).await {
         Ok(delivered) => delivered,
         Err(outcome) => return refuse(&outcome),
     };
     let telemetry = pod.mesh.telemetry.open(info, authorized.allowed_by().cloned());
-    let copied = copy::plain(&application, &stream, &telemetry);
-    let outcome = match authorized.while_allowed(pod.drain.clone(), copied).await {
-        Ok(result) => result.into(),
-        Err(cut) => {
-            reset_on_close(&stream);
-            reset_on_close(&application);
-            cut.into()
-        }
-    };
-    telemetry.finish(&outcome);
+    Some(Box::new(Open { authorized, application, stream, telemetry }))
+}
+
+/// A connection that was let in.
+struct Open {
+    authorized: Authorized,
+    application: TcpStream,
+    stream: TcpStream,
+    telemetry: ConnectionTelemetry,
+}
+
+impl Open {
+    /// Carries bytes until both ends are done, policy says no, or the pod leaves the mesh.
+    async fn carry(mut self: Box<Self>, drain: Drain) {
+        let allowed = {
+            let copied = pin!(copy::plain(&self.application, &self.stream, &self.telemetry));
+            self.authorized.while_allowed(drain, copied).await
+        };
+        let outcome = match allowed {
+            Ok(result) => result.into(),
+            Err(cut) => {
+                reset_on_close(&self.stream);
+                reset_on_close(&self.application);
+                cut.into()
+            }
+        };
+        self.telemetry.finish(&outcome);
+    }
 }

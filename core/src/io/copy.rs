@@ -47,7 +47,10 @@ pub async fn with_tunnel(
     meter: &impl Meter,
 ) -> Result<(), CopyError> {
     let TunnelStream { sender, receiver } = tunnel;
-    let result = both(tcp_to_tunnel(application, sender, meter), tunnel_to_tcp(receiver, application, meter)).await;
+    // Both directions; the first failure ends it. Made inside the macro, a future is not kept in memory twice.
+    let result =
+        tokio::try_join!(tcp_to_tunnel(application, sender, meter), tunnel_to_tcp(receiver, application, meter))
+            .map(|((), ())| ());
     if result.is_err() {
         tunnel.abort();
         reset_on_close(application);
@@ -62,22 +65,16 @@ pub async fn with_tunnel(
 pub async fn plain(application: &TcpStream, peer: &TcpStream, meter: &impl Meter) -> Result<(), CopyError> {
     let application_side: Side<'_> = (application, CopyError::Application);
     let peer_side: Side<'_> = (peer, CopyError::Peer);
-    let outward = tcp_to_tcp(application_side, peer_side, |bytes| meter.out_of_application(bytes));
-    let inward = tcp_to_tcp(peer_side, application_side, |bytes| meter.towards_application(bytes));
-    let result = both(outward, inward).await;
+    let result = tokio::try_join!(
+        tcp_to_tcp(application_side, peer_side, |bytes| meter.out_of_application(bytes)),
+        tcp_to_tcp(peer_side, application_side, |bytes| meter.towards_application(bytes)),
+    )
+    .map(|((), ())| ());
     if result.is_err() {
         reset_on_close(application);
         reset_on_close(peer);
     }
     result
-}
-
-/// Waits for both directions; the first failure ends it.
-async fn both(
-    one: impl Future<Output = Result<(), CopyError>>,
-    other: impl Future<Output = Result<(), CopyError>>,
-) -> Result<(), CopyError> {
-    tokio::try_join!(one, other).map(|((), ())| ())
 }
 
 async fn tcp_to_tunnel(from: &TcpStream, to: &mut TunnelSender, meter: &impl Meter) -> Result<(), CopyError> {

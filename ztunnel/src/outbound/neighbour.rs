@@ -4,22 +4,26 @@
 //! leave this process between the two sockets, so there is nothing to encrypt and only one copy to make. Identity,
 //! policy at the destination and telemetry of both ends are those of a tunnel.
 
+use std::pin::pin;
+use std::sync::Arc;
+
 use fairway_core::facts::ConnectionFacts;
 use fairway_core::io::copy::{self, Meter};
 use fairway_core::io::socket::reset_on_close;
 use fairway_core::reason::Reason;
 use fairway_core::route::{self, Hop};
 use fairway_core::workload::Workload;
+use tokio::net::TcpStream;
 
 use super::{Outgoing, while_served};
+use crate::conn::Authorized;
 use crate::deliver::{Delivered, deliver_to};
 use crate::pod::Pod;
 use crate::telemetry::{ConnectionInfo, ConnectionTelemetry, Outcome, Reporter};
 
 impl Outgoing {
-    /// Carries the connection from `pod`, whose workload is `source`, into `neighbour`, the pod at the end of `hop`.
-    pub(super) async fn neighbour(mut self, pod: &Pod, source: &Workload, neighbour: &Pod, hop: &Hop) {
-        let telemetry = &pod.mesh.telemetry;
+    /// Lets the connection, whose source is the workload `source`, into `neighbour`, the pod at the end of `hop`.
+    pub(super) async fn neighbour(mut self, source: &Workload, neighbour: Arc<Pod>, hop: &Hop) -> Option<super::Open> {
         // Followed before anything is decided, so that no change of policy can fall in between.
         let view = neighbour.view();
         let local = view.borrow().workload.clone();
@@ -29,15 +33,14 @@ impl Outgoing {
         self.info.source_identity = Some(source.identity());
         self.info.destination_identity = local.as_deref().map(Workload::identity);
         let arriving = ConnectionInfo { reporter: Reporter::Destination, ..self.info.clone() };
-        let started = self.started;
         let refuse = |connection: Self, outcome: &Outcome| {
-            telemetry.refused(&arriving, started, outcome);
-            connection.refuse(telemetry, outcome);
+            connection.telemetry.refused(&arriving, connection.started, outcome);
+            connection.refuse(outcome)
         };
         let Some(local) = local else {
             return refuse(self, &Outcome::because(Reason::WorkloadUnknown, &neighbour.reference.name));
         };
-        let target = match route::inbound(&pod.mesh.live.snapshot(), &local, hop.address, &authority) {
+        let target = match route::inbound(&neighbour.mesh.live.snapshot(), &local, hop.address, &authority) {
             Ok(target) => target,
             Err(refusal) => return refuse(self, &Outcome::from(&*refusal)),
         };
@@ -47,26 +50,45 @@ impl Outgoing {
             destination: target.destination,
             http: None,
         };
-        let Delivered { mut authorized, application } = match deliver_to(neighbour, view, facts, &target).await {
+        let Delivered { authorized, application } = match deliver_to(&neighbour, view, facts, &target).await {
             Ok(delivered) => delivered,
             Err(outcome) => return refuse(self, &outcome),
         };
-        let Self { stream, info, .. } = self;
         let ends = BothEnds {
-            source: telemetry.open(info, None),
-            destination: telemetry.open(arriving, authorized.allowed_by().cloned()),
+            source: self.telemetry.open(self.info, None),
+            destination: self.telemetry.open(arriving, authorized.allowed_by().cloned()),
         };
-        let copied = while_served(pod, &stream, copy::plain(&stream, &application, &ends));
-        let outcome = match authorized.while_allowed(neighbour.drain.clone(), copied).await {
+        Some(super::Open::Neighbour(Box::new(Open { stream: self.stream, application, authorized, neighbour, ends })))
+    }
+}
+
+/// A connection between two pods of this node.
+pub(super) struct Open {
+    stream: TcpStream,
+    application: TcpStream,
+    authorized: Authorized,
+    neighbour: Arc<Pod>,
+    ends: BothEnds,
+}
+
+impl Open {
+    /// Carries bytes until both ends are done, policy says no, or one of the pods leaves the mesh.
+    pub(super) async fn carry(mut self: Box<Self>, pod: &Pod) {
+        let allowed = {
+            let copied = pin!(copy::plain(&self.stream, &self.application, &self.ends));
+            let served = pin!(while_served(pod, &self.stream, copied));
+            self.authorized.while_allowed(self.neighbour.drain.clone(), served).await
+        };
+        let outcome = match allowed {
             Ok(outcome) => outcome,
             Err(cut) => {
-                reset_on_close(&stream);
-                reset_on_close(&application);
+                reset_on_close(&self.stream);
+                reset_on_close(&self.application);
                 cut.into()
             }
         };
-        ends.source.finish(&outcome);
-        ends.destination.finish(&outcome);
+        self.ends.source.finish(&outcome);
+        self.ends.destination.finish(&outcome);
     }
 }
 

@@ -65,9 +65,10 @@ impl Pool {
         for _ in 0..ATTEMPTS {
             let place = match slot.take_place() {
                 Some(place) => place,
-                None => self.dial(key, &slot).await?,
+                // Boxed: a handshake's state is large, and would stay part of every idle connection's task.
+                None => Box::pin(self.dial(key, &slot)).await?,
             };
-            match place.connect(request).await? {
+            match Box::pin(place.connect(request)).await? {
                 Attempt::Opened(opened) => return Ok(opened),
                 Attempt::NotSent(error) => failed = Some(error),
             }
