@@ -74,6 +74,9 @@ pub enum Problem {
     /// An extension that would change the decision and is not known here.
     #[error("has the unsupported extension {0:?}")]
     Extension(Box<str>),
+    /// Removals go by the resource's name, so a resource of another name could never be removed.
+    #[error("says {0:?}, which is not the name of the resource")]
+    Name(Box<str>),
     /// Nothing could ever be chosen.
     #[error("has no weight above 0")]
     Weight,

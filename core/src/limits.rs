@@ -162,6 +162,16 @@ limits! {
     SERVER_SEND_BUFFER, "server_send_buffer", Bytes, 400 * KIB, 16 * KIB..=64 * MIB, None;
     /// Bytes a client buffers for one stream before the application's socket is not read any more.
     CLIENT_SEND_BUFFER, "client_send_buffer", Bytes, 4 * MIB, 16 * KIB..=64 * MIB, None;
+    /// Streams we ended early that one tunnel still knows, some 500 bytes each: 130 aborted downloads a second for as long as each is remembered. Bytes on their way to one that is forgotten count as the peer's error.
+    RESET_STREAMS, "http2_reset_streams", Count, 4_096, 200..=65_535, None;
+    /// A stream we ended early is known this long, which what is on its way to it takes at worst: retransmissions and full buffers on a bad path.
+    RESET_STREAM_MEMORY, "http2_reset_stream_memory", Milliseconds, 30 * SECOND, SECOND..=MINUTE, None;
+    /// Frames for streams that are forgotten, and other errors of the peer, over a tunnel's whole life; beyond, the peer is broken or hostile. High, because a tunnel shared by all connections of two pods lives for weeks.
+    STREAM_ERRORS, "http2_stream_errors", Count, 100_000, 1_024..=100_000_000, None;
+    /// Requests the peer has given up before we looked at them, at once; a few full sets of streams, as when a client with many connections dies.
+    ABANDONED_REQUESTS, "http2_abandoned_requests", Count, 1_000, 20..=65_535, None;
+    /// What small frames may cost beyond their bytes while the application has not read them; each of less than 256 bytes counts for what it lacks. 130,000 writes of one byte on a tunnel.
+    SMALL_FRAMES, "http2_small_frame_budget", Bytes, 32 * MIB, 25_600..=1024 * MIB, None;
     /// A tunnel that is silent this long is asked with a PING whether it still lives.
     PING_INTERVAL, "http2_ping_interval", Milliseconds, 10 * SECOND, SECOND..=HOUR, None;
     /// A tunnel that does not answer a PING in this time is dead.
@@ -185,7 +195,10 @@ limits! {
     /// Bytes moved before the copy buffer grows to its largest.
     COPY_GROW_LARGE, "copy_grow_large", Bytes, 10 * MIB, KIB..=1024 * MIB, None;
 
-    /// Connections one pod may have through the proxy at once; keeps one pod from using up the node's file descriptors.
+    /// Bytes one direction may copy before other connections of its worker thread get their turn: some 100 µs of work.
+    COPY_YIELD, "copy_yield", Bytes, 512 * KIB, 16 * KIB..=64 * MIB, None;
+
+    /// Connections one pod may have through each of the proxy's listeners at once; keeps one pod from using up the node's file descriptors.
     CONNECTIONS_PER_POD, "connections_per_pod", Count, 65_536, 1..=10_000_000, Some("MAX_CONNECTIONS_PER_POD");
     /// Handshakes one pod may have under way at once; they cost the most and prove nothing about the peer yet.
     HANDSHAKES_PER_POD, "handshakes_per_pod", Count, 1_024, 1..=1_000_000, Some("MAX_HANDSHAKES_PER_POD");
@@ -210,6 +223,8 @@ limits! {
 
     /// Lifetime asked for certificates; half of it is a day's outage nobody notices.
     CERTIFICATE_LIFETIME, "certificate_lifetime", Milliseconds, 24 * HOUR, MINUTE..=8_760 * HOUR, Some("SECRET_TTL");
+    /// A wait for renewal looks at the clock this often: a machine that was suspended does not notice the time that passed otherwise.
+    CERTIFICATE_CLOCK_CHECK, "certificate_clock_check", Milliseconds, 5 * MINUTE, SECOND..=HOUR, None;
     /// Certificates requested at once; a restarted node must not flood the certificate service.
     CERTIFICATE_REQUESTS, "certificate_requests", Count, 8, 1..=1_024, None;
     /// The first pause before a failed certificate request is repeated.
@@ -227,6 +242,10 @@ limits! {
 const _: () = {
     assert!(STREAM_WINDOW.default <= CONNECTION_WINDOW.default);
     assert!(POOL_MAX_STREAMS.default <= MAX_CONCURRENT_STREAMS.default);
+    assert!(MAX_CONCURRENT_STREAMS.default <= RESET_STREAMS.default);
+    assert!(MAX_CONCURRENT_STREAMS.default <= ABANDONED_REQUESTS.default);
+    assert!(PING_TIMEOUT.default <= RESET_STREAM_MEMORY.default);
+    assert!(CONNECTION_WINDOW.default <= SMALL_FRAMES.default);
     assert!(CONNECT_TIMEOUT.default < CONNECT_RESPONSE_TIMEOUT.default);
     assert!(PING_INTERVAL.default <= PING_TIMEOUT.default);
     assert!(COPY_BUFFER_SMALL.default <= COPY_BUFFER_MEDIUM.default);

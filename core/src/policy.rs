@@ -20,6 +20,21 @@ two_part_key! {
     PolicyKey, name, "The policy's name."
 }
 
+impl PolicyKey {
+    /// The key of the resource with this name. A name that is no key gives one that no policy can have, so that such a
+    /// resource can be kept as rejected, and removed, without touching another.
+    #[must_use]
+    pub fn of_resource(name: &str) -> Self {
+        name.parse().unwrap_or_else(|_not_a_key| Self::new("", name))
+    }
+
+    /// The name of the resource that has this key; the reverse of [`PolicyKey::of_resource`].
+    #[must_use]
+    pub fn resource_name(&self) -> &str {
+        self.as_str().strip_prefix('/').unwrap_or(self.as_str())
+    }
+}
+
 /// One policy. It matches when any rule matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {

@@ -128,6 +128,9 @@ reasons! {
     /// The waypoint that must handle the traffic is not known, and it must not be bypassed.
     UnknownWaypoint = "unknown_waypoint", Connect, 503,
         "See whether the Gateway that istio.io/use-waypoint names exists, is programmed and has ready pods.";
+    /// What the controller says about the destination cannot be understood, so it is refused rather than spoken to in plaintext.
+    ResourceInvalid = "resource_invalid", Connect, 503,
+        "The workload or service that is named was rejected; the proxy's log says which field is wrong. Controller and proxy may be of different versions.";
     /// The endpoint is on another network and cannot be reached from here.
     WrongNetwork = "wrong_network", Connect, 503,
         "Traffic between networks needs an east-west gateway for the remote network, which this version cannot use yet.";
@@ -226,7 +229,9 @@ impl Reason {
             Self::ApplicationConnectTimeout | Self::UpstreamConnectTimeout => "connection_timeout",
             Self::ApplicationConnectFailed | Self::UpstreamConnectFailed => "connection_refused",
             Self::BadRequest | Self::AuthorityMismatch => "http_request_error",
-            Self::UnknownAuthority | Self::WorkloadUnknown | Self::NoHealthyUpstream => "destination_not_found",
+            Self::UnknownAuthority | Self::WorkloadUnknown | Self::NoHealthyUpstream | Self::ResourceInvalid => {
+                "destination_not_found"
+            }
             Self::ConnectionLimit => "connection_limit_reached",
             Self::Internal => "proxy_internal_error",
             _ => "http_request_denied",

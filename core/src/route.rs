@@ -202,6 +202,9 @@ pub fn plan(
             .map_err(|refusal| refusal.with_service(Some(service)));
     }
     let Some(workload) = snapshot.workload_by_address(&address) else {
+        if let Some(resource) = snapshot.refused_address(&address) {
+            return Err(Refusal::new(Reason::ResourceInvalid, format_args!("{destination} of {}", resource.name)));
+        }
         return Ok(Plan::Passthrough { address: destination, service: None });
     };
     to_workload(snapshot, source, workload, destination, rng).map_err(|refusal| refusal.with_workload(workload))

@@ -3,16 +3,19 @@
 mod dump;
 mod index;
 mod names;
+mod refused;
 #[cfg(test)]
 mod tests;
 mod world;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
 use self::index::{Few, Index, Member};
 pub(crate) use self::names::Names;
+use self::refused::Refused;
 pub use self::{
     dump::Dump,
+    refused::RefusedResource,
     world::{Update, World},
 };
 use crate::{
@@ -27,6 +30,8 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     version: u64,
+    /// Whether all that existed when we first asked has arrived. Until then what is missing means nothing.
+    complete: bool,
     workloads: Index<WorkloadUid, Arc<Workload>>,
     addresses: Index<NetworkAddress, Few<Arc<Workload>>>,
     workload_hostnames: Index<Arc<str>, Few<Arc<Workload>>>,
@@ -38,6 +43,7 @@ pub struct Snapshot {
     endpoints: Index<ServiceKey, Arc<[Endpoint]>>,
     policies: Index<PolicyKey, Arc<Policy>>,
     rejected: Index<PolicyKey, Arc<RejectedPolicy>>,
+    refused: Refused,
     /// Policies of every workload.
     global: Arc<[Applied]>,
     /// Policies of every workload of a namespace.
@@ -117,6 +123,7 @@ impl Snapshot {
         type Large<K, V> = Index<K, V>;
         Self {
             version: 0,
+            complete: false,
             workloads: Large::new(Large::<WorkloadUid, Arc<Workload>>::LARGE),
             addresses: Large::new(Large::<NetworkAddress, Few<Arc<Workload>>>::LARGE),
             workload_hostnames: Index::new(Index::<Arc<str>, Few<Arc<Workload>>>::SMALL),
@@ -128,6 +135,7 @@ impl Snapshot {
             endpoints: Index::new(Index::<ServiceKey, Arc<[Endpoint]>>::SMALL),
             policies: Index::new(Index::<PolicyKey, Arc<Policy>>::SMALL),
             rejected: Index::new(Index::<PolicyKey, Arc<RejectedPolicy>>::SMALL),
+            refused: Refused::new(),
             global: Arc::default(),
             namespaced: Index::new(Index::<Arc<str>, Few<Applied>>::SMALL),
         }
@@ -137,6 +145,13 @@ impl Snapshot {
     #[must_use]
     pub fn version(&self) -> u64 {
         self.version
+    }
+
+    /// Whether the first answer of every resource type has arrived. Before that pods are not found: policies or peers
+    /// that are still to come would be missing from every decision.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.complete
     }
 
     /// The workload with this uid.
@@ -164,9 +179,12 @@ impl Snapshot {
         self.nodes.get(node).map_or(&[], |workloads| workloads)
     }
 
-    /// The pod the node agent means.
+    /// The pod the node agent means; none before the snapshot is complete, so that nothing is decided or planned for it.
     #[must_use]
     pub fn find_pod(&self, pod: &PodRef) -> Option<&Arc<Workload>> {
+        if !self.complete {
+            return None;
+        }
         let is_it = |workload: &&Arc<Workload>| {
             workload.name == pod.name
                 && workload.namespace() == &*pod.namespace
@@ -178,13 +196,13 @@ impl Snapshot {
         }
     }
 
-    /// What decides for one pod.
+    /// What decides for one pod; nothing may reach it before the snapshot is complete.
     #[must_use]
     pub fn view(&self, pod: &PodRef) -> PodView {
         PodView::of(self, self.find_pod(pod).cloned())
     }
 
-    /// What decides for one workload.
+    /// What decides for one workload as far as it is known; unlike [`Snapshot::view`] it does not ask for completeness.
     #[must_use]
     pub fn view_of(&self, workload: &Arc<Workload>) -> PodView {
         PodView::of(self, Some(workload.clone()))
@@ -244,6 +262,35 @@ impl Snapshot {
     #[must_use]
     pub fn rejected_policy(&self, key: &PolicyKey) -> Option<&Arc<RejectedPolicy>> {
         self.rejected.get(key)
+    }
+
+    /// The resource that claims an address and was rejected. Of use where nothing known has the address: whoever does
+    /// is likely to be in the mesh, and must not be spoken to in plaintext.
+    #[must_use]
+    pub fn refused_address(&self, address: &NetworkAddress) -> Option<&Arc<RefusedResource>> {
+        self.refused.by_address(address)
+    }
+
+    /// Every name under which the control plane has given something that is kept, apart by kind: workloads and
+    /// services first, then policies.
+    #[must_use]
+    pub fn resource_names(&self) -> (HashSet<String>, HashSet<String>) {
+        let addresses = self
+            .workloads
+            .values()
+            .map(|workload| workload.uid.as_str())
+            .chain(self.services.values().map(|service| service.key.as_str()))
+            .chain(self.refused.names())
+            .map(str::to_owned)
+            .collect();
+        let policies = self
+            .policies
+            .values()
+            .map(|policy| &policy.key)
+            .chain(self.rejected.values().map(|rejected| &rejected.key))
+            .map(|key| key.resource_name().to_owned())
+            .collect();
+        (addresses, policies)
     }
 
     /// How a listed policy meets the workload that lists it; none when it is only rehearsed.

@@ -196,6 +196,22 @@ fn rehearsed_policies_are_reported_and_not_enforced() {
 }
 
 #[test]
+fn nothing_is_allowed_before_the_world_is_complete() {
+    let anyone = facts("10.0.0.9:999", None, "10.0.0.1:80");
+    let web = crate::snapshot::PodRef {
+        node: None,
+        namespace: "shop".into(),
+        name: "web".into(),
+        service_account: "default".into(),
+    };
+    let mut world = World::new();
+    let snapshot = world.apply(vec![workload(pod("web", &["10.0.0.1"])).into()]);
+    assert_eq!(decide(&snapshot.view(&web), &anyone), denied(None, Reason::WorkloadUnknown));
+    let snapshot = world.apply(vec![Update::Complete]);
+    assert!(decide(&snapshot.view(&web), &anyone).is_allowed());
+}
+
+#[test]
 fn unknown_workload_and_unknown_policy_refuse() {
     let anyone = facts("10.0.0.9:999", None, "10.0.0.1:80");
     assert_eq!(decide(&PodView::unknown(), &anyone), denied(None, Reason::WorkloadUnknown));

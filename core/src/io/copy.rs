@@ -78,33 +78,42 @@ pub async fn plain(application: &TcpStream, peer: &TcpStream, meter: &impl Meter
 }
 
 async fn tcp_to_tunnel(from: &TcpStream, to: &mut TunnelSender, meter: &impl Meter) -> Result<(), CopyError> {
-    let mut total = 0;
+    let mut pace = Pace::default();
     loop {
         let chunk = tokio::select! {
             biased;
-            chunk = read_some(from, total) => chunk.map_err(CopyError::Application)?,
-            // Only a broken peer stops us here: one that merely wants no more data says NO_ERROR or CANCEL.
-            reset = to.reset() => match reset {
-                StreamError::Reset(h2::Reason::NO_ERROR | h2::Reason::CANCEL) => return Ok(()),
-                broken => return Err(broken.into()),
-            },
+            chunk = read_some(from, pace.total) => chunk.map_err(CopyError::Application)?,
+            reset = to.reset() => return stopped(reset),
         };
         let Some(chunk) = chunk else {
             to.finish()?;
             return Ok(());
         };
         let length = count(chunk.len());
-        to.send_all(chunk).await?;
-        total += length;
+        if let Err(error) = to.send_all(chunk).await {
+            return stopped(error);
+        }
         meter.out_of_application(length);
+        pace.passed(length).await;
+    }
+}
+
+/// A peer that merely wants no more data says NO_ERROR or CANCEL; what it still sends us is worth waiting for.
+fn stopped(error: StreamError) -> Result<(), CopyError> {
+    match error {
+        StreamError::Reset(h2::Reason::NO_ERROR | h2::Reason::CANCEL) => Ok(()),
+        broken => Err(broken.into()),
     }
 }
 
 async fn tunnel_to_tcp(from: &mut TunnelReceiver, to: &TcpStream, meter: &impl Meter) -> Result<(), CopyError> {
+    let mut pace = Pace::default();
     while let Some(chunk) = from.receive().await? {
         write_all(to, &chunk).await.map_err(CopyError::Application)?;
         from.consumed(chunk.len())?;
-        meter.towards_application(count(chunk.len()));
+        let length = count(chunk.len());
+        meter.towards_application(length);
+        pace.passed(length).await;
     }
     half_close(to).map_err(CopyError::Application)
 }
@@ -112,14 +121,46 @@ async fn tunnel_to_tcp(from: &mut TunnelReceiver, to: &TcpStream, meter: &impl M
 type Side<'a> = (&'a TcpStream, fn(io::Error) -> CopyError);
 
 async fn tcp_to_tcp(from: Side<'_>, to: Side<'_>, passed: impl Fn(u64)) -> Result<(), CopyError> {
-    let mut total = 0;
-    while let Some(chunk) = read_some(from.0, total).await.map_err(from.1)? {
-        write_all(to.0, &chunk).await.map_err(to.1)?;
-        let length = count(chunk.len());
-        total += length;
-        passed(length);
+    let mut pace = Pace::default();
+    loop {
+        from.0.readable().await.map_err(from.1)?;
+        // One buffer for as long as there is something to read, none while there is nothing.
+        let mut buffer = BytesMut::with_capacity(buffer_size(pace.total));
+        while let Some(read) = read_now(from.0, &mut buffer).map_err(from.1)? {
+            if read == 0 {
+                return half_close(to.0).map_err(to.1);
+            }
+            write_all(to.0, &buffer).await.map_err(to.1)?;
+            buffer.clear();
+            let length = count(read);
+            passed(length);
+            pace.passed(length).await;
+            if buffer.capacity() < buffer_size(pace.total) {
+                break;
+            }
+        }
     }
-    half_close(to.0).map_err(to.1)
+}
+
+/// How much one direction has copied, and when it last gave way.
+///
+/// Sockets that are always ready never suspend their task: without giving way, one bulk transfer would hold a worker
+/// thread, and a policy change could not reach it.
+#[derive(Default)]
+struct Pace {
+    total: u64,
+    since: u64,
+}
+
+impl Pace {
+    async fn passed(&mut self, length: u64) {
+        self.total += length;
+        self.since += length;
+        if self.since >= limits::COPY_YIELD.default {
+            self.since = 0;
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 /// Reads what is there, `None` at the end. The buffer is made only when there is something to read.
@@ -127,12 +168,22 @@ async fn read_some(from: &TcpStream, total: u64) -> io::Result<Option<Bytes>> {
     loop {
         from.readable().await?;
         let mut buffer = BytesMut::with_capacity(buffer_size(total));
-        match from.try_read_buf(&mut buffer) {
-            Ok(0) => return Ok(None),
-            Ok(_) => return Ok(Some(buffer.freeze())),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
+        match read_now(from, &mut buffer)? {
+            Some(0) => return Ok(None),
+            // A few bytes must not keep a large buffer alive while they wait for a slow peer.
+            Some(read) if read < buffer.capacity() / 2 => return Ok(Some(Bytes::copy_from_slice(&buffer))),
+            Some(_) => return Ok(Some(buffer.freeze())),
+            None => {}
         }
+    }
+}
+
+/// Reads without waiting: `None` when there is nothing now, zero at the end.
+fn read_now(from: &TcpStream, buffer: &mut BytesMut) -> io::Result<Option<usize>> {
+    match from.try_read_buf(buffer) {
+        Ok(read) => Ok(Some(read)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -121,30 +121,49 @@ impl SocketFactory {
         TcpListener::from_std(socket.into())
     }
 
-    /// Connects to `destination`, from `source` when one is given: an address that need not be ours.
+    /// Connects to `destination`.
     ///
     /// # Errors
     /// See [`DialError`].
-    pub async fn connect(&self, destination: SocketAddr, source: Option<IpAddr>) -> Result<TcpStream, DialError> {
-        let socket = self.prepare(destination, source).map_err(|source| DialError::Prepare { destination, source })?;
-        let after = limits::CONNECT_TIMEOUT.duration();
-        match timeout(after, socket.connect(destination)).await {
-            Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(source)) => Err(DialError::Connect { destination, source }),
-            Err(_elapsed) => Err(DialError::Timeout { destination, after }),
-        }
+    pub async fn connect(&self, destination: SocketAddr) -> Result<TcpStream, DialError> {
+        dial(destination, self.prepare(destination)).await
     }
 
-    fn prepare(&self, destination: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpSocket> {
+    /// Connects to `destination` from `source` when one is given: an address that need not be ours.
+    ///
+    /// # Errors
+    /// See [`DialError`].
+    pub async fn connect_from(&self, destination: SocketAddr, source: Option<IpAddr>) -> Result<TcpStream, DialError> {
+        let prepared = self.prepare(destination).and_then(|socket| {
+            source.map_or(Ok(()), |source| bind_foreign(&socket, source))?;
+            Ok(socket)
+        });
+        dial(destination, prepared).await
+    }
+
+    /// Whether `address` is one of the namespace's own: only then can a socket be bound to it just so.
+    #[must_use]
+    pub fn owns(&self, address: IpAddr) -> bool {
+        self.open(address).and_then(|socket| socket.bind(&SocketAddr::new(address, 0).into())).is_ok()
+    }
+
+    fn prepare(&self, destination: SocketAddr) -> io::Result<Socket> {
         let socket = self.open(destination.ip())?;
         socket.set_tcp_nodelay(true)?;
         if let Some(keepalive) = self.keepalive {
             set_keepalive(&SockRef::from(&socket), keepalive)?;
         }
-        if let Some(source) = source {
-            bind_foreign(&socket, source)?;
-        }
-        Ok(TcpSocket::from_std_stream(socket.into()))
+        Ok(socket)
+    }
+}
+
+async fn dial(destination: SocketAddr, prepared: io::Result<Socket>) -> Result<TcpStream, DialError> {
+    let socket = prepared.map_err(|source| DialError::Prepare { destination, source })?;
+    let after = limits::CONNECT_TIMEOUT.duration();
+    match timeout(after, TcpSocket::from_std_stream(socket.into()).connect(destination)).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(source)) => Err(DialError::Connect { destination, source }),
+        Err(_elapsed) => Err(DialError::Timeout { destination, after }),
     }
 }
 

@@ -42,6 +42,7 @@ const REQUEST_QUEUE: usize = 8;
 pub struct Client {
     control_plane: ControlPlane,
     live: Live,
+    node: NodeInfo,
     session: Arc<Mutex<Session>>,
     backoff: Backoff,
     metrics: StreamMetrics,
@@ -65,7 +66,8 @@ impl Client {
         Self {
             control_plane,
             live,
-            session: Arc::new(Mutex::new(Session::new(node))),
+            session: Arc::new(Mutex::new(Session::new(node.clone()))),
+            node,
             backoff: Backoff::default(),
             metrics: StreamMetrics::new(metrics),
             pending,
@@ -126,33 +128,30 @@ impl Client {
                 Ok(None) => return Ending::Complete,
                 Err(status) => return ended(status),
             };
-            if let Some(answer) = self.respond(response).await {
-                if requests.send(answer).await.is_err() {
-                    return Ending::Complete;
+            match self.respond(response).await {
+                Ok(Some(answer)) => {
+                    if requests.send(answer).await.is_err() {
+                        return Ending::Complete;
+                    }
+                    self.backoff.succeeded();
                 }
-                self.backoff.succeeded();
+                Ok(None) => {}
+                Err(unusable) => return unusable,
             }
         }
     }
 
     /// Converts and applies one response, and says what to answer.
-    async fn respond(&mut self, response: DeltaDiscoveryResponse) -> Option<DeltaDiscoveryRequest> {
+    async fn respond(&mut self, response: DeltaDiscoveryResponse) -> Result<Option<DeltaDiscoveryRequest>, Ending> {
         self.metrics.received(&response);
         let (session, live) = (Arc::clone(&self.session), self.live.clone());
-        // Thousands of resources take a while; the runtime's workers have connections to carry meanwhile.
-        let outcome = tokio::task::spawn_blocking(move || {
-            let mut outcome = lock(&session).received(response);
-            live.apply(std::mem::take(&mut outcome.updates));
-            outcome
-        })
-        .await;
-        let outcome = match outcome {
-            Ok(outcome) => outcome,
-            Err(error) => {
-                tracing::error!(%error, "applying configuration failed; please report this");
-                return None;
-            }
-        };
+        let outcome = self
+            .off_the_workers(move || {
+                let mut outcome = lock(&session).received(response);
+                live.apply(std::mem::take(&mut outcome.updates));
+                outcome
+            })
+            .await?;
         for rejection in &outcome.rejections {
             tracing::warn!(resource = rejection.name, reason = rejection.reason, "configuration rejected");
         }
@@ -160,7 +159,25 @@ impl Client {
         if let Some(resource_type) = outcome.first_of {
             self.pending.remove(resource_type);
         }
-        outcome.answer
+        Ok(outcome.answer)
+    }
+
+    /// Runs `work` where it may take long: thousands of resources do, and the runtime's workers have connections to carry
+    /// meanwhile. If it fails, the session may have counted as held what was never applied, so everything is asked for
+    /// again.
+    async fn off_the_workers<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Ending> {
+        match tokio::task::spawn_blocking(work).await {
+            Ok(done) => Ok(done),
+            Err(error) => {
+                tracing::error!(%error, "applying configuration failed; please report this");
+                *lock(&self.session) = Session::resuming(self.node.clone(), &self.live.snapshot());
+                self.backoff.unusable();
+                Err(Ending::Error(Box::new(Status::internal("applying configuration failed"))))
+            }
+        }
     }
 }
 

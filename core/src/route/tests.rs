@@ -7,7 +7,7 @@ use fairway_proto::workload as proto;
 use super::{Plan, Refusal, inbound, passthrough, plan};
 use crate::{
     reason::Reason,
-    snapshot::{Snapshot, Update, World},
+    snapshot::{RefusedResource, Snapshot, Update, World},
     testing::{
         Draws, gateway_by_address, gateway_by_hostname, identity, network_address, pod, service, service_message,
         serving, socket, workload,
@@ -355,4 +355,22 @@ fn plaintext_that_arrives() {
         let refusal = passthrough(socket(&format!("10.0.0.2:{port}"))).unwrap_err();
         assert_eq!(refusal.reason, Reason::IllegalPort);
     }
+}
+
+#[test]
+fn addresses_of_rejected_resources_are_refused_unless_somebody_known_has_them() {
+    let uid = "Kubernetes//Pod/shop/broken";
+    let rejected = RefusedResource::workload(uid, &pod("broken", &["10.0.0.77", "10.0.0.2"]));
+    let vip = RefusedResource::service("shop/broken", &service_message("broken", &["10.96.0.77"], &[]));
+    let mut all = updates();
+    all.extend([rejected, vip].map(|resource| Update::RefusedAddress(Box::new(resource))));
+    let snapshot = World::new().apply(all);
+    let plan = |to: &str| plan(&snapshot, find(&snapshot, "client"), socket(to), &mut Draws(1));
+    for (to, name) in [("10.0.0.77:80", uid), ("10.96.0.77:80", "shop/broken")] {
+        let refusal = plan(to).unwrap_err();
+        assert_eq!(refusal.reason, Reason::ResourceInvalid);
+        assert!(refusal.subject.contains(name), "{refusal}");
+    }
+    assert_eq!(outline(&plan("10.0.0.2:8080")), "tunnel 10.0.0.2:15008 10.0.0.2:8080");
+    assert_eq!(outline(&plan("10.0.0.78:80")), "passthrough 10.0.0.78:80");
 }

@@ -8,7 +8,7 @@ use std::{
 use fairway_proto::{security, workload as proto};
 use proptest::prelude::*;
 
-use super::{Dump, PodRef, Snapshot, Update, World};
+use super::{Dump, PodRef, RefusedResource, Snapshot, Update, World};
 use crate::{
     addr::NetworkAddress,
     policy::{Applied, Policy, PolicyKey, RejectedPolicy, Scope},
@@ -25,7 +25,7 @@ fn address(ip: &str) -> NetworkAddress {
 }
 
 fn world(updates: Vec<Update>) -> Arc<Snapshot> {
-    World::new().apply(updates)
+    World::complete().apply(updates)
 }
 
 #[test]
@@ -261,19 +261,30 @@ struct Model {
     services: BTreeMap<ServiceKey, Service>,
     policies: BTreeMap<PolicyKey, Policy>,
     rejected: BTreeMap<PolicyKey, RejectedPolicy>,
+    refused: BTreeMap<Arc<str>, RefusedResource>,
+    complete: bool,
 }
 
 impl Model {
     fn apply(&mut self, update: Update) {
         match update {
-            Update::Workload(workload) => drop(self.workloads.insert(workload.uid.to_string(), *workload)),
-            Update::Service(service) => drop(self.services.insert(service.key.clone(), *service)),
+            Update::Workload(workload) => {
+                self.refused.remove(workload.uid.as_str());
+                self.workloads.insert(workload.uid.to_string(), *workload);
+            }
+            Update::Service(service) => {
+                self.refused.remove(service.key.as_str());
+                self.services.insert(service.key.clone(), *service);
+            }
+            Update::RefusedAddress(resource) => drop(self.refused.insert(resource.name.clone(), *resource)),
+            Update::Complete => self.complete = true,
             Update::Policy(policy) => {
                 self.rejected.remove(&policy.key);
                 self.policies.insert(policy.key.clone(), *policy);
             }
             Update::InvalidPolicy(rejected) => drop(self.rejected.insert(rejected.key.clone(), *rejected)),
             Update::RemoveAddress(name) => {
+                self.refused.remove(name.as_str());
                 if self.workloads.remove(&name).is_none() {
                     self.services.retain(|key, _| key.as_str() != name);
                 }
@@ -337,6 +348,12 @@ impl Model {
     }
 
     fn agrees_with(&self, snapshot: &Snapshot) -> Result<(), TestCaseError> {
+        prop_assert_eq!(snapshot.is_complete(), self.complete);
+        for last in 0..4_u8 {
+            let ip = address(&format!("10.0.0.{last}"));
+            let refused = self.refused.values().find(|resource| resource.addresses.contains(&ip));
+            prop_assert_eq!(snapshot.refused_address(&ip).map(|resource| &**resource), refused);
+        }
         let counts = snapshot.counts();
         prop_assert_eq!(
             (counts.workloads, counts.services, counts.policies, counts.rejected_policies),
@@ -455,6 +472,12 @@ fn some_update() -> impl Strategy<Value = Update> {
         4 => some_workload(),
         2 => some_service(),
         3 => some_policy(),
+        1 => (0..5_u8, 0..4_u8).prop_map(|(name, last)| {
+            let message = pod("refused", &[&format!("10.0.0.{last}")]);
+            let name = format!("Kubernetes//Pod/shop/w{name}");
+            Update::RefusedAddress(Box::new(RefusedResource::workload(&name, &message)))
+        }),
+        1 => Just(Update::Complete),
         1 => (0..5_u8).prop_map(|name| Update::RemoveAddress(format!("Kubernetes//Pod/shop/w{name}"))),
         1 => (0..3_u8).prop_map(|name| Update::RemoveAddress(format!("shop/s{name}"))),
         1 => (0..5_u8).prop_map(|name| Update::RemovePolicy(PolicyKey::new("shop", &format!("p{name}")))),
@@ -468,8 +491,10 @@ fn subject(update: &Update) -> String {
         Update::Service(service) => service.key.to_string(),
         Update::Policy(policy) => format!("policy {}", policy.key),
         Update::InvalidPolicy(rejected) => format!("policy {}", rejected.key),
+        Update::RefusedAddress(resource) => resource.name.to_string(),
         Update::RemoveAddress(name) => name.clone(),
         Update::RemovePolicy(key) => format!("policy {key}"),
+        Update::Complete => "complete".into(),
     }
 }
 
@@ -540,4 +565,58 @@ proptest! {
             prop_assert_eq!(old_view == new_view, same);
         }
     }
+}
+
+#[test]
+fn pods_are_found_once_the_world_is_complete() {
+    let pod_ref =
+        PodRef { node: None, namespace: "shop".into(), name: "web".into(), service_account: "default".into() };
+    let mut world = World::new();
+    let early = world.apply(vec![workload(pod("web", &["10.0.0.1"])).into()]);
+    assert!(!early.is_complete() && early.workload_by_address(&address("10.0.0.1")).is_some());
+    assert_eq!((early.find_pod(&pod_ref), early.view(&pod_ref)), (None, crate::view::PodView::unknown()));
+    let complete = world.apply(vec![Update::Complete]);
+    assert!(complete.is_complete() && complete.version() > early.version());
+    assert!(complete.find_pod(&pod_ref).is_some());
+    assert!(world.apply(vec![workload(pod("other", &["10.0.0.2"])).into()]).is_complete());
+}
+
+#[test]
+fn rejected_resources_keep_their_addresses_refused_until_they_are_replaced_or_removed() {
+    let uid = "Kubernetes//Pod/shop/web";
+    let refused =
+        |snapshot: &Snapshot, ip: &str| snapshot.refused_address(&address(ip)).map(|one| one.name.to_string());
+    let update = |resource| Update::RefusedAddress(Box::new(resource));
+    let mut message = pod("web", &["10.0.0.1"]);
+    message.addresses.push(vec![1]);
+    let mut on_node = pod("agent", &["10.99.0.1"]);
+    on_node.network_mode = proto::NetworkMode::HostNetwork.into();
+    let mut block = service_message("wide", &["10.96.0.1"], &[]);
+    block.addresses.push(network_address("240.0.0.0/8"));
+    let mut world = World::complete();
+    let snapshot = world.apply(vec![
+        update(RefusedResource::workload(uid, &message)),
+        update(RefusedResource::workload("agent", &on_node)),
+        update(RefusedResource::service("shop/wide", &block)),
+    ]);
+    assert_eq!(refused(&snapshot, "10.0.0.1").as_deref(), Some(uid));
+    assert_eq!(refused(&snapshot, "10.99.0.1"), None);
+    assert_eq!(refused(&snapshot, "10.96.0.1").as_deref(), Some("shop/wide"));
+    assert_eq!(refused(&snapshot, "240.1.2.3").as_deref(), Some("shop/wide"));
+    let again = world.apply(vec![update(RefusedResource::workload(uid, &message))]);
+    assert!(Arc::ptr_eq(&snapshot, &again));
+
+    let snapshot = world.apply(vec![
+        workload(pod("web", &["10.0.0.1"])).into(),
+        Update::RemoveAddress("shop/wide".into()),
+        Update::RemoveAddress("agent".into()),
+    ]);
+    for ip in ["10.0.0.1", "10.96.0.1", "240.1.2.3"] {
+        assert_eq!(refused(&snapshot, ip), None, "{ip}");
+    }
+    // A rejected update leaves the earlier version in use, and speaks for the addresses that are new.
+    message.addresses.push(vec![10, 0, 0, 7]);
+    let snapshot = world.apply(vec![update(RefusedResource::workload(uid, &message))]);
+    assert!(snapshot.workload_by_uid(uid).is_some());
+    assert_eq!(refused(&snapshot, "10.0.0.7").as_deref(), Some(uid));
 }

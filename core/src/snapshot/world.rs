@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    Endpoint, Snapshot,
+    Endpoint, RefusedResource, Snapshot,
     index::{Changes, Few, Member},
     names::Names,
 };
@@ -24,10 +24,14 @@ pub enum Update {
     Policy(Box<Policy>),
     /// A policy is new or changed, and not understood.
     InvalidPolicy(Box<RejectedPolicy>),
+    /// A workload or service is new or changed, and not understood. An earlier version of it stays in use.
+    RefusedAddress(Box<RefusedResource>),
     /// A workload (by uid) or else a service (by `namespace/hostname`) is gone.
     RemoveAddress(String),
     /// A policy is gone.
     RemovePolicy(PolicyKey),
+    /// All that existed when we first asked has been given: from here on what is missing does not exist.
+    Complete,
 }
 
 impl From<Workload> for Update {
@@ -68,10 +72,18 @@ impl Default for World {
 }
 
 impl World {
-    /// An empty world.
+    /// An empty world that waits for [`Update::Complete`] before it shows any pod.
     #[must_use]
     pub fn new() -> Self {
         Self { current: Arc::new(Snapshot::empty()), names: Names::default() }
+    }
+
+    /// An empty world that is complete as it is: for those who know all there is without waiting for a control plane.
+    #[must_use]
+    pub fn complete() -> Self {
+        let mut world = Self::new();
+        world.apply(vec![Update::Complete]);
+        world
     }
 
     /// The world as of the last batch.
@@ -96,8 +108,13 @@ impl World {
                 Update::Service(service) => batch_state.put_service(*service),
                 Update::Policy(policy) => batch_state.put_policy(*policy),
                 Update::InvalidPolicy(rejected) => batch_state.reject_policy(*rejected),
+                Update::RefusedAddress(resource) => batch_state.changed |= batch_state.next.refused.put(*resource),
                 Update::RemoveAddress(name) => batch_state.remove_address(&name),
                 Update::RemovePolicy(key) => batch_state.remove_policy(&key),
+                Update::Complete => {
+                    batch_state.changed |= !batch_state.next.complete;
+                    batch_state.next.complete = true;
+                }
             }
         }
         if let Some(next) = batch_state.finish() {
@@ -127,6 +144,7 @@ impl Batch<'_> {
     }
 
     fn put_workload(&mut self, mut workload: Workload) {
+        self.changed |= self.next.refused.take(workload.uid.as_str());
         if let Some(present) = self.next.workloads.get(&workload.uid) {
             // The same again, as after a reconnect: keep the pointer, so that views stay equal at a glance.
             if **present == workload {
@@ -172,6 +190,7 @@ impl Batch<'_> {
     }
 
     fn put_service(&mut self, service: Service) {
+        self.changed |= self.next.refused.take(service.key.as_str());
         if let Some(present) = self.next.services.get(&service.key) {
             if **present == service {
                 return;
@@ -208,6 +227,7 @@ impl Batch<'_> {
 
     /// Uid first, then service key, as names of both kinds share one space.
     fn remove_address(&mut self, name: &str) {
+        self.changed |= self.next.refused.take(name);
         if !self.remove_workload(&WorkloadUid::new(name))
             && let Ok(key) = name.parse()
         {

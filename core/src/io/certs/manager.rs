@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use rustls::crypto::CryptoProvider;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::request::SigningRequest;
 use super::{Authority, CertificateError, WorkloadCertificate, schedule};
@@ -152,7 +152,17 @@ async fn keep_fresh(shared: Arc<Shared>, identity: Identity, publish: watch::Sen
                 wait
             }
         };
-        sleep(wait).await;
+        due(wait, shared.now).await;
+    }
+}
+
+/// Waits for `wait`, by whichever clock is faster. The monotonic one stands still while the machine is suspended, and
+/// certificates do not; the wall clock may be set back.
+async fn due(wait: Duration, now: fn() -> SystemTime) {
+    let (started, end) = (now(), Instant::now() + wait);
+    let slice = limits::CERTIFICATE_CLOCK_CHECK.duration();
+    while Instant::now() < end && now().duration_since(started).unwrap_or_default() < wait {
+        sleep_until(end.min(Instant::now() + slice)).await;
     }
 }
 
@@ -165,5 +175,5 @@ async fn request(shared: &Shared, identity: &Identity) -> Result<WorkloadCertifi
         Ok(answer) => answer.map_err(|error| error.to_string())?,
         Err(_elapsed) => return Err(format!("no answer within {after:?}")),
     };
-    request.complete(identity, &answer, &shared.provider).map_err(|error| error.to_string())
+    request.complete(identity, &answer, &shared.provider, (shared.now)()).map_err(|error| error.to_string())
 }

@@ -6,9 +6,11 @@ use std::time::{Duration, SystemTime};
 use rcgen::string::Ia5String;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
 use rustls::RootCertStore;
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -43,6 +45,11 @@ pub enum UnusableAnswer {
         /// Whom the certificate names.
         found: Option<Identity>,
     },
+    /// No peer would accept it: it does not chain to the roots it came with, or is not valid at this moment.
+    #[error(
+        "no peer would accept the certificate: {0}; if it is about time, compare this node's clock with the authority's"
+    )]
+    Unacceptable(rustls::Error),
     /// The key, the certificate or the root is not acceptable to TLS.
     #[error("not usable for TLS: {0}")]
     Tls(String),
@@ -62,7 +69,8 @@ impl SigningRequest {
         Ok(Self { key, csr_pem })
     }
 
-    /// Joins the key with the authority's answer: leaf, intermediates, and last the roots.
+    /// Joins the key with the authority's answer: leaf, intermediates, and last the roots. Checks what peers will check,
+    /// so that a good certificate is never replaced by one that they refuse.
     ///
     /// # Errors
     /// See [`UnusableAnswer`].
@@ -71,6 +79,7 @@ impl SigningRequest {
         identity: &Identity,
         answer: &[String],
         provider: &Arc<CryptoProvider>,
+        now: SystemTime,
     ) -> Result<WorkloadCertificate, UnusableAnswer> {
         let (roots_pem, chain_pem) = match answer {
             [leaf_to_intermediates @ .., roots] if !leaf_to_intermediates.is_empty() => (roots, leaf_to_intermediates),
@@ -91,6 +100,7 @@ impl SigningRequest {
         for root in roots_der {
             roots.add(root).map_err(|error| UnusableAnswer::Tls(error.to_string()))?;
         }
+        acceptable(&chain, &roots, provider, now).map_err(UnusableAnswer::Unacceptable)?;
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialize_der()));
         let certified =
             CertifiedKey::from_der(chain, key, provider).map_err(|error| UnusableAnswer::Tls(error.to_string()))?;
@@ -106,6 +116,24 @@ impl SigningRequest {
             credentials,
         })
     }
+}
+
+fn acceptable(
+    chain: &[CertificateDer<'_>],
+    roots: &RootCertStore,
+    provider: &CryptoProvider,
+    now: SystemTime,
+) -> Result<(), rustls::Error> {
+    let (leaf, intermediates) = chain.split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
+    let now = UnixTime::since_unix_epoch(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
+    let algorithms = provider.signature_verification_algorithms.all;
+    verify_server_cert_signed_by_trust_anchor(
+        &ParsedCertificate::try_from(leaf)?,
+        roots,
+        intermediates,
+        now,
+        algorithms,
+    )
 }
 
 fn read_pem(text: &str) -> Option<Vec<CertificateDer<'static>>> {

@@ -1,6 +1,7 @@
 //! Tests of `grpc`.
 
 use std::sync::Mutex as SyncMutex;
+use std::time::Duration;
 
 use fairway_proto::ca::istio_certificate_service_client::IstioCertificateServiceClient;
 use fairway_proto::ca::istio_certificate_service_server::{IstioCertificateService, IstioCertificateServiceServer};
@@ -12,6 +13,9 @@ use tonic::{Request, Response, Status};
 use super::fake::{self, Pki};
 use super::*;
 use crate::io::tls::provider;
+
+/// Generous: only a hang reaches it.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Remembers the metadata of each call.
 #[derive(Clone, Default)]
@@ -132,11 +136,14 @@ async fn the_shared_channel_survives_a_lost_connection() {
     assert!(call(&control_plane).await.is_ok());
     drop(first);
     // The old connection is cut when the server task ends; until the client sees that, the call may still succeed.
-    let error = loop {
-        if let Err(error) = call(&control_plane).await {
-            break error;
+    let failing = async {
+        loop {
+            if let Err(error) = call(&control_plane).await {
+                return error;
+            }
         }
     };
+    let error = tokio::time::timeout(PATIENCE, failing).await.expect("calls go on to succeed without a server");
     assert!(!error.is_empty());
 }
 

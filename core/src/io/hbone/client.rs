@@ -104,6 +104,14 @@ pub enum TunnelError {
         /// How long we waited.
         after: Duration,
     },
+    /// The pod has as many tunnels as it may have.
+    #[error("no tunnel to {peer}: the pod has {limit} open, which is the limit")]
+    PoolFull {
+        /// The peer's proxy.
+        peer: SocketAddr,
+        /// The limit.
+        limit: usize,
+    },
     /// Nothing was free in time.
     #[error("no tunnel to {peer} became free within {after:?}")]
     PoolTimeout {
@@ -158,7 +166,7 @@ impl Connection {
     /// # Errors
     /// See [`TunnelError`].
     pub async fn open(sockets: &SocketFactory, peer: SocketAddr, tls: Arc<ClientConfig>) -> Result<Self, TunnelError> {
-        let tcp = sockets.connect(peer, None).await.map_err(|source| TunnelError::Dial { peer, source })?;
+        let tcp = sockets.connect(peer).await.map_err(|source| TunnelError::Dial { peer, source })?;
         let after = limits::TLS_HANDSHAKE_TIMEOUT.duration();
         // No name is checked and none is sent: the peer is known by its identity (interop §1.7).
         let nobody = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
@@ -181,6 +189,10 @@ impl Connection {
             .max_header_list_size(limits::CLIENT_HEADER_LIST.number())
             .max_send_buffer_size(limits::CLIENT_SEND_BUFFER.size())
             .initial_max_send_streams(limits::POOL_MAX_STREAMS.size())
+            .max_concurrent_reset_streams(limits::RESET_STREAMS.size())
+            .reset_stream_duration(limits::RESET_STREAM_MEMORY.duration())
+            .max_local_error_reset_streams(Some(limits::STREAM_ERRORS.size()))
+            .data_frame_budget(limits::SMALL_FRAMES.size())
             .handshake(tls);
         let after = limits::HTTP2_HANDSHAKE_TIMEOUT.duration();
         let (sender, mut connection) = match timeout(after, handshake).await {

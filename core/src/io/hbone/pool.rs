@@ -97,6 +97,10 @@ impl Pool {
         if let Some(place) = slot.take_place() {
             return Ok(place);
         }
+        let limit = limits::POOL_MAX_CONNECTIONS.size();
+        if self.connections() >= limit {
+            return Err(TunnelError::PoolFull { peer, limit });
+        }
         let certificate = self.certificates.claim(&key.source).get().await?;
         let tls = certificate
             .credentials
@@ -106,6 +110,12 @@ impl Pool {
         let place = connection.take_place().ok_or(TunnelError::PoolTimeout { peer, after })?;
         slot.lock().push((connection, Instant::now()));
         Ok(place)
+    }
+
+    /// Connections that may carry new streams.
+    fn connections(&self) -> usize {
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.values().map(|slot| slot.lock().len()).sum()
     }
 
     /// Lets go of connections that are dead or have carried nothing for `idle`; returns how many remain.
@@ -124,7 +134,8 @@ impl Pool {
             // A slot somebody is dialling for is held by that task, too.
             !connections.is_empty() || Arc::strong_count(slot) > 1
         });
-        slots.values().map(|slot| slot.lock().len()).sum()
+        drop(slots);
+        self.connections()
     }
 
     /// Lets go of all connections; open streams keep theirs until they end.

@@ -1,6 +1,6 @@
 //! Accepts tunnel connections and hands out their CONNECT requests.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode};
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, interval_at, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -23,6 +23,9 @@ use crate::ident::Identity;
 use crate::io::tls::verify::{PeerRefused, peer_identity};
 use crate::limits;
 use crate::reason::Reason;
+
+/// How often a connection is looked at for streams.
+const IDLE_CHECK: Duration = limits::POOL_IDLE_TIMEOUT.duration();
 
 /// Why a peer got no tunnel connection.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +98,12 @@ impl Incoming {
         self.request.headers()
     }
 
+    /// Resolves when the client gives up before it is answered; otherwise never.
+    pub async fn given_up(&mut self) {
+        // An error, too, means that nobody waits any more.
+        let _ = poll_fn(|context| self.respond.poll_reset(context)).await;
+    }
+
     /// Answers 200: bytes may flow.
     ///
     /// # Errors
@@ -138,16 +147,27 @@ where
         .max_header_list_size(limits::SERVER_HEADER_LIST.number())
         .max_concurrent_streams(limits::MAX_CONCURRENT_STREAMS.number())
         .max_send_buffer_size(limits::SERVER_SEND_BUFFER.size())
+        .max_concurrent_reset_streams(limits::RESET_STREAMS.size())
+        .reset_stream_duration(limits::RESET_STREAM_MEMORY.duration())
+        .max_local_error_reset_streams(Some(limits::STREAM_ERRORS.size()))
+        .data_frame_budget(limits::SMALL_FRAMES.size())
+        .max_pending_accept_reset_streams(limits::ABANDONED_REQUESTS.size())
         .handshake(io);
     let after = limits::HTTP2_HANDSHAKE_TIMEOUT.duration();
     let mut connection = timeout(after, handshake).await.map_err(|_elapsed| AcceptError::Timeout(after))??;
     let lost = keepalive::peer_lost(connection.ping_pong());
     tokio::pin!(lost, drain);
     let mut draining = false;
+    // A client that keeps a tunnel and uses it for nothing gets twice the time our own pool would keep it.
+    let mut idle_checks = interval_at(Instant::now() + IDLE_CHECK, IDLE_CHECK);
+    let mut quiet_checks = 0;
     loop {
         tokio::select! {
             request = connection.accept() => match request {
-                Some(Ok((request, respond))) => handle(Incoming { request, respond }),
+                Some(Ok((request, respond))) => {
+                    quiet_checks = 0;
+                    handle(Incoming { request, respond });
+                }
                 Some(Err(error)) => return Err(error.into()),
                 None => return Ok(()),
             },
@@ -155,6 +175,13 @@ where
                 tracing::debug!(%peer, "tunnel client stopped answering");
                 connection.abrupt_shutdown(h2::Reason::NO_ERROR);
                 return Err(AcceptError::Silent(silence));
+            }
+            _now = idle_checks.tick(), if !draining => {
+                quiet_checks = if connection.has_streams() { 0 } else { quiet_checks + 1 };
+                if quiet_checks == 2 {
+                    draining = true;
+                    connection.graceful_shutdown();
+                }
             }
             () = &mut drain, if !draining => {
                 draining = true;

@@ -2,6 +2,7 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
@@ -77,7 +78,7 @@ impl TunnelSender {
             }
             match poll_fn(|context| self.stream.poll_capacity(context)).await {
                 Some(granted) => granted?,
-                None => return Err(StreamError::Reset(Reason::STREAM_CLOSED)),
+                None => return Err(self.why_closed().await),
             };
         }
     }
@@ -108,6 +109,19 @@ impl TunnelSender {
     /// When the stream or its connection has ended.
     pub fn finish(&mut self) -> Result<(), StreamError> {
         Ok(self.stream.send_data(Bytes::new(), true)?)
+    }
+
+    /// Why the stream takes no more bytes; never waits.
+    async fn why_closed(&mut self) -> StreamError {
+        let reset = poll_fn(|context| match self.stream.poll_reset(context) {
+            Poll::Ready(reset) => Poll::Ready(Some(reset)),
+            Poll::Pending => Poll::Ready(None),
+        });
+        match reset.await {
+            Some(Ok(reason)) => StreamError::Reset(reason),
+            Some(Err(error)) => error.into(),
+            None => StreamError::Reset(Reason::STREAM_CLOSED),
+        }
     }
 
     /// Resolves when the peer resets the stream; otherwise never.

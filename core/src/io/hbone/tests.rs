@@ -12,6 +12,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
+mod endurance;
+
 use super::server::{self, AcceptError, Incoming};
 use super::stream::StreamError;
 use super::{ConnectRequest, Pool, TunnelError, TunnelKey, TunnelStream};

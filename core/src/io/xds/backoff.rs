@@ -79,6 +79,11 @@ impl Backoff {
         *self = Self::default();
     }
 
+    /// What the stream carried could not be applied, and will come again: the next pause is the longest.
+    pub fn unusable(&mut self) {
+        self.next = limits::XDS_BACKOFF_MAXIMUM.duration();
+    }
+
     /// The pause after `ending`. `chance`, from 0 to 1, spreads the clients of a restarted control plane: the pause is
     /// between half and all of its nominal length.
     pub fn after(&mut self, ending: &Ending, chance: f64) -> Duration {
@@ -108,6 +113,9 @@ mod tests {
         assert_eq!(pauses[0], limits::XDS_BACKOFF_MINIMUM.duration());
         assert_eq!(pauses[1], pauses[0] * 2);
         assert_eq!(*pauses.last().unwrap(), limits::XDS_BACKOFF_MAXIMUM.duration());
+        backoff.succeeded();
+        backoff.unusable();
+        assert_eq!(backoff.after(&refused(), 1.0), limits::XDS_BACKOFF_MAXIMUM.duration());
         backoff.succeeded();
         assert_eq!(backoff.after(&refused(), 0.0), limits::XDS_BACKOFF_MINIMUM.duration() / 2);
     }

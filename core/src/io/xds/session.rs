@@ -9,7 +9,7 @@ use super::convert;
 use super::extent::Extent;
 use super::node::NodeInfo;
 use crate::policy::PolicyKey;
-use crate::snapshot::Update;
+use crate::snapshot::{Snapshot, Update};
 
 /// Bytes of names and versions a subscription may carry: gRPC servers refuse messages above 4 MiB unless told
 /// otherwise, and 40,000 workloads reach that.
@@ -26,8 +26,9 @@ pub(super) enum ResourceType {
     Authorization,
 }
 
-/// In the order of subscription: workloads should be known before the policies that apply to them matter.
-pub(super) const TYPES: [ResourceType; 2] = [ResourceType::Address, ResourceType::Authorization];
+/// In the order of subscription. Nothing is decided before the first answer to each has been applied, whatever the order
+/// of the answers; later on a policy is best known before the workloads that name it.
+pub(super) const TYPES: [ResourceType; 2] = [ResourceType::Authorization, ResourceType::Address];
 
 impl ResourceType {
     pub(super) const fn url(self) -> &'static str {
@@ -44,10 +45,10 @@ impl ResourceType {
         }
     }
 
-    fn removal(self, name: String) -> Option<Update> {
+    fn removal(self, name: String) -> Update {
         match self {
-            Self::Address => Some(Update::RemoveAddress(name)),
-            Self::Authorization => name.parse::<PolicyKey>().ok().map(Update::RemovePolicy),
+            Self::Address => Update::RemoveAddress(name),
+            Self::Authorization => Update::RemovePolicy(PolicyKey::of_resource(&name)),
         }
     }
 }
@@ -86,7 +87,8 @@ struct TypeState {
     resource_type: ResourceType,
     /// Accepted resources and their versions.
     held: BTreeMap<String, String>,
-    /// Resources rejected since they were last accepted. An older version of them may still be in use.
+    /// Resources rejected since they were last accepted, or not known to be applied. An older version of them may be in
+    /// use.
     rejected: HashSet<String>,
     answered_once: bool,
     /// Held resources the last subscription had no room for: the server will not tell us if they are gone. Those its
@@ -159,7 +161,7 @@ impl TypeState {
             self.held.remove(&name);
             self.rejected.remove(&name);
             self.unannounced.remove(&name);
-            outcome.updates.extend(self.resource_type.removal(name));
+            outcome.updates.push(self.resource_type.removal(name));
         }
         outcome.answer = Some(DeltaDiscoveryRequest {
             type_url: self.resource_type.url().to_owned(),
@@ -178,6 +180,21 @@ impl Session {
         Self { node, types: TYPES.map(TypeState::new) }
     }
 
+    /// Holds what the world does, but knows no versions: everything is asked for again, and what is gone by then is
+    /// noticed. For when it is in doubt whether all that was received has been applied.
+    #[must_use]
+    pub fn resuming(node: NodeInfo, world: &Snapshot) -> Self {
+        let mut session = Self::new(node);
+        let (addresses, policies) = world.resource_names();
+        for state in &mut session.types {
+            state.rejected = match state.resource_type {
+                ResourceType::Address => addresses.clone(),
+                ResourceType::Authorization => policies.clone(),
+            };
+        }
+        session
+    }
+
     /// A stream is up: the subscriptions to send, in order.
     pub fn connected(&mut self) -> Vec<DeltaDiscoveryRequest> {
         self.connected_within(MAX_RESUME_BYTES)
@@ -193,7 +210,13 @@ impl Session {
     /// A response has come.
     pub fn received(&mut self, response: DeltaDiscoveryResponse) -> Outcome {
         match self.types.iter_mut().find(|state| state.resource_type.url() == response.type_url) {
-            Some(state) => state.received(response),
+            Some(state) => {
+                let mut outcome = state.received(response);
+                if outcome.first_of.is_some() && self.types.iter().all(|state| state.answered_once) {
+                    outcome.updates.push(Update::Complete);
+                }
+                outcome
+            }
             None => {
                 let rejection = Rejection { name: response.type_url.clone(), reason: "not subscribed to".to_owned() };
                 let answer = DeltaDiscoveryRequest {

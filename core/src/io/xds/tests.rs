@@ -19,6 +19,7 @@ use super::*;
 use crate::io::drain;
 use crate::io::grpc::fake;
 use crate::policy::PolicyKey;
+use crate::snapshot::PodRef;
 
 /// Generous: only a hang reaches it.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -140,9 +141,10 @@ fn response(url: &str, nonce: &str, resources: Vec<Resource>) -> DeltaDiscoveryR
 async fn becomes_ready_after_the_first_response_of_each_type() {
     let mut fixture = Fixture::start().await;
     let mut stream = fixture.stream().await;
-    assert_eq!(stream.request().await.type_url, type_url::ADDRESS);
     assert_eq!(stream.request().await.type_url, type_url::AUTHORIZATION);
-    assert_eq!(fixture.readiness.pending(), ["xds workloads", "xds policies"]);
+    assert_eq!(stream.request().await.type_url, type_url::ADDRESS);
+    assert_eq!(fixture.readiness.pending().len(), 2);
+    let pod = PodRef { node: None, namespace: "shop".into(), name: "w1".into(), service_account: "default".into() };
     assert_eq!(fixture.tokens.load(Ordering::SeqCst), 1);
 
     stream.respond(response(type_url::ADDRESS, "n1", vec![workload("w1", "v1", true)])).await;
@@ -151,10 +153,13 @@ async fn becomes_ready_after_the_first_response_of_each_type() {
     // Published before it is acknowledged.
     assert!(fixture.live.snapshot().workload_by_uid("w1").is_some());
     assert_eq!(fixture.readiness.pending(), ["xds policies"]);
+    // Whether it may be reached is not known yet.
+    assert_eq!(fixture.live.snapshot().view(&pod).workload, None);
 
     stream.respond(response(type_url::AUTHORIZATION, "n2", vec![policy("deny")])).await;
     stream.request().await;
     fixture.readiness.wait().await;
+    assert!(fixture.live.snapshot().view(&pod).workload.is_some());
     assert!(fixture.live.snapshot().policy(&PolicyKey::new("shop", "deny")).is_some());
 
     let text = fixture.metrics.render();
@@ -194,6 +199,7 @@ async fn reconnects_with_versions_and_keeps_what_it_had() {
     stream.responses.send(Err(Status::unauthenticated("token expired"))).await.unwrap();
     drop(stream);
     let mut stream = fixture.stream().await;
+    assert_eq!(stream.request().await.type_url, type_url::AUTHORIZATION);
     let request = stream.request().await;
     assert_eq!(request.initial_resource_versions.get("w1").map(String::as_str), Some("v7"));
     assert!(request.node.is_some() && request.response_nonce.is_empty());
@@ -205,7 +211,6 @@ async fn reconnects_with_versions_and_keeps_what_it_had() {
         removed_resources: vec!["w1".to_owned()],
         ..Default::default()
     };
-    assert_eq!(stream.request().await.type_url, type_url::AUTHORIZATION);
     stream.respond(removed).await;
     stream.request().await;
     assert!(fixture.live.snapshot().workload_by_uid("w1").is_none());
@@ -225,15 +230,43 @@ async fn survives_the_death_of_the_control_plane() {
     stream.request().await;
 
     let address = fixture.server.take().unwrap().address;
-    let listener = loop {
-        // The port is free once the old server's runtime has wound up.
-        match TcpListener::bind(address).await {
-            Ok(listener) => break listener,
-            Err(_) => tokio::task::yield_now().await,
+    let rebound = async {
+        loop {
+            // The port is free once the old server's runtime has wound up.
+            match TcpListener::bind(address).await {
+                Ok(listener) => return listener,
+                Err(_) => tokio::task::yield_now().await,
+            }
         }
     };
+    let listener = tokio::time::timeout(PATIENCE, rebound).await.expect("the old server keeps its port");
     fixture.server = Some(fake::serve_on(listener, fixture.routes.clone(), Some(&fixture.pki)));
     let mut stream = fixture.stream().await;
+    assert_eq!(stream.request().await.type_url, type_url::AUTHORIZATION);
     assert_eq!(stream.request().await.initial_resource_versions.len(), 1);
     assert!(fixture.live.snapshot().workload_by_uid("w1").is_some());
+}
+
+#[tokio::test]
+async fn a_response_that_could_not_be_applied_is_asked_for_again() {
+    let live = Live::new();
+    let control_plane = fake::control_plane("http://127.0.0.1:1", "");
+    let mut client =
+        Client::new(control_plane, NodeInfo::default(), live.clone(), &Readiness::new(), &Metrics::default());
+    client.respond(response(type_url::ADDRESS, "n1", vec![workload("w1", "v1", true)])).await.unwrap();
+    assert_eq!(lock(&client.session).connected()[1].initial_resource_versions.len(), 1);
+    let (session, unapplied) = (Arc::clone(&client.session), workload("w2", "v1", true));
+    let ending = client
+        .off_the_workers(move || {
+            lock(&session).received(response(type_url::ADDRESS, "n2", vec![unapplied]));
+            panic!("before it was applied");
+        })
+        .await
+        .unwrap_err();
+    assert!(matches!(ending, Ending::Error(_)), "{ending}");
+    // No versions are said, so that the server sends everything; what it does not send is gone.
+    assert_eq!(lock(&client.session).connected()[1].initial_resource_versions.len(), 0);
+    client.respond(response(type_url::ADDRESS, "n3", vec![workload("w2", "v1", true)])).await.unwrap();
+    let snapshot = live.snapshot();
+    assert!(snapshot.workload_by_uid("w2").is_some() && snapshot.workload_by_uid("w1").is_none());
 }

@@ -7,6 +7,7 @@ use prost::Message;
 use prost_types::Any;
 
 use super::*;
+use crate::snapshot::World;
 
 fn resource(url: &str, name: &str, version: &str, message: &impl Message) -> Resource {
     Resource {
@@ -56,14 +57,14 @@ fn session() -> Session {
 }
 
 fn held(session: &mut Session) -> Vec<(String, String)> {
-    session.connected().remove(0).initial_resource_versions.into_iter().collect()
+    session.connected().remove(1).initial_resource_versions.into_iter().collect()
 }
 
 #[test]
 fn subscribes_to_both_types_in_order_as_wildcard() {
     let requests = session().connected();
     let urls: Vec<_> = requests.iter().map(|request| request.type_url.as_str()).collect();
-    assert_eq!(urls, [type_url::ADDRESS, type_url::AUTHORIZATION]);
+    assert_eq!(urls, [type_url::AUTHORIZATION, type_url::ADDRESS]);
     for request in requests {
         assert!(request.node.is_some() && request.resource_names_subscribe.is_empty());
         assert!(request.response_nonce.is_empty() && request.initial_resource_versions.is_empty());
@@ -124,7 +125,8 @@ fn bad_resources_are_named_and_the_others_applied() {
     ));
     assert!(matches!(
         outcome.updates.as_slice(),
-        [Update::Workload(good), Update::RemoveAddress(_)] if good.uid.as_str() == "w2"
+        [Update::RefusedAddress(bad), Update::Workload(good), Update::RemoveAddress(_)]
+            if &*bad.name == "w1" && good.uid.as_str() == "w2"
     ));
     let error = outcome.answer.unwrap().error_detail.unwrap();
     assert_eq!(error.code, 0);
@@ -150,8 +152,13 @@ fn a_rejected_policy_is_known_as_refusing() {
         vec![policy("shop/good", true), policy("shop/bad", false), undecodable],
         &["shop/gone", "malformed"],
     ));
-    let [Update::Policy(_), Update::InvalidPolicy(bad), Update::InvalidPolicy(broken), Update::RemovePolicy(gone)] =
-        outcome.updates.as_slice()
+    let [
+        Update::Policy(_),
+        Update::InvalidPolicy(bad),
+        Update::InvalidPolicy(broken),
+        Update::RemovePolicy(gone),
+        Update::RemovePolicy(_),
+    ] = outcome.updates.as_slice()
     else {
         panic!("{:?}", outcome.updates);
     };
@@ -176,7 +183,7 @@ fn a_subscription_too_large_to_send_is_cut_and_the_rest_compared_with_the_answer
     let all: Vec<_> = ["a", "b", "c", "d"].map(|name| workload(name, "v1")).into();
     session.received(response(type_url::ADDRESS, "n1", all, &[]));
     let two = 2 * (1 + 2 + ENTRY_OVERHEAD_BYTES);
-    let request = session.connected_within(two).remove(0);
+    let request = session.connected_within(two).remove(1);
     assert_eq!(request.initial_resource_versions.keys().map(String::as_str).collect::<HashSet<_>>(), ["a", "b"].into());
     // `c` is new to the server's eyes and resent, `d` is gone.
     let outcome = session.received(response(type_url::ADDRESS, "n2", vec![workload("c", "v1")], &[]));
@@ -215,6 +222,62 @@ fn nothing_is_missing_before_the_answer_is_whole() {
     }
     let outcome = session.received(answer(Extent::Whole, "n6", vec![], &[]));
     assert!(matches!(outcome.updates.as_slice(), [Update::RemoveAddress(gone)] if gone == "d"));
+}
+
+#[test]
+fn the_last_first_answer_completes_the_world_once() {
+    let mut session = session();
+    let complete = |outcome: Outcome| matches!(outcome.updates.last(), Some(Update::Complete));
+    assert!(!complete(session.received(response(type_url::ADDRESS, "n1", vec![workload("w1", "v1")], &[]))));
+    assert!(!complete(session.received(response(type_url::ADDRESS, "n2", vec![workload("w2", "v1")], &[]))));
+    let part = DeltaDiscoveryResponse {
+        system_version_info: Extent::Part.in_generation(1),
+        ..response(type_url::AUTHORIZATION, "n3", vec![policy("shop/p", true)], &[])
+    };
+    assert!(!complete(session.received(part)));
+    assert!(complete(session.received(response(type_url::AUTHORIZATION, "n4", vec![], &[]))));
+    session.connected();
+    assert!(!complete(session.received(response(type_url::AUTHORIZATION, "n5", vec![], &[]))));
+}
+
+#[test]
+fn a_resource_that_says_another_name_is_rejected_under_its_own_and_can_be_removed() {
+    let renamed = |mut resource: Resource, name: &str| {
+        resource.name = name.to_owned();
+        resource
+    };
+    let service = |namespace: &str| {
+        let message = Service { namespace: namespace.to_owned(), hostname: "web".to_owned(), ..Default::default() };
+        resource(type_url::ADDRESS, "shop/web", "v1", &Address { r#type: Some(address::Type::Service(message)) })
+    };
+    let mut world = World::new();
+    let mut session = session();
+    let bad = vec![renamed(workload("w1", "v1"), "w2"), service("other")];
+    let outcome = session.received(response(type_url::ADDRESS, "n1", bad, &[]));
+    assert_eq!(outcome.rejections.iter().map(|one| one.name.as_str()).collect::<Vec<_>>(), ["w2", "shop/web"]);
+    assert!(outcome.rejections[0].reason.contains("not the name of the resource"), "{:?}", outcome.rejections);
+    let snapshot = world.apply(outcome.updates);
+    assert_eq!((snapshot.counts().workloads, snapshot.counts().services), (0, 0));
+    assert_eq!(snapshot.resource_names().0, ["w2", "shop/web"].map(str::to_owned).into());
+    let outcome = session.received(response(type_url::ADDRESS, "n2", vec![], &["w2", "shop/web"]));
+    assert_eq!(world.apply(outcome.updates).resource_names().0.len(), 0);
+
+    for name in ["shop/other", "bank/p", "nonsense"] {
+        for (valid, said) in [(true, "shop/p"), (false, "shop/p")] {
+            let outcome = session.received(response(
+                type_url::AUTHORIZATION,
+                "n3",
+                vec![renamed(policy(said, valid), name)],
+                &[],
+            ));
+            assert_eq!(outcome.rejections[0].name, name);
+            let snapshot = world.apply(outcome.updates);
+            assert!(snapshot.rejected_policy(&PolicyKey::of_resource(name)).is_some(), "{name}");
+            assert_eq!((snapshot.counts().policies, snapshot.counts().rejected_policies), (0, 1), "{name}");
+            let outcome = session.received(response(type_url::AUTHORIZATION, "n4", vec![], &[name]));
+            assert_eq!(world.apply(outcome.updates).counts().rejected_policies, 0, "{name}");
+        }
+    }
 }
 
 #[test]
