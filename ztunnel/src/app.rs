@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use fairway_core::io::certs::Certificates;
 use fairway_core::io::certs::authority::GrpcAuthority;
 use fairway_core::io::drain::{self, Drain, Mode};
@@ -72,9 +72,10 @@ pub async fn run(config: Config, log_filter: LogFilter) -> anyhow::Result<()> {
 
     let control_plane = ControlPlane::new(config.xds.clone(), provider).context("XDS_ADDRESS")?;
     let stream = xds::Client::new(control_plane, config.node.clone(), live, &readiness, &metrics);
-    let stream = tokio::spawn(stream.run(drain.clone()));
+    let mut stream = tokio::spawn(stream.run(drain.clone()));
+    let (agent_trigger, agent_drain) = drain::new();
     let agent = NodeClient::new(config.node_socket.clone(), Arc::clone(&pods), readiness.block("node agent"), &metrics);
-    let agent = tokio::spawn(agent.run(drain.clone()));
+    let mut agent = tokio::spawn(agent.run(agent_drain));
 
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -82,13 +83,20 @@ pub async fn run(config: Config, log_filter: LogFilter) -> anyhow::Result<()> {
         node = config.node.node_name,
         "ztunnel is running"
     );
-    stop_requested(&shutdown).await?;
+    tokio::select! {
+        requested = stop_requested(&shutdown) => requested?,
+        // Neither ends by itself. Carrying on with a frozen policy, or deaf to the agent, would look healthy.
+        ended = &mut stream => bail!("the configuration stream's task ended: {ended:?}"),
+        ended = &mut agent => bail!("the node socket's task ended: {:?}", ended.map(drop)),
+    }
     let _draining = readiness.block("draining");
     tracing::info!(deadline = ?config.drain_deadline, "shutting down: no new connections, open ones may finish");
-    // First no more pods and no more configuration, then the connections.
-    trigger.start(Mode::Graceful);
-    let _ = tokio::join!(stream, agent);
+    // First no more pods, then their connections; policy and the operators' ports stay until the last one has ended.
+    agent_trigger.start(Mode::Graceful);
+    let _ = agent.await;
     pods.drain(config.drain_deadline).await;
+    trigger.start(Mode::Graceful);
+    let _ = stream.await;
     Ok(())
 }
 

@@ -5,15 +5,19 @@
 //! the two; each later view is decided on again by the connection itself.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use fairway_core::authz::{self, Decision, Denial};
 use fairway_core::facts::ConnectionFacts;
 use fairway_core::io::drain::Drain;
+use fairway_core::limits;
 use fairway_core::policy::PolicyKey;
+use fairway_core::reason::Reason;
 use fairway_core::view::PodView;
 use tokio::pin;
 use tokio::sync::watch;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 /// A connection whose two ends are known and that nobody has decided on.
 pub struct Identified {
@@ -67,11 +71,17 @@ impl Authorized {
     /// Why the connection must be cut; `work` has been dropped by then.
     pub async fn while_allowed<T>(&mut self, mut drain: Drain, work: impl Future<Output = T>) -> Result<T, Cut> {
         pin!(work);
+        let mut patience = None;
         loop {
             tokio::select! {
                 biased;
-                changed = self.view.changed() => match changed {
-                    Ok(()) => self.decide_again().map_err(Cut::Denied)?,
+                changed = self.view.changed() => match changed.map(|()| self.decide_again()) {
+                    Ok(Ok(())) => patience = None,
+                    // Some controllers announce a workload before the policy it names. Nobody new gets in meanwhile.
+                    Ok(Err(denial)) if denial.reason == Reason::PolicyUnknown => {
+                        patience.get_or_insert_with(|| Instant::now() + limits::POLICY_ENFORCEMENT.duration());
+                    }
+                    Ok(Err(denial)) => return Err(Cut::Denied(denial)),
                     // Nobody publishes views any more: the proxy is going down, and the drain says when.
                     Err(_closed) => {
                         return tokio::select! {
@@ -81,13 +91,15 @@ impl Authorized {
                     }
                 },
                 () = drain.immediate() => return Err(Cut::Drained),
+                () = until(patience), if patience.is_some() => {
+                    self.decide_again().map_err(Cut::Denied)?;
+                    patience = None;
+                }
                 done = &mut work => return Ok(done),
             }
         }
     }
-}
 
-impl Authorized {
     /// A pod that vanished from the configuration has no policy to ask. The last answer stands: the pod's removal
     /// cuts its connections, an outage of the controller must not.
     fn decide_again(&mut self) -> Result<(), Denial> {
@@ -99,8 +111,20 @@ impl Authorized {
     }
 }
 
+/// Boxed, because next to no connection ever waits for it.
+fn until(time: Option<Instant>) -> Pin<Box<Sleep>> {
+    Box::pin(sleep_until(time.unwrap_or_else(Instant::now)))
+}
+
 fn decide(view: &PodView, facts: &ConnectionFacts) -> Result<Option<PolicyKey>, Denial> {
-    match authz::decide(view, facts) {
+    let decision = authz::decide(view, facts);
+    for hit in decision.dry_run() {
+        tracing::info!(
+            policy = %hit.policy, action = ?hit.action, source = %facts.source, destination = %facts.destination,
+            "a policy in dry run matches"
+        );
+    }
+    match decision {
         Decision::Allow { rule, .. } => Ok(rule),
         Decision::Deny(denial) => Err(denial),
     }

@@ -40,7 +40,7 @@ pub async fn deliver(
     let authorized = Identified::new(facts, view).authorize()?;
     // The application sees its client's address, unless that is the pod itself (interop §1.5 point 6).
     let preserve = pod.mesh.preserve_source && client != dial.ip() && !dial.ip().is_loopback();
-    let application = pod.sockets.connect(dial, preserve.then_some(client)).await;
+    let application = pod.sockets.connect_from(dial, preserve.then_some(client)).await;
     let application = application.map_err(|error| outcome::application_unreachable(&error))?;
     Ok(Delivered { authorized, application })
 }

@@ -14,12 +14,14 @@ use fairway_core::io::hbone::TunnelStream;
 use fairway_core::io::hbone::headers::{BAGGAGE, forwarded_host};
 use fairway_core::io::hbone::server::{self, Incoming};
 use fairway_core::io::socket::reset_on_close;
+use fairway_core::limits;
 use fairway_core::reason::Reason;
 use fairway_core::route;
 use fairway_core::snapshot::Snapshot;
 use fairway_core::workload::Workload;
 use http::HeaderMap;
 use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::baggage;
 use crate::conn::Authorized;
@@ -28,12 +30,23 @@ use crate::listen::Accepted;
 use crate::pod::Pod;
 use crate::telemetry::{ConnectionInfo, ConnectionTelemetry, Outcome, Reporter};
 
+/// Longest authority: the longest name DNS has (RFC 1035 §2.3.4), a colon and a port.
+const AUTHORITY_MAX: usize = 253 + 1 + 5;
+
+/// What is said of a client that did not wait for its answer.
+const LEFT: &str = "the client left before it was answered";
+
 /// Serves one tunnel connection to the pod: proves both sides, then serves its streams until it ends.
 pub async fn serve(pod: Arc<Pod>, accepted: Accepted) {
     let Accepted { stream, peer, permit: _permit } = accepted;
     let started = Instant::now();
     let Ok(arrived_at) = stream.local_addr().map(canonical) else { return };
     let mut info = ConnectionInfo::new(Reporter::Destination, peer, arrived_at);
+    // Strangers may knock, but only so many at a time: until it is proven who they are, they cost the most.
+    let Ok(handshake) = pod.handshakes.try_acquire() else {
+        let full = Outcome::because(Reason::ConnectionLimit, "as many handshakes as allowed are under way");
+        return pod.mesh.telemetry.refused(&info, started, &full);
+    };
     let Some(local) = pod.workload().await else {
         let unknown = Outcome::because(Reason::WorkloadUnknown, &pod.reference.name);
         return pod.mesh.telemetry.refused(&info, started, &unknown);
@@ -51,14 +64,20 @@ pub async fn serve(pod: Arc<Pod>, accepted: Accepted) {
         Ok(proven) => proven,
         Err(error) => return pod.mesh.telemetry.refused(&info, started, &Outcome::from(&error)),
     };
+    drop(handshake);
     let mut draining = pod.drain.clone();
     let drain = async move {
         draining.started().await;
     };
     let mut asked = false;
+    // The client's own limit counts the streams it has not given up; this one those that still cost us something.
+    let permits = Arc::new(Semaphore::new(limits::MAX_CONCURRENT_STREAMS.size()));
     let streams = |incoming: Incoming| {
         asked = true;
-        let arrived = Arrived { pod: Arc::clone(&pod), peer, arrived_at, client: client.clone(), incoming };
+        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
+            return incoming.refuse(Reason::ConnectionLimit);
+        };
+        let arrived = Arrived { pod: Arc::clone(&pod), peer, arrived_at, client: client.clone(), incoming, permit };
         tokio::spawn(arrived.serve());
     };
     match server::serve(tls, peer, drain, streams).await {
@@ -79,22 +98,27 @@ pub(crate) struct Arrived {
     arrived_at: SocketAddr,
     client: Identity,
     incoming: Incoming,
+    permit: OwnedSemaphorePermit,
 }
 
 impl Arrived {
     /// Serves the stream. What it takes to let one in is boxed, because it is soon over: what idles is the copy alone.
     pub(crate) fn serve(self) -> impl Future<Output = ()> + Send {
-        let drain = self.pod.drain.clone();
+        let mut drain = self.pod.drain.clone();
         let open = Box::pin(self.open());
         async move {
-            if let Some(open) = open.await {
+            let open = tokio::select! {
+                open = open => open,
+                () = drain.immediate() => None,
+            };
+            if let Some(open) = open {
                 open.carry(drain).await;
             }
         }
     }
 
     /// Lets the stream in, in the order of interop §1.4: policy, then the application, then 200.
-    async fn open(self) -> Option<Box<Open>> {
+    async fn open(mut self) -> Option<Box<Open>> {
         let started = Instant::now();
         let pod = Arc::clone(&self.pod);
         // Followed before anything is decided, so that no change of policy can fall in between.
@@ -110,7 +134,8 @@ impl Arrived {
         let Some(local) = local else {
             return refuse(self.incoming, &Outcome::because(Reason::WorkloadUnknown, &pod.reference.name));
         };
-        let Some(authority) = self.incoming.authority().filter(|_| self.incoming.is_connect()) else {
+        let authority = info.hbone_destination.as_deref().filter(|_| self.incoming.is_connect());
+        let Some(authority) = authority else {
             return refuse(self.incoming, &Outcome::because(Reason::BadRequest, "not a CONNECT with an authority"));
         };
         let target = match route::inbound(&snapshot, &local, self.arrived_at, authority) {
@@ -123,23 +148,27 @@ impl Arrived {
             destination: target.destination,
             http: None,
         };
-        let Delivered { authorized, application } = match deliver_to(&pod, view, facts, &target).await {
+        let delivered = tokio::select! {
+            delivered = deliver_to(&pod, view, facts, &target) => delivered,
+            () = self.incoming.given_up() => Err(Outcome::because(Reason::ResetByPeer, LEFT)),
+        };
+        let Delivered { authorized, application } = match delivered {
             Ok(delivered) => delivered,
             Err(outcome) => return refuse(self.incoming, &outcome),
         };
         let Ok(tunnel) = self.incoming.accept(describe_ourselves(&local)) else {
-            let left = Outcome::because(Reason::ResetByPeer, "the client left before it was answered");
-            pod.mesh.telemetry.refused(&info, started, &left);
+            pod.mesh.telemetry.refused(&info, started, &Outcome::because(Reason::ResetByPeer, LEFT));
             return None;
         };
         let telemetry = pod.mesh.telemetry.open(info, authorized.allowed_by().cloned());
-        Some(Box::new(Open { authorized, application, tunnel, telemetry }))
+        Some(Box::new(Open { authorized, application, tunnel, telemetry, _permit: self.permit }))
     }
 
     fn describe(&self, snapshot: &Snapshot, local: Option<&Arc<Workload>>) -> ConnectionInfo {
         let mut info = ConnectionInfo::new(Reporter::Destination, self.peer, self.arrived_at);
         info.source_identity = Some(self.client.clone());
-        info.hbone_destination = self.incoming.authority().map(ToOwned::to_owned);
+        let authority = self.incoming.authority().filter(|authority| authority.len() <= AUTHORITY_MAX);
+        info.hbone_destination = authority.map(ToOwned::to_owned);
         let Some(local) = local else { return info };
         // The address says which workload it is only if the certificate agrees: behind a gateway or waypoint it does not.
         let source = snapshot.workload_at(&local.network, self.peer.ip());
@@ -161,6 +190,7 @@ struct Open {
     application: TcpStream,
     tunnel: TunnelStream,
     telemetry: ConnectionTelemetry,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Open {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use fairway_core::addr::canonical;
 use fairway_core::io::drain::Drain;
 use fairway_core::io::socket::prepare_accepted;
+use futures_util::FutureExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
@@ -38,7 +39,7 @@ pub async fn accept(
     let mut pause = PAUSE_FIRST;
     loop {
         let accepted = tokio::select! {
-            _mode = drain.started() => return,
+            _mode = drain.started() => break,
             accepted = accept_one(&listener, &permits) => accepted,
         };
         match accepted {
@@ -54,6 +55,10 @@ pub async fn accept(
                 pause = (pause * 2).min(PAUSE_MAX);
             }
         }
+    }
+    // Closing a listener resets what waits in its queue; these clients have connected already.
+    while let Some(Ok(Some(accepted))) = accept_one(&listener, &permits).now_or_never() {
+        handle(accepted);
     }
 }
 

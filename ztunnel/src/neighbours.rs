@@ -1,6 +1,7 @@
 //! The pods this proxy serves, found by name: what a connection between two of them needs.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
@@ -32,12 +33,15 @@ impl Neighbours {
         });
     }
 
-    /// The pod of `workload`, if this proxy serves it now and can let connections into it.
+    /// The pod of `workload`, if this proxy serves it now and `address` is in its namespace.
+    ///
+    /// The address may have moved on: a pod that is recreated under its old name has another one before the controller
+    /// has said so. A tunnel would find the wrong identity there; here the namespace itself is asked.
     #[must_use]
-    pub fn find(&self, workload: &Workload) -> Option<Arc<Pod>> {
+    pub fn find(&self, workload: &Workload, address: IpAddr) -> Option<Arc<Pod>> {
         let key = (Arc::from(workload.namespace()), Arc::clone(&workload.name));
         let pod = self.pods.load().get(&key)?.upgrade()?;
         let serves = pod.view().borrow().workload.as_ref().is_some_and(|own| own.uid == workload.uid);
-        (serves && pod.drain.mode().is_none()).then_some(pod)
+        (serves && pod.drain.mode().is_none() && pod.sockets.owns(address)).then_some(pod)
     }
 }

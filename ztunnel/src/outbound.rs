@@ -7,7 +7,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
-use fairway_core::io::copy::{self, CopyError};
+use fairway_core::io::copy;
+use fairway_core::io::drain::Drain;
 use fairway_core::io::hbone::{ConnectRequest, TunnelKey, TunnelStream, headers};
 use fairway_core::io::socket::{original_destination, reset_on_close};
 use fairway_core::reason::Reason;
@@ -27,8 +28,13 @@ use crate::telemetry::{ConnectionInfo, ConnectionTelemetry, Outcome, Reporter, T
 pub async fn serve(pod: Arc<Pod>, accepted: Accepted) {
     let Accepted { stream, peer: client, permit: _permit } = accepted;
     // Boxed: decisions and handshakes need much room and are soon over. What idles is the copy alone.
-    if let Some(open) = Box::pin(open(&pod, stream, client)).await {
-        open.carry(&pod).await;
+    let mut drain = pod.drain.clone();
+    let open = tokio::select! {
+        open = Box::pin(open(&pod, stream, client)) => open,
+        () = drain.immediate() => None,
+    };
+    if let Some(open) = open {
+        open.carry(drain).await;
     }
 }
 
@@ -45,6 +51,10 @@ async fn open(pod: &Pod, stream: TcpStream, client: SocketAddr) -> Option<Open> 
         return connection.refuse(&Outcome::because(Reason::WorkloadUnknown, &pod.reference.name));
     };
     connection.info.source_workload = Some(Arc::clone(&source));
+    if route::is_illegal_port(destination.port()) && source.addresses.contains(&destination.ip()) {
+        // Our own listener, which would take us for a client, and so on until nothing is left.
+        return connection.refuse(&Outcome::because(Reason::SelfCall, destination));
+    }
     // One snapshot for the whole decision.
     let snapshot = pod.mesh.live.snapshot();
     let plan = match route::plan(&snapshot, &source, destination, &mut rand::rng()) {
@@ -59,7 +69,9 @@ async fn open(pod: &Pod, stream: TcpStream, client: SocketAddr) -> Option<Open> 
     connection.info.destination_service = plan.service().cloned();
     match &plan {
         Plan::Passthrough { address, .. } | Plan::Direct { address, .. } => connection.plain(pod, *address).await,
-        Plan::Tunnel { hop, workload, .. } if let Some(neighbour) = pod.mesh.neighbours.find(workload) => {
+        Plan::Tunnel { hop, workload, .. }
+            if let Some(neighbour) = pod.mesh.neighbours.find(workload, hop.address.ip()) =>
+        {
             connection.neighbour(&source, neighbour, hop).await
         }
         Plan::Tunnel { hop, workload: peer, .. } | Plan::ViaWaypoint { hop, waypoint: peer, .. } => {
@@ -91,7 +103,7 @@ struct Outgoing {
 impl Outgoing {
     /// Plain TCP to a destination outside the mesh.
     async fn plain(self, pod: &Pod, address: SocketAddr) -> Option<Open> {
-        let upstream = match pod.sockets.connect(address, None).await {
+        let upstream = match pod.sockets.connect(address).await {
             Ok(upstream) => upstream,
             Err(error) => return self.refuse(&outcome::upstream_unreachable(&error)),
         };
@@ -130,36 +142,42 @@ enum Open {
 
 impl Open {
     /// Carries bytes until both ends are done, or the pod leaves the mesh.
-    async fn carry(self, pod: &Pod) {
+    async fn carry(self, drain: Drain) {
         match self {
             Self::Plain { stream, upstream, telemetry } => {
-                let outcome = while_served(pod, &stream, pin!(copy::plain(&stream, &upstream, &telemetry))).await;
+                let outcome = match while_served(drain, pin!(copy::plain(&stream, &upstream, &telemetry))).await {
+                    Some(result) => result.into(),
+                    None => {
+                        reset_on_close(&stream);
+                        reset_on_close(&upstream);
+                        Outcome::of(Reason::WorkloadRemoved)
+                    }
+                };
                 telemetry.finish(&outcome);
             }
             Self::Tunnel { stream, mut tunnel, telemetry } => {
-                let outcome =
-                    while_served(pod, &stream, pin!(copy::with_tunnel(&stream, &mut tunnel, &telemetry))).await;
+                let served = while_served(drain, pin!(copy::with_tunnel(&stream, &mut tunnel, &telemetry))).await;
+                let outcome = match served {
+                    Some(result) => result.into(),
+                    None => {
+                        reset_on_close(&stream);
+                        tunnel.abort();
+                        Outcome::of(Reason::WorkloadRemoved)
+                    }
+                };
                 telemetry.finish(&outcome);
             }
-            Self::Neighbour(open) => Box::pin(open.carry(pod)).await,
+            Self::Neighbour(open) => Box::pin(open.carry(drain)).await,
         }
     }
 }
 
-/// Runs `copy` to its end, unless the pod leaves the mesh before.
-async fn while_served(
-    pod: &Pod,
-    application: &TcpStream,
-    copy: impl Future<Output = Result<(), CopyError>>,
-) -> Outcome {
-    let mut drain = pod.drain.clone();
+/// Runs `copy` to its end; `None` if the pod leaves the mesh before.
+async fn while_served<T>(mut drain: Drain, copy: impl Future<Output = T>) -> Option<T> {
     tokio::select! {
         biased;
-        () = drain.immediate() => {
-            reset_on_close(application);
-            Outcome::of(Reason::WorkloadRemoved)
-        }
-        result = copy => result.into(),
+        () = drain.immediate() => None,
+        result = copy => Some(result),
     }
 }
 

@@ -78,7 +78,7 @@ impl From<&TunnelError> for Outcome {
             // The far side's own reason, where it is told: the same at both ends.
             TunnelError::Refused { reason, .. } => reason.unwrap_or(Reason::TunnelRefused),
             TunnelError::AnswerTimeout { .. } => Reason::TimedOut,
-            TunnelError::PoolTimeout { .. } => Reason::ConnectionLimit,
+            TunnelError::PoolTimeout { .. } | TunnelError::PoolFull { .. } => Reason::ConnectionLimit,
         };
         Self::because(reason, error)
     }

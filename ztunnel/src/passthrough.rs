@@ -23,8 +23,13 @@ use crate::telemetry::{ConnectionInfo, ConnectionTelemetry, Outcome, Reporter};
 pub async fn serve(pod: Arc<Pod>, accepted: Accepted) {
     let Accepted { stream, peer, permit: _permit } = accepted;
     // Boxed: what it takes to let a connection in is soon over. What idles is the copy alone.
-    if let Some(open) = Box::pin(open(&pod, stream, peer)).await {
-        open.carry(pod.drain.clone()).await;
+    let mut drain = pod.drain.clone();
+    let open = tokio::select! {
+        open = Box::pin(open(&pod, stream, peer)) => open,
+        () = drain.immediate() => None,
+    };
+    if let Some(open) = open {
+        open.carry(drain).await;
     }
 }
 

@@ -11,7 +11,7 @@ use fairway_core::limits;
 use fairway_core::snapshot::PodRef;
 use fairway_core::view::PodView;
 use fairway_core::workload::Workload;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use crate::neighbours::Neighbours;
@@ -45,6 +45,8 @@ pub struct Pod {
     pub sockets: SocketFactory,
     /// Tunnels that carry the pod's connections to others.
     pub pool: Pool,
+    /// Tunnels to the pod whose clients are not proven yet.
+    pub handshakes: Semaphore,
     /// Starts when the pod leaves or the proxy stops.
     pub drain: Drain,
 }
@@ -55,7 +57,8 @@ impl Pod {
     pub fn new(reference: PodRef, mesh: Arc<Mesh>, sockets: SocketFactory, drain: Drain) -> Self {
         let view = mesh.live.subscribe(&reference);
         let pool = Pool::new(sockets.clone(), mesh.certificates.clone());
-        Self { reference, mesh, view, sockets, pool, drain }
+        let handshakes = Semaphore::new(limits::HANDSHAKES_PER_POD.size());
+        Self { reference, mesh, view, sockets, pool, handshakes, drain }
     }
 
     /// Follows what decides about this pod's connections. Costs no look at the world: the writer may be busy with it.

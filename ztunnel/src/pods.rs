@@ -12,8 +12,9 @@ use fairway_core::io::socket::{PACKET_MARK, SocketFactory};
 use fairway_core::limits;
 use fairway_core::route::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
 use fairway_core::snapshot::PodRef;
+use futures_util::future::join_all;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, interval};
+use tokio::time::interval;
 
 use crate::listen;
 use crate::node::{AddError, PodInfo, PodSet, PodUid};
@@ -56,10 +57,7 @@ impl Pods {
         for trigger in &triggers {
             trigger.start(Mode::Graceful);
         }
-        let ends = Instant::now() + deadline;
-        for trigger in triggers {
-            trigger.drain(Mode::Graceful, ends.saturating_duration_since(Instant::now())).await;
-        }
+        join_all(triggers.iter().map(|trigger| trigger.drain(Mode::Graceful, deadline))).await;
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<PodUid, Running>> {
@@ -81,11 +79,12 @@ impl Pods {
             service_account: info.service_account.as_str().into(),
         };
         let pod = Arc::new(Pod::new(reference, Arc::clone(&self.mesh), sockets, drain.clone()));
-        let permits = Arc::new(Semaphore::new(limits::CONNECTIONS_PER_POD.size()));
         let accept = |name, listener, serve: fn(Arc<Pod>, listen::Accepted)| {
             let pod = Arc::clone(&pod);
             let accepted = move |accepted| serve(Arc::clone(&pod), accepted);
-            tokio::spawn(listen::accept(name, listener, Arc::clone(&permits), drain.clone(), accepted));
+            // Each listener has its own: strangers at one must not keep the pod from using another.
+            let permits = Arc::new(Semaphore::new(limits::CONNECTIONS_PER_POD.size()));
+            tokio::spawn(listen::accept(name, listener, permits, drain.clone(), accepted));
         };
         accept("outbound", outbound_listener, |pod, accepted| drop(tokio::spawn(outbound::serve(pod, accepted))));
         accept("plaintext", plaintext_listener, |pod, accepted| drop(tokio::spawn(passthrough::serve(pod, accepted))));

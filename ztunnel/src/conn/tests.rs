@@ -68,7 +68,7 @@ fn removed(name: &str) -> Update {
 
 fn world() -> Live {
     let live = Live::new();
-    live.apply(vec![server(&[])]);
+    live.apply(vec![server(&[]), Update::Complete]);
     live
 }
 
@@ -178,13 +178,16 @@ fn no_update_falls_between_subscribing_and_deciding() {
             rounds.send(round).unwrap();
             both_start.wait();
             linger(round / 32 % 8);
-            let ended = match identified(live).authorize() {
+            let identified = identified(live);
+            linger(round / 64 % 8);
+            let ended = match identified.authorize() {
                 Err(denial) => {
                     refused += 1;
                     Some(denial)
                 }
                 Ok(mut authorized) => {
                     cut += 1;
+                    linger(round / 128 % 8);
                     let (_trigger, drain) = no_drain();
                     let open = authorized.while_allowed(drain, pending());
                     runtime.block_on(async { tokio::time::timeout(PATIENCE, open).await }).ok().map(denial)
@@ -245,7 +248,7 @@ async fn policies_that_do_not_deny_it_come_and_go() {
     assert_eq!(connection.allowed_by().map(PolicyKey::as_str), Some("shop/listed"));
     // Now one of them is needed, so an edit that drops the client cuts it, in nobody's name.
     live.apply(vec![removed("second"), policy("listed", Scope::WorkloadSelector, Action::Allow, SOMEBODY_ELSE)]);
-    let denial = denial(connection.while_allowed(drain, pending()).await);
+    let denial = denial(connection.while_allowed(drain, pending()).now_or_never().unwrap());
     assert_eq!((denial.reason, denial.policy), (Reason::PolicyNotAllowed, None));
 }
 
@@ -268,14 +271,35 @@ async fn a_pod_that_vanishes_from_the_configuration_keeps_the_last_answer() {
     assert!(is_deny(&denial(open.now_or_never().unwrap())));
 }
 
-#[tokio::test]
-async fn a_policy_that_is_listed_and_did_not_arrive_cuts() {
-    let live = world();
-    let (_trigger, drain) = no_drain();
-    let mut authorized = authorized(&live);
-    live.apply(vec![server(&["shop/late"])]);
-    let denial = denial(authorized.while_allowed(drain, pending()).await);
-    assert_eq!((denial.reason, denial.policy), (Reason::PolicyUnknown, Some(PolicyKey::new("shop", "late"))));
+/// The workload names a policy that is yet to come: new connections are refused, open ones wait for it.
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_is_listed_is_waited_for_but_not_for_long() {
+    let late = |principal| policy("late", Scope::WorkloadSelector, Action::Deny, principal);
+    for arrives in [None, Some(CLIENT), Some(SOMEBODY_ELSE)] {
+        let live = world();
+        let (_trigger, drain) = no_drain();
+        let mut authorized = authorized(&live);
+        let open = authorized.while_allowed(drain, pending());
+        pin!(open);
+        live.apply(vec![server(&["shop/late"])]);
+        assert!(open.as_mut().now_or_never().is_none(), "cut before the policy could arrive");
+        assert_eq!(identified(&live).authorize().err().unwrap().reason, Reason::PolicyUnknown);
+        if let Some(principal) = arrives {
+            live.apply(vec![late(principal)]);
+        }
+        // Time is paused: it passes at once, and no further than to the next timer.
+        let ended = tokio::time::timeout(PATIENCE, open).await;
+        let expected = match arrives {
+            None => Some(Reason::PolicyUnknown),
+            Some(CLIENT) => Some(Reason::PolicyDenied),
+            Some(_) => None,
+        };
+        let found = ended.ok().map(denial);
+        assert_eq!(found.as_ref().map(|denial| denial.reason), expected, "{arrives:?}");
+        if let Some(denial) = found {
+            assert_eq!(denial.policy, Some(PolicyKey::new("shop", "late")));
+        }
+    }
 }
 
 #[tokio::test]
@@ -297,7 +321,7 @@ async fn a_drain_whose_owner_is_gone_cuts() {
     let (trigger, drain) = no_drain();
     let mut authorized = authorized(&live);
     drop(trigger);
-    assert!(matches!(authorized.while_allowed(drain, pending::<()>()).await, Err(Cut::Drained)));
+    assert!(matches!(authorized.while_allowed(drain, pending::<()>()).now_or_never(), Some(Err(Cut::Drained))));
 }
 
 #[tokio::test]
@@ -323,7 +347,7 @@ async fn work_that_ends_gives_its_result_unless_policy_was_first() {
     // Everything at once: the policy's name is what the operator wants to read.
     live.apply(vec![deny()]);
     trigger.start(Mode::Immediate);
-    assert!(is_deny(&denial(other.while_allowed(drain, ready(())).await)));
+    assert!(is_deny(&denial(other.while_allowed(drain, ready(())).now_or_never().unwrap())));
 }
 
 /// The caller resets sockets after the cut, so nothing may still be copying between them.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use fairway_core::facts::ConnectionFacts;
 use fairway_core::io::copy::{self, Meter};
+use fairway_core::io::drain::Drain;
 use fairway_core::io::socket::reset_on_close;
 use fairway_core::reason::Reason;
 use fairway_core::route::{self, Hop};
@@ -73,18 +74,18 @@ pub(super) struct Open {
 
 impl Open {
     /// Carries bytes until both ends are done, policy says no, or one of the pods leaves the mesh.
-    pub(super) async fn carry(mut self: Box<Self>, pod: &Pod) {
+    pub(super) async fn carry(mut self: Box<Self>, drain: Drain) {
         let allowed = {
             let copied = pin!(copy::plain(&self.stream, &self.application, &self.ends));
-            let served = pin!(while_served(pod, &self.stream, copied));
+            let served = pin!(while_served(drain, copied));
             self.authorized.while_allowed(self.neighbour.drain.clone(), served).await
         };
         let outcome = match allowed {
-            Ok(outcome) => outcome,
-            Err(cut) => {
+            Ok(Some(result)) => result.into(),
+            cut => {
                 reset_on_close(&self.stream);
                 reset_on_close(&self.application);
-                cut.into()
+                cut.err().map_or(Outcome::of(Reason::WorkloadRemoved), Outcome::from)
             }
         };
         self.ends.source.finish(&outcome);
