@@ -207,6 +207,8 @@ pub enum Match {
     ViaLoopback,
     /// Leaves through something else than loopback.
     NotViaLoopback,
+    /// A TCP packet that does not open a connection.
+    TcpAlreadyOpen,
     /// To this TCP port.
     TcpTo(u16),
     /// To any other TCP port.
@@ -264,8 +266,16 @@ fn nat(capture: &Capture, families: &[Family]) -> Table {
     Table { name: TableName::Nat, chains }
 }
 
+/// Connections that were open before the pod was captured go on as they are.
+///
+/// Connection tracking begins with these tables and takes such a connection for a new one at its next packet. To
+/// redirect it then would break it, as the proxy has never seen its beginning.
+fn spare_open_connections() -> Rule {
+    rule(vec![Match::TcpAlreadyOpen], Action::Accept)
+}
+
 fn nat_prerouting(capture: &Capture, families: &[Family]) -> Vec<Rule> {
-    let mut rules = Vec::new();
+    let mut rules = vec![spare_open_connections()];
     for interface in &capture.virtual_interfaces {
         let from = Match::FromInterface(interface.clone());
         rules.push(rule(vec![from.clone(), Match::Tcp], Action::Redirect(OUTBOUND_PORT)));
@@ -288,7 +298,7 @@ fn nat_prerouting(capture: &Capture, families: &[Family]) -> Vec<Rule> {
 }
 
 fn nat_output(capture: &Capture, families: &[Family]) -> Vec<Rule> {
-    let mut rules = Vec::new();
+    let mut rules = vec![spare_open_connections()];
     for family in families {
         let to_probe = match family {
             Family::V4 => Match::ToIpv4(capture.probe_ipv4),
