@@ -3,7 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod mesh {
+    mod capture;
+    mod credentials;
+    mod enter;
+    mod faults;
+    mod garbage;
     mod labs;
+    mod manifests;
     mod matrix;
     mod observe;
+    mod shop;
 }

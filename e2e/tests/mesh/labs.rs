@@ -8,11 +8,14 @@ use std::time::SystemTime;
 use std::{env, fs};
 
 use fairway_lab::binaries::Build;
+use fairway_lab::options::Overrides;
 use fairway_lab::status::PodStatus;
 use fairway_lab::{Lab, Options};
 
 /// The programs a lab runs.
 const BINARIES: [&str; 4] = ["fairway", "controller", "ztunnel", "fairway-cni-agent"];
+/// Environment variable naming a directory of binaries to test instead of those of this checkout.
+const OTHER_BINARIES: &str = "FAIRWAY_TEST_BINARIES";
 /// Where the sources of those programs are.
 const SOURCES: [&str; 8] =
     ["Cargo.toml", "proto", "core/src", "ztunnel/src", "controller/src", "cni-plugin/src", "cli/src", "e2e/src"];
@@ -70,11 +73,21 @@ pub(crate) fn mesh_with(test: &str, world: &str) -> Option<Lab> {
 
 /// What the labs of these tests are asked to be.
 pub(crate) fn options(test: &str) -> Options {
-    Options { name: format!("m{}-{test}", std::process::id()), build: Build::Never, ..Options::default() }
+    let path = |name: &str| Some(binaries().join(name));
+    let [fairway, controller, ztunnel, agent] = BINARIES.map(path);
+    Options {
+        name: format!("m{}-{test}", std::process::id()),
+        build: Build::Never,
+        binaries: Overrides { fairway, controller, ztunnel, agent },
+        ..Options::default()
+    }
 }
 
-/// The directory of the binaries under test: the parent of the one this test is in.
+/// The directory of the binaries under test: the parent of the one this test is in, unless another is named.
 pub(crate) fn binaries() -> PathBuf {
+    if let Some(other) = env::var_os(OTHER_BINARIES) {
+        return other.into();
+    }
     let running = env::current_exe().unwrap().canonicalize().unwrap();
     running.parent().and_then(Path::parent).unwrap().to_owned()
 }
@@ -88,7 +101,7 @@ pub(crate) fn build() {
         let directory = binaries();
         let built = BINARIES.iter().map(|name| changed(&directory.join(name))).min().flatten();
         let edited = SOURCES.iter().filter_map(|source| newest(&checkout.join(source))).max();
-        if built.is_some() && built >= edited {
+        if env::var_os(OTHER_BINARIES).is_some() || (built.is_some() && built >= edited) {
             return;
         }
         say("building the binaries under test");

@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use fairway_lab::Lab;
 use serde_json::Value;
 
+/// Lines of a log shown when the one that was waited for does not come.
+const SHOWN: usize = 5;
+
 /// Reads a component's log from where it ended when the cursor was made.
 #[derive(Debug)]
 pub(crate) struct Cursor {
@@ -29,9 +32,15 @@ impl Cursor {
     /// Waits for a line that contains all of `parts`.
     pub(crate) fn wait(&self, lab: &Lab, parts: &[&str]) -> String {
         let found = lab.wait_until(&format!("a line with {parts:?} in the log of {}", self.component), || {
-            self.lines(lab, parts).pop().ok_or_else(|| self.lines(lab, &[]).join("\n"))
+            self.lines(lab, parts).pop().ok_or_else(|| self.last(lab))
         });
         found.unwrap()
+    }
+
+    /// The last lines written since.
+    fn last(&self, lab: &Lab) -> String {
+        let lines = self.lines(lab, &[]);
+        lines.get(lines.len().saturating_sub(SHOWN)..).unwrap_or_default().join("\n")
     }
 }
 

@@ -43,6 +43,8 @@ pub(crate) struct Expected {
     pub(crate) outcome: Outcome,
     /// Both ends are proven, and nothing can be read on the link.
     pub(crate) mutual_tls: bool,
+    /// The client's proxy names both, too. When refused it knows the server only if that is on its own node.
+    pub(crate) proven_to_client: bool,
 }
 
 /// One combination.
@@ -88,7 +90,8 @@ impl Cell {
             (_, Side::Uncaptured, Mode::Permissive, Rule::None | Rule::Deny) => Outcome::Answer,
             (_, Side::Uncaptured, Mode::Permissive, Rule::Allow) => Outcome::Refused("policy_not_allowed"),
         };
-        Expected { outcome, mutual_tls }
+        let proven_to_client = mutual_tls && (outcome == Outcome::Answer || !self.far);
+        Expected { outcome, mutual_tls, proven_to_client }
     }
 
     pub(crate) fn client_pod(&self) -> String {

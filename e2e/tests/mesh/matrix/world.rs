@@ -38,6 +38,12 @@ impl World {
         &self.pods[pod]
     }
 
+    /// Whether the pods of a cell have addresses of its family.
+    pub(crate) fn has(&self, cell: &Cell) -> bool {
+        let pods = [cell.client_pod(), cell.server_pod()];
+        pods.iter().all(|pod| self.pods[pod].len() > usize::from(cell.ipv6))
+    }
+
     /// Address of a pod in the cell's family, as it stands in a URL.
     pub(crate) fn host(&self, pod: &str, cell: &Cell) -> String {
         written(self.pods[pod][usize::from(cell.ipv6)])
