@@ -174,6 +174,6 @@ async fn a_suspended_machine_renews_soon_after_it_wakes() {
     tokio::time::sleep(slice).await; // paused clock: advances by itself
     assert_eq!(authority.calls.load(Ordering::SeqCst), 1, "not due yet");
     SUSPENDED.store(20 * 3600, Ordering::SeqCst);
-    tokio::time::sleep(slice).await;
+    tokio::time::sleep(slice).await; // paused clock: advances by itself
     assert_eq!(authority.calls.load(Ordering::SeqCst), 2);
 }
