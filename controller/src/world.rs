@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use fairway_proto::security::Scope;
 use fairway_proto::type_url;
 use fairway_proto::workload::{Address, NetworkAddress, address};
 use prost::Message;
@@ -59,6 +60,8 @@ pub struct Resource {
     pub body: Vec<u8>,
     /// Other names it can be asked for by: `<network>/<address>`.
     pub aliases: Vec<String>,
+    /// It is a policy that concerns only the workloads that list it.
+    pub is_listed: bool,
 }
 
 /// Resources of one type by name.
@@ -92,7 +95,9 @@ impl World {
             resource(name.into(), body.encode_to_vec(), aliases.collect())
         });
         let policies = desired.policies.iter().map(|policy| {
-            resource(format!("{}/{}", policy.namespace, policy.name).into(), policy.encode_to_vec(), Vec::new())
+            let name = format!("{}/{}", policy.namespace, policy.name);
+            let is_listed = policy.scope() == Scope::WorkloadSelector;
+            Resource { is_listed, ..resource(name.into(), policy.encode_to_vec(), Vec::new()) }
         });
         let addresses = renew(&self.addresses, workloads.chain(services));
         let authorizations = renew(&self.authorizations, policies);
@@ -132,7 +137,7 @@ fn alias(network: &str, octets: &[u8]) -> Option<String> {
 fn resource(name: Arc<str>, body: Vec<u8>, aliases: Vec<String>) -> Resource {
     let digest = ring::digest::digest(&ring::digest::SHA256, &body);
     let version = digest.as_ref().iter().take(VERSION_BYTES).map(|byte| format!("{byte:02x}")).collect();
-    Resource { name, version, body, aliases }
+    Resource { name, version, body, aliases, is_listed: false }
 }
 
 /// A map of the new resources; the old one when they are the same.
@@ -158,6 +163,9 @@ fn renew(old: &Arc<Resources>, new: impl Iterator<Item = Resource>) -> Arc<Resou
 pub struct Delta {
     /// New, or with another content.
     pub changed: Vec<Arc<Resource>>,
+    /// Policies with another content that concern only the workloads that list them. The version before may have
+    /// concerned all workloads of a namespace: until those that are meant list the policy, it must go on doing so.
+    pub narrowed: Vec<Arc<Resource>>,
     /// Gone.
     pub removed: Vec<Arc<str>>,
 }
@@ -166,7 +174,7 @@ impl Delta {
     /// Whether there is nothing to tell.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.changed.is_empty() && self.removed.is_empty()
+        self.changed.is_empty() && self.narrowed.is_empty() && self.removed.is_empty()
     }
 
     /// From one state to another.
@@ -175,21 +183,27 @@ impl Delta {
         if Arc::ptr_eq(old, new) {
             return Self::default();
         }
-        let changed = new.values().filter(|resource| {
-            old.get(&resource.name).is_none_or(|held| !Arc::ptr_eq(held, resource) && held.version != resource.version)
-        });
-        let removed = old.keys().filter(|name| !new.contains_key(*name));
-        Self { changed: changed.cloned().collect(), removed: removed.cloned().collect() }
+        let removed = old.keys().filter(|name| !new.contains_key(*name)).cloned().collect();
+        Self::of(new, removed, |name| old.get(name).map(|held| held.version.as_str()))
     }
 
     /// From what a client says it holds, name to version.
     #[must_use]
     pub fn since(held: &BTreeMap<String, String>, new: &Resources) -> Self {
-        let changed = new
-            .values()
-            .filter(|resource| held.get(resource.name.as_ref()).is_none_or(|version| *version != resource.version));
-        let removed = held.keys().filter(|name| !new.contains_key(name.as_str()));
-        Self { changed: changed.cloned().collect(), removed: removed.map(|name| name.as_str().into()).collect() }
+        let removed = held.keys().filter(|name| !new.contains_key(name.as_str())).map(|name| name.as_str().into());
+        Self::of(new, removed.collect(), |name| held.get(name).map(String::as_str))
+    }
+
+    fn of<'a>(new: &Resources, removed: Vec<Arc<str>>, held_version: impl Fn(&str) -> Option<&'a str>) -> Self {
+        let mut delta = Self { removed, ..Self::default() };
+        for resource in new.values() {
+            match held_version(&resource.name) {
+                Some(version) if version == resource.version => {}
+                Some(_) if resource.is_listed => delta.narrowed.push(Arc::clone(resource)),
+                _ => delta.changed.push(Arc::clone(resource)),
+            }
+        }
+        delta
     }
 }
 

@@ -189,22 +189,20 @@ impl Session {
     ///
     /// While the world is open, what the client brought and is not in it is not withdrawn: it may be in what cannot be read.
     ///
-    /// New policies leave before the workloads that name them, and old policies after those that named them: a workload never
-    /// names a policy the client does not hold.
+    /// New policies leave before the workloads that name them; narrowed and old ones after: a workload never names a policy
+    /// the client does not hold, and a policy never concerns fewer workloads than both its versions do.
     pub fn plan(&mut self, world: &World) {
         if !self.is_idle() {
             return;
         }
         let mut policies = self.delta(ResourceType::Authorization, world);
         if let Some((delta, is_owed)) = &mut policies {
-            let removed = std::mem::take(&mut delta.removed);
-            let changed = std::mem::take(delta);
-            let has_more = !removed.is_empty();
+            let first = Delta { changed: std::mem::take(&mut delta.changed), ..Delta::default() };
+            let has_more = !delta.is_empty();
             // The answer to a subscription is given even when it is empty.
-            if !changed.is_empty() || (*is_owed && !has_more) {
-                self.push(ResourceType::Authorization, changed, (!has_more).then_some(world), false);
+            if !first.is_empty() || (*is_owed && !has_more) {
+                self.push(ResourceType::Authorization, first, (!has_more).then_some(world), false);
             }
-            delta.removed = removed;
         }
         if let Some((delta, is_owed)) = self.delta(ResourceType::Address, world)
             && (is_owed || !delta.is_empty())
@@ -214,7 +212,8 @@ impl Session {
         if let Some((delta, _)) = policies
             && !delta.is_empty()
         {
-            self.push(ResourceType::Authorization, delta, Some(world), false);
+            let last = Delta { changed: delta.narrowed, removed: delta.removed, ..Delta::default() };
+            self.push(ResourceType::Authorization, last, Some(world), false);
         }
         self.answer_names(world);
         self.note_unchanged(world.generation);

@@ -1,7 +1,7 @@
 //! Tests of `session`.
 
 use fairway_proto::rpc_status::Status;
-use fairway_proto::security::Authorization;
+use fairway_proto::security::{Authorization, Scope};
 use fairway_proto::type_url;
 use fairway_proto::workload::Workload;
 
@@ -16,9 +16,11 @@ fn world(previous: &World, workloads: &[(&str, &str)], policies: &[&str]) -> Wor
         addresses: vec![vec![10, 0, 0, 1]],
         ..Workload::default()
     });
+    // "*" after the name stands for a policy of those that list it.
     let policies = policies.iter().map(|name| Authorization {
-        name: (*name).to_owned(),
+        name: name.trim_end_matches('*').to_owned(),
         namespace: "n".to_owned(),
+        scope: if name.ends_with('*') { Scope::WorkloadSelector.into() } else { Scope::Namespace.into() },
         ..Authorization::default()
     });
     previous.next(&Desired { workloads: workloads.collect(), policies: policies.collect(), ..Desired::default() })
@@ -127,6 +129,32 @@ fn a_returning_client_gets_what_changed_while_it_was_away() {
     }
     session.plan(&two);
     assert_eq!(shape(&drain(&mut session)), [("policy", vec![], vec![]), ("address", vec!["c"], vec!["b"])]);
+}
+
+#[test]
+fn a_policy_concerns_its_targets_all_the_while_its_scope_changes() {
+    let mut session = Session::default();
+    let wide = world(&World::default(), &[("a", "1")], &["p"]);
+    for kind in [ADDRESS, POLICY] {
+        session.receive(subscribe(kind));
+    }
+    session.plan(&wide);
+    let acknowledge = |session: &mut Session, responses: Vec<DeltaDiscoveryResponse>| {
+        for response in &responses {
+            session.receive(answer(response, None));
+        }
+    };
+    let responses = drain(&mut session);
+    acknowledge(&mut session, responses);
+    // Narrowed: the workload lists it before the namespace is let go.
+    let narrow = world(&wide, &[("a", "2")], &["p*"]);
+    session.plan(&narrow);
+    let responses = drain(&mut session);
+    assert_eq!(shape(&responses), [("address", vec!["a"], vec![]), ("policy", vec!["n/p"], vec![])]);
+    acknowledge(&mut session, responses);
+    // Widened: the namespace is covered before the workload lists it no more.
+    session.plan(&world(&narrow, &[("a", "3")], &["p"]));
+    assert_eq!(shape(&drain(&mut session)), [("policy", vec!["n/p"], vec![]), ("address", vec!["a"], vec![])]);
 }
 
 #[test]
