@@ -10,6 +10,7 @@ pub mod live;
 pub mod logging;
 pub mod metrics;
 pub mod netns;
+pub mod read_ahead;
 pub mod ready;
 pub mod socket;
 pub mod tls;

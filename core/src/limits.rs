@@ -195,6 +195,10 @@ limits! {
     /// Bytes moved before the copy buffer grows to its largest.
     COPY_GROW_LARGE, "copy_grow_large", Bytes, 10 * MIB, KIB..=1024 * MIB, None;
 
+    /// What is asked of a tunnel's socket at first: a small request with room to spare.
+    READ_AHEAD_SMALL, "read_ahead_small", Bytes, 8 * KIB, KIB..=MIB, None;
+    /// The most that is asked of a tunnel's socket at once; held only while it is being worked off.
+    READ_AHEAD_LARGE, "read_ahead_large", Bytes, 128 * KIB, KIB..=16 * MIB, None;
     /// Bytes one direction may copy before other connections of its worker thread get their turn: some 100 µs of work.
     COPY_YIELD, "copy_yield", Bytes, 512 * KIB, 16 * KIB..=64 * MIB, None;
 

@@ -18,6 +18,7 @@ use super::stream::TunnelStream;
 use super::{headers, keepalive};
 use crate::ident::Identity;
 use crate::io::certs::CertificateError;
+use crate::io::read_ahead::ReadAhead;
 use crate::io::socket::{DialError, SocketFactory};
 use crate::io::tls::verify::{PeerRefused, peer_identity};
 use crate::limits;
@@ -170,7 +171,7 @@ impl Connection {
         let after = limits::TLS_HANDSHAKE_TIMEOUT.duration();
         // No name is checked and none is sent: the peer is known by its identity (interop §1.7).
         let nobody = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
-        let tls = match timeout(after, TlsConnector::from(tls).connect(nobody, tcp)).await {
+        let tls = match timeout(after, TlsConnector::from(tls).connect(nobody, ReadAhead::new(tcp))).await {
             Ok(Ok(tls)) => tls,
             Ok(Err(source)) => {
                 return Err(match PeerRefused::find(&source) {

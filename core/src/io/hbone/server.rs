@@ -20,6 +20,7 @@ use tokio_rustls::server::TlsStream;
 use super::stream::{StreamError, TunnelStream};
 use super::{headers, keepalive};
 use crate::ident::Identity;
+use crate::io::read_ahead::ReadAhead;
 use crate::io::tls::verify::{PeerRefused, peer_identity};
 use crate::limits;
 use crate::reason::Reason;
@@ -57,9 +58,9 @@ pub enum AcceptError {
 pub async fn accept_tls(
     tcp: TcpStream,
     tls: Arc<ServerConfig>,
-) -> Result<(TlsStream<TcpStream>, Identity), AcceptError> {
+) -> Result<(TlsStream<ReadAhead<TcpStream>>, Identity), AcceptError> {
     let after = limits::TLS_HANDSHAKE_TIMEOUT.duration();
-    let stream = match timeout(after, TlsAcceptor::from(tls).accept(tcp)).await {
+    let stream = match timeout(after, TlsAcceptor::from(tls).accept(ReadAhead::new(tcp))).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             return Err(match PeerRefused::find(&error) {
