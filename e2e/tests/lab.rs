@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::{env, fs};
 
+use fairway_lab::binaries::Build;
 use fairway_lab::layout::Layout;
 use fairway_lab::{Lab, Options, manage};
 
@@ -56,7 +57,12 @@ fn cannot_run() -> Option<String> {
 }
 
 fn options(test: &str) -> Options {
-    Options { name: format!("t{}-{test}", std::process::id()), mesh: false, ..Options::default() }
+    Options {
+        name: format!("t{}-{test}", std::process::id()),
+        mesh: false,
+        build: Build::WhenMissing,
+        ..Options::default()
+    }
 }
 
 fn lab(test: &str) -> Lab {

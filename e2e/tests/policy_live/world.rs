@@ -6,6 +6,7 @@ use std::process::Output;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use fairway_lab::binaries::Build;
 use fairway_lab::{Lab, Options};
 
 use super::held::Held;
@@ -113,7 +114,8 @@ impl World {
             return None;
         }
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        let options = Options { name: format!("pl{}-{test}", std::process::id()), ..Options::default() };
+        let name = format!("pl{}-{test}", std::process::id());
+        let options = Options { name, build: Build::WhenMissing, ..Options::default() };
         let lab = Lab::up(options).unwrap();
         lab.apply(WORLD).unwrap();
         lab.wait_ready().unwrap();
