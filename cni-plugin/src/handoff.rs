@@ -21,7 +21,7 @@ pub use connection::HandoffError;
 use socket::Listener;
 
 /// Longest time one message may take to be taken or answered; both sides of the protocol use it.
-pub const DEADLINE: Duration = Duration::from_secs(5);
+pub const DEADLINE: Duration = fairway_core::limits::ZDS_ACKNOWLEDGE_TIMEOUT.duration();
 /// Requests that may wait for one proxy. A proxy that is further behind is disconnected: it comes back for a snapshot.
 pub const MAX_QUEUED: usize = 100;
 /// Proxies that may be connected at once: an upgrade needs two.

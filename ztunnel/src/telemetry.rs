@@ -246,11 +246,6 @@ impl ConnectionTelemetry {
         self.series.to_source(bytes);
     }
 
-    /// The policy that allows the connection changed.
-    pub fn set_policy(&self, policy: Option<PolicyKey>) {
-        self.entry.set_policy(policy);
-    }
-
     /// The connection ended: counts it and writes its line.
     pub fn finish(mut self, outcome: &Outcome) {
         self.finished = true;
@@ -262,8 +257,7 @@ impl ConnectionTelemetry {
         if outcome.reason != Reason::Ok {
             self.telemetry.shared.series.failed(&self.info, outcome.reason);
         }
-        let policy = self.entry.policy();
-        access::complete(&self.info, outcome, policy.as_ref(), self.entry.bytes.read(), self.entry.opened);
+        access::complete(&self.info, outcome, self.entry.policy.as_ref(), self.entry.bytes.read(), self.entry.opened);
     }
 }
 

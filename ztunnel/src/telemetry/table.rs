@@ -27,7 +27,7 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Entry {
     info: Arc<ConnectionInfo>,
-    policy: Mutex<Option<PolicyKey>>,
+    pub(super) policy: Option<PolicyKey>,
     pub(super) opened: Instant,
     opened_at: SystemTime,
     pub(super) bytes: Bytes,
@@ -35,21 +35,7 @@ pub(super) struct Entry {
 
 impl Entry {
     pub(super) fn new(info: Arc<ConnectionInfo>, policy: Option<PolicyKey>) -> Self {
-        Self {
-            info,
-            policy: Mutex::new(policy),
-            opened: Instant::now(),
-            opened_at: SystemTime::now(),
-            bytes: Bytes::default(),
-        }
-    }
-
-    pub(super) fn policy(&self) -> Option<PolicyKey> {
-        self.policy.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(super) fn set_policy(&self, policy: Option<PolicyKey>) {
-        *self.policy.lock().unwrap_or_else(PoisonError::into_inner) = policy;
+        Self { info, policy, opened: Instant::now(), opened_at: SystemTime::now(), bytes: Bytes::default() }
     }
 
     fn show(&self, id: u64) -> OpenConnection {
@@ -67,7 +53,7 @@ impl Entry {
             destination_identity: info.destination_identity.as_ref().map(Identity::to_string),
             destination_service: info.destination_service.as_ref().map(|service| service.key.to_string()),
             mutual_tls: info.is_mutual_tls(),
-            policy: self.policy().map(|policy| policy.to_string()),
+            policy: self.policy.as_ref().map(PolicyKey::to_string),
             opened_at: OffsetDateTime::from(self.opened_at).format(&Rfc3339).unwrap_or_default(),
             bytes_to_destination,
             bytes_to_source,
