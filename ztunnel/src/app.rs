@@ -24,12 +24,13 @@ use crate::node::NodeClient;
 use crate::pod::Mesh;
 use crate::pods::Pods;
 use crate::telemetry::Telemetry;
+use crate::workers::Workers;
 
 /// Runs the proxy until it is told to stop and its connections have drained.
 ///
 /// # Errors
 /// When something it cannot do without is missing: a port, a right, a usable setting.
-pub async fn run(config: Config, log_filter: LogFilter) -> anyhow::Result<()> {
+pub async fn run(config: Config, log_filter: LogFilter, workers: Workers) -> anyhow::Result<()> {
     for ignored in &config.ignored {
         tracing::warn!(variable = ignored, "this setting has no effect here");
     }
@@ -53,6 +54,7 @@ pub async fn run(config: Config, log_filter: LogFilter) -> anyhow::Result<()> {
         ipv6: config.ipv6,
         preserve_source: config.preserve_source,
         neighbours: Neighbours::default(),
+        workers,
     });
     let pods = Arc::new(Pods::new(mesh, home, config.node.node_name.as_str().into()));
 

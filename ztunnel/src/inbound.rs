@@ -26,9 +26,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::baggage;
 use crate::conn::Authorized;
 use crate::deliver::{Delivered, deliver_to};
-use crate::listen::Accepted;
+use crate::listen::{Accepted, Arrival};
 use crate::pod::Pod;
 use crate::telemetry::{ConnectionInfo, ConnectionTelemetry, Outcome, Reporter};
+use crate::workers::Place;
 
 /// Longest authority: the longest name DNS has (RFC 1035 §2.3.4), a colon and a port.
 const AUTHORITY_MAX: usize = 253 + 1 + 5;
@@ -38,7 +39,7 @@ const LEFT: &str = "the client left before it was answered";
 
 /// Serves one tunnel connection to the pod: proves both sides, then serves its streams until it ends.
 pub async fn serve(pod: Arc<Pod>, accepted: Accepted) {
-    let Accepted { stream, peer, permit: _permit } = accepted;
+    let Accepted { arrival: Arrival { stream, peer, permit: _permit }, place } = accepted;
     let started = Instant::now();
     let Ok(arrived_at) = stream.local_addr().map(canonical) else { return };
     let mut info = ConnectionInfo::new(Reporter::Destination, peer, arrived_at);
@@ -77,7 +78,8 @@ pub async fn serve(pod: Arc<Pod>, accepted: Accepted) {
         let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
             return incoming.refuse(Reason::ConnectionLimit);
         };
-        let arrived = Arrived { pod: Arc::clone(&pod), peer, arrived_at, client: client.clone(), incoming, permit };
+        let (pod, client, place) = (Arc::clone(&pod), client.clone(), place.another());
+        let arrived = Arrived { pod, peer, arrived_at, client, incoming, permit, place };
         tokio::spawn(arrived.serve());
     };
     match server::serve(tls, peer, drain, streams).await {
@@ -99,6 +101,7 @@ pub(crate) struct Arrived {
     client: Identity,
     incoming: Incoming,
     permit: OwnedSemaphorePermit,
+    place: Place,
 }
 
 impl Arrived {
@@ -161,7 +164,7 @@ impl Arrived {
             return None;
         };
         let telemetry = pod.mesh.telemetry.open(info, authorized.allowed_by().cloned());
-        Some(Box::new(Open { authorized, application, tunnel, telemetry, _permit: self.permit }))
+        Some(Box::new(Open { authorized, application, tunnel, telemetry, _permit: self.permit, _place: self.place }))
     }
 
     fn describe(&self, snapshot: &Snapshot, local: Option<&Arc<Workload>>) -> ConnectionInfo {
@@ -191,6 +194,7 @@ struct Open {
     tunnel: TunnelStream,
     telemetry: ConnectionTelemetry,
     _permit: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Open {

@@ -18,3 +18,4 @@ pub mod passthrough;
 pub mod pod;
 pub mod pods;
 pub mod telemetry;
+pub mod workers;

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use fairway_core::addr::canonical;
 use fairway_core::io::drain::Drain;
-use fairway_core::io::socket::prepare_accepted;
 use futures_util::FutureExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
+
+use crate::workers::Place;
 
 /// First pause after a failed accept; file descriptors running out is the usual cause, and they need time to come back.
 const PAUSE_FIRST: Duration = Duration::from_millis(5);
@@ -19,7 +20,7 @@ const PAUSE_FIRST: Duration = Duration::from_millis(5);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// One accepted connection with the permit that counts it.
-pub struct Accepted {
+pub struct Arrival {
     /// The application's or the peer's connection.
     pub stream: TcpStream,
     /// Who connected.
@@ -28,13 +29,21 @@ pub struct Accepted {
     pub permit: OwnedSemaphorePermit,
 }
 
+/// An accepted connection on the worker that serves it.
+pub struct Accepted {
+    /// The connection itself.
+    pub arrival: Arrival,
+    /// Its place on the worker.
+    pub place: Place,
+}
+
 /// Accepts from `listener` until the drain starts, then closes it. `handle` must not wait.
 pub async fn accept(
     name: &'static str,
     listener: TcpListener,
     permits: Arc<Semaphore>,
     mut drain: Drain,
-    handle: impl Fn(Accepted),
+    handle: impl Fn(Arrival),
 ) {
     let mut pause = PAUSE_FIRST;
     loop {
@@ -43,12 +52,10 @@ pub async fn accept(
             accepted = accept_one(&listener, &permits) => accepted,
         };
         match accepted {
-            Ok(Some(accepted)) => {
+            Ok(accepted) => {
                 pause = PAUSE_FIRST;
                 handle(accepted);
             }
-            // Gone before we looked.
-            Ok(None) => {}
             Err(error) => {
                 tracing::warn!(listener = name, %error, pause = ?pause, "cannot accept; connections wait in the kernel's queue");
                 sleep(pause).await;
@@ -57,16 +64,13 @@ pub async fn accept(
         }
     }
     // Closing a listener resets what waits in its queue; these clients have connected already.
-    while let Some(Ok(Some(accepted))) = accept_one(&listener, &permits).now_or_never() {
+    while let Some(Ok(accepted)) = accept_one(&listener, &permits).now_or_never() {
         handle(accepted);
     }
 }
 
-async fn accept_one(listener: &TcpListener, permits: &Arc<Semaphore>) -> std::io::Result<Option<Accepted>> {
+async fn accept_one(listener: &TcpListener, permits: &Arc<Semaphore>) -> std::io::Result<Arrival> {
     let permit = Arc::clone(permits).acquire_owned().await.map_err(std::io::Error::other)?;
     let (stream, peer) = listener.accept().await?;
-    if prepare_accepted(&stream).is_err() {
-        return Ok(None);
-    }
-    Ok(Some(Accepted { stream, peer: canonical(peer), permit }))
+    Ok(Arrival { stream, peer: canonical(peer), permit })
 }

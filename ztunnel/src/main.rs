@@ -8,6 +8,7 @@ use clap::Parser;
 use fairway_core::io::{logging, tls};
 use fairway_ztunnel::app;
 use fairway_ztunnel::config::{Arguments, Command};
+use fairway_ztunnel::workers::Workers;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 fn main() -> ExitCode {
@@ -29,14 +30,14 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     let config = arguments.check(&environment)?;
     let log_filter = logging::init(config.log_shape, &config.log_filter)?;
     raise_open_files();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(config.worker_threads)
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
-    let result = runtime.block_on(app::run(config, log_filter));
+    // The control plane, the agent and the operators' ports share this thread; connections have the workers.
+    let control = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let control = control.context("cannot start the runtime")?;
+    let (workers, threads) = Workers::start(config.worker_threads).context("cannot start the worker threads")?;
+    let result = control.block_on(app::run(config, log_filter, workers));
+    control.shutdown_background();
     // Connections that outlived the drain are cut here.
-    runtime.shutdown_background();
+    drop(threads);
     result
 }
 

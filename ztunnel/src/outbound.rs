@@ -19,18 +19,19 @@ use http::{HeaderMap, header};
 use tokio::net::TcpStream;
 
 use crate::baggage;
-use crate::listen::Accepted;
+use crate::listen::{Accepted, Arrival};
 use crate::outcome;
 use crate::pod::Pod;
 use crate::telemetry::{ConnectionInfo, ConnectionTelemetry, Outcome, Reporter, Telemetry};
+use crate::workers::Place;
 
 /// Serves one connection of the pod to somewhere else.
 pub async fn serve(pod: Arc<Pod>, accepted: Accepted) {
-    let Accepted { stream, peer: client, permit: _permit } = accepted;
+    let Accepted { arrival: Arrival { stream, peer: client, permit: _permit }, place } = accepted;
     // Boxed: decisions and handshakes need much room and are soon over. What idles is the copy alone.
     let mut drain = pod.drain.clone();
     let open = tokio::select! {
-        open = Box::pin(open(&pod, stream, client)) => open,
+        open = Box::pin(open(&pod, &place, stream, client)) => open,
         () = drain.immediate() => None,
     };
     if let Some(open) = open {
@@ -39,7 +40,7 @@ pub async fn serve(pod: Arc<Pod>, accepted: Accepted) {
 }
 
 /// Decides where the connection goes and opens the way there.
-async fn open(pod: &Pod, stream: TcpStream, client: SocketAddr) -> Option<Open> {
+async fn open(pod: &Pod, place: &Place, stream: TcpStream, client: SocketAddr) -> Option<Open> {
     let destination = original_destination(&stream).ok()?;
     let mut connection = Outgoing {
         telemetry: pod.mesh.telemetry.clone(),
@@ -83,7 +84,7 @@ async fn open(pod: &Pod, stream: TcpStream, client: SocketAddr) -> Option<Open> 
                 client: client.ip(),
             };
             let request = request(&source, hop, client, plan.service());
-            connection.tunnel(pod, &key, &request).await
+            connection.tunnel(pod, place, &key, &request).await
         }
         Plan::Resolve { hostname, .. } => {
             let detail = format!("{hostname}: an endpoint that is only a hostname cannot be reached yet");
@@ -112,10 +113,10 @@ impl Outgoing {
     }
 
     /// Mutual TLS to the destination's node, or to its waypoint.
-    async fn tunnel(mut self, pod: &Pod, key: &TunnelKey, request: &ConnectRequest) -> Option<Open> {
+    async fn tunnel(mut self, pod: &Pod, place: &Place, key: &TunnelKey, request: &ConnectRequest) -> Option<Open> {
         self.info.destination = key.peer;
         self.info.hbone_destination = Some(request.authority.clone());
-        let opened = match pod.pool.open(key, request).await {
+        let opened = match pod.pool(place).open(key, request).await {
             Ok(opened) => opened,
             Err(error) => return self.refuse(&Outcome::from(&error)),
         };

@@ -15,13 +15,13 @@ use tokio::net::TcpStream;
 
 use crate::conn::Authorized;
 use crate::deliver::{Delivered, deliver};
-use crate::listen::Accepted;
+use crate::listen::{Accepted, Arrival};
 use crate::pod::Pod;
 use crate::telemetry::{ConnectionInfo, ConnectionTelemetry, Outcome, Reporter};
 
 /// Serves one plaintext connection to the pod: nobody is proven, policy decides whether that is enough.
 pub async fn serve(pod: Arc<Pod>, accepted: Accepted) {
-    let Accepted { stream, peer, permit: _permit } = accepted;
+    let Accepted { arrival: Arrival { stream, peer, permit: _permit }, place: _place } = accepted;
     // Boxed: what it takes to let a connection in is soon over. What idles is the copy alone.
     let mut drain = pod.drain.clone();
     let open = tokio::select! {

@@ -1,5 +1,6 @@
 //! What the connections of one enrolled pod share.
 
+use std::iter;
 use std::sync::Arc;
 
 use fairway_core::io::certs::Certificates;
@@ -16,6 +17,7 @@ use tokio::time::timeout;
 
 use crate::neighbours::Neighbours;
 use crate::telemetry::Telemetry;
+use crate::workers::{Place, Workers};
 
 /// What all pods of the node share.
 pub struct Mesh {
@@ -31,6 +33,8 @@ pub struct Mesh {
     pub preserve_source: bool,
     /// The node's enrolled pods, for connections between two of them.
     pub neighbours: Neighbours,
+    /// The threads that carry connections.
+    pub workers: Workers,
 }
 
 /// One enrolled pod.
@@ -43,8 +47,8 @@ pub struct Pod {
     view: watch::Receiver<Arc<PodView>>,
     /// Makes sockets in the pod's namespace.
     pub sockets: SocketFactory,
-    /// Tunnels that carry the pod's connections to others.
-    pub pool: Pool,
+    /// Tunnels that carry the pod's connections to others; each worker has its own.
+    pools: Box<[Pool]>,
     /// Tunnels to the pod whose clients are not proven yet.
     pub handshakes: Semaphore,
     /// Starts when the pod leaves or the proxy stops.
@@ -56,9 +60,23 @@ impl Pod {
     #[must_use]
     pub fn new(reference: PodRef, mesh: Arc<Mesh>, sockets: SocketFactory, drain: Drain) -> Self {
         let view = mesh.live.subscribe(&reference);
-        let pool = Pool::new(sockets.clone(), mesh.certificates.clone());
+        let pool = || Pool::new(sockets.clone(), mesh.certificates.clone());
+        let pools = iter::repeat_with(pool).take(mesh.workers.count()).collect();
         let handshakes = Semaphore::new(limits::HANDSHAKES_PER_POD.size());
-        Self { reference, mesh, view, sockets, pool, handshakes, drain }
+        Self { reference, mesh, view, sockets, pools, handshakes, drain }
+    }
+
+    /// The tunnels of the worker that `place` is on; all connections of a worker share them.
+    #[must_use]
+    pub fn pool(&self, place: &Place) -> &Pool {
+        // Places are given by the workers the pools were made for.
+        &self.pools[place.worker()]
+    }
+
+    /// The tunnels of every worker.
+    #[must_use]
+    pub fn pools(&self) -> &[Pool] {
+        &self.pools
     }
 
     /// Follows what decides about this pod's connections. Costs no look at the world: the writer may be busy with it.

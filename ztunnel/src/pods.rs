@@ -1,22 +1,25 @@
 //! The node's enrolled pods: started, kept, replaced, drained.
 
 use std::collections::{HashMap, HashSet};
+use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fairway_core::io::drain::{self, Drain, Mode, Trigger};
+use fairway_core::io::hbone::Pool;
 use fairway_core::io::netns::{NamespaceEntry, NetworkNamespace};
 use fairway_core::io::socket::{PACKET_MARK, SocketFactory};
 use fairway_core::limits;
 use fairway_core::route::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
 use fairway_core::snapshot::PodRef;
 use futures_util::future::join_all;
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::interval;
 
-use crate::listen;
+use crate::listen::{self, Accepted};
 use crate::node::{AddError, PodInfo, PodSet, PodUid};
 use crate::pod::{Mesh, Pod};
 use crate::{inbound, outbound, passthrough};
@@ -67,10 +70,13 @@ impl Pods {
     fn start(&self, info: PodInfo, namespace: NetworkNamespace) -> io::Result<Running> {
         let entry = NamespaceEntry::new(self.home.clone(), namespace.clone());
         let sockets = SocketFactory::in_namespace(entry, PACKET_MARK);
+        let worker = self.mesh.workers.home();
+        let on_worker = self.mesh.workers.enter(worker);
         // All three or none: the agent is told that the pod is served only when it is (interop §13 trap 11).
         let outbound_listener = sockets.listen_all(OUTBOUND_PORT, self.mesh.ipv6)?;
         let plaintext_listener = sockets.listen_all(PLAINTEXT_PORT, self.mesh.ipv6)?;
         let tunnel_listener = sockets.listen_all(HBONE_PORT, self.mesh.ipv6)?;
+        drop(on_worker);
         let (trigger, drain) = drain::new();
         let reference = PodRef {
             node: Some(Arc::clone(&self.node)),
@@ -79,16 +85,9 @@ impl Pods {
             service_account: info.service_account.as_str().into(),
         };
         let pod = Arc::new(Pod::new(reference, Arc::clone(&self.mesh), sockets, drain.clone()));
-        let accept = |name, listener, serve: fn(Arc<Pod>, listen::Accepted)| {
-            let pod = Arc::clone(&pod);
-            let accepted = move |accepted| serve(Arc::clone(&pod), accepted);
-            // Each listener has its own: strangers at one must not keep the pod from using another.
-            let permits = Arc::new(Semaphore::new(limits::CONNECTIONS_PER_POD.size()));
-            tokio::spawn(listen::accept(name, listener, permits, drain.clone(), accepted));
-        };
-        accept("outbound", outbound_listener, |pod, accepted| drop(tokio::spawn(outbound::serve(pod, accepted))));
-        accept("plaintext", plaintext_listener, |pod, accepted| drop(tokio::spawn(passthrough::serve(pod, accepted))));
-        accept("tunnel", tunnel_listener, |pod, accepted| drop(tokio::spawn(inbound::serve(pod, accepted))));
+        accept("outbound", &pod, worker, outbound_listener, outbound::serve);
+        accept("plaintext", &pod, worker, plaintext_listener, passthrough::serve);
+        accept("tunnel", &pod, worker, tunnel_listener, inbound::serve);
         self.mesh.neighbours.add(&pod);
         tokio::spawn(keep(pod, drain));
         Ok(Running { namespace, info, trigger })
@@ -136,6 +135,27 @@ impl PodSet for Pods {
     }
 }
 
+/// Accepts for `pod` on `worker`, and has each connection served by the worker that has time for it.
+fn accept<T>(
+    name: &'static str,
+    pod: &Arc<Pod>,
+    worker: usize,
+    listener: TcpListener,
+    serve: fn(Arc<Pod>, Accepted) -> T,
+) where
+    T: Future<Output = ()> + Send + 'static,
+{
+    // Each listener has its own: strangers at one must not keep the pod from using another.
+    let permits = Arc::new(Semaphore::new(limits::CONNECTIONS_PER_POD.size()));
+    let (workers, drain) = (&pod.mesh.workers, pod.drain.clone());
+    let pod = Arc::clone(pod);
+    let handle = move |arrival| {
+        let served = Arc::clone(&pod);
+        pod.mesh.workers.serve(worker, arrival, move |accepted| serve(served, accepted));
+    };
+    workers.spawn(worker, listen::accept(name, listener, permits, drain, handle));
+}
+
 /// While the pod is served: holds its certificate, so that the first connection need not wait for one, and lets idle
 /// tunnels go.
 async fn keep(pod: Arc<Pod>, mut drain: Drain) {
@@ -152,9 +172,14 @@ async fn keep(pod: Arc<Pod>, mut drain: Drain) {
     let mut sweeps = interval(SWEEP_INTERVAL);
     loop {
         tokio::select! {
-            now = sweeps.tick() => drop(pod.pool.sweep(limits::POOL_IDLE_TIMEOUT.duration(), now)),
+            now = sweeps.tick() => {
+                let idle = limits::POOL_IDLE_TIMEOUT.duration();
+                for pool in pod.pools() {
+                    pool.sweep(idle, now);
+                }
+            }
             _mode = drain.started() => break,
         }
     }
-    pod.pool.clear();
+    pod.pools().iter().for_each(Pool::clear);
 }

@@ -2,8 +2,11 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -18,12 +21,23 @@ pub const PACKET_MARK: u32 = 0x539;
 /// Pending connections a listener may hold before the kernel refuses more; the kernel caps it at `somaxconn`.
 const LISTEN_BACKLOG: i32 = 4096;
 
-/// Makes sockets in one namespace with one set of options.
+/// Sockets made at one visit to a pod's namespace: entering and leaving costs more than making one.
+const SOCKETS_PER_VISIT: usize = 8;
+
+/// Makes sockets in one namespace with one set of options. Cheap to clone; clones share the namespace.
 #[derive(Clone, Debug)]
 pub struct SocketFactory {
-    namespace: Option<NamespaceEntry>,
+    namespace: Option<Arc<Namespace>>,
     mark: Option<u32>,
     keepalive: Option<Keepalive>,
+}
+
+/// A pod's namespace, with sockets made there ahead of need.
+#[derive(Debug)]
+struct Namespace {
+    entry: NamespaceEntry,
+    spare_v4: Mutex<Vec<Socket>>,
+    spare_v6: Mutex<Vec<Socket>>,
 }
 
 /// TCP keepalive settings of the proxies' own connections.
@@ -86,15 +100,14 @@ impl SocketFactory {
     /// Sockets inside a pod's namespace, marked as ours.
     #[must_use]
     pub fn in_namespace(entry: NamespaceEntry, mark: u32) -> Self {
-        Self { namespace: Some(entry), mark: Some(mark), keepalive: Some(Keepalive::default()) }
+        let namespace = Namespace { entry, spare_v4: Mutex::default(), spare_v6: Mutex::default() };
+        Self { namespace: Some(Arc::new(namespace)), mark: Some(mark), keepalive: Some(Keepalive::default()) }
     }
 
     fn open(&self, address: IpAddr) -> io::Result<Socket> {
-        let domain = if address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
-        let make = || Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP));
         let socket = match &self.namespace {
-            Some(entry) => entry.run(make)??,
-            None => make()?,
+            Some(namespace) => namespace.socket(address)?,
+            None => make(address)?,
         };
         if let Some(mark) = self.mark {
             socket.set_mark(mark)?;
@@ -116,6 +129,11 @@ impl SocketFactory {
         }
         socket.set_reuse_address(true)?;
         socket.set_reuse_port(true)?;
+        // Linux hands these on to every connection it accepts.
+        socket.set_tcp_nodelay(true)?;
+        if let Some(keepalive) = self.keepalive {
+            set_keepalive(&SockRef::from(&socket), keepalive)?;
+        }
         socket.bind(&SocketAddr::new(any, port).into())?;
         socket.listen(LISTEN_BACKLOG)?;
         TcpListener::from_std(socket.into())
@@ -129,12 +147,15 @@ impl SocketFactory {
         dial(destination, self.prepare(destination)).await
     }
 
-    /// Connects to `destination` from `source` when one is given: an address that need not be ours.
+    /// Connects to the application at `destination` from `source` when one is given: an address that need not be ours.
+    ///
+    /// Without keepalive: application and proxy have the same kernel, which knows when either is gone.
     ///
     /// # Errors
     /// See [`DialError`].
     pub async fn connect_from(&self, destination: SocketAddr, source: Option<IpAddr>) -> Result<TcpStream, DialError> {
-        let prepared = self.prepare(destination).and_then(|socket| {
+        let prepared = self.open(destination.ip()).and_then(|socket| {
+            socket.set_tcp_nodelay(true)?;
             source.map_or(Ok(()), |source| bind_foreign(&socket, source))?;
             Ok(socket)
         });
@@ -155,6 +176,29 @@ impl SocketFactory {
         }
         Ok(socket)
     }
+}
+
+impl Namespace {
+    /// A socket of the family of `address`; one made ahead of need if there is one.
+    fn socket(&self, address: IpAddr) -> io::Result<Socket> {
+        let spare = if address.is_ipv4() { &self.spare_v4 } else { &self.spare_v6 };
+        let mut spare = spare.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(socket) = spare.pop() {
+            return Ok(socket);
+        }
+        let socket = self.entry.run(|| {
+            let wanted = make(address)?;
+            // One is what was asked for; that there can be no more just now is no failure.
+            spare.extend((1..SOCKETS_PER_VISIT).map_while(|_| make(address).ok()));
+            io::Result::Ok(wanted)
+        });
+        socket?
+    }
+}
+
+fn make(address: IpAddr) -> io::Result<Socket> {
+    let domain = if address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+    Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))
 }
 
 async fn dial(destination: SocketAddr, prepared: io::Result<Socket>) -> Result<TcpStream, DialError> {
@@ -179,6 +223,8 @@ fn bind_foreign(socket: &Socket, source: IpAddr) -> io::Result<()> {
             socket.set_freebind_v6(true)?;
         }
     }
+    // The port is chosen when the destination is known, too: the same one can then go to several destinations.
+    setsockopt(socket, IpBindAddressNoPort, &true)?;
     socket.bind(&SocketAddr::new(source, 0).into())
 }
 
@@ -186,15 +232,6 @@ fn set_keepalive(socket: &SockRef<'_>, keepalive: Keepalive) -> io::Result<()> {
     let settings =
         TcpKeepalive::new().with_time(keepalive.time).with_interval(keepalive.interval).with_retries(keepalive.retries);
     socket.set_tcp_keepalive(&settings)
-}
-
-/// Prepares an accepted connection: no Nagle delay, keepalive on.
-///
-/// # Errors
-/// When the peer has already gone.
-pub fn prepare_accepted(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    set_keepalive(&SockRef::from(stream), Keepalive::default())
 }
 
 /// Where a redirected connection was going before capture (`SO_ORIGINAL_DST`); its local address when it was not redirected.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use rustls::crypto::CryptoProvider;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -26,6 +27,8 @@ struct Shared {
     lifetime: Duration,
     now: fn() -> SystemTime,
     permits: Semaphore,
+    /// Renewals outlive the connection that asked first, and the thread it was on.
+    runtime: Handle,
     entries: Mutex<HashMap<Identity, Weak<Entry>>>,
 }
 
@@ -72,7 +75,8 @@ impl State {
 pub struct CertificateHandle(Arc<Entry>);
 
 impl Certificates {
-    /// Certificates signed by `authority` with the given lifetime; `now` tells the wall-clock time.
+    /// Certificates signed by `authority` with the given lifetime; `now` tells the wall-clock time. Renewals run in the
+    /// runtime this is called in.
     #[must_use]
     pub fn new(
         authority: Arc<dyn Authority>,
@@ -82,10 +86,20 @@ impl Certificates {
     ) -> Self {
         let permits = Semaphore::new(limits::CERTIFICATE_REQUESTS.size());
         let entries = Mutex::new(HashMap::new());
-        Self { shared: Arc::new(Shared { authority, provider, lifetime, now, permits, entries }) }
+        Self {
+            shared: Arc::new(Shared {
+                authority,
+                provider,
+                lifetime,
+                now,
+                permits,
+                runtime: Handle::current(),
+                entries,
+            }),
+        }
     }
 
-    /// Claims `identity`; the first claim starts a request at once. Must be called inside a runtime.
+    /// Claims `identity`; the first claim starts a request at once.
     #[must_use]
     pub fn claim(&self, identity: &Identity) -> CertificateHandle {
         let mut entries = self.shared.entries.lock().unwrap_or_else(PoisonError::into_inner);
@@ -94,7 +108,8 @@ impl Certificates {
         }
         entries.retain(|_, entry| entry.strong_count() > 0);
         let (publish, state) = watch::channel(State::default());
-        let renewal = tokio::spawn(keep_fresh(Arc::clone(&self.shared), identity.clone(), publish)).abort_handle();
+        let renewal = keep_fresh(Arc::clone(&self.shared), identity.clone(), publish);
+        let renewal = self.shared.runtime.spawn(renewal).abort_handle();
         let entry = Arc::new(Entry { identity: identity.clone(), state, renewal, now: self.shared.now });
         entries.insert(identity.clone(), Arc::downgrade(&entry));
         CertificateHandle(entry)
