@@ -30,7 +30,7 @@ pub struct Config {
     #[arg(long, env = "AMBIENT_IPV6", value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
     pub ipv6: bool,
     /// Capture DNS queries, unless a pod's annotation says otherwise.
-    #[arg(long, env = "AMBIENT_DNS_CAPTURE", value_name = "BOOL", default_value_t = false, action = ArgAction::Set)]
+    #[arg(long, env = "AMBIENT_DNS_CAPTURE", value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
     pub dns_capture: bool,
     /// Source address of the kubelet's probes over IPv4, which are not captured.
     #[arg(long, env = "HOST_PROBE_SNAT_IP", value_name = "ADDRESS", default_value_t = DEFAULT_PROBE_IPV4)]
@@ -91,7 +91,7 @@ mod tests {
             "--ipv6",
             "false",
             "--dns-capture",
-            "true",
+            "false",
             "--exclude-namespaces",
             "a, b",
             "--system-namespace",
@@ -100,10 +100,10 @@ mod tests {
         .unwrap();
         let rules = config.rules();
         assert_eq!(rules.excluded_namespaces.into_iter().collect::<Vec<_>>(), ["a", "b", "sys"]);
-        assert!(!rules.defaults.ipv6 && rules.defaults.dns && rules.defaults.inbound);
+        assert!(!rules.defaults.ipv6 && !rules.defaults.dns && rules.defaults.inbound);
         let defaults = Config::try_parse_from(["agent", "--manifests", "m", "--node-name", "n"]).unwrap();
         assert!(!defaults.cleanup_on_exit);
         assert!(defaults.rules().excluded_namespaces.contains("kube-system"));
-        assert_eq!(defaults.rules().defaults, Capture::default());
+        assert_eq!(defaults.rules().defaults, Capture { dns: true, ..Capture::default() });
     }
 }

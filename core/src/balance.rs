@@ -111,7 +111,8 @@ fn resolve(service: &Service, endpoint: &Endpoint, request: &Request<'_>) -> Opt
     })
 }
 
-fn is_healthy(service: &Service, workload: &Workload) -> bool {
+/// Whether the service's own rule lets the workload take its traffic.
+pub(crate) fn is_healthy(service: &Service, workload: &Workload) -> bool {
     match service.load_balancing.health {
         HealthPolicy::AllowAll => true,
         HealthPolicy::OnlyHealthy => workload.status == HealthStatus::Healthy,

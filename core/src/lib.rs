@@ -7,6 +7,7 @@ pub mod addr;
 pub mod authz;
 pub mod balance;
 pub mod config;
+pub mod dns;
 pub mod facts;
 pub mod ident;
 pub mod invalid;

@@ -211,6 +211,31 @@ limits! {
     /// A policy change cuts the connections it denies within this at worst, and within a quarter of it usually.
     POLICY_ENFORCEMENT, "policy_enforcement", Milliseconds, SECOND, SECOND..=SECOND, None;
 
+    /// Addresses in one answer of the DNS proxy; with IPv6 some 56 KiB of the 64 a DNS message may have.
+    DNS_ANSWER_ADDRESSES, "dns_answer_addresses", Count, 2_000, 1..=2_000, None;
+    /// Clients may keep what the DNS proxy answers itself for so long; short, because endpoints come and go, and the same as Istio's.
+    DNS_ANSWER_TTL, "dns_answer_ttl", Milliseconds, 30 * SECOND, SECOND..=HOUR, None;
+    /// DNS queries one pod may have under way to resolvers at once, each with a socket of its own; more are answered with a failure.
+    DNS_QUERIES_PER_POD, "dns_queries_per_pod", Count, 256, 1..=65_535, Some("MAX_DNS_QUERIES_PER_POD");
+    /// DNS connections over TCP one pod may have open at once; few programs use one at all.
+    DNS_CONNECTIONS_PER_POD, "dns_connections_per_pod", Count, 128, 1..=65_535, None;
+    /// A DNS connection over TCP on which nothing is asked is closed after this, as Istio's proxy does.
+    DNS_IDLE_TIMEOUT, "dns_idle_timeout", Milliseconds, 5 * SECOND, SECOND..=MINUTE, None;
+    /// A resolver that has not answered after this is asked again, or the next one is, while its answer is still welcome.
+    DNS_RETRY, "dns_retry", Milliseconds, SECOND, 10..=MINUTE, None;
+    /// Times a query is sent on at most, to all resolvers together.
+    DNS_ATTEMPTS, "dns_attempts", Count, 4, 1..=16, None;
+    /// Resolvers have this long to answer a query; a little less than the five seconds after which most clients ask again.
+    DNS_TIMEOUT, "dns_timeout", Milliseconds, 4_500, 100..=MINUTE, Some("DNS_TIMEOUT");
+    /// A question of a pod that is not known yet waits this long to be answered from the mesh, and is passed on then.
+    DNS_WORKLOAD_WAIT, "dns_workload_wait", Milliseconds, SECOND, 0..=5 * SECOND, None;
+    /// Hostnames of endpoints whose addresses are remembered; beyond, those that expire soonest are forgotten.
+    DNS_CACHE_ENTRIES, "dns_cache_entries", Count, 1_024, 1..=1_000_000, None;
+    /// The addresses of an endpoint's hostname are used no longer than this, whatever the name's own time to live.
+    DNS_CACHE_MAXIMUM, "dns_cache_maximum", Milliseconds, MINUTE, SECOND..=HOUR, None;
+    /// They are used at least this long, so that a time to live of 0 does not make every connection wait for a resolver.
+    DNS_CACHE_MINIMUM, "dns_cache_minimum", Milliseconds, SECOND, 0..=MINUTE, None;
+
     /// One message of the node agent; its sender and Istio's proxy agree on this.
     ZDS_MESSAGE, "zds_message", Bytes, 1_024, 1_024..=1_024, None;
     /// The node agent gives up on an answer after this.
@@ -255,6 +280,8 @@ const _: () = {
     assert!(COPY_BUFFER_SMALL.default <= COPY_BUFFER_MEDIUM.default);
     assert!(COPY_BUFFER_MEDIUM.default <= COPY_BUFFER_LARGE.default);
     assert!(COPY_GROW_MEDIUM.default <= COPY_GROW_LARGE.default);
+    assert!(DNS_RETRY.default < DNS_TIMEOUT.default);
+    assert!(DNS_CACHE_MINIMUM.default <= DNS_CACHE_MAXIMUM.default);
     assert!(XDS_BACKOFF_MINIMUM.default <= XDS_BACKOFF_MAXIMUM.default);
     assert!(CERTIFICATE_BACKOFF_MINIMUM.default <= CERTIFICATE_BACKOFF_MAXIMUM.default);
 };

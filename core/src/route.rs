@@ -76,8 +76,8 @@ pub enum Plan {
         /// The workload the client dialled.
         workload: Option<Arc<Workload>>,
     },
-    /// The destination has only a hostname: plain TCP to whatever address the name has. Ask the proxy's own resolver,
-    /// prefer the family of the client's own connection, fail the connection if there is no answer.
+    /// The destination has only a hostname. Ask the proxy's own resolver for its address, prefer the family of the
+    /// client's own connection, go on with [`resolved`], and fail the connection if there is no answer.
     Resolve {
         /// The name to ask for.
         hostname: Arc<str>,
@@ -264,15 +264,44 @@ fn to_endpoint(pick: Pick, service: Option<&Arc<Service>>) -> Result<Plan, Box<R
         (Target::Address(ip), Protocol::Tcp) => {
             Ok(Plan::Direct { address: SocketAddr::new(ip, port), workload, service })
         }
-        (Target::Hostname(hostname), Protocol::Tcp) => Ok(Plan::Resolve { hostname, port, workload, service }),
-        // The tunnel's authority must be an address that only resolution would give.
-        (Target::Hostname(hostname), Protocol::Hbone) => {
-            Err(Refusal::new(Reason::DnsFailed, hostname).with_workload(&workload))
-        }
+        (Target::Hostname(hostname), _) => Ok(Plan::Resolve { hostname, port, workload, service }),
         (Target::Remote, _) => {
             Err(Refusal::new(Reason::WrongNetwork, format_args!("network {:?}", workload.network))
                 .with_workload(&workload))
         }
+    }
+}
+
+/// The plan for an endpoint that has only the name `hostname`, once the name has turned out to have the address `ip`.
+///
+/// An address that the mesh knows is gone to as if the client had dialled it: the name of an enrolled workload must not be
+/// a way around its tunnel.
+///
+/// # Errors
+/// As for [`plan`]; also when the name leads back to where it came from.
+pub fn resolved(
+    snapshot: &Snapshot,
+    source: &Workload,
+    unresolved: Plan,
+    ip: IpAddr,
+    rng: &mut impl Rng,
+) -> Result<Plan, Box<Refusal>> {
+    let Plan::Resolve { hostname, port, workload, service } = unresolved else { return Ok(unresolved) };
+    let address = SocketAddr::new(ip.to_canonical(), port);
+    let wrong = |what| {
+        let subject = format_args!("{hostname} has the address {}, which is {what}", address.ip()).to_string();
+        Err(Refusal::new(Reason::DnsFailed, subject).with_service(service.as_ref()).with_workload(&workload))
+    };
+    if address.ip().is_loopback() || address.ip().is_unspecified() {
+        return wrong("the client's own");
+    }
+    match plan(snapshot, source, address, rng)? {
+        Plan::Resolve { .. } => wrong("the mesh's own for it"),
+        // Nothing is known of the address, so what is known of the name counts.
+        Plan::Passthrough { service: None, .. } => {
+            to_endpoint(Pick { workload, target: Target::Address(address.ip()), port }, service.as_ref())
+        }
+        planned => Ok(planned),
     }
 }
 

@@ -246,6 +246,19 @@ impl Snapshot {
         preferred(self.hostnames.members(hostname), client_namespace)
     }
 
+    /// As [`Snapshot::service_by_hostname`], with a namespace that is preferred where neither the client's own nor the
+    /// canonical mark decides.
+    #[must_use]
+    pub fn service_by_name(&self, hostname: &str, client_namespace: &str, tie: Option<&str>) -> Option<&Arc<Service>> {
+        let services = self.hostnames.members(hostname);
+        let first = preferred(services, client_namespace)?;
+        if first.namespace() == client_namespace || first.canonical {
+            return Some(first);
+        }
+        let visible = |service: &&Arc<Service>| service.is_visible_to(client_namespace);
+        services.iter().filter(visible).find(|service| Some(service.namespace()) == tie).or(Some(first))
+    }
+
     /// The endpoints of a service, by uid, whatever their state.
     #[must_use]
     pub fn endpoints(&self, key: &ServiceKey) -> &[Endpoint] {

@@ -5,6 +5,7 @@
 mod mesh {
     mod capture;
     mod credentials;
+    mod dns;
     mod enter;
     mod faults;
     mod garbage;

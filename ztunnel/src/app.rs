@@ -13,12 +13,17 @@ use fairway_core::io::logging::LogFilter;
 use fairway_core::io::metrics::Metrics;
 use fairway_core::io::netns::NetworkNamespace;
 use fairway_core::io::ready::Readiness;
+use fairway_core::io::socket::{PACKET_MARK, SocketFactory};
 use fairway_core::io::{admin, tls, xds};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Admin, readiness_router, stats_router};
 use crate::config::Config;
+use crate::dns::Dns;
+use crate::dns::lookup::Lookup;
+use crate::dns::metrics::{self as dns_metrics, DnsMetrics};
+use crate::dns::upstream::Upstream;
 use crate::neighbours::Neighbours;
 use crate::node::NodeClient;
 use crate::pod::Mesh;
@@ -35,7 +40,7 @@ pub async fn run(config: Config, log_filter: LogFilter, workers: Workers) -> any
         tracing::warn!(variable = ignored, "this setting has no effect here");
     }
     let home = NetworkNamespace::current().context("cannot open our own network namespace; is /proc mounted?")?;
-    let metrics = Metrics::new(&[]);
+    let metrics = Metrics::new(&[dns_metrics::BUCKETS]);
     let readiness = Readiness::new();
     let (trigger, drain) = drain::new();
     let shutdown = CancellationToken::new();
@@ -47,6 +52,9 @@ pub async fn run(config: Config, log_filter: LogFilter, workers: Workers) -> any
         Certificates::new(authority, Arc::clone(&provider), config.certificate_lifetime, SystemTime::now);
     let live = Live::new();
     let telemetry = Telemetry::new(&metrics);
+    let counted = DnsMetrics::new(&metrics);
+    let (resolvers, ours) = (config.dns.resolvers(), SocketFactory::host(Some(PACKET_MARK)));
+    let upstream = Upstream::new(resolvers.clone(), ours.clone(), ours.clone());
     let mesh = Arc::new(Mesh {
         live: live.clone(),
         certificates: certificates.clone(),
@@ -55,6 +63,8 @@ pub async fn run(config: Config, log_filter: LogFilter, workers: Workers) -> any
         preserve_source: config.preserve_source,
         neighbours: Neighbours::default(),
         workers,
+        lookup: Lookup::new(upstream, counted.clone()),
+        dns: config.dns.port.map(|port| Arc::new(Dns::new(config.dns.zone.clone(), port, resolvers, ours, counted))),
     });
     let pods = Arc::new(Pods::new(mesh, home, config.node.node_name.as_str().into()));
 

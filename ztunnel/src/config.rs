@@ -16,6 +16,7 @@ use fairway_core::io::xds::NodeInfo;
 use fairway_core::limits;
 use serde::Serialize;
 
+pub mod dns;
 mod foreign;
 
 /// Where Istio's charts mount the control plane's roots.
@@ -108,6 +109,9 @@ pub struct Arguments {
     /// Threads that carry connections: a number, or a share of the cores such as 25%
     #[arg(long, env = "ZTUNNEL_WORKER_THREADS", value_name = "N_OR_PERCENT", default_value = "2")]
     pub worker_threads: String,
+    /// The DNS proxy
+    #[command(flatten)]
+    pub dns: dns::DnsArguments,
     /// Port of the admin server, on loopback
     #[arg(long, value_name = "PORT", default_value_t = 15000)]
     pub admin_port: u16,
@@ -159,6 +163,8 @@ pub struct Config {
     pub log_filter: String,
     /// Threads that carry connections.
     pub worker_threads: usize,
+    /// The DNS proxy.
+    pub dns: dns::DnsConfig,
     /// Ports we are operated through.
     pub ports: Ports,
     /// Variables that are set and have no effect, to be logged at start.
@@ -265,6 +271,7 @@ impl Arguments {
             log_shape: parse("LOG_FORMAT", &self.log_format)?,
             log_filter: self.log_filter,
             worker_threads: threads(&self.worker_threads, std::thread::available_parallelism().map_or(1, usize::from))?,
+            dns: self.dns.check()?,
             ports: Ports { admin: self.admin_port, stats: self.stats_port, readiness: self.readiness_port },
             ignored,
         })
@@ -289,6 +296,9 @@ impl Config {
             "enableOriginalSource": self.preserve_source,
             "secretTtlSeconds": self.certificate_lifetime.as_secs(),
             "terminationDeadlineSeconds": self.drain_deadline.as_secs(),
+            "dnsProxyPort": self.dns.port,
+            "dnsResolvers": self.dns.fixed_resolvers,
+            "clusterDomain": self.dns.zone.domain,
             "ports": self.ports,
         })
     }

@@ -12,7 +12,7 @@ use fairway_core::io::drain::Drain;
 use fairway_core::io::hbone::{ConnectRequest, TunnelKey, TunnelStream, headers};
 use fairway_core::io::socket::{original_destination, reset_on_close};
 use fairway_core::reason::Reason;
-use fairway_core::route::{self, Hop, Plan};
+use fairway_core::route::{self, Hop, Plan, Refusal};
 use fairway_core::service::Service;
 use fairway_core::workload::Workload;
 use http::{HeaderMap, header};
@@ -56,9 +56,7 @@ async fn open(pod: &Pod, place: &Place, stream: TcpStream, client: SocketAddr) -
         // Our own listener, which would take us for a client, and so on until nothing is left.
         return connection.refuse(&Outcome::because(Reason::SelfCall, destination));
     }
-    // One snapshot for the whole decision.
-    let snapshot = pod.mesh.live.snapshot();
-    let plan = match route::plan(&snapshot, &source, destination, &mut rand::rng()) {
+    let plan = match plan(pod, &source, destination).await {
         Ok(plan) => plan,
         Err(refusal) => {
             connection.info.destination_workload.clone_from(&refusal.workload);
@@ -86,10 +84,25 @@ async fn open(pod: &Pod, place: &Place, stream: TcpStream, client: SocketAddr) -
             let request = request(&source, hop, client, plan.service());
             connection.tunnel(pod, place, &key, &request).await
         }
-        Plan::Resolve { hostname, .. } => {
-            let detail = format!("{hostname}: an endpoint that is only a hostname cannot be reached yet");
-            connection.refuse(&Outcome::because(Reason::DnsFailed, detail))
-        }
+        // `plan` leaves none of these.
+        Plan::Resolve { hostname, .. } => connection.refuse(&Outcome::because(Reason::DnsFailed, hostname)),
+    }
+}
+
+/// Where a connection to `destination` goes, with the address of an endpoint that has only a name.
+async fn plan(pod: &Pod, source: &Workload, destination: SocketAddr) -> Result<Plan, Box<Refusal>> {
+    // One snapshot for the whole decision.
+    let plan = route::plan(&pod.mesh.live.snapshot(), source, destination, &mut rand::rng())?;
+    let Plan::Resolve { hostname, workload, service, .. } = &plan else { return Ok(plan) };
+    match pod.mesh.lookup.address(hostname, source, destination.ip()).await {
+        // The world may have moved on meanwhile.
+        Ok(ip) => route::resolved(&pod.mesh.live.snapshot(), source, plan, ip, &mut rand::rng()),
+        Err(error) => Err(Box::new(Refusal {
+            reason: Reason::DnsFailed,
+            subject: error.to_string(),
+            service: service.clone(),
+            workload: Some(Arc::clone(workload)),
+        })),
     }
 }
 

@@ -15,6 +15,8 @@ use fairway_core::workload::Workload;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
+use crate::dns::Dns;
+use crate::dns::lookup::Lookup;
 use crate::neighbours::Neighbours;
 use crate::telemetry::Telemetry;
 use crate::workers::{Place, Workers};
@@ -35,6 +37,10 @@ pub struct Mesh {
     pub neighbours: Neighbours,
     /// The threads that carry connections.
     pub workers: Workers,
+    /// Resolves the endpoints that have only a name.
+    pub lookup: Lookup,
+    /// Answers the pods' DNS queries, if that is on.
+    pub dns: Option<Arc<Dns>>,
 }
 
 /// One enrolled pod.

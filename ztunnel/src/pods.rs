@@ -19,6 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::time::interval;
 
+use crate::dns::serve::{Server, Sockets};
 use crate::listen::{self, Accepted};
 use crate::node::{AddError, PodInfo, PodSet, PodUid};
 use crate::pod::{Mesh, Pod};
@@ -72,11 +73,11 @@ impl Pods {
         let sockets = SocketFactory::in_namespace(entry, PACKET_MARK);
         let worker = self.mesh.workers.home();
         let on_worker = self.mesh.workers.enter(worker);
-        // All three or none: the agent is told that the pod is served only when it is (interop §13 trap 11).
+        // All or none: the agent is told that the pod is served only when it is (interop §13 trap 11).
         let outbound_listener = sockets.listen_all(OUTBOUND_PORT, self.mesh.ipv6)?;
         let plaintext_listener = sockets.listen_all(PLAINTEXT_PORT, self.mesh.ipv6)?;
         let tunnel_listener = sockets.listen_all(HBONE_PORT, self.mesh.ipv6)?;
-        drop(on_worker);
+        let dns = self.mesh.dns.as_ref().map(|dns| Sockets::open(&sockets, dns.port, self.mesh.ipv6)).transpose()?;
         let (trigger, drain) = drain::new();
         let reference = PodRef {
             node: Some(Arc::clone(&self.node)),
@@ -88,6 +89,10 @@ impl Pods {
         accept("outbound", &pod, worker, outbound_listener, outbound::serve);
         accept("plaintext", &pod, worker, plaintext_listener, passthrough::serve);
         accept("tunnel", &pod, worker, tunnel_listener, inbound::serve);
+        if let (Some(dns), Some(sockets)) = (&self.mesh.dns, dns) {
+            Server::start(Arc::clone(&pod), Arc::clone(dns), sockets, &drain);
+        }
+        drop(on_worker);
         self.mesh.neighbours.add(&pod);
         tokio::spawn(keep(pod, drain));
         Ok(Running { namespace, info, trigger })

@@ -58,8 +58,14 @@ struct Series {
 }
 
 struct Held {
-    counter: Counter,
+    handle: Handle,
     holders: Arc<()>,
+}
+
+#[derive(Clone)]
+enum Handle {
+    Counter(Counter),
+    Histogram(Histogram),
 }
 
 /// A counter whose series stays for as long as somebody holds it, and [`SERIES_IDLE`] longer.
@@ -101,18 +107,22 @@ impl Metrics {
 
     /// Like [`Metrics::new`] with other limits.
     pub fn with_limits(buckets: &[(&str, &[f64])], max_series: usize, idle: Duration) -> Self {
-        let mut builder = PrometheusBuilder::new();
-        for (name, bounds) in buckets.iter().filter(|(_, bounds)| !bounds.is_empty()) {
-            // Refuses only an empty list, which then stays a summary.
-            builder = match builder.set_buckets_for_metric(Matcher::Full((*name).to_owned()), bounds) {
-                Ok(builder) => builder,
-                Err(_) => PrometheusBuilder::new(),
-            };
-        }
+        let builder = || {
+            let mut builder = PrometheusBuilder::new();
+            for (name, bounds) in buckets.iter().filter(|(_, bounds)| !bounds.is_empty()) {
+                // Refuses only an empty list, which then stays a summary.
+                builder = match builder.set_buckets_for_metric(Matcher::Full((*name).to_owned()), bounds) {
+                    Ok(builder) => builder,
+                    Err(_) => PrometheusBuilder::new(),
+                };
+            }
+            builder
+        };
+        let comes_and_goes = MetricKindMask::COUNTER | MetricKindMask::HISTOGRAM;
         let metrics = Self {
             inner: Arc::new(Inner {
-                permanent: builder.build_recorder(),
-                expiring: PrometheusBuilder::new().idle_timeout(MetricKindMask::COUNTER, Some(idle)).build_recorder(),
+                permanent: builder().build_recorder(),
+                expiring: builder().idle_timeout(comes_and_goes, Some(idle)).build_recorder(),
                 series: Mutex::default(),
                 hooks: Mutex::default(),
                 max_series,
@@ -151,6 +161,34 @@ impl Metrics {
 
     /// A counter labelled with something that comes and goes, such as a workload.
     pub fn held_counter(&self, name: &'static str, labels: &[LabelPair<'_>]) -> HeldCounter {
+        let register = |key: &Key| Handle::Counter(self.inner.expiring.register_counter(key, &METADATA));
+        let (handle, holder) = self.hold(name, labels, register);
+        let counter = match handle {
+            Handle::Counter(counter) => counter,
+            // Only if another kind has this name, which is a mistake that must not stop the proxy.
+            Handle::Histogram(_) => Counter::noop(),
+        };
+        // Renews the series in case it was about to expire.
+        counter.increment(0);
+        HeldCounter { counter, _holder: holder }
+    }
+
+    /// A histogram labelled with something that comes and goes. Ask for it with each value: it is gone
+    /// [`SERIES_IDLE`] after the last one.
+    pub fn held_histogram(&self, name: &'static str, labels: &[LabelPair<'_>]) -> Histogram {
+        let register = |key: &Key| Handle::Histogram(self.inner.expiring.register_histogram(key, &METADATA));
+        match self.hold(name, labels, register).0 {
+            Handle::Histogram(histogram) => histogram,
+            Handle::Counter(_) => Histogram::noop(),
+        }
+    }
+
+    fn hold(
+        &self,
+        name: &'static str,
+        labels: &[LabelPair<'_>],
+        register: impl FnOnce(&Key) -> Handle,
+    ) -> (Handle, Arc<()>) {
         let mut key = key(name, labels);
         let mut series = self.series();
         let by_key = series.expiring.entry(name).or_default();
@@ -158,19 +196,13 @@ impl Metrics {
         if overflows {
             key = overflow_key(name, labels);
         }
-        let held = by_key.entry(key.clone()).or_insert_with(|| Held {
-            counter: self.inner.expiring.register_counter(&key, &METADATA),
-            holders: Arc::new(()),
-        });
-        let counter = HeldCounter { counter: held.counter.clone(), _holder: Arc::clone(&held.holders) };
+        let held = by_key.entry(key.clone()).or_insert_with(|| Held { handle: register(&key), holders: Arc::new(()) });
+        let taken = (held.handle.clone(), Arc::clone(&held.holders));
         drop(series);
         if overflows {
             self.count_dropped(name);
-        } else {
-            // Renews the series in case it was about to expire.
-            counter.increment(0);
         }
-        counter
+        taken
     }
 
     /// Runs `hook` before each rendering, to set gauges that are read rather than counted.
@@ -195,8 +227,8 @@ impl Metrics {
         for by_key in series.expiring.values_mut() {
             by_key.retain(|_, held| {
                 let is_held = Arc::strong_count(&held.holders) > 1;
-                if is_held {
-                    held.counter.increment(0);
+                if is_held && let Handle::Counter(counter) = &held.handle {
+                    counter.increment(0);
                 }
                 is_held
             });

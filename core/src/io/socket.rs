@@ -1,4 +1,4 @@
-//! Makes the proxies' TCP sockets: where they live, how they are marked, which options they carry.
+//! Makes the proxies' sockets: where they live, how they are marked, which options they carry.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 use crate::addr::canonical;
@@ -109,6 +109,18 @@ impl SocketFactory {
             Some(namespace) => namespace.socket(address)?,
             None => make(address)?,
         };
+        self.mark(socket)
+    }
+
+    fn open_datagrams(&self, address: IpAddr) -> io::Result<Socket> {
+        let make = || make_as(address, Type::DGRAM, Protocol::UDP);
+        self.mark(match &self.namespace {
+            Some(namespace) => namespace.entry.run(make)??,
+            None => make()?,
+        })
+    }
+
+    fn mark(&self, socket: Socket) -> io::Result<Socket> {
         if let Some(mark) = self.mark {
             socket.set_mark(mark)?;
         }
@@ -127,16 +139,48 @@ impl SocketFactory {
         if ipv6 {
             socket.set_only_v6(false)?;
         }
-        socket.set_reuse_address(true)?;
-        socket.set_reuse_port(true)?;
+        self.listen(&socket, SocketAddr::new(any, port))?;
+        TcpListener::from_std(socket.into())
+    }
+
+    fn listen(&self, socket: &Socket, address: SocketAddr) -> io::Result<()> {
         // Linux hands these on to every connection it accepts.
         socket.set_tcp_nodelay(true)?;
         if let Some(keepalive) = self.keepalive {
-            set_keepalive(&SockRef::from(&socket), keepalive)?;
+            set_keepalive(&SockRef::from(socket), keepalive)?;
         }
-        socket.bind(&SocketAddr::new(any, port).into())?;
-        socket.listen(LISTEN_BACKLOG)?;
+        bind_shared(socket, address)?;
+        socket.listen(LISTEN_BACKLOG)
+    }
+
+    /// Listens for connections to one address. Shares its port like [`SocketFactory::listen_all`].
+    ///
+    /// # Errors
+    /// When the address is not the namespace's own or the port is taken, or the namespace cannot be entered.
+    pub fn listen_at(&self, address: SocketAddr) -> io::Result<TcpListener> {
+        let socket = self.open(address.ip())?;
+        self.listen(&socket, address)?;
         TcpListener::from_std(socket.into())
+    }
+
+    /// Receives datagrams to one address. Shares its port like [`SocketFactory::listen_all`].
+    ///
+    /// # Errors
+    /// When the address is not the namespace's own or the port is taken, or the namespace cannot be entered.
+    pub fn datagrams_at(&self, address: SocketAddr) -> io::Result<UdpSocket> {
+        let socket = self.open_datagrams(address.ip())?;
+        bind_shared(&socket, address)?;
+        UdpSocket::from_std(socket.into())
+    }
+
+    /// A socket for datagrams to `destination` and from there alone, on a port the kernel draws.
+    ///
+    /// # Errors
+    /// When there is no route, or the namespace cannot be entered.
+    pub fn datagrams_to(&self, destination: SocketAddr) -> io::Result<UdpSocket> {
+        let socket = self.open_datagrams(destination.ip())?;
+        socket.connect(&destination.into())?;
+        UdpSocket::from_std(socket.into())
     }
 
     /// Connects to `destination`.
@@ -197,8 +241,18 @@ impl Namespace {
 }
 
 fn make(address: IpAddr) -> io::Result<Socket> {
+    make_as(address, Type::STREAM, Protocol::TCP)
+}
+
+fn make_as(address: IpAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
     let domain = if address.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
-    Socket::new(domain, Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))
+    Socket::new(domain, kind.nonblocking().cloexec(), Some(protocol))
+}
+
+fn bind_shared(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())
 }
 
 async fn dial(destination: SocketAddr, prepared: io::Result<Socket>) -> Result<TcpStream, DialError> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use fairway_proto::workload as proto;
 
-use super::{Plan, Refusal, inbound, passthrough, plan};
+use super::{Plan, Refusal, inbound, passthrough, plan, resolved};
 use crate::{
     reason::Reason,
     snapshot::{RefusedResource, Snapshot, Update, World},
@@ -373,4 +373,42 @@ fn addresses_of_rejected_resources_are_refused_unless_somebody_known_has_them() 
     }
     assert_eq!(outline(&plan("10.0.0.2:8080")), "tunnel 10.0.0.2:15008 10.0.0.2:8080");
     assert_eq!(outline(&plan("10.0.0.78:80")), "passthrough 10.0.0.78:80");
+}
+
+#[test]
+fn an_endpoint_that_is_only_a_name_is_gone_to_by_what_its_address_means() {
+    let mut tunnelled = serving(pod("machine", &[]), "machine", &[(80, 8080)]);
+    tunnelled.hostname = "machine.example.com".into();
+    let mut updates = updates();
+    updates.push(workload(tunnelled).into());
+    updates.push(service(service_message("machine", &["10.96.0.17"], &[(80, 8080)])).into());
+    let snapshot = World::new().apply(updates);
+    let client = find(&snapshot, "client");
+    for (dialled, ip, expected) in [
+        // Nothing is known of the address: what is known of the name counts.
+        ("10.96.0.7:443", "192.0.2.1", "direct 192.0.2.1:443"),
+        ("10.96.0.7:443", "::ffff:192.0.2.1", "direct 192.0.2.1:443"),
+        ("10.96.0.7:443", "2001:db8::1", "direct [2001:db8::1]:443"),
+        ("10.96.0.17:80", "192.0.2.1", "tunnel 192.0.2.1:15008 192.0.2.1:8080"),
+        // A member of the mesh is reached as one.
+        ("10.96.0.7:443", "10.0.0.2", "tunnel 10.0.0.2:15008 10.0.0.2:443"),
+        ("10.96.0.7:443", "10.0.0.5", "refused unknown_waypoint"),
+        ("10.96.0.17:80", "10.96.0.2", "refused no_healthy_upstream"),
+        // Loopback is the client's own, and the way back leads nowhere.
+        ("10.96.0.7:443", "127.0.0.1", "refused dns_failed"),
+        ("10.96.0.17:80", "::ffff:127.0.0.1", "refused dns_failed"),
+        ("10.96.0.7:443", "0.0.0.0", "refused dns_failed"),
+        ("10.96.0.7:443", "10.96.0.7", "refused dns_failed"),
+    ] {
+        let unresolved = plan(&snapshot, client, socket(dialled), &mut Draws(1)).unwrap();
+        assert!(matches!(unresolved, Plan::Resolve { .. }), "{unresolved:?}");
+        let ip = ip.parse().unwrap();
+        let found = resolved(&snapshot, client, unresolved, ip, &mut Draws(1));
+        assert_eq!(outline(&found), expected, "{dialled} at {ip}");
+    }
+    let already = plan(&snapshot, client, socket("10.0.0.2:80"), &mut Draws(1)).unwrap();
+    assert_eq!(
+        *resolved(&snapshot, client, already.clone(), socket("10.0.0.3:1").ip(), &mut Draws(1)).as_ref().unwrap(),
+        already
+    );
 }

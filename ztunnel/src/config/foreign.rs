@@ -27,13 +27,10 @@ const FIXED: &[(&str, &[&str], &str)] = &[
 /// Variables that tune or extend; without them the proxy does its work all the same.
 const IGNORED: &[&str] = &[
     "AUTHZ_POLICY_INFO_LOGGING",
-    "CLUSTER_DOMAIN",
     "ENABLE_RESPONSE_BAGGAGE",
     "HTTP2_CONNECTION_WINDOW_SIZE",
     "HTTP2_FRAME_SIZE",
     "HTTP2_STREAM_WINDOW_SIZE",
-    "ISTIO_META_DNS_CAPTURE",
-    "ISTIO_META_DNS_PROXY_ADDR",
     "KEEPALIVE_ENABLED",
     "KEEPALIVE_INTERVAL",
     "KEEPALIVE_RETRIES",
@@ -41,7 +38,6 @@ const IGNORED: &[&str] = &[
     "LOCALHOST_APP_TUNNEL",
     "POOL_MAX_STREAMS_PER_CONNECTION",
     "POOL_UNUSED_RELEASE_TIMEOUT",
-    "PREFERED_SERVICE_NAMESPACE",
     "PROXY_CONFIG",
     "USER_TIMEOUT_ENABLED",
     "ZTUNNEL_CPU_LIMIT",
