@@ -12,7 +12,7 @@ use crate::{
     ident::Identity,
     policy::{Action, Applied, Clause, Match, Policy, PolicyKey, Rule, ServiceAccountMatch, StringMatch},
     reason::Reason,
-    view::PodView,
+    view::{Asked, PodView},
 };
 
 /// The verdict on one connection.
@@ -76,17 +76,22 @@ pub struct DryRunHit {
 
 /// Decides on a connection to the pod of the view.
 ///
-/// Nothing is allocated unless a rehearsed policy matches.
+/// Costs what the policies cost that can match the connection, not all that apply. Nothing is allocated unless a
+/// rehearsed policy matches.
 #[must_use]
 pub fn decide(view: &PodView, facts: &ConnectionFacts) -> Decision {
+    let facts = Facts::new(facts);
+    judge(view, &facts, view.policies.that_can_match(&facts.asked()))
+}
+
+/// Asks `policies`, which must be in the view's order and hold at least those that match.
+fn judge<'a>(view: &PodView, facts: &Facts<'_>, policies: impl Iterator<Item = &'a Applied>) -> Decision {
     let mut dry_run = Vec::new();
     if view.workload.is_none() {
         return Decision::Deny(Denial { policy: None, reason: Reason::WorkloadUnknown, dry_run });
     }
-    let facts = Facts::new(facts);
-    let mut needs_allow = false;
     // The view has them in the order in which they count.
-    for applied in view.policies.iter() {
+    for applied in policies {
         let policy = match applied {
             Applied::Known(policy) => policy,
             Applied::Refusing { key, invalid } => {
@@ -94,7 +99,6 @@ pub fn decide(view: &PodView, facts: &ConnectionFacts) -> Decision {
                 return Decision::Deny(Denial { policy: Some(key.clone()), reason, dry_run });
             }
         };
-        needs_allow |= policy.action == Action::Allow && !policy.dry_run;
         if !facts.match_policy(policy) {
             continue;
         }
@@ -111,7 +115,7 @@ pub fn decide(view: &PodView, facts: &ConnectionFacts) -> Decision {
             }
         };
     }
-    if needs_allow {
+    if view.policies.need_allow() {
         Decision::Deny(Denial { policy: None, reason: Reason::PolicyNotAllowed, dry_run })
     } else {
         Decision::Allow { rule: None, dry_run }
@@ -141,6 +145,11 @@ impl<'a> Facts<'a> {
             destination: facts.destination.ip().to_canonical(),
             port: facts.destination.port(),
         }
+    }
+
+    fn asked(&self) -> Asked<'a> {
+        let account = self.identity.map(|identity| (identity.namespace(), identity.service_account()));
+        Asked { principal: self.principal, account, namespace: self.namespace, port: self.port }
     }
 
     fn match_policy(&self, policy: &Policy) -> bool {

@@ -1,7 +1,11 @@
 //! What one pod may see: itself and the policies that apply to it. Equal views wake nobody.
 
+mod policies;
+
 use std::sync::Arc;
 
+pub(crate) use self::policies::Asked;
+pub use self::policies::Policies;
 use crate::{
     policy::{Action, Applied},
     snapshot::Snapshot,
@@ -16,14 +20,14 @@ pub struct PodView {
     /// The pod's workload; none while the controller has not announced it.
     pub workload: Option<Arc<Workload>>,
     /// In the order they are asked: rehearsed DENY, DENY, refusing ones, rehearsed ALLOW, ALLOW; then by key.
-    pub policies: Arc<[Applied]>,
+    pub policies: Policies,
 }
 
 impl PodView {
     /// The view of a pod that is not known: nothing may reach it.
     #[must_use]
     pub fn unknown() -> Self {
-        Self { workload: None, policies: Arc::default() }
+        Self { workload: None, policies: Policies::default() }
     }
 
     /// The view of a workload: policies of the mesh, of its namespace, and those it lists.
@@ -46,21 +50,11 @@ impl PartialEq for PodView {
             (None, None) => true,
             _ => false,
         };
-        same_workload
-            && (Arc::ptr_eq(&self.policies, &other.policies)
-                || (self.policies.len() == other.policies.len()
-                    && self.policies.iter().zip(other.policies.iter()).all(|(left, right)| same(left, right))))
+        same_workload && self.policies == other.policies
     }
 }
 
 impl Eq for PodView {}
-
-fn same(left: &Applied, right: &Applied) -> bool {
-    match (left, right) {
-        (Applied::Known(left), Applied::Known(right)) => Arc::ptr_eq(left, right) || left == right,
-        _ => left == right,
-    }
-}
 
 /// When a policy is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -5,11 +5,11 @@ use std::{net::SocketAddr, sync::Arc};
 use fairway_proto::security::{self as proto, Match};
 use proptest::prelude::*;
 
-use super::{Decision, Denial, DryRunHit, decide};
+use super::{Decision, Denial, DryRunHit, Facts, decide, judge};
 use crate::{
     facts::ConnectionFacts,
     ident::Identity,
-    policy::{Action, Policy, PolicyKey},
+    policy::{Action, Applied, Policy, PolicyKey},
     reason::Reason,
     snapshot::{Update, World},
     testing::{
@@ -440,6 +440,30 @@ proptest! {
         for facts in facts {
             let decision = decide(&view, &facts);
             prop_assert_eq!(decision.is_allowed(), reference::allows(&policies, &facts), "{:?}: {:?}", facts, decision);
+        }
+    }
+
+    /// Verdict, policy, reason and rehearsed hits are those of asking every policy in turn.
+    #[test]
+    fn the_index_changes_no_decision(
+        policies in prop::collection::vec(some_policies(), 1..6),
+        unknown in prop::option::weighted(0.1, 0..3_usize),
+        facts in prop::collection::vec(some_facts(), 8),
+    ) {
+        let policies = policies.into_iter().flatten().enumerate();
+        let policies = policies.map(|(index, policy)| proto::Authorization { name: format!("p{index}"), ..policy });
+        let mut view = view(policies);
+        if let Some(position) = unknown {
+            let mut applied = view.policies.to_vec();
+            let key = PolicyKey::new("shop", "unknown");
+            applied.insert(position.min(applied.len()), Applied::Refusing { key, invalid: false });
+            view.policies = applied.into();
+        }
+        for facts in facts {
+            let facts = Facts::new(&facts);
+            let all = judge(&view, &facts, view.policies.iter());
+            let found = judge(&view, &facts, view.policies.find(&facts.asked()));
+            prop_assert_eq!(found, all);
         }
     }
 }

@@ -5,13 +5,13 @@
 
 use std::{
     borrow::Borrow,
-    collections::{HashMap, hash_map::DefaultHasher},
-    hash::{BuildHasher, BuildHasherDefault, Hash},
+    collections::HashMap,
+    hash::{BuildHasher, Hash},
     sync::Arc,
 };
 
 /// Keys come from the control plane, which is trusted; the same order in every process is worth more than a random seed.
-pub(super) type FixedState = BuildHasherDefault<DefaultHasher>;
+pub(super) use foldhash::fast::FixedState;
 
 type Shard<K, V> = HashMap<K, V, FixedState>;
 
@@ -77,7 +77,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Index<K, V> {
 
 /// Something that is listed under a key other than its own.
 pub(super) trait Member: Clone {
-    type Id: Ord;
+    type Id: Ord + std::fmt::Debug;
     fn id(&self) -> &Self::Id;
 }
 
@@ -140,10 +140,12 @@ impl<K: Hash + Eq + Clone, T: Member> Index<K, Few<T>> {
 }
 
 /// Changes to long lists, gathered over a batch so that each list is rebuilt once.
+#[derive(Debug)]
 pub(super) struct Changes<K, T: Member> {
     lists: HashMap<K, Vec<Change<T>>, FixedState>,
 }
 
+#[derive(Debug)]
 enum Change<T: Member> {
     Put(T),
     Take(T::Id),
