@@ -1,7 +1,8 @@
 //! The mesh's model and its decisions, without I/O; what proxies share with the outside world sits behind features.
 //!
 //! Without features this crate has no runtime, socket, clock, environment or randomness: time and random
-//! numbers are arguments. `io` adds what the proxies share, `source` reads Kubernetes objects from manifests.
+//! numbers are arguments. `io` adds what the proxies share, `source` reads Kubernetes objects from manifests, `local` a
+//! proxy's own configuration file.
 
 pub mod addr;
 pub mod authz;
@@ -26,5 +27,9 @@ pub mod workload;
 
 #[cfg(feature = "io")]
 pub mod io;
+#[cfg(feature = "local")]
+pub mod local;
 #[cfg(feature = "source")]
 pub mod source;
+#[cfg(any(feature = "local", feature = "source"))]
+mod yaml;

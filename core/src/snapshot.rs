@@ -2,6 +2,7 @@
 
 mod dump;
 mod index;
+mod layers;
 mod names;
 mod refused;
 #[cfg(test)]
@@ -15,6 +16,7 @@ pub(crate) use self::names::Names;
 use self::refused::Refused;
 pub use self::{
     dump::Dump,
+    layers::Layers,
     refused::RefusedResource,
     world::{Update, World},
 };

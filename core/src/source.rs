@@ -9,7 +9,6 @@ pub mod directory;
 pub mod istio;
 mod name;
 pub mod objects;
-mod parse;
 pub mod status;
 mod watch;
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use crate::snapshot::{PodRef, Snapshot, Update, World};
+use crate::snapshot::{Layers, PodRef, Snapshot, Update, World};
 use crate::view::PodView;
 
 /// The current world. Cheap to clone; clones share it.
@@ -30,6 +30,8 @@ struct Shared {
 struct Writer {
     world: World,
     views: HashMap<PodRef, watch::Sender<Arc<PodView>>>,
+    /// Only where a local file is a second source.
+    layers: Option<Layers>,
 }
 
 impl Default for Live {
@@ -48,7 +50,7 @@ impl Live {
             shared: Arc::new(Shared {
                 version: watch::Sender::new(snapshot.version()),
                 current: ArcSwap::new(snapshot),
-                writer: Mutex::new(Writer { world, views: HashMap::new() }),
+                writer: Mutex::new(Writer { world, views: HashMap::new(), layers: None }),
             }),
         }
     }
@@ -78,9 +80,28 @@ impl Live {
         receiver
     }
 
-    /// Applies a batch and publishes the result. Blocks for as long as that takes: call it off the data path.
+    /// Applies a batch of the control plane and publishes the result. Blocks for as long as that takes: call it off the
+    /// data path.
     pub fn apply(&self, batch: Vec<Update>) -> Arc<Snapshot> {
         let mut writer = self.writer();
+        let batch = match &mut writer.layers {
+            Some(layers) => layers.remote(batch),
+            None => batch,
+        };
+        self.publish(&mut writer, batch)
+    }
+
+    /// Replaces all that the local file has given by what it says now, and publishes the result. What the control plane
+    /// has given under the same name stays. Blocks like [`Live::apply`].
+    pub fn apply_file(&self, file: Vec<Update>) -> Arc<Snapshot> {
+        let mut writer = self.writer();
+        let mut layers = writer.layers.take().unwrap_or_else(|| Layers::over(&writer.world.snapshot()));
+        let batch = layers.local(file);
+        writer.layers = Some(layers);
+        self.publish(&mut writer, batch)
+    }
+
+    fn publish(&self, writer: &mut Writer, batch: Vec<Update>) -> Arc<Snapshot> {
         let before = writer.world.snapshot();
         let snapshot = writer.world.apply(batch);
         // Views nobody follows are dropped even when nothing changed, so that deleted pods do not pile up.

@@ -8,8 +8,8 @@ use serde_path_to_error::Segment;
 
 use super::name::{check_label, check_name};
 use super::objects::Typed;
-use super::parse::{Fault, FieldPath, Node, Step};
 use super::{DEFAULT_NAMESPACE, Kind, ObjectKey};
+use crate::yaml::{Fault, FieldPath, Node, Step};
 
 /// Who a document says it is.
 #[derive(Clone, Debug, PartialEq, Eq)]

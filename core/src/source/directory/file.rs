@@ -8,9 +8,9 @@ use serde_json::Value;
 
 use super::super::decode::{self, Identity, Item};
 use super::super::objects::{Typed, UnknownKind};
-use super::super::parse::{self, Fault, FieldPath, Node, Place};
 use super::super::{ObjectKey, SourceError};
 use super::scan::{self, Found};
+use crate::yaml::{self, Fault, FieldPath, Node, Place};
 
 /// What one file gave.
 #[derive(Debug)]
@@ -112,7 +112,7 @@ pub(super) fn read<T: Content>(found: &Found, previous: Option<&Arc<Parsed<T>>>)
     let mut parsed = Parsed::empty(fingerprint);
     let documents = text
         .map_err(|message| Fault { place: Place::default(), field: None, message })
-        .and_then(|text| parse::documents(&text));
+        .and_then(|text| yaml::documents(&text));
     match documents {
         Ok(documents) => documents.into_iter().for_each(|document| parsed.add_document(&found.name, document)),
         Err(fault) => parsed.hide(source_error(&found.name, fault, None)),
@@ -129,7 +129,7 @@ pub(super) fn remembered(name: &str, objects: &[&Value]) -> Arc<Parsed<Manifest>
     let mut parsed = Parsed::empty(None);
     for object in objects {
         // JSON is YAML, and so the same checks apply as to a manifest.
-        let documents = parse::documents(&object.to_string()).unwrap_or_default();
+        let documents = yaml::documents(&object.to_string()).unwrap_or_default();
         documents.into_iter().for_each(|document| parsed.add_document(name, document));
     }
     parsed.entries.values_mut().for_each(|entry: &mut Manifest| *entry = entry.kept());

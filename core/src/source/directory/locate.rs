@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::super::parse::FieldPath;
 use super::super::{Kind, Location, ObjectKey, SourceError};
 use super::Loaded;
+use crate::yaml::FieldPath;
 
 impl Loaded {
     /// Where `field` of an object, such as `spec.rules[0].to`, is written, or what is nearest to it.

@@ -12,17 +12,17 @@ const MAX_DOCUMENTS: usize = 20_000;
 
 /// A position in a file, from 1; 0 means it is not known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Place {
+pub(crate) struct Place {
     line: u64,
     column: u64,
 }
 
 impl Place {
-    pub(super) fn line(self) -> Option<u32> {
+    pub(crate) fn line(self) -> Option<u32> {
         u32::try_from(self.line).ok().filter(|line| *line > 0)
     }
 
-    pub(super) fn column(self) -> Option<u32> {
+    pub(crate) fn column(self) -> Option<u32> {
         u32::try_from(self.column).ok().filter(|column| *column > 0)
     }
 }
@@ -35,28 +35,28 @@ impl From<Location> for Place {
 
 /// One step into a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(crate) enum Step {
     Key(String),
     Index(usize),
 }
 
 /// The way from the root of a document to a field.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct FieldPath(pub(super) Vec<Step>);
+pub(crate) struct FieldPath(pub(crate) Vec<Step>);
 
 impl FieldPath {
     /// A path of plain keys.
-    pub(super) fn of(keys: &[&str]) -> Self {
+    pub(crate) fn of(keys: &[&str]) -> Self {
         Self(keys.iter().map(|key| Step::Key((*key).to_owned())).collect())
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
     /// The path that reads `text`, such as `spec.rules[0].to` or `metadata.annotations[istio.io/dry-run]`; it ends before
     /// what cannot be understood, so that a place near by is found at least.
-    pub(super) fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let mut steps = Vec::new();
         let mut rest = text;
         while !rest.is_empty() {
@@ -98,16 +98,16 @@ impl fmt::Display for FieldPath {
 
 /// A fault in one document.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Fault {
-    pub(super) place: Place,
-    pub(super) field: Option<String>,
-    pub(super) message: String,
+pub(crate) struct Fault {
+    pub(crate) place: Place,
+    pub(crate) field: Option<String>,
+    pub(crate) message: String,
 }
 
 /// A node of a document, with the place where it starts.
 #[derive(Clone, Debug)]
-pub(super) struct Node {
-    pub(super) place: Place,
+pub(crate) struct Node {
+    pub(crate) place: Place,
     tree: Tree,
 }
 
@@ -130,12 +130,13 @@ struct Entry {
 
 impl Node {
     /// The member `key` of a mapping.
-    pub(super) fn get(&self, key: &str) -> Option<&Self> {
+    pub(crate) fn get(&self, key: &str) -> Option<&Self> {
         self.entry(key).map(|entry| &entry.value)
     }
 
     /// The text of the member `key`, when it is a string.
-    pub(super) fn text(&self, key: &str) -> Option<&str> {
+    #[cfg(feature = "source")]
+    pub(crate) fn text(&self, key: &str) -> Option<&str> {
         match &self.get(key)?.tree {
             Tree::Text(text) => Some(text),
             _ => None,
@@ -143,21 +144,36 @@ impl Node {
     }
 
     /// The items of a sequence; none for anything else.
-    pub(super) fn items(&self) -> &[Self] {
+    pub(crate) fn items(&self) -> &[Self] {
         match &self.tree {
             Tree::Sequence(items) => items,
             _ => &[],
         }
     }
 
-    pub(super) fn is_mapping(&self) -> bool {
+    /// The keys of a mapping; none for anything else.
+    #[cfg(feature = "local")]
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        let entries: &[Entry] = match &self.tree {
+            Tree::Mapping(entries) => entries,
+            _ => &[],
+        };
+        entries.iter().map(|entry| entry.key.as_str())
+    }
+
+    #[cfg(feature = "local")]
+    pub(crate) fn is_sequence(&self) -> bool {
+        matches!(self.tree, Tree::Sequence(_))
+    }
+
+    pub(crate) fn is_mapping(&self) -> bool {
         matches!(self.tree, Tree::Mapping(_))
     }
 
     /// Where `path` starts; its nearest ancestor when the field itself is absent.
     ///
     /// The last key of the path is looked up by the place of the key, not of its value: that is where a reader looks.
-    pub(super) fn locate(&self, path: &FieldPath) -> Place {
+    pub(crate) fn locate(&self, path: &FieldPath) -> Place {
         let mut node = self;
         let mut place = self.place;
         for step in &path.0 {
@@ -177,7 +193,7 @@ impl Node {
     ///
     /// `keep_null` is for merge patches (RFC 7396), where null deletes; elsewhere the Kubernetes API reads null as
     /// absent.
-    pub(super) fn to_json(&self, keep_null: bool) -> Value {
+    pub(crate) fn to_json(&self, keep_null: bool) -> Value {
         match &self.tree {
             Tree::Null => Value::Null,
             Tree::Bool(value) => Value::Bool(*value),
@@ -285,7 +301,7 @@ impl<'de> Visitor<'de> for TreeVisitor {
 ///
 /// # Errors
 /// The first place where the text is not YAML.
-pub(super) fn documents(text: &str) -> Result<Vec<Node>, Fault> {
+pub(crate) fn documents(text: &str) -> Result<Vec<Node>, Fault> {
     // Kubernetes reads only `true` and `false` as booleans; the `yes` and `no` of YAML 1.1 stay text.
     let options = serde_saphyr::options! {
         strict_booleans: true,
