@@ -195,7 +195,7 @@ limits! {
     /// Bytes moved before the copy buffer grows to its largest.
     COPY_GROW_LARGE, "copy_grow_large", Bytes, 10 * MIB, KIB..=1024 * MIB, None;
 
-    /// What is asked of a tunnel's socket at first: a small request with room to spare.
+    /// What is asked of a tunnel's socket when more came than its reader had room for.
     READ_AHEAD_SMALL, "read_ahead_small", Bytes, 8 * KIB, KIB..=MIB, None;
     /// The most that is asked of a tunnel's socket at once; held only while it is being worked off.
     READ_AHEAD_LARGE, "read_ahead_large", Bytes, 128 * KIB, KIB..=16 * MIB, None;
@@ -206,6 +206,8 @@ limits! {
     CONNECTIONS_PER_POD, "connections_per_pod", Count, 65_536, 1..=10_000_000, Some("MAX_CONNECTIONS_PER_POD");
     /// Handshakes one pod may have under way at once; they cost the most and prove nothing about the peer yet.
     HANDSHAKES_PER_POD, "handshakes_per_pod", Count, 1_024, 1..=1_000_000, Some("MAX_HANDSHAKES_PER_POD");
+    /// Handshakes one source may have under way with one pod at once: an eighth of all, so that a stranger who says nothing keeps nobody else out. As many as a full node of pods begins together.
+    HANDSHAKES_PER_SOURCE, "handshakes_per_source", Count, 128, 1..=1_000_000, Some("MAX_HANDSHAKES_PER_SOURCE");
     /// Open connections get this long to end when the proxy shuts down.
     DRAIN_DEADLINE, "connection_termination_deadline", Milliseconds, 5 * SECOND, 0..=24 * HOUR, Some("CONNECTION_TERMINATION_DEADLINE");
     /// A policy change cuts the connections it denies within this at worst, and within a quarter of it usually.
@@ -275,6 +277,7 @@ const _: () = {
     assert!(MAX_CONCURRENT_STREAMS.default <= ABANDONED_REQUESTS.default);
     assert!(PING_TIMEOUT.default <= RESET_STREAM_MEMORY.default);
     assert!(CONNECTION_WINDOW.default <= SMALL_FRAMES.default);
+    assert!(HANDSHAKES_PER_SOURCE.default * 8 <= HANDSHAKES_PER_POD.default);
     assert!(CONNECT_TIMEOUT.default < CONNECT_RESPONSE_TIMEOUT.default);
     assert!(PING_INTERVAL.default <= PING_TIMEOUT.default);
     assert!(COPY_BUFFER_SMALL.default <= COPY_BUFFER_MEDIUM.default);

@@ -1,5 +1,8 @@
 //! Tunnels arriving for a pod: one connection carries many streams, each is one application connection.
 
+#[cfg(test)]
+mod strangers;
+
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -12,7 +15,7 @@ use fairway_core::io::copy;
 use fairway_core::io::drain::Drain;
 use fairway_core::io::hbone::TunnelStream;
 use fairway_core::io::hbone::headers::{BAGGAGE, forwarded_host};
-use fairway_core::io::hbone::server::{self, Incoming};
+use fairway_core::io::hbone::server::{self, AcceptError, Incoming};
 use fairway_core::io::socket::reset_on_close;
 use fairway_core::limits;
 use fairway_core::reason::Reason;
@@ -22,6 +25,7 @@ use fairway_core::workload::Workload;
 use http::HeaderMap;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout_at;
 
 use crate::baggage;
 use crate::conn::Authorized;
@@ -38,34 +42,81 @@ const AUTHORITY_MAX: usize = 253 + 1 + 5;
 const LEFT: &str = "the client left before it was answered";
 
 /// Serves one tunnel connection to the pod: proves both sides, then serves its streams until it ends.
+///
+/// Each step is boxed and begins only when the one before is over, so that a client is held in as little memory as what
+/// it has sent so far justifies.
 pub async fn serve(pod: Arc<Pod>, accepted: Accepted) {
-    let Accepted { arrival: Arrival { stream, peer, permit: _permit }, place } = accepted;
     let started = Instant::now();
+    let Arrival { stream, peer, .. } = &accepted.arrival;
     let Ok(arrived_at) = stream.local_addr().map(canonical) else { return };
-    let mut info = ConnectionInfo::new(Reporter::Destination, peer, arrived_at);
     // Strangers may knock, but only so many at a time: until it is proven who they are, they cost the most.
-    let Ok(handshake) = pod.handshakes.try_acquire() else {
-        let full = Outcome::because(Reason::ConnectionLimit, "as many handshakes as allowed are under way");
-        return pod.mesh.telemetry.refused(&info, started, &full);
+    let handshake = match pod.handshakes.begin(peer.ip()) {
+        Ok(handshake) => handshake,
+        Err(busy) => {
+            let info = ConnectionInfo::new(Reporter::Destination, *peer, arrived_at);
+            return pod.mesh.telemetry.refused(&info, started, &Outcome::because(Reason::ConnectionLimit, busy));
+        }
+    };
+    let deadline = tokio::time::Instant::now() + limits::TLS_HANDSHAKE_TIMEOUT.duration();
+    // Whoever says nothing gets nothing made for it; that it never does is noticed by the handshake. A peek, as a socket
+    // that is new counts as readable until somebody has tried.
+    let _first_byte = timeout_at(deadline, stream.peek(&mut [0])).await;
+    let proven = Box::pin(prove(&pod, accepted, arrived_at, started, deadline)).await;
+    drop(handshake);
+    if let Some(proven) = proven {
+        Box::pin(carry_streams(proven)).await;
+    }
+}
+
+/// A tunnel connection whose client has proved itself.
+pub(crate) struct Proven {
+    tls: server::TunnelTls,
+    pod: Arc<Pod>,
+    client: Identity,
+    info: ConnectionInfo,
+    started: Instant,
+    permit: OwnedSemaphorePermit,
+    place: Place,
+}
+
+/// Does TLS with the client, as the pod. Both are known afterwards, or the connection has been refused.
+async fn prove(
+    pod: &Arc<Pod>,
+    accepted: Accepted,
+    arrived_at: SocketAddr,
+    started: Instant,
+    deadline: tokio::time::Instant,
+) -> Option<Box<Proven>> {
+    let Accepted { arrival: Arrival { stream, peer, permit }, place } = accepted;
+    let mut info = ConnectionInfo::new(Reporter::Destination, peer, arrived_at);
+    let refuse = |info: &ConnectionInfo, outcome: &Outcome| {
+        pod.mesh.telemetry.refused(info, started, outcome);
+        None
     };
     let Some(local) = pod.workload().await else {
-        let unknown = Outcome::because(Reason::WorkloadUnknown, &pod.reference.name);
-        return pod.mesh.telemetry.refused(&info, started, &unknown);
+        return refuse(&info, &Outcome::because(Reason::WorkloadUnknown, &pod.reference.name));
     };
     info.destination_workload = Some(Arc::clone(&local));
     let certificate = match pod.mesh.certificates.claim(&local.identity()).get().await {
         Ok(certificate) => certificate,
-        Err(error) => {
-            let unavailable = Outcome::because(Reason::CertificateUnavailable, error);
-            return pod.mesh.telemetry.refused(&info, started, &unavailable);
+        Err(error) => return refuse(&info, &Outcome::because(Reason::CertificateUnavailable, error)),
+    };
+    let accepting = timeout_at(deadline, server::accept_tls(stream, certificate.credentials.server()));
+    let late = || Err(AcceptError::Timeout(limits::TLS_HANDSHAKE_TIMEOUT.duration()));
+    match accepting.await.unwrap_or_else(|_elapsed| late()) {
+        Ok((tls, client)) => {
+            let pod = Arc::clone(pod);
+            Some(Box::new(Proven { tls, pod, client, info, started, permit, place }))
         }
-    };
-    // Boxed: a handshake's state is large, and the connection lives long after it.
-    let (tls, client) = match Box::pin(server::accept_tls(stream, certificate.credentials.server())).await {
-        Ok(proven) => proven,
-        Err(error) => return pod.mesh.telemetry.refused(&info, started, &Outcome::from(&error)),
-    };
-    drop(handshake);
+        Err(error) => refuse(&info, &Outcome::from(&error)),
+    }
+}
+
+/// Serves the streams of a proven connection until it ends.
+pub(crate) async fn carry_streams(proven: Box<Proven>) {
+    // Out of its box at once, which is of no use any more.
+    let Proven { tls, pod, client, mut info, started, permit: _permit, place } = std::convert::identity(*proven);
+    let (peer, arrived_at) = (info.source, info.destination);
     let mut draining = pod.drain.clone();
     let drain = async move {
         draining.started().await;
@@ -85,7 +136,8 @@ pub async fn serve(pod: Arc<Pod>, accepted: Accepted) {
     match server::serve(tls, peer, drain, streams).await {
         // A member that never asked for a stream would leave no trace otherwise.
         Err(error) if !asked => {
-            (info.source_identity, info.destination_identity) = (Some(client), Some(local.identity()));
+            info.destination_identity = info.destination_workload.as_deref().map(Workload::identity);
+            info.source_identity = Some(client);
             pod.mesh.telemetry.refused(&info, started, &Outcome::from(&error));
         }
         Err(error) => tracing::debug!(%peer, %client, %error, "tunnel connection ended"),

@@ -8,7 +8,10 @@ pub mod conn;
 pub mod deliver;
 pub mod dns;
 #[cfg(test)]
+mod exhaustion;
+#[cfg(test)]
 mod footprint;
+pub mod handshakes;
 pub mod inbound;
 pub mod listen;
 pub mod neighbours;
@@ -19,4 +22,6 @@ pub mod passthrough;
 pub mod pod;
 pub mod pods;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
 pub mod workers;

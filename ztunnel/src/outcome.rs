@@ -17,16 +17,22 @@ use crate::telemetry::Outcome;
 /// The application could not be reached.
 #[must_use]
 pub fn application_unreachable(error: &DialError) -> Outcome {
-    let timed_out = matches!(error, DialError::Timeout { .. });
-    let reason = if timed_out { Reason::ApplicationConnectTimeout } else { Reason::ApplicationConnectFailed };
+    let reason = match error {
+        DialError::Timeout { .. } => Reason::ApplicationConnectTimeout,
+        error if error.is_exhaustion() => Reason::ResourceLimit,
+        _ => Reason::ApplicationConnectFailed,
+    };
     Outcome::because(reason, error)
 }
 
 /// A destination outside the mesh could not be reached.
 #[must_use]
 pub fn upstream_unreachable(error: &DialError) -> Outcome {
-    let timed_out = matches!(error, DialError::Timeout { .. });
-    let reason = if timed_out { Reason::UpstreamConnectTimeout } else { Reason::UpstreamConnectFailed };
+    let reason = match error {
+        DialError::Timeout { .. } => Reason::UpstreamConnectTimeout,
+        error if error.is_exhaustion() => Reason::ResourceLimit,
+        _ => Reason::UpstreamConnectFailed,
+    };
     Outcome::because(reason, error)
 }
 
@@ -70,6 +76,7 @@ impl From<&TunnelError> for Outcome {
         let reason = match error {
             TunnelError::Certificate(_) => Reason::CertificateUnavailable,
             TunnelError::Dial { source: DialError::Timeout { .. }, .. } => Reason::TunnelConnectTimeout,
+            TunnelError::Dial { source, .. } if source.is_exhaustion() => Reason::ResourceLimit,
             TunnelError::Dial { .. } => Reason::TunnelConnectFailed,
             TunnelError::Tls { source, .. } => tls_reason(source),
             TunnelError::PeerRefused { .. } => Reason::PeerIdentityMismatch,

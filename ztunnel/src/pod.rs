@@ -12,11 +12,12 @@ use fairway_core::limits;
 use fairway_core::snapshot::PodRef;
 use fairway_core::view::PodView;
 use fairway_core::workload::Workload;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::dns::Dns;
 use crate::dns::lookup::Lookup;
+use crate::handshakes::Handshakes;
 use crate::neighbours::Neighbours;
 use crate::telemetry::Telemetry;
 use crate::workers::{Place, Workers};
@@ -56,7 +57,7 @@ pub struct Pod {
     /// Tunnels that carry the pod's connections to others; each worker has its own.
     pools: Box<[Pool]>,
     /// Tunnels to the pod whose clients are not proven yet.
-    pub handshakes: Semaphore,
+    pub handshakes: Handshakes,
     /// Starts when the pod leaves or the proxy stops.
     pub drain: Drain,
 }
@@ -68,8 +69,7 @@ impl Pod {
         let view = mesh.live.subscribe(&reference);
         let pool = || Pool::new(sockets.clone(), mesh.certificates.clone());
         let pools = iter::repeat_with(pool).take(mesh.workers.count()).collect();
-        let handshakes = Semaphore::new(limits::HANDSHAKES_PER_POD.size());
-        Self { reference, mesh, view, sockets, pools, handshakes, drain }
+        Self { reference, mesh, view, sockets, pools, handshakes: Handshakes::default(), drain }
     }
 
     /// The tunnels of the worker that `place` is on; all connections of a worker share them.

@@ -18,7 +18,8 @@ use crate::limits;
 pub struct ReadAhead<T> {
     inner: T,
     ahead: BytesMut,
-    /// Bytes to ask for next: grows while reads fill it, starts small again when they do not.
+    /// Bytes to gather next: grows while reads fill it. None when the last read left room, as the reader's own buffer will
+    /// do then.
     wanted: usize,
 }
 
@@ -26,7 +27,7 @@ impl<T> ReadAhead<T> {
     /// Gathers the reads of `inner`.
     #[must_use]
     pub fn new(inner: T) -> Self {
-        Self { inner, ahead: BytesMut::new(), wanted: limits::READ_AHEAD_SMALL.size() }
+        Self { inner, ahead: BytesMut::new(), wanted: 0 }
     }
 }
 
@@ -34,14 +35,16 @@ impl<T: AsyncRead + Unpin> AsyncRead for ReadAhead<T> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.ahead.is_empty() {
+            let (small, large) = (limits::READ_AHEAD_SMALL.size(), limits::READ_AHEAD_LARGE.size());
             if into.remaining() >= this.wanted {
-                return Pin::new(&mut this.inner).poll_read(context, into);
+                ready!(Pin::new(&mut this.inner).poll_read(context, into))?;
+                this.wanted = if into.remaining() == 0 { small.max(this.wanted) } else { 0 };
+                return Poll::Ready(Ok(()));
             }
             let mut ahead = BytesMut::with_capacity(this.wanted);
             // `poll_read_buf` never reads more than the spare capacity.
             let read = ready!(poll_read_buf(Pin::new(&mut this.inner), context, &mut ahead))?;
-            let (small, large) = (limits::READ_AHEAD_SMALL.size(), limits::READ_AHEAD_LARGE.size());
-            this.wanted = if read < this.wanted { small } else { (this.wanted * 2).min(large) };
+            this.wanted = if read < this.wanted { 0 } else { (this.wanted * 2).min(large) };
             this.ahead = ahead;
         }
         let length = this.ahead.len().min(into.remaining());
@@ -116,5 +119,16 @@ mod tests {
             reader.read_exact(&mut [0; 4096]).await.unwrap();
         }
         assert_eq!(reader.wanted, limits::READ_AHEAD_LARGE.size());
+    }
+
+    #[tokio::test]
+    async fn little_is_read_without_a_buffer() {
+        let (mut far, near) = duplex(1 << 20);
+        let mut reader = ReadAhead::new(near);
+        for _ in 0..3 {
+            far.write_all(&[1; 100]).await.unwrap();
+            assert_eq!(reader.read(&mut [0; 4096]).await.unwrap(), 100);
+            assert_eq!((reader.wanted, reader.ahead.capacity()), (0, 0));
+        }
     }
 }

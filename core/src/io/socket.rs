@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
@@ -88,6 +89,16 @@ pub enum DialError {
         /// How long we waited.
         after: Duration,
     },
+}
+
+impl DialError {
+    /// Whether it is this machine that has no more to give: descriptors, local ports, memory for sockets.
+    #[must_use]
+    pub fn is_exhaustion(&self) -> bool {
+        let (Self::Prepare { source, .. } | Self::Connect { source, .. }) = self else { return false };
+        let error = source.raw_os_error().map(Errno::from_raw);
+        matches!(error, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS | Errno::EADDRNOTAVAIL))
+    }
 }
 
 impl SocketFactory {

@@ -28,6 +28,9 @@ use crate::reason::Reason;
 /// How often a connection is looked at for streams.
 const IDLE_CHECK: Duration = limits::POOL_IDLE_TIMEOUT.duration();
 
+/// A connection whose client has proved itself.
+pub type TunnelTls = TlsStream<ReadAhead<TcpStream>>;
+
 /// Why a peer got no tunnel connection.
 #[derive(Debug, thiserror::Error)]
 pub enum AcceptError {
@@ -55,10 +58,7 @@ pub enum AcceptError {
 ///
 /// # Errors
 /// See [`AcceptError`].
-pub async fn accept_tls(
-    tcp: TcpStream,
-    tls: Arc<ServerConfig>,
-) -> Result<(TlsStream<ReadAhead<TcpStream>>, Identity), AcceptError> {
+pub async fn accept_tls(tcp: TcpStream, tls: Arc<ServerConfig>) -> Result<(TunnelTls, Identity), AcceptError> {
     let after = limits::TLS_HANDSHAKE_TIMEOUT.duration();
     let stream = match timeout(after, TlsAcceptor::from(tls).accept(ReadAhead::new(tcp))).await {
         Ok(Ok(stream)) => stream,

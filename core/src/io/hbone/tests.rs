@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
+mod attacks;
 mod endurance;
 
 use super::server::{self, AcceptError, Incoming};
@@ -31,7 +32,11 @@ struct Server {
     refusals: tokio::sync::mpsc::UnboundedReceiver<AcceptError>,
 }
 
-async fn serve(certificates: &Certificates, account: &str, treat: fn(Incoming)) -> Server {
+async fn serve(
+    certificates: &Certificates,
+    account: &str,
+    treat: impl Fn(Incoming) + Clone + Send + 'static,
+) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let handle = certificates.claim(&identity(account));
@@ -42,7 +47,7 @@ async fn serve(certificates: &Certificates, account: &str, treat: fn(Incoming)) 
         while let Ok((tcp, peer)) = listener.accept().await {
             let tls = handle.get().await.unwrap().credentials.server();
             counted.fetch_add(1, Ordering::SeqCst);
-            let refused = refused.clone();
+            let (refused, treat) = (refused.clone(), treat.clone());
             tokio::spawn(async move {
                 let served = match server::accept_tls(tcp, tls).await {
                     Ok((stream, _identity)) => server::serve(stream, peer, std::future::pending(), treat).await,

@@ -1,0 +1,242 @@
+//! Writes the seeds of every target to `corpus/`, from messages as components send them: `cargo run --example seeds`.
+
+use std::path::Path;
+
+use fairway_fuzz::input::piece;
+use fairway_fuzz::tunnel::RAW;
+use fairway_fuzz::world;
+use fairway_proto::discovery::{DeltaDiscoveryResponse, Resource};
+use fairway_proto::security::{
+    Action, Address as Block, Authorization, Clause, Match, Rule, Scope, ServiceAccountMatch, StringMatch,
+    string_match::MatchType,
+};
+use fairway_proto::type_url;
+use fairway_proto::workload::{Address, address};
+use fairway_proto::zds::{
+    AddWorkload, DelWorkload, KeepWorkload, SnapshotSent, WorkloadInfo, WorkloadRequest, workload_request::Payload,
+};
+use prost::Message;
+
+fn main() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    for (target, seeds) in [
+        ("connect", connect()),
+        ("tunnel", tunnel()),
+        ("node_socket", node_socket()),
+        ("xds", xds()),
+        ("policy", policy()),
+        ("proxy_protocol", proxy_protocol()),
+    ] {
+        let folder = corpus.join(target);
+        std::fs::create_dir_all(&folder).expect("a folder");
+        for (name, bytes) in seeds {
+            std::fs::write(folder.join(name), bytes).expect("a seed is written");
+        }
+    }
+}
+
+type Seeds = Vec<(&'static str, Vec<u8>)>;
+
+fn connect() -> Seeds {
+    let baggage = "bk8s.cluster.name=Kubernetes,k8s.namespace.name=shop,k8s.deployment.name=web,service.name=web,\
+                   service.version=v1,cloud.region=r1,cloud.availability_zone=z1";
+    let all = format!(
+        "10.0.0.1:8080\n{baggage}\nffor=\"10.0.0.9:1234\";host=cart.shop.svc.cluster.local\n\
+         t00-00000000000000000000000000000001-0000000000000001-00\npfairway; error=http_request_denied; \
+         details=\"policy_denied\""
+    );
+    [
+        ("ipv4", "10.0.0.1:8080"),
+        ("ipv6", "[fd00::1]:8080"),
+        ("mapped", "[::ffff:10.0.0.1]:8080"),
+        ("hostname", "cart.shop.svc.cluster.local:80"),
+        ("sandwich", "10.9.0.1:80"),
+        ("own-port", "10.0.0.1:15008"),
+        ("no-port", "10.0.0.1"),
+        ("odd-baggage", "x:1\nbk8s.namespace.name=a=b,,=,x,service.name=,k8s.evil.name=y, k8s.job.name=z"),
+    ]
+    .map(|(name, text)| (name, text.as_bytes().to_vec()))
+    .into_iter()
+    .chain([("all-headers", all.into_bytes())])
+    .collect()
+}
+
+/// Steps of `tunnel`: SETTINGS first, as every client.
+fn tunnel() -> Seeds {
+    let step = |kind: u8, flags: u8, stream: u8, payload: &[u8]| [&[kind, flags, stream][..], &piece(payload)].concat();
+    let hello = [step(4, 0, 0, &[]), step(4, 1, 0, &[])].concat();
+    let connect = step(1, 4, 1, b"\x02\x07CONNECT\x01\x0d10.0.0.1:8080\x00\x07baggage\x08a=b,c=dd");
+    let refused = step(1, 4, 3, b"\x02\x07CONNECT\x01\x0b10.0.0.7:80");
+    let end = step(0, 1, 1, b"");
+    let seeds = [
+        ("echo", vec![connect.clone(), step(0, 0, 1, b"hello"), end]),
+        ("refused", vec![refused, step(0, 1, 3, b"early")]),
+        ("get", vec![step(1, 5, 1, b"\x82\x84\x87\x01\x011")]),
+        ("reset", vec![connect.clone(), step(3, 0, 1, &[0, 0, 0, 8])]),
+        ("window", vec![connect.clone(), step(8, 0, 1, &[0; 4]), step(8, 0, 0, &[0x7f, 0xff, 0xff, 0xff])]),
+        ("continued", vec![step(1, 0, 1, b"\x02\x07CONN"), step(9, 4, 1, b"ECT\x01\x0d10.0.0.1:8080")]),
+        ("indexed", vec![step(1, 4, 1, b"\x02\x07CONNECT\x01\x0d10.0.0.1:8080\x40\x01a\x03bcd\xbe\xbe")]),
+        ("ping", vec![step(6, 0, 0, b"12345678"), step(7, 0, 0, &[0; 8])]),
+        ("half", vec![connect.clone(), [&[RAW][..], &piece(b"\0\0\x64\0\0\0\0\0\x01half")].concat()]),
+    ];
+    seeds.map(|(name, steps)| (name, [hello.clone(), steps.concat()].concat())).into()
+}
+
+fn node_socket() -> Seeds {
+    let packet = |descriptors: u8, payload: Payload| {
+        let message = WorkloadRequest { payload: Some(payload) }.encode_to_vec();
+        [&[descriptors][..], &piece(&message)].concat()
+    };
+    let add = |uid: &str, name: &str, descriptors| {
+        let info = WorkloadInfo { name: name.into(), namespace: "shop".into(), service_account: "default".into() };
+        packet(descriptors, Payload::Add(AddWorkload { uid: uid.into(), workload_info: Some(info) }))
+    };
+    let keep = packet(0, Payload::Keep(KeepWorkload { uid: "b".into() }));
+    let del = packet(0, Payload::Del(DelWorkload { uid: "a".into() }));
+    let sent = packet(0, Payload::SnapshotSent(SnapshotSent {}));
+    vec![
+        ("session", [add("a", "cart", 1), keep.clone(), sent.clone(), add("c", "web", 1), del.clone()].concat()),
+        ("fails", [add("a", "fail", 1), sent.clone(), add("a", "cart", 1)].concat()),
+        ("late-keep", [sent.clone(), keep].concat()),
+        ("second-snapshot", [sent.clone(), sent.clone()].concat()),
+        ("no-descriptor", add("a", "cart", 0)),
+        ("two-descriptors", add("a", "cart", 2)),
+        ("seven-descriptors", add("a", "cart", 7)),
+        ("no-namespace", add("a", "cart", 0x81)),
+        ("early-del", [del, sent].concat()),
+        ("too-long", [&[0][..], &piece(&[7; 2_000])].concat()),
+    ]
+}
+
+fn addresses() -> DeltaDiscoveryResponse {
+    let (workloads, services) = world::messages();
+    let workloads = workloads.into_iter().map(|message| (message.uid.clone(), address::Type::Workload(message)));
+    let services = services
+        .into_iter()
+        .map(|message| (format!("{}/{}", message.namespace, message.hostname), address::Type::Service(message)));
+    let resources = workloads.chain(services).map(|(name, message)| {
+        let any = prost_types::Any {
+            type_url: type_url::ADDRESS.into(),
+            value: Address { r#type: Some(message) }.encode_to_vec(),
+        };
+        Resource { name, version: "1".into(), resource: Some(any), ..Default::default() }
+    });
+    DeltaDiscoveryResponse {
+        type_url: type_url::ADDRESS.into(),
+        nonce: "n1".into(),
+        resources: resources.collect(),
+        ..Default::default()
+    }
+}
+
+fn policies() -> DeltaDiscoveryResponse {
+    let resources = authorizations().into_iter().map(|(_, message)| {
+        let any = prost_types::Any { type_url: type_url::AUTHORIZATION.into(), value: message.encode_to_vec() };
+        let name = format!("{}/{}", message.namespace, message.name);
+        Resource { name, version: "1".into(), resource: Some(any), ..Default::default() }
+    });
+    DeltaDiscoveryResponse {
+        type_url: type_url::AUTHORIZATION.into(),
+        nonce: "n2".into(),
+        resources: resources.collect(),
+        ..Default::default()
+    }
+}
+
+fn xds() -> Seeds {
+    let (addresses, policies) = (addresses(), policies());
+    let mut one = addresses.clone();
+    one.resources.truncate(1);
+    let removed = DeltaDiscoveryResponse {
+        type_url: type_url::ADDRESS.into(),
+        nonce: "n3".into(),
+        removed_resources: addresses.resources.iter().take(3).map(|resource| resource.name.clone()).collect(),
+        ..Default::default()
+    };
+    let unknown = DeltaDiscoveryResponse { type_url: "type.googleapis.com/x".into(), ..Default::default() };
+    let play = |responses: &[&DeltaDiscoveryResponse]| {
+        responses.iter().flat_map(|response| response.encode_length_delimited_to_vec()).collect()
+    };
+    vec![
+        ("one", play(&[&one])),
+        ("both", play(&[&policies, &addresses])),
+        ("removed", play(&[&addresses, &removed])),
+        ("again", play(&[&addresses, &policies, &addresses])),
+        ("unknown", play(&[&unknown])),
+    ]
+}
+
+fn text(match_type: MatchType) -> StringMatch {
+    StringMatch { match_type: Some(match_type) }
+}
+
+fn authorizations() -> Vec<(&'static str, Authorization)> {
+    let policy = |name: &str, scope: Scope, action: Action, entry: Match| Authorization {
+        name: name.into(),
+        namespace: "shop".into(),
+        scope: scope.into(),
+        action: action.into(),
+        rules: vec![Rule { clauses: vec![Clause { matches: vec![entry] }] }],
+        ..Default::default()
+    };
+    let principal =
+        Match { principals: vec![text(MatchType::Exact("cluster.local/ns/shop/sa/web".into()))], ..Default::default() };
+    let strict = Match { not_principals: vec![text(MatchType::Presence(()))], ..Default::default() };
+    let block = Match {
+        source_ips: vec![Block { address: vec![10, 0, 0, 0], length: 8 }],
+        not_source_ips: vec![Block { address: vec![10, 0, 0, 9], length: 32 }],
+        ..Default::default()
+    };
+    let mut mapped_block = [0; 16];
+    mapped_block[10..12].fill(0xff);
+    mapped_block[12] = 10;
+    let mapped = Match {
+        destination_ips: vec![Block { address: mapped_block.to_vec(), length: 104 }],
+        destination_ports: vec![8080],
+        ..Default::default()
+    };
+    let account = ServiceAccountMatch { namespace: "shop".into(), service_account: "web".into() };
+    let account = Match {
+        service_accounts: vec![account],
+        namespaces: vec![text(MatchType::Prefix("sh".into()))],
+        not_namespaces: vec![text(MatchType::Suffix("-2".into()))],
+        ..Default::default()
+    };
+    let mut rehearsed = policy("rehearsed", Scope::Global, Action::Deny, Match::default());
+    rehearsed.dry_run = true;
+    let mut unknown = policy("unknown", Scope::Namespace, Action::Allow, principal.clone());
+    unknown.action = 7;
+    let mut empty = policy("empty", Scope::Global, Action::Allow, Match::default());
+    empty.rules = vec![Rule::default()];
+    vec![
+        ("allow-principal", policy("allow", Scope::Namespace, Action::Allow, principal)),
+        ("strict", policy("strict", Scope::WorkloadSelector, Action::Deny, strict)),
+        ("blocks", policy("blocks", Scope::Global, Action::Deny, block)),
+        ("mapped", policy("mapped", Scope::Global, Action::Deny, mapped)),
+        ("account", policy("account", Scope::Namespace, Action::Allow, account)),
+        ("rehearsed", rehearsed),
+        ("unknown-action", unknown),
+        ("empty-clause", empty),
+    ]
+}
+
+fn policy() -> Seeds {
+    // Both IPv4, the client being shop/web: from 10.0.0.9 to 10.0.0.1, port 8080.
+    let facts = [&[2 << 2, 10, 0, 0, 9, 10, 0, 0, 1][..], &8080_u16.to_be_bytes()].concat();
+    let all: Vec<u8> =
+        authorizations().iter().flat_map(|(_, message)| message.encode_length_delimited_to_vec()).collect();
+    let single = authorizations()
+        .into_iter()
+        .map(|(name, message)| (name, [facts.clone(), message.encode_length_delimited_to_vec()].concat()));
+    single.chain([("all", [facts.clone(), all].concat())]).collect()
+}
+
+fn proxy_protocol() -> Seeds {
+    let ipv4 = [10, 0, 0, 9, 0x12, 0x34, 10, 0, 0, 1, 0, 80];
+    let identity = b"spiffe://cluster.local/ns/shop/sa/web";
+    vec![
+        ("ipv4", [&[0][..], &ipv4, identity].concat()),
+        ("ipv6", [&[3][..], &[0xfd; 16], &[0, 80], &[0xfc; 16], &[0, 81], identity].concat()),
+        ("mixed", [&[2][..], &ipv4[..6], &[0xfd; 16], &[0, 80]].concat()),
+    ]
+}

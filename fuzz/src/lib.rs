@@ -1,0 +1,13 @@
+//! What each fuzz target does with its bytes: one module a target, each with a `run` that panics when a promise is broken.
+//!
+//! A new target is a module here, a file in `fuzz_targets/`, an entry in `Cargo.toml`, and seeds from
+//! `examples/seeds.rs`; `./dev fuzz` finds it by itself.
+
+pub mod connect;
+pub mod input;
+pub mod node_socket;
+pub mod policy;
+pub mod proxy_protocol;
+pub mod tunnel;
+pub mod world;
+pub mod xds;
