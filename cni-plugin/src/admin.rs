@@ -4,6 +4,7 @@ use std::future::ready;
 
 use fairway_core::io::admin::{Router, StatusCode, json, text};
 use fairway_core::io::metrics::Metrics;
+use fairway_core::io::metrics::page::page;
 use serde_json::json as value;
 
 use crate::report::Reports;
@@ -23,6 +24,6 @@ pub fn router(metrics: Metrics, reports: Reports) -> Router {
                 text(StatusCode::SERVICE_UNAVAILABLE, "the pods of this node have not been looked at yet\n")
             })
         })
-        .get("/metrics", move |_| ready(text(StatusCode::OK, metrics.render())))
+        .get("/metrics", move |request| page(metrics.clone(), request))
         .get("/debug/pods", move |_| ready(json(&value!({"pods": reports.latest().pods.as_ref()}))))
 }

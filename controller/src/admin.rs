@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use fairway_core::io::admin::{Reply, Router, StatusCode, json, text};
+use fairway_core::io::metrics::page::page;
 use fairway_core::source::UnknownKind;
 use serde::Serialize;
 use serde_json::Value;
@@ -25,10 +26,7 @@ pub fn router(published: watch::Receiver<Arc<Published>>, clients: Clients, metr
             let published = latest(&ready);
             async move { readiness(&published) }
         })
-        .get("/metrics", move |_| {
-            let metrics = metrics.clone();
-            async move { text(StatusCode::OK, metrics.render()) }
-        })
+        .get("/metrics", move |request| page(metrics.registry().clone(), request))
         .get("/debug/sources", move |_| {
             let published = latest(&sources);
             async move { json(&Sources::of(&published)) }

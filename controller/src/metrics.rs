@@ -66,10 +66,10 @@ impl Metrics {
         self.errors.set(gauge_value(u64::try_from(errors).unwrap_or(u64::MAX)));
     }
 
-    /// Everything in Prometheus text format.
+    /// The registry, for the metrics page.
     #[must_use]
-    pub fn render(&self) -> String {
-        self.registry.render()
+    pub fn registry(&self) -> &Registry {
+        &self.registry
     }
 }
 

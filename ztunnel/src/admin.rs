@@ -6,7 +6,7 @@ use fairway_core::io::admin::{Reply, Request, Router, StatusCode, html, json, te
 use fairway_core::io::certs::Certificates;
 use fairway_core::io::live::Live;
 use fairway_core::io::logging::{LogFilter, LoggingError};
-use fairway_core::io::metrics::Metrics;
+use fairway_core::io::metrics::{Metrics, page::page};
 use fairway_core::io::ready::Readiness;
 use tokio_util::sync::CancellationToken;
 
@@ -82,13 +82,8 @@ impl Admin {
 /// Pages of the metrics port.
 #[must_use]
 pub fn stats_router(metrics: &Metrics) -> Router {
-    let page = |metrics: Metrics| {
-        move |_| {
-            let text_of_metrics = metrics.render();
-            async move { text(StatusCode::OK, text_of_metrics) }
-        }
-    };
-    Router::new().get("/metrics", page(metrics.clone())).get("/stats/prometheus", page(metrics.clone()))
+    let pages = |metrics: Metrics| move |request| page(metrics.clone(), request);
+    Router::new().get("/metrics", pages(metrics.clone())).get("/stats/prometheus", pages(metrics.clone()))
 }
 
 /// Pages of the readiness port.

@@ -10,11 +10,12 @@ use fairway_core::io::drain::{self, Drain, Mode};
 use fairway_core::io::grpc::ControlPlane;
 use fairway_core::io::live::Live;
 use fairway_core::io::logging::LogFilter;
-use fairway_core::io::metrics::Metrics;
+use fairway_core::io::metrics::{Metrics, runtime};
 use fairway_core::io::netns::NetworkNamespace;
 use fairway_core::io::ready::Readiness;
 use fairway_core::io::socket::{PACKET_MARK, SocketFactory};
 use fairway_core::io::{admin, tls, xds};
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +42,8 @@ pub async fn run(config: Config, log_filter: LogFilter, workers: Workers) -> any
     }
     let home = NetworkNamespace::current().context("cannot open our own network namespace; is /proc mounted?")?;
     let metrics = Metrics::new(&[dns_metrics::BUCKETS]);
+    // The workers first: theirs are the numbers that tell of the data path. This thread is the last.
+    runtime::register(&metrics, &[workers.runtimes(), vec![Handle::current()]].concat());
     let readiness = Readiness::new();
     let (trigger, drain) = drain::new();
     let shutdown = CancellationToken::new();

@@ -83,6 +83,12 @@ impl Workers {
         self.workers.len()
     }
 
+    /// The runtime of each.
+    #[must_use]
+    pub fn runtimes(&self) -> Vec<Handle> {
+        self.workers.iter().map(|worker| worker.runtime.clone()).collect()
+    }
+
     /// A worker for a new pod's listeners, each in turn.
     #[must_use]
     pub fn home(&self) -> usize {

@@ -17,7 +17,9 @@ use metrics_util::MetricKindMask;
 
 pub use metrics::{Counter, Gauge, Histogram};
 
+pub mod page;
 mod process;
+pub mod runtime;
 
 /// Series one metric name may have. A node with 250 pods, each talking to 40 others, stays below it;
 /// at about 1 KiB a series it bounds a name to some 10 MiB.
