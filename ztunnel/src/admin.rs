@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use fairway_core::io::admin::{Reply, Request, Router, StatusCode, html, json, text};
+use fairway_core::io::admin::{Reply, Router, StatusCode, html, json, json_lines, text};
 use fairway_core::io::certs::Certificates;
 use fairway_core::io::live::Live;
-use fairway_core::io::logging::{LogFilter, LoggingError};
+use fairway_core::io::logging::LogFilter;
 use fairway_core::io::metrics::{Metrics, page::page};
 use fairway_core::io::ready::Readiness;
 use tokio_util::sync::CancellationToken;
@@ -14,9 +14,21 @@ use crate::node::{PodInfo, PodUid};
 use crate::telemetry::ConnectionTable;
 
 mod dump;
+mod logging;
 
-/// The pods served now.
-pub type PodList = Arc<dyn Fn() -> Vec<(PodUid, PodInfo)> + Send + Sync>;
+/// The pods of the node now.
+pub type PodList = Arc<dyn Fn() -> Vec<PodState> + Send + Sync>;
+
+/// A pod the node agent has handed over.
+#[derive(Clone, Debug)]
+pub struct PodState {
+    /// Its UID.
+    pub uid: PodUid,
+    /// Who it is.
+    pub info: PodInfo,
+    /// Why it is not served yet; none if it is.
+    pub pending: Option<String>,
+}
 
 /// Everything the pages show or change. Cheap to clone.
 #[derive(Clone)]
@@ -27,7 +39,7 @@ pub struct Admin {
     pub certificates: Certificates,
     /// Open connections.
     pub connections: ConnectionTable,
-    /// The pods served now.
+    /// The pods handed over, served or not.
     pub pods: PodList,
     /// The proxy's settings as shown in the dump.
     pub config: serde_json::Value,
@@ -51,16 +63,18 @@ impl Admin {
             })
             .get("/connections", move |_| {
                 let connections = connections.clone();
-                async move { json(&connections.list()) }
+                async move { json_lines(connections.rows()) }
             })
             .post("/logging", move |request| {
-                let reply = change_logging(&logging, &request);
+                let reply = logging::answer(&logging, &request);
                 async move { reply }
             })
             .post("/quitquitquit", move |_| {
                 shutdown.cancel();
                 async { text(StatusCode::OK, "shutting down\n") }
             })
+            .any("/debug/pprof/profile", |_| async { no_profiler() })
+            .any("/debug/pprof/heap", |_| async { no_profiler() })
     }
 
     async fn config_dump(self) -> Reply {
@@ -103,24 +117,16 @@ pub fn readiness_router(readiness: &Readiness) -> Router {
     })
 }
 
-fn change_logging(filter: &LogFilter, request: &Request) -> Reply {
-    let changed: Result<(), LoggingError> = if let Some(level) = request.parameter("level") {
-        filter.set(&level)
-    } else if request.parameter("reset").is_some() {
-        filter.reset()
-    } else {
-        Ok(())
-    };
-    match changed {
-        Ok(()) => text(StatusCode::OK, format!("current log level is {}\n", filter.current())),
-        Err(error) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
-    }
+/// Istio's proxy profiles itself there. Ours has symbols instead: the kernel's profiler needs nothing from within.
+fn no_profiler() -> Reply {
+    let hint = "no profiler is built in; on the node, run `perf record -g -p PID` against this process\n";
+    text(StatusCode::NOT_FOUND, hint)
 }
 
 const INDEX: &str = "<!doctype html><title>ztunnel</title><h1>ztunnel</h1><ul>\
     <li><a href=\"config_dump\">config_dump</a>: workloads, services, policies, certificates, pods\
-    <li><a href=\"connections\">connections</a>: connections open now\
-    <li>POST logging?level=FILTER, logging?reset: what is logged\
+    <li><a href=\"connections\">connections</a>: connections open now, a JSON object a line\
+    <li>POST logging?level=debug, logging?level=access=debug,info, logging?reset: what is logged\
     <li>POST quitquitquit: shut down gracefully\
     </ul>\n";
 

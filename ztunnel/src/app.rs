@@ -19,7 +19,7 @@ use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{Admin, readiness_router, stats_router};
+use crate::admin::{Admin, PodState, readiness_router, stats_router};
 use crate::config::Config;
 use crate::dns::Dns;
 use crate::dns::lookup::Lookup;
@@ -27,6 +27,7 @@ use crate::dns::metrics::{self as dns_metrics, DnsMetrics};
 use crate::dns::upstream::Upstream;
 use crate::neighbours::Neighbours;
 use crate::node::NodeClient;
+use crate::node::pending::PendingPod;
 use crate::pod::Mesh;
 use crate::pods::Pods;
 use crate::telemetry::Telemetry;
@@ -69,15 +70,18 @@ pub async fn run(config: Config, log_filter: LogFilter, workers: Workers) -> any
         lookup: Lookup::new(upstream, counted.clone()),
         dns: config.dns.port.map(|port| Arc::new(Dns::new(config.dns.zone.clone(), port, resolvers, ours, counted))),
     });
-    let pods = Arc::new(Pods::new(mesh, home, config.node.node_name.as_str().into()));
+    let pods = Arc::new(Pods::new(mesh, home, config.node.node_name.as_str().into(), &metrics));
 
+    let agent = NodeClient::new(config.node_socket.clone(), Arc::clone(&pods), readiness.block("node agent"), &metrics);
     let pages = Admin {
         live: live.clone(),
         certificates,
         connections: telemetry.table().clone(),
         pods: {
-            let pods = Arc::clone(&pods);
-            Arc::new(move || pods.list())
+            let (pods, waiting) = (Arc::clone(&pods), agent.pending());
+            let served = move || pods.list().into_iter().map(|(uid, info)| PodState { uid, info, pending: None });
+            let pending = |pod: PendingPod| PodState { uid: pod.uid, info: pod.info, pending: Some(pod.error) };
+            Arc::new(move || served().chain(waiting.list().into_iter().map(pending)).collect())
         },
         config: config.dump(),
         log_filter,
@@ -89,7 +93,6 @@ pub async fn run(config: Config, log_filter: LogFilter, workers: Workers) -> any
     let stream = xds::Client::new(control_plane, config.node.clone(), live, &readiness, &metrics);
     let mut stream = tokio::spawn(stream.run(drain.clone()));
     let (agent_trigger, agent_drain) = drain::new();
-    let agent = NodeClient::new(config.node_socket.clone(), Arc::clone(&pods), readiness.block("node agent"), &metrics);
     let mut agent = tokio::spawn(agent.run(agent_drain));
 
     tracing::info!(

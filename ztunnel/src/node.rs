@@ -19,11 +19,13 @@ use fairway_proto::zds::{
 use prost::Message;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
+pub mod pending;
 mod protocol;
 mod socket;
 
 pub use protocol::{PodInfo, PodUid, ProtocolError};
 
+use pending::{PendingPod, PendingPods};
 use protocol::{Protocol, Step};
 use socket::{AgentSocket, SocketError};
 
@@ -75,9 +77,18 @@ pub struct NodeClient<P> {
     path: PathBuf,
     pods: Arc<P>,
     ready: ReadyToken,
-    pending: HashMap<PodUid, (PodInfo, OwnedFd)>,
+    pending: HashMap<PodUid, Waiting>,
+    shown: PendingPods,
     pending_count: Gauge,
     connected: Gauge,
+}
+
+/// A pod that could not be started yet, and what it takes to try again.
+#[derive(Debug)]
+struct Waiting {
+    info: PodInfo,
+    netns: OwnedFd,
+    error: String,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -100,7 +111,13 @@ impl<P: PodSet> NodeClient<P> {
         let (pending_count, connected) = (metrics.gauge(PENDING, &[]), metrics.gauge(CONNECTED, &[]));
         pending_count.set(0.0);
         connected.set(0.0);
-        Self { path, pods, ready, pending: HashMap::new(), pending_count, connected }
+        Self { path, pods, ready, pending: HashMap::new(), shown: PendingPods::default(), pending_count, connected }
+    }
+
+    /// The pods that wait to be started, to be looked at while the client runs.
+    #[must_use]
+    pub fn pending(&self) -> PendingPods {
+        self.shown.clone()
     }
 
     /// Runs until the drain starts. Returns the readiness token, unready: dropping it would mean ready.
@@ -214,22 +231,29 @@ impl<P: PodSet> NodeClient<P> {
             }
             Err(error) => {
                 tracing::warn!(pod = %info, pod_uid = uid.as_str(), %error, "pod cannot be served yet; will try again");
-                self.pending.insert(uid, (info, netns));
+                self.pending.insert(uid, Waiting { info, netns, error: error.to_string() });
                 Err(error)
             }
         }
     }
 
     async fn retry_pending(&mut self) {
-        for (uid, (info, netns)) in std::mem::take(&mut self.pending) {
+        for (uid, Waiting { info, netns, .. }) in std::mem::take(&mut self.pending) {
             // The outcome is logged and, if it failed again, back in the list.
             let _ = self.start(uid, info, netns).await;
         }
     }
 
     fn publish_state(&self, protocol: &Protocol) {
-        self.ready.set(protocol.is_live() && self.pending.is_empty());
         self.pending_count.set(f64::from(u32::try_from(self.pending.len()).unwrap_or(u32::MAX)));
+        let show = |(uid, waiting): (&PodUid, &Waiting)| PendingPod {
+            uid: uid.clone(),
+            info: waiting.info.clone(),
+            error: waiting.error.clone(),
+        };
+        self.shown.set(self.pending.iter().map(show).collect());
+        // Last, so that whoever waits for readiness finds nobody waiting.
+        self.ready.set(protocol.is_live() && self.pending.is_empty());
     }
 }
 

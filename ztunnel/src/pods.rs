@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use fairway_core::io::drain::{self, Drain, Mode, Trigger};
 use fairway_core::io::hbone::Pool;
+use fairway_core::io::metrics::{Counter, Gauge, Metrics};
 use fairway_core::io::netns::{NamespaceEntry, NetworkNamespace};
 use fairway_core::io::socket::{PACKET_MARK, SocketFactory};
 use fairway_core::limits;
@@ -28,12 +29,45 @@ use crate::{inbound, outbound, passthrough};
 /// How often idle tunnels are looked for; a fraction of the time they may idle.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
 
+const ACTIVE: &str = "workload_manager_active_proxy_count";
+const STARTED: &str = "workload_manager_proxies_started_total";
+const STOPPED: &str = "workload_manager_proxies_stopped_total";
+
 /// All enrolled pods of the node. One owner starts and stops them: the node socket.
 pub struct Pods {
     mesh: Arc<Mesh>,
     home: NetworkNamespace,
     node: Arc<str>,
     running: Mutex<HashMap<PodUid, Running>>,
+    counts: Counts,
+}
+
+/// How many pods, under Istio's names (interop §9.1).
+struct Counts {
+    active: Gauge,
+    started: Counter,
+    stopped: Counter,
+}
+
+impl Counts {
+    fn new(metrics: &Metrics) -> Self {
+        metrics.describe(ACTIVE, "Pods served now.");
+        metrics.describe(STARTED, "Pods that were started to be served.");
+        metrics.describe(STOPPED, "Pods that are no longer served.");
+        let (active, started) = (metrics.gauge(ACTIVE, &[]), metrics.counter(STARTED, &[]));
+        active.set(0.0);
+        Self { active, started, stopped: metrics.counter(STOPPED, &[]) }
+    }
+
+    fn started(&self) {
+        self.started.increment(1);
+        self.active.increment(1.0);
+    }
+
+    fn stopped(&self) {
+        self.stopped.increment(1);
+        self.active.decrement(1.0);
+    }
 }
 
 struct Running {
@@ -45,8 +79,8 @@ struct Running {
 impl Pods {
     /// No pods yet. `home` is the namespace this process lives in, `node` the node's name.
     #[must_use]
-    pub fn new(mesh: Arc<Mesh>, home: NetworkNamespace, node: Arc<str>) -> Self {
-        Self { mesh, home, node, running: Mutex::default() }
+    pub fn new(mesh: Arc<Mesh>, home: NetworkNamespace, node: Arc<str>, metrics: &Metrics) -> Self {
+        Self { mesh, home, node, running: Mutex::default(), counts: Counts::new(metrics) }
     }
 
     /// The pods served now, for dumps.
@@ -58,6 +92,7 @@ impl Pods {
     /// Stops accepting for all pods and gives open connections until `deadline` to end.
     pub async fn drain(&self, deadline: Duration) {
         let triggers: Vec<_> = self.lock().drain().map(|(_, running)| running.trigger).collect();
+        triggers.iter().for_each(|_| self.counts.stopped());
         for trigger in &triggers {
             trigger.start(Mode::Graceful);
         }
@@ -98,7 +133,8 @@ impl Pods {
         Ok(Running { namespace, info, trigger })
     }
 
-    fn stop(running: Running, mode: Mode) {
+    fn stop(&self, running: Running, mode: Mode) {
+        self.counts.stopped();
         tracing::info!(pod = %running.info, ?mode, "pod is no longer served");
         let (trigger, deadline) = (running.trigger, limits::DRAIN_DEADLINE.duration());
         tokio::spawn(async move { trigger.drain(mode, deadline).await });
@@ -116,11 +152,12 @@ impl PodSet for Pods {
             }
             // The sandbox was recreated: the old namespace is dying, nothing in it is worth waiting for.
             if let Some(old) = pods.remove(&uid) {
-                Self::stop(old, Mode::Immediate);
+                self.stop(old, Mode::Immediate);
             }
         }
         let running = self.start(info.clone(), namespace).map_err(failed)?;
         tracing::info!(pod = %info, namespace = ?running.namespace, "pod is served");
+        self.counts.started();
         pods.insert(uid, running);
         Ok(())
     }
@@ -128,14 +165,14 @@ impl PodSet for Pods {
     async fn remove(&self, uid: &PodUid, immediate: bool) {
         let running = self.lock().remove(uid);
         if let Some(running) = running {
-            Self::stop(running, if immediate { Mode::Immediate } else { Mode::Graceful });
+            self.stop(running, if immediate { Mode::Immediate } else { Mode::Graceful });
         }
     }
 
     async fn retain(&self, uids: &HashSet<PodUid>) {
         let gone: Vec<_> = self.lock().extract_if(|uid, _| !uids.contains(uid)).collect();
         for (_, running) in gone {
-            Self::stop(running, Mode::Graceful);
+            self.stop(running, Mode::Graceful);
         }
     }
 }

@@ -1,12 +1,13 @@
 //! A small HTTP/1.1 server for probes, metrics and operators; not for application traffic.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -20,7 +21,7 @@ use crate::limits;
 mod router;
 
 pub use http::{Method, Response, StatusCode};
-pub use router::{Reply, Request, Router, html, json, text};
+pub use router::{Reply, Request, Router, html, json, json_lines, text};
 
 /// How long a client may take to send a request head; also closes idle kept-alive connections.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -88,7 +89,7 @@ pub async fn serve(listener: TcpListener, router: Router, mut drain: Drain) {
 async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, mut drain: Drain) {
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let router = router.clone();
-        async move { Ok::<_, std::convert::Infallible>(router.answer(request.into_parts().0, peer).await) }
+        async move { Ok::<_, Infallible>(router.answer(request.into_parts().0, peer).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -112,8 +113,8 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, mut dra
     }
 }
 
-/// The body type of every reply.
-pub type Body = Full<Bytes>;
+/// The body type of every reply: one piece, or written as fast as the reader takes it.
+pub type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 #[cfg(test)]
 mod tests;

@@ -4,6 +4,7 @@
 //! takes away a valid one.
 
 pub mod authority;
+pub mod describe;
 pub mod manager;
 pub mod request;
 pub mod schedule;

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use fairway_core::ident::Identity;
+use fairway_core::io::certs::describe::{Described, describe};
 use fairway_core::io::certs::manager::State;
 use fairway_core::snapshot::{Dump, Snapshot};
 use serde::Serialize;
@@ -13,7 +14,8 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::node::{PodInfo, PodUid};
+use super::PodState;
+use crate::node::PodInfo;
 use crate::telemetry::OpenConnection;
 
 #[derive(Serialize)]
@@ -32,7 +34,7 @@ impl<'a> ConfigDump<'a> {
     pub(super) fn new(
         snapshot: &'a Snapshot,
         certificates: &[(Identity, State)],
-        pods: &[(PodUid, PodInfo)],
+        pods: &[PodState],
         connections: &[OpenConnection],
         config: &'a Value,
     ) -> Self {
@@ -42,7 +44,7 @@ impl<'a> ConfigDump<'a> {
             version: json!({ "version": env!("CARGO_PKG_VERSION") }),
             config,
             certificates: certificates.iter().map(|(identity, state)| certificate(identity, state)).collect(),
-            workload_state: pods.iter().map(|(uid, info)| (uid.to_string(), pod(info, connections))).collect(),
+            workload_state: pods.iter().map(|state| (state.uid.to_string(), pod(state, connections))).collect(),
         }
     }
 }
@@ -56,23 +58,46 @@ fn certificate(identity: &Identity, state: &State) -> Value {
     let Some(certificate) = &state.certificate else {
         return json!({ "identity": identity.to_string(), "state": shown, "certChain": [], "rootCerts": [] });
     };
-    let pem = |text: &String| json!({ "pem": STANDARD.encode(text) });
-    let mut chain: Vec<Value> = certificate.chain_pem.iter().map(pem).collect();
-    if let Some(Value::Object(leaf)) = chain.first_mut() {
-        leaf.insert("serialNumber".to_owned(), certificate.serial.as_str().into());
-        leaf.insert("validFrom".to_owned(), date(certificate.not_before).into());
-        leaf.insert("expirationTime".to_owned(), date(certificate.not_after).into());
-    }
+    let all = |texts: &[String]| -> Vec<Value> {
+        texts.iter().flat_map(|text| describe(text)).map(|described| one_certificate(&described)).collect()
+    };
     json!({
         "identity": identity.to_string(),
         "state": shown,
         "lastError": state.last_error,
-        "certChain": chain,
-        "rootCerts": certificate.roots_pem.iter().map(pem).collect::<Vec<_>>(),
+        "certChain": all(&certificate.chain_pem),
+        "rootCerts": all(&certificate.roots_pem),
     })
 }
 
-fn pod(info: &PodInfo, connections: &[OpenConnection]) -> Value {
+/// Readers take the dates for text, so what is not known is empty rather than absent.
+fn one_certificate(described: &Described) -> Value {
+    let (serial, from, to) = match &described.facts {
+        Some((serial, from, to)) => (serial.clone(), date(*from), date(*to)),
+        None => Default::default(),
+    };
+    json!({
+        "pem": STANDARD.encode(&described.pem),
+        "serialNumber": serial,
+        "validFrom": from,
+        "expirationTime": to,
+    })
+}
+
+fn pod(state: &PodState, connections: &[OpenConnection]) -> Value {
+    let info = &state.info;
+    let mut shown = json!({
+        "state": if state.pending.is_some() { "Pending" } else { "Up" },
+        "connections": connections_of(info, connections),
+        "info": { "name": info.name, "namespace": info.namespace, "serviceAccount": info.service_account },
+    });
+    if let (Some(error), Value::Object(fields)) = (&state.pending, &mut shown) {
+        fields.insert("error".to_owned(), error.as_str().into());
+    }
+    shown
+}
+
+fn connections_of(info: &PodInfo, connections: &[OpenConnection]) -> Value {
     let own = format!("/{}/{}", info.namespace, info.name);
     let of = |direction: &str| -> Vec<Value> {
         let is_own = |connection: &&OpenConnection| {
@@ -84,11 +109,7 @@ fn pod(info: &PodInfo, connections: &[OpenConnection]) -> Value {
         };
         connections.iter().filter(is_own).map(row).collect()
     };
-    json!({
-        "state": "Up",
-        "connections": { "inbound": of("inbound"), "outbound": of("outbound") },
-        "info": { "name": info.name, "namespace": info.namespace, "serviceAccount": info.service_account },
-    })
+    json!({ "inbound": of("inbound"), "outbound": of("outbound") })
 }
 
 fn row(connection: &OpenConnection) -> Value {

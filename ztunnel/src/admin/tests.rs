@@ -53,7 +53,10 @@ fn admin(telemetry: &Telemetry) -> (Admin, impl Sized + use<>) {
         live: Live::new(),
         certificates,
         connections: telemetry.table().clone(),
-        pods: Arc::new(move || vec![(PodUid::new("u1"), info.clone())]),
+        pods: Arc::new(move || {
+            let state = |uid, pending| PodState { uid: PodUid::new(uid), info: info.clone(), pending };
+            vec![state("u1", None), state("u2", Some("port 15001 is taken".to_owned()))]
+        }),
         config: serde_json::json!({ "localNode": "node-1" }),
         log_filter,
         shutdown: CancellationToken::new(),
@@ -99,13 +102,36 @@ async fn the_dump_has_every_section() {
     assert_eq!(state["info"]["serviceAccount"], "client");
     assert_eq!(state["connections"]["outbound"][0]["originalDst"], "10.0.0.2:80");
     assert_eq!(state["connections"]["inbound"], serde_json::json!([]));
+    assert_eq!(state["state"], "Up");
+    let waiting = &dump["workloadState"]["u2"];
+    assert_eq!((&waiting["state"], &waiting["error"]), (&"Pending".into(), &"port 15001 is taken".into()));
 
     let (_, body) = ask(address, "GET /connections").await;
-    let rows: serde_json::Value = serde_json::from_str(&body).unwrap();
+    let rows: Vec<serde_json::Value> = lines_of(&body);
     assert_eq!(rows[0]["direction"], "outbound");
     assert_eq!(rows[0]["sourceWorkload"], "Kubernetes//Pod/shop/client");
+    assert!(rows[0]["ageSeconds"].is_u64(), "{body}");
     drop(connection);
-    assert_eq!(ask(address, "GET /connections").await.1, "[]");
+    assert_eq!(lines_of(&ask(address, "GET /connections").await.1), Vec::<serde_json::Value>::new());
+}
+
+/// The JSON objects of a reply in chunks; what is left out are the chunks' lengths (RFC 9112 §7.1).
+fn lines_of(body: &str) -> Vec<serde_json::Value> {
+    body.lines().filter(|line| line.starts_with('{')).map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_long_table_is_complete() {
+    let telemetry = Telemetry::new(&Metrics::default());
+    let (admin, _logs) = admin(&telemetry);
+    let address = |port: u16| SocketAddr::from(([10, 0, 0, 1], port));
+    let open: Vec<_> = (1..=1_000)
+        .map(|port| telemetry.open(ConnectionInfo::new(Reporter::Source, address(port), address(1)), None))
+        .collect();
+    let (address, _trigger) = served(admin.router()).await;
+    let rows = lines_of(&ask(address, "GET /connections").await.1);
+    let sources: std::collections::BTreeSet<_> = rows.iter().map(|row| row["source"].to_string()).collect();
+    assert_eq!((rows.len(), sources.len()), (open.len(), open.len()));
 }
 
 #[tokio::test]
@@ -114,12 +140,16 @@ async fn logging_is_shown_changed_and_reset() {
     let (address, _trigger) = served(admin.router()).await;
     let rows = [
         ("POST /logging", "200", "current log level is info\n"),
-        ("POST /logging?level=access%3Ddebug,info", "200", "current log level is access=debug,info\n"),
-        ("POST /logging?level=access=loud", "400", "log filter"),
-        ("POST /logging", "200", "current log level is access=debug,info\n"),
+        ("POST /logging?level=access%3Ddebug", "200", "current log level is info,access=debug\n"),
+        ("POST /logging?level=access=loud", "400", "\"access=loud\" is no level"),
+        ("POST /logging?level=debgu", "400", "\"debgu\" is no level"),
+        ("POST /logging?level=warn", "200", "current log level is warn,access=debug\n"),
+        ("POST /logging?level=", "200", "current log level is warn,access=debug\n"),
+        ("POST /logging?reset&level=h2=off", "200", "current log level is info,h2=off\n"),
         ("POST /logging?reset", "200", "current log level is info\n"),
         ("GET /logging", "405", "use POST"),
         ("GET /quitquitquit", "405", "use POST"),
+        ("GET /debug/pprof/profile", "404", "no profiler is built in"),
     ];
     for (line, status, body) in rows {
         let reply = ask(address, line).await;

@@ -137,6 +137,7 @@ struct Fixture {
     agent: Agent,
     pods: Arc<Pods>,
     readiness: Readiness,
+    pending: PendingPods,
     trigger: drain::Trigger,
     client: tokio::task::JoinHandle<ReadyToken>,
 }
@@ -146,7 +147,8 @@ fn start(pods: Pods) -> Fixture {
     let (pods, readiness) = (Arc::new(pods), Readiness::new());
     let (trigger, handle) = drain::new();
     let client = NodeClient::new(path, Arc::clone(&pods), readiness.block("node agent"), &Metrics::default());
-    Fixture { agent, pods, readiness, trigger, client: tokio::spawn(client.run(handle)) }
+    let pending = client.pending();
+    Fixture { agent, pods, readiness, pending, trigger, client: tokio::spawn(client.run(handle)) }
 }
 
 impl Fixture {
@@ -192,7 +194,11 @@ async fn a_pod_that_cannot_start_is_reported_and_tried_again() {
     assert_eq!(agent.ask(add("u1")).await, "port 15008 is taken");
     assert_eq!(agent.ask(sent()).await, "");
     assert!(!fixture.readiness.is_ready(), "a pod is pending");
+    let waiting = fixture.pending.list();
+    let [pod] = waiting.as_slice() else { panic!("{waiting:?}") };
+    assert_eq!((&pod.uid, pod.error.as_str()), (&PodUid::new("u1"), "port 15008 is taken"));
     tokio::time::timeout(PATIENCE, fixture.readiness.wait()).await.unwrap();
+    assert_eq!(fixture.pending.list(), []);
     assert_eq!(fixture.served(), ["u1"]);
 }
 

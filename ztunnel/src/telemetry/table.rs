@@ -55,6 +55,7 @@ impl Entry {
             mutual_tls: info.is_mutual_tls(),
             policy: self.policy.as_ref().map(PolicyKey::to_string),
             opened_at: OffsetDateTime::from(self.opened_at).format(&Rfc3339).unwrap_or_default(),
+            age_seconds: self.opened.elapsed().as_secs(),
             bytes_to_destination,
             bytes_to_source,
         }
@@ -79,6 +80,7 @@ pub struct OpenConnection {
     pub mutual_tls: bool,
     pub policy: Option<String>,
     pub opened_at: String,
+    pub age_seconds: u64,
     pub bytes_to_destination: u64,
     pub bytes_to_source: u64,
 }
@@ -95,10 +97,15 @@ impl ConnectionTable {
     /// All open connections, oldest first.
     #[must_use]
     pub fn list(&self) -> Vec<OpenConnection> {
+        self.rows().collect()
+    }
+
+    /// The connections open now, oldest first, each described when it is taken.
+    pub fn rows(&self) -> impl Iterator<Item = OpenConnection> + Send + use<> {
         // Rows are written after the lock is released: opening connections must not wait for a dump.
         let mut open: Vec<_> = self.lock().open.iter().map(|(id, entry)| (*id, Arc::clone(entry))).collect();
         open.sort_unstable_by_key(|(id, _)| *id);
-        open.into_iter().map(|(id, entry)| entry.show(id)).collect()
+        open.into_iter().map(|(id, entry)| entry.show(id))
     }
 
     /// How many connections are open.

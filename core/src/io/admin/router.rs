@@ -1,6 +1,7 @@
 //! Which handler answers which path, and short ways to write a reply.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -8,10 +9,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::stream;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request};
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::Frame;
 use serde::Serialize;
 
 use super::Body;
+
+/// Rows of a long table written together: some 100 KiB of them.
+const ROWS_PER_PIECE: usize = 128;
 
 /// What a handler returns.
 pub type Reply = Response<Body>;
@@ -185,8 +192,29 @@ pub fn json(value: &impl Serialize) -> Reply {
     }
 }
 
+/// Rows of a long table, a JSON object a line. A piece at a time is written, when the reader has taken the one before: what is
+/// held in memory does not grow with the table.
+pub fn json_lines<T: Serialize>(mut rows: impl Iterator<Item = T> + Send + 'static) -> Reply {
+    let pieces = std::iter::from_fn(move || {
+        let mut piece = Vec::new();
+        for row in rows.by_ref().take(ROWS_PER_PIECE) {
+            // A row that cannot be written is left out; our rows can.
+            if let Ok(line) = serde_json::to_vec(&row) {
+                piece.extend(line);
+                piece.push(b'\n');
+            }
+        }
+        (!piece.is_empty()).then(|| Ok::<_, Infallible>(Frame::data(Bytes::from(piece))))
+    });
+    typed(StatusCode::OK, "application/x-ndjson", StreamBody::new(stream::iter(pieces)).boxed_unsync())
+}
+
 fn reply(status: StatusCode, content_type: &'static str, body: Bytes) -> Reply {
-    let mut reply = Response::new(Body::new(body));
+    typed(status, content_type, Full::new(body).boxed_unsync())
+}
+
+fn typed(status: StatusCode, content_type: &'static str, body: Body) -> Reply {
+    let mut reply = Response::new(body);
     *reply.status_mut() = status;
     reply.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     reply

@@ -1,7 +1,7 @@
 //! Makes a signing request, and a usable certificate out of the answer (interop §4.1, §4.2).
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use rcgen::string::Ia5String;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
@@ -12,9 +12,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
-use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::WorkloadCertificate;
+use super::{WorkloadCertificate, describe};
 use crate::ident::Identity;
 use crate::io::tls::{Credentials, verify};
 
@@ -91,7 +90,7 @@ impl SigningRequest {
         }
         let roots_der = read_pem(roots_pem).ok_or(UnusableAnswer::Unreadable { index: chain_pem.len() })?;
         let leaf = chain.first().ok_or(UnusableAnswer::Unreadable { index: 0 })?;
-        let (not_before, not_after, serial) = validity(leaf).ok_or(UnusableAnswer::Unreadable { index: 0 })?;
+        let (serial, not_before, not_after) = describe::facts(leaf).ok_or(UnusableAnswer::Unreadable { index: 0 })?;
         let found = verify::identities(leaf).ok().and_then(|found| found.into_iter().next());
         if found.as_ref() != Some(identity) {
             return Err(UnusableAnswer::WrongIdentity { wanted: identity.clone(), found });
@@ -139,15 +138,4 @@ fn acceptable(
 fn read_pem(text: &str) -> Option<Vec<CertificateDer<'static>>> {
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<_, _>>().ok()?;
     (!certificates.is_empty()).then_some(certificates)
-}
-
-fn validity(certificate: &CertificateDer<'_>) -> Option<(SystemTime, SystemTime, String)> {
-    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-    let at = |seconds: i64| Some(SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).ok()?));
-    let validity = parsed.validity();
-    Some((
-        at(validity.not_before.timestamp())?,
-        at(validity.not_after.timestamp())?,
-        parsed.tbs_certificate.serial.to_string(),
-    ))
 }
