@@ -19,10 +19,13 @@ use tokio::pin;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::telemetry::DryRunMatches;
+
 /// A connection whose two ends are known and that nobody has decided on.
 pub struct Identified {
     facts: ConnectionFacts,
     view: watch::Receiver<Arc<PodView>>,
+    dry_run: DryRunMatches,
 }
 
 /// A connection that policy allows, for now.
@@ -30,6 +33,7 @@ pub struct Authorized {
     facts: ConnectionFacts,
     view: watch::Receiver<Arc<PodView>>,
     allowed_by: Option<PolicyKey>,
+    dry_run: DryRunMatches,
 }
 
 /// Why an authorized connection was ended by us.
@@ -42,10 +46,10 @@ pub enum Cut {
 }
 
 impl Identified {
-    /// A connection with `facts`, arriving for the pod that `view` follows.
+    /// A connection with `facts`, arriving for the pod that `view` follows. `dry_run` hears of policies that are only tried.
     #[must_use]
-    pub fn new(facts: ConnectionFacts, view: watch::Receiver<Arc<PodView>>) -> Self {
-        Self { facts, view }
+    pub fn new(facts: ConnectionFacts, view: watch::Receiver<Arc<PodView>>, dry_run: DryRunMatches) -> Self {
+        Self { facts, view, dry_run }
     }
 
     /// Asks policy.
@@ -53,8 +57,8 @@ impl Identified {
     /// # Errors
     /// The denial, with the policy's name where one decided.
     pub fn authorize(mut self) -> Result<Authorized, Denial> {
-        let allowed_by = decide(&self.view.borrow_and_update(), &self.facts)?;
-        Ok(Authorized { facts: self.facts, view: self.view, allowed_by })
+        let allowed_by = decide(&self.view.borrow_and_update(), &self.facts, &mut self.dry_run)?;
+        Ok(Authorized { facts: self.facts, view: self.view, allowed_by, dry_run: self.dry_run })
     }
 }
 
@@ -105,7 +109,7 @@ impl Authorized {
     fn decide_again(&mut self) -> Result<(), Denial> {
         let view = Arc::clone(&self.view.borrow_and_update());
         if view.workload.is_some() {
-            self.allowed_by = decide(&view, &self.facts)?;
+            self.allowed_by = decide(&view, &self.facts, &mut self.dry_run)?;
         }
         Ok(())
     }
@@ -116,14 +120,9 @@ fn until(time: Option<Instant>) -> Pin<Box<Sleep>> {
     Box::pin(sleep_until(time.unwrap_or_else(Instant::now)))
 }
 
-fn decide(view: &PodView, facts: &ConnectionFacts) -> Result<Option<PolicyKey>, Denial> {
+fn decide(view: &PodView, facts: &ConnectionFacts, dry_run: &mut DryRunMatches) -> Result<Option<PolicyKey>, Denial> {
     let decision = authz::decide(view, facts);
-    for hit in decision.dry_run() {
-        tracing::info!(
-            policy = %hit.policy, action = ?hit.action, source = %facts.source, destination = %facts.destination,
-            "a policy in dry run matches"
-        );
-    }
+    dry_run.note(decision.dry_run(), facts);
     match decision {
         Decision::Allow { rule, .. } => Ok(rule),
         Decision::Deny(denial) => Err(denial),

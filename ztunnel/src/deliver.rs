@@ -37,7 +37,7 @@ pub async fn deliver(
     dial: SocketAddr,
 ) -> Result<Delivered, Outcome> {
     let client = facts.source.ip();
-    let authorized = Identified::new(facts, view).authorize()?;
+    let authorized = Identified::new(facts, view, pod.mesh.telemetry.dry_run()).authorize()?;
     // The application sees its client's address, unless that is the pod itself (interop §1.5 point 6).
     let preserve = pod.mesh.preserve_source && client != dial.ip() && !dial.ip().is_loopback();
     let application = pod.sockets.connect_from(dial, preserve.then_some(client)).await;

@@ -30,6 +30,7 @@ use tokio::time::timeout_at;
 use crate::baggage;
 use crate::conn::Authorized;
 use crate::deliver::{Delivered, deliver_to};
+use crate::dialled;
 use crate::listen::{Accepted, Arrival};
 use crate::pod::Pod;
 use crate::telemetry::{ConnectionInfo, ConnectionTelemetry, Outcome, Reporter};
@@ -230,11 +231,9 @@ impl Arrived {
         info.source_workload = source.filter(|source| source.identity() == self.client).cloned();
         info.destination_identity = Some(local.identity());
         info.destination_workload = Some(Arc::clone(local));
-        // Untrusted, and therefore believed only about services the pod is part of.
-        info.destination_service = forwarded_host(self.incoming.headers()).and_then(|host| {
-            let entry = local.services.iter().find(|entry| entry.key.hostname() == host)?;
-            snapshot.service(&entry.key).cloned()
-        });
+        let named = forwarded_host(self.incoming.headers());
+        let port = info.hbone_destination.as_deref().and_then(dialled::port_of);
+        info.destination_service = dialled::service(snapshot, local, named, port);
         info
     }
 }

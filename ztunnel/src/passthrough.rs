@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 
 use crate::conn::Authorized;
 use crate::deliver::{Delivered, deliver};
+use crate::dialled;
 use crate::listen::{Accepted, Arrival};
 use crate::pod::Pod;
 use crate::telemetry::{ConnectionInfo, ConnectionTelemetry, Outcome, Reporter};
@@ -39,7 +40,9 @@ async fn open(pod: &Pod, stream: TcpStream, peer: SocketAddr) -> Option<Box<Open
     let mut info = ConnectionInfo::new(Reporter::Destination, peer, arrived_at);
     let local = pod.workload().await;
     if let Some(local) = &local {
-        info.source_workload = pod.mesh.live.snapshot().workload_at(&local.network, peer.ip()).cloned();
+        let snapshot = pod.mesh.live.snapshot();
+        info.source_workload = snapshot.workload_at(&local.network, peer.ip()).cloned();
+        info.destination_service = dialled::service(&snapshot, local, None, Some(arrived_at.port()));
         info.destination_workload = Some(Arc::clone(local));
     }
     let refuse = |outcome: &Outcome| {

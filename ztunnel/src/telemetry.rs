@@ -20,10 +20,12 @@ use fairway_core::service::Service;
 use fairway_core::workload::Workload;
 
 mod access;
+mod dry_run;
 mod labels;
 mod series;
 pub mod table;
 
+pub use dry_run::{DryRunMatches, DryRuns};
 pub use table::{ConnectionTable, OpenConnection};
 
 use series::{Series, SeriesCache};
@@ -154,6 +156,7 @@ pub struct Telemetry {
 struct Shared {
     series: SeriesCache,
     table: ConnectionTable,
+    dry_runs: DryRuns,
     outbound_open: Gauge,
     inbound_open: Gauge,
 }
@@ -168,6 +171,7 @@ impl Telemetry {
             shared: Arc::new(Shared {
                 series: SeriesCache::new(metrics),
                 table: ConnectionTable::default(),
+                dry_runs: DryRuns::new(metrics),
                 outbound_open: open(Reporter::Source),
                 inbound_open: open(Reporter::Destination),
             }),
@@ -178,6 +182,12 @@ impl Telemetry {
     #[must_use]
     pub fn table(&self) -> &ConnectionTable {
         &self.shared.table
+    }
+
+    /// Takes note of the policies in dry run that match one connection.
+    #[must_use]
+    pub fn dry_run(&self) -> DryRunMatches {
+        self.shared.dry_runs.of_connection()
     }
 
     /// A connection was let through, by an ALLOW policy where one had to, and both its ends exist.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use fairway_core::ident::Identity;
 use fairway_core::io::drain::{self, Mode, Trigger};
 use fairway_core::io::live::Live;
+use fairway_core::io::metrics::Metrics;
 use fairway_core::policy::Policy;
 use fairway_core::reason::Reason;
 use fairway_core::snapshot::{PodRef, Update};
@@ -19,6 +20,7 @@ use fairway_proto::workload as proto;
 use futures_util::FutureExt;
 
 use super::*;
+use crate::telemetry::Telemetry;
 
 /// Generous: only a hang reaches it.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -82,13 +84,18 @@ fn view(live: &Live) -> watch::Receiver<Arc<PodView>> {
 }
 
 fn identified(live: &Live) -> Identified {
+    counted(live, &Metrics::default())
+}
+
+/// As [`identified`], with the matches of policies in dry run counted in `metrics`.
+fn counted(live: &Live, metrics: &Metrics) -> Identified {
     let facts = ConnectionFacts {
         source: "10.101.0.2:40000".parse().unwrap(),
         source_identity: Some(Identity::new("cluster.local", "shop", "client").unwrap()),
         destination: "10.102.0.2:7000".parse().unwrap(),
         http: None,
     };
-    Identified::new(facts, view(live))
+    Identified::new(facts, view(live), Telemetry::new(metrics).dry_run())
 }
 
 fn authorized(live: &Live) -> Authorized {
@@ -381,4 +388,29 @@ async fn the_work_is_dropped_before_the_cut_is_told() {
         assert!(open.as_mut().now_or_never().unwrap().is_err());
         assert!(dropped.get(), "still running after the cut");
     }
+}
+
+/// A policy that is only tried counts at the first decision and when it comes later, and denies nobody.
+#[tokio::test]
+async fn policies_in_dry_run_are_counted_and_do_not_cut() {
+    let tried = |name: &str| {
+        let Update::Policy(mut policy) = policy(name, Scope::Namespace, Action::Deny, CLIENT) else { panic!() };
+        policy.dry_run = true;
+        Update::Policy(policy)
+    };
+    let (live, metrics) = (world(), Metrics::default());
+    live.apply(vec![tried("first")]);
+    let mut authorized = counted(&live, &metrics).authorize().map_err(|denial| denial.to_string()).unwrap();
+    let (_trigger, drain) = no_drain();
+    let count = |name: &str| {
+        let series = format!("fairway_policy_dry_run_matches_total{{policy=\"shop/{name}\",action=\"deny\"}} ");
+        metrics.render().lines().find_map(|line| line.strip_prefix(&series).map(ToOwned::to_owned))
+    };
+    assert_eq!([count("first"), count("second")], [Some("1".to_owned()), None]);
+    let open = authorized.while_allowed(drain, pending::<()>());
+    pin!(open);
+    assert!(open.as_mut().now_or_never().is_none());
+    live.apply(vec![tried("second")]);
+    assert!(open.now_or_never().is_none(), "a policy in dry run cut the connection");
+    assert_eq!([count("first"), count("second")], [Some("1".to_owned()), Some("1".to_owned())]);
 }

@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use super::{Outgoing, while_served};
 use crate::conn::Authorized;
 use crate::deliver::{Delivered, deliver_to};
+use crate::dialled;
 use crate::pod::Pod;
 use crate::telemetry::{ConnectionInfo, ConnectionTelemetry, Outcome, Reporter};
 
@@ -33,7 +34,11 @@ impl Outgoing {
         self.info.hbone_destination = Some(authority.clone());
         self.info.source_identity = Some(source.identity());
         self.info.destination_identity = local.as_deref().map(Workload::identity);
-        let arriving = ConnectionInfo { reporter: Reporter::Destination, ..self.info.clone() };
+        let mut arriving = ConnectionInfo { reporter: Reporter::Destination, ..self.info.clone() };
+        if let Some(local) = local.as_deref().filter(|_| arriving.destination_service.is_none()) {
+            let port = dialled::port_of(&authority);
+            arriving.destination_service = dialled::service(&neighbour.mesh.live.snapshot(), local, None, port);
+        }
         let refuse = |connection: Self, outcome: &Outcome| {
             connection.telemetry.refused(&arriving, connection.started, outcome);
             connection.refuse(outcome)
