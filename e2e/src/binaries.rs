@@ -1,5 +1,6 @@
 //! Finding the binaries a lab runs, and building them when the lab runs from a source checkout.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,8 +19,18 @@ pub struct Binaries {
     pub controller: PathBuf,
     /// The node tunnel.
     pub ztunnel: PathBuf,
+    /// The node tunnels of nodes that have another one, by the node's number.
+    #[serde(default)]
+    pub node_ztunnels: BTreeMap<u8, PathBuf>,
     /// The node agent.
     pub agent: PathBuf,
+}
+
+impl Binaries {
+    /// The node tunnel of a node.
+    pub(crate) fn ztunnel_of(&self, node: u8) -> &Path {
+        self.node_ztunnels.get(&node).unwrap_or(&self.ztunnel)
+    }
 }
 
 /// When to build binaries from a source checkout.
@@ -71,6 +82,7 @@ pub fn resolve(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Bina
         fairway: place(&FAIRWAY, &overrides.fairway),
         controller: place(&CONTROLLER, &overrides.controller),
         ztunnel: place(&ZTUNNEL, &overrides.ztunnel),
+        node_ztunnels: overrides.node_ztunnels.clone(),
         agent: place(&AGENT, &overrides.agent),
     };
     absolute(found, options.mesh)
@@ -139,6 +151,9 @@ fn absolute(binaries: Binaries, mesh: bool) -> Result<Binaries> {
         fairway: check(binaries.fairway, "fairway", true)?,
         controller: check(binaries.controller, "controller", mesh)?,
         ztunnel: check(binaries.ztunnel, "ztunnel", mesh)?,
+        node_ztunnels: (binaries.node_ztunnels.into_iter())
+            .map(|(node, path)| Ok((node, check(path, "ztunnel", mesh)?)))
+            .collect::<Result<_>>()?,
         agent: check(binaries.agent, "agent", mesh)?,
     })
 }

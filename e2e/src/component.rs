@@ -73,13 +73,15 @@ fn arguments(pairs: &[(&str, String)]) -> Vec<String> {
     pairs.iter().flat_map(|(flag, value)| [(*flag).to_owned(), value.clone()]).collect()
 }
 
-/// What every component gets, then what the options add for this kind of component.
-fn environment(config: &Config, kind: &str, own: &[(&str, String)]) -> BTreeMap<String, String> {
+/// What every component gets, then what the options add for this kind of component and for this one.
+fn environment(config: &Config, kind: &str, name: &str, own: &[(&str, String)]) -> BTreeMap<String, String> {
     let mut environment = config.passed.clone();
     environment.insert("PATH".to_owned(), config.path.clone());
     environment.entry("RUST_LOG".to_owned()).or_insert_with(|| "info".to_owned());
     environment.extend(own.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
-    environment.extend(config.environment.get(kind).cloned().unwrap_or_default());
+    for key in [kind, name] {
+        environment.extend(config.environment.get(key).cloned().unwrap_or_default());
+    }
     environment
 }
 
@@ -96,7 +98,7 @@ fn controller(config: &Config, layout: &Layout) -> Spec {
             ("--service-account-key", text(layout.token_public_key())),
             ("--tls-san", UNDERLAY_V4.to_string()),
         ]),
-        environment: environment(config, "controller", &[]),
+        environment: environment(config, "controller", "controller", &[]),
         requires: vec![layout.token_public_key()],
         readiness: format!("http://{UNDERLAY_V4}:{CONTROLLER_ADMIN_PORT}/ready"),
     }
@@ -123,9 +125,9 @@ fn ztunnel(config: &Config, layout: &Layout, number: u8) -> Spec {
     Spec {
         name: ztunnel_pod(&node),
         node: Some(number),
-        program: config.binaries.ztunnel.clone(),
+        program: config.binaries.ztunnel_of(number).to_owned(),
         arguments: Vec::new(),
-        environment: environment(config, "ztunnel", &own),
+        environment: environment(config, "ztunnel", &ztunnel_pod(&node), &own),
         requires: vec![layout.root_certificate(), layout.node_token(&node)],
         readiness: format!("http://127.0.0.1:{ZTUNNEL_READINESS_PORT}/healthz/ready"),
     }
@@ -133,8 +135,10 @@ fn ztunnel(config: &Config, layout: &Layout, number: u8) -> Spec {
 
 fn agent(config: &Config, layout: &Layout, number: u8) -> Spec {
     let node = addresses::node_name(number);
+    let name = format!("agent-{node}");
     Spec {
-        name: format!("agent-{node}"),
+        environment: environment(config, "agent", &name, &[]),
+        name,
         node: Some(number),
         program: config.binaries.agent.clone(),
         arguments: arguments(&[
@@ -144,7 +148,6 @@ fn agent(config: &Config, layout: &Layout, number: u8) -> Spec {
             ("--netns-dir", NETNS_DIRECTORY.to_owned()),
             ("--monitoring-listen", format!("127.0.0.1:{AGENT_PORT}")),
         ]),
-        environment: environment(config, "agent", &[]),
         requires: Vec::new(),
         readiness: format!("http://127.0.0.1:{AGENT_PORT}/readyz"),
     }
@@ -287,11 +290,15 @@ mod tests {
                 fairway: "/f".into(),
                 controller: "/c".into(),
                 ztunnel: "/z".into(),
+                node_ztunnels: BTreeMap::from([(2, "/other".into())]),
                 agent: "/a".into(),
             },
             path: "/bin".into(),
             passed: BTreeMap::from([("RUST_LOG".to_owned(), "debug".to_owned())]),
-            environment: BTreeMap::from([("ztunnel".to_owned(), extra)]),
+            environment: BTreeMap::from([
+                ("ztunnel".to_owned(), extra),
+                ("ztunnel-node-2".to_owned(), BTreeMap::from([("NETWORK".to_owned(), "far".to_owned())])),
+            ]),
         }
     }
 
@@ -300,6 +307,14 @@ mod tests {
         let names: Vec<String> = specs(&config()).into_iter().map(|spec| spec.name).collect();
         assert_eq!(names, ["controller", "ztunnel-node-1", "agent-node-1", "ztunnel-node-2", "agent-node-2"]);
         assert!(specs(&Config { mesh: false, ..config() }).is_empty());
+    }
+
+    #[test]
+    fn one_node_can_have_another_ztunnel_and_environment() {
+        let specs = specs(&config());
+        assert_eq!((specs[1].program.as_path(), specs[3].program.as_path()), (Path::new("/z"), Path::new("/other")));
+        assert_eq!(specs[1].environment.get("NETWORK"), None);
+        assert_eq!(specs[3].environment["NETWORK"], "far");
     }
 
     #[test]

@@ -54,6 +54,13 @@ pub(crate) fn start(options: &Options, progress: &mut dyn FnMut(&str)) -> Result
             Error::new(format!("a lab cannot have {} nodes", options.nodes)).hint(format!("choose 1 to {MAX_NODES}"))
         );
     }
+    let mut others = options.binaries.node_ztunnels.keys();
+    if let Some(node) = others.find(|node| !(1..=options.nodes).contains(node)) {
+        return Err(Error::new(format!(
+            "a node tunnel is given for node {node}, but there are {} nodes",
+            options.nodes
+        )));
+    }
     let callers = env::var("PATH").unwrap_or_default();
     prerequisites::check(&prerequisites::search_path(None, &callers))?;
     let layout = Layout::of(&options.name)?;

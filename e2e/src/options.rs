@@ -28,7 +28,7 @@ pub struct Options {
     pub build: Build,
     /// Whether the lab ends when the process that brought it up does.
     pub tied: bool,
-    /// Extra environment for components: `controller`, `ztunnel` or `agent`.
+    /// Extra environment for components: `controller`, `ztunnel` or `agent`, or for a single one: `ztunnel-node-2`.
     pub environment: BTreeMap<String, BTreeMap<String, String>>,
 }
 
@@ -41,6 +41,8 @@ pub struct Overrides {
     pub controller: Option<PathBuf>,
     /// The node tunnel.
     pub ztunnel: Option<PathBuf>,
+    /// Node tunnels of single nodes, by the node's number; the others run `ztunnel`.
+    pub node_ztunnels: BTreeMap<u8, PathBuf>,
     /// The node agent.
     pub agent: Option<PathBuf>,
 }

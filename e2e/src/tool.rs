@@ -2,6 +2,7 @@
 
 mod capture;
 mod echo;
+mod exchange;
 mod garbage;
 mod hold;
 mod http_get;
@@ -31,6 +32,8 @@ pub enum Tool {
     Hold(hold::Arguments),
     /// Send a text and wait for the same text to come back; the exit code tells how it went
     Send(send::Arguments),
+    /// Send much, or in small pieces, over many connections, and compare what comes back
+    Exchange(exchange::Arguments),
     /// Send random bytes and report how the connection ends
     Garbage(garbage::Arguments),
     /// Write every packet of an interface to standard output as pcap, until standard input closes
@@ -53,6 +56,7 @@ pub fn run(tool: Tool) -> Result<ExitCode> {
             Tool::Echo(arguments) => echo::run(arguments).await,
             Tool::Hold(arguments) => hold::run(arguments).await,
             Tool::Send(arguments) => send::run(arguments).await,
+            Tool::Exchange(arguments) => exchange::run(arguments).await,
             Tool::Garbage(arguments) => garbage::run(arguments).await,
             Tool::Capture(_) => Ok(ExitCode::SUCCESS),
         }

@@ -26,6 +26,9 @@ pub(crate) struct Arguments {
     /// Another node tunnel; Istio's works too
     #[arg(long, value_name = "PATH")]
     ztunnel_binary: Option<PathBuf>,
+    /// Another node tunnel on one node only, such as `2=/usr/local/bin/ztunnel`; may be repeated
+    #[arg(long, value_name = "NODE=PATH", value_parser = node_ztunnel)]
+    node_ztunnel_binary: Vec<(u8, PathBuf)>,
     /// Another node agent
     #[arg(long, value_name = "PATH")]
     agent_binary: Option<PathBuf>,
@@ -41,12 +44,21 @@ impl Arguments {
                 fairway: self.fairway_binary.clone(),
                 controller: self.controller_binary.clone(),
                 ztunnel: self.ztunnel_binary.clone(),
+                node_ztunnels: self.node_ztunnel_binary.iter().cloned().collect(),
                 agent: self.agent_binary.clone(),
             },
             build: if self.no_build { Build::Never } else { Build::InCheckout },
             ..Options::default()
         }
     }
+}
+
+/// `NODE=PATH`, the node by its number or its name.
+fn node_ztunnel(text: &str) -> std::result::Result<(u8, PathBuf), String> {
+    let (node, path) = text.split_once('=').ok_or("write a node and a path, such as 2=/usr/local/bin/ztunnel")?;
+    let number = node.strip_prefix("node-").unwrap_or(node);
+    let number = number.parse().map_err(|_| format!("{node:?} is no node; write its number"))?;
+    Ok((number, path.into()))
 }
 
 /// Arguments of `up`.

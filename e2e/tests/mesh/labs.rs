@@ -78,7 +78,7 @@ pub(crate) fn options(test: &str) -> Options {
     Options {
         name: format!("m{}-{test}", std::process::id()),
         build: Build::Never,
-        binaries: Overrides { fairway, controller, ztunnel, agent },
+        binaries: Overrides { fairway, controller, ztunnel, agent, ..Overrides::default() },
         ..Options::default()
     }
 }
