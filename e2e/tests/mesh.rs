@@ -1,6 +1,6 @@
 //! End-to-end tests of the mesh: real components in a lab, real traffic, and what wire, logs and metrics say about it.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod mesh {
     mod capture;
@@ -9,6 +9,7 @@ mod mesh {
     mod enter;
     mod faults;
     mod garbage;
+    mod interop;
     mod labs;
     mod manifests;
     mod matrix;
