@@ -13,7 +13,7 @@ use crate::io::admin::{Reply, Request, StatusCode, text};
 
 /// Texts shorter than this are not worth compressing: they fit a packet or two.
 const MIN_COMPRESSED: usize = 1_400;
-/// Part of its length that a page usually compresses to, at most; room for it is made at once.
+/// Room made at once for the compressed page, as a part of its length; more is made when it turns out too small.
 const COMPRESSED_SHARE: usize = 8;
 
 /// How a page is written.
