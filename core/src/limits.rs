@@ -195,6 +195,8 @@ limits! {
     /// Bytes moved before the copy buffer grows to its largest.
     COPY_GROW_LARGE, "copy_grow_large", Bytes, 10 * MIB, KIB..=1024 * MIB, None;
 
+    /// Frames of one turn of a tunnel that are sent together: as much as fits into one TLS record (RFC 8446 §5.1).
+    GATHERED_WRITES, "gathered_writes", Bytes, 16 * KIB, KIB..=16 * KIB, None;
     /// What is asked of a tunnel's socket when more came than its reader had room for.
     READ_AHEAD_SMALL, "read_ahead_small", Bytes, 8 * KIB, KIB..=MIB, None;
     /// The most that is asked of a tunnel's socket at once; held only while it is being worked off.

@@ -78,11 +78,11 @@ pub async fn plain(application: &TcpStream, peer: &TcpStream, meter: &impl Meter
 }
 
 async fn tcp_to_tunnel(from: &TcpStream, to: &mut TunnelSender, meter: &impl Meter) -> Result<(), CopyError> {
-    let mut pace = Pace::default();
+    let (mut pace, mut pieces) = (Pace::default(), Pieces::default());
     loop {
         let chunk = tokio::select! {
             biased;
-            chunk = read_some(from, pace.total) => chunk.map_err(CopyError::Application)?,
+            chunk = pieces.next(from, pace.total) => chunk.map_err(CopyError::Application)?,
             reset = to.reset() => return stopped(reset),
         };
         let Some(chunk) = chunk else {
@@ -163,17 +163,35 @@ impl Pace {
     }
 }
 
-/// Reads what is there, `None` at the end. The buffer is made only when there is something to read.
-async fn read_some(from: &TcpStream, total: u64) -> io::Result<Option<Bytes>> {
-    loop {
-        from.readable().await?;
-        let mut buffer = BytesMut::with_capacity(buffer_size(total));
-        match read_now(from, &mut buffer)? {
-            Some(0) => return Ok(None),
-            // A few bytes must not keep a large buffer alive while they wait for a slow peer.
-            Some(read) if read < buffer.capacity() / 2 => return Ok(Some(Bytes::copy_from_slice(&buffer))),
-            Some(_) => return Ok(Some(buffer.freeze())),
-            None => {}
+/// Pieces of what an application sends. Several share a buffer, which exists only while there is something to read.
+#[derive(Default)]
+struct Pieces {
+    buffer: BytesMut,
+}
+
+impl Pieces {
+    /// The next piece, `None` at the end; `total` bytes have passed before.
+    async fn next(&mut self, from: &TcpStream, total: u64) -> io::Result<Option<Bytes>> {
+        let size = buffer_size(total);
+        loop {
+            // Memory that the other side is done with is used again.
+            if self.buffer.capacity() < size / 2 {
+                self.buffer.reserve(size);
+            }
+            match read_now(from, &mut self.buffer)? {
+                Some(0) => return Ok(None),
+                // A few bytes must not keep a large buffer alive while they wait for a slow peer.
+                Some(read) if read < size / 8 => {
+                    let piece = Bytes::copy_from_slice(&self.buffer);
+                    self.buffer.clear();
+                    return Ok(Some(piece));
+                }
+                Some(_) => return Ok(Some(self.buffer.split().freeze())),
+                None => {
+                    self.buffer = BytesMut::new();
+                    from.readable().await?;
+                }
+            }
         }
     }
 }

@@ -1,6 +1,7 @@
 //! HBONE: TCP streams carried by HTTP/2 CONNECT over mutual TLS (interop §1).
 
 pub mod client;
+mod gather;
 pub mod headers;
 pub mod keepalive;
 pub mod pool;

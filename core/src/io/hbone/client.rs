@@ -14,6 +14,7 @@ use rustls::pki_types::ServerName;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use super::gather::gather;
 use super::stream::TunnelStream;
 use super::{headers, keepalive};
 use crate::ident::Identity;
@@ -182,6 +183,7 @@ impl Connection {
             Err(_elapsed) => return Err(TunnelError::TlsTimeout { peer, after }),
         };
         let peer_identity = peer_identity(tls.get_ref().1.peer_certificates());
+        let (io, turns) = gather(tls);
         let handshake = h2::client::Builder::new()
             .enable_push(false)
             .initial_window_size(limits::STREAM_WINDOW.number())
@@ -194,7 +196,7 @@ impl Connection {
             .reset_stream_duration(limits::RESET_STREAM_MEMORY.duration())
             .max_local_error_reset_streams(Some(limits::STREAM_ERRORS.size()))
             .data_frame_budget(limits::SMALL_FRAMES.size())
-            .handshake(tls);
+            .handshake(io);
         let after = limits::HTTP2_HANDSHAKE_TIMEOUT.duration();
         let (sender, mut connection) = match timeout(after, handshake).await {
             Ok(Ok(ready)) => ready,
@@ -206,7 +208,7 @@ impl Connection {
         let end = Arc::clone(&retired);
         tokio::spawn(async move {
             tokio::select! {
-                finished = connection => {
+                finished = turns.drive(|context| Pin::new(&mut connection).poll(context)) => {
                     if let Err(error) = finished {
                         tracing::debug!(%peer, %error, "tunnel connection ended");
                     }

@@ -3,6 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use tokio::time::{Instant, interval_at, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::gather::gather;
 use super::stream::{StreamError, TunnelStream};
 use super::{headers, keepalive};
 use crate::ident::Identity;
@@ -141,7 +143,8 @@ pub async fn serve<T>(
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let handshake = h2::server::Builder::new()
+    let (io, turns) = gather(io);
+    let mut handshake = h2::server::Builder::new()
         .initial_window_size(limits::STREAM_WINDOW.number())
         .initial_connection_window_size(limits::CONNECTION_WINDOW.number())
         .max_frame_size(limits::FRAME_SIZE.number())
@@ -155,7 +158,8 @@ where
         .max_pending_accept_reset_streams(limits::ABANDONED_REQUESTS.size())
         .handshake(io);
     let after = limits::HTTP2_HANDSHAKE_TIMEOUT.duration();
-    let mut connection = timeout(after, handshake).await.map_err(|_elapsed| AcceptError::Timeout(after))??;
+    let shaking = turns.drive(|context| Pin::new(&mut handshake).poll(context));
+    let mut connection = timeout(after, shaking).await.map_err(|_elapsed| AcceptError::Timeout(after))??;
     let lost = keepalive::peer_lost(connection.ping_pong());
     tokio::pin!(lost, drain);
     let mut draining = false;
@@ -164,7 +168,7 @@ where
     let mut quiet_checks = 0;
     loop {
         tokio::select! {
-            request = connection.accept() => match request {
+            request = turns.drive(|context| connection.poll_accept(context)) => match request {
                 Some(Ok((request, respond))) => {
                     quiet_checks = 0;
                     handle(Incoming { request, respond });
