@@ -252,7 +252,7 @@ impl Open {
     /// Carries bytes until both ends are done, policy says no, or the pod leaves the mesh.
     async fn carry(mut self: Box<Self>, drain: Drain) {
         let allowed = {
-            let copied = pin!(copy::with_tunnel(&self.application, &mut self.tunnel, &self.telemetry));
+            let copied = pin!(copy::with_tunnel(&mut self.application, &mut self.tunnel, &self.telemetry));
             self.authorized.while_allowed(drain, copied).await
         };
         let outcome = match allowed {

@@ -158,8 +158,9 @@ impl Open {
     /// Carries bytes until both ends are done, or the pod leaves the mesh.
     async fn carry(self, drain: Drain) {
         match self {
-            Self::Plain { stream, upstream, telemetry } => {
-                let outcome = match while_served(drain, pin!(copy::plain(&stream, &upstream, &telemetry))).await {
+            Self::Plain { mut stream, mut upstream, telemetry } => {
+                let served = while_served(drain, pin!(copy::plain(&mut stream, &mut upstream, &telemetry))).await;
+                let outcome = match served {
                     Some(result) => result.into(),
                     None => {
                         reset_on_close(&stream);
@@ -169,8 +170,8 @@ impl Open {
                 };
                 telemetry.finish(&outcome);
             }
-            Self::Tunnel { stream, mut tunnel, telemetry } => {
-                let served = while_served(drain, pin!(copy::with_tunnel(&stream, &mut tunnel, &telemetry))).await;
+            Self::Tunnel { mut stream, mut tunnel, telemetry } => {
+                let served = while_served(drain, pin!(copy::with_tunnel(&mut stream, &mut tunnel, &telemetry))).await;
                 let outcome = match served {
                     Some(result) => result.into(),
                     None => {

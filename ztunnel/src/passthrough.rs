@@ -78,7 +78,7 @@ impl Open {
     /// Carries bytes until both ends are done, policy says no, or the pod leaves the mesh.
     async fn carry(mut self: Box<Self>, drain: Drain) {
         let allowed = {
-            let copied = pin!(copy::plain(&self.application, &self.stream, &self.telemetry));
+            let copied = pin!(copy::plain(&mut self.application, &mut self.stream, &self.telemetry));
             self.authorized.while_allowed(drain, copied).await
         };
         let outcome = match allowed {

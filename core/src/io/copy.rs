@@ -1,11 +1,16 @@
 //! Copies bytes both ways until both sides are done: half-close and resets pass through, idle streams hold no buffer.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::Shutdown;
+use std::pin::Pin;
+use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use socket2::SockRef;
 use tokio::net::TcpStream;
+use tokio::net::tcp::ReadHalf;
+use tokio_util::io::poll_read_buf;
 
 use crate::io::hbone::TunnelStream;
 use crate::io::hbone::stream::{StreamError, TunnelReceiver, TunnelSender};
@@ -42,15 +47,15 @@ pub enum CopyError {
 /// # Errors
 /// See [`CopyError`].
 pub async fn with_tunnel(
-    application: &TcpStream,
+    application: &mut TcpStream,
     tunnel: &mut TunnelStream,
     meter: &impl Meter,
 ) -> Result<(), CopyError> {
     let TunnelStream { sender, receiver } = tunnel;
+    let (read, write) = application.split();
     // Both directions; the first failure ends it. Made inside the macro, a future is not kept in memory twice.
-    let result =
-        tokio::try_join!(tcp_to_tunnel(application, sender, meter), tunnel_to_tcp(receiver, application, meter))
-            .map(|((), ())| ());
+    let result = tokio::try_join!(tcp_to_tunnel(read, sender, meter), tunnel_to_tcp(receiver, write.as_ref(), meter))
+        .map(|((), ())| ());
     if result.is_err() {
         tunnel.abort();
         reset_on_close(application);
@@ -62,12 +67,17 @@ pub async fn with_tunnel(
 ///
 /// # Errors
 /// See [`CopyError`].
-pub async fn plain(application: &TcpStream, peer: &TcpStream, meter: &impl Meter) -> Result<(), CopyError> {
-    let application_side: Side<'_> = (application, CopyError::Application);
-    let peer_side: Side<'_> = (peer, CopyError::Peer);
+pub async fn plain(application: &mut TcpStream, peer: &mut TcpStream, meter: &impl Meter) -> Result<(), CopyError> {
+    let (from_application, to_application) = application.split();
+    let (from_peer, to_peer) = peer.split();
+    let (application_failed, peer_failed): (Failed, Failed) = (CopyError::Application, CopyError::Peer);
     let result = tokio::try_join!(
-        tcp_to_tcp(application_side, peer_side, |bytes| meter.out_of_application(bytes)),
-        tcp_to_tcp(peer_side, application_side, |bytes| meter.towards_application(bytes)),
+        tcp_to_tcp((from_application, application_failed), (to_peer.as_ref(), peer_failed), |bytes| {
+            meter.out_of_application(bytes);
+        }),
+        tcp_to_tcp((from_peer, peer_failed), (to_application.as_ref(), application_failed), |bytes| {
+            meter.towards_application(bytes);
+        }),
     )
     .map(|((), ())| ());
     if result.is_err() {
@@ -77,12 +87,12 @@ pub async fn plain(application: &TcpStream, peer: &TcpStream, meter: &impl Meter
     result
 }
 
-async fn tcp_to_tunnel(from: &TcpStream, to: &mut TunnelSender, meter: &impl Meter) -> Result<(), CopyError> {
-    let (mut pace, mut pieces) = (Pace::default(), Pieces::default());
+async fn tcp_to_tunnel(from: ReadHalf<'_>, to: &mut TunnelSender, meter: &impl Meter) -> Result<(), CopyError> {
+    let (mut pace, mut source) = (Pace::default(), Source::new(from));
     loop {
         let chunk = tokio::select! {
             biased;
-            chunk = pieces.next(from, pace.total) => chunk.map_err(CopyError::Application)?,
+            chunk = source.piece(pace.total) => chunk.map_err(CopyError::Application)?,
             reset = to.reset() => return stopped(reset),
         };
         let Some(chunk) = chunk else {
@@ -118,27 +128,23 @@ async fn tunnel_to_tcp(from: &mut TunnelReceiver, to: &TcpStream, meter: &impl M
     half_close(to).map_err(CopyError::Application)
 }
 
-type Side<'a> = (&'a TcpStream, fn(io::Error) -> CopyError);
+type Failed = fn(io::Error) -> CopyError;
 
-async fn tcp_to_tcp(from: Side<'_>, to: Side<'_>, passed: impl Fn(u64)) -> Result<(), CopyError> {
-    let mut pace = Pace::default();
+async fn tcp_to_tcp(
+    (from, from_failed): (ReadHalf<'_>, Failed),
+    (to, to_failed): (&TcpStream, Failed),
+    passed: impl Fn(u64),
+) -> Result<(), CopyError> {
+    let (mut pace, mut source) = (Pace::default(), Source::new(from));
     loop {
-        from.0.readable().await.map_err(from.1)?;
-        // One buffer for as long as there is something to read, none while there is nothing.
-        let mut buffer = BytesMut::with_capacity(buffer_size(pace.total));
-        while let Some(read) = read_now(from.0, &mut buffer).map_err(from.1)? {
-            if read == 0 {
-                return half_close(to.0).map_err(to.1);
-            }
-            write_all(to.0, &buffer).await.map_err(to.1)?;
-            buffer.clear();
-            let length = count(read);
-            passed(length);
-            pace.passed(length).await;
-            if buffer.capacity() < buffer_size(pace.total) {
-                break;
-            }
+        let length = count(source.fill(pace.total).await.map_err(from_failed)?);
+        if length == 0 {
+            return half_close(to).map_err(to_failed);
         }
+        write_all(to, &source.buffer).await.map_err(to_failed)?;
+        source.buffer.clear();
+        passed(length);
+        pace.passed(length).await;
     }
 }
 
@@ -163,45 +169,53 @@ impl Pace {
     }
 }
 
-/// Pieces of what an application sends. Several share a buffer, which exists only while there is something to read.
-#[derive(Default)]
-struct Pieces {
+/// What a socket sends. The buffer exists only while there is something to read.
+struct Source<'a> {
+    from: ReadHalf<'a>,
     buffer: BytesMut,
 }
 
-impl Pieces {
-    /// The next piece, `None` at the end; `total` bytes have passed before.
-    async fn next(&mut self, from: &TcpStream, total: u64) -> io::Result<Option<Bytes>> {
-        let size = buffer_size(total);
-        loop {
-            // Memory that the other side is done with is used again.
-            if self.buffer.capacity() < size / 2 {
-                self.buffer.reserve(size);
-            }
-            match read_now(from, &mut self.buffer)? {
-                Some(0) => return Ok(None),
-                // A few bytes must not keep a large buffer alive while they wait for a slow peer.
-                Some(read) if read < size / 8 => {
-                    let piece = Bytes::copy_from_slice(&self.buffer);
-                    self.buffer.clear();
-                    return Ok(Some(piece));
-                }
-                Some(_) => return Ok(Some(self.buffer.split().freeze())),
-                None => {
-                    self.buffer = BytesMut::new();
-                    from.readable().await?;
-                }
-            }
-        }
+impl<'a> Source<'a> {
+    fn new(from: ReadHalf<'a>) -> Self {
+        Self { from, buffer: BytesMut::new() }
     }
-}
 
-/// Reads without waiting: `None` when there is nothing now, zero at the end.
-fn read_now(from: &TcpStream, buffer: &mut BytesMut) -> io::Result<Option<usize>> {
-    match from.try_read_buf(buffer) {
-        Ok(read) => Ok(Some(read)),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-        Err(error) => Err(error),
+    /// Reads into the buffer, which must be empty, and says how much; zero at the end. `total` bytes have passed before.
+    async fn fill(&mut self, total: u64) -> io::Result<usize> {
+        let size = buffer_size(total);
+        poll_fn(|context| {
+            loop {
+                if self.from.as_ref().poll_read_ready(context)?.is_pending() {
+                    self.buffer = BytesMut::new();
+                    return Poll::Pending;
+                }
+                // Memory that the other side is done with is used again.
+                if self.buffer.capacity() < size / 2 {
+                    self.buffer.reserve(size);
+                }
+                // A read that leaves room tells the runtime that there is no more, which spares the read that would.
+                match poll_read_buf(Pin::new(&mut self.from), context, &mut self.buffer) {
+                    Poll::Pending => {}
+                    ready => return ready,
+                }
+            }
+        })
+        .await
+    }
+
+    /// The next piece, `None` at the end. Large ones share the buffer.
+    async fn piece(&mut self, total: u64) -> io::Result<Option<Bytes>> {
+        let read = self.fill(total).await?;
+        if read == 0 {
+            return Ok(None);
+        }
+        if read < buffer_size(total) / 8 {
+            // A few bytes must not keep a large buffer alive while they wait for a slow peer.
+            let piece = Bytes::copy_from_slice(&self.buffer);
+            self.buffer.clear();
+            return Ok(Some(piece));
+        }
+        Ok(Some(self.buffer.split().freeze()))
     }
 }
 

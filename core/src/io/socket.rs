@@ -277,15 +277,14 @@ async fn dial(destination: SocketAddr, prepared: io::Result<Socket>) -> Result<T
 }
 
 /// Binds to an address that is not ours, so that the application sees its real client (interop §1.5 point 6).
+/// A transparent socket may do so without being told to (IP_FREEBIND) as well.
 fn bind_foreign(socket: &Socket, source: IpAddr) -> io::Result<()> {
     match source {
         IpAddr::V4(_) => {
             socket.set_ip_transparent_v4(true)?;
-            socket.set_freebind_v4(true)?;
         }
         IpAddr::V6(_) => {
             socket.set_ip_transparent_v6(true)?;
-            socket.set_freebind_v6(true)?;
         }
     }
     // The port is chosen when the destination is known, too: the same one can then go to several destinations.

@@ -81,7 +81,7 @@ impl Open {
     /// Carries bytes until both ends are done, policy says no, or one of the pods leaves the mesh.
     pub(super) async fn carry(mut self: Box<Self>, drain: Drain) {
         let allowed = {
-            let copied = pin!(copy::plain(&self.stream, &self.application, &self.ends));
+            let copied = pin!(copy::plain(&mut self.stream, &mut self.application, &self.ends));
             let served = pin!(while_served(drain, copied));
             self.authorized.while_allowed(self.neighbour.drain.clone(), served).await
         };

@@ -239,12 +239,12 @@ async fn tunnelled(
     certificates: &Certificates,
     server: &Server,
 ) -> (TcpStream, tokio::task::JoinHandle<(Result<(), CopyError>, Count)>) {
-    let (application, ours) = tcp_pair().await;
+    let (application, mut ours) = tcp_pair().await;
     let pool = pool(certificates);
     let mut opened = pool.open(&key(server.address, "cart"), &request()).await.unwrap();
     let copy = tokio::spawn(async move {
         let count = Count::default();
-        (copy::with_tunnel(&ours, &mut opened.stream, &count).await, count)
+        (copy::with_tunnel(&mut ours, &mut opened.stream, &count).await, count)
     });
     (application, copy)
 }
@@ -303,8 +303,8 @@ async fn a_reset_of_the_application_resets_the_tunnel() {
 
 #[tokio::test]
 async fn plain_copies_pass_half_close_and_reset() {
-    let ((mut client, near), (far, mut server)) = (tcp_pair().await, tcp_pair().await);
-    let copy = tokio::spawn(async move { copy::plain(&near, &far, &Count::default()).await });
+    let ((mut client, mut near), (mut far, mut server)) = (tcp_pair().await, tcp_pair().await);
+    let copy = tokio::spawn(async move { copy::plain(&mut near, &mut far, &Count::default()).await });
     client.write_all(b"question").await.unwrap();
     client.shutdown().await.unwrap();
     let mut question = String::new();
@@ -316,8 +316,8 @@ async fn plain_copies_pass_half_close_and_reset() {
     assert_eq!((question.as_str(), answer.as_str()), ("question", "answer"));
     copy.await.unwrap().unwrap();
 
-    let ((client, near), (far, mut server)) = (tcp_pair().await, tcp_pair().await);
-    let copy = tokio::spawn(async move { copy::plain(&near, &far, &Count::default()).await });
+    let ((client, mut near), (mut far, mut server)) = (tcp_pair().await, tcp_pair().await);
+    let copy = tokio::spawn(async move { copy::plain(&mut near, &mut far, &Count::default()).await });
     crate::io::socket::reset_on_close(&client);
     drop(client);
     assert_eq!(server.read(&mut [0; 1]).await.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
