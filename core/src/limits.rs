@@ -251,6 +251,20 @@ limits! {
     XDS_BACKOFF_MINIMUM, "xds_backoff_minimum", Milliseconds, 50, 1..=MINUTE, None;
     /// The longest pause before the configuration stream is dialled again; doubled up to here.
     XDS_BACKOFF_MAXIMUM, "xds_backoff_maximum", Milliseconds, 15 * SECOND, 1..=HOUR, None;
+    /// Pages of one answer are published together, but no later than this after the last publication: a quarter of [`POLICY_ENFORCEMENT`].
+    XDS_PUBLISH_DELAY, "xds_publish_delay", Milliseconds, 250, 1..=SECOND, None;
+    /// A connection to an unknown destination waits this long for the control plane to say what it is, where names are asked for one by one.
+    XDS_DEMAND_WAIT, "xds_demand_wait", Milliseconds, 5 * SECOND, 10..=MINUTE, Some("XDS_DEMAND_WAIT");
+    /// Names asked for that the control plane has not answered; beyond, it does not keep up and more questions would not help.
+    XDS_DEMAND_OUTSTANDING, "xds_demand_outstanding", Count, 1_024, 1..=1_000_000, None;
+    /// Names remembered as not existing, some 100 bytes each: destinations outside the mesh that pods talk to.
+    XDS_DEMAND_ABSENT, "xds_demand_absent", Count, 8_192, 16..=1_000_000, None;
+    /// That a name does not exist is believed for this long where the control plane does not tell when it comes to be, as Istio's does not of addresses.
+    XDS_DEMAND_RECHECK, "xds_demand_recheck", Milliseconds, SECOND, 10..=MINUTE, None;
+    /// Changes waiting to be written to disk, some 100 bytes each where they are removals; with more the file is given up, since the disk has long refused.
+    XDS_STORE_BACKLOG, "xds_store_backlog", Count, 1_000_000, 1_000..=100_000_000, None;
+    /// The last good configuration is written to disk no more often than this; what changed since may be lost with the process.
+    XDS_STORE_INTERVAL, "xds_store_interval", Milliseconds, 10 * SECOND, 100..=HOUR, Some("XDS_STORE_INTERVAL");
     /// A keepalive on control-plane streams this often; dead controllers are noticed within two.
     CONTROL_KEEPALIVE, "control_plane_keepalive", Milliseconds, 30 * SECOND, SECOND..=HOUR, None;
 
@@ -287,6 +301,7 @@ const _: () = {
     assert!(COPY_GROW_MEDIUM.default <= COPY_GROW_LARGE.default);
     assert!(DNS_RETRY.default < DNS_TIMEOUT.default);
     assert!(DNS_CACHE_MINIMUM.default <= DNS_CACHE_MAXIMUM.default);
+    assert!(XDS_PUBLISH_DELAY.default * 4 <= POLICY_ENFORCEMENT.default);
     assert!(XDS_BACKOFF_MINIMUM.default <= XDS_BACKOFF_MAXIMUM.default);
     assert!(CERTIFICATE_BACKOFF_MINIMUM.default <= CERTIFICATE_BACKOFF_MAXIMUM.default);
 };

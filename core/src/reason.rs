@@ -128,6 +128,9 @@ reasons! {
     /// The waypoint that must handle the traffic is not known, and it must not be bypassed.
     UnknownWaypoint = "unknown_waypoint", Connect, 503,
         "See whether the Gateway that istio.io/use-waypoint names exists, is programmed and has ready pods.";
+    /// The control plane did not say in time what the destination is, so it is refused rather than spoken to in plaintext.
+    DestinationUnknown = "destination_unknown", Connect, 503,
+        "See whether the proxy's stream to the control plane is up; where destinations are asked for one by one (XDS_ON_DEMAND), new ones cannot be reached without it.";
     /// What the controller says about the destination cannot be understood, so it is refused rather than spoken to in plaintext.
     ResourceInvalid = "resource_invalid", Connect, 503,
         "The workload or service that is named was rejected; the proxy's log says which field is wrong. Controller and proxy may be of different versions.";

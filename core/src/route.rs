@@ -4,6 +4,7 @@
 mod tests;
 
 mod arrival;
+mod missing;
 mod waypoint;
 
 use std::{
@@ -13,7 +14,10 @@ use std::{
 
 use rand::Rng;
 
-pub use self::arrival::{Arrival, inbound, passthrough};
+pub use self::{
+    arrival::{Arrival, inbound, passthrough},
+    missing::{missing, missing_inbound},
+};
 use crate::{
     addr::{Authority, NetworkAddress, canonical},
     balance::{self, Pick, Target},

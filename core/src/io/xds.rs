@@ -1,10 +1,11 @@
 //! Delta discovery client: subscribes, converts, accepts or rejects each resource, reconnects; keeps what it has.
 //!
 //! The protocol is decided in [`session`] and the pauses in [`backoff`]; this file moves messages between them, the
-//! control plane and [`Live`].
+//! control plane, [`Live`] and, if it is kept, the last good configuration on disk.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use fairway_proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use fairway_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
@@ -20,37 +21,53 @@ use super::live::Live;
 use super::metrics::{Counter, Gauge, Metrics};
 use super::ready::{Readiness, ReadyToken};
 use crate::limits;
+use crate::snapshot::Update;
 
 mod backoff;
 mod convert;
+mod demand;
+pub mod digest;
 mod extent;
+mod last_good;
 mod node;
 mod session;
+mod status;
 
 pub use backoff::{Backoff, Ending};
+pub use demand::{Demand, Unanswered};
+pub use digest::Digest;
 pub use extent::Extent;
+pub use last_good::{Keeper, Owner};
 pub use node::NodeInfo;
 pub use session::{Outcome, Rejection, Session};
+pub use status::{Report, Source, Status as ClientStatus};
 
+use last_good::Received;
 use session::TYPES;
 
 /// Requests waiting to be sent: two subscriptions and an answer for each response, which come one at a time.
 const REQUEST_QUEUE: usize = 8;
+
+/// How long a process that ends waits for the last good configuration to be on disk.
+const LAST_WRITE: Duration = Duration::from_secs(5);
 
 /// Everything the client needs.
 #[derive(Debug)]
 pub struct Client {
     control_plane: ControlPlane,
     live: Live,
-    node: NodeInfo,
     session: Arc<Mutex<Session>>,
+    keeper: Option<Keeper>,
+    status: ClientStatus,
     backoff: Backoff,
     metrics: StreamMetrics,
     pending: BTreeMap<&'static str, ReadyToken>,
+    published: Instant,
 }
 
 impl Client {
-    /// A client that will fill `live`. `readiness` is held back until the answer to the subscription of each type is applied.
+    /// A client that will fill `live`, asking for addresses by name if `live` has a demand. `readiness` is held back until
+    /// the answer to the subscription of each type is applied.
     #[must_use]
     pub fn new(
         control_plane: ControlPlane,
@@ -63,19 +80,81 @@ impl Client {
             .iter()
             .map(|resource_type| (resource_type.url(), readiness.block(&format!("xds {}", resource_type.short_name()))))
             .collect();
+        let session = if live.demand().is_some() { Session::on_demand(node) } else { Session::new(node) };
+        let status = ClientStatus::default();
+        status.register(metrics);
         Self {
             control_plane,
             live,
-            session: Arc::new(Mutex::new(Session::new(node.clone()))),
-            node,
+            session: Arc::new(Mutex::new(session)),
+            keeper: None,
+            status,
             backoff: Backoff::default(),
             metrics: StreamMetrics::new(metrics),
             pending,
+            published: Instant::now(),
         }
+    }
+
+    /// Starts from what `keeper` has, and gives it what is received.
+    #[must_use]
+    pub fn kept_by(self, keeper: Keeper) -> Self {
+        Self { keeper: Some(keeper), ..self }
+    }
+
+    /// Follows how new the configuration is.
+    #[must_use]
+    pub fn status(&self) -> ClientStatus {
+        self.status.clone()
     }
 
     /// Runs until the drain starts. What was received stays published.
     pub async fn run(mut self, mut drain: Drain) {
+        let writer = self.keeper.clone().map(|keeper| tokio::spawn(keeper.run(drain.clone())));
+        self.load().await;
+        self.follow(&mut drain).await;
+        if let Some(writer) = writer {
+            // It writes a last time. A disk that hangs must not keep the process from ending.
+            let _ = tokio::time::timeout(LAST_WRITE, writer).await;
+        }
+    }
+
+    /// Puts what is kept on disk in force, until the control plane answers.
+    async fn load(&mut self) {
+        let Some(keeper) = self.keeper.clone() else { return };
+        let (session, live) = (Arc::clone(&self.session), self.live.clone());
+        let loaded = self.off_the_workers(move || {
+            let mut session = lock(&session);
+            let loaded = keeper.load(|page| {
+                for rejection in session.receive(page, |update| live.stage(update)).rejections {
+                    tracing::warn!(resource = rejection.name, reason = rejection.reason, "kept configuration rejected");
+                }
+            });
+            match loaded {
+                Some((written, digests)) => {
+                    session.set_digests(digests);
+                    live.apply(vec![Update::Complete]);
+                    Some(written)
+                }
+                None => {
+                    live.discard();
+                    *session = session.resuming(&live.snapshot());
+                    None
+                }
+            }
+        });
+        if let Ok(Some(written)) = loaded.await {
+            let counts = self.live.snapshot().counts();
+            tracing::warn!(
+                ?counts, age = ?written.elapsed().unwrap_or_default(),
+                "serving the configuration kept on disk until the control plane answers"
+            );
+            self.status.loaded(written);
+            self.pending.clear();
+        }
+    }
+
+    async fn follow(&mut self, drain: &mut Drain) {
         loop {
             let ending = tokio::select! {
                 _ = drain.started() => return,
@@ -83,6 +162,13 @@ impl Client {
             };
             self.metrics.connected.set(0.0);
             self.metrics.terminated(&ending);
+            self.status.ended();
+            if let Some(demand) = self.live.demand() {
+                demand.set_connected(false);
+            }
+            // Half of an answer is newer than nothing of it; the rest comes with the next stream.
+            let live = self.live.clone();
+            let _ = self.off_the_workers(move || live.publish()).await;
             let pause = self.backoff.after(&ending, rand::rng().random());
             match &ending {
                 Ending::Complete | Ending::Reconnect(_) => {
@@ -108,9 +194,17 @@ impl Client {
             Ok(channel) => channel,
             Err(error) => return Ending::Connect(error),
         };
-        let (requests, receiver) = mpsc::channel(REQUEST_QUEUE);
-        for request in lock(&self.session).connected() {
-            // The queue is empty and larger than the number of types.
+        let session = Arc::clone(&self.session);
+        let (mut subscriptions, demand) = match self.off_the_workers(move || lock(&session).connected()).await {
+            Ok(subscriptions) => (subscriptions, self.live.demand().cloned()),
+            Err(unusable) => return unusable,
+        };
+        if let Some(demand) = &demand {
+            subscriptions.extend(Session::ask(demand.all(), Vec::new()));
+        }
+        let (requests, receiver) = mpsc::channel(REQUEST_QUEUE + subscriptions.len());
+        for request in subscriptions {
+            // The queue is empty and has room for all of them.
             let _ = requests.try_send(request);
         }
         let mut client = AggregatedDiscoveryServiceClient::new(channel)
@@ -121,12 +215,29 @@ impl Client {
             Err(status) => return ended(status),
         };
         self.metrics.connected.set(1.0);
+        if let Some(demand) = &demand {
+            demand.set_connected(true);
+        }
         tracing::info!("configuration stream is up");
         loop {
-            let response = match responses.message().await {
-                Ok(Some(response)) => response,
-                Ok(None) => return Ending::Complete,
-                Err(status) => return ended(status),
+            let response = tokio::select! {
+                response = responses.message() => match response {
+                    Ok(Some(response)) => response,
+                    Ok(None) => return Ending::Complete,
+                    Err(status) => return ended(status),
+                },
+                () = wanted(demand.as_ref()) => {
+                    let changes = demand.as_ref().map(Demand::changes).unwrap_or_default();
+                    // Apart, since one request cannot say both of one name.
+                    let mut told = Session::ask(Vec::new(), changes.unsubscribe);
+                    told.extend(Session::ask(changes.subscribe, Vec::new()));
+                    for request in told {
+                        if requests.send(request).await.is_err() {
+                            return Ending::Complete;
+                        }
+                    }
+                    continue;
+                }
             };
             match self.respond(response).await {
                 Ok(Some(answer)) => {
@@ -142,16 +253,40 @@ impl Client {
     }
 
     /// Converts and applies one response, and says what to answer.
-    async fn respond(&mut self, response: DeltaDiscoveryResponse) -> Result<Option<DeltaDiscoveryRequest>, Ending> {
+    async fn respond(&mut self, mut response: DeltaDiscoveryResponse) -> Result<Option<DeltaDiscoveryRequest>, Ending> {
         self.metrics.received(&response);
-        let (session, live) = (Arc::clone(&self.session), self.live.clone());
-        let outcome = self
+        let (session, live, keeper) = (Arc::clone(&self.session), self.live.clone(), self.keeper.clone());
+        let is_late = self.published.elapsed() >= limits::XDS_PUBLISH_DELAY.duration();
+        let (outcome, everything, published) = self
             .off_the_workers(move || {
-                let mut outcome = lock(&session).received(response);
-                live.apply(std::mem::take(&mut outcome.updates));
-                outcome
+                let mut session = lock(&session);
+                let received = keeper.as_ref().and_then(|_| Received::of(&mut response));
+                let outcome = session.receive(response, |update| live.stage(update));
+                // The pages of an answer together, unless that takes too long; and nobody waits for a whole who asked
+                // for one.
+                let is_part = outcome.extent == Extent::Part;
+                let published = !is_part || live.demand().is_some() || (is_late && live.snapshot().is_complete());
+                if published {
+                    live.publish();
+                }
+                if let (Some(keeper), Some(received)) = (keeper, received) {
+                    keeper.record(received, &outcome.rejections, &outcome.removed);
+                    if !is_part && session.is_answered() {
+                        keeper.settle(session.digests());
+                    }
+                }
+                if let Some(demand) = live.demand() {
+                    demand.found(outcome.found.iter().map(String::as_str));
+                    // Ours does; it is the one that understands digests.
+                    demand.missing(outcome.removed.iter().map(String::as_str), session.digests());
+                }
+                (outcome, session.is_answered(), published)
             })
             .await?;
+        if published {
+            self.published = Instant::now();
+        }
+        self.status.answered(everything);
         for rejection in &outcome.rejections {
             tracing::warn!(resource = rejection.name, reason = rejection.reason, "configuration rejected");
         }
@@ -173,11 +308,22 @@ impl Client {
             Ok(done) => Ok(done),
             Err(error) => {
                 tracing::error!(%error, "applying configuration failed; please report this");
-                *lock(&self.session) = Session::resuming(self.node.clone(), &self.live.snapshot());
+                self.live.discard();
+                let mut session = lock(&self.session);
+                *session = session.resuming(&self.live.snapshot());
+                drop(session);
                 self.backoff.unusable();
                 Err(Ending::Error(Box::new(Status::internal("applying configuration failed"))))
             }
         }
+    }
+}
+
+/// Waits until there are names to ask for; for ever where names are not asked for.
+async fn wanted(demand: Option<&Demand>) {
+    match demand {
+        Some(demand) => demand.wanted().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -78,6 +78,11 @@ pub(super) fn hop(
     Ok((Hop::new(address, dialled, &pick.workload, service.map(|service| &**service)), pick.workload))
 }
 
+/// Whether the waypoint can be found.
+pub(super) fn is_known(snapshot: &Snapshot, source: &Workload, reference: &GatewayAddress) -> bool {
+    find(snapshot, source, reference).is_some()
+}
+
 enum Found<'a> {
     Service(&'a Arc<Service>),
     Workload(&'a Arc<Workload>),

@@ -41,6 +41,8 @@ impl Name {
 pub struct Layers {
     local: HashMap<Name, Update>,
     remote: HashSet<Name>,
+    /// Names the control plane has given (true) or taken away since [`Layers::keep`].
+    tentative: Vec<(Name, bool)>,
 }
 
 impl Layers {
@@ -49,22 +51,39 @@ impl Layers {
     pub fn over(snapshot: &Snapshot) -> Self {
         let (addresses, policies) = snapshot.resource_names();
         let policies = policies.iter().map(|name| Name::Policy(PolicyKey::of_resource(name)));
-        Self { local: HashMap::new(), remote: addresses.into_iter().map(Name::Address).chain(policies).collect() }
+        Self {
+            local: HashMap::new(),
+            remote: addresses.into_iter().map(Name::Address).chain(policies).collect(),
+            tentative: Vec::new(),
+        }
     }
 
-    /// What a batch of the control plane does to the world.
+    /// What an update of the control plane does to the world.
     #[must_use]
-    pub fn remote(&mut self, batch: Vec<Update>) -> Vec<Update> {
-        let effect = |update: Update| {
-            let Some((name, given)) = Name::of(&update) else { return update };
+    pub fn remote(&mut self, update: Update) -> Update {
+        let Some((name, given)) = Name::of(&update) else { return update };
+        let effect = if given { update } else { self.local.get(&name).cloned().unwrap_or(update) };
+        let is_news = if given { self.remote.insert(name.clone()) } else { self.remote.remove(&name) };
+        if is_news {
+            self.tentative.push((name, given));
+        }
+        effect
+    }
+
+    /// What the control plane has said so far is in force.
+    pub fn keep(&mut self) {
+        self.tentative = Vec::new();
+    }
+
+    /// What the control plane has said since [`Layers::keep`] never came into force.
+    pub fn discard(&mut self) {
+        for (name, given) in std::mem::take(&mut self.tentative).into_iter().rev() {
             if given {
+                self.remote.remove(&name);
+            } else {
                 self.remote.insert(name);
-                return update;
             }
-            self.remote.remove(&name);
-            self.local.get(&name).cloned().unwrap_or(update)
-        };
-        batch.into_iter().map(effect).collect()
+        }
     }
 
     /// What a new version of the whole file does to the world.
@@ -100,6 +119,8 @@ mod tests {
         File(BTreeMap<u8, u8>),
         Given(Resource),
         Taken(u8),
+        /// Given or taken, and forgotten before it was published.
+        Lost(Vec<(u8, Option<u8>)>),
     }
 
     fn update((which, version): Resource) -> Update {
@@ -133,6 +154,7 @@ mod tests {
             prop::collection::btree_map(0..4_u8, 0..3_u8, 0..4).prop_map(Step::File),
             (0..4_u8, 0..3_u8).prop_map(Step::Given),
             (0..4_u8).prop_map(Step::Taken),
+            prop::collection::vec((0..4_u8, prop::option::of(0..3_u8)), 0..4).prop_map(Step::Lost),
         ]
     }
 
@@ -154,13 +176,23 @@ mod tests {
                         file = resources;
                         batch
                     }
+                    Step::Lost(updates) => {
+                        layers.keep();
+                        for (which, version) in updates {
+                            let effect = layers.remote(version.map_or_else(|| removal(which), |version| update((which, version))));
+                            world.stage(effect);
+                        }
+                        world.discard();
+                        layers.discard();
+                        Vec::new()
+                    }
                     Step::Given((which, version)) => {
                         remote.insert(which, version);
-                        layers.remote(vec![update((which, version))])
+                        vec![layers.remote(update((which, version)))]
                     }
                     Step::Taken(which) => {
                         remote.remove(&which);
-                        layers.remote(vec![removal(which)])
+                        vec![layers.remote(removal(which))]
                     }
                 };
                 let snapshot = world.apply(batch);

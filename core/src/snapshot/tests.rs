@@ -114,6 +114,21 @@ fn what_changes_nothing_keeps_snapshot_and_pointers() {
 }
 
 #[test]
+fn what_is_staged_is_seen_when_it_is_published_and_not_before() {
+    let mut world = World::new();
+    let first = world.apply(vec![workload(pod("web", &["10.0.0.1"])).into()]);
+    world.stage(workload(pod("other", &["10.0.0.2"])).into());
+    world.stage(Update::RemoveAddress("Kubernetes//Pod/shop/web".into()));
+    assert!(Arc::ptr_eq(&world.snapshot(), &first));
+    let second = world.publish();
+    assert_eq!((second.version(), second.counts().workloads), (first.version() + 1, 1));
+    assert_eq!(second.workloads_on("n1").len(), 1);
+    world.stage(workload(pod("third", &["10.0.0.3"])).into());
+    world.discard();
+    assert!(Arc::ptr_eq(&world.publish(), &second));
+}
+
+#[test]
 fn equal_parts_are_shared() {
     let snapshot = world(vec![workload(pod("a", &["10.0.0.1"])).into(), workload(pod("b", &["10.0.0.2"])).into()]);
     let [a, b] = snapshot.workloads_on("n1") else { panic!("two workloads") };

@@ -62,6 +62,9 @@ impl From<Box<RejectedPolicy>> for Update {
 #[derive(Debug)]
 pub struct World {
     current: Arc<Snapshot>,
+    /// What has been staged since. It owns what it has touched, so that the pages of a large answer cost what they hold:
+    /// publishing each of them would copy, each time, a good part of what came before.
+    draft: Option<Draft>,
     names: Names,
 }
 
@@ -75,7 +78,7 @@ impl World {
     /// An empty world that waits for [`Update::Complete`] before it shows any pod.
     #[must_use]
     pub fn new() -> Self {
-        Self { current: Arc::new(Snapshot::empty()), names: Names::default() }
+        Self { current: Arc::new(Snapshot::empty()), draft: None, names: Names::default() }
     }
 
     /// An empty world that is complete as it is: for those who know all there is without waiting for a control plane.
@@ -86,53 +89,67 @@ impl World {
         world
     }
 
-    /// The world as of the last batch.
+    /// The world as of the last batch that was published.
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.current.clone()
     }
 
-    /// Applies the updates in order and gives the world after all of them; nobody sees a state in between. If they
-    /// change nothing the snapshot is the one before.
-    pub fn apply(&mut self, batch: Vec<Update>) -> Arc<Snapshot> {
-        let mut batch_state = Batch {
-            next: Snapshot::clone(&self.current),
-            names: &mut self.names,
-            endpoints: Changes::new(),
-            nodes: Changes::new(),
-            changed: false,
-        };
-        for update in batch {
-            match update {
-                Update::Workload(workload) => batch_state.put_workload(*workload),
-                Update::Service(service) => batch_state.put_service(*service),
-                Update::Policy(policy) => batch_state.put_policy(*policy),
-                Update::InvalidPolicy(rejected) => batch_state.reject_policy(*rejected),
-                Update::RefusedAddress(resource) => batch_state.changed |= batch_state.next.refused.put(*resource),
-                Update::RemoveAddress(name) => batch_state.remove_address(&name),
-                Update::RemovePolicy(key) => batch_state.remove_policy(&key),
-                Update::Complete => {
-                    batch_state.changed |= !batch_state.next.complete;
-                    batch_state.next.complete = true;
-                }
+    /// Takes in one update, which nobody sees until [`World::publish`].
+    pub fn stage(&mut self, update: Update) {
+        let draft = self.draft.get_or_insert_with(|| Draft::of(&self.current));
+        match update {
+            Update::Workload(workload) => draft.put_workload(*workload, &mut self.names),
+            Update::Service(service) => draft.put_service(*service),
+            Update::Policy(policy) => draft.put_policy(*policy),
+            Update::InvalidPolicy(rejected) => draft.reject_policy(*rejected),
+            Update::RefusedAddress(resource) => draft.changed |= draft.next.refused.put(*resource),
+            Update::RemoveAddress(name) => draft.remove_address(&name),
+            Update::RemovePolicy(key) => draft.remove_policy(&key),
+            Update::Complete => {
+                draft.changed |= !draft.next.complete;
+                draft.next.complete = true;
             }
         }
-        if let Some(next) = batch_state.finish() {
+    }
+
+    /// Gives the world after all that was staged. If that changed nothing the snapshot is the one before.
+    pub fn publish(&mut self) -> Arc<Snapshot> {
+        if let Some(next) = self.draft.take().and_then(Draft::finish) {
             self.current = Arc::new(next);
         }
         self.snapshot()
     }
+
+    /// Forgets what was staged since the last publication.
+    pub fn discard(&mut self) {
+        self.draft = None;
+    }
+
+    /// Applies the updates in order, after those staged, and gives the world after all of them; nobody sees a state in
+    /// between.
+    pub fn apply(&mut self, batch: Vec<Update>) -> Arc<Snapshot> {
+        for update in batch {
+            self.stage(update);
+        }
+        self.publish()
+    }
 }
 
-struct Batch<'a> {
+/// The next snapshot in the making.
+#[derive(Debug)]
+struct Draft {
     next: Snapshot,
-    names: &'a mut Names,
     endpoints: Changes<ServiceKey, Endpoint>,
     nodes: Changes<Arc<str>, Arc<Workload>>,
     changed: bool,
 }
 
-impl Batch<'_> {
+impl Draft {
+    fn of(current: &Snapshot) -> Self {
+        Self { next: current.clone(), endpoints: Changes::new(), nodes: Changes::new(), changed: false }
+    }
+
     fn finish(mut self) -> Option<Snapshot> {
         if !self.changed {
             return None;
@@ -143,7 +160,7 @@ impl Batch<'_> {
         Some(self.next)
     }
 
-    fn put_workload(&mut self, mut workload: Workload) {
+    fn put_workload(&mut self, mut workload: Workload, names: &mut Names) {
         self.changed |= self.next.refused.take(workload.uid.as_str());
         if let Some(present) = self.next.workloads.get(&workload.uid) {
             // The same again, as after a reconnect: keep the pointer, so that views stay equal at a glance.
@@ -154,7 +171,7 @@ impl Batch<'_> {
             self.remove_workload(&uid);
         }
         self.changed = true;
-        self.names.intern_workload(&mut workload);
+        names.intern_workload(&mut workload);
         let workload = Arc::new(workload);
         for address in workload.indexed_addresses() {
             self.next.addresses.add(address, workload.clone());

@@ -61,39 +61,43 @@ impl fmt::Display for Ending {
     }
 }
 
-/// Doubles after each failure, starts over after success and after benign endings.
+/// Doubles after each stream that brought nothing, however it ended; starts over after one that did.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     next: Duration,
+    progressed: bool,
 }
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { next: limits::XDS_BACKOFF_MINIMUM.duration() }
+        Self { next: limits::XDS_BACKOFF_MINIMUM.duration(), progressed: false }
     }
 }
 
 impl Backoff {
-    /// The stream carried something: whatever happens next is a new story.
+    /// The stream carried something that could be used: whatever happens next is a new story.
     pub fn succeeded(&mut self) {
-        *self = Self::default();
+        *self = Self { progressed: true, ..Self::default() };
     }
 
     /// What the stream carried could not be applied, and will come again: the next pause is the longest.
     pub fn unusable(&mut self) {
-        self.next = limits::XDS_BACKOFF_MAXIMUM.duration();
+        *self = Self { next: limits::XDS_BACKOFF_MAXIMUM.duration(), progressed: false };
     }
 
     /// The pause after `ending`. `chance`, from 0 to 1, spreads the clients of a restarted control plane: the pause is
     /// between half and all of its nominal length.
+    ///
+    /// A stream that was ended as expected and had brought something is followed by the next one after the shortest
+    /// pause. One that brought nothing counts as a failure even then: a server that accepts and closes would be dialled
+    /// twenty times a second for ever.
     pub fn after(&mut self, ending: &Ending, chance: f64) -> Duration {
-        if matches!(ending, Ending::Complete | Ending::Reconnect(_)) {
-            self.succeeded();
-        }
         let nominal = self.next;
-        if matches!(ending, Ending::Connect(_) | Ending::Error(_)) {
+        let expected = matches!(ending, Ending::Complete | Ending::Reconnect(_));
+        if !(expected && self.progressed) {
             self.next = (nominal * 2).min(limits::XDS_BACKOFF_MAXIMUM.duration());
         }
+        self.progressed = false;
         nominal.mul_f64(0.5 + chance.clamp(0.0, 1.0) / 2.0)
     }
 }
@@ -121,12 +125,17 @@ mod tests {
     }
 
     #[test]
-    fn benign_endings_do_not_double() {
+    fn expected_endings_do_not_double_if_the_stream_brought_something() {
+        let minimum = limits::XDS_BACKOFF_MINIMUM.duration();
         let mut backoff = Backoff::default();
-        backoff.after(&refused(), 1.0);
         for _ in 0..3 {
-            assert_eq!(backoff.after(&Ending::Complete, 1.0), limits::XDS_BACKOFF_MINIMUM.duration());
+            backoff.after(&refused(), 1.0);
+            backoff.succeeded();
+            assert_eq!(backoff.after(&Ending::Complete, 1.0), minimum);
         }
+        // The server accepts and closes, again and again.
+        let pauses: Vec<_> = (0..3).map(|_| backoff.after(&Ending::Complete, 1.0)).collect();
+        assert_eq!(pauses, [minimum, minimum * 2, minimum * 4]);
     }
 
     #[test]

@@ -89,6 +89,10 @@ struct Fixture {
 
 impl Fixture {
     async fn start() -> Self {
+        Self::start_with(Live::new(), None).await
+    }
+
+    async fn start_with(live: Live, kept_in: Option<&std::path::Path>) -> Self {
         let (sender, streams) = mpsc::channel(4);
         let tokens = Arc::new(AtomicUsize::new(0));
         let service = Server { streams: sender, tokens: Arc::clone(&tokens) };
@@ -96,9 +100,13 @@ impl Fixture {
         let pki = fake::Pki::new(&["127.0.0.1"]);
         let server = fake::serve(routes.clone(), Some(&pki)).await;
         let control_plane = fake::control_plane(&server.address.to_string(), &pki.root_pem);
-        let (live, readiness, metrics) = (Live::new(), Readiness::new(), Metrics::default());
+        let (readiness, metrics) = (Readiness::new(), Metrics::default());
         let (trigger, handle) = drain::new();
-        let client = Client::new(control_plane, NodeInfo::default(), live.clone(), &readiness, &metrics);
+        let mut client = Client::new(control_plane, NodeInfo::default(), live.clone(), &readiness, &metrics);
+        if let Some(directory) = kept_in {
+            let owner = Owner { cluster: "c".to_owned(), node: "n".to_owned(), on_demand: live.demand().is_some() };
+            client = client.kept_by(Keeper::new(directory.to_owned(), owner, Duration::ZERO, &metrics));
+        }
         let client = tokio::spawn(client.run(handle));
         Self { server: Some(server), routes, pki, streams, tokens, live, readiness, metrics, trigger, client }
     }
@@ -269,4 +277,107 @@ async fn a_response_that_could_not_be_applied_is_asked_for_again() {
     client.respond(response(type_url::ADDRESS, "n3", vec![workload("w2", "v1", true)])).await.unwrap();
     let snapshot = live.snapshot();
     assert!(snapshot.workload_by_uid("w2").is_some() && snapshot.workload_by_uid("w1").is_none());
+}
+
+#[tokio::test]
+async fn what_was_kept_is_served_at_once_and_corrected_by_the_whole_answer() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut fixture = Fixture::start_with(Live::new(), Some(directory.path())).await;
+    let mut stream = fixture.stream().await;
+    stream.respond(response(type_url::AUTHORIZATION, "n1", vec![policy("deny")])).await;
+    let workloads = vec![workload("w1", "v1", true), workload("bad", "v1", false)];
+    stream.respond(response(type_url::ADDRESS, "n2", workloads)).await;
+    for _ in 0..4 {
+        stream.request().await;
+    }
+    // It is brought to the disk when the process ends at the latest.
+    fixture.trigger.drain(drain::Mode::Graceful, PATIENCE).await;
+    fixture.client.await.unwrap();
+
+    let mut fixture = Fixture::start_with(Live::new(), Some(directory.path())).await;
+    let mut stream = fixture.stream().await;
+    let (policies, addresses) = (stream.request().await, stream.request().await);
+    // Nothing has been answered, and everything is in force, what was refused included.
+    fixture.readiness.wait().await;
+    let pod = PodRef { node: None, namespace: "shop".into(), name: "w1".into(), service_account: "default".into() };
+    let view = fixture.live.snapshot().view(&pod);
+    assert!(view.workload.is_some());
+    assert_eq!(fixture.live.snapshot().resource_names().0, ["w1", "bad"].map(str::to_owned).into());
+    assert!(fixture.live.snapshot().policy(&PolicyKey::new("shop", "deny")).is_some());
+    assert!(fixture.metrics.render().contains("fairway_xds_state_from_disk 1"));
+    assert_eq!(policies.initial_resource_versions.len(), 1);
+    assert_eq!(addresses.initial_resource_versions.get("w1").map(String::as_str), Some("v1"));
+
+    let removed = vec!["shop/deny".to_owned()];
+    let withdrawn = response(type_url::AUTHORIZATION, "n1", vec![]);
+    stream.respond(DeltaDiscoveryResponse { removed_resources: removed, ..withdrawn }).await;
+    stream.request().await;
+    assert!(fixture.metrics.render().contains("fairway_xds_state_from_disk 1"));
+    stream.respond(response(type_url::ADDRESS, "n2", vec![])).await;
+    stream.request().await;
+    // What had been refused could not be named, and is not there any more.
+    assert_eq!(fixture.live.snapshot().resource_names().0, ["w1"].map(str::to_owned).into());
+    assert!(fixture.live.snapshot().policy(&PolicyKey::new("shop", "deny")).is_none());
+    assert!(fixture.metrics.render().contains("fairway_xds_state_from_disk 0"));
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_as_good_as_none() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("last-good-configuration"), b"fairway-last-good\x01").unwrap();
+    let mut fixture = Fixture::start_with(Live::new(), Some(directory.path())).await;
+    let mut stream = fixture.stream().await;
+    assert!(stream.request().await.initial_resource_versions.is_empty());
+    assert!(!fixture.live.snapshot().is_complete() && fixture.readiness.pending().len() == 2);
+}
+
+#[tokio::test]
+async fn addresses_are_asked_for_when_they_are_needed_and_again_on_the_next_stream() {
+    let mut fixture = Fixture::start_with(Live::on_demand(), None).await;
+    let mut stream = fixture.stream().await;
+    stream.request().await;
+    let first = stream.request().await;
+    assert_eq!(
+        (first.resource_names_subscribe, first.resource_names_unsubscribe),
+        (vec!["*".to_owned()], vec!["*".to_owned()])
+    );
+    let demand = fixture.live.demand().unwrap().clone();
+    let ask = |name: &'static str| {
+        let demand = demand.clone();
+        tokio::spawn(async move { demand.ask(name, PATIENCE).await })
+    };
+    let known = ask("/10.0.0.1");
+    assert_eq!(stream.request().await.resource_names_subscribe, ["/10.0.0.1"]);
+    let unknown = ask("/10.9.9.9");
+    assert_eq!(stream.request().await.resource_names_subscribe, ["/10.9.9.9"]);
+    let found = Resource { aliases: vec!["/10.0.0.1".to_owned()], ..workload("w1", "v1", true) };
+    let missing = vec!["/10.9.9.9".to_owned()];
+    let answer = response(type_url::ADDRESS, "n1", vec![found]);
+    stream.respond(DeltaDiscoveryResponse { removed_resources: missing, ..answer }).await;
+    assert_eq!((known.await.unwrap(), unknown.await.unwrap()), (Ok(()), Ok(())));
+    // Whoever asked sees it.
+    assert!(fixture.live.snapshot().workload_by_uid("w1").is_some());
+    stream.request().await;
+
+    drop(stream);
+    let mut stream = fixture.stream().await;
+    stream.request().await;
+    assert_eq!(stream.request().await.initial_resource_versions.keys().collect::<Vec<_>>(), ["w1"]);
+    assert_eq!(stream.request().await.resource_names_subscribe, ["/10.9.9.9"]);
+}
+
+#[tokio::test]
+async fn the_pages_of_an_answer_are_published_together() {
+    let live = Live::new();
+    let control_plane = fake::control_plane("http://127.0.0.1:1", "");
+    let mut client =
+        Client::new(control_plane, NodeInfo::default(), live.clone(), &Readiness::new(), &Metrics::default());
+    let page = |nonce, name, extent: Extent| DeltaDiscoveryResponse {
+        system_version_info: extent.in_generation(1),
+        ..response(type_url::ADDRESS, nonce, vec![workload(name, "v1", true)])
+    };
+    client.respond(page("n1", "w1", Extent::Part)).await.unwrap();
+    assert_eq!(live.snapshot().counts().workloads, 0);
+    client.respond(page("n2", "w2", Extent::Whole)).await.unwrap();
+    assert_eq!((live.snapshot().counts().workloads, live.snapshot().version()), (2, 1));
 }
