@@ -109,7 +109,8 @@ impl Controller {
         tokio::spawn(certificate.renew(drain.clone()));
 
         let discovery =
-            Discovery::new(published.clone(), Arc::clone(&verifier), clients, metrics.clone(), drain.clone());
+            Discovery::new(published.clone(), Arc::clone(&verifier), clients, metrics.clone(), drain.clone())
+                .with_maximum_age(config.maximum_connection_age);
         let root_pem = root.pem().to_owned();
         let authority =
             Authority::new(root, verifier, published, config.rules, config.certificate_lifetime, metrics.clone());

@@ -64,6 +64,9 @@ pub struct Args {
     /// Longest lifetime of workload certificates, such as 24h or 90m.
     #[arg(long, default_value = "24h", value_parser = duration, env = "DEFAULT_WORKLOAD_CERT_TTL")]
     pub workload_cert_ttl: Duration,
+    /// About how long a proxy's stream may last before it must connect again, such as 30m; 0s for no limit.
+    #[arg(long, default_value = "30m", value_parser = duration, env = "FAIRWAY_MAX_CONNECTION_AGE")]
+    pub max_connection_age: Duration,
     /// Shape of log lines: plain or json.
     #[arg(long, default_value = "plain", env = "LOG_FORMAT")]
     pub log_format: String,
@@ -99,6 +102,8 @@ pub struct Config {
     pub server_names: Vec<String>,
     /// Longest lifetime of workload certificates.
     pub certificate_lifetime: Duration,
+    /// How long streams may last.
+    pub maximum_connection_age: Option<Duration>,
 }
 
 /// Why settings are refused.
@@ -172,6 +177,7 @@ impl TryFrom<Args> for Config {
             },
             server_names,
             certificate_lifetime: args.workload_cert_ttl,
+            maximum_connection_age: (!args.max_connection_age.is_zero()).then_some(args.max_connection_age),
         })
     }
 }
@@ -218,6 +224,7 @@ mod tests {
         assert_eq!(config.token_issuer, "https://kubernetes.default.svc.cluster.local");
         assert_eq!(config.certificate_lifetime, Duration::from_secs(24 * 3600));
         assert_eq!(config.ca_directory, PathBuf::from("s/ca"));
+        assert_eq!(config.maximum_connection_age, Some(Duration::from_secs(1800)));
         assert!(config.rules.trusted.contains(&("fairway-system".to_owned(), "ztunnel".to_owned())));
     }
 

@@ -8,8 +8,8 @@ use fairway_core::io::drain::Drain;
 use fairway_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryService;
 use fairway_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use fairway_proto::envoy_core::Node;
-use prost_types::value::Kind;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -17,7 +17,7 @@ pub mod clients;
 pub mod session;
 
 use clients::{Client, Clients, Membership};
-use session::{Event, Session};
+use session::{Event, Session, metadata};
 
 use crate::metrics::Metrics;
 use crate::state::Published;
@@ -38,6 +38,7 @@ pub struct Discovery {
     clients: Clients,
     metrics: Metrics,
     drain: Drain,
+    maximum_age: Option<Duration>,
 }
 
 impl Discovery {
@@ -50,7 +51,14 @@ impl Discovery {
         metrics: Metrics,
         drain: Drain,
     ) -> Self {
-        Self { published, verifier, clients, metrics, drain }
+        Self { published, verifier, clients, metrics, drain, maximum_age: None }
+    }
+
+    /// Ends streams after about this long, at a moment when nothing is under way: clients spread over the controllers
+    /// again, and show a token that is valid still. Theirs is spread by a tenth, so that they do not all come at once.
+    #[must_use]
+    pub fn with_maximum_age(self, maximum_age: Option<Duration>) -> Self {
+        Self { maximum_age, ..self }
     }
 }
 
@@ -72,6 +80,7 @@ impl AggregatedDiscoveryService for Discovery {
             published: self.published.clone(),
             metrics: self.metrics.clone(),
             session: Session::default(),
+            ends: self.maximum_age.map(|age| Instant::now() + spread(age, rand::random())),
         };
         let (clients, drain) = (self.clients.clone(), self.drain.clone());
         tokio::spawn(stream.serve(caller, clients, drain));
@@ -85,6 +94,8 @@ struct Stream {
     published: watch::Receiver<Arc<Published>>,
     metrics: Metrics,
     session: Session,
+    /// When it has lived long enough.
+    ends: Option<Instant>,
 }
 
 impl Stream {
@@ -160,6 +171,7 @@ impl Stream {
                     Some(request) => self.take(request, id)?,
                     None => return Ok(()),
                 },
+                () = until(self.ends), if is_idle => return Ok(()),
                 changed = self.published.changed(), if is_idle => {
                     changed.map_err(|_| Status::unavailable("the controller is shutting down; connect again"))?;
                 }
@@ -187,6 +199,18 @@ impl Stream {
     }
 }
 
+/// The age by chance, from 0 to 1, between nine and eleven tenths of its nominal length.
+fn spread(age: Duration, chance: f64) -> Duration {
+    age.mul_f64(0.9 + chance.clamp(0.0, 1.0) / 5.0)
+}
+
+async fn until(ends: Option<Instant>) {
+    match ends {
+        Some(ends) => tokio::time::sleep_until(ends).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Keeps the gauge of clients true however a stream ends.
 struct Leave(::metrics::Gauge);
 
@@ -196,16 +220,9 @@ impl Drop for Leave {
     }
 }
 
-fn text<'a>(node: &'a Node, key: &str) -> Option<&'a str> {
-    match &node.metadata.as_ref()?.fields.get(key)?.kind {
-        Some(Kind::StringValue(text)) => Some(text),
-        _ => None,
-    }
-}
-
 /// A client must not call itself by another namespace than its token's.
 fn check_node(node: &Node, caller: &Caller) -> Result<(), Status> {
-    match text(node, "NAMESPACE") {
+    match metadata(node, "NAMESPACE") {
         Some(claimed) if claimed != caller.namespace => Err(Status::permission_denied(format!(
             "the node says namespace {claimed:?} and its token says {:?}; check POD_NAMESPACE of the proxy",
             caller.namespace
@@ -218,10 +235,10 @@ fn describe(node: &Node) -> Client {
     let since = time::OffsetDateTime::now_utc();
     Client {
         id: node.id.clone(),
-        node: text(node, "NODE_NAME").unwrap_or_default().to_owned(),
+        node: metadata(node, "NODE_NAME").unwrap_or_default().to_owned(),
         version: ["FAIRWAY_VERSION", "ISTIO_VERSION"]
             .iter()
-            .find_map(|key| text(node, key))
+            .find_map(|key| metadata(node, key))
             .unwrap_or_default()
             .to_owned(),
         connected_since: since.format(&time::format_description::well_known::Rfc3339).unwrap_or_default(),

@@ -2,14 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use fairway_core::io::xds::Digest;
+use fairway_core::io::xds::digest::{Buckets, Entry};
 use fairway_proto::security::Scope;
 use fairway_proto::type_url;
 use fairway_proto::workload::{Address, NetworkAddress, address};
 use prost::Message;
 
 use crate::translate::Desired;
+
+mod lookup;
+
+pub use lookup::Lookup;
 
 /// Bytes of the SHA-256 that make a version: enough that two contents never share one.
 const VERSION_BYTES: usize = 16;
@@ -62,6 +68,8 @@ pub struct Resource {
     pub aliases: Vec<String>,
     /// It is a policy that concerns only the workloads that list it.
     pub is_listed: bool,
+    /// Name and version as digests of what clients hold have them.
+    pub entry: Entry,
 }
 
 /// Resources of one type by name.
@@ -76,6 +84,7 @@ pub struct World {
     pub is_open: bool,
     addresses: Arc<Resources>,
     authorizations: Arc<Resources>,
+    lookup: Arc<OnceLock<Lookup>>,
 }
 
 impl World {
@@ -88,8 +97,10 @@ impl World {
             resource(workload.uid.as_str().into(), body.encode_to_vec(), aliases.collect())
         });
         let services = desired.services.iter().map(|service| {
-            let aliases =
-                service.addresses.iter().filter_map(|NetworkAddress { network, address, .. }| alias(network, address));
+            let aliases = service.addresses.iter().filter_map(|NetworkAddress { network, address, length }| {
+                let alias = alias(network, address)?;
+                Some(length.map_or_else(|| alias.clone(), |length| format!("{alias}/{length}")))
+            });
             let name = format!("{}/{}", service.namespace, service.hostname);
             let body = Address { r#type: Some(address::Type::Service(service.clone())) };
             resource(name.into(), body.encode_to_vec(), aliases.collect())
@@ -103,7 +114,8 @@ impl World {
         let authorizations = renew(&self.authorizations, policies);
         let same = Arc::ptr_eq(&addresses, &self.addresses) && Arc::ptr_eq(&authorizations, &self.authorizations);
         let generation = if same && self.generation > 0 { self.generation } else { self.generation.saturating_add(1) };
-        Self { generation, is_open: self.is_open, addresses, authorizations }
+        let lookup = if Arc::ptr_eq(&addresses, &self.addresses) { Arc::clone(&self.lookup) } else { Arc::default() };
+        Self { generation, is_open: self.is_open, addresses, authorizations, lookup }
     }
 
     /// Resources of one type.
@@ -115,14 +127,25 @@ impl World {
         }
     }
 
-    /// Finds a resource by its key or by one of its aliases.
+    /// Finds resources by their key or by one of their aliases.
     #[must_use]
-    pub fn find(&self, kind: ResourceType, name: &str) -> Option<&Arc<Resource>> {
+    pub fn find(&self, kind: ResourceType, name: &str) -> Vec<&Arc<Resource>> {
         let resources = self.resources(kind);
-        // Asking by address is rare: only clients that ask for single names do.
-        resources
-            .get(name)
-            .or_else(|| resources.values().find(|resource| resource.aliases.iter().any(|alias| alias == name)))
+        if let Some(resource) = resources.get(name) {
+            return vec![resource];
+        }
+        match kind {
+            ResourceType::Address => {
+                self.lookup().named(name).into_iter().filter_map(|key| resources.get(key)).collect()
+            }
+            ResourceType::Authorization => Vec::new(),
+        }
+    }
+
+    /// Addresses by what clients that do not hold everything look for; made when the first such client needs it.
+    #[must_use]
+    pub fn lookup(&self) -> &Lookup {
+        self.lookup.get_or_init(|| Lookup::of(&self.addresses))
     }
 }
 
@@ -136,8 +159,9 @@ fn alias(network: &str, octets: &[u8]) -> Option<String> {
 
 fn resource(name: Arc<str>, body: Vec<u8>, aliases: Vec<String>) -> Resource {
     let digest = ring::digest::digest(&ring::digest::SHA256, &body);
-    let version = digest.as_ref().iter().take(VERSION_BYTES).map(|byte| format!("{byte:02x}")).collect();
-    Resource { name, version, body, aliases, is_listed: false }
+    let version: String = digest.as_ref().iter().take(VERSION_BYTES).map(|byte| format!("{byte:02x}")).collect();
+    let entry = Entry::new(&name, &version);
+    Resource { name, version, body, aliases, is_listed: false, entry }
 }
 
 /// A map of the new resources; the old one when they are the same.
@@ -168,6 +192,8 @@ pub struct Delta {
     pub narrowed: Vec<Arc<Resource>>,
     /// Gone.
     pub removed: Vec<Arc<str>>,
+    /// Set when what the client holds was said in a digest: where it differs.
+    pub differing: Option<Buckets>,
 }
 
 impl Delta {
@@ -192,6 +218,16 @@ impl Delta {
     pub fn since(held: &BTreeMap<String, String>, new: &Resources) -> Self {
         let removed = held.keys().filter(|name| !new.contains_key(name.as_str())).map(|name| name.as_str().into());
         Self::of(new, removed.collect(), |name| held.get(name).map(String::as_str))
+    }
+
+    /// From what a client says in a digest: everything in the buckets that differ, and those. What it holds there and is
+    /// not sent it takes for gone.
+    #[must_use]
+    pub fn resume(held: &Digest, new: &Resources) -> Self {
+        let own = Digest::like(held, new.values().map(|resource| resource.entry));
+        let differing = own.differing(held);
+        let changed = new.values().filter(|resource| differing.hold_entry(resource.entry)).cloned().collect();
+        Self { changed, differing: Some(differing), ..Self::default() }
     }
 
     fn of<'a>(new: &Resources, removed: Vec<Arc<str>>, held_version: impl Fn(&str) -> Option<&'a str>) -> Self {
@@ -262,16 +298,17 @@ mod tests {
         with_policy.policies.push(Authorization { name: "p".into(), namespace: "n".into(), ..Default::default() });
         let two = one.next(&with_policy);
         assert!(Arc::ptr_eq(one.resources(ResourceType::Address), two.resources(ResourceType::Address)));
-        assert!(two.find(ResourceType::Authorization, "n/p").is_some());
+        assert_eq!(two.find(ResourceType::Authorization, "n/p").len(), 1);
         assert_eq!(two.generation, 2);
     }
 
     #[test]
     fn resources_are_found_by_address() {
         let world = World::default().next(&desired(&[("a", "1")]));
-        let found = world.find(ResourceType::Address, "/10.0.0.1").map(|resource| resource.name.as_ref());
-        assert_eq!(found, Some("a"));
-        assert!(world.find(ResourceType::Address, "/10.0.0.2").is_none());
+        let found: Vec<&str> =
+            world.find(ResourceType::Address, "/10.0.0.1").iter().map(|resource| resource.name.as_ref()).collect();
+        assert_eq!(found, ["a"]);
+        assert!(world.find(ResourceType::Address, "/10.0.0.2").is_empty());
     }
 
     #[test]

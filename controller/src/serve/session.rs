@@ -1,16 +1,24 @@
 //! One discovery client: what it subscribed to, what it was sent, what it said to that; pure.
 //!
 //! There is no queue of updates. A client is always brought from what it holds to the newest world, and only once everything
-//! planned before has left; a slow client therefore skips worlds instead of piling them up.
+//! planned before has left; a slow client therefore skips worlds instead of piling them up. What it should hold is all
+//! there is, or what it named and what goes with that ([`interest`]).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use fairway_core::io::xds::Extent;
+use fairway_core::io::xds::digest::{Buckets, METADATA_KEY};
+use fairway_core::io::xds::{Digest, Extent};
 use fairway_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as Sent};
+use fairway_proto::envoy_core::Node;
 use prost_types::Any;
+use prost_types::value::Kind;
 
 use crate::world::{Delta, Resource, ResourceType, Resources, World};
+
+mod interest;
+
+use interest::Interest;
 
 /// Bytes of resources in one response, below the 4 MiB that gRPC clients accept unless told otherwise, with room for framing.
 pub const MAXIMUM_RESPONSE_BYTES: usize = 3 * 1024 * 1024;
@@ -18,8 +26,13 @@ pub const MAXIMUM_RESPONSE_BYTES: usize = 3 * 1024 * 1024;
 pub const MAXIMUM_UNANSWERED: usize = 32;
 /// Bytes of a name and a version and their framing, added to each body.
 const RESOURCE_OVERHEAD: usize = 128;
-/// Single names and unknown types a client may ask for before it has taken the answers to those before.
+/// Unknown types a client may ask for before it has taken the answers to those before.
 const MAXIMUM_ASKED: usize = 10_000;
+/// Names of one type a client may ask for before it has taken the answers, and names it may be subscribed to: more than any
+/// node needs, and some 10 MB.
+const MAXIMUM_NAMES: usize = 100_000;
+/// The name that stands for all.
+const WILDCARD: &str = "*";
 /// Characters of a refusal that are kept.
 const MAXIMUM_REFUSAL: usize = 4096;
 
@@ -55,8 +68,10 @@ pub struct Progress {
 
 #[derive(Debug, Default)]
 struct Subscription {
+    /// What it should hold.
+    interest: Interest,
     /// What a client brought from an earlier stream; taken by the first plan.
-    initial: Option<BTreeMap<String, String>>,
+    initial: Option<Brought>,
     /// What the client holds once everything sent has arrived.
     held: Option<Arc<Resources>>,
     /// Set while the answer to the subscription is open: what the client brought, and may be gone or only not known here.
@@ -64,6 +79,15 @@ struct Subscription {
     /// Names to answer although nothing changed.
     asked: Vec<String>,
     progress: Progress,
+}
+
+/// What a client says it holds.
+#[derive(Debug)]
+enum Brought {
+    /// Name to version.
+    Versions(BTreeMap<String, String>),
+    /// Sums over those.
+    Digest(Digest),
 }
 
 /// A part of a plan, small enough for one response.
@@ -78,6 +102,8 @@ struct Chunk {
     completes: Option<u64>,
     /// Whether more may exist than the plan knows.
     is_open: bool,
+    /// Set on the last chunk of the answer to a digest.
+    differing: Option<Buckets>,
 }
 
 #[derive(Debug)]
@@ -94,6 +120,8 @@ pub struct Session {
     pending: VecDeque<Chunk>,
     unanswered: VecDeque<Unanswered>,
     last_nonce: u64,
+    /// Name of the client's node.
+    node: String,
 }
 
 impl Session {
@@ -104,14 +132,26 @@ impl Session {
         };
         let answer = (!request.response_nonce.is_empty()).then(|| self.answered(kind, &request));
         let is_new = !self.subscriptions.contains_key(&kind);
+        let digest = request.node.as_ref().and_then(|node| metadata(node, METADATA_KEY)).and_then(Digest::decode);
+        if let Some(node) = request.node.as_ref().and_then(|node| metadata(node, "NODE_NAME")) {
+            node.clone_into(&mut self.node);
+        }
         let subscription = self.subscriptions.entry(kind).or_default();
-        subscription.asked.extend(single_names(request.resource_names_subscribe));
-        if subscription.asked.len() > MAXIMUM_ASKED {
+        subscription.asked.extend(request.resource_names_subscribe.iter().filter(|name| *name != WILDCARD).cloned());
+        if is_new {
+            subscription.interest = Interest::of_first(&request);
+        } else {
+            subscription.interest.change(request.resource_names_subscribe, request.resource_names_unsubscribe);
+        }
+        if subscription.asked.len() > MAXIMUM_NAMES || subscription.interest.names() > MAXIMUM_NAMES {
             return Event::Flood;
         }
         if is_new {
             // A nonce of an earlier stream does not make this less of a first request.
-            subscription.initial = Some(request.initial_resource_versions);
+            subscription.initial = Some(match digest {
+                Some(digest) if subscription.interest.is_all() => Brought::Digest(digest),
+                _ => Brought::Versions(request.initial_resource_versions),
+            });
             return Event::Subscribed(kind);
         }
         answer.unwrap_or(Event::Names(kind))
@@ -124,7 +164,8 @@ impl Session {
                 return Event::Flood;
             }
             let type_url = request.type_url.clone();
-            let removed = single_names(request.resource_names_subscribe).into_iter().map(Into::into).collect();
+            let names = request.resource_names_subscribe.into_iter().filter(|name| name != WILDCARD);
+            let removed = names.map(Into::into).collect();
             self.pending.push_back(Chunk { type_url, removed, ..Chunk::default() });
         } else {
             self.forget(&request.response_nonce);
@@ -223,10 +264,12 @@ impl Session {
     /// answer to that can be closed now.
     fn delta(&mut self, kind: ResourceType, world: &World) -> Option<(Delta, bool)> {
         let subscription = self.subscriptions.get_mut(&kind)?;
-        let resources = world.resources(kind);
+        let resources = &subscription.interest.resources(kind, world, &self.node);
         let (mut delta, mut is_owed) = match (&subscription.held, subscription.initial.take()) {
             (Some(held), _) => (Delta::between(held, resources), false),
-            (None, initial) => (Delta::since(&initial.unwrap_or_default(), resources), true),
+            (None, Some(Brought::Digest(held))) => (Delta::resume(&held, resources), true),
+            (None, Some(Brought::Versions(held))) => (Delta::since(&held, resources), true),
+            (None, None) => (Delta::since(&BTreeMap::new(), resources), true),
         };
         if is_owed && world.is_open {
             subscription.withheld = Some(std::mem::take(&mut delta.removed));
@@ -240,7 +283,8 @@ impl Session {
         Some((delta, is_owed))
     }
 
-    /// Names asked for one by one: with their aliases, or as removed when there is no such thing.
+    /// Names asked for one by one: with their aliases, or as removed when there is no such thing. What has just been
+    /// planned is not sent twice.
     fn answer_names(&mut self, world: &World) {
         for kind in ResourceType::ALL {
             let Some(subscription) = self.subscriptions.get_mut(&kind) else { continue };
@@ -248,14 +292,22 @@ impl Session {
             if asked.is_empty() {
                 continue;
             }
+            let of_kind = self.pending.iter().filter(|chunk| chunk.kind == Some(kind) && chunk.with_aliases);
+            let mut sent: HashSet<Arc<str>> =
+                of_kind.flat_map(|chunk| &chunk.changed).map(|resource| Arc::clone(&resource.name)).collect();
             let mut delta = Delta::default();
             for name in asked {
-                match world.find(kind, &name) {
-                    Some(resource) => delta.changed.push(Arc::clone(resource)),
-                    None => delta.removed.push(name.into()),
+                let found = world.find(kind, &name);
+                if found.is_empty() {
+                    delta.removed.push(name.into());
                 }
+                delta.changed.extend(
+                    found.into_iter().filter(|resource| sent.insert(Arc::clone(&resource.name))).map(Arc::clone),
+                );
             }
-            self.push(kind, delta, None, true);
+            if !delta.is_empty() {
+                self.push(kind, delta, None, true);
+            }
         }
     }
 
@@ -278,6 +330,8 @@ impl Session {
 
     /// Cuts a delta into responses, after which the client holds all of the world `completes`.
     fn push(&mut self, kind: ResourceType, delta: Delta, completes: Option<&World>, with_aliases: bool) {
+        let is_named = self.subscriptions.get(&kind).is_some_and(|subscription| !subscription.interest.is_all());
+        let with_aliases = with_aliases || is_named;
         let new = || Chunk { type_url: kind.type_url().to_owned(), kind: Some(kind), with_aliases, ..Chunk::default() };
         let mut chunk = new();
         let mut bytes = 0_usize;
@@ -301,6 +355,7 @@ impl Session {
         }
         chunk.completes = completes.map(|world| world.generation);
         chunk.is_open = completes.is_some_and(|world| world.is_open);
+        chunk.differing = delta.differing;
         self.pending.push_back(chunk);
     }
 
@@ -331,7 +386,10 @@ impl Session {
             ..Sent::default()
         });
         Some(DeltaDiscoveryResponse {
-            system_version_info: extent.in_generation(generation),
+            system_version_info: match &chunk.differing {
+                Some(differing) => extent.resumed(generation, differing),
+                None => extent.in_generation(generation),
+            },
             resources: resources.collect(),
             removed_resources: chunk.removed.iter().map(ToString::to_string).collect(),
             type_url: chunk.type_url,
@@ -340,9 +398,12 @@ impl Session {
     }
 }
 
-/// Names other than the wildcard.
-fn single_names(names: Vec<String>) -> Vec<String> {
-    names.into_iter().filter(|name| name != "*").collect()
+/// A text among the metadata of a node.
+pub(super) fn metadata<'a>(node: &'a Node, key: &str) -> Option<&'a str> {
+    match &node.metadata.as_ref()?.fields.get(key)?.kind {
+        Some(Kind::StringValue(text)) => Some(text),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,9 @@ use fairway_proto::workload::Workload;
 use super::*;
 use crate::translate::Desired;
 
+mod named;
+mod resume;
+
 fn world(previous: &World, workloads: &[(&str, &str)], policies: &[&str]) -> World {
     let workloads = workloads.iter().map(|(uid, node)| Workload {
         uid: (*uid).to_owned(),
@@ -241,7 +244,7 @@ fn unknown_types_and_names_are_answered_with_nothing() {
     assert_eq!(event, Event::Names(ADDRESS));
     session.plan(&one);
     let responses = drain(&mut session);
-    assert_eq!(shape(&responses), [("address", vec!["a"], vec!["/10.9.9.9"])]);
+    assert_eq!(shape(&responses), [("address", vec!["a"], vec![]), ("address", vec![], vec!["/10.9.9.9"])]);
     assert_eq!(responses[0].resources[0].aliases, ["/10.0.0.1"]);
 }
 
@@ -295,7 +298,7 @@ fn a_client_that_never_answers_is_sent_no_more() {
 fn a_client_that_floods_is_noticed() {
     let names = |count: usize| (0..count).map(|number| number.to_string()).collect::<Vec<_>>();
     let mut session = Session::default();
-    let request = DeltaDiscoveryRequest { resource_names_subscribe: names(MAXIMUM_ASKED), ..subscribe(ADDRESS) };
+    let request = DeltaDiscoveryRequest { resource_names_subscribe: names(MAXIMUM_NAMES), ..subscribe(ADDRESS) };
     assert_eq!(session.receive(request.clone()), Event::Subscribed(ADDRESS));
     assert_eq!(session.receive(request), Event::Flood);
     let mut session = Session::default();
