@@ -114,6 +114,7 @@ fn ztunnel(config: &Config, layout: &Layout, number: u8) -> Spec {
         ("XDS_ROOT_CA", root.clone()),
         ("CA_ROOT_CA", root),
         ("INPOD_UDS", text(layout.node_socket(&node))),
+        ("FAIRWAY_STATE_DIR", text(layout.ztunnel_state(&node))),
         ("NODE_NAME", node.clone()),
         ("POD_NAME", ztunnel_pod(&node)),
         ("POD_NAMESPACE", SYSTEM_NAMESPACE.to_owned()),

@@ -124,6 +124,12 @@ impl Layout {
         self.node(node).join("ztunnel.sock")
     }
 
+    /// Where the node's ztunnel keeps the configuration it last had.
+    #[must_use]
+    pub fn ztunnel_state(&self, node: &str) -> PathBuf {
+        self.node(node).join("ztunnel")
+    }
+
     /// The token of the node's ztunnel.
     #[must_use]
     pub fn node_token(&self, node: &str) -> PathBuf {

@@ -14,5 +14,6 @@ mod mesh {
     mod manifests;
     mod matrix;
     mod observe;
+    mod on_demand;
     mod shop;
 }

@@ -8,6 +8,7 @@ use fairway_core::io::live::Live;
 use fairway_core::io::logging::LogFilter;
 use fairway_core::io::metrics::{Metrics, page::page};
 use fairway_core::io::ready::Readiness;
+use fairway_core::io::xds::ClientStatus;
 use tokio_util::sync::CancellationToken;
 
 use crate::node::{PodInfo, PodUid};
@@ -35,6 +36,8 @@ pub struct PodState {
 pub struct Admin {
     /// The configuration received.
     pub live: Live,
+    /// How new that is.
+    pub stream: ClientStatus,
     /// Certificates of the node's workloads.
     pub certificates: Certificates,
     /// Open connections.
@@ -83,6 +86,7 @@ impl Admin {
             let (snapshot, certificates) = (self.live.snapshot(), self.certificates.states());
             json(&dump::ConfigDump::new(
                 &snapshot,
+                self.stream.report(),
                 &certificates,
                 &(self.pods)(),
                 &self.connections.list(),

@@ -54,7 +54,7 @@ pub async fn run(config: Config, log_filter: LogFilter, workers: Workers) -> any
     let authority = Arc::new(GrpcAuthority::new(authority, true));
     let certificates =
         Certificates::new(authority, Arc::clone(&provider), config.certificate_lifetime, SystemTime::now);
-    let live = Live::new();
+    let live = if config.on_demand { Live::on_demand() } else { Live::new() };
     let telemetry = Telemetry::new(&metrics);
     let counted = DnsMetrics::new(&metrics);
     let (resolvers, ours) = (config.dns.resolvers(), SocketFactory::host(Some(PACKET_MARK)));
@@ -63,6 +63,7 @@ pub async fn run(config: Config, log_filter: LogFilter, workers: Workers) -> any
         live: live.clone(),
         certificates: certificates.clone(),
         telemetry: telemetry.clone(),
+        demand_wait: config.demand_wait,
         ipv6: config.ipv6,
         preserve_source: config.preserve_source,
         neighbours: Neighbours::default(),
@@ -73,8 +74,11 @@ pub async fn run(config: Config, log_filter: LogFilter, workers: Workers) -> any
     let pods = Arc::new(Pods::new(mesh, home, config.node.node_name.as_str().into(), &metrics));
 
     let agent = NodeClient::new(config.node_socket.clone(), Arc::clone(&pods), readiness.block("node agent"), &metrics);
+    let control_plane = ControlPlane::new(config.xds.clone(), provider).context("XDS_ADDRESS")?;
+    let stream = configuration(&config, control_plane, live.clone(), &readiness, &metrics);
     let pages = Admin {
-        live: live.clone(),
+        stream: stream.status(),
+        live,
         certificates,
         connections: telemetry.table().clone(),
         pods: {
@@ -89,8 +93,6 @@ pub async fn run(config: Config, log_filter: LogFilter, workers: Workers) -> any
     };
     operate(&config, &pages, &metrics, &readiness, &drain).await?;
 
-    let control_plane = ControlPlane::new(config.xds.clone(), provider).context("XDS_ADDRESS")?;
-    let stream = xds::Client::new(control_plane, config.node.clone(), live, &readiness, &metrics);
     let mut stream = tokio::spawn(stream.run(drain.clone()));
     let (agent_trigger, agent_drain) = drain::new();
     let mut agent = tokio::spawn(agent.run(agent_drain));
@@ -116,6 +118,24 @@ pub async fn run(config: Config, log_filter: LogFilter, workers: Workers) -> any
     trigger.start(Mode::Graceful);
     let _ = stream.await;
     Ok(())
+}
+
+/// The client of the configuration server, with what is kept on disk if that is asked for.
+fn configuration(
+    config: &Config,
+    control_plane: ControlPlane,
+    live: Live,
+    readiness: &Readiness,
+    metrics: &Metrics,
+) -> xds::Client {
+    let stream = xds::Client::new(control_plane, config.node.clone(), live, readiness, metrics);
+    let Some(directory) = &config.state_directory else { return stream };
+    let owner = xds::Owner {
+        cluster: config.xds.cluster_id.clone(),
+        node: config.node.node_name.clone(),
+        on_demand: config.on_demand,
+    };
+    stream.kept_by(xds::Keeper::new(directory.clone(), owner, config.store_interval, metrics))
 }
 
 /// Opens the ports operators use.

@@ -58,6 +58,19 @@ pub struct Arguments {
         hide_env_values = true
     )]
     pub auth_token: String,
+    /// Ask for workloads and services when connections need them, instead of holding all of the mesh
+    #[arg(long, env = "XDS_ON_DEMAND", value_name = "BOOL", default_value = "false")]
+    pub xds_on_demand: String,
+    /// How long a connection waits for the control plane to say what its destination is, where that is asked for
+    #[arg(long, env = "XDS_DEMAND_WAIT", value_name = "DURATION")]
+    pub xds_demand_wait: Option<String>,
+    /// Directory in which the last good configuration is kept, to be served after a restart until the control plane
+    /// answers; nothing is kept if it is not set
+    #[arg(long, env = "FAIRWAY_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// The last good configuration is written no more often than this
+    #[arg(long, env = "XDS_STORE_INTERVAL", value_name = "DURATION")]
+    pub xds_store_interval: Option<String>,
     /// Socket of the node agent
     #[arg(long, env = "INPOD_UDS", value_name = "PATH", default_value = "/var/run/ztunnel/ztunnel.sock")]
     pub inpod_uds: PathBuf,
@@ -141,6 +154,14 @@ pub struct Config {
     pub ca: ControlPlaneConfig,
     /// Who we are to the configuration server.
     pub node: NodeInfo,
+    /// Addresses are asked for when connections need them.
+    pub on_demand: bool,
+    /// How long a connection waits for such an answer.
+    pub demand_wait: Duration,
+    /// Where the last good configuration is kept, if it is.
+    pub state_directory: Option<PathBuf>,
+    /// The least time between two writings of it.
+    pub store_interval: Duration,
     /// Socket of the node agent.
     pub node_socket: PathBuf,
     /// Trust domain of the mesh.
@@ -233,6 +254,13 @@ impl Arguments {
         let grace = set(self.termination_grace_period_seconds.as_deref())
             .map(|text| parse::<u64>("TERMINATION_GRACE_PERIOD_SECONDS", text))
             .transpose()?;
+        let on_demand = set(Some(&self.xds_on_demand)).is_some() && switch("XDS_ON_DEMAND", &self.xds_on_demand)?;
+        let dns = self.dns.check()?;
+        if on_demand && dns.port.is_some() {
+            let problem = "the DNS proxy must know all names; leave this out, or set ISTIO_META_DNS_CAPTURE=false here and \
+                           AMBIENT_DNS_CAPTURE=false for the agent";
+            return Err(wrong("XDS_ON_DEMAND", &self.xds_on_demand, problem));
+        }
         let trust_domain = set(Some(&self.trust_domain)).unwrap_or(TrustDomain::DEFAULT);
         let explicit = set(self.connection_termination_deadline.as_deref())
             .map(|text| duration("CONNECTION_TERMINATION_DEADLINE", text))
@@ -259,6 +287,10 @@ impl Arguments {
                 node_name,
                 metadata,
             },
+            on_demand,
+            demand_wait: limited(self.xds_demand_wait.as_deref(), &limits::XDS_DEMAND_WAIT)?,
+            state_directory: self.state_dir.filter(|directory| !directory.as_os_str().is_empty()),
+            store_interval: limited(self.xds_store_interval.as_deref(), &limits::XDS_STORE_INTERVAL)?,
             node_socket: self.inpod_uds,
             trust_domain: TrustDomain::new(trust_domain)
                 .map_err(|error| wrong("TRUST_DOMAIN", trust_domain, &error.to_string()))?,
@@ -271,7 +303,7 @@ impl Arguments {
             log_shape: parse("LOG_FORMAT", &self.log_format)?,
             log_filter: self.log_filter,
             worker_threads: threads(&self.worker_threads, std::thread::available_parallelism().map_or(1, usize::from))?,
-            dns: self.dns.check()?,
+            dns,
             ports: Ports { admin: self.admin_port, stats: self.stats_port, readiness: self.readiness_port },
             ignored,
         })
@@ -289,6 +321,8 @@ impl Config {
             "caRootCert": self.ca.roots.to_string(),
             "clusterId": self.xds.cluster_id,
             "localNode": self.node.node_name,
+            "xdsOnDemand": self.on_demand,
+            "stateDirectory": self.state_directory,
             "inpodUds": self.node_socket,
             "trustDomain": self.trust_domain.to_string(),
             "network": self.network,
@@ -345,10 +379,23 @@ fn threads(text: &str, cores: usize) -> Result<usize, SettingError> {
 
 fn lifetime(text: &str) -> Result<Duration, SettingError> {
     let Some(text) = set(Some(text)) else { return Ok(limits::CERTIFICATE_LIFETIME.duration()) };
-    let lifetime = duration("SECRET_TTL", text)?;
-    let milliseconds = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
-    limits::CERTIFICATE_LIFETIME.check(milliseconds).map_err(|error| wrong("SECRET_TTL", text, &error.to_string()))?;
-    Ok(lifetime)
+    within("SECRET_TTL", text, &limits::CERTIFICATE_LIFETIME)
+}
+
+/// What a limit is set to by its own variable.
+fn limited(text: Option<&str>, limit: &limits::Limit) -> Result<Duration, SettingError> {
+    match set(text) {
+        Some(text) => within(limit.variable.unwrap_or(limit.name), text, limit),
+        None => Ok(limit.duration()),
+    }
+}
+
+/// A duration that a limit allows.
+fn within(name: &str, text: &str, limit: &limits::Limit) -> Result<Duration, SettingError> {
+    let value = duration(name, text)?;
+    let milliseconds = u64::try_from(value.as_millis()).unwrap_or(u64::MAX);
+    limit.check(milliseconds).map_err(|error| wrong(name, text, &error.to_string()))?;
+    Ok(value)
 }
 
 #[cfg(test)]

@@ -27,7 +27,6 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout_at;
 
-use crate::baggage;
 use crate::conn::Authorized;
 use crate::deliver::{Delivered, deliver_to};
 use crate::dialled;
@@ -35,6 +34,7 @@ use crate::listen::{Accepted, Arrival};
 use crate::pod::Pod;
 use crate::telemetry::{ConnectionInfo, ConnectionTelemetry, Outcome, Reporter};
 use crate::workers::Place;
+use crate::{baggage, demand};
 
 /// Longest authority: the longest name DNS has (RFC 1035 §2.3.4), a colon and a port.
 const AUTHORITY_MAX: usize = 253 + 1 + 5;
@@ -194,7 +194,15 @@ impl Arrived {
         let Some(authority) = authority else {
             return refuse(self.incoming, &Outcome::because(Reason::BadRequest, "not a CONNECT with an authority"));
         };
-        let target = match route::inbound(&snapshot, &local, self.arrived_at, authority) {
+        let missing = |snapshot: &Snapshot| route::missing_inbound(snapshot, &local, self.arrived_at, authority);
+        let known = tokio::select! {
+            known = demand::snapshot(&pod.mesh.live, pod.mesh.demand_wait, missing) => known,
+            () = self.incoming.given_up() => {
+                return refuse(self.incoming, &Outcome::because(Reason::ResetByPeer, LEFT));
+            }
+        };
+        let target = known.and_then(|snapshot| route::inbound(&snapshot, &local, self.arrived_at, authority));
+        let target = match target {
             Ok(target) => target,
             Err(refusal) => return refuse(self.incoming, &Outcome::from(&*refusal)),
         };

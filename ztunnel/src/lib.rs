@@ -6,6 +6,7 @@ pub mod baggage;
 pub mod config;
 pub mod conn;
 pub mod deliver;
+pub mod demand;
 pub mod dialled;
 pub mod dns;
 #[cfg(test)]

@@ -14,16 +14,17 @@ use fairway_core::io::socket::{original_destination, reset_on_close};
 use fairway_core::reason::Reason;
 use fairway_core::route::{self, Hop, Plan, Refusal};
 use fairway_core::service::Service;
+use fairway_core::snapshot::Snapshot;
 use fairway_core::workload::Workload;
 use http::{HeaderMap, header};
 use tokio::net::TcpStream;
 
-use crate::baggage;
 use crate::listen::{Accepted, Arrival};
 use crate::outcome;
 use crate::pod::Pod;
 use crate::telemetry::{ConnectionInfo, ConnectionTelemetry, Outcome, Reporter, Telemetry};
 use crate::workers::Place;
+use crate::{baggage, demand};
 
 /// Serves one connection of the pod to somewhere else.
 pub async fn serve(pod: Arc<Pod>, accepted: Accepted) {
@@ -92,7 +93,10 @@ async fn open(pod: &Pod, place: &Place, stream: TcpStream, client: SocketAddr) -
 /// Where a connection to `destination` goes, with the address of an endpoint that has only a name.
 async fn plan(pod: &Pod, source: &Workload, destination: SocketAddr) -> Result<Plan, Box<Refusal>> {
     // One snapshot for the whole decision.
-    let plan = route::plan(&pod.mesh.live.snapshot(), source, destination, &mut rand::rng())?;
+    let missing = |snapshot: &Snapshot| route::missing(snapshot, source, destination);
+    let snapshot = demand::snapshot(&pod.mesh.live, pod.mesh.demand_wait, missing).await?;
+    let plan = route::plan(&snapshot, source, destination, &mut rand::rng())?;
+    drop(snapshot);
     let Plan::Resolve { hostname, workload, service, .. } = &plan else { return Ok(plan) };
     match pod.mesh.lookup.address(hostname, source, destination.ip()).await {
         // The world may have moved on meanwhile.

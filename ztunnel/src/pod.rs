@@ -2,6 +2,7 @@
 
 use std::iter;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fairway_core::io::certs::Certificates;
 use fairway_core::io::drain::Drain;
@@ -30,6 +31,8 @@ pub struct Mesh {
     pub certificates: Certificates,
     /// Metrics, access log, open connections.
     pub telemetry: Telemetry,
+    /// How long a connection waits for the control plane to say what its destination is.
+    pub demand_wait: Duration,
     /// Whether pods are served on IPv6 as well.
     pub ipv6: bool,
     /// Whether applications see their clients' addresses instead of ours.

@@ -108,6 +108,7 @@ impl ServedPod {
             live,
             certificates: certificates.clone(),
             telemetry: Telemetry::new(&metrics),
+            demand_wait: Duration::ZERO,
             ipv6: false,
             preserve_source: false,
             neighbours: crate::neighbours::Neighbours::default(),

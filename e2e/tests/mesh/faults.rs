@@ -2,6 +2,7 @@
 
 mod authority;
 mod labs_apart;
+mod last_good;
 
 use std::collections::BTreeSet;
 use std::fs;

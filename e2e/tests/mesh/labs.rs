@@ -1,5 +1,6 @@
 //! Labs for tests: binaries that are up to date, worlds, and checks that cannot run said out loud.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -54,11 +55,16 @@ pub(crate) fn can_enter(what: &str) -> bool {
 
 /// A lab with a mesh, every component ready; `None` when none can run here.
 pub(crate) fn mesh(test: &str) -> Option<Lab> {
+    mesh_in(test, BTreeMap::new())
+}
+
+/// As [`mesh`], with this environment added to each kind of component.
+pub(crate) fn mesh_in(test: &str, environment: BTreeMap<String, BTreeMap<String, String>>) -> Option<Lab> {
     if !can_run(test) {
         return None;
     }
     build();
-    let lab = Lab::up(options(test)).unwrap();
+    let lab = Lab::up(Options { environment, ..options(test) }).unwrap();
     lab.wait_ready().unwrap();
     Some(lab)
 }

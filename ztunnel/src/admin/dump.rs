@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use fairway_core::ident::Identity;
 use fairway_core::io::certs::describe::{Described, describe};
 use fairway_core::io::certs::manager::State;
+use fairway_core::io::xds::Report;
 use fairway_core::snapshot::{Dump, Snapshot};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -25,6 +26,7 @@ pub(super) struct ConfigDump<'a> {
     world: Dump<'a>,
     static_config: Value,
     version: Value,
+    configuration: Value,
     config: &'a Value,
     certificates: Vec<Value>,
     workload_state: BTreeMap<String, Value>,
@@ -33,6 +35,7 @@ pub(super) struct ConfigDump<'a> {
 impl<'a> ConfigDump<'a> {
     pub(super) fn new(
         snapshot: &'a Snapshot,
+        stream: Report,
         certificates: &[(Identity, State)],
         pods: &[PodState],
         connections: &[OpenConnection],
@@ -42,6 +45,11 @@ impl<'a> ConfigDump<'a> {
             world: Dump(snapshot),
             static_config: json!({ "workloads": [], "policies": [], "services": [] }),
             version: json!({ "version": env!("CARGO_PKG_VERSION") }),
+            configuration: json!({
+                "source": stream.source.as_str(),
+                "connected": stream.is_connected,
+                "secondsSinceContact": stream.since_contact.map(|since| since.as_secs()),
+            }),
             config,
             certificates: certificates.iter().map(|(identity, state)| certificate(identity, state)).collect(),
             workload_state: pods.iter().map(|state| (state.uid.to_string(), pod(state, connections))).collect(),

@@ -51,6 +51,7 @@ fn admin(telemetry: &Telemetry) -> (Admin, impl Sized + use<>) {
     let info = PodInfo { name: "client".into(), namespace: "shop".into(), service_account: "client".into() };
     let admin = Admin {
         live: Live::new(),
+        stream: ClientStatus::default(),
         certificates,
         connections: telemetry.table().clone(),
         pods: Arc::new(move || {

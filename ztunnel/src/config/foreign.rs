@@ -12,7 +12,6 @@ const FIXED: &[(&str, &[&str], &str)] = &[
     ("ENABLE_PROXY", &["true", "1"], "the data path cannot be switched off; do not run the proxy instead"),
     ("PROXY_MODE", &["shared"], "only `shared` is supported"),
     ("PROXY_WORKLOAD_INFO", &[], "only node proxies are supported; leave it out"),
-    ("XDS_ON_DEMAND", &["false", "0"], "configuration is always complete; leave it out"),
     ("LOCAL_XDS_PATH", &[], "configuration comes from XDS_ADDRESS only; leave it out"),
     ("LOCAL_XDS", &[], "configuration comes from XDS_ADDRESS only; leave it out"),
     ("FAKE_CA", &["false", "0"], "certificates come from CA_ADDRESS only; leave it out"),

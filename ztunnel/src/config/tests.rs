@@ -1,5 +1,7 @@
 //! Tests of `config`.
 
+use std::path::Path;
+
 use super::*;
 
 fn arguments(words: &[&str]) -> Arguments {
@@ -99,13 +101,20 @@ fn everything_set() {
         "30",
         "--log-format",
         "json",
+        "--xds-on-demand",
+        "true",
+        "--dns-capture",
+        "false",
+        "--xds-demand-wait",
+        "2s",
+        "--state-dir",
+        "/var/lib/ztunnel",
     ];
     let pairs = [
         ("ISTIO_META_CLUSTER_ID", "east"),
         ("ISTIO_METAJSON_LABELS", "{\"app\":\"ztunnel\"}"),
         ("XDS_HEADER_X_TEST", "yes"),
         ("POOL_UNUSED_RELEASE_TIMEOUT", "1m"),
-        ("XDS_ON_DEMAND", "false"),
         ("INPOD_ENABLED", "true"),
     ];
     let config = checked(&words, &pairs).unwrap();
@@ -119,13 +128,15 @@ fn everything_set() {
     assert_eq!(config.drain_deadline, Duration::from_secs(25));
     assert_eq!(config.log_shape, Shape::Json);
     assert_eq!(config.ignored, ["POOL_UNUSED_RELEASE_TIMEOUT"]);
-    assert!(!config.ipv6);
+    assert!(!config.ipv6 && config.on_demand);
+    assert_eq!(config.demand_wait, Duration::from_secs(2));
+    assert_eq!(config.state_directory.as_deref(), Some(Path::new("/var/lib/ztunnel")));
 }
 
 #[test]
 fn mistakes_name_the_variable_and_what_to_write() {
     type Row = (&'static [&'static str], &'static [(&'static str, &'static str)], &'static str);
-    let rows: [Row; 12] = [
+    let rows: [Row; 15] = [
         (&["--node-name", ""], &[], "NODE_NAME"),
         (&["--xds-address", "ftp://x:1"], &[], "XDS_ADDRESS=\"ftp://x:1\": the scheme"),
         (&["--ca-address", "x"], &[], "CA_ADDRESS"),
@@ -134,6 +145,9 @@ fn mistakes_name_the_variable_and_what_to_write() {
         (&["--ipv6-enabled", "maybe"], &[], "IPV6_ENABLED=\"maybe\": must be true or false"),
         (&["--secret-ttl", "24"], &[], "SECRET_TTL"),
         (&["--secret-ttl", "1s"], &[], "SECRET_TTL"),
+        (&["--xds-on-demand", "true"], &[], "XDS_ON_DEMAND=\"true\": the DNS proxy must know all names"),
+        (&["--xds-demand-wait", "1h"], &[], "XDS_DEMAND_WAIT=\"1h\": "),
+        (&["--xds-store-interval", "1ms"], &[], "XDS_STORE_INTERVAL=\"1ms\": "),
         (&["--log-format", "xml"], &[], "write `plain` or `json`"),
         (&[], &[("PROXY_MODE", "dedicated")], "PROXY_MODE=\"dedicated\": only `shared`"),
         (&[], &[("CRL_PATH", "/crl")], "CRL_PATH"),

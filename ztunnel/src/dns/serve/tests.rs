@@ -65,6 +65,7 @@ impl Served {
             live: live.clone(),
             certificates: Certificates::new(authority, tls::provider(), Duration::from_secs(3600), SystemTime::now),
             telemetry: Telemetry::new(&metrics),
+            demand_wait: Duration::ZERO,
             ipv6: true,
             preserve_source: false,
             neighbours: Neighbours::default(),
