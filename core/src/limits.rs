@@ -1,6 +1,10 @@
 //! Every bound of the proxies in one table: name, unit, default, range and the reason for it.
 
+mod values;
+
 use std::{ops::RangeInclusive, time::Duration};
+
+pub use self::values::{Conflict, Limits};
 
 /// What a limit counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,6 +32,8 @@ impl Unit {
 /// One bound.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Limit {
+    /// Place in [`ALL`].
+    index: usize,
     /// Stable name, in snake case.
     pub name: &'static str,
     /// What it counts.
@@ -38,7 +44,7 @@ pub struct Limit {
     pub minimum: u64,
     /// The largest value that can be set.
     pub maximum: u64,
-    /// Environment variable that sets it; none when it is fixed by a contract.
+    /// Environment variable that sets it, in a proxy; none when it is fixed by a contract.
     pub variable: Option<&'static str>,
     /// Why there is such a bound, and why this value.
     pub why: &'static str,
@@ -114,12 +120,15 @@ macro_rules! limits {
         $(
             $(#[doc = $why])+
             pub const $constant: Limit = Limit {
-                name: $name, unit: Unit::$unit, default: $default, minimum: low(&$range), maximum: high(&$range),
+                index: Position::$constant as usize, name: $name, unit: Unit::$unit, default: $default, minimum: low(&$range), maximum: high(&$range),
                 variable: $variable, why: concat!($($why,)+).trim_ascii(),
             };
             // A default outside its own range does not compile.
             const _: () = assert!($constant.minimum <= $constant.default && $constant.default <= $constant.maximum);
         )+
+        /// The limits' places in [`ALL`].
+        #[expect(non_camel_case_types, reason = "named like the constants")]
+        enum Position { $($constant,)+ }
         /// Every limit, in the order of the reference page.
         pub const ALL: &[&Limit] = &[$(&$constant,)+];
     };
@@ -155,27 +164,27 @@ limits! {
     /// The largest frame; large ones save system calls, RFC 9113 §4.2 gives the range.
     FRAME_SIZE, "http2_frame_size", Bytes, MIB, 16_384..=16_777_215, Some("HTTP2_FRAME_SIZE");
     /// Header bytes a client may send with one CONNECT; baggage is the largest of them.
-    SERVER_HEADER_LIST, "server_header_list_size", Bytes, 64 * KIB, KIB..=MIB, None;
+    SERVER_HEADER_LIST, "server_header_list_size", Bytes, 64 * KIB, KIB..=MIB, Some("SERVER_HEADER_LIST_SIZE");
     /// Header bytes a server may send with one answer.
-    CLIENT_HEADER_LIST, "client_header_list_size", Bytes, 16 * KIB, KIB..=MIB, None;
+    CLIENT_HEADER_LIST, "client_header_list_size", Bytes, 16 * KIB, KIB..=MIB, Some("CLIENT_HEADER_LIST_SIZE");
     /// Bytes a server buffers for one stream before the application's socket is not read any more.
-    SERVER_SEND_BUFFER, "server_send_buffer", Bytes, 400 * KIB, 16 * KIB..=64 * MIB, None;
+    SERVER_SEND_BUFFER, "server_send_buffer", Bytes, 400 * KIB, 16 * KIB..=64 * MIB, Some("SERVER_SEND_BUFFER");
     /// Bytes a client buffers for one stream before the application's socket is not read any more.
-    CLIENT_SEND_BUFFER, "client_send_buffer", Bytes, 4 * MIB, 16 * KIB..=64 * MIB, None;
+    CLIENT_SEND_BUFFER, "client_send_buffer", Bytes, 4 * MIB, 16 * KIB..=64 * MIB, Some("CLIENT_SEND_BUFFER");
     /// Streams we ended early that one tunnel still knows, some 500 bytes each: 130 aborted downloads a second for as long as each is remembered. Bytes on their way to one that is forgotten count as the peer's error.
-    RESET_STREAMS, "http2_reset_streams", Count, 4_096, 200..=65_535, None;
+    RESET_STREAMS, "http2_reset_streams", Count, 4_096, 200..=65_535, Some("HTTP2_RESET_STREAMS");
     /// A stream we ended early is known this long, which what is on its way to it takes at worst: retransmissions and full buffers on a bad path.
-    RESET_STREAM_MEMORY, "http2_reset_stream_memory", Milliseconds, 30 * SECOND, SECOND..=MINUTE, None;
+    RESET_STREAM_MEMORY, "http2_reset_stream_memory", Milliseconds, 30 * SECOND, SECOND..=MINUTE, Some("HTTP2_RESET_STREAM_MEMORY");
     /// Frames for streams that are forgotten, and other errors of the peer, over a tunnel's whole life; beyond, the peer is broken or hostile. High, because a tunnel shared by all connections of two pods lives for weeks.
-    STREAM_ERRORS, "http2_stream_errors", Count, 100_000, 1_024..=100_000_000, None;
+    STREAM_ERRORS, "http2_stream_errors", Count, 100_000, 1_024..=100_000_000, Some("HTTP2_STREAM_ERRORS");
     /// Requests the peer has given up before we looked at them, at once; a few full sets of streams, as when a client with many connections dies.
-    ABANDONED_REQUESTS, "http2_abandoned_requests", Count, 1_000, 20..=65_535, None;
+    ABANDONED_REQUESTS, "http2_abandoned_requests", Count, 1_000, 20..=65_535, Some("HTTP2_ABANDONED_REQUESTS");
     /// What small frames may cost beyond their bytes while the application has not read them; each of less than 256 bytes counts for what it lacks. 130,000 writes of one byte on a tunnel.
-    SMALL_FRAMES, "http2_small_frame_budget", Bytes, 32 * MIB, 25_600..=1024 * MIB, None;
+    SMALL_FRAMES, "http2_small_frame_budget", Bytes, 32 * MIB, 25_600..=1024 * MIB, Some("HTTP2_SMALL_FRAME_BUDGET");
     /// A tunnel that is silent this long is asked with a PING whether it still lives.
-    PING_INTERVAL, "http2_ping_interval", Milliseconds, 10 * SECOND, SECOND..=HOUR, None;
+    PING_INTERVAL, "http2_ping_interval", Milliseconds, 10 * SECOND, SECOND..=HOUR, Some("HTTP2_PING_INTERVAL");
     /// A tunnel that does not answer a PING in this time is dead.
-    PING_TIMEOUT, "http2_ping_timeout", Milliseconds, 20 * SECOND, SECOND..=HOUR, None;
+    PING_TIMEOUT, "http2_ping_timeout", Milliseconds, 20 * SECOND, SECOND..=HOUR, Some("HTTP2_PING_TIMEOUT");
 
     /// TCP keepalive starts after this much silence; a little less than the usual state timeout of a firewall.
     KEEPALIVE_TIME, "keepalive_time", Milliseconds, 180 * SECOND, SECOND..=9 * HOUR, Some("KEEPALIVE_TIME");
@@ -185,24 +194,24 @@ limits! {
     KEEPALIVE_RETRIES, "keepalive_retries", Count, 9, 1..=127, Some("KEEPALIVE_RETRIES");
 
     /// The copy buffer a connection begins with; most connections are idle, and this is what they cost.
-    COPY_BUFFER_SMALL, "copy_buffer_small", Bytes, KIB, 256..=MIB, None;
+    COPY_BUFFER_SMALL, "copy_buffer_small", Bytes, KIB, 256..=MIB, Some("COPY_BUFFER_SMALL");
     /// The copy buffer after [`COPY_GROW_MEDIUM`] bytes: one TLS record.
-    COPY_BUFFER_MEDIUM, "copy_buffer_medium", Bytes, 16 * KIB, KIB..=MIB, None;
+    COPY_BUFFER_MEDIUM, "copy_buffer_medium", Bytes, 16 * KIB, KIB..=MIB, Some("COPY_BUFFER_MEDIUM");
     /// The copy buffer after [`COPY_GROW_LARGE`] bytes: bulk transfers save system calls.
-    COPY_BUFFER_LARGE, "copy_buffer_large", Bytes, 256 * KIB, KIB..=16 * MIB, None;
+    COPY_BUFFER_LARGE, "copy_buffer_large", Bytes, 256 * KIB, KIB..=16 * MIB, Some("COPY_BUFFER_LARGE");
     /// Bytes moved before the copy buffer first grows.
-    COPY_GROW_MEDIUM, "copy_grow_medium", Bytes, 128 * KIB, KIB..=MIB, None;
+    COPY_GROW_MEDIUM, "copy_grow_medium", Bytes, 128 * KIB, KIB..=MIB, Some("COPY_GROW_MEDIUM");
     /// Bytes moved before the copy buffer grows to its largest.
-    COPY_GROW_LARGE, "copy_grow_large", Bytes, 10 * MIB, KIB..=1024 * MIB, None;
+    COPY_GROW_LARGE, "copy_grow_large", Bytes, 10 * MIB, KIB..=1024 * MIB, Some("COPY_GROW_LARGE");
 
     /// Frames of one turn of a tunnel that are sent together: as much as fits into one TLS record (RFC 8446 §5.1).
     GATHERED_WRITES, "gathered_writes", Bytes, 16 * KIB, KIB..=16 * KIB, None;
     /// What is asked of a tunnel's socket when more came than its reader had room for.
-    READ_AHEAD_SMALL, "read_ahead_small", Bytes, 8 * KIB, KIB..=MIB, None;
+    READ_AHEAD_SMALL, "read_ahead_small", Bytes, 8 * KIB, KIB..=MIB, Some("READ_AHEAD_SMALL");
     /// The most that is asked of a tunnel's socket at once; held only while it is being worked off.
-    READ_AHEAD_LARGE, "read_ahead_large", Bytes, 128 * KIB, KIB..=16 * MIB, None;
+    READ_AHEAD_LARGE, "read_ahead_large", Bytes, 128 * KIB, KIB..=16 * MIB, Some("READ_AHEAD_LARGE");
     /// Bytes one direction may copy before other connections of its worker thread get their turn: some 100 µs of work.
-    COPY_YIELD, "copy_yield", Bytes, 512 * KIB, 16 * KIB..=64 * MIB, None;
+    COPY_YIELD, "copy_yield", Bytes, 512 * KIB, 16 * KIB..=64 * MIB, Some("COPY_YIELD");
 
     /// Connections one pod may have through each of the proxy's listeners at once; keeps one pod from using up the node's file descriptors.
     CONNECTIONS_PER_POD, "connections_per_pod", Count, 65_536, 1..=10_000_000, Some("MAX_CONNECTIONS_PER_POD");
@@ -216,29 +225,29 @@ limits! {
     POLICY_ENFORCEMENT, "policy_enforcement", Milliseconds, SECOND, SECOND..=SECOND, None;
 
     /// Addresses in one answer of the DNS proxy; with IPv6 some 56 KiB of the 64 a DNS message may have.
-    DNS_ANSWER_ADDRESSES, "dns_answer_addresses", Count, 2_000, 1..=2_000, None;
+    DNS_ANSWER_ADDRESSES, "dns_answer_addresses", Count, 2_000, 2_000..=2_000, None;
     /// Clients may keep what the DNS proxy answers itself for so long; short, because endpoints come and go, and the same as Istio's.
-    DNS_ANSWER_TTL, "dns_answer_ttl", Milliseconds, 30 * SECOND, SECOND..=HOUR, None;
+    DNS_ANSWER_TTL, "dns_answer_ttl", Milliseconds, 30 * SECOND, 30 * SECOND..=30 * SECOND, None;
     /// DNS queries one pod may have under way to resolvers at once, each with a socket of its own; more are answered with a failure.
     DNS_QUERIES_PER_POD, "dns_queries_per_pod", Count, 256, 1..=65_535, Some("MAX_DNS_QUERIES_PER_POD");
     /// DNS connections over TCP one pod may have open at once; few programs use one at all.
-    DNS_CONNECTIONS_PER_POD, "dns_connections_per_pod", Count, 128, 1..=65_535, None;
+    DNS_CONNECTIONS_PER_POD, "dns_connections_per_pod", Count, 128, 1..=65_535, Some("MAX_DNS_CONNECTIONS_PER_POD");
     /// A DNS connection over TCP on which nothing is asked is closed after this, as Istio's proxy does.
-    DNS_IDLE_TIMEOUT, "dns_idle_timeout", Milliseconds, 5 * SECOND, SECOND..=MINUTE, None;
+    DNS_IDLE_TIMEOUT, "dns_idle_timeout", Milliseconds, 5 * SECOND, SECOND..=MINUTE, Some("DNS_IDLE_TIMEOUT");
     /// A resolver that has not answered after this is asked again, or the next one is, while its answer is still welcome.
-    DNS_RETRY, "dns_retry", Milliseconds, SECOND, 10..=MINUTE, None;
+    DNS_RETRY, "dns_retry", Milliseconds, SECOND, 10..=MINUTE, Some("DNS_RETRY");
     /// Times a query is sent on at most, to all resolvers together.
-    DNS_ATTEMPTS, "dns_attempts", Count, 4, 1..=16, None;
+    DNS_ATTEMPTS, "dns_attempts", Count, 4, 1..=16, Some("DNS_ATTEMPTS");
     /// Resolvers have this long to answer a query; a little less than the five seconds after which most clients ask again.
     DNS_TIMEOUT, "dns_timeout", Milliseconds, 4_500, 100..=MINUTE, Some("DNS_TIMEOUT");
     /// A question of a pod that is not known yet waits this long to be answered from the mesh, and is passed on then.
-    DNS_WORKLOAD_WAIT, "dns_workload_wait", Milliseconds, SECOND, 0..=5 * SECOND, None;
+    DNS_WORKLOAD_WAIT, "dns_workload_wait", Milliseconds, SECOND, 0..=5 * SECOND, Some("DNS_WORKLOAD_WAIT");
     /// Hostnames of endpoints whose addresses are remembered; beyond, those that expire soonest are forgotten.
-    DNS_CACHE_ENTRIES, "dns_cache_entries", Count, 1_024, 1..=1_000_000, None;
+    DNS_CACHE_ENTRIES, "dns_cache_entries", Count, 1_024, 1..=1_000_000, Some("DNS_CACHE_ENTRIES");
     /// The addresses of an endpoint's hostname are used no longer than this, whatever the name's own time to live.
-    DNS_CACHE_MAXIMUM, "dns_cache_maximum", Milliseconds, MINUTE, SECOND..=HOUR, None;
+    DNS_CACHE_MAXIMUM, "dns_cache_maximum", Milliseconds, MINUTE, SECOND..=HOUR, Some("DNS_CACHE_MAXIMUM");
     /// They are used at least this long, so that a time to live of 0 does not make every connection wait for a resolver.
-    DNS_CACHE_MINIMUM, "dns_cache_minimum", Milliseconds, SECOND, 0..=MINUTE, None;
+    DNS_CACHE_MINIMUM, "dns_cache_minimum", Milliseconds, SECOND, 0..=MINUTE, Some("DNS_CACHE_MINIMUM");
 
     /// One message of the node agent; its sender and Istio's proxy agree on this.
     ZDS_MESSAGE, "zds_message", Bytes, 1_024, 1_024..=1_024, None;
@@ -248,62 +257,72 @@ limits! {
     /// One message of the configuration stream; a whole mesh of 100,000 workloads must fit.
     XDS_MESSAGE, "xds_message", Bytes, 200 * MIB, 4 * MIB..=2048 * MIB, Some("XDS_MAX_MESSAGE_SIZE");
     /// The first pause before the configuration stream is dialled again.
-    XDS_BACKOFF_MINIMUM, "xds_backoff_minimum", Milliseconds, 50, 1..=MINUTE, None;
+    XDS_BACKOFF_MINIMUM, "xds_backoff_minimum", Milliseconds, 50, 1..=MINUTE, Some("XDS_BACKOFF_MINIMUM");
     /// The longest pause before the configuration stream is dialled again; doubled up to here.
-    XDS_BACKOFF_MAXIMUM, "xds_backoff_maximum", Milliseconds, 15 * SECOND, 1..=HOUR, None;
+    XDS_BACKOFF_MAXIMUM, "xds_backoff_maximum", Milliseconds, 15 * SECOND, 1..=HOUR, Some("XDS_BACKOFF_MAXIMUM");
     /// Pages of one answer are published together, but no later than this after the last publication: a quarter of [`POLICY_ENFORCEMENT`].
-    XDS_PUBLISH_DELAY, "xds_publish_delay", Milliseconds, 250, 1..=SECOND, None;
+    XDS_PUBLISH_DELAY, "xds_publish_delay", Milliseconds, 250, 250..=250, None;
     /// A connection to an unknown destination waits this long for the control plane to say what it is, where names are asked for one by one.
     XDS_DEMAND_WAIT, "xds_demand_wait", Milliseconds, 5 * SECOND, 10..=MINUTE, Some("XDS_DEMAND_WAIT");
     /// Names asked for that the control plane has not answered; beyond, it does not keep up and more questions would not help.
-    XDS_DEMAND_OUTSTANDING, "xds_demand_outstanding", Count, 1_024, 1..=1_000_000, None;
+    XDS_DEMAND_OUTSTANDING, "xds_demand_outstanding", Count, 1_024, 1..=1_000_000, Some("XDS_DEMAND_OUTSTANDING");
     /// Names remembered as not existing, some 100 bytes each: destinations outside the mesh that pods talk to.
-    XDS_DEMAND_ABSENT, "xds_demand_absent", Count, 8_192, 16..=1_000_000, None;
+    XDS_DEMAND_ABSENT, "xds_demand_absent", Count, 8_192, 16..=1_000_000, Some("XDS_DEMAND_ABSENT");
     /// That a name does not exist is believed for this long where the control plane does not tell when it comes to be, as Istio's does not of addresses.
-    XDS_DEMAND_RECHECK, "xds_demand_recheck", Milliseconds, SECOND, 10..=MINUTE, None;
+    XDS_DEMAND_RECHECK, "xds_demand_recheck", Milliseconds, SECOND, 10..=MINUTE, Some("XDS_DEMAND_RECHECK");
     /// Changes waiting to be written to disk, some 100 bytes each where they are removals; with more the file is given up, since the disk has long refused.
-    XDS_STORE_BACKLOG, "xds_store_backlog", Count, 1_000_000, 1_000..=100_000_000, None;
+    XDS_STORE_BACKLOG, "xds_store_backlog", Count, 1_000_000, 1_000..=100_000_000, Some("XDS_STORE_BACKLOG");
     /// The last good configuration is written to disk no more often than this; what changed since may be lost with the process.
     XDS_STORE_INTERVAL, "xds_store_interval", Milliseconds, 10 * SECOND, 100..=HOUR, Some("XDS_STORE_INTERVAL");
     /// A keepalive on control-plane streams this often; dead controllers are noticed within two.
-    CONTROL_KEEPALIVE, "control_plane_keepalive", Milliseconds, 30 * SECOND, SECOND..=HOUR, None;
+    CONTROL_KEEPALIVE, "control_plane_keepalive", Milliseconds, 30 * SECOND, SECOND..=HOUR, Some("CONTROL_PLANE_KEEPALIVE");
 
     /// Lifetime asked for certificates; half of it is a day's outage nobody notices.
     CERTIFICATE_LIFETIME, "certificate_lifetime", Milliseconds, 24 * HOUR, MINUTE..=8_760 * HOUR, Some("SECRET_TTL");
     /// A wait for renewal looks at the clock this often: a machine that was suspended does not notice the time that passed otherwise.
-    CERTIFICATE_CLOCK_CHECK, "certificate_clock_check", Milliseconds, 5 * MINUTE, SECOND..=HOUR, None;
+    CERTIFICATE_CLOCK_CHECK, "certificate_clock_check", Milliseconds, 5 * MINUTE, SECOND..=HOUR, Some("CERTIFICATE_CLOCK_CHECK");
     /// Certificates requested at once; a restarted node must not flood the certificate service.
-    CERTIFICATE_REQUESTS, "certificate_requests", Count, 8, 1..=1_024, None;
+    CERTIFICATE_REQUESTS, "certificate_requests", Count, 8, 1..=1_024, Some("CERTIFICATE_REQUESTS");
     /// The first pause before a failed certificate request is repeated.
-    CERTIFICATE_BACKOFF_MINIMUM, "certificate_backoff_minimum", Milliseconds, SECOND, 1..=HOUR, None;
+    CERTIFICATE_BACKOFF_MINIMUM, "certificate_backoff_minimum", Milliseconds, SECOND, 1..=HOUR, Some("CERTIFICATE_BACKOFF_MINIMUM");
     /// The longest pause before a failed certificate request is repeated; doubled up to here.
-    CERTIFICATE_BACKOFF_MAXIMUM, "certificate_backoff_maximum", Milliseconds, MINUTE, 1..=HOUR, None;
+    CERTIFICATE_BACKOFF_MAXIMUM, "certificate_backoff_maximum", Milliseconds, MINUTE, 1..=HOUR, Some("CERTIFICATE_BACKOFF_MAXIMUM");
 
     /// Admin requests are small; anything larger is a mistake.
-    ADMIN_REQUEST, "admin_request", Bytes, 64 * KIB, KIB..=MIB, None;
+    ADMIN_REQUEST, "admin_request", Bytes, 64 * KIB, KIB..=MIB, Some("ADMIN_REQUEST");
     /// Admin connections at once; dumps of a large mesh cost memory.
-    ADMIN_CONNECTIONS, "admin_connections", Count, 64, 1..=65_535, None;
+    ADMIN_CONNECTIONS, "admin_connections", Count, 64, 1..=65_535, Some("ADMIN_CONNECTIONS");
 }
 
-// Relations between limits; a change that breaks one does not compile.
+/// What must not be larger than what. Defaults that break one do not compile; values that do are not accepted.
+pub const RELATIONS: &[(&Limit, &Limit)] = &[
+    (&STREAM_WINDOW, &CONNECTION_WINDOW),
+    (&POOL_MAX_STREAMS, &MAX_CONCURRENT_STREAMS),
+    (&MAX_CONCURRENT_STREAMS, &RESET_STREAMS),
+    (&MAX_CONCURRENT_STREAMS, &ABANDONED_REQUESTS),
+    (&PING_TIMEOUT, &RESET_STREAM_MEMORY),
+    (&CONNECTION_WINDOW, &SMALL_FRAMES),
+    (&CONNECT_TIMEOUT, &CONNECT_RESPONSE_TIMEOUT),
+    (&PING_INTERVAL, &PING_TIMEOUT),
+    (&COPY_BUFFER_SMALL, &COPY_BUFFER_MEDIUM),
+    (&COPY_BUFFER_MEDIUM, &COPY_BUFFER_LARGE),
+    (&COPY_GROW_MEDIUM, &COPY_GROW_LARGE),
+    (&HANDSHAKES_PER_SOURCE, &HANDSHAKES_PER_POD),
+    (&DNS_RETRY, &DNS_TIMEOUT),
+    (&DNS_CACHE_MINIMUM, &DNS_CACHE_MAXIMUM),
+    (&XDS_BACKOFF_MINIMUM, &XDS_BACKOFF_MAXIMUM),
+    (&CERTIFICATE_BACKOFF_MINIMUM, &CERTIFICATE_BACKOFF_MAXIMUM),
+];
+
 const _: () = {
-    assert!(STREAM_WINDOW.default <= CONNECTION_WINDOW.default);
-    assert!(POOL_MAX_STREAMS.default <= MAX_CONCURRENT_STREAMS.default);
-    assert!(MAX_CONCURRENT_STREAMS.default <= RESET_STREAMS.default);
-    assert!(MAX_CONCURRENT_STREAMS.default <= ABANDONED_REQUESTS.default);
-    assert!(PING_TIMEOUT.default <= RESET_STREAM_MEMORY.default);
-    assert!(CONNECTION_WINDOW.default <= SMALL_FRAMES.default);
     assert!(HANDSHAKES_PER_SOURCE.default * 8 <= HANDSHAKES_PER_POD.default);
-    assert!(CONNECT_TIMEOUT.default < CONNECT_RESPONSE_TIMEOUT.default);
-    assert!(PING_INTERVAL.default <= PING_TIMEOUT.default);
-    assert!(COPY_BUFFER_SMALL.default <= COPY_BUFFER_MEDIUM.default);
-    assert!(COPY_BUFFER_MEDIUM.default <= COPY_BUFFER_LARGE.default);
-    assert!(COPY_GROW_MEDIUM.default <= COPY_GROW_LARGE.default);
-    assert!(DNS_RETRY.default < DNS_TIMEOUT.default);
-    assert!(DNS_CACHE_MINIMUM.default <= DNS_CACHE_MAXIMUM.default);
     assert!(XDS_PUBLISH_DELAY.default * 4 <= POLICY_ENFORCEMENT.default);
-    assert!(XDS_BACKOFF_MINIMUM.default <= XDS_BACKOFF_MAXIMUM.default);
-    assert!(CERTIFICATE_BACKOFF_MINIMUM.default <= CERTIFICATE_BACKOFF_MAXIMUM.default);
+    let mut index = 0;
+    while index < RELATIONS.len() {
+        let (smaller, larger) = RELATIONS[index];
+        assert!(smaller.default <= larger.default);
+        index += 1;
+    }
 };
 
 #[cfg(test)]
@@ -318,6 +337,14 @@ mod tests {
         assert_eq!(names.len(), ALL.len());
         let variables: Vec<_> = ALL.iter().filter_map(|limit| limit.variable).collect();
         assert_eq!(variables.iter().collect::<HashSet<_>>().len(), variables.len());
+    }
+
+    /// Whoever sees a value that does not suit him can change it, unless somebody else relies on it.
+    #[test]
+    fn every_limit_has_a_knob_or_one_possible_value() {
+        for limit in ALL {
+            assert_eq!(limit.variable.is_none(), limit.minimum == limit.maximum, "{}", limit.name);
+        }
     }
 
     #[test]

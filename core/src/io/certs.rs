@@ -8,6 +8,7 @@ pub mod describe;
 pub mod manager;
 pub mod request;
 pub mod schedule;
+pub mod test_authority;
 
 use std::time::{Duration, SystemTime};
 

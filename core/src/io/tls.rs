@@ -3,6 +3,7 @@
 //! TLS 1.3 only, ALPN `h2`, no resumption, no server name (interop §1.7). Names do not matter between proxies:
 //! a peer is its SPIFFE identity, and [`verify`] is the one place that accepts or refuses one.
 
+pub mod profile;
 pub mod verify;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SignatureScheme};
 
 use crate::ident::Identity;
+use profile::Profile;
 use verify::{ExpectedPeer, MeshClients};
 
 /// The protocol spoken inside the tunnel's TLS.
@@ -22,13 +24,21 @@ pub const ALPN_HTTP2: &[u8] = b"h2";
 /// The cryptography this build uses, as an argument to everything that needs one: nothing is installed process-wide.
 #[must_use]
 pub fn provider() -> Arc<CryptoProvider> {
+    // A build whose profile its provider cannot serve offers nothing rather than something else.
+    Profile::DEFAULT
+        .provider()
+        .unwrap_or_else(|_| Arc::new(CryptoProvider { kx_groups: Vec::new(), ..default_provider() }))
+}
+
+/// All of the provider that the mesh knows how to use.
+fn default_provider() -> CryptoProvider {
     #[cfg(feature = "tls-aws-lc")]
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     #[cfg(all(feature = "tls-ring", not(feature = "tls-aws-lc")))]
     let provider = rustls::crypto::ring::default_provider();
     #[cfg(not(any(feature = "tls-aws-lc", feature = "tls-ring")))]
     compile_error!("feature `io` needs a TLS provider: switch on `tls-aws-lc` or `tls-ring`");
-    Arc::new(without_chacha(provider))
+    without_chacha(provider)
 }
 
 /// The provider's name, for `--version` and metrics.

@@ -40,12 +40,12 @@ impl Entry {
     pub(super) fn into_message(self) -> proto::Service {
         let hosts = self.vips.into_iter().map(|Vip { network, ip }| proto::NetworkAddress {
             network,
-            address: bytes(ip).into(),
+            address: bytes(ip),
             length: None,
         });
         let blocks = self.cidr_vips.into_iter().map(|CidrVip { network, block }| proto::NetworkAddress {
             network,
-            address: bytes(block.addr()).into(),
+            address: bytes(block.addr()),
             length: Some(block.prefix_len().into()),
         });
         proto::Service {
@@ -167,7 +167,7 @@ impl From<Gateway> for proto::GatewayAddress {
 
         let destination = match gateway.destination {
             Destination::Address { network, ip } => {
-                Message::Address(proto::NetworkAddress { network, address: bytes(ip).into(), length: None })
+                Message::Address(proto::NetworkAddress { network, address: bytes(ip), length: None })
             }
             Destination::Hostname { namespace, hostname } => {
                 Message::Hostname(proto::NamespacedHostname { namespace, hostname })

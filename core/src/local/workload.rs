@@ -128,7 +128,7 @@ impl Entry {
             workload_name: self.workload_name.unwrap_or_else(|| self.name.clone()),
             name: self.name,
             namespace: self.namespace,
-            addresses: self.workload_ips.into_iter().map(|ip| bytes(ip).into()).collect(),
+            addresses: self.workload_ips.into_iter().map(bytes).collect(),
             hostname: self.hostname,
             network: self.network,
             tunnel_protocol: match self.protocol {
