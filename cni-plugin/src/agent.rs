@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use fairway_core::io::metrics::Metrics;
 use fairway_core::io::{admin, drain};
+use fairway_core::limits::Limits;
 use fairway_core::source::directory;
 use fairway_core::source::status::Writer;
 use tokio::net::TcpListener;
@@ -28,7 +29,12 @@ pub async fn run(config: Config, kernel: Arc<dyn Kernel>, stop: CancellationToke
         .await
         .with_context(|| format!("cannot listen on {}; is another agent running?", config.monitoring_listen))?;
     let (trigger, handle) = drain::new();
-    tokio::spawn(admin::serve(listener, crate::admin::router(metrics.clone(), reports.clone()), handle));
+    tokio::spawn(admin::serve(
+        listener,
+        crate::admin::router(metrics.clone(), reports.clone()),
+        Limits::default(),
+        handle,
+    ));
 
     let handoff = Handoff::new();
     let connected = handoff.clone();

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use fairway_core::io::drain::Drain;
 use fairway_core::io::{admin as http, tls as provider};
+use fairway_core::limits::Limits;
 use fairway_core::source::directory::{self, Loaded};
 use fairway_proto::ca::istio_certificate_service_server::IstioCertificateServiceServer;
 use fairway_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
@@ -105,7 +106,7 @@ impl Controller {
         let publisher = Publisher::new(&remembered, store, config.settings.clone(), metrics.clone());
         let published = state::publish(manifests, publisher, drain.clone());
         let pages = admin::router(published.clone(), clients.clone(), metrics.clone());
-        tokio::spawn(http::serve(admin_listener, pages, drain.clone()));
+        tokio::spawn(http::serve(admin_listener, pages, Limits::default(), drain.clone()));
         tokio::spawn(certificate.renew(drain.clone()));
 
         let discovery =

@@ -205,7 +205,7 @@ limits! {
     COPY_GROW_LARGE, "copy_grow_large", Bytes, 10 * MIB, KIB..=1024 * MIB, Some("COPY_GROW_LARGE");
 
     /// Frames of one turn of a tunnel that are sent together: as much as fits into one TLS record (RFC 8446 §5.1).
-    GATHERED_WRITES, "gathered_writes", Bytes, 16 * KIB, KIB..=16 * KIB, None;
+    GATHERED_WRITES, "gathered_writes", Bytes, 16 * KIB, 16 * KIB..=16 * KIB, None;
     /// What is asked of a tunnel's socket when more came than its reader had room for.
     READ_AHEAD_SMALL, "read_ahead_small", Bytes, 8 * KIB, KIB..=MIB, Some("READ_AHEAD_SMALL");
     /// The most that is asked of a tunnel's socket at once; held only while it is being worked off.
@@ -265,13 +265,13 @@ limits! {
     /// A connection to an unknown destination waits this long for the control plane to say what it is, where names are asked for one by one.
     XDS_DEMAND_WAIT, "xds_demand_wait", Milliseconds, 5 * SECOND, 10..=MINUTE, Some("XDS_DEMAND_WAIT");
     /// Names asked for that the control plane has not answered; beyond, it does not keep up and more questions would not help.
-    XDS_DEMAND_OUTSTANDING, "xds_demand_outstanding", Count, 1_024, 1..=1_000_000, Some("XDS_DEMAND_OUTSTANDING");
+    XDS_DEMAND_OUTSTANDING, "xds_demand_outstanding", Count, 1_024, 1_024..=1_024, None;
     /// Names remembered as not existing, some 100 bytes each: destinations outside the mesh that pods talk to.
-    XDS_DEMAND_ABSENT, "xds_demand_absent", Count, 8_192, 16..=1_000_000, Some("XDS_DEMAND_ABSENT");
+    XDS_DEMAND_ABSENT, "xds_demand_absent", Count, 8_192, 8_192..=8_192, None;
     /// That a name does not exist is believed for this long where the control plane does not tell when it comes to be, as Istio's does not of addresses.
-    XDS_DEMAND_RECHECK, "xds_demand_recheck", Milliseconds, SECOND, 10..=MINUTE, Some("XDS_DEMAND_RECHECK");
+    XDS_DEMAND_RECHECK, "xds_demand_recheck", Milliseconds, SECOND, SECOND..=SECOND, None;
     /// Changes waiting to be written to disk, some 100 bytes each where they are removals; with more the file is given up, since the disk has long refused.
-    XDS_STORE_BACKLOG, "xds_store_backlog", Count, 1_000_000, 1_000..=100_000_000, Some("XDS_STORE_BACKLOG");
+    XDS_STORE_BACKLOG, "xds_store_backlog", Count, 1_000_000, 1_000_000..=1_000_000, None;
     /// The last good configuration is written to disk no more often than this; what changed since may be lost with the process.
     XDS_STORE_INTERVAL, "xds_store_interval", Milliseconds, 10 * SECOND, 100..=HOUR, Some("XDS_STORE_INTERVAL");
     /// A keepalive on control-plane streams this often; dead controllers are noticed within two.

@@ -11,5 +11,6 @@ mod policy_live {
     mod invalid;
     mod kept;
     mod many;
+    mod standalone;
     mod world;
 }

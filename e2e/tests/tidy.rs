@@ -122,6 +122,46 @@ fn manifests_in_the_documents_are_valid() {
 }
 
 #[test]
+fn limits_that_can_be_set_are_read_as_set() {
+    let table = fs::read_to_string(root().join("core/src/limits.rs")).unwrap();
+    let settable = settable_limits(&table);
+    assert!(settable.len() > 30, "the table of limits was not found: {settable:?}");
+    let mut problems = Vec::new();
+    for path in files() {
+        let name = path.to_string_lossy().into_owned();
+        let ours = ["core/src/io/", "core/src/dns", "ztunnel/src/"].iter().any(|folder| name.starts_with(folder));
+        let Some(text) = text_of(&path)
+            .filter(|_| ours && !["tests", "testing.rs", "strangers.rs"].iter().any(|part| name.contains(part)))
+        else {
+            continue;
+        };
+        let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+        problems.extend(defaults_read(code, &settable).map(|limit| {
+            format!("{name}: reads the default of {limit}, whatever it is set to; ask the `Limits` that are in force")
+        }));
+    }
+    assert_tidy(&problems);
+}
+
+/// The limits that the table gives a variable.
+fn settable_limits(table: &str) -> Vec<&str> {
+    table
+        .lines()
+        .filter(|line| line.ends_with("\");"))
+        .filter_map(|line| line.trim().split_once(", \""))
+        .map(|(name, _)| name)
+        .collect()
+}
+
+/// Where code asks a limit itself for its value, and so for the default.
+fn defaults_read<'a>(code: &'a str, settable: &'a [&str]) -> impl Iterator<Item = &'a str> {
+    let reads = |limit: &&str| {
+        [".size()", ".number()", ".duration()", ".default"].iter().any(|read| code.contains(&format!("{limit}{read}")))
+    };
+    settable.iter().copied().filter(reads)
+}
+
+#[test]
 fn the_rules_catch_what_they_forbid() {
     let rules = |path: &str, text: &str| broken_rules(path, &format!("//! Doc.\n{text}\n")).len();
     let unfinished = UNFINISHED.map(|(head, tail)| format!("{head}{tail}(x)"));
@@ -140,6 +180,12 @@ fn the_rules_catch_what_they_forbid() {
         crates_of_ours("[package]\nname = \"fairway-a\"\n[dependencies]\nfairway-b.workspace = true\n"),
         ["fairway-b"]
     );
+    let settable = settable_limits(
+        "    ONE, \"one\", Count, 1, 1..=2, Some(\"ONE\");\n    TWO, \"two\", Count, 1, 1..=1, None;\n",
+    );
+    assert_eq!(settable, ["ONE"]);
+    assert_eq!(defaults_read("limits::ONE.size() + limits::TWO.size()", &settable).collect::<Vec<_>>(), ["ONE"]);
+    assert_eq!(defaults_read("limits.size(&limits::ONE)", &settable).count(), 0);
     assert_eq!(source_paths("see `a/b.rs`, `c`\n```text\n`d.rs`\n```\n"), ["a/b.rs"]);
     assert_eq!(links("[a](b/c.md#d), [e](https://f) and [g](#h)"), ["b/c.md"]);
 }

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::{Context, bail};
+use fairway_core::io::certs::Authority;
 use fairway_core::io::certs::Certificates;
 use fairway_core::io::certs::authority::GrpcAuthority;
+use fairway_core::io::certs::test_authority::TestAuthority;
 use fairway_core::io::drain::{self, Drain, Mode};
 use fairway_core::io::grpc::ControlPlane;
 use fairway_core::io::live::Live;
@@ -13,23 +15,28 @@ use fairway_core::io::logging::LogFilter;
 use fairway_core::io::metrics::{Metrics, runtime};
 use fairway_core::io::netns::NetworkNamespace;
 use fairway_core::io::ready::Readiness;
-use fairway_core::io::socket::{PACKET_MARK, SocketFactory};
-use fairway_core::io::{admin, tls, xds};
+use fairway_core::io::socket::{Probing, SocketFactory, may_borrow_addresses};
+use fairway_core::io::tls::profile::Report;
+use fairway_core::io::{admin, xds};
+use fairway_core::limits;
+use fairway_core::local::Defaults;
+use rustls::crypto::CryptoProvider;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Admin, PodState, readiness_router, stats_router};
-use crate::config::Config;
+use crate::config::{Config, Local, Mode as ProxyMode, Signer};
 use crate::dns::Dns;
 use crate::dns::lookup::Lookup;
 use crate::dns::metrics::{self as dns_metrics, DnsMetrics};
 use crate::dns::upstream::Upstream;
+use crate::local::{self, LocalFile};
 use crate::neighbours::Neighbours;
 use crate::node::NodeClient;
 use crate::node::pending::PendingPod;
 use crate::pod::Mesh;
-use crate::pods::Pods;
+use crate::pods::{Pods, Settings};
 use crate::telemetry::Telemetry;
 use crate::workers::Workers;
 
@@ -38,8 +45,8 @@ use crate::workers::Workers;
 /// # Errors
 /// When something it cannot do without is missing: a port, a right, a usable setting.
 pub async fn run(config: Config, log_filter: LogFilter, workers: Workers) -> anyhow::Result<()> {
-    for ignored in &config.ignored {
-        tracing::warn!(variable = ignored, "this setting has no effect here");
+    for (variable, reason) in &config.ignored {
+        tracing::warn!(variable, reason, "this setting has no effect here");
     }
     let home = NetworkNamespace::current().context("cannot open our own network namespace; is /proc mounted?")?;
     let metrics = Metrics::new(&[dns_metrics::BUCKETS]);
@@ -49,40 +56,59 @@ pub async fn run(config: Config, log_filter: LogFilter, workers: Workers) -> any
     let (trigger, drain) = drain::new();
     let shutdown = CancellationToken::new();
 
-    let provider = tls::provider();
-    let authority = ControlPlane::new(config.ca.clone(), Arc::clone(&provider)).context("CA_ADDRESS")?;
-    let authority = Arc::new(GrpcAuthority::new(authority, true));
-    let certificates =
-        Certificates::new(authority, Arc::clone(&provider), config.certificate_lifetime, SystemTime::now);
+    let provider = config.tls_profile.provider().context("COMPLIANCE_POLICY")?;
+    let report = Report::of(&provider, config.tls_profile);
+    build_metrics(&metrics, &report);
+    let authority = authority(&config, &provider)?;
+    let certificates = Certificates::within(config.limits.clone(), authority, Arc::clone(&provider), SystemTime::now);
     let live = if config.on_demand { Live::on_demand() } else { Live::new() };
     let telemetry = Telemetry::new(&metrics);
     let counted = DnsMetrics::new(&metrics);
-    let (resolvers, ours) = (config.dns.resolvers(), SocketFactory::host(Some(PACKET_MARK)));
+    let probing = Probing { keepalive: config.keepalive, user_timeout: config.user_timeout };
+    let (resolvers, ours) =
+        (config.dns.resolvers(), SocketFactory::host(config.packet_mark).within(&config.limits, probing));
     let upstream = Upstream::new(resolvers.clone(), ours.clone(), ours.clone());
     let mesh = Arc::new(Mesh {
         live: live.clone(),
         certificates: certificates.clone(),
         telemetry: telemetry.clone(),
-        demand_wait: config.demand_wait,
+        limits: config.limits.clone(),
         ipv6: config.ipv6,
-        preserve_source: config.preserve_source,
         neighbours: Neighbours::default(),
         workers,
         lookup: Lookup::new(upstream, counted.clone()),
         dns: config.dns.port.map(|port| Arc::new(Dns::new(config.dns.zone.clone(), port, resolvers, ours, counted))),
     });
-    let pods = Arc::new(Pods::new(mesh, home, config.node.node_name.as_str().into(), &metrics));
+    let settings = Settings {
+        node: Some(config.node.node_name.as_str()).filter(|name| !name.is_empty()).map(Into::into),
+        packet_mark: config.packet_mark,
+        preserve_source: config.preserve_source.unwrap_or_else(may_borrow_addresses),
+        probing,
+    };
+    let pods = Arc::new(Pods::new(mesh, home, settings, &metrics));
+    let local = local_configuration(&config, &live, &metrics)?;
 
-    let agent = NodeClient::new(config.node_socket.clone(), Arc::clone(&pods), readiness.block("node agent"), &metrics);
-    let control_plane = ControlPlane::new(config.xds.clone(), provider).context("XDS_ADDRESS")?;
-    let stream = configuration(&config, control_plane, live.clone(), &readiness, &metrics);
+    let agent = match &config.mode {
+        ProxyMode::Shared { node_socket, .. } => {
+            let block = readiness.block("node agent");
+            Some(NodeClient::new(node_socket.clone(), Arc::clone(&pods), block, &metrics))
+        }
+        ProxyMode::Dedicated(_) => None,
+    };
+    let stream = match &config.xds {
+        Some(address) => {
+            let control_plane = ControlPlane::new(address.clone(), provider).context("XDS_ADDRESS")?;
+            Some(configuration(&config, control_plane, live.clone(), &readiness, &metrics))
+        }
+        None => None,
+    };
     let pages = Admin {
-        stream: stream.status(),
+        stream: stream.as_ref().map(xds::Client::status).unwrap_or_default(),
         live,
         certificates,
         connections: telemetry.table().clone(),
         pods: {
-            let (pods, waiting) = (Arc::clone(&pods), agent.pending());
+            let (pods, waiting) = (Arc::clone(&pods), agent.as_ref().map(NodeClient::pending).unwrap_or_default());
             let served = move || pods.list().into_iter().map(|(uid, info)| PodState { uid, info, pending: None });
             let pending = |pod: PendingPod| PodState { uid: pod.uid, info: pod.info, pending: Some(pod.error) };
             Arc::new(move || served().chain(waiting.list().into_iter().map(pending)).collect())
@@ -93,21 +119,45 @@ pub async fn run(config: Config, log_filter: LogFilter, workers: Workers) -> any
     };
     operate(&config, &pages, &metrics, &readiness, &drain).await?;
 
-    let mut stream = tokio::spawn(stream.run(drain.clone()));
+    let mut stream = match stream {
+        Some(stream) => tokio::spawn(stream.run(drain.clone())),
+        None => tokio::spawn(until_drained(drain.clone())),
+    };
+    let mut file = match local {
+        Some(file) => tokio::spawn(file.run(drain.clone())),
+        None => tokio::spawn(until_drained(drain.clone())),
+    };
     let (agent_trigger, agent_drain) = drain::new();
-    let mut agent = tokio::spawn(agent.run(agent_drain));
+    match &config.mode {
+        ProxyMode::Shared { ourselves: Some(ourselves), .. } => {
+            if let Err(error) = pods.serve_ourselves(ourselves.clone()) {
+                tracing::warn!(%error, "our own ports cannot be reached through the mesh");
+            }
+        }
+        ProxyMode::Shared { ourselves: None, .. } => {}
+        ProxyMode::Dedicated(workload) => {
+            let failed = "cannot serve the workload; does something else listen on 15001, 15006 or 15008 here?";
+            pods.serve_here(workload.clone()).context(failed)?;
+        }
+    }
+    let mut agent = match agent {
+        Some(agent) => tokio::spawn(async move { drop(agent.run(agent_drain).await) }),
+        None => tokio::spawn(until_drained(agent_drain)),
+    };
 
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
-        tls = tls::PROVIDER_NAME,
+        tls = report.provider,
+        profile = %report.profile,
         node = config.node.node_name,
         "ztunnel is running"
     );
     tokio::select! {
         requested = stop_requested(&shutdown) => requested?,
-        // Neither ends by itself. Carrying on with a frozen policy, or deaf to the agent, would look healthy.
+        // None ends by itself. Carrying on with a frozen policy, or deaf to the agent, would look healthy.
         ended = &mut stream => bail!("the configuration stream's task ended: {ended:?}"),
-        ended = &mut agent => bail!("the node socket's task ended: {:?}", ended.map(drop)),
+        ended = &mut file => bail!("the task that follows the configuration file ended: {ended:?}"),
+        ended = &mut agent => bail!("the node socket's task ended: {:?}", ended),
     }
     let _draining = readiness.block("draining");
     tracing::info!(deadline = ?config.drain_deadline, "shutting down: no new connections, open ones may finish");
@@ -131,11 +181,67 @@ fn configuration(
     let stream = xds::Client::new(control_plane, config.node.clone(), live, readiness, metrics);
     let Some(directory) = &config.state_directory else { return stream };
     let owner = xds::Owner {
-        cluster: config.xds.cluster_id.clone(),
+        cluster: config.cluster_id.clone(),
         node: config.node.node_name.clone(),
         on_demand: config.on_demand,
     };
-    stream.kept_by(xds::Keeper::new(directory.clone(), owner, config.store_interval, metrics))
+    let interval = config.limits.duration(&limits::XDS_STORE_INTERVAL);
+    stream.kept_by(xds::Keeper::new(directory.clone(), owner, interval, metrics))
+}
+
+/// Who signs certificates.
+fn authority(config: &Config, provider: &Arc<CryptoProvider>) -> anyhow::Result<Arc<dyn Authority>> {
+    match &config.signer {
+        Signer::ControlPlane(address) => {
+            let control_plane = ControlPlane::new(address.clone(), Arc::clone(provider)).context("CA_ADDRESS")?;
+            // A proxy of one workload runs as that workload, and asks for nobody else.
+            let impersonate = matches!(config.mode, ProxyMode::Shared { .. });
+            Ok(Arc::new(GrpcAuthority::new(control_plane, impersonate)))
+        }
+        Signer::Test(root) => {
+            tracing::warn!(root = %root.display(), "FAKE_CA: certificates are signed for anybody who has this file; for tests only");
+            Ok(Arc::new(TestAuthority::open(root, SystemTime::now()).context("FAKE_CA_ROOT")?))
+        }
+    }
+}
+
+/// Puts the local configuration into the world, and gives what follows it from here on.
+fn local_configuration(config: &Config, live: &Live, metrics: &Metrics) -> anyhow::Result<Option<LocalFile>> {
+    let defaults = Defaults { trust_domain: config.trust_domain.to_string(), cluster_id: config.cluster_id.clone() };
+    // With a control plane, what is missing from the file may still come; until then nothing is decided.
+    let complete = config.xds.is_none();
+    match &config.local {
+        None => Ok(None),
+        Some(Local::Text(text)) => {
+            local::apply_text(text, &defaults, live, complete).context("LOCAL_XDS")?;
+            Ok(None)
+        }
+        Some(Local::File(path)) => {
+            let file = LocalFile::open(path, defaults, live.clone(), complete, metrics);
+            Ok(Some(file.with_context(|| format!("LOCAL_XDS_PATH={}", path.display()))?))
+        }
+    }
+}
+
+/// What this build is, as metrics: the version as Istio's components say it, and the cryptography.
+fn build_metrics(metrics: &Metrics, report: &Report) {
+    metrics.describe("istio_build", "Always 1; the labels say which version runs.");
+    metrics.gauge("istio_build", &[("component", "ztunnel"), ("tag", env!("CARGO_PKG_VERSION"))]).set(1.0);
+    metrics.describe("fairway_tls_info", "Always 1; the labels say which cryptography tunnels use.");
+    let text = |fact: bool| if fact { "true" } else { "false" };
+    let labels = [
+        ("provider", report.provider),
+        ("profile", report.profile.as_str()),
+        ("post_quantum", text(report.post_quantum)),
+        ("fips_approved_algorithms_only", text(report.approved_algorithms_only)),
+        ("fips_validated_module", text(report.validated_module)),
+    ];
+    metrics.gauge("fairway_tls_info", &labels).set(1.0);
+}
+
+/// Stands in for a task that this mode has no use for.
+async fn until_drained(mut drain: Drain) {
+    drain.started().await;
 }
 
 /// Opens the ports operators use.
@@ -150,7 +256,7 @@ async fn operate(
     let listeners = admin::bind_loopback(ports.admin).await;
     let taken = || format!("cannot listen on port {} of loopback; another ztunnel? see --admin-port", ports.admin);
     for listener in listeners.with_context(taken)? {
-        tokio::spawn(admin::serve(listener, pages.router(), drain.clone()));
+        tokio::spawn(admin::serve(listener, pages.router(), config.limits.clone(), drain.clone()));
     }
     for (port, flag, router) in [
         (ports.stats, "--stats-port", stats_router(metrics)),
@@ -159,7 +265,7 @@ async fn operate(
         let listener = admin::bind_any(port, config.ipv6).await;
         let listener =
             listener.with_context(|| format!("cannot listen on port {port}; another ztunnel? see {flag}"))?;
-        tokio::spawn(admin::serve(listener, router, drain.clone()));
+        tokio::spawn(admin::serve(listener, router, config.limits.clone(), drain.clone()));
     }
     Ok(())
 }

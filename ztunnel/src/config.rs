@@ -6,32 +6,77 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use fairway_core::config::{ControlPlaneAddress, SettingError, parse_bool, parse_duration};
+use fairway_core::config::{ControlPlaneAddress, SettingError, parse_bool};
 use fairway_core::ident::TrustDomain;
 use fairway_core::io::drain;
 use fairway_core::io::grpc::{ControlPlaneConfig, RootSource, TokenSource};
 use fairway_core::io::logging::Shape;
 use fairway_core::io::socket::PACKET_MARK;
+use fairway_core::io::tls::profile::Profile;
 use fairway_core::io::xds::NodeInfo;
-use fairway_core::limits;
+use fairway_core::limits::{self, Limits};
 use serde::Serialize;
+
+use crate::node::PodInfo;
 
 pub mod dns;
 mod foreign;
+mod limits_arguments;
+mod standalone;
+
+pub use limits_arguments::LimitArguments;
+pub use standalone::{Local, Mode, Signer};
+
+/// Where the root of the test authority is kept.
+const DEFAULT_TEST_ROOT: &str = "./fake-ca.pem";
 
 /// Where Istio's charts mount the control plane's roots.
 const DEFAULT_ROOTS: &str = "./var/run/secrets/istio/root-cert.pem";
 
-/// Node tunnel: mutual TLS, identity and L4 policy for the pods of one node.
+/// Node tunnel: mutual TLS, identity and L4 policy for the pods of one node, or for one workload.
 ///
 /// Every setting is a flag and an environment variable; the variables are those of Istio's ztunnel.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "ztunnel", disable_version_flag = true)]
+#[command(name = "ztunnel", disable_version_flag = true, after_long_help = foreign::help())]
 pub struct Arguments {
+    /// Print version and cryptography, and end
+    #[arg(long, short = 'V')]
+    pub version: bool,
     /// `proxy` (the default) or `version`; further words after `proxy` are tolerated, as Istio's charts pass them
     #[arg(value_name = "COMMAND")]
     pub words: Vec<String>,
-    /// Where configuration comes from: host:port for TLS, or with http:// or https:// before it
+    /// What to serve: `shared` for the pods of a node, `dedicated` for one workload in our own network namespace
+    #[arg(long, env = "PROXY_MODE", value_name = "MODE", default_value = "shared")]
+    pub proxy_mode: String,
+    /// The workload of a dedicated proxy: namespace/name/serviceaccount
+    #[arg(long, env = "PROXY_WORKLOAD_INFO", value_name = "WORKLOAD")]
+    pub proxy_workload_info: Option<String>,
+    /// File with workloads, services and policies, followed while we run; what the control plane says goes before it
+    #[arg(long, env = "LOCAL_XDS_PATH", value_name = "FILE")]
+    pub local_xds_path: Option<String>,
+    /// The same as text
+    #[arg(long, env = "LOCAL_XDS", value_name = "YAML")]
+    pub local_xds: Option<String>,
+    /// Sign certificates ourselves, for anybody: for tests only
+    #[arg(long, env = "FAKE_CA", value_name = "BOOL", default_value = "false")]
+    pub fake_ca: String,
+    /// File with the root and key that FAKE_CA signs with, made if missing; proxies with the same file trust each other
+    #[arg(long, env = "FAKE_CA_ROOT", value_name = "FILE", default_value = DEFAULT_TEST_ROOT)]
+    pub fake_ca_root: String,
+    /// Mark on our own packets, by which capture rules let them through: 1337 for a node, none for one workload
+    #[arg(long, env = "PACKET_MARK", value_name = "NUMBER")]
+    pub packet_mark: Option<String>,
+    /// Key exchange: `pqc` for post-quantum only, `fips` for what FIPS 140-3 approves; else all there is
+    #[arg(long, env = "COMPLIANCE_POLICY", value_name = "PROFILE")]
+    pub compliance_policy: Option<String>,
+    /// Send TCP keepalive probes
+    #[arg(long, env = "KEEPALIVE_ENABLED", value_name = "BOOL", default_value = "true")]
+    pub keepalive_enabled: String,
+    /// Give up connections whose data is not acknowledged for as long as all keepalive probes take
+    #[arg(long, env = "USER_TIMEOUT_ENABLED", value_name = "BOOL", default_value = "false")]
+    pub user_timeout_enabled: String,
+    /// Where configuration comes from: host:port for TLS, or with http:// or https:// before it; empty for nowhere, with
+    /// LOCAL_XDS_PATH
     #[arg(long, env = "XDS_ADDRESS", value_name = "ADDRESS")]
     pub xds_address: Option<String>,
     /// Where certificates come from; the configuration's address if not set
@@ -61,16 +106,10 @@ pub struct Arguments {
     /// Ask for workloads and services when connections need them, instead of holding all of the mesh
     #[arg(long, env = "XDS_ON_DEMAND", value_name = "BOOL", default_value = "false")]
     pub xds_on_demand: String,
-    /// How long a connection waits for the control plane to say what its destination is, where that is asked for
-    #[arg(long, env = "XDS_DEMAND_WAIT", value_name = "DURATION")]
-    pub xds_demand_wait: Option<String>,
     /// Directory in which the last good configuration is kept, to be served after a restart until the control plane
     /// answers; nothing is kept if it is not set
     #[arg(long, env = "FAIRWAY_STATE_DIR", value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-    /// The last good configuration is written no more often than this
-    #[arg(long, env = "XDS_STORE_INTERVAL", value_name = "DURATION")]
-    pub xds_store_interval: Option<String>,
     /// Socket of the node agent
     #[arg(long, env = "INPOD_UDS", value_name = "PATH", default_value = "/var/run/ztunnel/ztunnel.sock")]
     pub inpod_uds: PathBuf,
@@ -101,16 +140,11 @@ pub struct Arguments {
     /// Serve pods on IPv6 as well
     #[arg(long, env = "IPV6_ENABLED", value_name = "BOOL", default_value = "true")]
     pub ipv6_enabled: String,
-    /// Let applications see their clients' addresses instead of ours
-    #[arg(long, env = "ENABLE_ORIG_SRC", value_name = "BOOL", default_value = "true")]
-    pub enable_orig_src: String,
-    /// Lifetime asked for certificates
-    #[arg(long, env = "SECRET_TTL", value_name = "DURATION", default_value = "24h")]
-    pub secret_ttl: String,
-    /// How long open connections may last when we shut down
-    #[arg(long, env = "CONNECTION_TERMINATION_DEADLINE", value_name = "DURATION")]
-    pub connection_termination_deadline: Option<String>,
-    /// The pod's grace period in seconds, from which that time is derived if it is not set
+    /// Let applications see their clients' addresses instead of ours. Left out: for a node where we have the right to,
+    /// for one workload not, because answers to its clients only reach us with routes that somebody must have set up
+    #[arg(long, env = "ENABLE_ORIG_SRC", value_name = "BOOL")]
+    pub enable_orig_src: Option<String>,
+    /// The pod's grace period in seconds, from which CONNECTION_TERMINATION_DEADLINE is derived if it is not set
     #[arg(long, env = "TERMINATION_GRACE_PERIOD_SECONDS", value_name = "SECONDS")]
     pub termination_grace_period_seconds: Option<String>,
     /// Shape of log lines: plain or json
@@ -134,6 +168,9 @@ pub struct Arguments {
     /// Port readiness is served on
     #[arg(long, value_name = "PORT", default_value_t = 15021)]
     pub readiness_port: u16,
+    /// The limits.
+    #[command(flatten)]
+    pub limits: LimitArguments,
 }
 
 /// What the process is to do.
@@ -148,22 +185,22 @@ pub enum Command {
 /// The settings, checked.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Configuration server.
-    pub xds: ControlPlaneConfig,
-    /// Certificate authority.
-    pub ca: ControlPlaneConfig,
+    /// Whom we serve.
+    pub mode: Mode,
+    /// Configuration server, if there is one.
+    pub xds: Option<ControlPlaneConfig>,
+    /// Configuration besides that.
+    pub local: Option<Local>,
+    /// Who signs certificates.
+    pub signer: Signer,
     /// Who we are to the configuration server.
     pub node: NodeInfo,
     /// Addresses are asked for when connections need them.
     pub on_demand: bool,
-    /// How long a connection waits for such an answer.
-    pub demand_wait: Duration,
     /// Where the last good configuration is kept, if it is.
     pub state_directory: Option<PathBuf>,
-    /// The least time between two writings of it.
-    pub store_interval: Duration,
-    /// Socket of the node agent.
-    pub node_socket: PathBuf,
+    /// Name of our cluster.
+    pub cluster_id: String,
     /// Trust domain of the mesh.
     pub trust_domain: TrustDomain,
     /// Name of our network.
@@ -172,8 +209,18 @@ pub struct Config {
     pub service_account: String,
     /// Serve pods on IPv6 as well.
     pub ipv6: bool,
-    /// Applications see their clients' addresses.
-    pub preserve_source: bool,
+    /// Applications see their clients' addresses; none for wherever we have the right to.
+    pub preserve_source: Option<bool>,
+    /// The mark on our packets.
+    pub packet_mark: Option<u32>,
+    /// The key exchanges of tunnels.
+    pub tls_profile: Profile,
+    /// Send TCP keepalive probes.
+    pub keepalive: bool,
+    /// Give up connections whose data is not acknowledged.
+    pub user_timeout: bool,
+    /// Every bound.
+    pub limits: Limits,
     /// Lifetime asked for certificates.
     pub certificate_lifetime: Duration,
     /// How long open connections may last when we shut down.
@@ -189,7 +236,7 @@ pub struct Config {
     /// Ports we are operated through.
     pub ports: Ports,
     /// Variables that are set and have no effect, to be logged at start.
-    pub ignored: Vec<String>,
+    pub ignored: Vec<(&'static str, &'static str)>,
 }
 
 /// Ports we are operated through.
@@ -207,11 +254,22 @@ impl Arguments {
     /// # Errors
     /// If the first word is no command.
     pub fn command(&self) -> Result<Command, SettingError> {
+        if self.version {
+            return Ok(Command::Version);
+        }
         match self.words.first().map(String::as_str) {
             None | Some("proxy") => Ok(Command::Proxy),
             Some("version") => Ok(Command::Version),
             Some(other) => Err(wrong("the command", other, "write `proxy`, `version` or nothing")),
         }
+    }
+
+    /// The key exchanges asked for.
+    ///
+    /// # Errors
+    /// If there is no such profile.
+    pub fn tls_profile(&self) -> Result<Profile, SettingError> {
+        set(self.compliance_policy.as_deref()).map_or(Ok(Profile::DEFAULT), |text| parse("COMPLIANCE_POLICY", text))
     }
 
     /// Checks everything. `environment` supplies what is no flag of its own: `ISTIO_META_*` and the like.
@@ -224,26 +282,58 @@ impl Arguments {
             .or_else(|| set(environment.get("ISTIO_META_CLUSTER_ID").map(String::as_str)))
             .unwrap_or("Kubernetes")
             .to_owned();
-        let Some(node_name) = set(self.node_name.as_deref()).map(str::to_owned) else {
-            return Err(wrong("NODE_NAME", "", "write the name of the node this proxy serves, as Kubernetes has it"));
+        let ourselves = PodInfo {
+            name: self.pod_name.clone(),
+            namespace: self.pod_namespace.clone(),
+            service_account: self.service_account.clone(),
         };
+        let mode =
+            standalone::mode(&self.proxy_mode, self.proxy_workload_info.as_deref(), self.inpod_uds.clone(), ourselves)?;
+        let packet_mark = standalone::packet_mark(&mode, self.packet_mark.as_deref(), PACKET_MARK)?;
+        let local = standalone::local(self.local_xds_path.as_deref(), self.local_xds.as_deref())?;
+        let node_name = set(self.node_name.as_deref()).unwrap_or_default().to_owned();
+        if node_name.is_empty() && matches!(mode, Mode::Shared { .. }) {
+            return Err(wrong("NODE_NAME", "", "write the name of the node this proxy serves, as Kubernetes has it"));
+        }
         let default_address = if environment.contains_key("KUBERNETES_SERVICE_HOST") {
             "https://istiod.istio-system.svc:15012"
         } else {
             "https://localhost:15012"
         };
-        let xds_address = set(self.xds_address.as_deref()).unwrap_or(default_address);
-        let ca_address = set(self.ca_address.as_deref()).unwrap_or(xds_address);
+        // Charts write empty values for what is not set; but where a file says what there is, it means "nowhere".
+        let nowhere = local.is_some() && self.xds_address.as_deref().is_some_and(|text| text.trim().is_empty());
+        let xds_address = set(self.xds_address.as_deref()).or((!nowhere).then_some(default_address));
+        let ca_address = set(self.ca_address.as_deref()).or(xds_address);
+        let given = self.limits.check()?;
+        let limits = Limits::with(&given).map_err(|conflict| wrong("the limits", "", &conflict.to_string()))?;
         let control_plane = |name, address, roots: &str, alternative: Option<&str>, headers| {
-            Ok(ControlPlaneConfig {
+            Ok::<_, SettingError>(ControlPlaneConfig {
                 address: parse::<ControlPlaneAddress>(name, address)?,
                 roots: RootSource::parse(set(Some(roots)).unwrap_or(DEFAULT_ROOTS)),
                 alternative_name: set(alternative).map(str::to_owned),
                 token: TokenSource::parse(&self.auth_token),
                 cluster_id: cluster_id.clone(),
                 headers: foreign::headers(environment, headers),
-                packet_mark: Some(PACKET_MARK),
+                packet_mark,
+                limits: limits.clone(),
             })
+        };
+        let alternative = self.alt_xds_hostname.as_deref();
+        let xds = xds_address
+            .map(|address| control_plane("XDS_ADDRESS", address, &self.xds_root_ca, alternative, "XDS_HEADER_"))
+            .transpose()?;
+        let signer = if given_switch("FAKE_CA", &self.fake_ca)?.unwrap_or(false) {
+            Signer::Test(set(Some(&self.fake_ca_root)).unwrap_or(DEFAULT_TEST_ROOT).into())
+        } else {
+            let Some(address) = ca_address else {
+                return Err(wrong(
+                    "CA_ADDRESS",
+                    "",
+                    "write the certificate authority's address, or set FAKE_CA=true for a test",
+                ));
+            };
+            let alternative = self.alt_ca_hostname.as_deref();
+            Signer::ControlPlane(control_plane("CA_ADDRESS", address, &self.ca_root_ca, alternative, "CA_HEADER_")?)
         };
         let address = set(self.instance_ip.as_deref());
         if let Some(address) = address {
@@ -255,31 +345,40 @@ impl Arguments {
             .map(|text| parse::<u64>("TERMINATION_GRACE_PERIOD_SECONDS", text))
             .transpose()?;
         let on_demand = set(Some(&self.xds_on_demand)).is_some() && switch("XDS_ON_DEMAND", &self.xds_on_demand)?;
+        let tls_profile = self.tls_profile()?;
         let dns = self.dns.check()?;
         if on_demand && dns.port.is_some() {
             let problem = "the DNS proxy must know all names; leave this out, or set ISTIO_META_DNS_CAPTURE=false here and \
                            AMBIENT_DNS_CAPTURE=false for the agent";
             return Err(wrong("XDS_ON_DEMAND", &self.xds_on_demand, problem));
         }
+        if on_demand && xds.is_none() {
+            return Err(wrong(
+                "XDS_ON_DEMAND",
+                &self.xds_on_demand,
+                "there is nobody to ask without XDS_ADDRESS; leave it out",
+            ));
+        }
         let trust_domain = set(Some(&self.trust_domain)).unwrap_or(TrustDomain::DEFAULT);
-        let explicit = set(self.connection_termination_deadline.as_deref())
-            .map(|text| duration("CONNECTION_TERMINATION_DEADLINE", text))
-            .transpose()?;
+        let explicit = given.contains_key(limits::DRAIN_DEADLINE.name);
+        let explicit = explicit.then(|| limits.duration(&limits::DRAIN_DEADLINE));
+        let drain_deadline = drain::deadline(explicit, grace, limits.duration(&limits::DRAIN_DEADLINE));
+        let milliseconds = u64::try_from(drain_deadline.as_millis()).unwrap_or(u64::MAX);
+        let preserve_source = match &self.enable_orig_src {
+            Some(text) => given_switch("ENABLE_ORIG_SRC", text)?,
+            None => None,
+        };
         Ok(Config {
-            xds: control_plane(
-                "XDS_ADDRESS",
-                xds_address,
-                &self.xds_root_ca,
-                self.alt_xds_hostname.as_deref(),
-                "XDS_HEADER_",
-            )?,
-            ca: control_plane(
-                "CA_ADDRESS",
-                ca_address,
-                &self.ca_root_ca,
-                self.alt_ca_hostname.as_deref(),
-                "CA_HEADER_",
-            )?,
+            xds,
+            local,
+            signer,
+            cluster_id,
+            packet_mark,
+            tls_profile,
+            keepalive: switch("KEEPALIVE_ENABLED", &self.keepalive_enabled)?,
+            user_timeout: given_switch("USER_TIMEOUT_ENABLED", &self.user_timeout_enabled)?.unwrap_or(false),
+            certificate_lifetime: limits.duration(&limits::CERTIFICATE_LIFETIME),
+            limits: limits.and(&limits::DRAIN_DEADLINE, milliseconds),
             node: NodeInfo {
                 pod_name: self.pod_name,
                 namespace: self.pod_namespace,
@@ -288,18 +387,16 @@ impl Arguments {
                 metadata,
             },
             on_demand,
-            demand_wait: limited(self.xds_demand_wait.as_deref(), &limits::XDS_DEMAND_WAIT)?,
             state_directory: self.state_dir.filter(|directory| !directory.as_os_str().is_empty()),
-            store_interval: limited(self.xds_store_interval.as_deref(), &limits::XDS_STORE_INTERVAL)?,
-            node_socket: self.inpod_uds,
             trust_domain: TrustDomain::new(trust_domain)
                 .map_err(|error| wrong("TRUST_DOMAIN", trust_domain, &error.to_string()))?,
             network: self.network,
             service_account: self.service_account,
             ipv6: switch("IPV6_ENABLED", &self.ipv6_enabled)?,
-            preserve_source: switch("ENABLE_ORIG_SRC", &self.enable_orig_src)?,
-            certificate_lifetime: lifetime(&self.secret_ttl)?,
-            drain_deadline: drain::deadline(explicit, grace),
+            // Nothing sends the answers back to a dedicated proxy unless somebody has seen to it.
+            preserve_source: preserve_source.or(matches!(mode, Mode::Dedicated(_)).then_some(false)),
+            mode,
+            drain_deadline,
             log_shape: parse("LOG_FORMAT", &self.log_format)?,
             log_filter: self.log_filter,
             worker_threads: threads(&self.worker_threads, std::thread::available_parallelism().map_or(1, usize::from))?,
@@ -314,16 +411,39 @@ impl Config {
     /// What operators may see of it in a dump: no token.
     #[must_use]
     pub fn dump(&self) -> serde_json::Value {
+        let ca = match &self.signer {
+            Signer::ControlPlane(config) => Some(config),
+            Signer::Test(_) => None,
+        };
+        let (node_socket, workload) = match &self.mode {
+            Mode::Shared { node_socket, .. } => (Some(node_socket), None),
+            Mode::Dedicated(info) => (None, Some(info.to_string())),
+        };
+        let (local_file, local_text) = match &self.local {
+            Some(Local::File(path)) => (Some(path), false),
+            Some(Local::Text(_)) => (None, true),
+            None => (None, false),
+        };
         serde_json::json!({
-            "xdsAddress": self.xds.address.to_string(),
-            "caAddress": self.ca.address.to_string(),
-            "xdsRootCert": self.xds.roots.to_string(),
-            "caRootCert": self.ca.roots.to_string(),
-            "clusterId": self.xds.cluster_id,
+            "xdsAddress": self.xds.as_ref().map(|xds| xds.address.to_string()),
+            "caAddress": ca.map(|ca| ca.address.to_string()),
+            "xdsRootCert": self.xds.as_ref().map(|xds| xds.roots.to_string()),
+            "caRootCert": ca.map(|ca| ca.roots.to_string()),
+            "fakeCa": ca.is_none(),
+            "proxyMode": if workload.is_some() { "Dedicated" } else { "Shared" },
+            "proxyWorkloadInformation": workload,
+            "localXdsPath": local_file,
+            "localXds": local_text,
+            "clusterId": self.cluster_id,
             "localNode": self.node.node_name,
             "xdsOnDemand": self.on_demand,
             "stateDirectory": self.state_directory,
-            "inpodUds": self.node_socket,
+            "inpodUds": node_socket,
+            "packetMark": self.packet_mark,
+            "tlsProfile": self.tls_profile,
+            "keepaliveEnabled": self.keepalive,
+            "userTimeoutEnabled": self.user_timeout,
+            "limits": limits_arguments::dump(&self.limits),
             "trustDomain": self.trust_domain.to_string(),
             "network": self.network,
             "ipv6Enabled": self.ipv6,
@@ -356,12 +476,13 @@ where
 
 /// True unless it says otherwise.
 fn switch(name: &str, text: &str) -> Result<bool, SettingError> {
-    let Some(text) = set(Some(text)) else { return Ok(true) };
-    parse_bool(text).map_err(|error| wrong(name, text, &error.to_string()))
+    given_switch(name, text).map(|given| given.unwrap_or(true))
 }
 
-fn duration(name: &str, text: &str) -> Result<Duration, SettingError> {
-    parse_duration(text.trim()).map_err(|error| wrong(name, text, &error.to_string()))
+/// What it says, if anything.
+fn given_switch(name: &str, text: &str) -> Result<Option<bool>, SettingError> {
+    let read = |text| parse_bool(text).map_err(|error| wrong(name, text, &error.to_string()));
+    set(Some(text)).map(read).transpose()
 }
 
 /// A number of threads, or a share of the `cores`, at least one.
@@ -375,27 +496,6 @@ fn threads(text: &str, cores: usize) -> Result<usize, SettingError> {
         None => text.trim().parse().map_err(|_| problem())?,
     };
     if (1..=1024).contains(&threads) { Ok(threads) } else { Err(problem()) }
-}
-
-fn lifetime(text: &str) -> Result<Duration, SettingError> {
-    let Some(text) = set(Some(text)) else { return Ok(limits::CERTIFICATE_LIFETIME.duration()) };
-    within("SECRET_TTL", text, &limits::CERTIFICATE_LIFETIME)
-}
-
-/// What a limit is set to by its own variable.
-fn limited(text: Option<&str>, limit: &limits::Limit) -> Result<Duration, SettingError> {
-    match set(text) {
-        Some(text) => within(limit.variable.unwrap_or(limit.name), text, limit),
-        None => Ok(limit.duration()),
-    }
-}
-
-/// A duration that a limit allows.
-fn within(name: &str, text: &str, limit: &limits::Limit) -> Result<Duration, SettingError> {
-    let value = duration(name, text)?;
-    let milliseconds = u64::try_from(value.as_millis()).unwrap_or(u64::MAX);
-    limit.check(milliseconds).map_err(|error| wrong(name, text, &error.to_string()))?;
-    Ok(value)
 }
 
 #[cfg(test)]

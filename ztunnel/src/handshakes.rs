@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use fairway_core::limits;
+use fairway_core::limits::{self, Limits};
 
 /// The handshakes of one pod that are under way.
 #[derive(Debug)]
@@ -43,13 +43,13 @@ pub enum Busy {
     Source(usize),
 }
 
-impl Default for Handshakes {
-    fn default() -> Self {
-        Self::new(limits::HANDSHAKES_PER_POD.size(), limits::HANDSHAKES_PER_SOURCE.size())
-    }
-}
-
 impl Handshakes {
+    /// As many as these limits say.
+    #[must_use]
+    pub fn within(limits: &Limits) -> Self {
+        Self::new(limits.size(&limits::HANDSHAKES_PER_POD), limits.size(&limits::HANDSHAKES_PER_SOURCE))
+    }
+
     /// At most so many at once, and at most so many of one source.
     #[must_use]
     pub fn new(at_most: usize, at_most_each: usize) -> Self {

@@ -17,7 +17,7 @@ use fairway_core::io::hbone::TunnelStream;
 use fairway_core::io::hbone::headers::{BAGGAGE, forwarded_host};
 use fairway_core::io::hbone::server::{self, AcceptError, Incoming};
 use fairway_core::io::socket::reset_on_close;
-use fairway_core::limits;
+use fairway_core::limits::{self, Limits};
 use fairway_core::reason::Reason;
 use fairway_core::route;
 use fairway_core::snapshot::Snapshot;
@@ -58,7 +58,7 @@ pub async fn serve(pod: Arc<Pod>, accepted: Accepted) {
             return pod.mesh.telemetry.refused(&info, started, &Outcome::because(Reason::ConnectionLimit, busy));
         }
     };
-    let deadline = tokio::time::Instant::now() + limits::TLS_HANDSHAKE_TIMEOUT.duration();
+    let deadline = tokio::time::Instant::now() + pod.mesh.limits.duration(&limits::TLS_HANDSHAKE_TIMEOUT);
     // Whoever says nothing gets nothing made for it; that it never does is noticed by the handshake. A peek, as a socket
     // that is new counts as readable until somebody has tried.
     let _first_byte = timeout_at(deadline, stream.peek(&mut [0])).await;
@@ -102,8 +102,9 @@ async fn prove(
         Ok(certificate) => certificate,
         Err(error) => return refuse(&info, &Outcome::because(Reason::CertificateUnavailable, error)),
     };
-    let accepting = timeout_at(deadline, server::accept_tls(stream, certificate.credentials.server()));
-    let late = || Err(AcceptError::Timeout(limits::TLS_HANDSHAKE_TIMEOUT.duration()));
+    let accepting =
+        timeout_at(deadline, server::accept_tls(stream, certificate.credentials.server(), &pod.mesh.limits));
+    let late = || Err(AcceptError::Timeout(pod.mesh.limits.duration(&limits::TLS_HANDSHAKE_TIMEOUT)));
     match accepting.await.unwrap_or_else(|_elapsed| late()) {
         Ok((tls, client)) => {
             let pod = Arc::clone(pod);
@@ -124,7 +125,7 @@ pub(crate) async fn carry_streams(proven: Box<Proven>) {
     };
     let mut asked = false;
     // The client's own limit counts the streams it has not given up; this one those that still cost us something.
-    let permits = Arc::new(Semaphore::new(limits::MAX_CONCURRENT_STREAMS.size()));
+    let permits = Arc::new(Semaphore::new(pod.mesh.limits.size(&limits::MAX_CONCURRENT_STREAMS)));
     let streams = |incoming: Incoming| {
         asked = true;
         let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
@@ -134,7 +135,7 @@ pub(crate) async fn carry_streams(proven: Box<Proven>) {
         let arrived = Arrived { pod, peer, arrived_at, client, incoming, permit, place };
         tokio::spawn(arrived.serve());
     };
-    match server::serve(tls, peer, drain, streams).await {
+    match server::serve(tls, peer, &pod.mesh.limits, drain, streams).await {
         // A member that never asked for a stream would leave no trace otherwise.
         Err(error) if !asked => {
             info.destination_identity = info.destination_workload.as_deref().map(Workload::identity);
@@ -160,7 +161,7 @@ pub(crate) struct Arrived {
 impl Arrived {
     /// Serves the stream. What it takes to let one in is boxed, because it is soon over: what idles is the copy alone.
     pub(crate) fn serve(self) -> impl Future<Output = ()> + Send {
-        let mut drain = self.pod.drain.clone();
+        let (mut drain, limits) = (self.pod.drain.clone(), self.pod.mesh.limits.clone());
         let open = Box::pin(self.open());
         async move {
             let open = tokio::select! {
@@ -168,7 +169,7 @@ impl Arrived {
                 () = drain.immediate() => None,
             };
             if let Some(open) = open {
-                open.carry(drain).await;
+                open.carry(drain, &limits).await;
             }
         }
     }
@@ -196,7 +197,7 @@ impl Arrived {
         };
         let missing = |snapshot: &Snapshot| route::missing_inbound(snapshot, &local, self.arrived_at, authority);
         let known = tokio::select! {
-            known = demand::snapshot(&pod.mesh.live, pod.mesh.demand_wait, missing) => known,
+            known = demand::snapshot(&pod.mesh.live, pod.mesh.limits.duration(&limits::XDS_DEMAND_WAIT), missing) => known,
             () = self.incoming.given_up() => {
                 return refuse(self.incoming, &Outcome::because(Reason::ResetByPeer, LEFT));
             }
@@ -258,9 +259,9 @@ struct Open {
 
 impl Open {
     /// Carries bytes until both ends are done, policy says no, or the pod leaves the mesh.
-    async fn carry(mut self: Box<Self>, drain: Drain) {
+    async fn carry(mut self: Box<Self>, drain: Drain, limits: &Limits) {
         let allowed = {
-            let copied = pin!(copy::with_tunnel(&mut self.application, &mut self.tunnel, &self.telemetry));
+            let copied = pin!(copy::with_tunnel(&mut self.application, &mut self.tunnel, limits, &self.telemetry));
             self.authorized.while_allowed(drain, copied).await
         };
         let outcome = match allowed {

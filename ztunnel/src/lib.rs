@@ -16,6 +16,7 @@ mod footprint;
 pub mod handshakes;
 pub mod inbound;
 pub mod listen;
+pub mod local;
 pub mod neighbours;
 pub mod node;
 pub mod outbound;

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use fairway_core::io::{logging, tls};
+use fairway_core::io::logging;
+use fairway_core::io::tls::profile::Report;
 use fairway_ztunnel::app;
 use fairway_ztunnel::config::{Arguments, Command};
 use fairway_ztunnel::workers::Workers;
@@ -23,7 +24,9 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> anyhow::Result<()> {
     if arguments.command()? == Command::Version {
-        println!("ztunnel {} (TLS by {})", env!("CARGO_PKG_VERSION"), tls::PROVIDER_NAME);
+        let profile = arguments.tls_profile()?;
+        let provider = profile.provider()?;
+        println!("ztunnel {}\n{}", env!("CARGO_PKG_VERSION"), Report::of(&provider, profile));
         return Ok(());
     }
     let environment: BTreeMap<String, String> = std::env::vars().collect();

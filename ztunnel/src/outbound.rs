@@ -11,6 +11,7 @@ use fairway_core::io::copy;
 use fairway_core::io::drain::Drain;
 use fairway_core::io::hbone::{ConnectRequest, TunnelKey, TunnelStream, headers};
 use fairway_core::io::socket::{original_destination, reset_on_close};
+use fairway_core::limits::{self, Limits};
 use fairway_core::reason::Reason;
 use fairway_core::route::{self, Hop, Plan, Refusal};
 use fairway_core::service::Service;
@@ -36,7 +37,7 @@ pub async fn serve(pod: Arc<Pod>, accepted: Accepted) {
         () = drain.immediate() => None,
     };
     if let Some(open) = open {
-        open.carry(drain).await;
+        open.carry(drain, &pod.mesh.limits).await;
     }
 }
 
@@ -94,7 +95,8 @@ async fn open(pod: &Pod, place: &Place, stream: TcpStream, client: SocketAddr) -
 async fn plan(pod: &Pod, source: &Workload, destination: SocketAddr) -> Result<Plan, Box<Refusal>> {
     // One snapshot for the whole decision.
     let missing = |snapshot: &Snapshot| route::missing(snapshot, source, destination);
-    let snapshot = demand::snapshot(&pod.mesh.live, pod.mesh.demand_wait, missing).await?;
+    let snapshot =
+        demand::snapshot(&pod.mesh.live, pod.mesh.limits.duration(&limits::XDS_DEMAND_WAIT), missing).await?;
     let plan = route::plan(&snapshot, source, destination, &mut rand::rng())?;
     drop(snapshot);
     let Plan::Resolve { hostname, workload, service, .. } = &plan else { return Ok(plan) };
@@ -160,10 +162,11 @@ enum Open {
 
 impl Open {
     /// Carries bytes until both ends are done, or the pod leaves the mesh.
-    async fn carry(self, drain: Drain) {
+    async fn carry(self, drain: Drain, limits: &Limits) {
         match self {
             Self::Plain { mut stream, mut upstream, telemetry } => {
-                let served = while_served(drain, pin!(copy::plain(&mut stream, &mut upstream, &telemetry))).await;
+                let served =
+                    while_served(drain, pin!(copy::plain(&mut stream, &mut upstream, limits, &telemetry))).await;
                 let outcome = match served {
                     Some(result) => result.into(),
                     None => {
@@ -175,7 +178,8 @@ impl Open {
                 telemetry.finish(&outcome);
             }
             Self::Tunnel { mut stream, mut tunnel, telemetry } => {
-                let served = while_served(drain, pin!(copy::with_tunnel(&mut stream, &mut tunnel, &telemetry))).await;
+                let served =
+                    while_served(drain, pin!(copy::with_tunnel(&mut stream, &mut tunnel, limits, &telemetry))).await;
                 let outcome = match served {
                     Some(result) => result.into(),
                     None => {
@@ -186,7 +190,7 @@ impl Open {
                 };
                 telemetry.finish(&outcome);
             }
-            Self::Neighbour(open) => Box::pin(open.carry(drain)).await,
+            Self::Neighbour(open) => Box::pin(open.carry(drain, limits)).await,
         }
     }
 }

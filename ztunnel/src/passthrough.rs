@@ -9,6 +9,7 @@ use fairway_core::facts::ConnectionFacts;
 use fairway_core::io::copy;
 use fairway_core::io::drain::Drain;
 use fairway_core::io::socket::{original_destination, reset_on_close};
+use fairway_core::limits::Limits;
 use fairway_core::reason::Reason;
 use fairway_core::route;
 use tokio::net::TcpStream;
@@ -30,7 +31,7 @@ pub async fn serve(pod: Arc<Pod>, accepted: Accepted) {
         () = drain.immediate() => None,
     };
     if let Some(open) = open {
-        open.carry(drain).await;
+        open.carry(drain, &pod.mesh.limits).await;
     }
 }
 
@@ -76,9 +77,9 @@ struct Open {
 
 impl Open {
     /// Carries bytes until both ends are done, policy says no, or the pod leaves the mesh.
-    async fn carry(mut self: Box<Self>, drain: Drain) {
+    async fn carry(mut self: Box<Self>, drain: Drain, limits: &Limits) {
         let allowed = {
-            let copied = pin!(copy::plain(&mut self.application, &mut self.stream, &self.telemetry));
+            let copied = pin!(copy::plain(&mut self.application, &mut self.stream, limits, &self.telemetry));
             self.authorized.while_allowed(drain, copied).await
         };
         let outcome = match allowed {

@@ -2,14 +2,13 @@
 
 use std::iter;
 use std::sync::Arc;
-use std::time::Duration;
 
 use fairway_core::io::certs::Certificates;
 use fairway_core::io::drain::Drain;
 use fairway_core::io::hbone::Pool;
 use fairway_core::io::live::Live;
 use fairway_core::io::socket::SocketFactory;
-use fairway_core::limits;
+use fairway_core::limits::{self, Limits};
 use fairway_core::snapshot::PodRef;
 use fairway_core::view::PodView;
 use fairway_core::workload::Workload;
@@ -31,12 +30,10 @@ pub struct Mesh {
     pub certificates: Certificates,
     /// Metrics, access log, open connections.
     pub telemetry: Telemetry,
-    /// How long a connection waits for the control plane to say what its destination is.
-    pub demand_wait: Duration,
+    /// Every bound.
+    pub limits: Limits,
     /// Whether pods are served on IPv6 as well.
     pub ipv6: bool,
-    /// Whether applications see their clients' addresses instead of ours.
-    pub preserve_source: bool,
     /// The node's enrolled pods, for connections between two of them.
     pub neighbours: Neighbours,
     /// The threads that carry connections.
@@ -61,6 +58,8 @@ pub struct Pod {
     pools: Box<[Pool]>,
     /// Tunnels to the pod whose clients are not proven yet.
     pub handshakes: Handshakes,
+    /// Whether its application sees its clients' addresses instead of ours.
+    pub preserve_source: bool,
     /// Starts when the pod leaves or the proxy stops.
     pub drain: Drain,
 }
@@ -68,11 +67,18 @@ pub struct Pod {
 impl Pod {
     /// A pod whose sockets are made by `sockets` and that is served until `drain` starts.
     #[must_use]
-    pub fn new(reference: PodRef, mesh: Arc<Mesh>, sockets: SocketFactory, drain: Drain) -> Self {
+    pub fn new(
+        reference: PodRef,
+        mesh: Arc<Mesh>,
+        sockets: SocketFactory,
+        preserve_source: bool,
+        drain: Drain,
+    ) -> Self {
         let view = mesh.live.subscribe(&reference);
         let pool = || Pool::new(sockets.clone(), mesh.certificates.clone());
         let pools = iter::repeat_with(pool).take(mesh.workers.count()).collect();
-        Self { reference, mesh, view, sockets, pools, handshakes: Handshakes::default(), drain }
+        let handshakes = Handshakes::within(&mesh.limits);
+        Self { reference, mesh, view, sockets, pools, handshakes, preserve_source, drain }
     }
 
     /// The tunnels of the worker that `place` is on; all connections of a worker share them.
@@ -101,7 +107,7 @@ impl Pod {
         }
         let mut view = self.view();
         let known = view.wait_for(|view| view.workload.is_some());
-        let view = timeout(limits::WORKLOAD_WAIT.duration(), known).await.ok()?.ok()?;
+        let view = timeout(self.mesh.limits.duration(&limits::WORKLOAD_WAIT), known).await.ok()?.ok()?;
         view.workload.clone()
     }
 }

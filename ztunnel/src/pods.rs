@@ -11,7 +11,7 @@ use fairway_core::io::drain::{self, Drain, Mode, Trigger};
 use fairway_core::io::hbone::Pool;
 use fairway_core::io::metrics::{Counter, Gauge, Metrics};
 use fairway_core::io::netns::{NamespaceEntry, NetworkNamespace};
-use fairway_core::io::socket::{PACKET_MARK, SocketFactory};
+use fairway_core::io::socket::{PACKET_MARK, Probing, SocketFactory};
 use fairway_core::limits;
 use fairway_core::route::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
 use fairway_core::snapshot::PodRef;
@@ -37,8 +37,10 @@ const STOPPED: &str = "workload_manager_proxies_stopped_total";
 pub struct Pods {
     mesh: Arc<Mesh>,
     home: NetworkNamespace,
-    node: Arc<str>,
+    settings: Settings,
     running: Mutex<HashMap<PodUid, Running>>,
+    /// What is served in our own namespace: a dedicated proxy's one workload, or the proxy itself. No agent knows of it.
+    own: Mutex<Option<Running>>,
     counts: Counts,
 }
 
@@ -70,6 +72,29 @@ impl Counts {
     }
 }
 
+/// What holds for all pods of one proxy.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The node's name; a dedicated proxy may go without.
+    pub node: Option<Arc<str>>,
+    /// The mark on our packets.
+    pub packet_mark: Option<u32>,
+    /// Whether applications see their clients' addresses instead of ours.
+    pub preserve_source: bool,
+    /// How the kernel finds out that a peer is gone.
+    pub probing: Probing,
+}
+
+/// Where a workload is served, and what of its traffic.
+enum Place {
+    /// In a pod's namespace, all of it.
+    Pod(NetworkNamespace),
+    /// In our own, all of it.
+    Here,
+    /// In our own, and only tunnels to it.
+    OurselvesOnly,
+}
+
 struct Running {
     namespace: NetworkNamespace,
     info: PodInfo,
@@ -77,22 +102,49 @@ struct Running {
 }
 
 impl Pods {
-    /// No pods yet. `home` is the namespace this process lives in, `node` the node's name.
+    /// No pods yet. `home` is the namespace this process lives in.
     #[must_use]
-    pub fn new(mesh: Arc<Mesh>, home: NetworkNamespace, node: Arc<str>, metrics: &Metrics) -> Self {
-        Self { mesh, home, node, running: Mutex::default(), counts: Counts::new(metrics) }
+    pub fn new(mesh: Arc<Mesh>, home: NetworkNamespace, settings: Settings, metrics: &Metrics) -> Self {
+        Self { mesh, home, settings, running: Mutex::default(), own: Mutex::default(), counts: Counts::new(metrics) }
+    }
+
+    /// Serves one workload in our own namespace, as a dedicated proxy does.
+    ///
+    /// # Errors
+    /// When a port is taken, or a socket may not be made as it has to be.
+    pub fn serve_here(&self, info: PodInfo) -> io::Result<()> {
+        self.serve_own(info, Place::Here)
+    }
+
+    /// Takes tunnels to the proxy's own pod, so that its ports can be reached through the mesh (interop §1.1).
+    ///
+    /// # Errors
+    /// As [`Pods::serve_here`].
+    pub fn serve_ourselves(&self, info: PodInfo) -> io::Result<()> {
+        self.serve_own(info, Place::OurselvesOnly)
+    }
+
+    fn serve_own(&self, info: PodInfo, place: Place) -> io::Result<()> {
+        let running = self.start(info, place)?;
+        tracing::info!(workload = %running.info, "workload of our own namespace is served");
+        *self.own.lock().unwrap_or_else(PoisonError::into_inner) = Some(running);
+        Ok(())
     }
 
     /// The pods served now, for dumps.
     #[must_use]
     pub fn list(&self) -> Vec<(PodUid, PodInfo)> {
-        self.lock().iter().map(|(uid, running)| (uid.clone(), running.info.clone())).collect()
+        let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = own.iter().map(|running| (PodUid::new(running.info.to_string()), running.info.clone()));
+        self.lock().iter().map(|(uid, running)| (uid.clone(), running.info.clone())).chain(own).collect()
     }
 
     /// Stops accepting for all pods and gives open connections until `deadline` to end.
     pub async fn drain(&self, deadline: Duration) {
-        let triggers: Vec<_> = self.lock().drain().map(|(_, running)| running.trigger).collect();
-        triggers.iter().for_each(|_| self.counts.stopped());
+        let own = self.own.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let pods: Vec<_> = self.lock().drain().map(|(_, running)| running).collect();
+        pods.iter().for_each(|_| self.counts.stopped());
+        let triggers: Vec<_> = pods.into_iter().chain(own).map(|running| running.trigger).collect();
         for trigger in &triggers {
             trigger.start(Mode::Graceful);
         }
@@ -103,32 +155,47 @@ impl Pods {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn start(&self, info: PodInfo, namespace: NetworkNamespace) -> io::Result<Running> {
-        let entry = NamespaceEntry::new(self.home.clone(), namespace.clone());
-        let sockets = SocketFactory::in_namespace(entry, PACKET_MARK);
+    fn start(&self, info: PodInfo, place: Place) -> io::Result<Running> {
+        let Settings { node, packet_mark, preserve_source, probing } = self.settings.clone();
+        let (namespace, sockets) = match &place {
+            Place::Pod(namespace) => {
+                let entry = NamespaceEntry::new(self.home.clone(), namespace.clone());
+                (namespace.clone(), SocketFactory::in_namespace(entry, packet_mark.unwrap_or(PACKET_MARK)))
+            }
+            Place::Here | Place::OurselvesOnly => (self.home.clone(), SocketFactory::host(packet_mark)),
+        };
+        let sockets = sockets.within(&self.mesh.limits, probing);
+        let ourselves_only = matches!(place, Place::OurselvesOnly);
         let worker = self.mesh.workers.home();
         let on_worker = self.mesh.workers.enter(worker);
         // All or none: the agent is told that the pod is served only when it is (interop §13 trap 11).
-        let outbound_listener = sockets.listen_all(OUTBOUND_PORT, self.mesh.ipv6)?;
-        let plaintext_listener = sockets.listen_all(PLAINTEXT_PORT, self.mesh.ipv6)?;
-        let tunnel_listener = sockets.listen_all(HBONE_PORT, self.mesh.ipv6)?;
-        let dns = self.mesh.dns.as_ref().map(|dns| Sockets::open(&sockets, dns.port, self.mesh.ipv6)).transpose()?;
+        let listen = |port| sockets.listen_all(port, self.mesh.ipv6);
+        let captured = if ourselves_only { None } else { Some((listen(OUTBOUND_PORT)?, listen(PLAINTEXT_PORT)?)) };
+        let tunnel_listener = listen(HBONE_PORT)?;
+        let dns = self.mesh.dns.as_ref().filter(|_| !ourselves_only);
+        let dns = dns
+            .map(|dns| Sockets::open(&sockets, dns.port, self.mesh.ipv6).map(|sockets| (dns, sockets)))
+            .transpose()?;
         let (trigger, drain) = drain::new();
         let reference = PodRef {
-            node: Some(Arc::clone(&self.node)),
+            node,
             namespace: info.namespace.as_str().into(),
             name: info.name.as_str().into(),
             service_account: info.service_account.as_str().into(),
         };
-        let pod = Arc::new(Pod::new(reference, Arc::clone(&self.mesh), sockets, drain.clone()));
-        accept("outbound", &pod, worker, outbound_listener, outbound::serve);
-        accept("plaintext", &pod, worker, plaintext_listener, passthrough::serve);
+        // Nothing in our own namespace sends answers to a borrowed address back to us (interop §1.1).
+        let preserve_source = preserve_source && !ourselves_only;
+        let pod = Arc::new(Pod::new(reference, Arc::clone(&self.mesh), sockets, preserve_source, drain.clone()));
+        if let Some((outbound, plaintext)) = captured {
+            accept("outbound", &pod, worker, outbound, outbound::serve);
+            accept("plaintext", &pod, worker, plaintext, passthrough::serve);
+            self.mesh.neighbours.add(&pod);
+        }
         accept("tunnel", &pod, worker, tunnel_listener, inbound::serve);
-        if let (Some(dns), Some(sockets)) = (&self.mesh.dns, dns) {
+        if let Some((dns, sockets)) = dns {
             Server::start(Arc::clone(&pod), Arc::clone(dns), sockets, &drain);
         }
         drop(on_worker);
-        self.mesh.neighbours.add(&pod);
         tokio::spawn(keep(pod, drain));
         Ok(Running { namespace, info, trigger })
     }
@@ -136,7 +203,7 @@ impl Pods {
     fn stop(&self, running: Running, mode: Mode) {
         self.counts.stopped();
         tracing::info!(pod = %running.info, ?mode, "pod is no longer served");
-        let (trigger, deadline) = (running.trigger, limits::DRAIN_DEADLINE.duration());
+        let (trigger, deadline) = (running.trigger, self.mesh.limits.duration(&limits::DRAIN_DEADLINE));
         tokio::spawn(async move { trigger.drain(mode, deadline).await });
     }
 }
@@ -155,7 +222,7 @@ impl PodSet for Pods {
                 self.stop(old, Mode::Immediate);
             }
         }
-        let running = self.start(info.clone(), namespace).map_err(failed)?;
+        let running = self.start(info.clone(), Place::Pod(namespace)).map_err(failed)?;
         tracing::info!(pod = %info, namespace = ?running.namespace, "pod is served");
         self.counts.started();
         pods.insert(uid, running);
@@ -188,7 +255,7 @@ fn accept<T>(
     T: Future<Output = ()> + Send + 'static,
 {
     // Each listener has its own: strangers at one must not keep the pod from using another.
-    let permits = Arc::new(Semaphore::new(limits::CONNECTIONS_PER_POD.size()));
+    let permits = Arc::new(Semaphore::new(pod.mesh.limits.size(&limits::CONNECTIONS_PER_POD)));
     let (workers, drain) = (&pod.mesh.workers, pod.drain.clone());
     let pod = Arc::clone(pod);
     let handle = move |arrival| {
@@ -211,11 +278,11 @@ async fn keep(pod: Arc<Pod>, mut drain: Drain) {
         certificate = claim => certificate,
         _mode = drain.started() => None,
     };
-    let mut sweeps = interval(SWEEP_INTERVAL);
+    let idle = pod.mesh.limits.duration(&limits::POOL_IDLE_TIMEOUT);
+    let mut sweeps = interval(SWEEP_INTERVAL.min(idle));
     loop {
         tokio::select! {
             now = sweeps.tick() => {
-                let idle = limits::POOL_IDLE_TIMEOUT.duration();
                 for pool in pod.pools() {
                     pool.sweep(idle, now);
                 }

@@ -15,7 +15,7 @@ use fairway_core::io::live::Live;
 use fairway_core::io::metrics::Metrics;
 use fairway_core::io::socket::SocketFactory;
 use fairway_core::io::tls;
-use fairway_core::limits;
+use fairway_core::limits::{self, Limits};
 use fairway_core::snapshot::{PodRef, Update};
 use fairway_core::workload::Workload;
 use fairway_proto::workload as proto;
@@ -105,12 +105,11 @@ impl ServedPod {
         let metrics = Metrics::new(&[]);
         let (ours, resolvers) = (SocketFactory::host(None), Resolvers::fixed(&[]));
         let mesh = Arc::new(Mesh {
+            limits: Limits::default().and(&limits::XDS_DEMAND_WAIT, 10),
             live,
             certificates: certificates.clone(),
             telemetry: Telemetry::new(&metrics),
-            demand_wait: Duration::ZERO,
             ipv6: false,
-            preserve_source: false,
             neighbours: crate::neighbours::Neighbours::default(),
             workers: workers.clone(),
             lookup: Lookup::new(Upstream::new(resolvers, ours.clone(), ours), DnsMetrics::new(&metrics)),
@@ -123,7 +122,7 @@ impl ServedPod {
             service_account: "cart".into(),
         };
         let (trigger, drain) = drain::new();
-        let pod = Arc::new(Pod::new(reference, mesh, SocketFactory::host(None), drain.clone()));
+        let pod = Arc::new(Pod::new(reference, mesh, SocketFactory::host(None), false, drain.clone()));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let permits = Arc::new(Semaphore::new(limits::CONNECTIONS_PER_POD.size()));

@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use super::drain::Drain;
-use crate::limits;
+use crate::limits::{self, Limits};
 
 mod router;
 
@@ -55,8 +55,9 @@ pub async fn bind_any(port: u16, ipv6: bool) -> io::Result<TcpListener> {
 }
 
 /// Serves until the drain starts, then lets requests in progress finish until it becomes immediate.
-pub async fn serve(listener: TcpListener, router: Router, mut drain: Drain) {
-    let permits = Arc::new(Semaphore::new(limits::ADMIN_CONNECTIONS.size()));
+pub async fn serve(listener: TcpListener, router: Router, limits: Limits, mut drain: Drain) {
+    let permits = Arc::new(Semaphore::new(limits.size(&limits::ADMIN_CONNECTIONS)));
+    let largest = limits.size(&limits::ADMIN_REQUEST);
     loop {
         // A permit before an accept: what we cannot serve stays in the kernel's queue.
         let accepted = async {
@@ -72,7 +73,7 @@ pub async fn serve(listener: TcpListener, router: Router, mut drain: Drain) {
         };
         match accepted {
             Ok((stream, peer)) => {
-                let connection = connection(stream, peer, router.clone(), drain.clone());
+                let connection = connection(stream, peer, router.clone(), largest, drain.clone());
                 tokio::spawn(async move {
                     connection.await;
                     drop(permit);
@@ -86,7 +87,7 @@ pub async fn serve(listener: TcpListener, router: Router, mut drain: Drain) {
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, mut drain: Drain) {
+async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, largest: usize, mut drain: Drain) {
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let router = router.clone();
         async move { Ok::<_, Infallible>(router.answer(request.into_parts().0, peer).await) }
@@ -94,7 +95,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, mut dra
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(limits::ADMIN_REQUEST.size())
+        .max_buf_size(largest)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let mut result = tokio::select! {

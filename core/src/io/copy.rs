@@ -15,7 +15,7 @@ use tokio_util::io::poll_read_buf;
 use crate::io::hbone::TunnelStream;
 use crate::io::hbone::stream::{StreamError, TunnelReceiver, TunnelSender};
 use crate::io::socket::reset_on_close;
-use crate::limits;
+use crate::limits::{self, Limits};
 
 /// Told about bytes as they pass. The local side is the application's connection.
 pub trait Meter {
@@ -49,13 +49,17 @@ pub enum CopyError {
 pub async fn with_tunnel(
     application: &mut TcpStream,
     tunnel: &mut TunnelStream,
+    limits: &Limits,
     meter: &impl Meter,
 ) -> Result<(), CopyError> {
     let TunnelStream { sender, receiver } = tunnel;
     let (read, write) = application.split();
     // Both directions; the first failure ends it. Made inside the macro, a future is not kept in memory twice.
-    let result = tokio::try_join!(tcp_to_tunnel(read, sender, meter), tunnel_to_tcp(receiver, write.as_ref(), meter))
-        .map(|((), ())| ());
+    let result = tokio::try_join!(
+        tcp_to_tunnel(read, sender, limits, meter),
+        tunnel_to_tcp(receiver, write.as_ref(), limits, meter)
+    )
+    .map(|((), ())| ());
     if result.is_err() {
         tunnel.abort();
         reset_on_close(application);
@@ -67,15 +71,20 @@ pub async fn with_tunnel(
 ///
 /// # Errors
 /// See [`CopyError`].
-pub async fn plain(application: &mut TcpStream, peer: &mut TcpStream, meter: &impl Meter) -> Result<(), CopyError> {
+pub async fn plain(
+    application: &mut TcpStream,
+    peer: &mut TcpStream,
+    limits: &Limits,
+    meter: &impl Meter,
+) -> Result<(), CopyError> {
     let (from_application, to_application) = application.split();
     let (from_peer, to_peer) = peer.split();
     let (application_failed, peer_failed): (Failed, Failed) = (CopyError::Application, CopyError::Peer);
     let result = tokio::try_join!(
-        tcp_to_tcp((from_application, application_failed), (to_peer.as_ref(), peer_failed), |bytes| {
+        tcp_to_tcp((from_application, application_failed), (to_peer.as_ref(), peer_failed), limits, |bytes| {
             meter.out_of_application(bytes);
         }),
-        tcp_to_tcp((from_peer, peer_failed), (to_application.as_ref(), application_failed), |bytes| {
+        tcp_to_tcp((from_peer, peer_failed), (to_application.as_ref(), application_failed), limits, |bytes| {
             meter.towards_application(bytes);
         }),
     )
@@ -87,12 +96,17 @@ pub async fn plain(application: &mut TcpStream, peer: &mut TcpStream, meter: &im
     result
 }
 
-async fn tcp_to_tunnel(from: ReadHalf<'_>, to: &mut TunnelSender, meter: &impl Meter) -> Result<(), CopyError> {
-    let (mut pace, mut source) = (Pace::default(), Source::new(from));
+async fn tcp_to_tunnel(
+    from: ReadHalf<'_>,
+    to: &mut TunnelSender,
+    limits: &Limits,
+    meter: &impl Meter,
+) -> Result<(), CopyError> {
+    let (mut pace, mut source) = (Pace::new(limits), Source::new(from));
     loop {
         let chunk = tokio::select! {
             biased;
-            chunk = source.piece(pace.total) => chunk.map_err(CopyError::Application)?,
+            chunk = source.piece(pace.buffer_size()) => chunk.map_err(CopyError::Application)?,
             reset = to.reset() => return stopped(reset),
         };
         let Some(chunk) = chunk else {
@@ -116,8 +130,13 @@ fn stopped(error: StreamError) -> Result<(), CopyError> {
     }
 }
 
-async fn tunnel_to_tcp(from: &mut TunnelReceiver, to: &TcpStream, meter: &impl Meter) -> Result<(), CopyError> {
-    let mut pace = Pace::default();
+async fn tunnel_to_tcp(
+    from: &mut TunnelReceiver,
+    to: &TcpStream,
+    limits: &Limits,
+    meter: &impl Meter,
+) -> Result<(), CopyError> {
+    let mut pace = Pace::new(limits);
     while let Some(chunk) = from.receive().await? {
         write_all(to, &chunk).await.map_err(CopyError::Application)?;
         from.consumed(chunk.len())?;
@@ -133,11 +152,12 @@ type Failed = fn(io::Error) -> CopyError;
 async fn tcp_to_tcp(
     (from, from_failed): (ReadHalf<'_>, Failed),
     (to, to_failed): (&TcpStream, Failed),
+    limits: &Limits,
     passed: impl Fn(u64),
 ) -> Result<(), CopyError> {
-    let (mut pace, mut source) = (Pace::default(), Source::new(from));
+    let (mut pace, mut source) = (Pace::new(limits), Source::new(from));
     loop {
-        let length = count(source.fill(pace.total).await.map_err(from_failed)?);
+        let length = count(source.fill(pace.buffer_size()).await.map_err(from_failed)?);
         if length == 0 {
             return half_close(to).map_err(to_failed);
         }
@@ -152,17 +172,33 @@ async fn tcp_to_tcp(
 ///
 /// Sockets that are always ready never suspend their task: without giving way, one bulk transfer would hold a worker
 /// thread, and a policy change could not reach it.
-#[derive(Default)]
-struct Pace {
+struct Pace<'a> {
     total: u64,
     since: u64,
+    limits: &'a Limits,
 }
 
-impl Pace {
+impl<'a> Pace<'a> {
+    fn new(limits: &'a Limits) -> Self {
+        Self { total: 0, since: 0, limits }
+    }
+
+    /// Buffers grow with what has passed: most connections stay small, bulk transfers save system calls.
+    fn buffer_size(&self) -> usize {
+        let size = if self.total >= self.limits.value(&limits::COPY_GROW_LARGE) {
+            &limits::COPY_BUFFER_LARGE
+        } else if self.total >= self.limits.value(&limits::COPY_GROW_MEDIUM) {
+            &limits::COPY_BUFFER_MEDIUM
+        } else {
+            &limits::COPY_BUFFER_SMALL
+        };
+        self.limits.size(size)
+    }
+
     async fn passed(&mut self, length: u64) {
         self.total += length;
         self.since += length;
-        if self.since >= limits::COPY_YIELD.default {
+        if self.since >= self.limits.value(&limits::COPY_YIELD) {
             self.since = 0;
             tokio::task::yield_now().await;
         }
@@ -180,9 +216,8 @@ impl<'a> Source<'a> {
         Self { from, buffer: BytesMut::new() }
     }
 
-    /// Reads into the buffer, which must be empty, and says how much; zero at the end. `total` bytes have passed before.
-    async fn fill(&mut self, total: u64) -> io::Result<usize> {
-        let size = buffer_size(total);
+    /// Reads into the buffer, which must be empty, and says how much; zero at the end. At most `size` bytes at once.
+    async fn fill(&mut self, size: usize) -> io::Result<usize> {
         poll_fn(|context| {
             loop {
                 if self.from.as_ref().poll_read_ready(context)?.is_pending() {
@@ -204,12 +239,12 @@ impl<'a> Source<'a> {
     }
 
     /// The next piece, `None` at the end. Large ones share the buffer.
-    async fn piece(&mut self, total: u64) -> io::Result<Option<Bytes>> {
-        let read = self.fill(total).await?;
+    async fn piece(&mut self, size: usize) -> io::Result<Option<Bytes>> {
+        let read = self.fill(size).await?;
         if read == 0 {
             return Ok(None);
         }
-        if read < buffer_size(total) / 8 {
+        if read < size / 8 {
             // A few bytes must not keep a large buffer alive while they wait for a slow peer.
             let piece = Bytes::copy_from_slice(&self.buffer);
             self.buffer.clear();
@@ -235,17 +270,6 @@ fn half_close(stream: &TcpStream) -> io::Result<()> {
     match SockRef::from(stream).shutdown(Shutdown::Write) {
         Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(()),
         result => result,
-    }
-}
-
-/// Buffers grow with what has passed: most connections stay small, bulk transfers save system calls.
-fn buffer_size(total: u64) -> usize {
-    if total >= limits::COPY_GROW_LARGE.default {
-        limits::COPY_BUFFER_LARGE.size()
-    } else if total >= limits::COPY_GROW_MEDIUM.default {
-        limits::COPY_BUFFER_MEDIUM.size()
-    } else {
-        limits::COPY_BUFFER_SMALL.size()
     }
 }
 

@@ -4,8 +4,6 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::limits;
-
 /// Above this grace period (seconds) a larger margin is kept before the kubelet kills the process.
 const LONG_GRACE_SECONDS: u64 = 10;
 /// Margin (seconds) left of a long grace period.
@@ -126,13 +124,13 @@ impl Drain {
 }
 
 /// How long open connections may last after a drain has started: an explicit deadline, else what fits into the pod's
-/// termination grace period with a margin, else [`limits::DRAIN_DEADLINE`].
-pub fn deadline(explicit: Option<Duration>, grace_period_seconds: Option<u64>) -> Duration {
+/// termination grace period with a margin, else `otherwise`.
+pub fn deadline(explicit: Option<Duration>, grace_period_seconds: Option<u64>, otherwise: Duration) -> Duration {
     if let Some(explicit) = explicit {
         return explicit;
     }
     let Some(grace) = grace_period_seconds else {
-        return limits::DRAIN_DEADLINE.duration();
+        return otherwise;
     };
     let margin = if grace > LONG_GRACE_SECONDS { LONG_GRACE_MARGIN_SECONDS } else { SHORT_GRACE_MARGIN_SECONDS };
     Duration::from_secs(grace.saturating_sub(margin).max(1))
@@ -155,7 +153,7 @@ mod tests {
             (None, Some(0), 1),
         ];
         for (explicit, grace, expected) in rows {
-            let got = deadline(explicit.map(Duration::from_secs), grace);
+            let got = deadline(explicit.map(Duration::from_secs), grace, Duration::from_secs(5));
             assert_eq!(got, Duration::from_secs(expected), "{explicit:?} {grace:?}");
         }
     }

@@ -20,7 +20,7 @@ pub use error::{ConfigError, ConnectError};
 use connector::Connector;
 
 use crate::config::ControlPlaneAddress;
-use crate::limits;
+use crate::limits::{self, Limits};
 
 /// Time for TCP and TLS together.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -53,6 +53,8 @@ pub struct ControlPlaneConfig {
     pub headers: Vec<(String, String)>,
     /// Packet mark of the socket, so that capture rules let it through.
     pub packet_mark: Option<u32>,
+    /// The values of the limits for connections to it, and for what they carry.
+    pub limits: Limits,
 }
 
 /// Makes channels to one control plane. Cheap to clone; clones share the channel of [`ControlPlane::channel`].
@@ -62,6 +64,7 @@ pub struct ControlPlane {
     connector: Connector,
     metadata: Metadata,
     shared: Arc<Mutex<Option<Channel>>>,
+    limits: Limits,
 }
 
 impl fmt::Debug for ControlPlane {
@@ -83,12 +86,18 @@ impl ControlPlane {
             .map_err(|_| invalid())?
             .origin(config.address.to_string().parse().map_err(|_| invalid())?)
             .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(limits::CONTROL_KEEPALIVE.duration())
+            .http2_keep_alive_interval(config.limits.duration(&limits::CONTROL_KEEPALIVE))
             .keep_alive_timeout(PING_TIMEOUT)
             .keep_alive_while_idle(true);
         let connector =
             Connector::new(config.address, config.roots, config.alternative_name, config.packet_mark, provider);
-        Ok(Self { endpoint, connector, metadata, shared: Arc::default() })
+        Ok(Self { endpoint, connector, metadata, shared: Arc::default(), limits: config.limits })
+    }
+
+    /// The values of the limits for what its connections carry.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// A connection of its own, for a long stream.

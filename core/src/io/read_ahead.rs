@@ -11,7 +11,7 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
-use crate::limits;
+use crate::limits::{self, Limits};
 
 /// A connection whose reads are gathered; writes pass through.
 #[derive(Debug)]
@@ -21,13 +21,14 @@ pub struct ReadAhead<T> {
     /// Bytes to gather next: grows while reads fill it. None when the last read left room, as the reader's own buffer will
     /// do then.
     wanted: usize,
+    limits: Limits,
 }
 
 impl<T> ReadAhead<T> {
     /// Gathers the reads of `inner`.
     #[must_use]
-    pub fn new(inner: T) -> Self {
-        Self { inner, ahead: BytesMut::new(), wanted: 0 }
+    pub fn new(inner: T, limits: &Limits) -> Self {
+        Self { inner, ahead: BytesMut::new(), wanted: 0, limits: limits.clone() }
     }
 }
 
@@ -35,7 +36,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for ReadAhead<T> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.ahead.is_empty() {
-            let (small, large) = (limits::READ_AHEAD_SMALL.size(), limits::READ_AHEAD_LARGE.size());
+            let (small, large) =
+                (this.limits.size(&limits::READ_AHEAD_SMALL), this.limits.size(&limits::READ_AHEAD_LARGE));
             if into.remaining() >= this.wanted {
                 ready!(Pin::new(&mut this.inner).poll_read(context, into))?;
                 this.wanted = if into.remaining() == 0 { small.max(this.wanted) } else { 0 };
@@ -95,7 +97,7 @@ mod tests {
         let sent: Vec<u8> = (0..300_000_u32).map(|index| index.to_le_bytes()[index as usize % 3]).collect();
         let expected = sent.clone();
         let writer = tokio::spawn(async move { far.write_all(&sent).await.unwrap() });
-        let mut reader = ReadAhead::new(near);
+        let mut reader = ReadAhead::new(near, &Limits::default());
         let mut received = Vec::new();
         for size in [1, 7, 4096, 3, 70_000, 16].into_iter().cycle() {
             let mut piece = vec![0; size];
@@ -114,7 +116,7 @@ mod tests {
     async fn small_reads_of_the_consumer_become_large_ones_of_the_socket() {
         let (mut far, near) = duplex(1 << 20);
         far.write_all(&vec![1; 1 << 20]).await.unwrap();
-        let mut reader = ReadAhead::new(near);
+        let mut reader = ReadAhead::new(near, &Limits::default());
         for _ in 0..64 {
             reader.read_exact(&mut [0; 4096]).await.unwrap();
         }
@@ -124,7 +126,7 @@ mod tests {
     #[tokio::test]
     async fn little_is_read_without_a_buffer() {
         let (mut far, near) = duplex(1 << 20);
-        let mut reader = ReadAhead::new(near);
+        let mut reader = ReadAhead::new(near, &Limits::default());
         for _ in 0..3 {
             far.write_all(&[1; 100]).await.unwrap();
             assert_eq!(reader.read(&mut [0; 4096]).await.unwrap(), 100);

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use crate::addr::canonical;
 use crate::io::netns::NamespaceEntry;
-use crate::limits;
+use crate::limits::{self, Limits};
 
 /// The mark on every packet of our own sockets: capture rules let it through (interop: packet mark 0x539).
 pub const PACKET_MARK: u32 = 0x539;
@@ -25,12 +25,16 @@ const LISTEN_BACKLOG: i32 = 4096;
 /// Sockets made at one visit to a pod's namespace: entering and leaving costs more than making one.
 const SOCKETS_PER_VISIT: usize = 8;
 
+/// What the kernel can count, in milliseconds.
+const LONGEST_USER_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
+
 /// Makes sockets in one namespace with one set of options. Cheap to clone; clones share the namespace.
 #[derive(Clone, Debug)]
 pub struct SocketFactory {
     namespace: Option<Arc<Namespace>>,
     mark: Option<u32>,
-    keepalive: Option<Keepalive>,
+    limits: Limits,
+    probing: Probing,
 }
 
 /// A pod's namespace, with sockets made there ahead of need.
@@ -41,24 +45,18 @@ struct Namespace {
     spare_v6: Mutex<Vec<Socket>>,
 }
 
-/// TCP keepalive settings of the proxies' own connections.
-#[derive(Clone, Copy, Debug)]
-pub struct Keepalive {
-    /// Idle time before the first probe.
-    pub time: Duration,
-    /// Time between probes.
-    pub interval: Duration,
-    /// Probes lost before the connection is given up.
-    pub retries: u32,
+/// How the kernel finds out that the other end of a connection is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probing {
+    /// Send TCP keepalive probes, as the limits say.
+    pub keepalive: bool,
+    /// Give up data that is not acknowledged for as long as all probes take.
+    pub user_timeout: bool,
 }
 
-impl Default for Keepalive {
+impl Default for Probing {
     fn default() -> Self {
-        Self {
-            time: limits::KEEPALIVE_TIME.duration(),
-            interval: limits::KEEPALIVE_INTERVAL.duration(),
-            retries: limits::KEEPALIVE_RETRIES.number(),
-        }
+        Self { keepalive: true, user_timeout: false }
     }
 }
 
@@ -105,14 +103,26 @@ impl SocketFactory {
     /// Sockets in this process's own namespace, marked so that capture rules let them through if `mark` is set.
     #[must_use]
     pub fn host(mark: Option<u32>) -> Self {
-        Self { namespace: None, mark, keepalive: Some(Keepalive::default()) }
+        Self { namespace: None, mark, limits: Limits::default(), probing: Probing::default() }
     }
 
     /// Sockets inside a pod's namespace, marked as ours.
     #[must_use]
     pub fn in_namespace(entry: NamespaceEntry, mark: u32) -> Self {
         let namespace = Namespace { entry, spare_v4: Mutex::default(), spare_v6: Mutex::default() };
-        Self { namespace: Some(Arc::new(namespace)), mark: Some(mark), keepalive: Some(Keepalive::default()) }
+        Self { namespace: Some(Arc::new(namespace)), mark: Some(mark), ..Self::host(None) }
+    }
+
+    /// The same, with these values of the limits instead of the defaults, for its sockets and all that is built on them.
+    #[must_use]
+    pub fn within(self, limits: &Limits, probing: Probing) -> Self {
+        Self { limits: limits.clone(), probing, ..self }
+    }
+
+    /// The values of the limits for its sockets, and for what is built on them.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     fn open(&self, address: IpAddr) -> io::Result<Socket> {
@@ -157,9 +167,7 @@ impl SocketFactory {
     fn listen(&self, socket: &Socket, address: SocketAddr) -> io::Result<()> {
         // Linux hands these on to every connection it accepts.
         socket.set_tcp_nodelay(true)?;
-        if let Some(keepalive) = self.keepalive {
-            set_keepalive(&SockRef::from(socket), keepalive)?;
-        }
+        self.probe(&SockRef::from(socket))?;
         bind_shared(socket, address)?;
         socket.listen(LISTEN_BACKLOG)
     }
@@ -199,7 +207,7 @@ impl SocketFactory {
     /// # Errors
     /// See [`DialError`].
     pub async fn connect(&self, destination: SocketAddr) -> Result<TcpStream, DialError> {
-        dial(destination, self.prepare(destination)).await
+        self.dial(destination, self.prepare(destination)).await
     }
 
     /// Connects to the application at `destination` from `source` when one is given: an address that need not be ours.
@@ -214,7 +222,7 @@ impl SocketFactory {
             source.map_or(Ok(()), |source| bind_foreign(&socket, source))?;
             Ok(socket)
         });
-        dial(destination, prepared).await
+        self.dial(destination, prepared).await
     }
 
     /// Whether `address` is one of the namespace's own: only then can a socket be bound to it just so.
@@ -226,10 +234,33 @@ impl SocketFactory {
     fn prepare(&self, destination: SocketAddr) -> io::Result<Socket> {
         let socket = self.open(destination.ip())?;
         socket.set_tcp_nodelay(true)?;
-        if let Some(keepalive) = self.keepalive {
-            set_keepalive(&SockRef::from(&socket), keepalive)?;
-        }
+        self.probe(&SockRef::from(&socket))?;
         Ok(socket)
+    }
+
+    async fn dial(&self, destination: SocketAddr, prepared: io::Result<Socket>) -> Result<TcpStream, DialError> {
+        let socket = prepared.map_err(|source| DialError::Prepare { destination, source })?;
+        let after = self.limits.duration(&limits::CONNECT_TIMEOUT);
+        match timeout(after, TcpSocket::from_std_stream(socket.into()).connect(destination)).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(source)) => Err(DialError::Connect { destination, source }),
+            Err(_elapsed) => Err(DialError::Timeout { destination, after }),
+        }
+    }
+
+    fn probe(&self, socket: &SockRef<'_>) -> io::Result<()> {
+        let limits = &self.limits;
+        let (time, interval) = (limits.duration(&limits::KEEPALIVE_TIME), limits.duration(&limits::KEEPALIVE_INTERVAL));
+        let retries = limits.number(&limits::KEEPALIVE_RETRIES);
+        if self.probing.keepalive {
+            let settings = TcpKeepalive::new().with_time(time).with_interval(interval).with_retries(retries);
+            socket.set_tcp_keepalive(&settings)?;
+        }
+        if self.probing.user_timeout {
+            let patience = time.saturating_add(interval.saturating_mul(retries));
+            socket.set_tcp_user_timeout(Some(patience.min(LONGEST_USER_TIMEOUT)))?;
+        }
+        Ok(())
     }
 }
 
@@ -266,16 +297,6 @@ fn bind_shared(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     socket.bind(&address.into())
 }
 
-async fn dial(destination: SocketAddr, prepared: io::Result<Socket>) -> Result<TcpStream, DialError> {
-    let socket = prepared.map_err(|source| DialError::Prepare { destination, source })?;
-    let after = limits::CONNECT_TIMEOUT.duration();
-    match timeout(after, TcpSocket::from_std_stream(socket.into()).connect(destination)).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(source)) => Err(DialError::Connect { destination, source }),
-        Err(_elapsed) => Err(DialError::Timeout { destination, after }),
-    }
-}
-
 /// Binds to an address that is not ours, so that the application sees its real client (interop §1.5 point 6).
 /// A transparent socket may do so without being told to (IP_FREEBIND) as well.
 fn bind_foreign(socket: &Socket, source: IpAddr) -> io::Result<()> {
@@ -292,10 +313,10 @@ fn bind_foreign(socket: &Socket, source: IpAddr) -> io::Result<()> {
     socket.bind(&SocketAddr::new(source, 0).into())
 }
 
-fn set_keepalive(socket: &SockRef<'_>, keepalive: Keepalive) -> io::Result<()> {
-    let settings =
-        TcpKeepalive::new().with_time(keepalive.time).with_interval(keepalive.interval).with_retries(keepalive.retries);
-    socket.set_tcp_keepalive(&settings)
+/// Whether this process may bind to addresses that are not its own, which takes `CAP_NET_ADMIN` or `CAP_NET_RAW`.
+#[must_use]
+pub fn may_borrow_addresses() -> bool {
+    Socket::new(Domain::IPV4, Type::STREAM, None).and_then(|socket| socket.set_ip_transparent_v4(true)).is_ok()
 }
 
 /// Where a redirected connection was going before capture (`SO_ORIGINAL_DST`); its local address when it was not redirected.

@@ -84,12 +84,12 @@ impl Client {
         let status = ClientStatus::default();
         status.register(metrics);
         Self {
+            backoff: Backoff::new(control_plane.limits()),
             control_plane,
             live,
             session: Arc::new(Mutex::new(session)),
             keeper: None,
             status,
-            backoff: Backoff::default(),
             metrics: StreamMetrics::new(metrics),
             pending,
             published: Instant::now(),
@@ -207,9 +207,10 @@ impl Client {
             // The queue is empty and has room for all of them.
             let _ = requests.try_send(request);
         }
+        let largest = self.control_plane.limits().size(&limits::XDS_MESSAGE);
         let mut client = AggregatedDiscoveryServiceClient::new(channel)
-            .max_decoding_message_size(limits::XDS_MESSAGE.size())
-            .max_encoding_message_size(limits::XDS_MESSAGE.size());
+            .max_decoding_message_size(largest)
+            .max_encoding_message_size(largest);
         let mut responses = match client.delta_aggregated_resources(ReceiverStream::new(receiver)).await {
             Ok(response) => response.into_inner(),
             Err(status) => return ended(status),

@@ -8,6 +8,7 @@ use fairway_core::ident::Identity;
 use fairway_core::io::certs::authority::{Authority as _, GrpcAuthority};
 use fairway_core::io::grpc::{ControlPlane, ControlPlaneConfig, RootSource, TokenSource};
 use fairway_core::io::tls::provider;
+use fairway_core::limits::Limits;
 use fairway_lab::Lab;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, SanType};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -45,6 +46,7 @@ impl Asker {
             cluster_id: "Kubernetes".to_owned(),
             headers: Vec::new(),
             packet_mark: None,
+            limits: Limits::default(),
         };
         Self(GrpcAuthority::new(ControlPlane::new(config, provider()).unwrap(), true))
     }

@@ -10,6 +10,7 @@ use fairway_core::io::certs::authority::{Answer, AuthorityError};
 use fairway_core::io::drain;
 use fairway_core::io::logging::{Shape, subscriber};
 use fairway_core::io::tls::provider;
+use fairway_core::limits::Limits;
 use fairway_core::workload::Workload;
 use fairway_proto::workload as proto;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -30,7 +31,7 @@ async fn served(router: Router) -> (SocketAddr, drain::Trigger) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (trigger, handle) = drain::new();
-    tokio::spawn(serve(listener, router, handle));
+    tokio::spawn(serve(listener, router, Limits::default(), handle));
     (address, trigger)
 }
 

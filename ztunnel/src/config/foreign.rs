@@ -7,52 +7,57 @@ use serde_json::Value;
 
 use super::wrong;
 
-/// Variables that change what the proxy must do; set to anything but what we do, starting would be a lie.
-const FIXED: &[(&str, &[&str], &str)] = &[
+/// Variables that change what the proxy must do; set to anything but what we do, starting would be a lie. Name, values
+/// that are what we do, and why no other.
+pub(super) const FIXED: &[(&str, &[&str], &str)] = &[
     ("ENABLE_PROXY", &["true", "1"], "the data path cannot be switched off; do not run the proxy instead"),
-    ("PROXY_MODE", &["shared"], "only `shared` is supported"),
-    ("PROXY_WORKLOAD_INFO", &[], "only node proxies are supported; leave it out"),
-    ("LOCAL_XDS_PATH", &[], "configuration comes from XDS_ADDRESS only; leave it out"),
-    ("LOCAL_XDS", &[], "configuration comes from XDS_ADDRESS only; leave it out"),
-    ("FAKE_CA", &["false", "0"], "certificates come from CA_ADDRESS only; leave it out"),
     ("CRL_PATH", &[], "revocation lists are not supported yet; leave it out"),
-    ("COMPLIANCE_POLICY", &[], "TLS profiles are not supported yet; leave it out"),
     ("TLS12_ENABLED", &["false", "0"], "TLS 1.3 is the only version; leave it out"),
     ("UNSTABLE_ENABLE_SOCKS5", &["false", "0"], "SOCKS is not supported; leave it out"),
-    ("PACKET_MARK", &["1337"], "the capture rules know only mark 1337; leave it out"),
     ("INPOD_PORT_REUSE", &["true", "1"], "listeners always share their ports; leave it out"),
 ];
 
-/// Variables that tune or extend; without them the proxy does its work all the same.
-const IGNORED: &[&str] = &[
-    "AUTHZ_POLICY_INFO_LOGGING",
-    "ENABLE_RESPONSE_BAGGAGE",
-    "HTTP2_CONNECTION_WINDOW_SIZE",
-    "HTTP2_FRAME_SIZE",
-    "HTTP2_STREAM_WINDOW_SIZE",
-    "KEEPALIVE_ENABLED",
-    "KEEPALIVE_INTERVAL",
-    "KEEPALIVE_RETRIES",
-    "KEEPALIVE_TIME",
-    "LOCALHOST_APP_TUNNEL",
-    "POOL_MAX_STREAMS_PER_CONNECTION",
-    "POOL_UNUSED_RELEASE_TIMEOUT",
-    "PROXY_CONFIG",
-    "USER_TIMEOUT_ENABLED",
-    "ZTUNNEL_CPU_LIMIT",
-    "ZTUNNEL_RESOURCE_CPU_LIMIT",
-    "ZTUNNEL_RESOURCE_CPU_REQUEST",
+/// Variables that tune or extend; without them the proxy does its work all the same. Name, and why it has no effect.
+pub(super) const IGNORED: &[(&str, &str)] = &[
+    ("AUTHZ_POLICY_INFO_LOGGING", "every refusal is logged with its policy, whatever this says"),
+    ("ENABLE_RESPONSE_BAGGAGE", "answers always describe the workload, and what peers say is used for labels only"),
+    ("LOCALHOST_APP_TUNNEL", "an application that takes the PROXY protocol is always spoken to over loopback"),
+    ("PROXY_CONFIG", "each of its settings has a variable of its own"),
+    ("ZTUNNEL_CPU_LIMIT", "set ZTUNNEL_WORKER_THREADS"),
+    ("ZTUNNEL_RESOURCE_CPU_LIMIT", "set ZTUNNEL_WORKER_THREADS"),
+    ("ZTUNNEL_RESOURCE_CPU_REQUEST", "set ZTUNNEL_WORKER_THREADS"),
 ];
 
 /// Refuses what cannot be honoured; gives the names of what has no effect.
-pub(super) fn check(environment: &BTreeMap<String, String>) -> Result<Vec<String>, SettingError> {
+pub(super) fn check(environment: &BTreeMap<String, String>) -> Result<Vec<(&'static str, &'static str)>, SettingError> {
     let given = |name: &str| environment.get(name).map(|value| value.trim()).filter(|value| !value.is_empty());
     for (name, accepted, problem) in FIXED {
         if let Some(value) = given(name).filter(|value| !accepted.contains(&value.to_ascii_lowercase().as_str())) {
             return Err(wrong(name, value, problem));
         }
     }
-    Ok(IGNORED.iter().filter(|name| given(name).is_some()).map(ToString::to_string).collect())
+    Ok(IGNORED.iter().filter(|(name, _)| given(name).is_some()).copied().collect())
+}
+
+/// What the long help says of variables that are no flag.
+pub(super) fn help() -> String {
+    let mut text = String::from(
+        "Variables without a flag:\n  \
+         ISTIO_META_NAME, ISTIO_METAJSON_NAME: metadata for the control plane\n  \
+         XDS_HEADER_NAME, CA_HEADER_NAME: headers for the control plane\n  \
+         ISTIO_META_CLUSTER_ID: the cluster, where CLUSTER_ID is not set\n  \
+         RUST_BACKTRACE: whether a crash prints where it came from\n\n\
+         Variables of Istio's ztunnel that must be left out, or be what is done anyway:\n",
+    );
+    for (name, accepted, problem) in FIXED {
+        let accepted = accepted.first().map(|value| format!(" ({value})")).unwrap_or_default();
+        text.push_str(&format!("  {name}{accepted}: {problem}\n"));
+    }
+    text.push_str("\nVariables of Istio's ztunnel that have no effect:\n");
+    for (name, reason) in IGNORED {
+        text.push_str(&format!("  {name}: {reason}\n"));
+    }
+    text
 }
 
 /// `PREFIX_NAME=value` as header `name: value`.

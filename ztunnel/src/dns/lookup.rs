@@ -85,10 +85,11 @@ impl Lookup {
         {
             return Arc::clone(slot);
         }
-        if slots.len() >= limits::DNS_CACHE_ENTRIES.size() {
+        let most = self.upstream.limits().size(&limits::DNS_CACHE_ENTRIES);
+        if slots.len() >= most {
             slots.retain(|_, slot| slot.get().is_none_or(|known| now < known.until));
         }
-        if slots.len() >= limits::DNS_CACHE_ENTRIES.size() {
+        if slots.len() >= most {
             // Those that are being asked for last: somebody waits for them, and they are as fresh as can be.
             let soonest =
                 slots.iter().min_by_key(|(_, slot)| slot.get().map_or((true, now), |known| (false, known.until)));
@@ -103,7 +104,9 @@ impl Lookup {
 
     async fn ask(&self, hostname: &Arc<str>) -> Known {
         let (four, six) = tokio::join!(self.ask_for(hostname, Family::V4), self.ask_for(hostname, Family::V6));
-        let (minimum, maximum) = (limits::DNS_CACHE_MINIMUM.duration(), limits::DNS_CACHE_MAXIMUM.duration());
+        let limits = self.upstream.limits();
+        let (minimum, maximum) =
+            (limits.duration(&limits::DNS_CACHE_MINIMUM), limits.duration(&limits::DNS_CACHE_MAXIMUM));
         let (result, lifetime) = match (four, six) {
             (Ok((mut addresses, lifetime)), Ok((more, other))) => {
                 addresses.extend(more);

@@ -80,13 +80,14 @@ impl Server {
     /// Starts serving; ends when the pod's drain starts.
     pub fn start(pod: Arc<Pod>, dns: Arc<Dns>, sockets: Sockets, drain: &Drain) {
         let upstream = dns.upstream(pod.sockets.clone());
-        let queries = Arc::new(Semaphore::new(limits::DNS_QUERIES_PER_POD.size()));
+        let queries = Arc::new(Semaphore::new(pod.mesh.limits.size(&limits::DNS_QUERIES_PER_POD)));
+        let connections = pod.mesh.limits.size(&limits::DNS_CONNECTIONS_PER_POD);
         let server = Arc::new(Self { pod, dns, upstream, queries, failing: AtomicBool::new(false) });
         for socket in sockets.datagrams {
             tokio::spawn(Arc::clone(&server).datagrams(Arc::new(socket), drain.clone()));
         }
         for listener in sockets.listeners {
-            let permits = Arc::new(Semaphore::new(limits::DNS_CONNECTIONS_PER_POD.size()));
+            let permits = Arc::new(Semaphore::new(connections));
             let (server, draining) = (Arc::clone(&server), drain.clone());
             let serve = move |accepted| {
                 drop(tokio::spawn(Arc::clone(&server).connection(accepted, draining.clone())));
@@ -170,7 +171,7 @@ impl Server {
     /// One connection: queries one after the other, in order (RFC 7766 §6.2.1 allows it).
     async fn connection(self: Arc<Self>, accepted: Arrival, mut drain: Drain) {
         let Arrival { mut stream, permit: _permit, .. } = accepted;
-        let idle = limits::DNS_IDLE_TIMEOUT.duration();
+        let idle = self.pod.mesh.limits.duration(&limits::DNS_IDLE_TIMEOUT);
         let conversation = async {
             while let Ok(Ok(query)) = timeout(idle, read_message(&mut stream)).await {
                 let reply = match Arc::clone(&self.queries).try_acquire_owned() {
@@ -193,7 +194,7 @@ impl Server {
     async fn answer(&self, query: &[u8], transport: Transport, permit: OwnedSemaphorePermit) -> Option<Vec<u8>> {
         // A new pod's first question may be faster than its announcement. It is not held up for long: resolvers know most
         // names, too.
-        let wait = limits::DNS_WORKLOAD_WAIT.duration();
+        let wait = self.pod.mesh.limits.duration(&limits::DNS_WORKLOAD_WAIT);
         let client = timeout(wait, self.pod.workload()).await.ok().flatten();
         let verdict = self.consider(query, transport, client.as_deref());
         match verdict.action {
@@ -229,7 +230,7 @@ impl Server {
     }
 
     fn refuse(&self, asked: Asked<'_>, query: &[u8]) -> Option<Vec<u8>> {
-        self.failed(asked, &UpstreamError::Busy(limits::DNS_QUERIES_PER_POD.size()));
+        self.failed(asked, &UpstreamError::Busy(self.pod.mesh.limits.size(&limits::DNS_QUERIES_PER_POD)));
         wire::failure(query, ResponseCode::ServFail)
     }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use fairway_core::io::socket::{DialError, SocketFactory};
-use fairway_core::limits;
+use fairway_core::limits::{self, Limits};
 use fairway_core::reason::Reason;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -72,12 +72,18 @@ impl Upstream {
         Self { resolvers, sockets, home }
     }
 
+    /// The values of the limits it obeys: those of the sockets in the proxy's own namespace.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        self.home.limits()
+    }
+
     /// The reply to `query`, both as they are on the wire, for a client that speaks `transport`.
     ///
     /// # Errors
     /// See [`UpstreamError`]. A resolver that answers with a failure is an answer if no other has a better one.
     pub async fn exchange(&self, query: &[u8], transport: Transport) -> Result<Vec<u8>, UpstreamError> {
-        let (start, patience) = (Instant::now(), limits::DNS_TIMEOUT.duration());
+        let (start, patience) = (Instant::now(), self.limits().duration(&limits::DNS_TIMEOUT));
         match transport {
             Transport::Udp => self.race(query, Transport::Udp, start, patience).await,
             Transport::Tcp => {
@@ -114,7 +120,7 @@ impl Upstream {
         let resolvers = self.resolvers.list();
         let Some(first) = resolvers.first().copied() else { return Err(UpstreamError::NoResolver) };
         let deadline = start + patience;
-        let mut attempts = resolvers.iter().copied().cycle().take(limits::DNS_ATTEMPTS.size());
+        let mut attempts = resolvers.iter().copied().cycle().take(self.limits().size(&limits::DNS_ATTEMPTS));
         let mut asked = FuturesUnordered::new();
         let mut failures = 0;
         let mut refusal = None;
@@ -125,7 +131,7 @@ impl Upstream {
             let wait = match next {
                 Some(resolver) => {
                     asked.push(self.once(resolver, query, transport));
-                    deadline.min(Instant::now() + limits::DNS_RETRY.duration())
+                    deadline.min(Instant::now() + self.limits().duration(&limits::DNS_RETRY))
                 }
                 None => deadline,
             };

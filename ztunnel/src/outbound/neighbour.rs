@@ -11,6 +11,7 @@ use fairway_core::facts::ConnectionFacts;
 use fairway_core::io::copy::{self, Meter};
 use fairway_core::io::drain::Drain;
 use fairway_core::io::socket::reset_on_close;
+use fairway_core::limits::Limits;
 use fairway_core::reason::Reason;
 use fairway_core::route::{self, Hop};
 use fairway_core::workload::Workload;
@@ -79,9 +80,9 @@ pub(super) struct Open {
 
 impl Open {
     /// Carries bytes until both ends are done, policy says no, or one of the pods leaves the mesh.
-    pub(super) async fn carry(mut self: Box<Self>, drain: Drain) {
+    pub(super) async fn carry(mut self: Box<Self>, drain: Drain, limits: &Limits) {
         let allowed = {
-            let copied = pin!(copy::plain(&mut self.stream, &mut self.application, &self.ends));
+            let copied = pin!(copy::plain(&mut self.stream, &mut self.application, limits, &self.ends));
             let served = pin!(while_served(drain, copied));
             self.authorized.while_allowed(self.neighbour.drain.clone(), served).await
         };

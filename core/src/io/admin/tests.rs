@@ -11,7 +11,7 @@ async fn started(router: Router) -> (SocketAddr, drain::Trigger, tokio::task::Jo
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (trigger, handle) = drain::new();
-    let server = tokio::spawn(serve(listener, router, handle));
+    let server = tokio::spawn(serve(listener, router, Limits::default(), handle));
     (address, trigger, server)
 }
 

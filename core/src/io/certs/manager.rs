@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::request::SigningRequest;
 use super::{Authority, CertificateError, WorkloadCertificate, schedule};
 use crate::ident::Identity;
-use crate::limits;
+use crate::limits::{self, Limits};
 
 /// Where certificates come from; clones share everything.
 #[derive(Clone)]
@@ -24,7 +24,7 @@ pub struct Certificates {
 struct Shared {
     authority: Arc<dyn Authority>,
     provider: Arc<CryptoProvider>,
-    lifetime: Duration,
+    limits: Limits,
     now: fn() -> SystemTime,
     permits: Semaphore,
     /// Renewals outlive the connection that asked first, and the thread it was on.
@@ -37,6 +37,8 @@ struct Entry {
     state: watch::Receiver<State>,
     renewal: AbortHandle,
     now: fn() -> SystemTime,
+    /// How long a connection waits for the first certificate.
+    wait: Duration,
 }
 
 impl Drop for Entry {
@@ -84,18 +86,23 @@ impl Certificates {
         lifetime: Duration,
         now: fn() -> SystemTime,
     ) -> Self {
-        let permits = Semaphore::new(limits::CERTIFICATE_REQUESTS.size());
+        let lifetime = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
+        let limits = Limits::default().and(&limits::CERTIFICATE_LIFETIME, lifetime);
+        Self::within(limits, authority, provider, now)
+    }
+
+    /// The same, with these values of the limits instead of the defaults.
+    #[must_use]
+    pub fn within(
+        limits: Limits,
+        authority: Arc<dyn Authority>,
+        provider: Arc<CryptoProvider>,
+        now: fn() -> SystemTime,
+    ) -> Self {
+        let permits = Semaphore::new(limits.size(&limits::CERTIFICATE_REQUESTS));
         let entries = Mutex::new(HashMap::new());
         Self {
-            shared: Arc::new(Shared {
-                authority,
-                provider,
-                lifetime,
-                now,
-                permits,
-                runtime: Handle::current(),
-                entries,
-            }),
+            shared: Arc::new(Shared { authority, provider, limits, now, permits, runtime: Handle::current(), entries }),
         }
     }
 
@@ -110,7 +117,13 @@ impl Certificates {
         let (publish, state) = watch::channel(State::default());
         let renewal = keep_fresh(Arc::clone(&self.shared), identity.clone(), publish);
         let renewal = self.shared.runtime.spawn(renewal).abort_handle();
-        let entry = Arc::new(Entry { identity: identity.clone(), state, renewal, now: self.shared.now });
+        let entry = Arc::new(Entry {
+            identity: identity.clone(),
+            state,
+            renewal,
+            now: self.shared.now,
+            wait: self.shared.limits.duration(&limits::CERTIFICATE_WAIT),
+        });
         entries.insert(identity.clone(), Arc::downgrade(&entry));
         CertificateHandle(entry)
     }
@@ -143,7 +156,7 @@ impl CertificateHandle {
             return Ok(certificate);
         }
         let mut state = self.0.state.clone();
-        let _ = timeout(limits::CERTIFICATE_WAIT.duration(), state.wait_for(|state| usable(state).is_ok())).await;
+        let _ = timeout(self.0.wait, state.wait_for(|state| usable(state).is_ok())).await;
         usable(&self.0.state.borrow())
     }
 }
@@ -161,21 +174,20 @@ async fn keep_fresh(shared: Arc<Shared>, identity: Identity, publish: watch::Sen
             }
             Err(error) => {
                 failures += 1;
-                let wait = schedule::retry_after(failures, rand::random());
+                let wait = schedule::retry_after(failures, rand::random(), &shared.limits);
                 tracing::warn!(%identity, error, retry_in = ?wait, "certificate not obtained");
                 publish.send_modify(|state| state.last_error = Some(error));
                 wait
             }
         };
-        due(wait, shared.now).await;
+        due(wait, shared.now, shared.limits.duration(&limits::CERTIFICATE_CLOCK_CHECK)).await;
     }
 }
 
 /// Waits for `wait`, by whichever clock is faster. The monotonic one stands still while the machine is suspended, and
 /// certificates do not; the wall clock may be set back.
-async fn due(wait: Duration, now: fn() -> SystemTime) {
+async fn due(wait: Duration, now: fn() -> SystemTime, slice: Duration) {
     let (started, end) = (now(), Instant::now() + wait);
-    let slice = limits::CERTIFICATE_CLOCK_CHECK.duration();
     while Instant::now() < end && now().duration_since(started).unwrap_or_default() < wait {
         sleep_until(end.min(Instant::now() + slice)).await;
     }
@@ -184,8 +196,9 @@ async fn due(wait: Duration, now: fn() -> SystemTime) {
 async fn request(shared: &Shared, identity: &Identity) -> Result<WorkloadCertificate, String> {
     let request = SigningRequest::new(identity).map_err(|error| error.to_string())?;
     let _permit = shared.permits.acquire().await.map_err(|error| error.to_string())?;
-    let signed = shared.authority.sign(identity, request.csr_pem.clone(), shared.lifetime);
-    let after = limits::CERTIFICATE_WAIT.duration();
+    let signed =
+        shared.authority.sign(identity, request.csr_pem.clone(), shared.limits.duration(&limits::CERTIFICATE_LIFETIME));
+    let after = shared.limits.duration(&limits::CERTIFICATE_WAIT);
     let answer = match timeout(after, signed).await {
         Ok(answer) => answer.map_err(|error| error.to_string())?,
         Err(_elapsed) => return Err(format!("no answer within {after:?}")),

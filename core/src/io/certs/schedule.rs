@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::limits::{CERTIFICATE_BACKOFF_MAXIMUM, CERTIFICATE_BACKOFF_MINIMUM};
+use crate::limits::{CERTIFICATE_BACKOFF_MAXIMUM, CERTIFICATE_BACKOFF_MINIMUM, Limits};
 
 /// Share of the wait that is random, so that a fleet does not ask in step.
 const JITTER: f64 = 0.2;
@@ -23,10 +23,10 @@ pub fn renew_after(not_after: SystemTime, now: SystemTime, chance: f64) -> Durat
 ///
 /// `chance` is uniform in `0.0..1.0`.
 #[must_use]
-pub fn retry_after(failures: u32, chance: f64) -> Duration {
+pub fn retry_after(failures: u32, chance: f64, limits: &Limits) -> Duration {
     let doublings = failures.saturating_sub(1).min(16);
-    let wait = CERTIFICATE_BACKOFF_MINIMUM.duration().saturating_mul(1 << doublings);
-    shortened(wait.min(CERTIFICATE_BACKOFF_MAXIMUM.duration()), chance)
+    let wait = limits.duration(&CERTIFICATE_BACKOFF_MINIMUM).saturating_mul(1 << doublings);
+    shortened(wait.min(limits.duration(&CERTIFICATE_BACKOFF_MAXIMUM)), chance)
 }
 
 fn shortened(wait: Duration, chance: f64) -> Duration {
@@ -53,10 +53,10 @@ mod tests {
     #[test]
     fn retries_double_up_to_a_ceiling() {
         let first = CERTIFICATE_BACKOFF_MINIMUM.duration();
-        assert_eq!(retry_after(1, 0.0), first);
-        assert_eq!(retry_after(2, 0.0), first * 2);
-        assert_eq!(retry_after(3, 0.0), first * 4);
-        assert_eq!(retry_after(u32::MAX, 0.0), CERTIFICATE_BACKOFF_MAXIMUM.duration());
-        assert!(retry_after(5, 0.9) < retry_after(5, 0.0));
+        assert_eq!(retry_after(1, 0.0, &Limits::default()), first);
+        assert_eq!(retry_after(2, 0.0, &Limits::default()), first * 2);
+        assert_eq!(retry_after(3, 0.0, &Limits::default()), first * 4);
+        assert_eq!(retry_after(u32::MAX, 0.0, &Limits::default()), CERTIFICATE_BACKOFF_MAXIMUM.duration());
+        assert!(retry_after(5, 0.9, &Limits::default()) < retry_after(5, 0.0, &Limits::default()));
     }
 }

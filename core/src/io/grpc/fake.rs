@@ -19,6 +19,7 @@ use tonic::transport::server::Connected;
 use super::connector::Stream;
 use super::{ControlPlane, ControlPlaneConfig, RootSource, TokenSource};
 use crate::io::tls::provider;
+use crate::limits::Limits;
 
 /// A root and a server certificate it signed.
 pub(crate) struct Pki {
@@ -109,6 +110,7 @@ pub(crate) fn config(address: &str, root_pem: &str) -> ControlPlaneConfig {
         cluster_id: "Kubernetes".to_owned(),
         headers: vec![("X-Test".to_owned(), "yes".to_owned())],
         packet_mark: None,
+        limits: Limits::default(),
     }
 }
 

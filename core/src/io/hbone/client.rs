@@ -22,7 +22,7 @@ use crate::io::certs::CertificateError;
 use crate::io::read_ahead::ReadAhead;
 use crate::io::socket::{DialError, SocketFactory};
 use crate::io::tls::verify::{PeerRefused, peer_identity};
-use crate::limits;
+use crate::limits::{self, Limits};
 use crate::reason::Reason;
 
 /// What a tunnel stream asks for.
@@ -132,6 +132,7 @@ pub struct Connection {
     active: Arc<AtomicUsize>,
     /// The peer has said, or its silence has, that no more streams are welcome; open ones go on.
     retired: Arc<AtomicBool>,
+    limits: Limits,
 }
 
 /// An open stream with the answer's headers.
@@ -160,6 +161,8 @@ pub struct Place {
     retired: Arc<AtomicBool>,
     peer: SocketAddr,
     peer_identity: Option<Identity>,
+    /// How long the answer may take.
+    patience: Duration,
 }
 
 impl Connection {
@@ -168,11 +171,12 @@ impl Connection {
     /// # Errors
     /// See [`TunnelError`].
     pub async fn open(sockets: &SocketFactory, peer: SocketAddr, tls: Arc<ClientConfig>) -> Result<Self, TunnelError> {
+        let limits = sockets.limits();
         let tcp = sockets.connect(peer).await.map_err(|source| TunnelError::Dial { peer, source })?;
-        let after = limits::TLS_HANDSHAKE_TIMEOUT.duration();
+        let after = limits.duration(&limits::TLS_HANDSHAKE_TIMEOUT);
         // No name is checked and none is sent: the peer is known by its identity (interop §1.7).
         let nobody = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
-        let tls = match timeout(after, TlsConnector::from(tls).connect(nobody, ReadAhead::new(tcp))).await {
+        let tls = match timeout(after, TlsConnector::from(tls).connect(nobody, ReadAhead::new(tcp, limits))).await {
             Ok(Ok(tls)) => tls,
             Ok(Err(source)) => {
                 return Err(match PeerRefused::find(&source) {
@@ -186,24 +190,24 @@ impl Connection {
         let (io, turns) = gather(tls);
         let handshake = h2::client::Builder::new()
             .enable_push(false)
-            .initial_window_size(limits::STREAM_WINDOW.number())
-            .initial_connection_window_size(limits::CONNECTION_WINDOW.number())
-            .max_frame_size(limits::FRAME_SIZE.number())
-            .max_header_list_size(limits::CLIENT_HEADER_LIST.number())
-            .max_send_buffer_size(limits::CLIENT_SEND_BUFFER.size())
-            .initial_max_send_streams(limits::POOL_MAX_STREAMS.size())
-            .max_concurrent_reset_streams(limits::RESET_STREAMS.size())
-            .reset_stream_duration(limits::RESET_STREAM_MEMORY.duration())
-            .max_local_error_reset_streams(Some(limits::STREAM_ERRORS.size()))
-            .data_frame_budget(limits::SMALL_FRAMES.size())
+            .initial_window_size(limits.number(&limits::STREAM_WINDOW))
+            .initial_connection_window_size(limits.number(&limits::CONNECTION_WINDOW))
+            .max_frame_size(limits.number(&limits::FRAME_SIZE))
+            .max_header_list_size(limits.number(&limits::CLIENT_HEADER_LIST))
+            .max_send_buffer_size(limits.size(&limits::CLIENT_SEND_BUFFER))
+            .initial_max_send_streams(limits.size(&limits::POOL_MAX_STREAMS))
+            .max_concurrent_reset_streams(limits.size(&limits::RESET_STREAMS))
+            .reset_stream_duration(limits.duration(&limits::RESET_STREAM_MEMORY))
+            .max_local_error_reset_streams(Some(limits.size(&limits::STREAM_ERRORS)))
+            .data_frame_budget(limits.size(&limits::SMALL_FRAMES))
             .handshake(io);
-        let after = limits::HTTP2_HANDSHAKE_TIMEOUT.duration();
+        let after = limits.duration(&limits::HTTP2_HANDSHAKE_TIMEOUT);
         let (sender, mut connection) = match timeout(after, handshake).await {
             Ok(Ok(ready)) => ready,
             Ok(Err(source)) => return Err(TunnelError::Http2 { peer, source }),
             Err(_elapsed) => return Err(TunnelError::TlsTimeout { peer, after }),
         };
-        let lost = keepalive::peer_lost(connection.ping_pong());
+        let lost = keepalive::peer_lost(connection.ping_pong(), limits);
         let retired = Arc::new(AtomicBool::new(false));
         let end = Arc::clone(&retired);
         tokio::spawn(async move {
@@ -217,7 +221,8 @@ impl Connection {
             }
             end.store(true, Ordering::Release);
         });
-        Ok(Self { peer, peer_identity, sender, active: Arc::default(), retired })
+        let limits = limits.clone();
+        Ok(Self { peer, peer_identity, sender, active: Arc::default(), retired, limits })
     }
 
     /// Streams open now.
@@ -238,12 +243,13 @@ impl Connection {
         if self.is_retired() {
             return None;
         }
-        let allowed = limits::POOL_MAX_STREAMS.size().min(self.sender.current_max_send_streams());
+        let allowed = self.limits.size(&limits::POOL_MAX_STREAMS).min(self.sender.current_max_send_streams());
         let more = |active: usize| (active < allowed).then_some(active + 1);
         self.active.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
         let lease = Lease(Arc::clone(&self.active));
         let (sender, retired) = (self.sender.clone(), Arc::clone(&self.retired));
-        Some(Place { sender, lease, retired, peer: self.peer, peer_identity: self.peer_identity.clone() })
+        let patience = self.limits.duration(&limits::CONNECT_RESPONSE_TIMEOUT);
+        Some(Place { sender, lease, retired, peer: self.peer, peer_identity: self.peer_identity.clone(), patience })
     }
 }
 
@@ -262,7 +268,7 @@ impl Place {
     /// # Errors
     /// When the peer answered anything but 200, or may have seen the request. See [`TunnelError`].
     pub async fn connect(self, request: &ConnectRequest) -> Result<Attempt, TunnelError> {
-        let Self { sender, lease, retired, peer, peer_identity } = self;
+        let Self { sender, lease, retired, peer, peer_identity, patience } = self;
         let not_sent = |source| {
             retired.store(true, Ordering::Release);
             Ok(Attempt::NotSent(TunnelError::Http2 { peer, source }))
@@ -275,7 +281,7 @@ impl Place {
             Ok(sent) => sent,
             Err(source) => return not_sent(source),
         };
-        let after = limits::CONNECT_RESPONSE_TIMEOUT.duration();
+        let after = patience;
         let response = match timeout(after, answer).await {
             Ok(Ok(response)) => response,
             Ok(Err(source)) if not_taken(&source) => return not_sent(source),

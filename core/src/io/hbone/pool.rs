@@ -73,7 +73,7 @@ impl Pool {
                 Attempt::NotSent(error) => failed = Some(error),
             }
         }
-        let after = limits::CONNECT_RESPONSE_TIMEOUT.duration();
+        let after = self.sockets.limits().duration(&limits::CONNECT_RESPONSE_TIMEOUT);
         Err(failed.unwrap_or(TunnelError::PoolTimeout { peer: key.peer, after }))
     }
 
@@ -89,7 +89,7 @@ impl Pool {
 
     async fn dial(&self, key: &TunnelKey, slot: &Slot) -> Result<super::client::Place, TunnelError> {
         let peer = key.peer;
-        let after = limits::CONNECT_RESPONSE_TIMEOUT.duration();
+        let after = self.sockets.limits().duration(&limits::CONNECT_RESPONSE_TIMEOUT);
         let waited = timeout(after, slot.dialing.acquire()).await;
         let Ok(Ok(_permit)) = waited else {
             return Err(TunnelError::PoolTimeout { peer, after });
@@ -97,7 +97,7 @@ impl Pool {
         if let Some(place) = slot.take_place() {
             return Ok(place);
         }
-        let limit = limits::POOL_MAX_CONNECTIONS.size();
+        let limit = self.sockets.limits().size(&limits::POOL_MAX_CONNECTIONS);
         if self.connections() >= limit {
             return Err(TunnelError::PoolFull { peer, limit });
         }

@@ -24,11 +24,8 @@ use super::{headers, keepalive};
 use crate::ident::Identity;
 use crate::io::read_ahead::ReadAhead;
 use crate::io::tls::verify::{PeerRefused, peer_identity};
-use crate::limits;
+use crate::limits::{self, Limits};
 use crate::reason::Reason;
-
-/// How often a connection is looked at for streams.
-const IDLE_CHECK: Duration = limits::POOL_IDLE_TIMEOUT.duration();
 
 /// A connection whose client has proved itself.
 pub type TunnelTls = TlsStream<ReadAhead<TcpStream>>;
@@ -60,9 +57,13 @@ pub enum AcceptError {
 ///
 /// # Errors
 /// See [`AcceptError`].
-pub async fn accept_tls(tcp: TcpStream, tls: Arc<ServerConfig>) -> Result<(TunnelTls, Identity), AcceptError> {
-    let after = limits::TLS_HANDSHAKE_TIMEOUT.duration();
-    let stream = match timeout(after, TlsAcceptor::from(tls).accept(ReadAhead::new(tcp))).await {
+pub async fn accept_tls(
+    tcp: TcpStream,
+    tls: Arc<ServerConfig>,
+    limits: &Limits,
+) -> Result<(TunnelTls, Identity), AcceptError> {
+    let after = limits.duration(&limits::TLS_HANDSHAKE_TIMEOUT);
+    let stream = match timeout(after, TlsAcceptor::from(tls).accept(ReadAhead::new(tcp, limits))).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             return Err(match PeerRefused::find(&error) {
@@ -137,6 +138,7 @@ impl Incoming {
 pub async fn serve<T>(
     io: T,
     peer: SocketAddr,
+    limits: &Limits,
     drain: impl Future<Output = ()>,
     mut handle: impl FnMut(Incoming),
 ) -> Result<(), AcceptError>
@@ -145,26 +147,27 @@ where
 {
     let (io, turns) = gather(io);
     let mut handshake = h2::server::Builder::new()
-        .initial_window_size(limits::STREAM_WINDOW.number())
-        .initial_connection_window_size(limits::CONNECTION_WINDOW.number())
-        .max_frame_size(limits::FRAME_SIZE.number())
-        .max_header_list_size(limits::SERVER_HEADER_LIST.number())
-        .max_concurrent_streams(limits::MAX_CONCURRENT_STREAMS.number())
-        .max_send_buffer_size(limits::SERVER_SEND_BUFFER.size())
-        .max_concurrent_reset_streams(limits::RESET_STREAMS.size())
-        .reset_stream_duration(limits::RESET_STREAM_MEMORY.duration())
-        .max_local_error_reset_streams(Some(limits::STREAM_ERRORS.size()))
-        .data_frame_budget(limits::SMALL_FRAMES.size())
-        .max_pending_accept_reset_streams(limits::ABANDONED_REQUESTS.size())
+        .initial_window_size(limits.number(&limits::STREAM_WINDOW))
+        .initial_connection_window_size(limits.number(&limits::CONNECTION_WINDOW))
+        .max_frame_size(limits.number(&limits::FRAME_SIZE))
+        .max_header_list_size(limits.number(&limits::SERVER_HEADER_LIST))
+        .max_concurrent_streams(limits.number(&limits::MAX_CONCURRENT_STREAMS))
+        .max_send_buffer_size(limits.size(&limits::SERVER_SEND_BUFFER))
+        .max_concurrent_reset_streams(limits.size(&limits::RESET_STREAMS))
+        .reset_stream_duration(limits.duration(&limits::RESET_STREAM_MEMORY))
+        .max_local_error_reset_streams(Some(limits.size(&limits::STREAM_ERRORS)))
+        .data_frame_budget(limits.size(&limits::SMALL_FRAMES))
+        .max_pending_accept_reset_streams(limits.size(&limits::ABANDONED_REQUESTS))
         .handshake(io);
-    let after = limits::HTTP2_HANDSHAKE_TIMEOUT.duration();
+    let after = limits.duration(&limits::HTTP2_HANDSHAKE_TIMEOUT);
     let shaking = turns.drive(|context| Pin::new(&mut handshake).poll(context));
     let mut connection = timeout(after, shaking).await.map_err(|_elapsed| AcceptError::Timeout(after))??;
-    let lost = keepalive::peer_lost(connection.ping_pong());
+    let lost = keepalive::peer_lost(connection.ping_pong(), limits);
     tokio::pin!(lost, drain);
     let mut draining = false;
     // A client that keeps a tunnel and uses it for nothing gets twice the time our own pool would keep it.
-    let mut idle_checks = interval_at(Instant::now() + IDLE_CHECK, IDLE_CHECK);
+    let idle_check = limits.duration(&limits::POOL_IDLE_TIMEOUT);
+    let mut idle_checks = interval_at(Instant::now() + idle_check, idle_check);
     let mut quiet_checks = 0;
     loop {
         tokio::select! {

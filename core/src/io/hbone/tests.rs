@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 mod attacks;
 mod endurance;
+mod settings;
 
 use super::server::{self, AcceptError, Incoming};
 use super::stream::StreamError;
@@ -24,6 +25,7 @@ use crate::io::certs::tests::{MemoryAuthority, identity};
 use crate::io::copy::{self, CopyError, Meter};
 use crate::io::socket::SocketFactory;
 use crate::io::tls::verify::PeerRefused;
+use crate::limits::Limits;
 
 /// A server for `account` that treats each request as told, and counts its connections.
 struct Server {
@@ -49,8 +51,10 @@ async fn serve(
             counted.fetch_add(1, Ordering::SeqCst);
             let (refused, treat) = (refused.clone(), treat.clone());
             tokio::spawn(async move {
-                let served = match server::accept_tls(tcp, tls).await {
-                    Ok((stream, _identity)) => server::serve(stream, peer, std::future::pending(), treat).await,
+                let served = match server::accept_tls(tcp, tls, &Limits::default()).await {
+                    Ok((stream, _identity)) => {
+                        server::serve(stream, peer, &Limits::default(), std::future::pending(), treat).await
+                    }
                     Err(error) => Err(error),
                 };
                 if let Err(error) = served {
@@ -144,13 +148,16 @@ async fn a_dead_connection_is_replaced_without_an_error() {
     tokio::spawn(async move {
         while let Ok((tcp, peer)) = listener.accept().await {
             let tls = handle.get().await.unwrap().credentials.server();
-            let (stream, _) = server::accept_tls(tcp, tls).await.unwrap();
+            let (stream, _) = server::accept_tls(tcp, tls, &Limits::default()).await.unwrap();
             let (seen, first) = tokio::sync::oneshot::channel::<()>();
             let mut seen = Some(seen);
-            tokio::spawn(server::serve(stream, peer, async { drop(first.await) }, move |incoming| {
-                seen.take();
-                echo(incoming);
-            }));
+            tokio::spawn(async move {
+                let treat = move |incoming| {
+                    seen.take();
+                    echo(incoming);
+                };
+                server::serve(stream, peer, &Limits::default(), async { drop(first.await) }, treat).await
+            });
         }
     });
     let pool = pool(&certificates);
@@ -244,7 +251,7 @@ async fn tunnelled(
     let mut opened = pool.open(&key(server.address, "cart"), &request()).await.unwrap();
     let copy = tokio::spawn(async move {
         let count = Count::default();
-        (copy::with_tunnel(&mut ours, &mut opened.stream, &count).await, count)
+        (copy::with_tunnel(&mut ours, &mut opened.stream, &Limits::default(), &count).await, count)
     });
     (application, copy)
 }
@@ -304,7 +311,8 @@ async fn a_reset_of_the_application_resets_the_tunnel() {
 #[tokio::test]
 async fn plain_copies_pass_half_close_and_reset() {
     let ((mut client, mut near), (mut far, mut server)) = (tcp_pair().await, tcp_pair().await);
-    let copy = tokio::spawn(async move { copy::plain(&mut near, &mut far, &Count::default()).await });
+    let copy =
+        tokio::spawn(async move { copy::plain(&mut near, &mut far, &Limits::default(), &Count::default()).await });
     client.write_all(b"question").await.unwrap();
     client.shutdown().await.unwrap();
     let mut question = String::new();
@@ -317,7 +325,8 @@ async fn plain_copies_pass_half_close_and_reset() {
     copy.await.unwrap().unwrap();
 
     let ((client, mut near), (mut far, mut server)) = (tcp_pair().await, tcp_pair().await);
-    let copy = tokio::spawn(async move { copy::plain(&mut near, &mut far, &Count::default()).await });
+    let copy =
+        tokio::spawn(async move { copy::plain(&mut near, &mut far, &Limits::default(), &Count::default()).await });
     crate::io::socket::reset_on_close(&client);
     drop(client);
     assert_eq!(server.read(&mut [0; 1]).await.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tonic::{Code, Status};
 
 use crate::io::grpc::ConnectError;
-use crate::limits;
+use crate::limits::{self, Limits};
 
 /// How a stream ended.
 #[derive(Debug)]
@@ -65,24 +65,28 @@ impl fmt::Display for Ending {
 #[derive(Clone, Debug)]
 pub struct Backoff {
     next: Duration,
+    first: Duration,
+    longest: Duration,
     progressed: bool,
 }
 
-impl Default for Backoff {
-    fn default() -> Self {
-        Self { next: limits::XDS_BACKOFF_MINIMUM.duration(), progressed: false }
-    }
-}
-
 impl Backoff {
+    /// Begins with the first pause that `limits` names, and never exceeds the longest.
+    #[must_use]
+    pub fn new(limits: &Limits) -> Self {
+        let (first, longest) =
+            (limits.duration(&limits::XDS_BACKOFF_MINIMUM), limits.duration(&limits::XDS_BACKOFF_MAXIMUM));
+        Self { next: first, first, longest, progressed: false }
+    }
+
     /// The stream carried something that could be used: whatever happens next is a new story.
     pub fn succeeded(&mut self) {
-        *self = Self { progressed: true, ..Self::default() };
+        (self.next, self.progressed) = (self.first, true);
     }
 
     /// What the stream carried could not be applied, and will come again: the next pause is the longest.
     pub fn unusable(&mut self) {
-        *self = Self { next: limits::XDS_BACKOFF_MAXIMUM.duration(), progressed: false };
+        (self.next, self.progressed) = (self.longest, false);
     }
 
     /// The pause after `ending`. `chance`, from 0 to 1, spreads the clients of a restarted control plane: the pause is
@@ -95,7 +99,7 @@ impl Backoff {
         let nominal = self.next;
         let expected = matches!(ending, Ending::Complete | Ending::Reconnect(_));
         if !(expected && self.progressed) {
-            self.next = (nominal * 2).min(limits::XDS_BACKOFF_MAXIMUM.duration());
+            self.next = (nominal * 2).min(self.longest);
         }
         self.progressed = false;
         nominal.mul_f64(0.5 + chance.clamp(0.0, 1.0) / 2.0)
@@ -112,7 +116,7 @@ mod tests {
 
     #[test]
     fn failures_double_up_to_the_maximum() {
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(&Limits::default());
         let pauses: Vec<_> = (0..12).map(|_| backoff.after(&refused(), 1.0)).collect();
         assert_eq!(pauses[0], limits::XDS_BACKOFF_MINIMUM.duration());
         assert_eq!(pauses[1], pauses[0] * 2);
@@ -127,7 +131,7 @@ mod tests {
     #[test]
     fn expected_endings_do_not_double_if_the_stream_brought_something() {
         let minimum = limits::XDS_BACKOFF_MINIMUM.duration();
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(&Limits::default());
         for _ in 0..3 {
             backoff.after(&refused(), 1.0);
             backoff.succeeded();

@@ -9,6 +9,7 @@ use fairway_core::io::drain::{self, Mode, Trigger};
 use fairway_core::io::live::Live;
 use fairway_core::io::metrics::Metrics;
 use fairway_core::io::tls;
+use fairway_core::limits::Limits;
 use fairway_core::service::Service;
 use fairway_core::snapshot::{PodRef, Update};
 use fairway_proto::workload as proto;
@@ -65,9 +66,8 @@ impl Served {
             live: live.clone(),
             certificates: Certificates::new(authority, tls::provider(), Duration::from_secs(3600), SystemTime::now),
             telemetry: Telemetry::new(&metrics),
-            demand_wait: Duration::ZERO,
+            limits: Limits::default(),
             ipv6: true,
-            preserve_source: false,
             neighbours: Neighbours::default(),
             lookup: Lookup::new(upstream, counted),
             dns: Some(Arc::clone(&dns)),
@@ -80,7 +80,7 @@ impl Served {
         };
         let sockets = Sockets::open(&ours, 0, false).unwrap();
         let (udp, tcp) = (sockets.datagrams[0].local_addr().unwrap(), sockets.listeners[0].local_addr().unwrap());
-        let pod = Arc::new(Pod::new(reference, Arc::new(mesh), ours, drain.clone()));
+        let pod = Arc::new(Pod::new(reference, Arc::new(mesh), ours, false, drain.clone()));
         Server::start(pod, dns, sockets, &drain);
         Self { live, metrics, trigger, udp, tcp }
     }

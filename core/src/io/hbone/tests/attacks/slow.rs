@@ -14,7 +14,7 @@ async fn a_handshake_that_does_not_end_is_let_go() {
     for (stage, bytes, drip) in [("silent", &[][..], false), ("half a record", half, false), ("drip", half, true)] {
         let (mut client, accepted) = tcp_pair().await;
         client.write_all(bytes).await.unwrap();
-        let begun = Instant::now();
+        let (begun, bounds) = (Instant::now(), Limits::default());
         let dripping = async {
             if !drip {
                 return std::future::pending::<()>().await;
@@ -26,7 +26,7 @@ async fn a_handshake_that_does_not_end_is_let_go() {
             }
         };
         let refused = tokio::select! {
-            accepted = server::accept_tls(accepted, Arc::clone(&tls)) => accepted.map(drop),
+            accepted = server::accept_tls(accepted, Arc::clone(&tls), &bounds) => accepted.map(drop),
             () = dripping => unreachable!(),
         };
         assert!(matches!(refused, Err(AcceptError::Timeout(_))), "{stage}: {refused:?}");
@@ -59,9 +59,9 @@ async fn stop_after(bytes: &[u8], manners: Manners) -> (Result<(), AcceptError>,
         }
         std::future::pending::<()>().await;
     };
-    let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+    let (peer, bounds) = (SocketAddr::from(([127, 0, 0, 1], 1)), Limits::default());
     let served = tokio::select! {
-        served = server::serve(near, peer, std::future::pending(), undecided(&work)) => served,
+        served = server::serve(near, peer, &bounds, std::future::pending(), undecided(&work)) => served,
         () = client => unreachable!(),
     };
     work.until(|now, _| now == 0).await;
