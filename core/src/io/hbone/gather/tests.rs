@@ -1,3 +1,5 @@
+//! Tests of `gather`.
+
 use std::collections::VecDeque;
 
 use bytes::Bytes;
