@@ -219,6 +219,8 @@ limits! {
     HANDSHAKES_PER_POD, "handshakes_per_pod", Count, 1_024, 1..=1_000_000, Some("MAX_HANDSHAKES_PER_POD");
     /// Handshakes one source may have under way with one pod at once: an eighth of all, so that a stranger who says nothing keeps nobody else out. As many as a full node of pods begins together.
     HANDSHAKES_PER_SOURCE, "handshakes_per_source", Count, 128, 1..=1_000_000, Some("MAX_HANDSHAKES_PER_SOURCE");
+    /// When so many connections, and at least half of all, have ended, the proxy gives free memory back to the node: some megabytes, which are worth a walk through the heap.
+    MEMORY_RETURN_CROWD, "memory_return_connections", Count, 1_000, 1..=10_000_000, Some("MEMORY_RETURN_CONNECTIONS");
     /// Open connections get this long to end when the proxy shuts down.
     DRAIN_DEADLINE, "connection_termination_deadline", Milliseconds, 5 * SECOND, 0..=24 * HOUR, Some("CONNECTION_TERMINATION_DEADLINE");
     /// A policy change cuts the connections it denies within this at worst, and within a quarter of it usually.

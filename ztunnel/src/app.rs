@@ -32,6 +32,7 @@ use crate::dns::lookup::Lookup;
 use crate::dns::metrics::{self as dns_metrics, DnsMetrics};
 use crate::dns::upstream::Upstream;
 use crate::local::{self, LocalFile};
+use crate::memory;
 use crate::neighbours::Neighbours;
 use crate::node::NodeClient;
 use crate::node::pending::PendingPod;
@@ -88,6 +89,7 @@ pub async fn run(config: Config, log_filter: LogFilter, workers: Workers) -> any
     let pods = Arc::new(Pods::new(mesh, home, settings, &metrics));
     let local = local_configuration(&config, &live, &metrics)?;
 
+    tokio::spawn(memory::give_back(telemetry.table().clone(), config.limits.clone()));
     let agent = match &config.mode {
         ProxyMode::Shared { node_socket, .. } => {
             let block = readiness.block("node agent");

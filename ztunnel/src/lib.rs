@@ -17,6 +17,7 @@ pub mod handshakes;
 pub mod inbound;
 pub mod listen;
 pub mod local;
+pub mod memory;
 pub mod neighbours;
 pub mod node;
 pub mod outbound;

@@ -27,7 +27,7 @@ use crate::pod::{Mesh, Pod};
 use crate::{inbound, outbound, passthrough};
 
 /// How often idle tunnels are looked for; a fraction of the time they may idle.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
 const ACTIVE: &str = "workload_manager_active_proxy_count";
 const STARTED: &str = "workload_manager_proxies_started_total";

@@ -186,3 +186,10 @@ pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     };
     assert!(tokio::time::timeout(PATIENCE, wait).await.is_ok(), "waited in vain for {what}");
 }
+
+/// Bytes of this process in memory.
+pub(crate) fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: usize = statm.split_whitespace().nth(1).unwrap().parse().unwrap();
+    pages * usize::try_from(nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).unwrap().unwrap()).unwrap()
+}

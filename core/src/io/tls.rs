@@ -4,6 +4,7 @@
 //! a peer is its SPIFFE identity, and [`verify`] is the one place that accepts or refuses one.
 
 pub mod profile;
+pub mod records;
 pub mod verify;
 
 use std::sync::Arc;

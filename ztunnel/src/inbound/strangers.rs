@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::testing::{PATIENCE, ServedPod, alone, raise_open_files, until};
+use crate::testing::{PATIENCE, ServedPod, alone, raise_open_files, resident, until};
 
 /// Connects from `source`, which must be of 127.0.0.0/8, and sends `bytes`.
 fn knock(source: Ipv4Addr, at: SocketAddr, bytes: &[u8]) -> std::net::TcpStream {
@@ -111,12 +111,6 @@ async fn strangers_from_everywhere_do_not_touch_open_tunnels() {
 /// socket is not counted, as every listener pays it. Most of it is the buffer rustls reads into.
 fn bytes_sent(data: &[u8]) -> usize {
     2 * 60 + if data.is_empty() { 0 } else { (54 + data.len()).max(60) }
-}
-
-fn resident() -> usize {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    let pages: usize = statm.split_whitespace().nth(1).unwrap().parse().unwrap();
-    pages * usize::try_from(nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE).unwrap().unwrap()).unwrap()
 }
 
 /// Thousands of strangers that send `data` and then wait. As many as may are under way, the rest is turned away.

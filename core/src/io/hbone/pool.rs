@@ -19,6 +19,10 @@ use crate::workload::WorkloadUid;
 /// Connections that turned out dead before the request was sent, tolerated for one stream.
 const ATTEMPTS: usize = 3;
 
+/// Unused connections to the same peer beyond the first are let go so many times sooner: what a crowd needed holds some
+/// 100 KB each, and the next crowd opens them as quickly.
+const SURPLUS: u32 = 20;
+
 /// Which connections may carry a stream. Everything that changes who is on either end is in the key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TunnelKey {
@@ -118,18 +122,23 @@ impl Pool {
         slots.values().map(|slot| slot.lock().len()).sum()
     }
 
-    /// Lets go of connections that are dead or have carried nothing for `idle`; returns how many remain.
+    /// Lets go of connections that are dead, have carried nothing for `idle`, or are one of several that have carried
+    /// nothing for a twentieth of that; returns how many remain.
     ///
     /// A connection still carrying streams outlives its place in the pool until they end.
     pub fn sweep(&self, idle: Duration, now: Instant) -> usize {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         slots.retain(|_, slot| {
             let mut connections = slot.lock();
+            let mut is_surplus = false;
             connections.retain_mut(|(connection, used)| {
                 if connection.active() > 0 {
                     *used = now;
                 }
-                !connection.is_retired() && now.duration_since(*used) < idle
+                let patience = if is_surplus { idle / SURPLUS } else { idle };
+                // One that is unused is kept for whoever comes next.
+                is_surplus |= connection.active() == 0;
+                !connection.is_retired() && now.duration_since(*used) < patience
             });
             // A slot somebody is dialling for is held by that task, too.
             !connections.is_empty() || Arc::strong_count(slot) > 1

@@ -134,6 +134,7 @@ async fn a_full_connection_gets_a_second_one_and_idle_ones_are_swept() {
     let later = Instant::now() + Duration::from_secs(3600);
     assert_eq!(pool.sweep(Duration::from_secs(300), later), 2, "in use, therefore kept");
     streams.clear();
+    assert_eq!(pool.sweep(Duration::from_secs(300), later + Duration::from_secs(20)), 1, "one is enough");
     let later = later + Duration::from_secs(3600);
     assert_eq!(pool.sweep(Duration::from_secs(300), later), 0, "idle for an hour");
 }

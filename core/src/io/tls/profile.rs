@@ -8,6 +8,7 @@ use rustls::NamedGroup;
 use rustls::crypto::CryptoProvider;
 use serde::Serialize;
 
+use super::records::{self, Vectors};
 use super::{PROVIDER_NAME, default_provider};
 
 /// A choice of algorithms. All are TLS 1.3 with AES-GCM; they differ in the key exchange.
@@ -43,12 +44,21 @@ impl Profile {
         }
     }
 
+    /// Whether records may be encrypted by another provider than the one that exchanges keys. Where it matters which
+    /// module computes, one computes everything.
+    const fn may_mix(self) -> bool {
+        !matches!(self, Self::Fips)
+    }
+
     /// The provider, restricted to this profile.
     ///
     /// # Errors
     /// When the provider of this build has none of the key exchanges that are asked for.
     pub fn provider(self) -> Result<Arc<CryptoProvider>, NoSuchProfile> {
         let mut provider = default_provider();
+        if self.may_mix() {
+            provider = records::fastest(provider, Vectors::here());
+        }
         match self {
             Self::Standard => {}
             Self::PostQuantum => provider.kx_groups.retain(|group| group.name() == NamedGroup::X25519MLKEM768),
@@ -108,6 +118,8 @@ pub struct NoSuchProfile(Profile);
 pub struct Report {
     /// Name of the provider.
     pub provider: &'static str,
+    /// Name of the provider that encrypts records, the faster one on this processor where the build has both.
+    pub records: &'static str,
     /// The profile in force.
     pub profile: Profile,
     /// Key exchanges offered, most wanted first.
@@ -127,6 +139,7 @@ impl Report {
         let groups: Vec<NamedGroup> = provider.kx_groups.iter().map(|group| group.name()).collect();
         Self {
             provider: PROVIDER_NAME,
+            records: if profile.may_mix() { records::encryptor(Vectors::here()) } else { PROVIDER_NAME },
             profile,
             post_quantum: groups.iter().any(|group| format!("{group:?}").contains("MLKEM")),
             groups: groups.iter().map(|group| format!("{group:?}")).collect(),
@@ -140,6 +153,7 @@ impl fmt::Display for Report {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let yes = |fact: bool| if fact { "yes" } else { "no" };
         writeln!(formatter, "TLS provider: {}", self.provider)?;
+        writeln!(formatter, "records encrypted by: {}", self.records)?;
         writeln!(formatter, "TLS profile: {}", self.profile)?;
         writeln!(formatter, "key exchange: {}", self.groups.join(", "))?;
         writeln!(formatter, "post-quantum: {}", yes(self.post_quantum))?;

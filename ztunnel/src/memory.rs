@@ -1,0 +1,107 @@
+//! Gives memory back to the node after many connections have gone.
+//!
+//! The allocator keeps what is freed for the next allocation, and can return by itself only what is free at the end of
+//! a heap. After thousands of connections that is next to nothing: their last survivor holds it all. A node's memory
+//! belongs to its applications, so the proxy asks the allocator to return every free page once a crowd has left.
+
+use std::time::Duration;
+
+use fairway_core::limits::{self, Limits};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::telemetry::ConnectionTable;
+
+/// How often the number of connections is looked at. Coarse: memory that is wanted again at once is better kept.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// Looks from a crowd's leaving until the tunnels it needed have gone, too: a twentieth of the pool's idle time.
+const TUNNELS_TAKE: u32 = 3;
+
+/// Watches the open connections; a part of memory is returned whenever a crowd of them has left.
+pub async fn give_back(connections: ConnectionTable, limits: Limits) {
+    let mut crowd = Crowd::of(limits.size(&limits::MEMORY_RETURN_CROWD));
+    let mut looks = interval(LOOK_EVERY);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut again = None;
+    loop {
+        looks.tick().await;
+        if crowd.has_left(connections.len()) {
+            return_free_pages();
+            again = Some(TUNNELS_TAKE);
+        }
+        again = match again {
+            Some(0) => {
+                return_free_pages();
+                None
+            }
+            looks => looks.map(|looks| looks - 1),
+        };
+    }
+}
+
+/// The most connections since memory was last given back.
+#[derive(Debug)]
+struct Crowd {
+    /// How many it takes.
+    least: usize,
+    peak: usize,
+}
+
+impl Crowd {
+    const fn of(least: usize) -> Self {
+        Self { least, peak: 0 }
+    }
+
+    /// Whether enough have left to be worth the walk through the heap, now that so many are open.
+    fn has_left(&mut self, open: usize) -> bool {
+        self.peak = self.peak.max(open);
+        let left = self.peak - open >= self.least && open <= self.peak / 2;
+        if left {
+            self.peak = open;
+        }
+        left
+    }
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn return_free_pages() {
+    // SAFETY: malloc_trim takes no pointers, has no preconditions and is safe to call from any thread (malloc_trim(3)).
+    #[expect(unsafe_code, reason = "the C library offers this to C only")]
+    let returned = unsafe { nix::libc::malloc_trim(0) };
+    tracing::debug!(returned = returned == 1, "many connections have ended; free memory is given back");
+}
+
+/// Other allocators return memory by themselves, or offer no way to ask.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn return_free_pages() {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_that_leaves_is_noticed_once() {
+        let many = 1_000;
+        let mut crowd = Crowd::of(many);
+        let looks = [0, many / 2, 0, many * 4, many * 3, many * 2, many * 2, 10, 10, many - 1, 0, many + 10, 10];
+        let left: Vec<usize> =
+            looks.iter().enumerate().filter(|(_, open)| crowd.has_left(**open)).map(|(look, _)| look).collect();
+        assert_eq!(left, [5, 7, 12]);
+    }
+
+    /// Blocks that are freed while the last one is held stay resident until the allocator is asked.
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[test]
+    fn free_pages_go_back_to_the_node() {
+        crate::testing::alone("memory::tests::free_pages_go_back_to_the_node", || {
+            let mut blocks: Vec<Vec<u8>> = (0..20_000).map(|_| vec![1; 1_000]).collect();
+            let last = blocks.pop();
+            drop(blocks);
+            let before = crate::testing::resident();
+            return_free_pages();
+            let after = crate::testing::resident();
+            assert!(after + 15_000_000 < before, "{before} bytes became {after}");
+            drop(last);
+        });
+    }
+}
