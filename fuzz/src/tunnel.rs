@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fairway_core::io::hbone::server::{Incoming, serve};
+use fairway_core::limits::Limits;
 use fairway_core::reason::Reason;
 use fairway_core::route;
 use fairway_core::snapshot::Snapshot;
@@ -47,7 +48,8 @@ pub fn run(data: &[u8]) {
             tokio::join!(send, receive);
         };
         let mut streams = JoinSet::new();
-        let serving = serve(near, SocketAddr::from(([10, 0, 0, 9], 1)), std::future::pending(), |incoming| {
+        let (peer, limits) = (SocketAddr::from(([10, 0, 0, 9], 1)), Limits::default());
+        let serving = serve(near, peer, &limits, std::future::pending(), |incoming| {
             answer(&world, incoming, &mut streams);
         });
         let served = async { tokio::join!(serving, client) };
