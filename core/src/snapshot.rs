@@ -5,6 +5,7 @@ mod index;
 mod layers;
 mod names;
 mod refused;
+mod salvage;
 #[cfg(test)]
 mod tests;
 mod world;

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use fairway_proto::workload as proto;
 
-use super::index::{Few, Index, Member};
+use super::{
+    index::{Few, Index, Member},
+    salvage::{Field, fields},
+};
 use crate::addr::{NetworkAddress, NetworkCidr, cidr_from_bytes, ip_from_bytes};
 
 /// A workload or service that could not be used, with the addresses that could be read nevertheless.
@@ -48,6 +51,60 @@ impl RefusedResource {
         }
         Self { name: name.into(), addresses: addresses.into(), blocks: blocks.into() }
     }
+}
+
+impl RefusedResource {
+    /// What a resource claims that cannot be decoded at all: the addresses that can be made out in its bytes.
+    #[must_use]
+    pub fn undecodable(name: &str, bytes: &[u8]) -> Self {
+        let mut found = Self { name: name.into(), addresses: Box::default(), blocks: Box::default() };
+        // `Address.workload` is field 1, `Address.service` field 2.
+        for field in fields(bytes) {
+            let claims = match field {
+                (1, Field::Bytes(workload)) => Self::workload(name, &salvaged_workload(workload)),
+                (2, Field::Bytes(service)) => Self::service(name, &salvaged_service(service)),
+                _ => continue,
+            };
+            found.addresses = claims.addresses;
+            found.blocks = claims.blocks;
+        }
+        found
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn salvaged_workload(bytes: &[u8]) -> proto::Workload {
+    let mut message = proto::Workload::default();
+    for field in fields(bytes) {
+        match field {
+            (3, Field::Bytes(address)) => message.addresses.push(address.to_vec()),
+            (4, Field::Bytes(network)) => message.network = text(network),
+            (25, Field::Number(mode)) => message.network_mode = i32::try_from(mode).unwrap_or_default(),
+            _ => {}
+        }
+    }
+    message
+}
+
+fn salvaged_service(bytes: &[u8]) -> proto::Service {
+    let mut message = proto::Service::default();
+    for field in fields(bytes) {
+        let (4, Field::Bytes(address)) = field else { continue };
+        let mut claimed = proto::NetworkAddress::default();
+        for field in fields(address) {
+            match field {
+                (1, Field::Bytes(network)) => claimed.network = text(network),
+                (2, Field::Bytes(address)) => claimed.address = address.to_vec(),
+                (3, Field::Number(length)) => claimed.length = u32::try_from(length).ok(),
+                _ => {}
+            }
+        }
+        message.addresses.push(claimed);
+    }
+    message
 }
 
 impl Member for Arc<RefusedResource> {

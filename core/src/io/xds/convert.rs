@@ -42,7 +42,10 @@ pub(super) fn update(resource_type: ResourceType, resource: Resource) -> Result<
 }
 
 fn address(name: &str, bytes: &[u8]) -> Result<Update, Unusable> {
-    let message = Address::decode(bytes).map_err(Unusable::only)?;
+    let message = Address::decode(bytes).map_err(|error| Unusable {
+        reason: error.to_string(),
+        update: Some(Update::RefusedAddress(Box::new(RefusedResource::undecodable(name, bytes)))),
+    })?;
     let (converted, refused) = match message.r#type {
         Some(address::Type::Workload(message)) => {
             let refused = RefusedResource::workload(name, &message);
