@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
     str::FromStr,
     sync::Arc,
 };
@@ -62,10 +62,14 @@ impl Serialize for NetworkCidr {
     }
 }
 
-/// The address without IPv4-in-IPv6 clothes, which sockets bound to `[::]` put on.
+/// The address without IPv4-in-IPv6 clothes, which sockets bound to `[::]` put on. A link-local address keeps its
+/// scope, without which it cannot be dialled (RFC 4007 §6); the flow label says nothing about where it is.
 #[must_use]
 pub fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
+    match (address.ip().to_canonical(), address) {
+        (IpAddr::V6(ip), SocketAddr::V6(given)) => SocketAddrV6::new(ip, given.port(), 0, given.scope_id()).into(),
+        (ip, _) => SocketAddr::new(ip, address.port()),
+    }
 }
 
 /// Reads 4 or 16 bytes in network order.
@@ -223,6 +227,14 @@ mod tests {
         assert_eq!(cidr_from_bytes(&[10, 1, 2, 3], 264), Err(Problem::PrefixLength { length: 264, maximum: 32 }));
         assert_eq!(cidr_from_bytes(&[0; 16], 129), Err(Problem::PrefixLength { length: 129, maximum: 128 }));
         assert_eq!(cidr_from_bytes(&[], 0), Err(Problem::AddressLength(0)));
+    }
+
+    #[test]
+    fn canonical_addresses_can_still_be_dialled() {
+        let with = |ip: &str, flow, scope| SocketAddr::from(SocketAddrV6::new(ip.parse().unwrap(), 80, flow, scope));
+        assert_eq!(canonical(with("fe80::1", 7, 3)), with("fe80::1", 0, 3));
+        assert_eq!(canonical(with("::ffff:10.0.0.1", 7, 3)), "10.0.0.1:80".parse().unwrap());
+        assert_eq!(canonical("10.0.0.1:80".parse().unwrap()), "10.0.0.1:80".parse().unwrap());
     }
 
     #[test]
