@@ -25,8 +25,20 @@ pub struct Request<'a> {
     pub port: u16,
     /// The address the client dialled: used if the endpoint has it, else its family is preferred.
     pub address: Option<IpAddr>,
-    /// The service is a waypoint or gateway: endpoints with an application tunnel take any port.
-    pub gateway: bool,
+    /// What the service is to the client.
+    pub role: Role,
+}
+
+/// What a service is to the client that asks for one of its endpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// What the client wants to reach in the end.
+    Destination,
+    /// A waypoint on the way; endpoints with an application tunnel take any port.
+    Waypoint,
+    /// The entrance to another network. As a waypoint, and reached at its own address whatever network it is listed in:
+    /// being reachable from elsewhere is its purpose.
+    NetworkGateway,
 }
 
 /// The endpoint that was picked, and where it is.
@@ -121,14 +133,14 @@ pub(crate) fn is_healthy(service: &Service, workload: &Workload) -> bool {
 
 /// The endpoint's own mapping, else the service's number; a named port that the endpoint lacks has neither.
 fn target_port(service: &Service, endpoint: &Endpoint, request: &Request<'_>) -> Option<u16> {
-    endpoint
-        .target_port(request.port)
-        .or_else(|| service.port(request.port)?.target_port)
-        .or_else(|| (request.gateway && endpoint.workload.application_tunnel.is_some()).then_some(request.port))
+    endpoint.target_port(request.port).or_else(|| service.port(request.port)?.target_port).or_else(|| {
+        let any_port = request.role != Role::Destination && endpoint.workload.application_tunnel.is_some();
+        any_port.then_some(request.port)
+    })
 }
 
 fn target(service: &Service, workload: &Workload, request: &Request<'_>) -> Option<Target> {
-    if workload.network != request.client.network {
+    if workload.network != request.client.network && request.role != Role::NetworkGateway {
         return workload.network_gateway.is_some().then_some(Target::Remote);
     }
     if workload.addresses.is_empty() {

@@ -14,4 +14,5 @@ pub mod read_ahead;
 pub mod ready;
 pub mod socket;
 pub mod tls;
+pub(crate) mod wall_clock;
 pub mod xds;

@@ -155,6 +155,20 @@ limits! {
     /// Tunnels one pod may hold open; a fan-out beyond this waits for a free one and is refused in the end.
     POOL_MAX_CONNECTIONS, "pool_max_connections", Count, 4_096, 1..=1_000_000, Some("POOL_MAX_CONNECTIONS");
 
+    /// A tunnel without streams that has been silent this long is asked for a sign of life together with its next request.
+    POOL_TRUST, "pool_trust", Milliseconds, 2 * SECOND, 1..=HOUR, Some("POOL_TRUST");
+    /// A tunnel that answers neither its next request nor a PING in this time is left, and the request goes to a new one; a lost packet is repeated well before.
+    POOL_PROBE_TIMEOUT, "pool_probe_timeout", Milliseconds, 2 * SECOND, 1..=MINUTE, Some("POOL_PROBE_TIMEOUT");
+    /// A PING that takes this much longer than the quickest one stands in a queue, and new streams would too; they get another tunnel.
+    POOL_QUEUEING_DELAY, "pool_queueing_delay", Milliseconds, 100, 1..=MINUTE, Some("POOL_QUEUEING_DELAY");
+    /// A tunnel in use is asked this often for how long its queue is, when streams are opened on it.
+    POOL_QUEUEING_CHECK, "pool_queueing_check", Milliseconds, SECOND, 1..=MINUTE, Some("POOL_QUEUEING_CHECK");
+    /// A tunnel that refused a stream, or whose window was used up when one was opened, is asked again after this.
+    POOL_CROWDED, "pool_crowded", Milliseconds, 5 * SECOND, 1..=MINUTE, Some("POOL_CROWDED");
+    /// Tunnels to one peer because of queueing; more would only share the same slow link.
+    POOL_SPREAD, "pool_spread", Count, 4, 1..=1_024, Some("POOL_SPREAD");
+    /// Bytes under way between a tunnel and the one inside it, each way; one per connection to another network.
+    NESTED_BUFFER, "nested_buffer", Bytes, 64 * KIB, 16 * KIB..=MIB, Some("NESTED_BUFFER");
     /// Streams a peer may open on one tunnel to us; twice what a peer's pool uses.
     MAX_CONCURRENT_STREAMS, "max_concurrent_streams", Count, 200, 1..=65_535, Some("HTTP2_MAX_CONCURRENT_STREAMS");
     /// Bytes one stream may have in flight to us: the bandwidth-delay product of a fast link.
@@ -283,6 +297,14 @@ limits! {
     CERTIFICATE_LIFETIME, "certificate_lifetime", Milliseconds, 24 * HOUR, MINUTE..=8_760 * HOUR, Some("SECRET_TTL");
     /// A wait for renewal looks at the clock this often: a machine that was suspended does not notice the time that passed otherwise.
     CERTIFICATE_CLOCK_CHECK, "certificate_clock_check", Milliseconds, 5 * MINUTE, SECOND..=HOUR, Some("CERTIFICATE_CLOCK_CHECK");
+    /// When the trust bundle changes, workloads that it leaves out renew spread over this time, so that the certificate service is not flooded.
+    CERTIFICATE_SPREAD, "certificate_spread", Milliseconds, 30 * SECOND, 1..=HOUR, Some("CERTIFICATE_SPREAD");
+    /// Streams that are open when one of their tunnel's certificates expires may go on for this long; then they are cut. New ones get a tunnel with new certificates at once. A day, so that a connection that an application keeps for ever is cut every other day with certificates of a day, at a time that differs from pod to pod.
+    TUNNEL_OVERTIME, "tunnel_overtime", Milliseconds, 24 * HOUR, 0..=8_760 * HOUR, Some("TUNNEL_OVERTIME");
+    /// The file of revocation lists is looked at this often.
+    REVOCATION_CHECK, "revocation_check", Milliseconds, 2 * SECOND, 100..=HOUR, Some("REVOCATION_CHECK");
+    /// The largest file of revocation lists: some 400,000 certificates.
+    REVOCATION_LIST, "revocation_list", Bytes, 16 * MIB, KIB..=1024 * MIB, Some("REVOCATION_LIST");
     /// Certificates requested at once; a restarted node must not flood the certificate service.
     CERTIFICATE_REQUESTS, "certificate_requests", Count, 8, 1..=1_024, Some("CERTIFICATE_REQUESTS");
     /// The first pause before a failed certificate request is repeated.
@@ -305,6 +327,7 @@ pub const RELATIONS: &[(&Limit, &Limit)] = &[
     (&PING_TIMEOUT, &RESET_STREAM_MEMORY),
     (&CONNECTION_WINDOW, &SMALL_FRAMES),
     (&CONNECT_TIMEOUT, &CONNECT_RESPONSE_TIMEOUT),
+    (&POOL_PROBE_TIMEOUT, &CONNECT_RESPONSE_TIMEOUT),
     (&PING_INTERVAL, &PING_TIMEOUT),
     (&COPY_BUFFER_SMALL, &COPY_BUFFER_MEDIUM),
     (&COPY_BUFFER_MEDIUM, &COPY_BUFFER_LARGE),

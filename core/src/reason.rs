@@ -136,7 +136,10 @@ reasons! {
         "The workload or service that is named was rejected; the proxy's log says which field is wrong. Controller and proxy may be of different versions.";
     /// The endpoint is on another network and cannot be reached from here.
     WrongNetwork = "wrong_network", Connect, 503,
-        "Traffic between networks needs an east-west gateway for the remote network, which this version cannot use yet.";
+        "Only services reach other networks, and only through an east-west gateway that the controller names for the network, to identities it lists for the service.";
+    /// The gateway of the endpoint's network is not known, and there is no other way there.
+    UnknownGateway = "unknown_gateway", Connect, 503,
+        "See whether the remote network's Gateway exists, has an address, and is announced by the controller.";
     /// The endpoint has only a hostname and the name could not be resolved.
     DnsFailed = "dns_failed", Connect, 503,
         "See whether the host of the ServiceEntry or WorkloadEntry resolves with the node proxy's DNS servers.";
@@ -155,7 +158,7 @@ reasons! {
         "The destination is outside the mesh and did not answer; see whether a NetworkPolicy or firewall drops the traffic.";
     /// The peer's tunnel port could not be reached.
     TunnelConnectFailed = "tunnel_connect_failed", Connect, 503,
-        "See whether the node proxy on the destination's node runs and still has the pod enrolled.";
+        "See whether the node proxy on the destination's node runs and still has the pod enrolled; a NetworkPolicy or firewall that rejects TCP port 15008 looks the same.";
     /// The peer's tunnel port did not answer in time.
     TunnelConnectTimeout = "tunnel_connect_timeout", NetworkPolicy, 503,
         "A NetworkPolicy or firewall may block TCP port 15008 between the pods; allow it next to the application's own port.";
@@ -168,16 +171,19 @@ reasons! {
         "The pod behind the address may just have been replaced; if it lasts, compare its service account with what the controller announces.";
     /// The peer's certificate does not lead to a root that is trusted, or is of another trust domain.
     PeerUntrusted = "peer_untrusted", TlsFailure, 503,
-        "Both ends need the same root and trust domain; compare them, and see whether a root rotation is half done.";
+        "Both ends need the same root and trust domain, and certificates that have not expired; compare them, the nodes' clocks too, and see whether a root rotation is half done.";
     /// The client offered no certificate.
     ClientCertificateMissing = "client_certificate_missing", TlsFailure, 503,
         "Only members of the mesh may use port 15008; clients outside must use the application's own port.";
     /// A certificate of the peer's chain is revoked.
     CertificateRevoked = "certificate_revoked", CertRevoked, 503,
         "Restart the peer so that it gets a new certificate, and find out why the old one was revoked.";
+    /// The certificates that the tunnel was opened with expired, and the connection did not end in the time it was given.
+    TunnelExpired = "tunnel_expired", None, 503,
+        "Let the application renew connections that it would keep for days; a new one works at once.";
     /// There is no valid certificate for the workload.
     CertificateUnavailable = "certificate_unavailable", IdentityError, 503,
-        "See whether the controller's certificate service is up and lets this node ask for the workload's identity.";
+        "The log has the certificate authority's last error; see whether it is up and lets this node ask for the workload's identity, which istiod grants for pods of the node only.";
     /// The tunnel's HTTP/2 connection failed.
     Http2Failed = "http2_failed", H2HandshakeFailure, 503,
         "See the error in the log: the peer may speak no HTTP/2 on port 15008, or the connection broke.";
@@ -235,9 +241,11 @@ impl Reason {
             Self::ApplicationConnectTimeout | Self::UpstreamConnectTimeout => "connection_timeout",
             Self::ApplicationConnectFailed | Self::UpstreamConnectFailed => "connection_refused",
             Self::BadRequest | Self::AuthorityMismatch => "http_request_error",
-            Self::UnknownAuthority | Self::WorkloadUnknown | Self::NoHealthyUpstream | Self::ResourceInvalid => {
-                "destination_not_found"
-            }
+            Self::UnknownAuthority
+            | Self::WorkloadUnknown
+            | Self::NoHealthyUpstream
+            | Self::ResourceInvalid
+            | Self::UnknownGateway => "destination_not_found",
             Self::ConnectionLimit | Self::ResourceLimit => "connection_limit_reached",
             Self::Internal => "proxy_internal_error",
             _ => "http_request_denied",

@@ -4,7 +4,9 @@
 mod tests;
 
 mod arrival;
+mod gateway;
 mod missing;
+mod reference;
 mod waypoint;
 
 use std::{
@@ -20,10 +22,10 @@ pub use self::{
 };
 use crate::{
     addr::{Authority, NetworkAddress, canonical},
-    balance::{self, Pick, Target},
+    balance::{self, Pick, Role, Target},
     ident::Identity,
     reason::Reason,
-    service::{IpFamilies, Mode, Service},
+    service::{Mode, Service},
     snapshot::Snapshot,
     workload::{Protocol, Workload},
 };
@@ -80,6 +82,20 @@ pub enum Plan {
         /// The workload the client dialled.
         workload: Option<Arc<Workload>>,
     },
+    /// A tunnel inside a tunnel: the outer one ends at the other network's gateway, the inner one at the destination or
+    /// its waypoint there. Both ask for the service by name.
+    ViaGateway {
+        /// The next hop, the gateway.
+        hop: Hop,
+        /// The inner tunnel's peer must prove to be one of these; in order, without repeats, never empty.
+        inner: Arc<[Identity]>,
+        /// The gateway's workload.
+        gateway: Arc<Workload>,
+        /// What stands for the endpoint, or its waypoint, in the other network.
+        workload: Arc<Workload>,
+        /// The service the client dialled.
+        service: Arc<Service>,
+    },
     /// The destination has only a hostname. Ask the proxy's own resolver for its address, prefer the family of the
     /// client's own connection, go on with [`resolved`], and fail the connection if there is no answer.
     Resolve {
@@ -106,18 +122,23 @@ pub struct Hop {
 }
 
 impl Hop {
-    fn new(address: SocketAddr, authority: SocketAddr, peer: &Workload, service: Option<&Service>) -> Self {
+    fn new(address: SocketAddr, authority: Authority, peer: &Workload, service: Option<&Service>) -> Self {
         let extra = service.map_or(&[][..], |service| &service.subject_alt_names);
         let identities = if extra.is_empty() {
             Arc::from([peer.identity()])
         } else {
-            let mut identities: Vec<_> = extra.iter().cloned().chain([peer.identity()]).collect();
-            identities.sort();
-            identities.dedup();
-            identities.into()
+            distinct(extra.iter().cloned().chain([peer.identity()]))
         };
-        Self { address, authority: Authority::Address(authority), identities }
+        Self { address, authority, identities }
     }
+}
+
+/// In order and without repeats, so that equal sets are equal.
+fn distinct(identities: impl Iterator<Item = Identity>) -> Arc<[Identity]> {
+    let mut identities: Vec<_> = identities.collect();
+    identities.sort();
+    identities.dedup();
+    identities.into()
 }
 
 impl Plan {
@@ -126,9 +147,10 @@ impl Plan {
     pub fn workload(&self) -> Option<&Arc<Workload>> {
         match self {
             Self::Passthrough { .. } => None,
-            Self::Direct { workload, .. } | Self::Tunnel { workload, .. } | Self::Resolve { workload, .. } => {
-                Some(workload)
-            }
+            Self::Direct { workload, .. }
+            | Self::Tunnel { workload, .. }
+            | Self::ViaGateway { workload, .. }
+            | Self::Resolve { workload, .. } => Some(workload),
             Self::ViaWaypoint { workload, .. } => workload.as_ref(),
         }
     }
@@ -142,14 +164,15 @@ impl Plan {
             | Self::Tunnel { service, .. }
             | Self::ViaWaypoint { service, .. }
             | Self::Resolve { service, .. } => service.as_ref(),
+            Self::ViaGateway { service, .. } => Some(service),
         }
     }
 
-    /// The tunnel to open, if there is one.
+    /// The tunnel to open, if there is one; of two the outer.
     #[must_use]
     pub fn hop(&self) -> Option<&Hop> {
         match self {
-            Self::Tunnel { hop, .. } | Self::ViaWaypoint { hop, .. } => Some(hop),
+            Self::Tunnel { hop, .. } | Self::ViaWaypoint { hop, .. } | Self::ViaGateway { hop, .. } => Some(hop),
             Self::Passthrough { .. } | Self::Direct { .. } | Self::Resolve { .. } => None,
         }
     }
@@ -223,19 +246,32 @@ fn to_service(
 ) -> Result<Plan, Box<Refusal>> {
     // A waypoint beats everything else. It does not send to itself what it sends on.
     if let Some(reference) = waypoint::of_service(service, rng)
-        && !waypoint::includes(snapshot, reference, source)
+        && !waypoint::serves(snapshot, service, source)
     {
-        let (hop, waypoint) = waypoint::hop(snapshot, source, reference, destination, rng)?;
-        return Ok(Plan::ViaWaypoint { hop, waypoint, service: Some(service.clone()), workload: None });
+        let (found, pick) = waypoint::endpoint(snapshot, source, reference, destination, rng)?;
+        if pick.target == Target::Remote {
+            let accepted = found.subject_alt_names();
+            return gateway::plan(snapshot, source, (service, destination), pick.workload, accepted, rng);
+        }
+        let hop = waypoint::hop(&found, &pick, reference, destination)?;
+        return Ok(Plan::ViaWaypoint { hop, waypoint: pick.workload, service: Some(service.clone()), workload: None });
     }
     if service.load_balancing.mode == Mode::Passthrough {
         return Ok(Plan::Passthrough { address: destination, service: Some(service.clone()) });
     }
-    let request =
-        balance::Request { client: source, port: destination.port(), address: Some(destination.ip()), gateway: false };
+    let request = balance::Request {
+        client: source,
+        port: destination.port(),
+        address: Some(destination.ip()),
+        role: Role::Destination,
+    };
     let pick = balance::pick(service, snapshot.endpoints(&service.key), &request, rng).ok_or_else(|| {
         Refusal::new(Reason::NoHealthyUpstream, format_args!("{}:{}", service.hostname(), destination.port()))
     })?;
+    if pick.target == Target::Remote {
+        let accepted = &service.subject_alt_names;
+        return gateway::plan(snapshot, source, (service, destination), pick.workload, accepted, rng);
+    }
     to_endpoint(pick, Some(service))
 }
 
@@ -249,8 +285,9 @@ fn to_workload(
     if let Some(reference) = &workload.waypoint
         && !waypoint::includes(snapshot, reference, source)
     {
-        let (hop, waypoint) = waypoint::hop(snapshot, source, reference, destination, rng)?;
-        return Ok(Plan::ViaWaypoint { hop, waypoint, service: None, workload: Some(workload.clone()) });
+        let (found, pick) = waypoint::endpoint(snapshot, source, reference, destination, rng)?;
+        let hop = waypoint::hop(&found, &pick, reference, destination)?;
+        return Ok(Plan::ViaWaypoint { hop, waypoint: pick.workload, service: None, workload: Some(workload.clone()) });
     }
     let target = Target::Address(destination.ip());
     to_endpoint(Pick { workload: workload.clone(), target, port: destination.port() }, None)
@@ -261,14 +298,15 @@ fn to_endpoint(pick: Pick, service: Option<&Arc<Service>>) -> Result<Plan, Box<R
     let service = service.cloned();
     match (target, workload.protocol) {
         (Target::Address(ip), Protocol::Hbone) => {
-            let hop =
-                Hop::new(SocketAddr::new(ip, HBONE_PORT), SocketAddr::new(ip, port), &workload, service.as_deref());
+            let authority = Authority::Address(SocketAddr::new(ip, port));
+            let hop = Hop::new(SocketAddr::new(ip, HBONE_PORT), authority, &workload, service.as_deref());
             Ok(Plan::Tunnel { hop, workload, service })
         }
         (Target::Address(ip), Protocol::Tcp) => {
             Ok(Plan::Direct { address: SocketAddr::new(ip, port), workload, service })
         }
         (Target::Hostname(hostname), _) => Ok(Plan::Resolve { hostname, port, workload, service }),
+        // Other networks are crossed for services only: both tunnels name one.
         (Target::Remote, _) => {
             Err(Refusal::new(Reason::WrongNetwork, format_args!("network {:?}", workload.network))
                 .with_workload(&workload))
@@ -307,9 +345,4 @@ pub fn resolved(
         }
         planned => Ok(planned),
     }
-}
-
-/// An address of a workload, if possible of the same family as the one that was dialled.
-fn address_of(workload: &Workload, dialled: IpAddr) -> Option<IpAddr> {
-    balance::address(workload, IpFamilies::Automatic, Some(dialled))
 }

@@ -17,7 +17,8 @@ use fairway_core::io::netns::NetworkNamespace;
 use fairway_core::io::ready::Readiness;
 use fairway_core::io::socket::{Probing, SocketFactory, may_borrow_addresses};
 use fairway_core::io::tls::profile::Report;
-use fairway_core::io::{admin, xds};
+use fairway_core::io::tls::revocation::RevocationFile;
+use fairway_core::io::{admin, certs, xds};
 use fairway_core::limits;
 use fairway_core::local::Defaults;
 use rustls::crypto::CryptoProvider;
@@ -62,6 +63,11 @@ pub async fn run(config: Config, log_filter: LogFilter, workers: Workers) -> any
     build_metrics(&metrics, &report);
     let authority = authority(&config, &provider)?;
     let certificates = Certificates::within(config.limits.clone(), authority, Arc::clone(&provider), SystemTime::now);
+    certs::metrics::register(&certificates, &metrics);
+    if let Some(path) = &config.revocation_list {
+        let file = RevocationFile::open(path, certificates.trust().clone(), &config.limits).await;
+        tokio::spawn(file.context("CRL_PATH")?.follow());
+    }
     let live = if config.on_demand { Live::on_demand() } else { Live::new() };
     let telemetry = Telemetry::new(&metrics);
     let counted = DnsMetrics::new(&metrics);

@@ -144,6 +144,9 @@ pub struct Arguments {
     /// for one workload not, because answers to its clients only reach us with routes that somebody must have set up
     #[arg(long, env = "ENABLE_ORIG_SRC", value_name = "BOOL")]
     pub enable_orig_src: Option<String>,
+    /// File with certificate revocation lists, PEM or DER
+    #[arg(long, env = "CRL_PATH", value_name = "FILE")]
+    pub crl_path: Option<String>,
     /// The pod's grace period in seconds, from which CONNECTION_TERMINATION_DEADLINE is derived if it is not set
     #[arg(long, env = "TERMINATION_GRACE_PERIOD_SECONDS", value_name = "SECONDS")]
     pub termination_grace_period_seconds: Option<String>,
@@ -223,6 +226,8 @@ pub struct Config {
     pub limits: Limits,
     /// Lifetime asked for certificates.
     pub certificate_lifetime: Duration,
+    /// File with certificate revocation lists.
+    pub revocation_list: Option<PathBuf>,
     /// How long open connections may last when we shut down.
     pub drain_deadline: Duration,
     /// Shape of log lines.
@@ -396,6 +401,7 @@ impl Arguments {
             // Nothing sends the answers back to a dedicated proxy unless somebody has seen to it.
             preserve_source: preserve_source.or(matches!(mode, Mode::Dedicated(_)).then_some(false)),
             mode,
+            revocation_list: set(self.crl_path.as_deref()).map(PathBuf::from),
             drain_deadline,
             log_shape: parse("LOG_FORMAT", &self.log_format)?,
             log_filter: self.log_filter,
@@ -448,6 +454,7 @@ impl Config {
             "network": self.network,
             "ipv6Enabled": self.ipv6,
             "enableOriginalSource": self.preserve_source,
+            "crlPath": self.revocation_list,
             "secretTtlSeconds": self.certificate_lifetime.as_secs(),
             "terminationDeadlineSeconds": self.drain_deadline.as_secs(),
             "dnsProxyPort": self.dns.port,

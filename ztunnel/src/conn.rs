@@ -69,17 +69,23 @@ impl Authorized {
         self.allowed_by.as_ref()
     }
 
-    /// Runs `work` to its end, unless policy or a drain ends the connection before.
+    /// Runs `work` to its end, unless policy or a drain ends the connection before. Tells `allowed_by` when another ALLOW
+    /// policy than before lets it go on.
     ///
     /// # Errors
     /// Why the connection must be cut; `work` has been dropped by then.
-    pub async fn while_allowed<T>(&mut self, mut drain: Drain, work: impl Future<Output = T>) -> Result<T, Cut> {
+    pub async fn while_allowed<T>(
+        &mut self,
+        mut drain: Drain,
+        work: impl Future<Output = T>,
+        allowed_by: impl Fn(Option<PolicyKey>),
+    ) -> Result<T, Cut> {
         pin!(work);
         let mut patience = None;
         loop {
             tokio::select! {
                 biased;
-                changed = self.view.changed() => match changed.map(|()| self.decide_again()) {
+                changed = self.view.changed() => match changed.map(|()| self.decide_again(&allowed_by)) {
                     Ok(Ok(())) => patience = None,
                     // Some controllers announce a workload before the policy it names. Nobody new gets in meanwhile.
                     Ok(Err(denial)) if denial.reason == Reason::PolicyUnknown => {
@@ -96,7 +102,7 @@ impl Authorized {
                 },
                 () = drain.immediate() => return Err(Cut::Drained),
                 () = until(patience), if patience.is_some() => {
-                    self.decide_again().map_err(Cut::Denied)?;
+                    self.decide_again(&allowed_by).map_err(Cut::Denied)?;
                     patience = None;
                 }
                 done = &mut work => return Ok(done),
@@ -106,10 +112,14 @@ impl Authorized {
 
     /// A pod that vanished from the configuration has no policy to ask. The last answer stands: the pod's removal
     /// cuts its connections, an outage of the controller must not.
-    fn decide_again(&mut self) -> Result<(), Denial> {
+    fn decide_again(&mut self, allowed_by: &impl Fn(Option<PolicyKey>)) -> Result<(), Denial> {
         let view = Arc::clone(&self.view.borrow_and_update());
         if view.workload.is_some() {
-            self.allowed_by = decide(&view, &self.facts, &mut self.dry_run)?;
+            let now = decide(&view, &self.facts, &mut self.dry_run)?;
+            if now != self.allowed_by {
+                self.allowed_by = now;
+                allowed_by(self.allowed_by.clone());
+            }
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ fn an_idle_connection_is_small() {
         ("outbound", future_size(outbound::serve), 2_200),
         ("plaintext", future_size(passthrough::serve), 1_800),
         ("stranger", future_size(inbound::serve), 720),
-        ("tunnel connection", future_size(|proven, (): ()| inbound::carry_streams(proven)), 8_000),
+        ("tunnel connection", future_size(|proven, (): ()| inbound::carry_streams(proven)), 5_600),
         ("tunnel stream", future_size(|stream: inbound::Arrived, (): ()| stream.serve()), 1_600),
     ];
     for (name, size, _) in sizes {

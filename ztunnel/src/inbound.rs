@@ -15,8 +15,10 @@ use fairway_core::io::copy;
 use fairway_core::io::drain::Drain;
 use fairway_core::io::hbone::TunnelStream;
 use fairway_core::io::hbone::headers::{BAGGAGE, forwarded_host};
+use fairway_core::io::hbone::lifetime::Lifetime;
 use fairway_core::io::hbone::server::{self, AcceptError, Incoming};
 use fairway_core::io::socket::reset_on_close;
+use fairway_core::io::tls::trust::Role;
 use fairway_core::limits::{self, Limits};
 use fairway_core::reason::Reason;
 use fairway_core::route;
@@ -24,13 +26,14 @@ use fairway_core::snapshot::Snapshot;
 use fairway_core::workload::Workload;
 use http::HeaderMap;
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout_at;
 
 use crate::conn::Authorized;
 use crate::deliver::{Delivered, deliver_to};
 use crate::dialled;
 use crate::listen::{Accepted, Arrival};
+use crate::outcome;
 use crate::pod::Pod;
 use crate::telemetry::{ConnectionInfo, ConnectionTelemetry, Outcome, Reporter};
 use crate::workers::Place;
@@ -74,6 +77,7 @@ pub(crate) struct Proven {
     tls: server::TunnelTls,
     pod: Arc<Pod>,
     client: Identity,
+    lifetime: Lifetime,
     info: ConnectionInfo,
     started: Instant,
     permit: OwnedSemaphorePermit,
@@ -107,8 +111,10 @@ async fn prove(
     let late = || Err(AcceptError::Timeout(pod.mesh.limits.duration(&limits::TLS_HANDSHAKE_TIMEOUT)));
     match accepting.await.unwrap_or_else(|_elapsed| late()) {
         Ok((tls, client)) => {
+            let chain = tls.get_ref().1.peer_certificates();
+            let lifetime = Lifetime::new(&pod.mesh.certificates, &certificate, Role::Client, chain);
             let pod = Arc::clone(pod);
-            Some(Box::new(Proven { tls, pod, client, info, started, permit, place }))
+            Some(Box::new(Proven { tls, pod, client, lifetime, info, started, permit, place }))
         }
         Err(error) => refuse(&info, &Outcome::from(&error)),
     }
@@ -117,12 +123,17 @@ async fn prove(
 /// Serves the streams of a proven connection until it ends.
 pub(crate) async fn carry_streams(proven: Box<Proven>) {
     // Out of its box at once, which is of no use any more.
-    let Proven { tls, pod, client, mut info, started, permit: _permit, place } = std::convert::identity(*proven);
+    let Proven { tls, pod, client, lifetime, mut info, started, permit: _permit, place } =
+        std::convert::identity(*proven);
     let (peer, arrived_at) = (info.source, info.destination);
-    let mut draining = pod.drain.clone();
-    let drain = async move {
-        draining.started().await;
-    };
+    let retired = Notify::new();
+    let drain = pin!(async {
+        let mut drain = pod.drain.clone();
+        tokio::select! {
+            _mode = drain.started() => {}
+            () = retired.notified() => {}
+        }
+    });
     let mut asked = false;
     // The client's own limit counts the streams it has not given up; this one those that still cost us something.
     let permits = Arc::new(Semaphore::new(pod.mesh.limits.size(&limits::MAX_CONCURRENT_STREAMS)));
@@ -131,11 +142,31 @@ pub(crate) async fn carry_streams(proven: Box<Proven>) {
         let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
             return incoming.refuse(Reason::ConnectionLimit);
         };
-        let (pod, client, place) = (Arc::clone(&pod), client.clone(), place.another());
-        let arrived = Arrived { pod, peer, arrived_at, client, incoming, permit, place };
+        let arrived = Arrived {
+            pod: Arc::clone(&pod),
+            peer,
+            arrived_at,
+            client: client.clone(),
+            lifetime: lifetime.clone(),
+            incoming,
+            permit,
+            place: place.another(),
+        };
         tokio::spawn(arrived.serve());
     };
-    match server::serve(tls, peer, &pod.mesh.limits, drain, streams).await {
+    // Boxed, as what is rarely polled.
+    let cut = Box::pin(lifetime.follow(|| retired.notify_one()));
+    let served = {
+        let serving = pin!(server::serve(tls, peer, &pod.mesh.limits, drain, streams));
+        tokio::select! {
+            served = serving => served,
+            reason = cut => {
+                tracing::warn!(%peer, %client, %reason, "tunnel connection cut");
+                return;
+            }
+        }
+    };
+    match served {
         // A member that never asked for a stream would leave no trace otherwise.
         Err(error) if !asked => {
             info.destination_identity = info.destination_workload.as_deref().map(Workload::identity);
@@ -153,6 +184,7 @@ pub(crate) struct Arrived {
     peer: SocketAddr,
     arrived_at: SocketAddr,
     client: Identity,
+    lifetime: Lifetime,
     incoming: Incoming,
     permit: OwnedSemaphorePermit,
     place: Place,
@@ -226,7 +258,15 @@ impl Arrived {
             return None;
         };
         let telemetry = pod.mesh.telemetry.open(info, authorized.allowed_by().cloned());
-        Some(Box::new(Open { authorized, application, tunnel, telemetry, _permit: self.permit, _place: self.place }))
+        Some(Box::new(Open {
+            authorized,
+            application,
+            tunnel,
+            telemetry,
+            lifetime: self.lifetime,
+            _permit: self.permit,
+            _place: self.place,
+        }))
     }
 
     fn describe(&self, snapshot: &Snapshot, local: Option<&Arc<Workload>>) -> ConnectionInfo {
@@ -253,6 +293,7 @@ struct Open {
     application: TcpStream,
     tunnel: TunnelStream,
     telemetry: ConnectionTelemetry,
+    lifetime: Lifetime,
     _permit: OwnedSemaphorePermit,
     _place: Place,
 }
@@ -262,10 +303,10 @@ impl Open {
     async fn carry(mut self: Box<Self>, drain: Drain, limits: &Limits) {
         let allowed = {
             let copied = pin!(copy::with_tunnel(&mut self.application, &mut self.tunnel, limits, &self.telemetry));
-            self.authorized.while_allowed(drain, copied).await
+            self.authorized.while_allowed(drain, copied, |policy| self.telemetry.allowed_by(policy)).await
         };
         let outcome = match allowed {
-            Ok(result) => result.into(),
+            Ok(result) => outcome::of_tunnel(result, &self.lifetime),
             Err(cut) => {
                 self.tunnel.abort();
                 reset_on_close(&self.application);

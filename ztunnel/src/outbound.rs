@@ -9,7 +9,9 @@ use std::time::Instant;
 
 use fairway_core::io::copy;
 use fairway_core::io::drain::Drain;
-use fairway_core::io::hbone::{ConnectRequest, TunnelKey, TunnelStream, headers};
+use fairway_core::io::hbone::client::Opened;
+use fairway_core::io::hbone::lifetime::Lifetime;
+use fairway_core::io::hbone::{ConnectRequest, TunnelError, TunnelKey, TunnelStream, headers};
 use fairway_core::io::socket::{original_destination, reset_on_close};
 use fairway_core::limits::{self, Limits};
 use fairway_core::reason::Reason;
@@ -17,7 +19,7 @@ use fairway_core::route::{self, Hop, Plan, Refusal};
 use fairway_core::service::Service;
 use fairway_core::snapshot::Snapshot;
 use fairway_core::workload::Workload;
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use tokio::net::TcpStream;
 
 use crate::listen::{Accepted, Arrival};
@@ -76,15 +78,16 @@ async fn open(pod: &Pod, place: &Place, stream: TcpStream, client: SocketAddr) -
             connection.neighbour(&source, neighbour, hop).await
         }
         Plan::Tunnel { hop, workload: peer, .. } | Plan::ViaWaypoint { hop, waypoint: peer, .. } => {
-            let key = TunnelKey {
-                source: source.identity(),
-                accepted: Arc::clone(&hop.identities),
-                peer: hop.address,
-                workload: Some(peer.uid.clone()),
-                client: client.ip(),
-            };
+            let key = key(&source, hop, peer, client);
             let request = request(&source, hop, client, plan.service());
-            connection.tunnel(pod, place, &key, &request).await
+            connection.tunnel(&key, hop, peer, pod.pool(place).open(&key, &request)).await
+        }
+        Plan::ViaGateway { hop, inner, gateway, .. } => {
+            let key = key(&source, hop, gateway, client);
+            let outer = request(&source, hop, client, plan.service());
+            let nested = nested_request(&source, &outer);
+            let opening = pod.pool(place).open_through(&key, &outer, inner, &nested);
+            connection.tunnel(&key, hop, gateway, opening).await
         }
         // `plan` leaves none of these.
         Plan::Resolve { hostname, .. } => connection.refuse(&Outcome::because(Reason::DnsFailed, hostname)),
@@ -131,18 +134,24 @@ impl Outgoing {
         Some(Open::Plain { stream: self.stream, upstream, telemetry })
     }
 
-    /// Mutual TLS to the destination's node, or to its waypoint.
-    async fn tunnel(mut self, pod: &Pod, place: &Place, key: &TunnelKey, request: &ConnectRequest) -> Option<Open> {
-        self.info.destination = key.peer;
-        self.info.hbone_destination = Some(request.authority.clone());
-        let opened = match pod.pool(place).open(key, request).await {
+    /// Mutual TLS to `peer` at the end of `hop`: the destination's node, its waypoint, or its network's gateway.
+    async fn tunnel(
+        mut self,
+        key: &TunnelKey,
+        hop: &Hop,
+        peer: &Workload,
+        opening: impl Future<Output = Result<Opened, TunnelError>>,
+    ) -> Option<Open> {
+        self.info.destination = hop.address;
+        self.info.hbone_destination = Some(hop.authority.to_string());
+        let opened = match opening.await {
             Ok(opened) => opened,
-            Err(error) => return self.refuse(&Outcome::from(&error)),
+            Err(error) => return self.refuse(&outcome::tunnel_failed(&error, peer)),
         };
         self.info.source_identity = Some(key.source.clone());
         self.info.destination_identity = opened.peer_identity;
         let telemetry = self.telemetry.open(self.info, None);
-        Some(Open::Tunnel { stream: self.stream, tunnel: opened.stream, telemetry })
+        Some(Open::Tunnel { stream: self.stream, tunnel: opened.stream, telemetry, lifetime: opened.lifetime })
     }
 
     /// The application learns of a refusal by a reset: an orderly close would look like an empty answer.
@@ -156,7 +165,7 @@ impl Outgoing {
 /// A connection whose other end exists.
 enum Open {
     Plain { stream: TcpStream, upstream: TcpStream, telemetry: ConnectionTelemetry },
-    Tunnel { stream: TcpStream, tunnel: TunnelStream, telemetry: ConnectionTelemetry },
+    Tunnel { stream: TcpStream, tunnel: TunnelStream, telemetry: ConnectionTelemetry, lifetime: Lifetime },
     Neighbour(Box<neighbour::Open>),
 }
 
@@ -177,11 +186,11 @@ impl Open {
                 };
                 telemetry.finish(&outcome);
             }
-            Self::Tunnel { mut stream, mut tunnel, telemetry } => {
+            Self::Tunnel { mut stream, mut tunnel, telemetry, lifetime } => {
                 let served =
                     while_served(drain, pin!(copy::with_tunnel(&mut stream, &mut tunnel, limits, &telemetry))).await;
                 let outcome = match served {
-                    Some(result) => result.into(),
+                    Some(result) => outcome::of_tunnel(result, &lifetime),
                     None => {
                         reset_on_close(&stream);
                         tunnel.abort();
@@ -202,6 +211,26 @@ async fn while_served<T>(mut drain: Drain, copy: impl Future<Output = T>) -> Opt
         () = drain.immediate() => None,
         result = copy => Some(result),
     }
+}
+
+fn key(source: &Workload, hop: &Hop, peer: &Workload, client: SocketAddr) -> TunnelKey {
+    TunnelKey {
+        source: source.identity(),
+        accepted: Arc::clone(&hop.identities),
+        peer: hop.address,
+        workload: Some(peer.uid.clone()),
+        client: client.ip(),
+    }
+}
+
+/// What is asked of the peer behind a gateway: the same, and where it comes from. There the address of whoever connects
+/// is the gateway's.
+fn nested_request(source: &Workload, outer: &ConnectRequest) -> ConnectRequest {
+    let mut request = outer.clone();
+    if let Ok(network) = HeaderValue::from_str(&source.network) {
+        request.headers.insert(headers::FORWARDED_NETWORK, network);
+    }
+    request
 }
 
 fn request(source: &Workload, hop: &Hop, client: SocketAddr, service: Option<&Arc<Service>>) -> ConnectRequest {

@@ -80,7 +80,7 @@ impl Open {
     async fn carry(mut self: Box<Self>, drain: Drain, limits: &Limits) {
         let allowed = {
             let copied = pin!(copy::plain(&mut self.application, &mut self.stream, limits, &self.telemetry));
-            self.authorized.while_allowed(drain, copied).await
+            self.authorized.while_allowed(drain, copied, |policy| self.telemetry.allowed_by(policy)).await
         };
         let outcome = match allowed {
             Ok(result) => result.into(),

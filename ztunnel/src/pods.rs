@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use fairway_core::io::certs::CertificateHandle;
 use fairway_core::io::drain::{self, Drain, Mode, Trigger};
 use fairway_core::io::hbone::Pool;
 use fairway_core::io::metrics::{Counter, Gauge, Metrics};
@@ -265,23 +266,23 @@ fn accept<T>(
     workers.spawn(worker, listen::accept(name, listener, permits, drain, handle));
 }
 
-/// While the pod is served: holds its certificate, so that the first connection need not wait for one, and lets idle
-/// tunnels go.
+/// While the pod is served: holds the certificate of whoever it is now, so that the first connection need not wait for
+/// one, and lets idle tunnels go.
 async fn keep(pod: Arc<Pod>, mut drain: Drain) {
-    let claim = async {
-        let mut view = pod.view();
-        let known = view.wait_for(|view| view.workload.is_some()).await.ok()?;
-        let identity = known.workload.as_ref()?.identity();
-        Some(pod.mesh.certificates.claim(&identity))
-    };
-    let _certificate = tokio::select! {
-        certificate = claim => certificate,
-        _mode = drain.started() => None,
-    };
+    let mut view = pod.view();
+    let mut certificate: Option<CertificateHandle> = None;
     let idle = pod.mesh.limits.duration(&limits::POOL_IDLE_TIMEOUT);
     let mut sweeps = interval(SWEEP_INTERVAL.min(idle));
     loop {
+        let identity = view.borrow_and_update().workload.as_ref().map(|workload| workload.identity());
+        if let Some(identity) = identity
+            && certificate.as_ref().is_none_or(|held| *held.identity() != identity)
+        {
+            // The old one is let go with its tunnels, which hold it, too.
+            certificate = Some(pod.mesh.certificates.claim(&identity));
+        }
         tokio::select! {
+            Ok(()) = view.changed() => {}
             now = sweeps.tick() => {
                 for pool in pod.pools() {
                     pool.sweep(idle, now);

@@ -256,6 +256,11 @@ impl ConnectionTelemetry {
         self.series.to_source(bytes);
     }
 
+    /// Another ALLOW policy than before lets the connection go on.
+    pub fn allowed_by(&self, policy: Option<PolicyKey>) {
+        *self.entry.policy() = policy;
+    }
+
     /// The connection ended: counts it and writes its line.
     pub fn finish(mut self, outcome: &Outcome) {
         self.finished = true;
@@ -267,7 +272,7 @@ impl ConnectionTelemetry {
         if outcome.reason != Reason::Ok {
             self.telemetry.shared.series.failed(&self.info, outcome.reason);
         }
-        access::complete(&self.info, outcome, self.entry.policy.as_ref(), self.entry.bytes.read(), self.entry.opened);
+        access::complete(&self.info, outcome, self.entry.policy().as_ref(), self.entry.bytes.read(), self.entry.opened);
     }
 }
 

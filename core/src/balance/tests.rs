@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use fairway_proto::workload as proto;
 use proptest::prelude::*;
 
-use super::{Pick, Request, Target, pick};
+use super::{Pick, Request, Role, Target, pick};
 use crate::{
     service::{Service, ServiceKey},
     snapshot::{Snapshot, Update, World},
@@ -29,7 +29,7 @@ fn build(service_with: proto::Service, endpoints: Vec<proto::Workload>) -> (Arc<
 }
 
 fn request(client: &Workload, port: u16) -> Request<'_> {
-    Request { client, port, address: None, gateway: false }
+    Request { client, port, address: None, role: Role::Destination }
 }
 
 fn choose(world: &(Arc<Snapshot>, Arc<Service>), request: &Request<'_>, seed: u64) -> Option<Pick> {
@@ -139,7 +139,8 @@ fn ports_come_from_the_endpoint_and_then_from_the_service() {
         let mut endpoints = endpoint(endpoint_ports);
         endpoints[0].application_tunnel = tunnel.then(Default::default);
         let world = build(service_message("web", &[], service_ports), endpoints);
-        choose(&world, &Request { gateway, ..request(&client, 80) }, 1).map(|pick| pick.port)
+        let role = if gateway { Role::Waypoint } else { Role::Destination };
+        choose(&world, &Request { role, ..request(&client, 80) }, 1).map(|pick| pick.port)
     };
     assert_eq!(picked(&[(80, 8080)], &[(80, 9090)], false, false), Some(9090));
     assert_eq!(picked(&[(80, 8080)], &[], false, false), Some(8080));

@@ -6,6 +6,7 @@
 pub mod authority;
 pub mod describe;
 pub mod manager;
+pub mod metrics;
 pub mod request;
 pub mod schedule;
 pub mod test_authority;
@@ -55,7 +56,7 @@ pub enum CertificateError {
         identity: Identity,
     },
     /// The authority refused or could not be reached.
-    #[error("no certificate for {identity}; last answer of the certificate authority: {last_error}")]
+    #[error("no certificate for {identity}, last CA error: {last_error}")]
     Unavailable {
         /// Whose certificate.
         identity: Identity,
@@ -63,7 +64,7 @@ pub enum CertificateError {
         last_error: String,
     },
     /// It ran out and could not be renewed.
-    #[error("certificate of {identity} expired {} s ago; last answer of the certificate authority: {last_error}", .since.as_secs())]
+    #[error("certificate of {identity} expired {} ago, last CA error: {last_error}", age(*.since))]
     Expired {
         /// Whose certificate.
         identity: Identity,
@@ -72,6 +73,16 @@ pub enum CertificateError {
         /// What the authority said last.
         last_error: String,
     },
+}
+
+/// As people say it: rounded down, one unit.
+fn age(since: Duration) -> String {
+    match since.as_secs() {
+        seconds @ ..120 => format!("{seconds} s"),
+        seconds @ ..7_200 => format!("{} m", seconds / 60),
+        seconds @ ..172_800 => format!("{} h", seconds / 3_600),
+        seconds => format!("{} d", seconds / 86_400),
+    }
 }
 
 #[cfg(test)]

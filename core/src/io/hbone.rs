@@ -4,7 +4,10 @@ pub mod client;
 mod gather;
 pub mod headers;
 pub mod keepalive;
+pub mod lifetime;
+mod nested;
 pub mod pool;
+mod probe;
 pub mod server;
 pub mod stream;
 

@@ -5,18 +5,22 @@
 
 pub mod profile;
 pub mod records;
+pub mod revocation;
+pub mod trust;
 pub mod verify;
 
 use std::sync::Arc;
 
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::CryptoProvider;
+use rustls::pki_types::CertificateDer;
 use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, RootCertStore, ServerConfig, SignatureScheme};
+use rustls::{ClientConfig, ServerConfig, SignatureScheme};
 
 use crate::ident::Identity;
 use profile::Profile;
+use trust::Trust;
 use verify::{ExpectedPeer, MeshClients};
 
 /// The protocol spoken inside the tunnel's TLS.
@@ -55,25 +59,25 @@ fn without_chacha(mut provider: CryptoProvider) -> CryptoProvider {
 #[derive(Debug)]
 pub struct Credentials {
     certified: Arc<CertifiedKey>,
-    roots: Arc<RootCertStore>,
+    trust: Trust,
     provider: Arc<CryptoProvider>,
     server: Arc<ServerConfig>,
 }
 
 impl Credentials {
-    /// Prepares both directions once, so that a connection costs no parsing of keys.
+    /// Prepares both directions once, so that a connection costs no parsing of keys. What peers are checked against is
+    /// looked up in `trust` at each handshake.
     ///
     /// # Errors
     /// When the provider supports no TLS 1.3.
     pub fn new(
         identity: &Identity,
         certified: CertifiedKey,
-        roots: RootCertStore,
+        trust: Trust,
         provider: Arc<CryptoProvider>,
     ) -> Result<Self, rustls::Error> {
         let certified = Arc::new(certified);
-        let roots = Arc::new(roots);
-        let clients = Arc::new(MeshClients::new(Arc::clone(&roots), &provider, identity));
+        let clients = Arc::new(MeshClients::new(trust.clone(), &provider, identity));
         let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_client_cert_verifier(clients)
@@ -81,7 +85,13 @@ impl Credentials {
         server.alpn_protocols = vec![ALPN_HTTP2.to_vec()];
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 0;
-        Ok(Self { certified, roots, provider, server: Arc::new(server) })
+        Ok(Self { certified, trust, provider, server: Arc::new(server) })
+    }
+
+    /// Our own certificates as peers see them, leaf first.
+    #[must_use]
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.certified.cert
     }
 
     /// Settings for accepting tunnels as this workload.
@@ -95,7 +105,7 @@ impl Credentials {
     /// # Errors
     /// When the provider supports no TLS 1.3.
     pub fn client(&self, accepted: &[Identity]) -> Result<Arc<ClientConfig>, rustls::Error> {
-        let peer = ExpectedPeer::new(Arc::clone(&self.roots), &self.provider, accepted.to_vec());
+        let peer = ExpectedPeer::new(self.trust.clone(), &self.provider, accepted.to_vec());
         let mut client = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .dangerous()

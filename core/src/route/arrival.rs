@@ -27,18 +27,21 @@ pub struct Arrival {
     pub authority: Authority,
     /// The service the peer named, for telemetry.
     pub service: Option<Arc<Service>>,
+    /// The pod's network.
+    network: Arc<str>,
 }
 
 impl Arrival {
     /// The destination a PROXY protocol header names: what the client asked for, as an address. For a hostname that is
-    /// one of the service's own, IPv4 before IPv6; without any, the pod's.
+    /// one of the service's own, of the pod's network first, then IPv4; without any, the pod's.
     #[must_use]
     pub fn announced(&self) -> SocketAddr {
         match (&self.authority, &self.service) {
             (Authority::Address(address), _) => *address,
             (Authority::Hostname { port, .. }, Some(service)) => {
-                let vip = service.vips.iter().map(|vip| vip.ip).min_by_key(IpAddr::is_ipv6);
-                vip.map_or(self.destination, |ip| SocketAddr::new(ip, *port))
+                let nearest = |vip: &&NetworkAddress| (vip.network != self.network, vip.ip.is_ipv6());
+                let vip = service.vips.iter().min_by_key(nearest);
+                vip.map_or(self.destination, |vip| SocketAddr::new(vip.ip, *port))
             }
             (Authority::Hostname { .. }, None) => self.destination,
         }
@@ -93,7 +96,7 @@ pub fn inbound(
     let proxy_protocol = tunnel.is_some_and(|tunnel| tunnel.protocol == TunnelPrefix::Proxy);
     let destination = SocketAddr::new(arrived_at.ip(), port);
     let dial = if proxy_protocol { SocketAddr::new(loopback(arrived_at.ip()), port) } else { destination };
-    Ok(Arrival { destination, dial, proxy_protocol, authority, service })
+    Ok(Arrival { destination, dial, proxy_protocol, authority, service, network: local.network.clone() })
 }
 
 /// Checks a plaintext connection that arrived for a pod.

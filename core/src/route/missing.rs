@@ -2,16 +2,17 @@
 
 use std::net::SocketAddr;
 
-use super::waypoint;
+use super::reference::{self, Found};
 use crate::{
     addr::{Authority, NetworkAddress, canonical},
-    service::GatewayAddress,
+    service::{GatewayAddress, Service},
     snapshot::Snapshot,
     workload::Workload,
 };
 
 /// The name to ask the control plane for before a connection from `source` to `destination` can be planned: the
-/// destination's own, or its waypoint's. None if nothing is missing, or nothing that has a name.
+/// destination's own, its waypoint's, or that of another network's gateway. None if nothing is missing, or nothing that
+/// has a name.
 #[must_use]
 pub fn missing(snapshot: &Snapshot, source: &Workload, destination: SocketAddr) -> Option<String> {
     let destination = canonical(destination);
@@ -19,15 +20,33 @@ pub fn missing(snapshot: &Snapshot, source: &Workload, destination: SocketAddr) 
         return None;
     }
     let address = NetworkAddress { network: source.network.clone(), ip: destination.ip() };
-    let unknown = |reference: &&GatewayAddress| !waypoint::is_known(snapshot, source, reference);
+    let unknown = |reference: &&GatewayAddress| !reference::is_known(snapshot, source, reference);
     if let Some(service) = snapshot.service_by_vip(&address, source.namespace()) {
         let weighted = service.weighted_waypoints.iter().map(|waypoint| &waypoint.destination);
-        return weighted.chain(&service.waypoint).find(unknown).map(|reference| reference.destination.to_string());
+        let mut waypoints = weighted.chain(&service.waypoint);
+        if let Some(reference) = waypoints.clone().find(unknown) {
+            return Some(reference.destination.to_string());
+        }
+        return missing_gateway(snapshot, source, service).or_else(|| {
+            waypoints.find_map(|reference| match reference::find(snapshot, source, reference)? {
+                Found::Service(waypoint) => missing_gateway(snapshot, source, waypoint),
+                Found::Workload(_) => None,
+            })
+        });
     }
     if let Some(workload) = snapshot.workload_by_address(&address) {
         return workload.waypoint.as_deref().filter(unknown).map(|reference| reference.destination.to_string());
     }
     snapshot.refused_address(&address).is_none().then(|| address.to_string())
+}
+
+/// The gateway of a network that the service has endpoints in, if it is not known.
+fn missing_gateway(snapshot: &Snapshot, source: &Workload, service: &Service) -> Option<String> {
+    let endpoints = snapshot.endpoints(&service.key).iter().map(|endpoint| &endpoint.workload);
+    endpoints.filter(|workload| workload.network != source.network).find_map(|workload| {
+        let reference = workload.network_gateway.as_ref()?;
+        (!reference::is_known(snapshot, source, reference)).then(|| reference.destination.to_string())
+    })
 }
 
 /// The same for a tunnel that came to `arrived_at`, an address of the pod of `local`, and asks for `authority`: the
@@ -58,7 +77,7 @@ pub fn missing_inbound(
                 (None, Some(service)) => service.waypoint.as_ref(),
                 (None, None) => return snapshot.refused_address(&address).is_none().then(|| address.to_string()),
             };
-            let unknown = |reference: &&GatewayAddress| !waypoint::is_known(snapshot, local, reference);
+            let unknown = |reference: &&GatewayAddress| !reference::is_known(snapshot, local, reference);
             reference.filter(unknown).map(|reference| reference.destination.to_string())
         }
     }
@@ -86,6 +105,14 @@ mod tests {
         world.apply(vec![service(message).into()]);
         assert_eq!(needs(&world, "10.96.0.1:80").as_deref(), Some("shop/waypoint"));
         world.apply(vec![service(service_message("waypoint", &[], &[])).into()]);
+        assert_eq!(needs(&world, "10.96.0.1:80"), None);
+
+        let mut far = serving(pod("far", &[]), "waypoint", &[(15_008, 15_008)]);
+        far.network = "east".into();
+        far.network_gateway = Some(gateway_by_hostname("gateway"));
+        world.apply(vec![workload(far).into()]);
+        assert_eq!(needs(&world, "10.96.0.1:80").as_deref(), Some("shop/gateway"));
+        world.apply(vec![service(service_message("gateway", &[], &[])).into()]);
         assert_eq!(needs(&world, "10.96.0.1:80"), None);
 
         let mut message = pod("server", &["10.0.0.2"]);

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use fairway_proto::workload as proto;
 
+mod networks;
+
 use super::{Plan, Refusal, inbound, passthrough, plan, resolved};
 use crate::{
     reason::Reason,
@@ -128,6 +130,7 @@ fn outline(result: &Result<Plan, Box<Refusal>>) -> String {
         Ok(Plan::Direct { address, .. }) => format!("direct {address}"),
         Ok(Plan::Tunnel { hop, .. }) => format!("tunnel {} {}", hop.address, hop.authority),
         Ok(Plan::ViaWaypoint { hop, .. }) => format!("waypoint {} {}", hop.address, hop.authority),
+        Ok(Plan::ViaGateway { hop, .. }) => format!("gateway {} {}", hop.address, hop.authority),
         Ok(Plan::Resolve { hostname, port, .. }) => format!("resolve {hostname}:{port}"),
         Err(refusal) => format!("refused {}", refusal.reason),
     }
@@ -191,6 +194,8 @@ fn a_waypoint_does_not_send_to_itself() {
         ("waypoint-1", "10.96.0.10:80", "refused no_healthy_upstream"),
         ("waypoint-1", "10.96.0.11:80", "waypoint 10.0.0.101:15008 10.96.0.11:80"),
         ("waypoint-direct", "10.96.0.11:80", "refused no_healthy_upstream"),
+        // One of several, whichever was drawn.
+        ("waypoint-direct", "10.96.0.12:80", "refused no_healthy_upstream"),
     ] {
         assert_eq!(outline(&from(source, destination)), expected, "{source} {destination}");
     }
@@ -346,6 +351,25 @@ fn application_tunnels() {
     assert_eq!((arrival.dial, arrival.proxy_protocol), (socket("10.0.0.2:9000"), false));
     let refusal = arrive(Protocol::Proxy, 15_006, "10.0.0.2:15008", "10.0.0.2:80").unwrap_err();
     assert_eq!(refusal.reason, Reason::IllegalPort);
+}
+
+#[test]
+fn a_name_is_announced_as_the_address_nearest_to_the_pod() {
+    let vip = |network: &str, ip: &str| proto::NetworkAddress { network: network.into(), ..network_address(ip) };
+    for (vips, expected) in [
+        (vec![vip("", "fd00:96::2"), vip("", "10.96.0.2")], "10.96.0.2:80"),
+        (vec![vip("east", "10.97.0.2"), vip("", "fd00:96::2")], "[fd00:96::2]:80"),
+        (vec![vip("east", "10.97.0.2")], "10.97.0.2:80"),
+        (vec![], "10.0.0.2:9000"),
+    ] {
+        let mut message = serving(pod("server", &["10.0.0.2"]), "server", &[(80, 8080)]);
+        let protocol = proto::application_tunnel::Protocol::Proxy.into();
+        message.application_tunnel = Some(proto::ApplicationTunnel { protocol, port: 9_000 });
+        let named = proto::Service { addresses: vips, ..service_message("server", &[], &[(80, 8080)]) };
+        let snapshot = World::new().apply(vec![workload(message).into(), service(named).into()]);
+        let arrival = inbound(&snapshot, find(&snapshot, "server"), socket("10.0.0.2:15008"), "server:80").unwrap();
+        assert_eq!(arrival.announced(), socket(expected));
+    }
 }
 
 #[test]

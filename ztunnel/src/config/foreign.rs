@@ -11,7 +11,6 @@ use super::wrong;
 /// that are what we do, and why no other.
 pub(super) const FIXED: &[(&str, &[&str], &str)] = &[
     ("ENABLE_PROXY", &["true", "1"], "the data path cannot be switched off; do not run the proxy instead"),
-    ("CRL_PATH", &[], "revocation lists are not supported yet; leave it out"),
     ("TLS12_ENABLED", &["false", "0"], "TLS 1.3 is the only version; leave it out"),
     ("UNSTABLE_ENABLE_SOCKS5", &["false", "0"], "SOCKS is not supported; leave it out"),
     ("INPOD_PORT_REUSE", &["true", "1"], "listeners always share their ports; leave it out"),

@@ -141,7 +141,7 @@ async fn a_policy_that_arrives_at_any_step_is_obeyed() {
             }
         };
         at(2);
-        let open = authorized.while_allowed(drain, pending());
+        let open = authorized.while_allowed(drain, pending(), |_| {});
         at(3);
         pin!(open);
         if arrives > 3 {
@@ -196,7 +196,7 @@ fn no_update_falls_between_subscribing_and_deciding() {
                     cut += 1;
                     linger(round / 128 % 8);
                     let (_trigger, drain) = no_drain();
-                    let open = authorized.while_allowed(drain, pending());
+                    let open = authorized.while_allowed(drain, pending(), |_| {});
                     runtime.block_on(async { tokio::time::timeout(PATIENCE, open).await }).ok().map(denial)
                 }
             };
@@ -236,8 +236,10 @@ async fn policies_that_do_not_deny_it_come_and_go() {
     let (_trigger, drain) = no_drain();
     let mut connection = authorized(&live);
     assert_eq!(connection.allowed_by(), None);
+    let told = std::cell::RefCell::new(Vec::new());
     {
-        let open = connection.while_allowed(drain.clone(), pending::<()>());
+        let tell = |policy: Option<PolicyKey>| told.borrow_mut().push(policy.map(|key| key.to_string()));
+        let open = connection.while_allowed(drain.clone(), pending::<()>(), tell);
         pin!(open);
         for batch in [
             vec![policy("other", Scope::Namespace, Action::Deny, SOMEBODY_ELSE)],
@@ -253,9 +255,11 @@ async fn policies_that_do_not_deny_it_come_and_go() {
         }
     }
     assert_eq!(connection.allowed_by().map(PolicyKey::as_str), Some("shop/listed"));
+    let names: Vec<_> = told.into_inner().into_iter().map(Option::unwrap).collect();
+    assert_eq!(names, ["shop/first", "shop/second", "shop/listed"], "told when another one allows it, and only then");
     // Now one of them is needed, so an edit that drops the client cuts it, in nobody's name.
     live.apply(vec![removed("second"), policy("listed", Scope::WorkloadSelector, Action::Allow, SOMEBODY_ELSE)]);
-    let denial = denial(connection.while_allowed(drain, pending()).now_or_never().unwrap());
+    let denial = denial(connection.while_allowed(drain, pending(), |_| {}).now_or_never().unwrap());
     assert_eq!((denial.reason, denial.policy), (Reason::PolicyNotAllowed, None));
 }
 
@@ -264,7 +268,7 @@ async fn a_pod_that_vanishes_from_the_configuration_keeps_the_last_answer() {
     let live = world();
     let (_trigger, drain) = no_drain();
     let mut authorized = authorized(&live);
-    let open = authorized.while_allowed(drain, pending());
+    let open = authorized.while_allowed(drain, pending(), |_| {});
     pin!(open);
     live.apply(vec![Update::RemoveAddress(UID.to_owned())]);
     assert!(open.as_mut().now_or_never().is_none(), "cut although nothing is known to deny it");
@@ -286,7 +290,7 @@ async fn a_policy_that_is_listed_is_waited_for_but_not_for_long() {
         let live = world();
         let (_trigger, drain) = no_drain();
         let mut authorized = authorized(&live);
-        let open = authorized.while_allowed(drain, pending());
+        let open = authorized.while_allowed(drain, pending(), |_| {});
         pin!(open);
         live.apply(vec![server(&["shop/late"])]);
         assert!(open.as_mut().now_or_never().is_none(), "cut before the policy could arrive");
@@ -314,7 +318,7 @@ async fn only_an_immediate_drain_cuts() {
     let live = world();
     let (trigger, drain) = no_drain();
     let mut authorized = authorized(&live);
-    let open = authorized.while_allowed(drain, pending::<()>());
+    let open = authorized.while_allowed(drain, pending::<()>(), |_| {});
     pin!(open);
     trigger.start(Mode::Graceful);
     assert!(open.as_mut().now_or_never().is_none(), "a graceful drain lets open connections finish");
@@ -328,7 +332,7 @@ async fn a_drain_whose_owner_is_gone_cuts() {
     let (trigger, drain) = no_drain();
     let mut authorized = authorized(&live);
     drop(trigger);
-    assert!(matches!(authorized.while_allowed(drain, pending::<()>()).now_or_never(), Some(Err(Cut::Drained))));
+    assert!(matches!(authorized.while_allowed(drain, pending::<()>(), |_| {}).now_or_never(), Some(Err(Cut::Drained))));
 }
 
 #[tokio::test]
@@ -337,8 +341,8 @@ async fn without_a_publisher_the_connection_goes_on_until_it_ends_or_is_drained(
     let (trigger, drain) = no_drain();
     let (mut one, mut other) = (authorized(&live), authorized(&live));
     drop(live);
-    assert_eq!(one.while_allowed(drain.clone(), ready(7)).await.unwrap(), 7);
-    let open = other.while_allowed(drain, pending::<()>());
+    assert_eq!(one.while_allowed(drain.clone(), ready(7), |_| {}).await.unwrap(), 7);
+    let open = other.while_allowed(drain, pending::<()>(), |_| {});
     pin!(open);
     assert!(open.as_mut().now_or_never().is_none());
     trigger.start(Mode::Immediate);
@@ -350,11 +354,11 @@ async fn work_that_ends_gives_its_result_unless_policy_was_first() {
     let live = world();
     let (trigger, drain) = no_drain();
     let (mut one, mut other) = (authorized(&live), authorized(&live));
-    assert_eq!(one.while_allowed(drain.clone(), ready("done")).await.unwrap(), "done");
+    assert_eq!(one.while_allowed(drain.clone(), ready("done"), |_| {}).await.unwrap(), "done");
     // Everything at once: the policy's name is what the operator wants to read.
     live.apply(vec![deny()]);
     trigger.start(Mode::Immediate);
-    assert!(is_deny(&denial(other.while_allowed(drain, ready(())).now_or_never().unwrap())));
+    assert!(is_deny(&denial(other.while_allowed(drain, ready(()), |_| {}).now_or_never().unwrap())));
 }
 
 /// The caller resets sockets after the cut, so nothing may still be copying between them.
@@ -372,10 +376,11 @@ async fn the_work_is_dropped_before_the_cut_is_told() {
         let mut authorized = authorized(&live);
         let dropped = Cell::new(false);
         let work = Work(&dropped);
-        let open = authorized.while_allowed(drain, async move {
+        let working = async move {
             let _work = work;
             pending::<()>().await;
-        });
+        };
+        let open = authorized.while_allowed(drain, working, |_| {});
         pin!(open);
         assert!(open.as_mut().now_or_never().is_none());
         assert!(!dropped.get(), "dropped while the connection is open");
@@ -407,7 +412,7 @@ async fn policies_in_dry_run_are_counted_and_do_not_cut() {
         metrics.render().lines().find_map(|line| line.strip_prefix(&series).map(ToOwned::to_owned))
     };
     assert_eq!([count("first"), count("second")], [Some("1".to_owned()), None]);
-    let open = authorized.while_allowed(drain, pending::<()>());
+    let open = authorized.while_allowed(drain, pending::<()>(), |_| {});
     pin!(open);
     assert!(open.as_mut().now_or_never().is_none());
     live.apply(vec![tried("second")]);

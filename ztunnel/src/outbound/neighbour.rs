@@ -84,7 +84,8 @@ impl Open {
         let allowed = {
             let copied = pin!(copy::plain(&mut self.stream, &mut self.application, limits, &self.ends));
             let served = pin!(while_served(drain, copied));
-            self.authorized.while_allowed(self.neighbour.drain.clone(), served).await
+            let allowed_by = |policy| self.ends.destination.allowed_by(policy);
+            self.authorized.while_allowed(self.neighbour.drain.clone(), served, allowed_by).await
         };
         let outcome = match allowed {
             Ok(Some(result)) => result.into(),

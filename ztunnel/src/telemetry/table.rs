@@ -27,7 +27,7 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Entry {
     info: Arc<ConnectionInfo>,
-    pub(super) policy: Option<PolicyKey>,
+    policy: Mutex<Option<PolicyKey>>,
     pub(super) opened: Instant,
     opened_at: SystemTime,
     pub(super) bytes: Bytes,
@@ -35,7 +35,18 @@ pub(super) struct Entry {
 
 impl Entry {
     pub(super) fn new(info: Arc<ConnectionInfo>, policy: Option<PolicyKey>) -> Self {
-        Self { info, policy, opened: Instant::now(), opened_at: SystemTime::now(), bytes: Bytes::default() }
+        Self {
+            info,
+            policy: Mutex::new(policy),
+            opened: Instant::now(),
+            opened_at: SystemTime::now(),
+            bytes: Bytes::default(),
+        }
+    }
+
+    /// The ALLOW policy that lets it go on.
+    pub(super) fn policy(&self) -> MutexGuard<'_, Option<PolicyKey>> {
+        self.policy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn show(&self, id: u64) -> OpenConnection {
@@ -53,7 +64,7 @@ impl Entry {
             destination_identity: info.destination_identity.as_ref().map(Identity::to_string),
             destination_service: info.destination_service.as_ref().map(|service| service.key.to_string()),
             mutual_tls: info.is_mutual_tls(),
-            policy: self.policy.as_ref().map(PolicyKey::to_string),
+            policy: self.policy().as_ref().map(PolicyKey::to_string),
             opened_at: OffsetDateTime::from(self.opened_at).format(&Rfc3339).unwrap_or_default(),
             age_seconds: self.opened.elapsed().as_secs(),
             bytes_to_destination,

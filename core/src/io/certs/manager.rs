@@ -1,6 +1,7 @@
 //! Keeps one fresh certificate for every identity somebody holds a handle to.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -8,11 +9,13 @@ use rustls::crypto::CryptoProvider;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{sleep, timeout};
 
-use super::request::SigningRequest;
+use super::request::{SigningRequest, acceptable};
 use super::{Authority, CertificateError, WorkloadCertificate, schedule};
 use crate::ident::Identity;
+use crate::io::tls::trust::{Anchors, Trust};
+use crate::io::wall_clock;
 use crate::limits::{self, Limits};
 
 /// Where certificates come from; clones share everything.
@@ -26,10 +29,21 @@ struct Shared {
     provider: Arc<CryptoProvider>,
     limits: Limits,
     now: fn() -> SystemTime,
+    trust: Trust,
+    tally: Tally,
     permits: Semaphore,
     /// Renewals outlive the connection that asked first, and the thread it was on.
     runtime: Handle,
     entries: Mutex<HashMap<Identity, Weak<Entry>>>,
+}
+
+/// What became of requests so far.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    pub(super) granted: AtomicU64,
+    pub(super) failed: AtomicU64,
+    /// Seconds since 1970; 0 if none ever failed.
+    pub(super) last_failure: AtomicU64,
 }
 
 struct Entry {
@@ -101,8 +115,19 @@ impl Certificates {
     ) -> Self {
         let permits = Semaphore::new(limits.size(&limits::CERTIFICATE_REQUESTS));
         let entries = Mutex::new(HashMap::new());
+        let (trust, tally) = (Trust::default(), Tally::default());
         Self {
-            shared: Arc::new(Shared { authority, provider, limits, now, permits, runtime: Handle::current(), entries }),
+            shared: Arc::new(Shared {
+                authority,
+                provider,
+                limits,
+                now,
+                trust,
+                tally,
+                permits,
+                runtime: Handle::current(),
+                entries,
+            }),
         }
     }
 
@@ -128,6 +153,34 @@ impl Certificates {
         CertificateHandle(entry)
     }
 
+    /// What peers are checked against: the roots that came with the newest answer.
+    #[must_use]
+    pub fn trust(&self) -> &Trust {
+        &self.shared.trust
+    }
+
+    /// The cryptography in use.
+    #[must_use]
+    pub fn provider(&self) -> &Arc<CryptoProvider> {
+        &self.shared.provider
+    }
+
+    /// The clock that validity is counted by.
+    #[must_use]
+    pub fn clock(&self) -> fn() -> SystemTime {
+        self.shared.now
+    }
+
+    /// The bounds in force.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.shared.limits
+    }
+
+    pub(super) fn tally(&self) -> &Tally {
+        &self.shared.tally
+    }
+
     /// Every claimed identity with its state, for dumps and metrics.
     #[must_use]
     pub fn states(&self) -> Vec<(Identity, State)> {
@@ -146,6 +199,12 @@ impl CertificateHandle {
         &self.0.identity
     }
 
+    /// The newest certificate, if there was one ever; it may have expired.
+    #[must_use]
+    pub fn newest(&self) -> Option<Arc<WorkloadCertificate>> {
+        self.0.state.borrow().certificate.clone()
+    }
+
     /// The valid certificate, waiting a bounded time for the first one.
     ///
     /// # Errors
@@ -162,11 +221,13 @@ impl CertificateHandle {
 }
 
 async fn keep_fresh(shared: Arc<Shared>, identity: Identity, publish: watch::Sender<State>) {
+    let mut trust = shared.trust.subscribe();
     let mut failures = 0;
     loop {
         let wait = match request(&shared, &identity).await {
             Ok(certificate) => {
                 failures = 0;
+                shared.tally.granted.fetch_add(1, Ordering::Relaxed);
                 let wait = schedule::renew_after(certificate.not_after, (shared.now)(), rand::random());
                 tracing::info!(%identity, serial = certificate.serial, renew_in_seconds = wait.as_secs(), "certificate obtained");
                 publish.send_replace(State { certificate: Some(Arc::new(certificate)), last_error: None });
@@ -174,23 +235,38 @@ async fn keep_fresh(shared: Arc<Shared>, identity: Identity, publish: watch::Sen
             }
             Err(error) => {
                 failures += 1;
+                shared.tally.failed.fetch_add(1, Ordering::Relaxed);
+                let seconds = (shared.now)().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+                shared.tally.last_failure.store(seconds, Ordering::Relaxed);
                 let wait = schedule::retry_after(failures, rand::random(), &shared.limits);
                 tracing::warn!(%identity, error, retry_in = ?wait, "certificate not obtained");
                 publish.send_modify(|state| state.last_error = Some(error));
                 wait
             }
         };
-        due(wait, shared.now, shared.limits.duration(&limits::CERTIFICATE_CLOCK_CHECK)).await;
+        let held = publish.borrow().certificate.clone();
+        tokio::select! {
+            () = wall_clock::pass(wait, shared.now, &shared.limits) => {}
+            () = distrusted(&shared, &mut trust, held.as_deref()) => {
+                tracing::info!(%identity, "peers do not trust our certificate any more, it is renewed early");
+                // All of the node's workloads hear of it at once.
+                sleep(schedule::spread(rand::random(), &shared.limits)).await;
+            }
+        }
     }
 }
 
-/// Waits for `wait`, by whichever clock is faster. The monotonic one stands still while the machine is suspended, and
-/// certificates do not; the wall clock may be set back.
-async fn due(wait: Duration, now: fn() -> SystemTime, slice: Duration) {
-    let (started, end) = (now(), Instant::now() + wait);
-    while Instant::now() < end && now().duration_since(started).unwrap_or_default() < wait {
-        sleep_until(end.min(Instant::now() + slice)).await;
+/// Resolves when roots were withdrawn or certificates revoked, and ours is concerned: peers will refuse it from now on.
+async fn distrusted(shared: &Shared, trust: &mut watch::Receiver<Anchors>, held: Option<&WorkloadCertificate>) {
+    let Some(held) = held else { return std::future::pending().await };
+    while trust.changed().await.is_ok() {
+        let anchors = trust.borrow_and_update().clone();
+        // As of a moment when it was valid: age is a matter of the schedule.
+        if acceptable(held.credentials.chain(), &anchors, &shared.provider, held.not_before).is_err() {
+            return;
+        }
     }
+    std::future::pending().await
 }
 
 async fn request(shared: &Shared, identity: &Identity) -> Result<WorkloadCertificate, String> {
@@ -203,5 +279,10 @@ async fn request(shared: &Shared, identity: &Identity) -> Result<WorkloadCertifi
         Ok(answer) => answer.map_err(|error| error.to_string())?,
         Err(_elapsed) => return Err(format!("no answer within {after:?}")),
     };
-    request.complete(identity, &answer, &shared.provider, (shared.now)()).map_err(|error| error.to_string())
+    let completed = request.complete(identity, &answer, &shared.provider, &shared.trust, (shared.now)());
+    let (certificate, anchors) = completed.map_err(|error| error.to_string())?;
+    if shared.trust.replace_roots(&anchors) {
+        tracing::info!(roots = anchors.root_count(), "the trust bundle has changed");
+    }
+    Ok(certificate)
 }

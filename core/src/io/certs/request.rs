@@ -5,16 +5,14 @@ use std::time::SystemTime;
 
 use rcgen::string::Ia5String;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
-use rustls::RootCertStore;
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
-use rustls::server::ParsedCertificate;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::CertifiedKey;
 
 use super::{WorkloadCertificate, describe};
 use crate::ident::Identity;
+use crate::io::tls::trust::{Anchors, Role, Trust, unix_time};
 use crate::io::tls::{Credentials, verify};
 
 /// A private key with the request that asks for a certificate over it.
@@ -69,7 +67,8 @@ impl SigningRequest {
     }
 
     /// Joins the key with the authority's answer: leaf, intermediates, and last the roots. Checks what peers will check,
-    /// so that a good certificate is never replaced by one that they refuse.
+    /// so that a good certificate is never replaced by one that they refuse. Also gives the roots that came with it;
+    /// whoever uses the certificate is to be checked against `trust`, which has yet to learn of them.
     ///
     /// # Errors
     /// See [`UnusableAnswer`].
@@ -78,8 +77,9 @@ impl SigningRequest {
         identity: &Identity,
         answer: &[String],
         provider: &Arc<CryptoProvider>,
+        trust: &Trust,
         now: SystemTime,
-    ) -> Result<WorkloadCertificate, UnusableAnswer> {
+    ) -> Result<(WorkloadCertificate, Anchors), UnusableAnswer> {
         let (roots_pem, chain_pem) = match answer {
             [leaf_to_intermediates @ .., roots] if !leaf_to_intermediates.is_empty() => (roots, leaf_to_intermediates),
             short => return Err(UnusableAnswer::TooShort(short.len())),
@@ -95,17 +95,14 @@ impl SigningRequest {
         if found.as_ref() != Some(identity) {
             return Err(UnusableAnswer::WrongIdentity { wanted: identity.clone(), found });
         }
-        let mut roots = RootCertStore::empty();
-        for root in roots_der {
-            roots.add(root).map_err(|error| UnusableAnswer::Tls(error.to_string()))?;
-        }
-        acceptable(&chain, &roots, provider, now).map_err(UnusableAnswer::Unacceptable)?;
+        let anchors = Anchors::of_roots(roots_der).map_err(|error| UnusableAnswer::Tls(error.to_string()))?;
+        acceptable(&chain, &anchors, provider, now).map_err(UnusableAnswer::Unacceptable)?;
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialize_der()));
         let certified =
             CertifiedKey::from_der(chain, key, provider).map_err(|error| UnusableAnswer::Tls(error.to_string()))?;
-        let credentials = Credentials::new(identity, certified, roots, Arc::clone(provider))
+        let credentials = Credentials::new(identity, certified, trust.clone(), Arc::clone(provider))
             .map_err(|error| UnusableAnswer::Tls(error.to_string()))?;
-        Ok(WorkloadCertificate {
+        let certificate = WorkloadCertificate {
             identity: identity.clone(),
             not_before,
             not_after,
@@ -113,26 +110,20 @@ impl SigningRequest {
             chain_pem: chain_pem.to_vec(),
             roots_pem: vec![roots_pem.clone()],
             credentials,
-        })
+        };
+        Ok((certificate, anchors))
     }
 }
 
-fn acceptable(
+/// Whether peers that trust `anchors` would accept the chain now.
+pub(super) fn acceptable(
     chain: &[CertificateDer<'_>],
-    roots: &RootCertStore,
+    anchors: &Anchors,
     provider: &CryptoProvider,
     now: SystemTime,
 ) -> Result<(), rustls::Error> {
     let (leaf, intermediates) = chain.split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
-    let now = UnixTime::since_unix_epoch(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
-    let algorithms = provider.signature_verification_algorithms.all;
-    verify_server_cert_signed_by_trust_anchor(
-        &ParsedCertificate::try_from(leaf)?,
-        roots,
-        intermediates,
-        now,
-        algorithms,
-    )
+    anchors.verify(Role::Server, leaf, intermediates, unix_time(now), provider.signature_verification_algorithms)
 }
 
 fn read_pem(text: &str) -> Option<Vec<CertificateDer<'static>>> {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::limits::{CERTIFICATE_BACKOFF_MAXIMUM, CERTIFICATE_BACKOFF_MINIMUM, Limits};
+use crate::limits::{CERTIFICATE_BACKOFF_MAXIMUM, CERTIFICATE_BACKOFF_MINIMUM, CERTIFICATE_SPREAD, Limits};
 
 /// Share of the wait that is random, so that a fleet does not ask in step.
 const JITTER: f64 = 0.2;
@@ -27,6 +27,14 @@ pub fn retry_after(failures: u32, chance: f64, limits: &Limits) -> Duration {
     let doublings = failures.saturating_sub(1).min(16);
     let wait = limits.duration(&CERTIFICATE_BACKOFF_MINIMUM).saturating_mul(1 << doublings);
     shortened(wait.min(limits.duration(&CERTIFICATE_BACKOFF_MAXIMUM)), chance)
+}
+
+/// How long to wait before a renewal that all workloads of the node want at once.
+///
+/// `chance` is uniform in `0.0..1.0`.
+#[must_use]
+pub fn spread(chance: f64, limits: &Limits) -> Duration {
+    limits.duration(&CERTIFICATE_SPREAD).mul_f64(chance.clamp(0.0, 1.0))
 }
 
 fn shortened(wait: Duration, chance: f64) -> Duration {

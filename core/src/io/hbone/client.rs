@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,16 +11,20 @@ use h2::client::SendRequest;
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::time::timeout;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::gather::gather;
+use super::headers;
+use super::lifetime::Lifetime;
+use super::probe::Probe;
 use super::stream::TunnelStream;
-use super::{headers, keepalive};
 use crate::ident::Identity;
-use crate::io::certs::CertificateError;
+use crate::io::certs::{CertificateError, Certificates, WorkloadCertificate};
 use crate::io::read_ahead::ReadAhead;
 use crate::io::socket::{DialError, SocketFactory};
+use crate::io::tls::trust::Role;
 use crate::io::tls::verify::{PeerRefused, peer_identity};
 use crate::limits::{self, Limits};
 use crate::reason::Reason;
@@ -114,6 +118,25 @@ pub enum TunnelError {
         /// The limit.
         limit: usize,
     },
+    /// The gateway carried the tunnel, and something behind it went wrong.
+    #[error("behind the gateway at {gateway}: {source}")]
+    Inner {
+        /// The gateway's proxy.
+        gateway: SocketAddr,
+        /// What happened.
+        source: Box<TunnelError>,
+    },
+    /// Another connection was waiting for the same tunnel, and this is what came of it.
+    #[error(transparent)]
+    Shared(Arc<TunnelError>),
+    /// The peer's proxy was silent, asked by the request itself and by a PING.
+    #[error("{peer} has been silent and answered nothing within {after:?}")]
+    Silent {
+        /// The peer's proxy.
+        peer: SocketAddr,
+        /// How long we waited.
+        after: Duration,
+    },
     /// Nothing was free in time.
     #[error("no tunnel to {peer} became free within {after:?}")]
     PoolTimeout {
@@ -130,9 +153,78 @@ pub struct Connection {
     peer_identity: Option<Identity>,
     sender: SendRequest<Bytes>,
     active: Arc<AtomicUsize>,
-    /// The peer has said, or its silence has, that no more streams are welcome; open ones go on.
-    retired: Arc<AtomicBool>,
+    state: Arc<State>,
+    /// Serial number of the certificate it was opened with.
+    serial: String,
+}
+
+impl TunnelError {
+    /// The error itself, where it is shared with others.
+    #[must_use]
+    pub fn cause(&self) -> &Self {
+        match self {
+            Self::Shared(error) => error.cause(),
+            error => error,
+        }
+    }
+}
+
+/// Who we are on a connection that is opened.
+pub struct Ours {
+    certificates: Certificates,
+    certificate: Arc<WorkloadCertificate>,
+    tls: Arc<ClientConfig>,
+}
+
+impl Ours {
+    /// Shows `certificate` and insists on one of `accepted` at the other end.
+    ///
+    /// # Errors
+    /// When TLS cannot be set up like that.
+    pub fn new(
+        certificates: &Certificates,
+        certificate: Arc<WorkloadCertificate>,
+        accepted: &[Identity],
+        peer: SocketAddr,
+    ) -> Result<Self, TunnelError> {
+        let tls = certificate.credentials.client(accepted);
+        let tls = tls.map_err(|error| TunnelError::Tls { peer, source: io::Error::other(error) })?;
+        Ok(Self { certificates: certificates.clone(), certificate, tls })
+    }
+}
+
+/// What decides whether a connection gets more streams.
+struct State {
+    /// The peer has said, or its silence or its age has, that no more streams are welcome; open ones go on.
+    retired: AtomicBool,
+    /// The peer refused a stream, or had no room for its first byte; until then it is not asked for another while there
+    /// is a choice. Milliseconds after `began`.
+    crowded_until: AtomicU64,
+    began: Instant,
+    probe: Probe,
+    lifetime: Lifetime,
     limits: Limits,
+}
+
+impl State {
+    fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
+    fn age(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn crowded(&self) {
+        let until = self.age().saturating_add(self.limits.value(&limits::POOL_CROWDED));
+        self.crowded_until.store(until, Ordering::Relaxed);
+    }
+
+    /// Whether a stream that is opened now would stand in a queue.
+    fn is_crowded(&self) -> bool {
+        self.age() < self.crowded_until.load(Ordering::Relaxed)
+            || self.probe.queueing_delay() > self.limits.duration(&limits::POOL_QUEUEING_DELAY)
+    }
 }
 
 /// An open stream with the answer's headers.
@@ -143,6 +235,8 @@ pub struct Opened {
     pub headers: HeaderMap,
     /// Whom the certificate named.
     pub peer_identity: Option<Identity>,
+    /// How long the connection under the stream may live, and why it was cut if it was.
+    pub lifetime: Lifetime,
 }
 
 /// Counts one stream until dropped.
@@ -158,11 +252,13 @@ impl Drop for Lease {
 pub struct Place {
     sender: SendRequest<Bytes>,
     lease: Lease,
-    retired: Arc<AtomicBool>,
+    state: Arc<State>,
+    /// There is a choice: better another connection than one with a queue.
+    choosy: bool,
+    /// Nobody else uses the connection, and nothing has been heard on it lately.
+    doubtful: bool,
     peer: SocketAddr,
     peer_identity: Option<Identity>,
-    /// How long the answer may take.
-    patience: Duration,
 }
 
 impl Connection {
@@ -170,13 +266,23 @@ impl Connection {
     ///
     /// # Errors
     /// See [`TunnelError`].
-    pub async fn open(sockets: &SocketFactory, peer: SocketAddr, tls: Arc<ClientConfig>) -> Result<Self, TunnelError> {
-        let limits = sockets.limits();
+    pub async fn open(sockets: &SocketFactory, peer: SocketAddr, ours: &Ours) -> Result<Self, TunnelError> {
         let tcp = sockets.connect(peer).await.map_err(|source| TunnelError::Dial { peer, source })?;
+        Self::over(ReadAhead::new(tcp, sockets.limits()), peer, ours, sockets.limits()).await
+    }
+
+    /// As [`Connection::open`], over something that leads to the peer already.
+    ///
+    /// # Errors
+    /// See [`TunnelError`].
+    pub async fn over<T>(io: T, peer: SocketAddr, ours: &Ours, limits: &Limits) -> Result<Self, TunnelError>
+    where
+        T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
         let after = limits.duration(&limits::TLS_HANDSHAKE_TIMEOUT);
         // No name is checked and none is sent: the peer is known by its identity (interop §1.7).
         let nobody = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
-        let tls = match timeout(after, TlsConnector::from(tls).connect(nobody, ReadAhead::new(tcp, limits))).await {
+        let tls = match timeout(after, TlsConnector::from(Arc::clone(&ours.tls)).connect(nobody, io)).await {
             Ok(Ok(tls)) => tls,
             Ok(Err(source)) => {
                 return Err(match PeerRefused::find(&source) {
@@ -186,7 +292,9 @@ impl Connection {
             }
             Err(_elapsed) => return Err(TunnelError::TlsTimeout { peer, after }),
         };
-        let peer_identity = peer_identity(tls.get_ref().1.peer_certificates());
+        let chain = tls.get_ref().1.peer_certificates();
+        let peer_identity = peer_identity(chain);
+        let lifetime = Lifetime::new(&ours.certificates, &ours.certificate, Role::Server, chain);
         let (io, turns) = gather(tls);
         let handshake = h2::client::Builder::new()
             .enable_push(false)
@@ -207,9 +315,17 @@ impl Connection {
             Ok(Err(source)) => return Err(TunnelError::Http2 { peer, source }),
             Err(_elapsed) => return Err(TunnelError::TlsTimeout { peer, after }),
         };
-        let lost = keepalive::peer_lost(connection.ping_pong(), limits);
-        let retired = Arc::new(AtomicBool::new(false));
-        let end = Arc::clone(&retired);
+        let probe = Probe::new(limits);
+        let lost = probe.clone().run(connection.ping_pong());
+        let state = Arc::new(State {
+            retired: AtomicBool::new(false),
+            crowded_until: AtomicU64::new(0),
+            began: Instant::now(),
+            probe,
+            lifetime,
+            limits: limits.clone(),
+        });
+        let end = Arc::clone(&state);
         tokio::spawn(async move {
             tokio::select! {
                 finished = turns.drive(|context| Pin::new(&mut connection).poll(context)) => {
@@ -218,11 +334,12 @@ impl Connection {
                     }
                 }
                 silence = lost => tracing::warn!(%peer, ?silence, "tunnel peer stopped answering, connection dropped"),
+                reason = end.lifetime.follow(|| end.retire()) => tracing::warn!(%peer, %reason, "tunnel connection cut"),
             }
-            end.store(true, Ordering::Release);
+            end.retire();
         });
-        let limits = limits.clone();
-        Ok(Self { peer, peer_identity, sender, active: Arc::default(), retired, limits })
+        let serial = ours.certificate.serial.clone();
+        Ok(Self { peer, peer_identity, sender, active: Arc::default(), state, serial })
     }
 
     /// Streams open now.
@@ -234,22 +351,32 @@ impl Connection {
     /// Whether no more streams can be opened on it.
     #[must_use]
     pub fn is_retired(&self) -> bool {
-        self.retired.load(Ordering::Acquire)
+        self.state.retired.load(Ordering::Acquire) || self.state.lifetime.is_over()
     }
 
-    /// Takes a place for one more stream, if there is one.
+    /// Whether it was opened with this certificate. Streams on it go on when another one has taken its place.
     #[must_use]
-    pub fn take_place(&self) -> Option<Place> {
-        if self.is_retired() {
+    pub fn shows(&self, certificate: &WorkloadCertificate) -> bool {
+        self.serial == certificate.serial
+    }
+
+    /// Takes a place for one more stream, if there is one; when `choosy`, only if it would not stand in a queue.
+    #[must_use]
+    pub fn take_place(&self, choosy: bool) -> Option<Place> {
+        if self.is_retired() || (choosy && self.state.is_crowded()) {
             return None;
         }
-        let allowed = self.limits.size(&limits::POOL_MAX_STREAMS).min(self.sender.current_max_send_streams());
+        let allowed = self.state.limits.size(&limits::POOL_MAX_STREAMS).min(self.sender.current_max_send_streams());
         let more = |active: usize| (active < allowed).then_some(active + 1);
-        self.active.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
+        let others = self.active.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).ok()?;
         let lease = Lease(Arc::clone(&self.active));
-        let (sender, retired) = (self.sender.clone(), Arc::clone(&self.retired));
-        let patience = self.limits.duration(&limits::CONNECT_RESPONSE_TIMEOUT);
-        Some(Place { sender, lease, retired, peer: self.peer, peer_identity: self.peer_identity.clone(), patience })
+        let (sender, state) = (self.sender.clone(), Arc::clone(&self.state));
+        let doubtful = others == 0 && state.probe.is_silent();
+        if others > 0 {
+            state.probe.measure();
+        }
+        let (peer, peer_identity) = (self.peer, self.peer_identity.clone());
+        Some(Place { sender, lease, state, choosy: choosy && others > 0, doubtful, peer, peer_identity })
     }
 }
 
@@ -257,8 +384,8 @@ impl Connection {
 pub enum Attempt {
     /// The peer answered 200.
     Opened(Opened),
-    /// The peer did not take the request (GOAWAY, refused stream, dead connection). No byte of the application has been
-    /// sent, so another connection may be tried; this one is retired.
+    /// The peer did not take the request (GOAWAY, refused stream, dead or full connection). No byte of the application has been
+    /// sent, so another connection may be tried.
     NotSent(TunnelError),
 }
 
@@ -268,34 +395,74 @@ impl Place {
     /// # Errors
     /// When the peer answered anything but 200, or may have seen the request. See [`TunnelError`].
     pub async fn connect(self, request: &ConnectRequest) -> Result<Attempt, TunnelError> {
-        let Self { sender, lease, retired, peer, peer_identity, patience } = self;
-        let not_sent = |source| {
-            retired.store(true, Ordering::Release);
+        let Self { sender, lease, state, choosy, doubtful, peer, peer_identity } = self;
+        let not_sent = |source: h2::Error| {
+            // One stream too many for the peer says nothing about the others (RFC 9113 §8.7).
+            if source.reason() == Some(h2::Reason::REFUSED_STREAM) && !source.is_go_away() {
+                state.crowded();
+            } else {
+                state.retire();
+            }
             Ok(Attempt::NotSent(TunnelError::Http2 { peer, source }))
         };
         let mut sender = match sender.ready().await {
             Ok(sender) => sender,
             Err(source) => return not_sent(source),
         };
-        let (answer, send) = match sender.send_request(build(request)?, false) {
+        let (answer, mut send) = match sender.send_request(build(request)?, false) {
             Ok(sent) => sent,
             Err(source) => return not_sent(source),
         };
-        let after = patience;
-        let response = match timeout(after, answer).await {
+        let after = state.limits.duration(&limits::CONNECT_RESPONSE_TIMEOUT);
+        let answer = timeout(after, answer);
+        let answered = if doubtful {
+            // The question goes with the request, so that a peer that lives costs no time.
+            let bound = state.limits.duration(&limits::POOL_PROBE_TIMEOUT);
+            tokio::pin!(answer);
+            tokio::select! {
+                biased;
+                answered = &mut answer => answered,
+                alive = timeout(bound, state.probe.answer()) => {
+                    if alive.is_err() {
+                        state.retire();
+                        return Ok(Attempt::NotSent(TunnelError::Silent { peer, after: bound }));
+                    }
+                    answer.await
+                }
+            }
+        } else {
+            answer.await
+        };
+        let response = match answered {
             Ok(Ok(response)) => response,
             Ok(Err(source)) if not_taken(&source) => return not_sent(source),
             Ok(Err(source)) => return Err(TunnelError::Http2 { peer, source }),
             Err(_elapsed) => return Err(TunnelError::AnswerTimeout { peer, after }),
         };
+        state.probe.heard();
         let (head, receive) = response.into_parts();
         if head.status != StatusCode::OK {
             let reason = headers::proxy_status_reason(&head.headers);
             return Err(TunnelError::Refused { peer, status: head.status, reason });
         }
+        if choosy && is_starved(&mut send) {
+            // The application there sees a connection that ends without a byte; better than one that hangs.
+            state.crowded();
+            return Ok(Attempt::NotSent(TunnelError::Http2 { peer, source: h2::Reason::FLOW_CONTROL_ERROR.into() }));
+        }
         let stream = TunnelStream::new(send, receive, Some(Arc::new(lease)));
-        Ok(Attempt::Opened(Opened { stream, headers: head.headers, peer_identity }))
+        let lifetime = state.lifetime.clone();
+        Ok(Attempt::Opened(Opened { stream, headers: head.headers, peer_identity, lifetime }))
     }
+}
+
+/// Whether the tunnel's window is used up, by streams that nobody reads at the other end: a new stream, whose own window
+/// is untouched, gets no room for even one byte.
+fn is_starved(send: &mut h2::SendStream<Bytes>) -> bool {
+    send.reserve_capacity(1);
+    let starved = send.capacity() == 0;
+    send.reserve_capacity(0);
+    starved
 }
 
 /// RFC 9113 §8.7: REFUSED_STREAM, and a GOAWAY below our stream, promise that nothing was processed. A connection that

@@ -13,6 +13,9 @@ pub const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 /// `traceparent`: W3C trace context.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
+/// `x-forwarded-network`: the network a tunnel through a gateway began in.
+pub const FORWARDED_NETWORK: HeaderName = HeaderName::from_static("x-forwarded-network");
+
 /// `proxy-status`: why a proxy refused (RFC 9209).
 pub const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 

@@ -5,23 +5,27 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
 use tokio::time::{Instant, timeout};
 
-use super::client::{Attempt, Connection, Opened};
+use super::client::{Attempt, Connection, Opened, Ours, Place};
 use super::{ConnectRequest, TunnelError};
 use crate::ident::Identity;
-use crate::io::certs::Certificates;
+use crate::io::certs::{CertificateHandle, Certificates};
 use crate::io::socket::SocketFactory;
-use crate::limits;
+use crate::limits::{self, Limits};
 use crate::workload::WorkloadUid;
 
-/// Connections that turned out dead before the request was sent, tolerated for one stream.
+/// Connections that turned out dead or full when the request was sent, tolerated for one stream.
 const ATTEMPTS: usize = 3;
 
 /// Unused connections to the same peer beyond the first are let go so many times sooner: what a crowd needed holds some
 /// 100 KB each, and the next crowd opens them as quickly.
 const SURPLUS: u32 = 20;
+
+/// New connections one stream waits for before it gives up: others may be quicker to take their places.
+const DIALS: usize = 16;
 
 /// Which connections may carry a stream. Everything that changes who is on either end is in the key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -40,44 +44,63 @@ pub struct TunnelKey {
 
 /// The tunnel connections of one pod.
 pub struct Pool {
-    sockets: SocketFactory,
-    certificates: Certificates,
+    dialer: Arc<Dialer>,
     slots: Mutex<HashMap<TunnelKey, Arc<Slot>>>,
 }
 
+/// What it takes to open a connection.
+struct Dialer {
+    sockets: SocketFactory,
+    certificates: Certificates,
+}
+
+/// A dial under way: everybody who waits for it gets the same answer.
+type Dial = Shared<BoxFuture<'static, Result<(), Arc<TunnelError>>>>;
+
 /// The connections of one key.
 struct Slot {
+    /// Kept fresh for as long as there are connections that show it.
+    certificate: CertificateHandle,
     connections: Mutex<Vec<(Arc<Connection>, Instant)>>,
-    /// One permit: whoever holds it may dial, the others wait for the result.
-    dialing: Semaphore,
+    dialing: Mutex<Option<Dial>>,
+    /// Connections to open because of queueing.
+    spread: usize,
 }
 
 impl Pool {
     /// A pool that dials with `sockets` and proves who it speaks for with `certificates`.
     #[must_use]
     pub fn new(sockets: SocketFactory, certificates: Certificates) -> Self {
-        Self { sockets, certificates, slots: Mutex::default() }
+        Self { dialer: Arc::new(Dialer { sockets, certificates }), slots: Mutex::default() }
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        self.dialer.sockets.limits()
+    }
+
+    pub(super) fn certificates(&self) -> &Certificates {
+        &self.dialer.certificates
     }
 
     /// Opens a stream, on a connection that exists or on a new one.
     ///
     /// # Errors
-    /// See [`TunnelError`].
+    /// See [`TunnelError`]. Whoever waited for one dial gets the one error that it ended with.
     pub async fn open(&self, key: &TunnelKey, request: &ConnectRequest) -> Result<Opened, TunnelError> {
         let slot = self.slot(key);
         let mut failed = None;
         for _ in 0..ATTEMPTS {
             let place = match slot.take_place() {
                 Some(place) => place,
-                // Boxed: a handshake's state is large, and would stay part of every idle connection's task.
-                None => Box::pin(self.dial(key, &slot)).await?,
+                // Boxed: the wait is long over when the connection idles.
+                None => Box::pin(self.new_place(key, &slot)).await?,
             };
             match Box::pin(place.connect(request)).await? {
                 Attempt::Opened(opened) => return Ok(opened),
                 Attempt::NotSent(error) => failed = Some(error),
             }
         }
-        let after = self.sockets.limits().duration(&limits::CONNECT_RESPONSE_TIMEOUT);
+        let after = self.limits().duration(&limits::CONNECT_RESPONSE_TIMEOUT);
         Err(failed.unwrap_or(TunnelError::PoolTimeout { peer: key.peer, after }))
     }
 
@@ -86,34 +109,57 @@ impl Pool {
         if let Some(slot) = slots.get(key) {
             return Arc::clone(slot);
         }
-        let slot = Arc::new(Slot { connections: Mutex::default(), dialing: Semaphore::new(1) });
+        let certificate = self.dialer.certificates.claim(&key.source);
+        let spread = self.limits().size(&limits::POOL_SPREAD);
+        let slot = Arc::new(Slot { certificate, connections: Mutex::default(), dialing: Mutex::default(), spread });
         slots.insert(key.clone(), Arc::clone(&slot));
         slot
     }
 
-    async fn dial(&self, key: &TunnelKey, slot: &Slot) -> Result<super::client::Place, TunnelError> {
-        let peer = key.peer;
-        let after = self.sockets.limits().duration(&limits::CONNECT_RESPONSE_TIMEOUT);
-        let waited = timeout(after, slot.dialing.acquire()).await;
-        let Ok(Ok(_permit)) = waited else {
-            return Err(TunnelError::PoolTimeout { peer, after });
-        };
-        if let Some(place) = slot.take_place() {
-            return Ok(place);
+    /// A place on a connection that has yet to be opened, by whoever comes first.
+    async fn new_place(&self, key: &TunnelKey, slot: &Arc<Slot>) -> Result<Place, TunnelError> {
+        let (peer, after) = (key.peer, self.limits().duration(&limits::CONNECT_RESPONSE_TIMEOUT));
+        let dialed = timeout(after, async {
+            for _ in 0..DIALS {
+                let dialed = self.dial(key, slot).await;
+                if let Some(place) = slot.take_place() {
+                    return Ok(Some(place));
+                }
+                if let Err(error) = dialed {
+                    // Better a connection with a queue than none.
+                    return slot.take_any_place().map(Some).ok_or(TunnelError::Shared(error));
+                }
+            }
+            Ok(slot.take_any_place())
+        });
+        dialed.await.unwrap_or(Ok(None))?.ok_or(TunnelError::PoolTimeout { peer, after })
+    }
+
+    /// Joins the dial that is under way, or begins one. It is a task of its own: who began it may leave, while others
+    /// wait for it.
+    fn dial(&self, key: &TunnelKey, slot: &Arc<Slot>) -> Dial {
+        let mut dialing = slot.dialing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(dial) = &*dialing {
+            return dial.clone();
         }
-        let limit = self.sockets.limits().size(&limits::POOL_MAX_CONNECTIONS);
+        let limit = self.limits().size(&limits::POOL_MAX_CONNECTIONS);
         if self.connections() >= limit {
-            return Err(TunnelError::PoolFull { peer, limit });
+            let full = TunnelError::PoolFull { peer: key.peer, limit };
+            return std::future::ready(Err(Arc::new(full))).boxed().shared();
         }
-        let certificate = self.certificates.claim(&key.source).get().await?;
-        let tls = certificate
-            .credentials
-            .client(&key.accepted)
-            .map_err(|error| TunnelError::Tls { peer, source: std::io::Error::other(error) })?;
-        let connection = Arc::new(Connection::open(&self.sockets, peer, tls).await?);
-        let place = connection.take_place().ok_or(TunnelError::PoolTimeout { peer, after })?;
-        slot.lock().push((connection, Instant::now()));
-        Ok(place)
+        let (dialer, slot, key) = (Arc::clone(&self.dialer), Arc::clone(slot), key.clone());
+        let task = tokio::spawn(async move {
+            // Dropped last: first the connection, then the end of the dial. Nobody may find neither.
+            let over = DialOver(slot);
+            let slot = &over.0;
+            let opened = dialer.open(&key, &slot.certificate).await;
+            let opened = opened.map(|connection| slot.lock().push((Arc::new(connection), Instant::now())));
+            opened.map_err(Arc::new)
+        });
+        // A task that could not end is a task that opened nothing; whoever waits will see.
+        let dial = task.map(|joined| joined.unwrap_or(Ok(()))).boxed().shared();
+        *dialing = Some(dial.clone());
+        dial
     }
 
     /// Connections that may carry new streams.
@@ -138,7 +184,7 @@ impl Pool {
                 let patience = if is_surplus { idle / SURPLUS } else { idle };
                 // One that is unused is kept for whoever comes next.
                 is_surplus |= connection.active() == 0;
-                !connection.is_retired() && now.duration_since(*used) < patience
+                slot.is_current(connection) && now.duration_since(*used) < patience
             });
             // A slot somebody is dialling for is held by that task, too.
             !connections.is_empty() || Arc::strong_count(slot) > 1
@@ -153,17 +199,49 @@ impl Pool {
     }
 }
 
+/// Ends the slot's dial when dropped, however it went.
+struct DialOver(Arc<Slot>);
+
+impl Drop for DialOver {
+    fn drop(&mut self) {
+        *self.0.dialing.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+impl Dialer {
+    async fn open(&self, key: &TunnelKey, certificate: &CertificateHandle) -> Result<Connection, TunnelError> {
+        let certificate = certificate.get().await?;
+        let ours = Ours::new(&self.certificates, certificate, &key.accepted, key.peer)?;
+        Connection::open(&self.sockets, key.peer, &ours).await
+    }
+}
+
 impl Slot {
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(Arc<Connection>, Instant)>> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take_place(&self) -> Option<super::client::Place> {
-        let mut connections = self.lock();
-        connections.retain(|(connection, _)| !connection.is_retired());
-        let (place, used) =
-            connections.iter_mut().find_map(|(connection, used)| Some((connection.take_place()?, used)))?;
-        *used = Instant::now();
-        Some(place)
+    /// Whether new streams may use the connection: it lives, and shows the certificate we would show now.
+    fn is_current(&self, connection: &Connection) -> bool {
+        !connection.is_retired() && self.certificate.newest().is_none_or(|newest| connection.shows(&newest))
     }
+
+    /// A place where nothing stands in a queue; once there are many connections, any.
+    fn take_place(&self) -> Option<Place> {
+        let mut connections = self.lock();
+        connections.retain(|(connection, _)| self.is_current(connection));
+        let choosy = connections.len() < self.spread;
+        take(&mut connections, true).or_else(|| if choosy { None } else { take(&mut connections, false) })
+    }
+
+    fn take_any_place(&self) -> Option<Place> {
+        take(&mut self.lock(), false)
+    }
+}
+
+fn take(connections: &mut [(Arc<Connection>, Instant)], choosy: bool) -> Option<Place> {
+    let mut places = connections.iter_mut();
+    let (place, used) = places.find_map(|(connection, used)| Some((connection.take_place(choosy)?, used)))?;
+    *used = Instant::now();
+    Some(place)
 }

@@ -4,18 +4,14 @@ use std::fmt;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
-use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, SignatureScheme,
-};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::trust::{Role, Trust};
 use crate::ident::Identity;
 
 /// Why a certificate that chains to our roots is refused all the same.
@@ -86,14 +82,14 @@ pub fn peer_identity(chain: Option<&[CertificateDer<'_>]>) -> Option<Identity> {
 
 /// Accepts a server that is one of the identities we set out to reach.
 pub(super) struct ExpectedPeer {
-    roots: Arc<RootCertStore>,
+    trust: Trust,
     algorithms: WebPkiSupportedAlgorithms,
     accepted: Vec<Identity>,
 }
 
 impl ExpectedPeer {
-    pub(super) fn new(roots: Arc<RootCertStore>, provider: &CryptoProvider, accepted: Vec<Identity>) -> Self {
-        Self { roots, algorithms: provider.signature_verification_algorithms, accepted }
+    pub(super) fn new(trust: Trust, provider: &CryptoProvider, accepted: Vec<Identity>) -> Self {
+        Self { trust, algorithms: provider.signature_verification_algorithms, accepted }
     }
 }
 
@@ -112,8 +108,7 @@ impl ServerCertVerifier for ExpectedPeer {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let parsed = ParsedCertificate::try_from(end_entity)?;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, self.algorithms.all)?;
+        self.trust.current().verify(Role::Server, end_entity, intermediates, now, self.algorithms)?;
         let found = identities(end_entity).map_err(PeerRefused::into_tls)?;
         if found.iter().any(|identity| self.accepted.contains(identity)) {
             return Ok(ServerCertVerified::assertion());
@@ -151,21 +146,15 @@ impl ServerCertVerifier for ExpectedPeer {
 /// Accepts any client of our trust domain; policy decides later what it may do.
 #[derive(Debug)]
 pub(super) struct MeshClients {
-    chain: Option<Arc<dyn ClientCertVerifier>>,
+    trust: Trust,
+    algorithms: WebPkiSupportedAlgorithms,
     trust_domain: String,
-    schemes: Vec<SignatureScheme>,
 }
 
 impl MeshClients {
-    pub(super) fn new(roots: Arc<RootCertStore>, provider: &Arc<CryptoProvider>, ours: &Identity) -> Self {
-        // An empty root store cannot build a verifier. It must then refuse everyone, not fail to start.
-        let chain = WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(provider)).build().ok();
-        let schemes = provider.signature_verification_algorithms.supported_schemes();
-        Self { chain, trust_domain: ours.trust_domain().to_owned(), schemes }
-    }
-
-    fn chain(&self) -> Result<&dyn ClientCertVerifier, Error> {
-        self.chain.as_deref().ok_or(Error::InvalidCertificate(CertificateError::UnknownIssuer))
+    pub(super) fn new(trust: Trust, provider: &CryptoProvider, ours: &Identity) -> Self {
+        let algorithms = provider.signature_verification_algorithms;
+        Self { trust, algorithms, trust_domain: ours.trust_domain().to_owned() }
     }
 }
 
@@ -181,7 +170,7 @@ impl ClientCertVerifier for MeshClients {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.chain()?.verify_client_cert(end_entity, intermediates, now)?;
+        self.trust.current().verify(Role::Client, end_entity, intermediates, now, self.algorithms)?;
         let found = identities(end_entity).map_err(PeerRefused::into_tls)?;
         let Some(first) = found.into_iter().next() else {
             return Err(PeerRefused::NoIdentity.into_tls());
@@ -190,7 +179,7 @@ impl ClientCertVerifier for MeshClients {
             let ours = self.trust_domain.clone();
             return Err(PeerRefused::ForeignTrustDomain { found: first, ours }.into_tls());
         }
-        Ok(verified)
+        Ok(ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -199,7 +188,7 @@ impl ClientCertVerifier for MeshClients {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain()?.verify_tls12_signature(message, certificate, signature)
+        verify_tls12_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn verify_tls13_signature(
@@ -208,10 +197,10 @@ impl ClientCertVerifier for MeshClients {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain()?.verify_tls13_signature(message, certificate, signature)
+        verify_tls13_signature(message, certificate, signature, &self.algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.schemes.clone()
+        self.algorithms.supported_schemes()
     }
 }
