@@ -16,4 +16,5 @@ mod mesh {
     mod observe;
     mod on_demand;
     mod shop;
+    mod trust;
 }

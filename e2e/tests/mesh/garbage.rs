@@ -1,9 +1,9 @@
 //! Garbage on every listener: refused with a reason, counted, and nothing leaks, crashes or keeps others from being served.
 
 mod control;
-mod dial;
+pub(super) mod dial;
 mod half_open;
-mod tunnel;
+pub(super) mod tunnel;
 
 use std::collections::BTreeMap;
 

@@ -278,7 +278,7 @@ async fn delayed(
     while let Ok(length @ 1..) = from.read(&mut chunk).await {
         let wait = *delay.borrow();
         if !wait.is_zero() {
-            tokio::time::sleep(wait).await;
+            tokio::time::sleep(wait).await; // the queue that the test is about
         }
         if to.write_all(&chunk[..length]).await.is_err() {
             return;
