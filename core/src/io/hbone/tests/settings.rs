@@ -74,7 +74,7 @@ async fn the_pool_obeys_the_limits_of_its_sockets() {
     let pool = Pool::new(sockets, certificates.clone());
     let _open = pool.open(&key(server.address, "cart"), &request()).await.unwrap();
     let full = pool.open(&key(server.address, "cart"), &request()).await.map(|_| ()).unwrap_err();
-    assert!(matches!(full, TunnelError::PoolFull { limit: 1, .. }), "{full}");
+    assert!(matches!(full.cause(), TunnelError::PoolFull { limit: 1, .. }), "{full}");
 }
 
 /// Sockets are made with what was set, and keepalive can be switched off.
