@@ -40,8 +40,8 @@ pub(super) fn opened(info: &ConnectionInfo) {
     line!(Level::DEBUG, info, "connection opened", {});
 }
 
-/// `bytes` towards the destination and towards the source; `policy` is the one that allowed the connection, unless the
-/// outcome names another.
+/// `bytes` towards the destination and towards the source; `policy` is the one that allowed the connection. Where policy
+/// ended it, the outcome's own is named, if one decided.
 pub(super) fn complete(
     info: &ConnectionInfo,
     outcome: &Outcome,
@@ -55,8 +55,9 @@ pub(super) fn complete(
         Reporter::Destination => (bytes.1, bytes.0),
     };
     let duration = format!("{}ms", opened.elapsed().as_millis());
-    let policy = outcome.policy.as_ref().or(policy).map(PolicyKey::as_str);
     let reason = outcome.reason;
+    let allowed_by = policy.filter(|_| !reason.is_denial());
+    let policy = outcome.policy.as_ref().or(allowed_by).map(PolicyKey::as_str);
     if reason == Reason::Ok {
         line!(Level::INFO, info, "connection complete", {
             bytes_sent = sent,

@@ -142,6 +142,18 @@ fn a_cut_names_policy_reason_and_hint() {
 }
 
 #[test]
+fn a_policy_that_let_a_connection_in_is_not_blamed_for_its_end() {
+    let telemetry = Telemetry::new(&Metrics::default());
+    let allow = PolicyKey::new("shop", "allow");
+    let ended = |reason| {
+        logged(|| telemetry.open(info(Reporter::Destination), Some(allow.clone())).finish(&Outcome::of(reason)))
+    };
+    assert!(ended(Reason::Ok)[0].contains("policy=\"shop/allow\""));
+    assert!(ended(Reason::ResetByPeer)[0].contains("policy=\"shop/allow\""));
+    assert!(!ended(Reason::PolicyNotAllowed)[0].contains("policy=\""));
+}
+
+#[test]
 fn a_dropped_connection_is_closed_and_logged_as_cut_short() {
     let metrics = Metrics::default();
     let telemetry = Telemetry::new(&metrics);
