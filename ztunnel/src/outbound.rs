@@ -38,8 +38,11 @@ pub async fn serve(pod: Arc<Pod>, accepted: Accepted) {
         open = Box::pin(open(&pod, &place, stream, client)) => open,
         () = drain.immediate() => None,
     };
-    if let Some(open) = open {
-        open.carry(drain, &pod.mesh.limits).await;
+    match open {
+        Some(Open::Plain(open)) => open.carry(drain, &pod.mesh.limits).await,
+        Some(Open::Tunnel(open)) => open.carry(drain, &pod.mesh.limits).await,
+        Some(Open::Neighbour(open)) => open.carry(drain, &pod.mesh.limits).await,
+        None => {}
     }
 }
 
@@ -131,7 +134,7 @@ impl Outgoing {
             Err(error) => return self.refuse(&outcome::upstream_unreachable(&error)),
         };
         let telemetry = self.telemetry.open(self.info, None);
-        Some(Open::Plain { stream: self.stream, upstream, telemetry })
+        Some(Open::Plain(Box::new(Plain { stream: self.stream, upstream, telemetry })))
     }
 
     /// Mutual TLS to `peer` at the end of `hop`: the destination's node, its waypoint, or its network's gateway.
@@ -146,12 +149,19 @@ impl Outgoing {
         self.info.hbone_destination = Some(hop.authority.to_string());
         let opened = match opening.await {
             Ok(opened) => opened,
-            Err(error) => return self.refuse(&outcome::tunnel_failed(&error, peer)),
+            Err(error) => {
+                if let Some(identity) = error.refused_by() {
+                    self.info.source_identity = Some(key.source.clone());
+                    self.info.destination_identity = Some(identity.clone());
+                }
+                return self.refuse(&outcome::tunnel_failed(&error, peer));
+            }
         };
         self.info.source_identity = Some(key.source.clone());
         self.info.destination_identity = opened.peer_identity;
         let telemetry = self.telemetry.open(self.info, None);
-        Some(Open::Tunnel { stream: self.stream, tunnel: opened.stream, telemetry, lifetime: opened.lifetime })
+        let (tunnel, lifetime) = (opened.stream, opened.lifetime);
+        Some(Open::Tunnel(Box::new(Tunnel { stream: self.stream, tunnel, telemetry, lifetime })))
     }
 
     /// The application learns of a refusal by a reset: an orderly close would look like an empty answer.
@@ -162,45 +172,61 @@ impl Outgoing {
     }
 }
 
-/// A connection whose other end exists.
+/// A connection whose other end exists. Boxed one by one, so that none takes the room of another.
 enum Open {
-    Plain { stream: TcpStream, upstream: TcpStream, telemetry: ConnectionTelemetry },
-    Tunnel { stream: TcpStream, tunnel: TunnelStream, telemetry: ConnectionTelemetry, lifetime: Lifetime },
+    Plain(Box<Plain>),
+    Tunnel(Box<Tunnel>),
     Neighbour(Box<neighbour::Open>),
 }
 
-impl Open {
+struct Plain {
+    stream: TcpStream,
+    upstream: TcpStream,
+    telemetry: ConnectionTelemetry,
+}
+
+impl Plain {
     /// Carries bytes until both ends are done, or the pod leaves the mesh.
-    async fn carry(self, drain: Drain, limits: &Limits) {
-        match self {
-            Self::Plain { mut stream, mut upstream, telemetry } => {
-                let served =
-                    while_served(drain, pin!(copy::plain(&mut stream, &mut upstream, limits, &telemetry))).await;
-                let outcome = match served {
-                    Some(result) => result.into(),
-                    None => {
-                        reset_on_close(&stream);
-                        reset_on_close(&upstream);
-                        Outcome::of(Reason::WorkloadRemoved)
-                    }
-                };
-                telemetry.finish(&outcome);
+    async fn carry(mut self: Box<Self>, drain: Drain, limits: &Limits) {
+        let served = {
+            let copied = pin!(copy::plain(&mut self.stream, &mut self.upstream, limits, &self.telemetry));
+            while_served(drain, copied).await
+        };
+        let outcome = match served {
+            Some(result) => result.into(),
+            None => {
+                reset_on_close(&self.stream);
+                reset_on_close(&self.upstream);
+                Outcome::of(Reason::WorkloadRemoved)
             }
-            Self::Tunnel { mut stream, mut tunnel, telemetry, lifetime } => {
-                let served =
-                    while_served(drain, pin!(copy::with_tunnel(&mut stream, &mut tunnel, limits, &telemetry))).await;
-                let outcome = match served {
-                    Some(result) => outcome::of_tunnel(result, &lifetime),
-                    None => {
-                        reset_on_close(&stream);
-                        tunnel.abort();
-                        Outcome::of(Reason::WorkloadRemoved)
-                    }
-                };
-                telemetry.finish(&outcome);
+        };
+        self.telemetry.finish(&outcome);
+    }
+}
+
+struct Tunnel {
+    stream: TcpStream,
+    tunnel: TunnelStream,
+    telemetry: ConnectionTelemetry,
+    lifetime: Lifetime,
+}
+
+impl Tunnel {
+    /// As [`Plain::carry`].
+    async fn carry(mut self: Box<Self>, drain: Drain, limits: &Limits) {
+        let served = {
+            let copied = pin!(copy::with_tunnel(&mut self.stream, &mut self.tunnel, limits, &self.telemetry));
+            while_served(drain, copied).await
+        };
+        let outcome = match served {
+            Some(result) => outcome::of_tunnel(result, &self.lifetime),
+            None => {
+                reset_on_close(&self.stream);
+                self.tunnel.abort();
+                Outcome::of(Reason::WorkloadRemoved)
             }
-            Self::Neighbour(open) => Box::pin(open.carry(drain, limits)).await,
-        }
+        };
+        self.telemetry.finish(&outcome);
     }
 }
 

@@ -91,7 +91,7 @@ fn probe(lab: &Lab, world: &World, wire: &Wire, cell: &Cell) {
     }
     if cell.client == Side::Captured {
         let line = logs["node-1"].wait(lab, &["connection complete", "direction=\"outbound\""]);
-        let proven = expected.proven_to_client.then_some((CLIENT_IDENTITY, SERVER_IDENTITY)).unzip();
+        let proven = expected.mutual_tls.then_some((CLIENT_IDENTITY, SERVER_IDENTITY)).unzip();
         assert_eq!((field(&line, "src.identity"), field(&line, "dst.identity")), proven, "{cell:?}: {line}");
         let reason = match expected.outcome {
             Outcome::Answer => "ok",
@@ -154,10 +154,7 @@ impl Counts {
         let answered = expected.outcome == Outcome::Answer;
         match (cell.client, answered) {
             (Side::Captured, true) => self.count(["node-1", OPENED, "source", security, "-"], 1.0),
-            (Side::Captured, false) => {
-                let security = if expected.proven_to_client { security } else { "unknown" };
-                self.count(["node-1", FAILED, "source", security, "DENY"], 1.0);
-            }
+            (Side::Captured, false) => self.count(["node-1", FAILED, "source", security, "DENY"], 1.0),
             (Side::Uncaptured, _) => {}
         }
         match (cell.server, answered) {

@@ -104,7 +104,7 @@ fn a_tunnel_that_cannot_be_dialled_says_where_to_look() {
     }
     let nowhere = tunnel_failed(&silent(), &server_on("")).detail.unwrap();
     assert!(nowhere.ends_with("may block TCP 15008 to workload shop/server"), "{nowhere}");
-    let refused = TunnelError::Refused { peer, status: http::StatusCode::UNAUTHORIZED, reason: None };
+    let refused = TunnelError::Refused { peer, identity: None, status: http::StatusCode::UNAUTHORIZED, reason: None };
     assert!(!tunnel_failed(&refused, &server_on("node-2")).detail.unwrap().contains("NetworkPolicy"));
 }
 
@@ -112,7 +112,7 @@ fn a_tunnel_that_cannot_be_dialled_says_where_to_look() {
 fn what_goes_wrong_behind_a_gateway_keeps_its_reason_and_says_where() {
     let gateway = "192.0.2.1:15008".parse().unwrap();
     let status = http::StatusCode::UNAUTHORIZED;
-    let denied = TunnelError::Refused { peer: gateway, status, reason: Some(Reason::PolicyDenied) };
+    let denied = TunnelError::Refused { peer: gateway, identity: None, status, reason: Some(Reason::PolicyDenied) };
     let outcome = Outcome::from(&TunnelError::Inner { gateway, source: Box::new(denied) });
     assert_eq!(outcome.reason, Reason::PolicyDenied);
     assert!(outcome.detail.unwrap().starts_with("behind the gateway at 192.0.2.1:15008: "));

@@ -97,6 +97,8 @@ pub enum TunnelError {
     Refused {
         /// The peer's proxy.
         peer: SocketAddr,
+        /// Whom its certificate named.
+        identity: Option<Identity>,
         /// Its answer.
         status: StatusCode,
         /// Why, where the peer is one of ours and said it.
@@ -165,6 +167,16 @@ impl TunnelError {
         match self {
             Self::Shared(error) => error.cause(),
             error => error,
+        }
+    }
+
+    /// Whom the certificate of the peer named that refused the tunnel; it has seen ours, too.
+    #[must_use]
+    pub fn refused_by(&self) -> Option<&Identity> {
+        match self.cause() {
+            Self::Refused { identity, .. } => identity.as_ref(),
+            Self::Inner { source, .. } => source.refused_by(),
+            _ => None,
         }
     }
 }
@@ -443,7 +455,7 @@ impl Place {
         let (head, receive) = response.into_parts();
         if head.status != StatusCode::OK {
             let reason = headers::proxy_status_reason(&head.headers);
-            return Err(TunnelError::Refused { peer, status: head.status, reason });
+            return Err(TunnelError::Refused { peer, identity: peer_identity, status: head.status, reason });
         }
         if choosy && is_starved(&mut send) {
             // The application there sees a connection that ends without a byte; better than one that hangs.

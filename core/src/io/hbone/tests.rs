@@ -215,11 +215,13 @@ async fn garbage_instead_of_tls_is_refused() {
 }
 
 #[tokio::test]
-async fn a_refusal_names_its_status() {
+async fn a_refusal_names_its_status_and_who_it_is_from() {
     let certificates = MemoryAuthority::new().certificates();
     let server = serve(&certificates, "cart", |incoming| incoming.refuse(crate::reason::Reason::PolicyDenied)).await;
     let refused = pool(&certificates).open(&key(server.address, "cart"), &request()).await;
-    let Err(TunnelError::Refused { status, reason, .. }) = refused else { panic!("served") };
+    let Err(refused) = refused else { panic!("served") };
+    assert_eq!(refused.refused_by(), Some(&identity("cart")));
+    let TunnelError::Refused { status, reason, .. } = refused else { panic!("{refused}") };
     assert_eq!((status, reason), (StatusCode::UNAUTHORIZED, Some(crate::reason::Reason::PolicyDenied)));
 }
 

@@ -160,21 +160,18 @@ fn probe(lab: &Lab, addresses: &Addresses, cell: &Cell) {
         assert!(refused, "{cell:?}: expected a refusal, at once: {answer}");
     }
     let line = logs[cell.server_node()].wait(lab, &["connection complete", "direction=\"inbound\""]);
-    check_line(cell, &line, true, true);
+    check_line(cell, &line, true);
     if cell.captured() {
         let line = logs[cell.client_node()].wait(lab, &["connection complete", "direction=\"outbound\""]);
-        check_line(cell, &line, cell.answered(), cell.service);
+        check_line(cell, &line, cell.service);
     }
 }
 
-/// Both write the same fields. Whom a refused client meant to talk to is proven to it at Istio's proxy only; and which service a
-/// pod is part of counts at the server's, however it was dialled.
-fn check_line(cell: &Cell, line: &str, proven: bool, service: bool) {
+/// Both write the same fields. Which service a pod is part of counts at the server's, however it was dialled.
+fn check_line(cell: &Cell, line: &str, service: bool) {
     let (source, destination) = cell.identities();
-    if proven {
-        assert_eq!(field(line, "src.identity"), source.as_deref(), "{cell:?}: {line}");
-        assert_eq!(field(line, "dst.identity"), destination.as_deref(), "{cell:?}: {line}");
-    }
+    assert_eq!(field(line, "src.identity"), source.as_deref(), "{cell:?}: {line}");
+    assert_eq!(field(line, "dst.identity"), destination.as_deref(), "{cell:?}: {line}");
     assert_eq!(field(line, "src.workload"), Some(cell.client_name()), "{cell:?}: {line}");
     assert_eq!(field(line, "dst.workload"), Some(cell.server_name().as_str()), "{cell:?}: {line}");
     assert_eq!(field(line, "error").is_none(), cell.answered(), "{cell:?}: {line}");

@@ -41,10 +41,8 @@ pub(crate) enum Outcome {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Expected {
     pub(crate) outcome: Outcome,
-    /// Both ends are proven, and nothing can be read on the link.
+    /// Both ends are proven to either proxy, and nothing can be read on the link.
     pub(crate) mutual_tls: bool,
-    /// The client's proxy names both, too. When refused it knows the server only if that is on its own node.
-    pub(crate) proven_to_client: bool,
 }
 
 /// One combination.
@@ -90,8 +88,7 @@ impl Cell {
             (_, Side::Uncaptured, Mode::Permissive, Rule::None | Rule::Deny) => Outcome::Answer,
             (_, Side::Uncaptured, Mode::Permissive, Rule::Allow) => Outcome::Refused("policy_not_allowed"),
         };
-        let proven_to_client = mutual_tls && (outcome == Outcome::Answer || !self.far);
-        Expected { outcome, mutual_tls, proven_to_client }
+        Expected { outcome, mutual_tls }
     }
 
     pub(crate) fn client_pod(&self) -> String {
