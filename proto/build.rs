@@ -2,13 +2,14 @@
 use std::{env, error::Error};
 
 /// Every file of the contract; imports are found next to them.
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "workload.proto",
     "authorization.proto",
     "ca.proto",
     "zds.proto",
     "rpc_status.proto",
     "envoy_core.proto",
+    "status.proto",
     "discovery.proto",
 ];
 

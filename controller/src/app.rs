@@ -111,7 +111,8 @@ impl Controller {
 
         let discovery =
             Discovery::new(published.clone(), Arc::clone(&verifier), clients, metrics.clone(), drain.clone())
-                .with_maximum_age(config.maximum_connection_age);
+                .with_maximum_age(config.maximum_connection_age)
+                .with_root_namespace(config.settings.root_namespace.clone());
         let root_pem = root.pem().to_owned();
         let authority =
             Authority::new(root, verifier, published, config.rules, config.certificate_lifetime, metrics.clone());

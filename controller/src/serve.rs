@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use fairway_core::io::drain::Drain;
 use fairway_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryService;
-use fairway_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use fairway_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest};
 use fairway_proto::envoy_core::Node;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 pub mod clients;
 pub mod session;
+mod status;
 
 use clients::{Client, Clients, Membership};
 use session::{Event, Session, metadata};
@@ -39,6 +40,7 @@ pub struct Discovery {
     metrics: Metrics,
     drain: Drain,
     maximum_age: Option<Duration>,
+    root_namespace: String,
 }
 
 impl Discovery {
@@ -51,7 +53,7 @@ impl Discovery {
         metrics: Metrics,
         drain: Drain,
     ) -> Self {
-        Self { published, verifier, clients, metrics, drain, maximum_age: None }
+        Self { published, verifier, clients, metrics, drain, maximum_age: None, root_namespace: String::new() }
     }
 
     /// Ends streams after about this long, at a moment when nothing is under way: clients spread over the controllers
@@ -60,13 +62,29 @@ impl Discovery {
     pub fn with_maximum_age(self, maximum_age: Option<Duration>) -> Self {
         Self { maximum_age, ..self }
     }
+
+    /// Callers from this namespace may see how far every proxy is, others only those of their own.
+    #[must_use]
+    pub fn with_root_namespace(self, root_namespace: String) -> Self {
+        Self { root_namespace, ..self }
+    }
 }
 
 type Answers = Pin<Box<dyn tokio_stream::Stream<Item = Result<DeltaDiscoveryResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl AggregatedDiscoveryService for Discovery {
+    type StreamAggregatedResourcesStream = status::Answers;
     type DeltaAggregatedResourcesStream = Answers;
+
+    async fn stream_aggregated_resources(
+        &self,
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        let caller = self.verifier.authenticate(request.metadata(), SystemTime::now())?;
+        let namespace = (caller.namespace != self.root_namespace).then_some(caller.namespace);
+        Ok(Response::new(status::answer(request.into_inner(), self.clients.clone(), namespace, self.drain.clone())))
+    }
 
     async fn delta_aggregated_resources(
         &self,
@@ -116,7 +134,7 @@ impl Stream {
         let Some(first) = self.requests.message().await? else { return Ok(()) };
         let node = first.node.clone().unwrap_or_default();
         check_node(&node, caller)?;
-        let client = describe(&node);
+        let client = describe(&node, caller);
         let id = client.id.clone();
         let membership = clients.join(client);
         let connected = self.metrics.clients.clone();
@@ -231,11 +249,13 @@ fn check_node(node: &Node, caller: &Caller) -> Result<(), Status> {
     }
 }
 
-fn describe(node: &Node) -> Client {
+fn describe(node: &Node, caller: &Caller) -> Client {
     let since = time::OffsetDateTime::now_utc();
     Client {
         id: node.id.clone(),
         node: metadata(node, "NODE_NAME").unwrap_or_default().to_owned(),
+        namespace: caller.namespace.clone(),
+        cluster: metadata(node, "CLUSTER_ID").unwrap_or_default().to_owned(),
         version: ["FAIRWAY_VERSION", "ISTIO_VERSION"]
             .iter()
             .find_map(|key| metadata(node, key))

@@ -28,6 +28,11 @@ mod packages {
                     include!(concat!(env!("OUT_DIR"), "/envoy.service.discovery.v3.rs"));
                 }
             }
+            pub mod status {
+                pub mod v3 {
+                    include!(concat!(env!("OUT_DIR"), "/envoy.service.status.v3.rs"));
+                }
+            }
         }
     }
     pub mod google {
@@ -54,7 +59,7 @@ mod packages {
 }
 
 pub use packages::{
-    envoy::{config::core::v3 as envoy_core, service::discovery::v3 as discovery},
+    envoy::{config::core::v3 as envoy_core, service::discovery::v3 as discovery, service::status::v3 as status},
     google::rpc as rpc_status,
     istio::{security, v1::auth as ca, workload, workload::zds},
 };

@@ -6,3 +6,7 @@ pub const ADDRESS: &str = "type.googleapis.com/istio.workload.Address";
 pub const AUTHORIZATION: &str = "type.googleapis.com/istio.security.Authorization";
 /// A workload alone, [`crate::workload::Workload`].
 pub const WORKLOAD: &str = "type.googleapis.com/istio.workload.Workload";
+/// How far the proxies are, [`crate::status::ClientConfig`] each; what istioctl asks for.
+pub const SYNC_STATUS: &str = "istio.io/debug/syncz";
+/// The type of those.
+pub const CLIENT_CONFIG: &str = "type.googleapis.com/envoy.service.status.v3.ClientConfig";

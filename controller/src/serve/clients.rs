@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use serde::Serialize;
 
@@ -28,6 +29,12 @@ pub struct Client {
     pub id: String,
     /// Node it runs on.
     pub node: String,
+    /// Namespace of its token.
+    #[serde(skip)]
+    pub namespace: String,
+    /// Cluster it says it is in.
+    #[serde(skip)]
+    pub cluster: String,
     /// Version it says it has.
     pub version: String,
     /// Start of the stream, RFC 3339.
@@ -45,6 +52,9 @@ pub struct TypeStatus {
     pub acked: u64,
     /// Why the last response was refused, if it was.
     pub nacked: Option<String>,
+    /// When something was last sent completely.
+    #[serde(skip)]
+    pub updated: Option<SystemTime>,
 }
 
 impl Clients {
@@ -80,15 +90,19 @@ pub struct Membership {
 impl Membership {
     /// Says how far the client is.
     pub fn update<'a>(&self, progress: impl Iterator<Item = (ResourceType, &'a Progress)>) {
-        let types = progress
-            .map(|(kind, progress)| {
-                let status = TypeStatus { sent: progress.sent, acked: progress.acked, nacked: progress.nacked.clone() };
-                (kind.short_name(), status)
-            })
-            .collect();
-        if let Some(client) = self.clients.table().clients.get_mut(&self.key) {
-            client.types = types;
-        }
+        let mut table = self.clients.table();
+        let Some(client) = table.clients.get_mut(&self.key) else { return };
+        let status = |(kind, progress): (ResourceType, &Progress)| {
+            let before = client.types.get(kind.short_name());
+            let updated = match before {
+                Some(before) if before.sent == progress.sent => before.updated,
+                _ => (progress.sent > 0).then(SystemTime::now),
+            };
+            let Progress { sent, acked, nacked } = progress.clone();
+            (kind.short_name(), TypeStatus { sent, acked, nacked, updated })
+        };
+        let types = progress.map(status).collect();
+        client.types = types;
     }
 }
 

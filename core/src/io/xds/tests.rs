@@ -3,10 +3,10 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use fairway_proto::discovery::Resource;
 use fairway_proto::discovery::aggregated_discovery_service_server::{
     AggregatedDiscoveryService, AggregatedDiscoveryServiceServer,
 };
+use fairway_proto::discovery::{DiscoveryRequest, DiscoveryResponse, Resource};
 use fairway_proto::security::Authorization;
 use fairway_proto::type_url;
 use fairway_proto::workload::{Address, Workload, address};
@@ -50,7 +50,15 @@ struct Server {
 
 #[tonic::async_trait]
 impl AggregatedDiscoveryService for Server {
+    type StreamAggregatedResourcesStream = tokio_stream::Empty<Result<DiscoveryResponse, Status>>;
     type DeltaAggregatedResourcesStream = ReceiverStream<Scripted>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        _: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        Err(Status::unimplemented("nobody asks"))
+    }
 
     async fn delta_aggregated_resources(
         &self,
