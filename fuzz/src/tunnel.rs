@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fairway_core::io::hbone::ReceiveBudget;
 use fairway_core::io::hbone::server::{Incoming, serve};
 use fairway_core::limits::Limits;
 use fairway_core::reason::Reason;
@@ -48,8 +49,8 @@ pub fn run(data: &[u8]) {
             tokio::join!(send, receive);
         };
         let mut streams = JoinSet::new();
-        let (peer, limits) = (SocketAddr::from(([10, 0, 0, 9], 1)), Limits::default());
-        let serving = serve(near, peer, &limits, std::future::pending(), |incoming| {
+        let (peer, limits, budget) = (SocketAddr::from(([10, 0, 0, 9], 1)), Limits::default(), ReceiveBudget::default());
+        let serving = serve(near, peer, (&limits, &budget), std::future::pending(), |incoming| {
             answer(&world, incoming, &mut streams);
         });
         let served = async { tokio::join!(serving, client) };

@@ -10,6 +10,7 @@ use fairway_core::io::certs::authority::GrpcAuthority;
 use fairway_core::io::certs::test_authority::TestAuthority;
 use fairway_core::io::drain::{self, Drain, Mode};
 use fairway_core::io::grpc::ControlPlane;
+use fairway_core::io::hbone::ReceiveBudget;
 use fairway_core::io::live::Live;
 use fairway_core::io::logging::LogFilter;
 use fairway_core::io::metrics::{Metrics, runtime};
@@ -70,6 +71,8 @@ pub async fn run(config: Config, log_filter: LogFilter, workers: Workers) -> any
     }
     let live = if config.on_demand { Live::on_demand() } else { Live::new() };
     let telemetry = Telemetry::new(&metrics);
+    let budget = ReceiveBudget::new(&config.limits);
+    budget.register(&metrics);
     let counted = DnsMetrics::new(&metrics);
     let probing = Probing { keepalive: config.keepalive, user_timeout: config.user_timeout };
     let (resolvers, ours) =
@@ -80,6 +83,7 @@ pub async fn run(config: Config, log_filter: LogFilter, workers: Workers) -> any
         certificates: certificates.clone(),
         telemetry: telemetry.clone(),
         limits: config.limits.clone(),
+        budget,
         ipv6: config.ipv6,
         neighbours: Neighbours::default(),
         workers,

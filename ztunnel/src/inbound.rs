@@ -157,7 +157,7 @@ pub(crate) async fn carry_streams(proven: Box<Proven>) {
     // Boxed, as what is rarely polled.
     let cut = Box::pin(lifetime.follow(|| retired.notify_one()));
     let served = {
-        let serving = pin!(server::serve(tls, peer, &pod.mesh.limits, drain, streams));
+        let serving = pin!(server::serve(tls, peer, (&pod.mesh.limits, &pod.mesh.budget), drain, streams));
         tokio::select! {
             served = serving => served,
             reason = cut => {

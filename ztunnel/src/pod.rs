@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use fairway_core::io::certs::Certificates;
 use fairway_core::io::drain::Drain;
-use fairway_core::io::hbone::Pool;
+use fairway_core::io::hbone::{Pool, ReceiveBudget};
 use fairway_core::io::live::Live;
 use fairway_core::io::socket::SocketFactory;
 use fairway_core::limits::{self, Limits};
@@ -32,6 +32,8 @@ pub struct Mesh {
     pub telemetry: Telemetry,
     /// Every bound.
     pub limits: Limits,
+    /// What peers may have on its way to all of them.
+    pub budget: ReceiveBudget,
     /// Whether pods are served on IPv6 as well.
     pub ipv6: bool,
     /// The node's enrolled pods, for connections between two of them.
@@ -75,7 +77,7 @@ impl Pod {
         drain: Drain,
     ) -> Self {
         let view = mesh.live.subscribe(&reference);
-        let pool = || Pool::new(sockets.clone(), mesh.certificates.clone());
+        let pool = || Pool::new(sockets.clone(), mesh.certificates.clone(), mesh.budget.clone());
         let pools = iter::repeat_with(pool).take(mesh.workers.count()).collect();
         let handshakes = Handshakes::within(&mesh.limits);
         Self { reference, mesh, view, sockets, pools, handshakes, preserve_source, drain }

@@ -10,7 +10,7 @@ use fairway_core::io::certs::authority::Answer;
 use fairway_core::io::certs::{Authority, Certificates};
 use fairway_core::io::drain::{self, Trigger};
 use fairway_core::io::hbone::client::Opened;
-use fairway_core::io::hbone::{ConnectRequest, Pool, TunnelError, TunnelKey};
+use fairway_core::io::hbone::{ConnectRequest, Pool, ReceiveBudget, TunnelError, TunnelKey};
 use fairway_core::io::live::Live;
 use fairway_core::io::metrics::Metrics;
 use fairway_core::io::socket::SocketFactory;
@@ -109,6 +109,7 @@ impl ServedPod {
             live,
             certificates: certificates.clone(),
             telemetry: Telemetry::new(&metrics),
+            budget: ReceiveBudget::default(),
             ipv6: false,
             neighbours: crate::neighbours::Neighbours::default(),
             workers: workers.clone(),
@@ -137,7 +138,7 @@ impl ServedPod {
 
     /// Tunnels of a member of the mesh.
     pub(crate) fn member(&self) -> Pool {
-        Pool::new(SocketFactory::host(None), self.certificates.clone())
+        Pool::new(SocketFactory::host(None), self.certificates.clone(), ReceiveBudget::default())
     }
 
     /// Opens a stream on the member's tunnel to `port` of the pod.

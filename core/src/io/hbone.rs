@@ -3,17 +3,18 @@
 pub mod client;
 mod gather;
 pub mod headers;
-pub mod keepalive;
 pub mod lifetime;
 mod nested;
 pub mod pool;
 mod probe;
 pub mod server;
 pub mod stream;
+mod window;
 
 pub use client::{ConnectRequest, TunnelError};
 pub use pool::{Pool, TunnelKey};
 pub use stream::TunnelStream;
+pub use window::ReceiveBudget;
 
 #[cfg(test)]
 mod tests;

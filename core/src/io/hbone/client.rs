@@ -2,8 +2,10 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::Context;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,6 +22,7 @@ use super::headers;
 use super::lifetime::Lifetime;
 use super::probe::Probe;
 use super::stream::TunnelStream;
+use super::window::{Drained, ReceiveBudget, Sizes, Window};
 use crate::ident::Identity;
 use crate::io::certs::{CertificateError, Certificates, WorkloadCertificate};
 use crate::io::read_ahead::ReadAhead;
@@ -215,6 +218,7 @@ struct State {
     began: Instant,
     probe: Probe,
     lifetime: Lifetime,
+    drained: Drained,
     limits: Limits,
 }
 
@@ -278,16 +282,26 @@ impl Connection {
     ///
     /// # Errors
     /// See [`TunnelError`].
-    pub async fn open(sockets: &SocketFactory, peer: SocketAddr, ours: &Ours) -> Result<Self, TunnelError> {
+    pub async fn open(
+        sockets: &SocketFactory,
+        peer: SocketAddr,
+        ours: &Ours,
+        budget: &ReceiveBudget,
+    ) -> Result<Self, TunnelError> {
         let tcp = sockets.connect(peer).await.map_err(|source| TunnelError::Dial { peer, source })?;
-        Self::over(ReadAhead::new(tcp, sockets.limits()), peer, ours, sockets.limits()).await
+        Self::over(ReadAhead::new(tcp, sockets.limits()), peer, ours, (sockets.limits(), budget)).await
     }
 
     /// As [`Connection::open`], over something that leads to the peer already.
     ///
     /// # Errors
     /// See [`TunnelError`].
-    pub async fn over<T>(io: T, peer: SocketAddr, ours: &Ours, limits: &Limits) -> Result<Self, TunnelError>
+    pub async fn over<T>(
+        io: T,
+        peer: SocketAddr,
+        ours: &Ours,
+        (limits, budget): (&Limits, &ReceiveBudget),
+    ) -> Result<Self, TunnelError>
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -308,10 +322,11 @@ impl Connection {
         let peer_identity = peer_identity(chain);
         let lifetime = Lifetime::new(&ours.certificates, &ours.certificate, Role::Server, chain);
         let (io, turns) = gather(tls);
+        let first = Sizes::first(limits);
         let handshake = h2::client::Builder::new()
             .enable_push(false)
-            .initial_window_size(limits.number(&limits::STREAM_WINDOW))
-            .initial_connection_window_size(limits.number(&limits::CONNECTION_WINDOW))
+            .initial_window_size(first.stream)
+            .initial_connection_window_size(first.connection)
             .max_frame_size(limits.number(&limits::FRAME_SIZE))
             .max_header_list_size(limits.number(&limits::CLIENT_HEADER_LIST))
             .max_send_buffer_size(limits.size(&limits::CLIENT_SEND_BUFFER))
@@ -329,18 +344,31 @@ impl Connection {
         };
         let probe = Probe::new(limits);
         let lost = probe.clone().run(connection.ping_pong());
+        let drained = Drained::default();
+        let mut window = Window::new(budget, limits, drained.clone());
         let state = Arc::new(State {
             retired: AtomicBool::new(false),
             crowded_until: AtomicU64::new(0),
             began: Instant::now(),
             probe,
             lifetime,
+            drained,
             limits: limits.clone(),
         });
         let end = Arc::clone(&state);
         tokio::spawn(async move {
+            let turn = |context: &mut Context<'_>| {
+                window.turn(&end.probe, |sizes| {
+                    let announced = connection.set_initial_window_size(sizes.stream).is_ok();
+                    if announced {
+                        connection.set_target_window_size(sizes.connection);
+                    }
+                    announced
+                });
+                Pin::new(&mut connection).poll(context)
+            };
             tokio::select! {
-                finished = turns.drive(|context| Pin::new(&mut connection).poll(context)) => {
+                finished = turns.drive(turn) => {
                     if let Err(error) = finished {
                         tracing::debug!(%peer, %error, "tunnel connection ended");
                     }
@@ -462,7 +490,7 @@ impl Place {
             state.crowded();
             return Ok(Attempt::NotSent(TunnelError::Http2 { peer, source: h2::Reason::FLOW_CONTROL_ERROR.into() }));
         }
-        let stream = TunnelStream::new(send, receive, Some(Arc::new(lease)));
+        let stream = TunnelStream::new(send, receive, state.drained.clone(), Some(Arc::new(lease)));
         let lifetime = state.lifetime.clone();
         Ok(Attempt::Opened(Opened { stream, headers: head.headers, peer_identity, lifetime }))
     }

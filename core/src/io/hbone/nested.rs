@@ -28,8 +28,9 @@ impl Pool {
         let certificate = self.certificates().claim(&key.source).get().await?;
         let carrier = self.open(key, outer).await?.stream;
         let ours = Ours::new(self.certificates(), certificate, accepted, gateway)?;
+        let bounds = (self.limits(), self.budget());
         let connection =
-            Connection::over(carry(carrier, self.limits()), gateway, &ours, self.limits()).await.map_err(behind)?;
+            Connection::over(carry(carrier, self.limits()), gateway, &ours, bounds).await.map_err(behind)?;
         let place = connection.take_place(false).ok_or(TunnelError::PoolTimeout {
             peer: gateway,
             after: self.limits().duration(&limits::CONNECT_RESPONSE_TIMEOUT),

@@ -10,6 +10,7 @@ use futures_util::future::{BoxFuture, Shared};
 use tokio::time::{Instant, timeout};
 
 use super::client::{Attempt, Connection, Opened, Ours, Place};
+use super::window::ReceiveBudget;
 use super::{ConnectRequest, TunnelError};
 use crate::ident::Identity;
 use crate::io::certs::{CertificateHandle, Certificates};
@@ -52,6 +53,7 @@ pub struct Pool {
 struct Dialer {
     sockets: SocketFactory,
     certificates: Certificates,
+    budget: ReceiveBudget,
 }
 
 /// A dial under way: everybody who waits for it gets the same answer.
@@ -68,14 +70,18 @@ struct Slot {
 }
 
 impl Pool {
-    /// A pool that dials with `sockets` and proves who it speaks for with `certificates`.
+    /// A pool that dials with `sockets`, proves who it speaks for with `certificates`, and lets peers send within `budget`.
     #[must_use]
-    pub fn new(sockets: SocketFactory, certificates: Certificates) -> Self {
-        Self { dialer: Arc::new(Dialer { sockets, certificates }), slots: Mutex::default() }
+    pub fn new(sockets: SocketFactory, certificates: Certificates, budget: ReceiveBudget) -> Self {
+        Self { dialer: Arc::new(Dialer { sockets, certificates, budget }), slots: Mutex::default() }
     }
 
     pub(super) fn limits(&self) -> &Limits {
         self.dialer.sockets.limits()
+    }
+
+    pub(super) fn budget(&self) -> &ReceiveBudget {
+        &self.dialer.budget
     }
 
     pub(super) fn certificates(&self) -> &Certificates {
@@ -212,7 +218,7 @@ impl Dialer {
     async fn open(&self, key: &TunnelKey, certificate: &CertificateHandle) -> Result<Connection, TunnelError> {
         let certificate = certificate.get().await?;
         let ours = Ours::new(&self.certificates, certificate, &key.accepted, key.peer)?;
-        Connection::open(&self.sockets, key.peer, &ours).await
+        Connection::open(&self.sockets, key.peer, &ours, &self.budget).await
     }
 }
 

@@ -105,6 +105,16 @@ impl Probe {
         }
     }
 
+    /// How many questions have been answered.
+    pub(super) fn answers(&self) -> u64 {
+        *self.0.answers.borrow()
+    }
+
+    /// Asks without waiting: [`Probe::answers`] tells of the answer.
+    pub(super) fn ask(&self) {
+        self.0.ask.notify_one();
+    }
+
     /// How much longer than the quickest the last answer took, or the one that is due has been taking.
     pub(super) fn queueing_delay(&self) -> Duration {
         let shared = &*self.0;

@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Context;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,8 +20,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::gather::gather;
+use super::headers;
+use super::probe::Probe;
 use super::stream::{StreamError, TunnelStream};
-use super::{headers, keepalive};
+use super::window::{Drained, ReceiveBudget, Sizes, Window};
 use crate::ident::Identity;
 use crate::io::read_ahead::ReadAhead;
 use crate::io::tls::verify::{PeerRefused, peer_identity};
@@ -81,6 +84,7 @@ pub async fn accept_tls(
 pub struct Incoming {
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
+    drained: Drained,
 }
 
 impl Incoming {
@@ -116,7 +120,7 @@ impl Incoming {
         let mut response = Response::new(());
         *response.headers_mut() = headers;
         let sender = self.respond.send_response(response, false)?;
-        Ok(TunnelStream::new(sender, self.request.into_body(), None))
+        Ok(TunnelStream::new(sender, self.request.into_body(), self.drained, None))
     }
 
     /// Answers with the reason's status, says the reason in the headers, and ends the stream.
@@ -131,14 +135,15 @@ impl Incoming {
 
 /// Serves one connection until it ends: `handle` is called for each request and must not wait.
 ///
-/// When `drain` resolves, the client is told to open no more streams here; those open go on.
+/// When `drain` resolves, the client is told to open no more streams here; those open go on. What the client may send before
+/// it is read is within `budget`.
 ///
 /// # Errors
 /// See [`AcceptError`].
 pub async fn serve<T>(
     io: T,
     peer: SocketAddr,
-    limits: &Limits,
+    (limits, budget): (&Limits, &ReceiveBudget),
     drain: impl Future<Output = ()>,
     mut handle: impl FnMut(Incoming),
 ) -> Result<(), AcceptError>
@@ -146,9 +151,10 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let (io, turns) = gather(io);
+    let first = Sizes::first(limits);
     let mut handshake = h2::server::Builder::new()
-        .initial_window_size(limits.number(&limits::STREAM_WINDOW))
-        .initial_connection_window_size(limits.number(&limits::CONNECTION_WINDOW))
+        .initial_window_size(first.stream)
+        .initial_connection_window_size(first.connection)
         .max_frame_size(limits.number(&limits::FRAME_SIZE))
         .max_header_list_size(limits.number(&limits::SERVER_HEADER_LIST))
         .max_concurrent_streams(limits.number(&limits::MAX_CONCURRENT_STREAMS))
@@ -162,7 +168,10 @@ where
     let after = limits.duration(&limits::HTTP2_HANDSHAKE_TIMEOUT);
     let shaking = turns.drive(|context| Pin::new(&mut handshake).poll(context));
     let mut connection = timeout(after, shaking).await.map_err(|_elapsed| AcceptError::Timeout(after))??;
-    let lost = keepalive::peer_lost(connection.ping_pong(), limits);
+    let probe = Probe::new(limits);
+    let lost = probe.clone().run(connection.ping_pong());
+    let drained = Drained::default();
+    let mut window = Window::new(budget, limits, drained.clone());
     tokio::pin!(lost, drain);
     let mut draining = false;
     // A client that keeps a tunnel and uses it for nothing gets twice the time our own pool would keep it.
@@ -170,11 +179,21 @@ where
     let mut idle_checks = interval_at(Instant::now() + idle_check, idle_check);
     let mut quiet_checks = 0;
     loop {
+        let turn = |context: &mut Context<'_>| {
+            window.turn(&probe, |sizes| {
+                let announced = connection.set_initial_window_size(sizes.stream).is_ok();
+                if announced {
+                    connection.set_target_window_size(sizes.connection);
+                }
+                announced
+            });
+            connection.poll_accept(context)
+        };
         tokio::select! {
-            request = turns.drive(|context| connection.poll_accept(context)) => match request {
+            request = turns.drive(turn) => match request {
                 Some(Ok((request, respond))) => {
                     quiet_checks = 0;
-                    handle(Incoming { request, respond });
+                    handle(Incoming { request, respond, drained: drained.clone() });
                 }
                 Some(Err(error)) => return Err(error.into()),
                 None => return Ok(()),

@@ -7,6 +7,8 @@ use std::task::Poll;
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
 
+use super::window::Drained;
+
 /// A stream of bytes inside a tunnel, either end.
 pub struct TunnelStream {
     /// The half we write to.
@@ -25,6 +27,7 @@ pub struct TunnelSender {
 /// The half of a tunnel stream that is read from.
 pub struct TunnelReceiver {
     stream: RecvStream,
+    drained: Drained,
     _lease: Option<Arc<dyn Send + Sync>>,
 }
 
@@ -49,12 +52,17 @@ impl From<h2::Error> for StreamError {
 }
 
 impl TunnelStream {
-    /// Joins two halves; `lease` is held until both are dropped.
+    /// Joins two halves; `drained` hears of what is read, and `lease` is held until both are dropped.
     #[must_use]
-    pub fn new(sender: SendStream<Bytes>, receiver: RecvStream, lease: Option<Arc<dyn Send + Sync>>) -> Self {
+    pub(super) fn new(
+        sender: SendStream<Bytes>,
+        receiver: RecvStream,
+        drained: Drained,
+        lease: Option<Arc<dyn Send + Sync>>,
+    ) -> Self {
         Self {
             sender: TunnelSender { stream: sender, _lease: lease.clone() },
-            receiver: TunnelReceiver { stream: receiver, _lease: lease },
+            receiver: TunnelReceiver { stream: receiver, drained, _lease: lease },
         }
     }
 
@@ -156,6 +164,7 @@ impl TunnelReceiver {
     /// # Errors
     /// When the stream has ended meanwhile.
     pub fn consumed(&mut self, length: usize) -> Result<(), StreamError> {
+        self.drained.add(length);
         Ok(self.stream.flow_control().release_capacity(length)?)
     }
 }

@@ -21,7 +21,7 @@ mod settings;
 
 use super::server::{self, AcceptError, Incoming};
 use super::stream::StreamError;
-use super::{ConnectRequest, Pool, TunnelError, TunnelKey, TunnelStream};
+use super::{ConnectRequest, Pool, ReceiveBudget, TunnelError, TunnelKey, TunnelStream};
 use crate::ident::Identity;
 use crate::io::certs::Certificates;
 use crate::io::certs::tests::{MemoryAuthority, identity};
@@ -56,7 +56,14 @@ async fn serve(
             tokio::spawn(async move {
                 let served = match server::accept_tls(tcp, tls, &Limits::default()).await {
                     Ok((stream, _identity)) => {
-                        server::serve(stream, peer, &Limits::default(), std::future::pending(), treat).await
+                        server::serve(
+                            stream,
+                            peer,
+                            (&Limits::default(), &ReceiveBudget::default()),
+                            std::future::pending(),
+                            treat,
+                        )
+                        .await
                     }
                     Err(error) => Err(error),
                 };
@@ -82,7 +89,7 @@ fn echo(incoming: Incoming) {
 }
 
 fn pool(certificates: &Certificates) -> Pool {
-    Pool::new(SocketFactory::host(None), certificates.clone())
+    Pool::new(SocketFactory::host(None), certificates.clone(), ReceiveBudget::default())
 }
 
 fn key(server: SocketAddr, accepted: &str) -> TunnelKey {
@@ -160,7 +167,14 @@ async fn a_dead_connection_is_replaced_without_an_error() {
                     seen.take();
                     echo(incoming);
                 };
-                server::serve(stream, peer, &Limits::default(), async { drop(first.await) }, treat).await
+                server::serve(
+                    stream,
+                    peer,
+                    (&Limits::default(), &ReceiveBudget::default()),
+                    async { drop(first.await) },
+                    treat,
+                )
+                .await
             });
         }
     });

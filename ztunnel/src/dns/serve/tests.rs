@@ -66,6 +66,7 @@ impl Served {
             live: live.clone(),
             certificates: Certificates::new(authority, tls::provider(), Duration::from_secs(3600), SystemTime::now),
             telemetry: Telemetry::new(&metrics),
+            budget: fairway_core::io::hbone::ReceiveBudget::default(),
             limits: Limits::default(),
             ipv6: true,
             neighbours: Neighbours::default(),

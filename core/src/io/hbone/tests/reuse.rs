@@ -124,7 +124,7 @@ async fn a_stalled_stream_does_not_delay_its_neighbours() {
     let key = key(server.address, "cart");
     let mut neighbour = pool.open(&key, &to("echo:80")).await.unwrap();
     let mut stalled = pool.open(&key, &to("stalled:80")).await.unwrap();
-    fill(&mut stalled.stream, limits::STREAM_WINDOW.default).await;
+    fill(&mut stalled.stream, limits::STREAM_WINDOW_START.default).await;
     let more = futures_util::FutureExt::now_or_never(Box::pin(stalled.stream.sender.capacity(1)));
     assert!(more.is_none(), "it does stall");
     for _ in 0..100 {
@@ -142,9 +142,9 @@ async fn streams_do_not_queue_behind_a_window_that_is_used_up() {
     let pool = pool(&certificates);
     let key = key(server.address, "cart");
     let mut stalled = Vec::new();
-    for _ in 0..limits::CONNECTION_WINDOW.default / limits::STREAM_WINDOW.default {
+    for _ in 0..limits::CONNECTION_WINDOW_START.default / limits::STREAM_WINDOW_START.default {
         let mut stream = pool.open(&key, &to("stalled:80")).await.unwrap().stream;
-        fill(&mut stream, limits::STREAM_WINDOW.default).await;
+        fill(&mut stream, limits::STREAM_WINDOW_START.default).await;
         stalled.push(stream);
     }
     let mut opened = pool.open(&key, &to("echo:80")).await.unwrap();
@@ -274,7 +274,7 @@ async fn delayed(
     mut to: tokio::net::tcp::OwnedWriteHalf,
     delay: tokio::sync::watch::Receiver<Duration>,
 ) {
-    let mut chunk = vec![0; 64 << 10];
+    let mut chunk = vec![0; 1 << 20];
     while let Ok(length @ 1..) = from.read(&mut chunk).await {
         let wait = *delay.borrow();
         if !wait.is_zero() {
@@ -283,6 +283,46 @@ async fn delayed(
         if to.write_all(&chunk[..length]).await.is_err() {
             return;
         }
+    }
+}
+
+/// Much more than a first window.
+const DOWNLOAD: usize = 8 << 20;
+
+fn download(incoming: Incoming) {
+    let mut stream = incoming.accept(HeaderMap::new()).unwrap();
+    tokio::spawn(async move {
+        // Whether all of it is wanted is the reader's affair.
+        let _ = stream.sender.send_all(Bytes::from(vec![0; DOWNLOAD])).await;
+        std::future::pending::<()>().await;
+    });
+}
+
+#[tokio::test]
+async fn a_long_path_with_much_to_carry_gets_a_larger_window_until_the_tunnel_ends() {
+    let certificates = MemoryAuthority::new().certificates();
+    let server = serve(&certificates, "cart", download).await;
+    let (address, delay) = slow_path(server.address).await;
+    delay.send(Duration::from_millis(10)).unwrap();
+    let budget = ReceiveBudget::default();
+    let pool = Pool::new(SocketFactory::host(None), certificates.clone(), budget.clone());
+    let mut opened = pool.open(&key(address, "cart"), &request()).await.unwrap();
+    let first = limits::CONNECTION_WINDOW_START.default;
+    assert_eq!(budget.promised(), first);
+    // What nobody reads is no reason for a larger one.
+    let receiver = &mut opened.stream.receiver;
+    let mut read = receiver.receive().await.unwrap().unwrap().len();
+    assert_eq!(budget.promised(), first);
+    receiver.consumed(read).unwrap();
+    while read < DOWNLOAD {
+        let bytes = receiver.receive().await.unwrap().unwrap();
+        receiver.consumed(bytes.len()).unwrap();
+        read += bytes.len();
+    }
+    assert!(budget.promised() > first, "{}", budget.promised());
+    drop((opened, pool));
+    while budget.promised() > 0 {
+        tokio::task::yield_now().await;
     }
 }
 

@@ -13,7 +13,7 @@ async fn announced(limits: Limits) -> (BTreeMap<u16, u32>, u32) {
     let (mut far, near) = duplex(1 << 16);
     let nobody = "127.0.0.1:1".parse().unwrap();
     let serving = tokio::spawn(async move {
-        let _ = server::serve(near, nobody, &limits, std::future::pending(), |_| ()).await;
+        let _ = server::serve(near, nobody, (&limits, &ReceiveBudget::default()), std::future::pending(), |_| ()).await;
     });
     far.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
     let mut settings = BTreeMap::new();
@@ -38,8 +38,8 @@ async fn announced(limits: Limits) -> (BTreeMap<u16, u32>, u32) {
 #[tokio::test]
 async fn settings_are_announced_as_they_are_set() {
     let set = BTreeMap::from([
-        (limits::STREAM_WINDOW.name, 100_000),
-        (limits::CONNECTION_WINDOW.name, 300_000),
+        (limits::STREAM_WINDOW_START.name, 100_000),
+        (limits::CONNECTION_WINDOW_START.name, 300_000),
         (limits::FRAME_SIZE.name, 20_000),
         (limits::POOL_MAX_STREAMS.name, 7),
         (limits::MAX_CONCURRENT_STREAMS.name, 9),
@@ -50,8 +50,8 @@ async fn settings_are_announced_as_they_are_set() {
     assert_eq!((settings[&3], settings[&4], settings[&5], settings[&6]), (9, 100_000, 20_000, 5_000));
     assert_eq!(window + 65_535, 300_000);
     let (settings, window) = announced(Limits::default()).await;
-    assert_eq!((settings[&3], settings[&4], settings[&5], settings[&6]), (200, 4 << 20, 1 << 20, 64 << 10));
-    assert_eq!(window + 65_535, 16 << 20);
+    assert_eq!((settings[&3], settings[&4], settings[&5], settings[&6]), (200, 256 << 10, 1 << 20, 64 << 10));
+    assert_eq!(window + 65_535, 1 << 20);
 }
 
 #[tokio::test]
@@ -61,7 +61,7 @@ async fn the_pool_obeys_the_limits_of_its_sockets() {
     for (streams, expected) in [(100, 1), (1, 3)] {
         let set = BTreeMap::from([(limits::POOL_MAX_STREAMS.name, streams)]);
         let sockets = SocketFactory::host(None).within(&Limits::with(&set).unwrap(), Probing::default());
-        let pool = Pool::new(sockets, certificates.clone());
+        let pool = Pool::new(sockets, certificates.clone(), ReceiveBudget::default());
         let before = server.connections.load(Ordering::SeqCst);
         let mut open = Vec::new();
         for _ in 0..3 {
@@ -71,7 +71,7 @@ async fn the_pool_obeys_the_limits_of_its_sockets() {
     }
     let set = BTreeMap::from([(limits::POOL_MAX_STREAMS.name, 1), (limits::POOL_MAX_CONNECTIONS.name, 1)]);
     let sockets = SocketFactory::host(None).within(&Limits::with(&set).unwrap(), Probing::default());
-    let pool = Pool::new(sockets, certificates.clone());
+    let pool = Pool::new(sockets, certificates.clone(), ReceiveBudget::default());
     let _open = pool.open(&key(server.address, "cart"), &request()).await.unwrap();
     let full = pool.open(&key(server.address, "cart"), &request()).await.map(|_| ()).unwrap_err();
     assert!(matches!(full.cause(), TunnelError::PoolFull { limit: 1, .. }), "{full}");

@@ -136,7 +136,7 @@ async fn early_data_is_held_to_the_window() {
     assert!(attacker.send(&connect(0)).await);
     let piece = frame(DATA, NONE, 1, &vec![7; 16_384]);
     let mut sent = 0;
-    while sent <= limits::STREAM_WINDOW.size() && attacker.send(&piece).await {
+    while sent <= limits::STREAM_WINDOW_START.size() && attacker.send(&piece).await {
         sent += 16_384;
     }
     let end = attacker.find(|frame| matches!(frame.kind, RST_STREAM | GOAWAY)).await.expect("hung up silently");

@@ -59,9 +59,9 @@ async fn stop_after(bytes: &[u8], manners: Manners) -> (Result<(), AcceptError>,
         }
         std::future::pending::<()>().await;
     };
-    let (peer, bounds) = (SocketAddr::from(([127, 0, 0, 1], 1)), Limits::default());
+    let (peer, bounds, budget) = (SocketAddr::from(([127, 0, 0, 1], 1)), Limits::default(), ReceiveBudget::default());
     let served = tokio::select! {
-        served = server::serve(near, peer, &bounds, std::future::pending(), undecided(&work)) => served,
+        served = server::serve(near, peer, (&bounds, &budget), std::future::pending(), undecided(&work)) => served,
         () = client => unreachable!(),
     };
     work.until(|now, _| now == 0).await;
