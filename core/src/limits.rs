@@ -44,7 +44,7 @@ pub struct Limit {
     pub minimum: u64,
     /// The largest value that can be set.
     pub maximum: u64,
-    /// Environment variable that sets it, in a proxy; none when it is fixed by a contract.
+    /// Environment variable that sets it, in a proxy; none when it is fixed by a contract, or the agent's.
     pub variable: Option<&'static str>,
     /// Why there is such a bound, and why this value.
     pub why: &'static str,
@@ -322,6 +322,21 @@ limits! {
     ADMIN_REQUEST, "admin_request", Bytes, 64 * KIB, KIB..=MIB, Some("ADMIN_REQUEST");
     /// Admin connections at once; dumps of a large mesh cost memory.
     ADMIN_CONNECTIONS, "admin_connections", Count, 64, 1..=65_535, Some("ADMIN_CONNECTIONS");
+
+    /// The CNI plugin waits this long for the agent, and with it the runtime for the pod; less than a kubelet waits for the runtime.
+    PLUGIN_PATIENCE, "cni_plugin_patience", Milliseconds, 10 * SECOND, 100..=2 * MINUTE, None;
+    /// The agent answers the plugin by then, so that the runtime hears what is in the way instead of a mere timeout.
+    CAPTURE_WAIT, "cni_capture_wait", Milliseconds, 8 * SECOND, SECOND..=2 * MINUTE, None;
+    /// The agent may hear of a pod from the runtime before it hears of it from its source; it waits this long to see it.
+    UNSEEN_POD_WAIT, "cni_unseen_pod_wait", Milliseconds, 2 * SECOND, 0..=MINUTE, None;
+    /// Calls of the plugin the agent has open at once; more than a node has pods.
+    PLUGIN_CALLS, "cni_plugin_calls", Count, 1_024, 1..=65_535, None;
+    /// One call of the plugin: names and addresses of a pod.
+    PLUGIN_REQUEST, "cni_plugin_request", Bytes, 64 * KIB, KIB..=MIB, None;
+    /// A program that writes or reads a pod's rules takes milliseconds; one that takes this long hangs, and is killed.
+    RULE_PROGRAM_TIMEOUT, "rule_program_timeout", Milliseconds, 5 * SECOND, 100..=MINUTE, None;
+    /// Connections that were open when their pod was enrolled, or when it left, may go on this long; then they are cut.
+    ESTABLISHED_GRACE, "established_grace", Milliseconds, 30 * MINUTE, 0..=24 * HOUR, None;
 }
 
 /// What must not be larger than what. Defaults that break one do not compile; values that do are not accepted.
@@ -357,6 +372,7 @@ const _: () = {
         assert!(smaller.default <= larger.default);
         index += 1;
     }
+    assert!(UNSEEN_POD_WAIT.default < CAPTURE_WAIT.default && CAPTURE_WAIT.default < PLUGIN_PATIENCE.default);
 };
 
 #[cfg(test)]
