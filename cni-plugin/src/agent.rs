@@ -1,21 +1,25 @@
 //! Wiring of the node agent: who owns what, in start order, and how it ends.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use fairway_core::io::metrics::Metrics;
 use fairway_core::io::{admin, drain};
-use fairway_core::limits::Limits;
+use fairway_core::limits::{self, Limits};
 use fairway_core::source::directory;
 use fairway_core::source::status::Writer;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::handoff::Handoff;
+use crate::install;
 use crate::kernel::Kernel;
 use crate::reconcile::{LEAVE_GRACE, Reconciler, Settings};
 use crate::report::Reports;
+use crate::serve::{self, Call};
 
 /// Runs the agent until `stop`; rules stay in place unless the configuration says otherwise.
 ///
@@ -36,30 +40,41 @@ pub async fn run(config: Config, kernel: Arc<dyn Kernel>, stop: CancellationToke
         handle,
     ));
 
+    let plugins = serve::bind(&config.cni_agent_run_dir)?;
+    let (calls, queue) = mpsc::channel(limits::PLUGIN_CALLS.size());
+    let install = Arc::new(config.install());
     let handoff = Handoff::new();
     let connected = handoff.clone();
     let gauge = metrics.gauge("ztunnel_connected", &[]);
     metrics.before_render(move || gauge.set(f64::from(u32::try_from(connected.connected()).unwrap_or(u32::MAX))));
     let settings = Settings {
         node: config.node_name.clone(),
-        netns_dir: config.netns_dir.clone(),
+        netns_dir: config.namespaces(),
         rules: config.rules(),
         leave_grace: LEAVE_GRACE,
+        established_grace: Duration::from_millis(config.established_grace),
+        host_mounts: config.host_mounts.clone(),
+        memory: Some(Arc::clone(&install)),
     };
-    let mut reconciler = Reconciler::new(settings, kernel, handoff.clone(), status, reports.clone(), metrics);
+    let mut reconciler = Reconciler::new(settings, kernel, handoff.clone(), status, reports.clone(), metrics.clone());
+    let plugin = serve_plugin(plugins, calls, Arc::clone(&install), &reports, metrics, stop.clone());
     let source = directory::watch(&config.manifests);
     // Pods first, proxies second: a proxy drops every pod that its snapshot does not list.
     let server = serve_after_first_pass(&handoff, &reports, &config);
     let work = async {
-        reconciler.run(source, &stop).await;
+        reconciler.run(source, queue, &stop).await;
         if config.cleanup_on_exit {
             tracing::info!("releasing all pods");
+            install.remove_configuration()?;
             reconciler.release_all().await;
+            install.remove_files()?;
         }
+        anyhow::Ok(())
     };
     tokio::select! {
         result = server => result?,
-        () = work => {}
+        result = work => result?,
+        () = plugin => {}
     }
     trigger.start(drain::Mode::Immediate);
     Ok(())
@@ -72,10 +87,48 @@ async fn serve_after_first_pass(handoff: &Handoff, reports: &Reports, config: &C
     Ok(())
 }
 
+/// Serves the plugin, and installs it once it has something to ask and to read. Never ends: an agent that stops leaves
+/// what is installed to the next one.
+async fn serve_plugin(
+    listener: serve::Listener,
+    calls: mpsc::Sender<Call>,
+    install: Arc<install::Settings>,
+    reports: &Reports,
+    metrics: Metrics,
+    stop: CancellationToken,
+) {
+    let keeping = async {
+        // The sender is ours, so this ends only with the first pass.
+        let _ = reports.subscribe().wait_for(|latest| latest.passes > 0).await;
+        install::keep(install, metrics.clone(), stop).await;
+        std::future::pending::<()>().await;
+    };
+    tokio::join!(serve::serve(listener, calls, metrics.clone()), keeping);
+}
+
+/// Takes everything from the node, for `--uninstall`.
+///
+/// # Errors
+/// When something is left.
+pub async fn uninstall(config: &Config, kernel: &dyn Kernel) -> anyhow::Result<()> {
+    let status = Writer::new(&config.manifests, &format!("cni-agent.{}", config.node_name))?;
+    let done = crate::uninstall::uninstall(kernel, &config.install(), &status, &config.namespaces()).await?;
+    let program = if done.program_removed { "removed" } else { "kept, as running pods need it to end" };
+    tracing::info!(released = done.released, program, "nothing of the mesh is left on this node");
+    Ok(())
+}
+
 fn metrics() -> Metrics {
     let metrics = Metrics::new(&[]);
     metrics.describe("ztunnel_connected", "Node proxies connected to the node socket.");
     metrics.describe("nodeagent_reconcile_events_total", "Work on pods' rules, by type.");
-    metrics.describe("fairway_agent_pods", "Pods of this node by state.");
+    metrics.describe(
+        "fairway_agent_pods",
+        "Pods of this node by state; not_captured counts those that should be captured and are not, refused those that opt in and cannot be.",
+    );
+    metrics
+        .describe("istio_cni_plugin_requests_total", "Calls of the CNI plugin, by the status they were answered with.");
+    metrics.describe("istio_cni_installs_total", "Installations of the CNI plugin, by result.");
+    metrics.describe("istio_cni_install_ready", "Whether the CNI plugin is installed.");
     metrics
 }

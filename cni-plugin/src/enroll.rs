@@ -1,11 +1,14 @@
 //! Should this pod be in the mesh, and why.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use fairway_core::source::objects::{annotation, is_host_network, is_terminal, label, pod_ips, pod_uid};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 
 use crate::rules::{Capture, InterfaceName};
+
+mod probes;
 
 /// Label on namespaces and pods that opts in (`ambient`) or out (`none`); the pod's wins.
 pub const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
@@ -13,6 +16,8 @@ pub const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
 pub const SIDECAR_STATUS: &str = "sidecar.istio.io/status";
 /// Annotation we write: `enabled` or `pending`.
 pub const REDIRECTION: &str = "ambient.istio.io/redirection";
+/// Annotation we write on a pod that opts in and cannot be captured: why.
+pub const NOT_CAPTURED: &str = "fairway.dev/not-captured";
 /// Annotation on a pod: leave inbound traffic alone.
 pub const BYPASS_INBOUND: &str = "ambient.istio.io/bypass-inbound-capture";
 /// Annotation on a pod: capture DNS or not, whatever the node's default.
@@ -43,6 +48,10 @@ pub enum Reason {
     ExcludedNamespace,
     /// The pod ran to its end.
     Terminal,
+    /// The pod runs on Windows, where nothing of ours works.
+    Windows,
+    /// The pod runs in a virtual machine of its own, whose network nothing on the node can listen in.
+    VirtualMachine,
 }
 
 impl Reason {
@@ -60,6 +69,23 @@ impl Reason {
             Self::Sidecar => "sidecar",
             Self::ExcludedNamespace => "excluded_namespace",
             Self::Terminal => "terminal",
+            Self::Windows => "windows",
+            Self::VirtualMachine => "virtual_machine",
+        }
+    }
+
+    /// What to tell the owner of a pod that opts in and cannot be captured; nothing when it can, or does not want to.
+    #[must_use]
+    pub fn refusal(self) -> Option<&'static str> {
+        match self {
+            Self::HostNetwork => Some(
+                "the pod uses its node's network (hostNetwork), where its traffic cannot be told from the node's; it stays outside the mesh",
+            ),
+            Self::Windows => Some("pods on Windows nodes cannot be captured; it stays outside the mesh"),
+            Self::VirtualMachine => Some(
+                "pods of a runtime class that runs them in a virtual machine cannot be captured; it stays outside the mesh",
+            ),
+            _ => None,
         }
     }
 }
@@ -107,13 +133,16 @@ pub struct Rules {
     pub defaults: Capture,
 }
 
-/// Decides on `pod`, which lives in `namespace` when that is known.
+/// Decides on `pod`, which lives in `namespace` when that is known. `assigned` are the addresses it was just given,
+/// which its status does not have yet.
 #[must_use]
-pub fn decide(pod: &Pod, namespace: Option<&Namespace>, rules: &Rules) -> Decision {
+pub fn decide(pod: &Pod, namespace: Option<&Namespace>, rules: &Rules, assigned: &[IpAddr]) -> Decision {
     let reason = match opted_in(pod, namespace) {
-        _ if is_host_network(pod) => return Decision::Exclude(Reason::HostNetwork),
         _ if is_excluded(pod, rules) => return Decision::Exclude(Reason::ExcludedNamespace),
         Err(reason) => return Decision::Exclude(reason),
+        Ok(_) if is_host_network(pod) => return Decision::Exclude(Reason::HostNetwork),
+        Ok(_) if is_windows(pod) => return Decision::Exclude(Reason::Windows),
+        Ok(_) if is_virtual_machine(pod) => return Decision::Exclude(Reason::VirtualMachine),
         Ok(_) if annotation(&pod.metadata, SIDECAR_STATUS).is_some() => return Decision::Exclude(Reason::Sidecar),
         Ok(_) if is_terminal(pod) => return Decision::Exclude(Reason::Terminal),
         Ok(reason) => reason,
@@ -121,12 +150,30 @@ pub fn decide(pod: &Pod, namespace: Option<&Namespace>, rules: &Rules) -> Decisi
     if pod_uid(pod).is_none() {
         return Decision::Wait(Reason::NoUid);
     }
-    if pod_ips(pod).is_empty() {
+    if assigned.is_empty() && pod_ips(pod).is_empty() {
         return Decision::Wait(Reason::NoAddress);
     }
     let mut warnings = Vec::new();
     let capture = capture_of(pod, &rules.defaults, &mut warnings);
     Decision::Capture { reason, capture, warnings }
+}
+
+/// Whether the pods of `namespace` are captured unless they say otherwise.
+#[must_use]
+pub fn is_enrolled(namespace: &Namespace, rules: &Rules) -> bool {
+    let name = namespace.metadata.name.as_deref().unwrap_or_default();
+    label(&namespace.metadata, DATAPLANE_MODE) == Some("ambient") && !rules.excluded_namespaces.contains(name)
+}
+
+fn is_windows(pod: &Pod) -> bool {
+    pod.spec.as_ref().and_then(|spec| spec.os.as_ref()).is_some_and(|os| os.name == "windows")
+}
+
+/// By the name of its runtime class: what a runtime really does is known to it alone, and Kata's are named so by its
+/// own installation.
+fn is_virtual_machine(pod: &Pod) -> bool {
+    let class = pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.as_deref());
+    class.is_some_and(|class| class == "kata" || class.starts_with("kata-"))
 }
 
 fn is_excluded(pod: &Pod, rules: &Rules) -> bool {
@@ -153,6 +200,7 @@ fn capture_of(pod: &Pod, defaults: &Capture, warnings: &mut Vec<String>) -> Capt
         }
     };
     let mut capture = defaults.clone();
+    capture.probes.ports = probes::ports(pod);
     capture.dns = flag(DNS_CAPTURE).unwrap_or(capture.dns);
     capture.inbound = !flag(BYPASS_INBOUND).unwrap_or(!capture.inbound);
     let names = annotation(&pod.metadata, VIRTUAL_INTERFACES).unwrap_or_default();

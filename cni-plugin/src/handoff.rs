@@ -22,8 +22,9 @@ use socket::Listener;
 
 /// Longest time one message may take to be taken or answered; both sides of the protocol use it.
 pub const DEADLINE: Duration = fairway_core::limits::ZDS_ACKNOWLEDGE_TIMEOUT.duration();
-/// Requests that may wait for one proxy. A proxy that is further behind is disconnected: it comes back for a snapshot.
-pub const MAX_QUEUED: usize = 100;
+/// Requests that may wait for one proxy: every pod of a large node starting at once, twice over. A proxy that is further
+/// behind is disconnected: it comes back for a snapshot.
+pub const MAX_QUEUED: usize = 1_024;
 /// Proxies that may be connected at once: an upgrade needs two.
 pub const MAX_PROXIES: usize = 16;
 /// Pause between two accepted connections, so that a proxy that fails at once does not keep the agent busy.

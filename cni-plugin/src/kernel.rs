@@ -1,15 +1,22 @@
 //! What the agent asks of the kernel: open a pod's namespace, look at the rules in it, write them, remove them.
 
+mod census;
 pub mod fake;
+mod program;
 mod real;
+mod routing;
+mod sockets;
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::rules::Capture;
 
+pub use census::Census;
 pub use real::RealKernel;
 
 /// Identity of a namespace while it lives: device and inode of its file.
@@ -100,6 +107,25 @@ pub enum KernelError {
         /// What it said.
         message: String,
     },
+    /// A program hangs.
+    #[error(
+        "`{program}` did not end within {limit:?} and was killed; is the machine overloaded, or another program holding the kernel's rules?"
+    )]
+    Late {
+        /// The program.
+        program: &'static str,
+        /// How long it was given.
+        limit: Duration,
+    },
+    /// Rules were removed and are there.
+    #[error("its rules were removed and are there again; something else in the pod writes them")]
+    StillThere,
+    /// The addresses of a namespace cannot be read.
+    #[error("cannot read the addresses of the pod's network namespace: {0}")]
+    Addresses(io::Error),
+    /// Routing rules or routes of a namespace cannot be read or written.
+    #[error("the kernel refused the pod's routing rules: {0}; the agent needs CAP_NET_ADMIN")]
+    Routing(io::Error),
     /// A thread could not be started or died.
     #[error("cannot start a thread to enter the namespace: {0}")]
     Thread(io::Error),
@@ -118,6 +144,24 @@ pub trait Kernel: Send + Sync {
     /// # Errors
     /// When the file is absent, not a network namespace, or the node's own.
     fn open(&self, path: &Path) -> Result<Namespace, KernelError>;
+
+    /// The addresses of all interfaces in the namespace.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn addresses(&self, namespace: &Namespace) -> Result<Vec<IpAddr>, KernelError>;
+
+    /// Which pods' processes run in which namespace now. What cannot be read is left out.
+    fn census(&self) -> Census;
+
+    /// The address with which the node itself reaches `address`, when there is a route.
+    fn source_towards(&self, address: IpAddr) -> Option<IpAddr>;
+
+    /// How many connections in the namespace break when the capture ends.
+    ///
+    /// # Errors
+    /// When they cannot be counted.
+    fn captured_connections(&self, namespace: &Namespace) -> Result<usize, KernelError>;
 
     /// Compares what is in the namespace with `capture`.
     ///

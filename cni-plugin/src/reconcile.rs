@@ -9,31 +9,38 @@
 //! makes peers send tunnels. Un-enrolment goes the other way round, and waits between status and rules until peers
 //! have heard of it.
 
+mod arrivals;
+mod calls;
 mod job;
+mod leave;
+mod locate;
 mod settle;
+mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fairway_core::io::metrics::Metrics;
 use fairway_core::source::directory::Loaded;
-use fairway_core::source::objects::{is_host_network, node_name, pod_uid, service_account_name};
+use fairway_core::source::objects::{node_name, pod_ips, pod_uid, service_account_name};
 use fairway_core::source::status::Writer;
-use fairway_core::source::{Kind, ObjectKey, Objects};
+use fairway_core::source::{ObjectKey, Objects};
 use k8s_openapi::api::core::v1::Pod;
-use serde_json::json;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::enroll::{self, Decision, REDIRECTION};
+use crate::enroll::{self, Decision};
 use crate::handoff::{Answer, HandedPod, Handoff};
-use crate::kernel::{Inspection, Kernel, Namespace};
+use crate::install;
+use crate::kernel::{Census, Inspection, Kernel, Namespace};
 use crate::report::{Actual, Desired, PodReport, Reports};
-use crate::rules::Capture;
+use crate::rules::{Capture, Phase};
+use crate::serve::Call;
+use arrivals::Arrivals;
 use job::Job;
-use settle::{StatusChange, settle};
 
 /// How often everything is looked at although nothing happened; also when refused pods are tried again.
 pub const EVERY: Duration = Duration::from_secs(5);
@@ -55,6 +62,12 @@ pub struct Settings {
     pub rules: enroll::Rules,
     /// Usually [`LEAVE_GRACE`].
     pub leave_grace: Duration,
+    /// How long connections may go on that were open when their pod came in or left; zero cuts them at once.
+    pub established_grace: Duration,
+    /// Where this agent sees the node's file system.
+    pub host_mounts: PathBuf,
+    /// Where to write down which namespaces are enrolled, for the plugin.
+    pub memory: Option<Arc<install::Settings>>,
 }
 
 /// The agent's loop and what it knows of the node's pods.
@@ -70,13 +83,28 @@ pub struct Reconciler {
     clean: BTreeSet<String>,
     /// The last pod whose rules were verified in turn.
     cursor: String,
+    /// What runtimes announced.
+    arrivals: Arrivals,
+    /// The node's processes, once a pass has asked for them.
+    census: Option<Census>,
+    /// The enrolled namespaces as they were written down for the plugin.
+    remembered: Option<BTreeSet<String>>,
+    /// Why they could not be written down, as it was said last.
+    forgetful: Option<String>,
+    /// Work was left over from the last pass.
+    is_behind: bool,
+    /// Pods that were told why they cannot be captured.
+    refused: BTreeSet<ObjectKey>,
 }
 
 /// A pod that is in, on its way in, or on its way out.
 struct Tracked {
     key: ObjectKey,
     network: Namespace,
+    /// A file that stood for the namespace when it was found.
+    path: PathBuf,
     capture: Capture,
+    settling: Settling,
     /// Rules were read back as wanted, in this namespace and for this capture.
     rules_hold: bool,
     /// Why the rules could not be made to hold.
@@ -85,11 +113,23 @@ struct Tracked {
     leaving: Option<Instant>,
 }
 
+/// How far a pod is with the connections it had before it was captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Settling {
+    /// Its rules are not there yet.
+    Before,
+    /// They may go on until then.
+    Until(Instant),
+    /// There are none any more, or never were.
+    Done,
+}
+
 /// A pod that is wanted and has all that capturing it takes.
 struct Wanted {
     key: ObjectKey,
     uid: String,
     service_account: String,
+    addresses: Vec<IpAddr>,
     capture: Capture,
 }
 
@@ -104,12 +144,33 @@ impl Reconciler {
         reports: Reports,
         metrics: Metrics,
     ) -> Self {
-        let (tracked, clean) = (BTreeMap::new(), BTreeSet::new());
-        Self { settings, kernel, handoff, status, reports, metrics, tracked, clean, cursor: String::new() }
+        Self {
+            settings,
+            kernel,
+            handoff,
+            status,
+            reports,
+            metrics,
+            tracked: BTreeMap::new(),
+            clean: BTreeSet::new(),
+            cursor: String::new(),
+            arrivals: Arrivals::default(),
+            census: None,
+            remembered: None,
+            forgetful: None,
+            is_behind: false,
+            refused: BTreeSet::new(),
+        }
     }
 
-    /// Reconciles on every change, and every [`EVERY`] without one, until stopped. What was set up stays.
-    pub async fn run(&mut self, mut source: watch::Receiver<Arc<Loaded>>, stop: &CancellationToken) {
+    /// Reconciles on every change and every call of the plugin, and every [`EVERY`] without one, until stopped. What
+    /// was set up stays.
+    pub async fn run(
+        &mut self,
+        mut source: watch::Receiver<Arc<Loaded>>,
+        mut calls: mpsc::Receiver<Call>,
+        stop: &CancellationToken,
+    ) {
         let mut answers = self.handoff.changes();
         let mut round = Instant::now();
         loop {
@@ -121,8 +182,12 @@ impl Reconciler {
                 round = now + EVERY;
             }
             self.pass(&loaded, now, full).await;
-            let mut wake = self.next_departure(now).map_or(round, |departure| departure.min(round));
-            if self.lacks_namespace() {
+            let others = [self.next_departure(now), self.next_settling(now), self.arrivals.next(now)];
+            let mut wake = others.into_iter().flatten().fold(round, Instant::min);
+            if self.is_behind {
+                wake = now;
+            }
+            if self.lacks_namespace() || self.drains() {
                 wake = wake.min(now + NAMESPACE_RETRY);
             }
             tokio::select! {
@@ -133,6 +198,14 @@ impl Reconciler {
                     return;
                 },
                 _ = answers.changed() => {}
+                Some(call) = calls.recv() => {
+                    let now = Instant::now();
+                    self.heard(call, now);
+                    // Many pods may be starting at once; one pass serves them all.
+                    while let Ok(call) = calls.try_recv() {
+                        self.heard(call, now);
+                    }
+                }
                 () = tokio::time::sleep_until(wake.into()) => {}
             }
         }
@@ -146,80 +219,106 @@ impl Reconciler {
         let mut jobs = Vec::new();
         let present: BTreeSet<&str> = pods.iter().filter_map(|pod| pod_uid(pod)).collect();
         let due = if full { self.take_turns() } else { BTreeSet::new() };
+        self.census = None;
+        self.remember(loaded);
         self.forget_deleted(&present, &mut jobs);
+        let mut refused = BTreeSet::new();
         for pod in &pods {
             let decision = self.decide(pod, &loaded.objects);
             let mut report = report(pod, &decision);
             match decision {
                 Decision::Capture { capture, warnings, .. } => {
                     report.error = (!warnings.is_empty()).then(|| warnings.join("; "));
-                    let wanted = wanted(pod, capture);
-                    match self.join(&wanted, full) {
+                    let wanted = self.wanted(pod, capture);
+                    match self.join(&wanted, now, full) {
                         Ok(Some(probe)) => jobs.push(probe),
                         Ok(None) => jobs.extend(self.rules_job(&wanted.uid, &due)),
                         Err(error) => report.error = Some(error),
                     }
                 }
                 Decision::Wait(_) => {}
-                Decision::Exclude(_) => jobs.extend(self.leave(pod, now, full)),
+                Decision::Exclude(reason) => {
+                    jobs.extend(self.leave(pod, now, full));
+                    if let Some(why) = reason.refusal() {
+                        report.error = Some(why.to_owned());
+                        refused.insert(pod_key(pod));
+                        self.refuse(pod, why);
+                    }
+                }
             }
             reports.push(report);
         }
+        self.refused = refused;
         if full && loaded.errors.is_empty() {
             self.withdraw_stale_status(&loaded.objects);
         }
-        for (uid, result) in job::run_all(&self.kernel, jobs).await {
-            self.finish(&uid, result);
+        let count = jobs.len();
+        let results = job::run_all(&self.kernel, jobs).await;
+        self.is_behind = results.len() < count;
+        for (uid, result) in results {
+            self.finish(&uid, result, now);
         }
         for report in &mut reports {
             self.conclude(report);
         }
         self.publish(reports);
+        self.answer_arrivals(&loaded.objects, now, full);
     }
 
     /// Takes everything back, at once: for an agent that leaves for good.
     pub async fn release_all(&mut self) {
-        let mut jobs = Vec::new();
         for (uid, pod) in &self.tracked {
             self.withdraw(uid, &pod.key);
-            jobs.push(Job::Remove { uid: uid.clone(), network: pod.network.clone() });
         }
-        for (uid, result) in job::run_all(&self.kernel, jobs).await {
-            if let Err(error) = result {
-                tracing::error!(uid, error, "rules could not be removed; they end with the pod");
+        // Each round gets something done.
+        while !self.tracked.is_empty() {
+            let remove =
+                |(uid, pod): (&String, &Tracked)| Job::Remove { uid: uid.clone(), network: pod.network.clone() };
+            let jobs = self.tracked.iter().map(remove).collect();
+            for (uid, result) in job::run_all(&self.kernel, jobs).await {
+                if let Err(error) = result {
+                    tracing::error!(uid, error, "rules could not be removed; they end with the pod");
+                }
+                self.handoff.remove(&uid);
+                self.tracked.remove(&uid);
             }
-            self.handoff.remove(&uid);
         }
-        self.tracked.clear();
         self.handoff.flush().await;
     }
 
     fn decide(&self, pod: &Pod, objects: &Objects) -> Decision {
         let namespace = pod.metadata.namespace.as_deref().and_then(|namespace| objects.namespace(namespace));
-        enroll::decide(pod, namespace.map(Arc::as_ref), &self.settings.rules)
+        let assigned = self.arrivals.addresses(&pod_key(pod), pod_uid(pod).unwrap_or_default());
+        enroll::decide(pod, namespace.map(Arc::as_ref), &self.settings.rules, &assigned)
     }
 
     /// Makes sure that the proxies were handed the pod's present namespace.
-    fn join(&mut self, wanted: &Wanted, full: bool) -> Result<Option<Job>, String> {
+    fn join(&mut self, wanted: &Wanted, now: Instant, full: bool) -> Result<Option<Job>, String> {
         if !is_plain(&wanted.uid) {
             return Err(format!("\"{}\" is not a uid: it must consist of letters, digits and '-'", wanted.uid));
         }
-        let path = self.settings.netns_dir.join(&wanted.uid);
-        let id = match self.kernel.identify(&path) {
-            Ok(id) => id,
+        let (path, id) = match self.locate(&wanted.key, &wanted.uid) {
+            Ok(found) => found,
             Err(error) => {
                 self.let_go(&wanted.uid);
                 return Err(error.to_string());
             }
         };
+        if self.arrivals.is_buried(&wanted.uid, id) {
+            return Err("its sandbox is being taken down".to_owned());
+        }
         if self.tracked.get(&wanted.uid).is_some_and(|tracked| tracked.network.id() != id) {
             tracing::info!(pod = %wanted.key, "the pod has a new network namespace");
             self.let_go(&wanted.uid);
         }
         if let Some(tracked) = self.tracked.get_mut(&wanted.uid) {
             tracked.leaving = None;
-            if tracked.capture != wanted.capture {
-                tracked.capture = wanted.capture.clone();
+            if matches!(tracked.settling, Settling::Until(end) if now >= end) {
+                tracked.settling = Settling::Done;
+            }
+            let capture = Capture { phase: tracked.settling.phase(), ..wanted.capture.clone() };
+            if tracked.capture != capture {
+                tracked.capture = capture;
                 tracked.rules_hold = false;
             }
             if full && matches!(self.handoff.answer(&wanted.uid), Answer::Refused(_)) {
@@ -228,11 +327,12 @@ impl Reconciler {
             return Ok(None);
         }
         let network = self.kernel.open(&path).map_err(|error| error.to_string())?;
-        Ok(self.hand_over(wanted, network))
+        self.verify(wanted, &network)?;
+        Ok(self.hand_over(wanted, network, path))
     }
 
     /// Hands a pod over; status from an earlier agent is to be held against what the namespace really has.
-    fn hand_over(&mut self, wanted: &Wanted, network: Namespace) -> Option<Job> {
+    fn hand_over(&mut self, wanted: &Wanted, network: Namespace, path: PathBuf) -> Option<Job> {
         tracing::info!(pod = %wanted.key, uid = wanted.uid, "handing the pod to the node proxy");
         self.clean.remove(&wanted.uid);
         self.handoff.add(HandedPod {
@@ -243,10 +343,16 @@ impl Reconciler {
             network: network.clone(),
         });
         let probe = Job::Probe { uid: wanted.uid.clone(), network: network.clone() };
+        // A pod whose runtime waits for us has not run yet, so it has no connections to spare.
+        let is_new = self.arrivals.of(&wanted.key, &wanted.uid).is_some();
+        let settling =
+            if is_new || self.settings.established_grace.is_zero() { Settling::Done } else { Settling::Before };
         let tracked = Tracked {
             key: wanted.key.clone(),
             network,
-            capture: wanted.capture.clone(),
+            path,
+            capture: Capture { phase: settling.phase(), ..wanted.capture.clone() },
+            settling,
             rules_hold: false,
             rules_error: None,
             leaving: None,
@@ -267,58 +373,11 @@ impl Reconciler {
         })
     }
 
-    /// The next step out for a pod that does not belong in.
-    fn leave(&mut self, pod: &Pod, now: Instant, full: bool) -> Option<Job> {
-        let uid = pod_uid(pod)?.to_owned();
-        if !self.tracked.contains_key(&uid) {
-            return self.look_for_leftovers(pod, &uid, full);
-        }
-        let path = self.settings.netns_dir.join(&uid);
-        let id = self.kernel.identify(&path).ok();
-        let tracked = self.tracked.get_mut(&uid)?;
-        if id != Some(tracked.network.id()) {
-            // The namespace is gone, and its rules with it.
-            self.let_go(&uid);
-            return None;
-        }
-        let since = *tracked.leaving.get_or_insert(now);
-        let (key, network) = (tracked.key.clone(), tracked.network.clone());
-        self.withdraw(&uid, &key);
-        (now.duration_since(since) >= self.settings.leave_grace).then_some(Job::Remove { uid, network })
-    }
-
-    /// Rules that an earlier agent left in a pod that was un-enrolled while no agent ran.
-    fn look_for_leftovers(&mut self, pod: &Pod, uid: &str, full: bool) -> Option<Job> {
-        // The namespace of a host network pod is the node's own: never touched.
-        if !full || !is_plain(uid) || is_host_network(pod) || self.clean.contains(uid) {
-            return None;
-        }
-        let network = self.kernel.open(&self.settings.netns_dir.join(uid)).ok()?;
-        Some(Job::Clean { uid: uid.to_owned(), network })
-    }
-
-    /// Pods whose object is gone: nobody needs to be told in order any more.
-    fn forget_deleted(&mut self, present: &BTreeSet<&str>, jobs: &mut Vec<Job>) {
-        self.clean.retain(|uid| present.contains(uid.as_str()));
-        let gone: Vec<_> = self.tracked.keys().filter(|uid| !present.contains(uid.as_str())).cloned().collect();
-        for uid in gone {
-            let Some(tracked) = self.tracked.get(&uid) else { continue };
-            let (key, network) = (tracked.key.clone(), tracked.network.clone());
-            tracing::info!(pod = %key, uid, "the pod was deleted");
-            let lives = self.kernel.identify(&self.settings.netns_dir.join(&uid)).ok() == Some(network.id());
-            self.withdraw(&uid, &key);
-            if lives {
-                // Its processes may run on for a while; they should not meet a proxy that has left.
-                jobs.push(Job::Remove { uid, network });
-            } else {
-                self.let_go(&uid);
-            }
-        }
-    }
-
-    fn finish(&mut self, uid: &str, result: Result<job::Done, String>) {
+    fn finish(&mut self, uid: &str, result: Result<job::Done, String>, now: Instant) {
         let outcome = match &result {
-            Ok(job::Done::Held | job::Done::Clean | job::Done::Missing | job::Done::Present) => "rules_verified",
+            Ok(job::Done::Held | job::Done::Clean | job::Done::Missing | job::Done::Present | job::Done::Draining) => {
+                "rules_verified"
+            }
             Ok(job::Done::Written) => "rules_written",
             Ok(job::Done::Removed) => "rules_removed",
             Err(_) => "rules_failed",
@@ -333,6 +392,11 @@ impl Reconciler {
                 self.handoff.remove(uid);
             }
             Ok(job::Done::Present) => {}
+            Ok(job::Done::Draining) => {
+                if let Some(tracked) = self.tracked.get_mut(uid) {
+                    (tracked.capture.phase, tracked.rules_hold, tracked.rules_error) = (Phase::Leaving, false, None);
+                }
+            }
             Ok(job::Done::Missing) => {
                 // Written of a pod of the same name that ended while no agent ran.
                 if let Some(tracked) = self.tracked.get(uid) {
@@ -342,6 +406,9 @@ impl Reconciler {
             Ok(done @ (job::Done::Held | job::Done::Written)) => {
                 if let Some(tracked) = self.tracked.get_mut(uid) {
                     (tracked.rules_hold, tracked.rules_error) = (true, None);
+                    if tracked.settling == Settling::Before {
+                        tracked.settling = Settling::Until(now + self.settings.established_grace);
+                    }
                     if done == job::Done::Written {
                         tracing::info!(pod = %tracked.key, uid, "capture rules written");
                     }
@@ -356,75 +423,29 @@ impl Reconciler {
         }
     }
 
-    /// Writes the pod's status and completes its report.
-    fn conclude(&self, report: &mut PodReport) {
-        let Some(tracked) = self.tracked.get(&report.uid) else { return };
-        let outcome = settle(&settle::Facts {
-            leaving: tracked.leaving.is_some(),
-            answer: self.handoff.answer(&report.uid),
-            rules_hold: tracked.rules_hold,
-            rules_error: tracked.rules_error.as_deref(),
-        });
-        report.actual = outcome.actual;
-        report.error = outcome.error.or_else(|| report.error.take());
-        let value = match outcome.status {
-            StatusChange::Enabled => "enabled",
-            StatusChange::Pending => "pending",
-            StatusChange::Keep => return,
-        };
-        let partial = json!({"metadata": {"annotations": {REDIRECTION: value}}});
-        if let Err(error) = self.status.write(&tracked.key, partial) {
-            tracing::warn!(pod = %tracked.key, %error, "the pod's status could not be written; trying again");
-            report.actual = Actual::Pending;
-            report.error = Some(error.to_string());
-        }
-    }
-
     fn publish(&self, reports: Vec<PodReport>) {
-        for (name, actual) in [("captured", Actual::Captured), ("pending", Actual::Pending)] {
-            let count = reports.iter().filter(|report| report.actual == actual).count();
-            let count = u32::try_from(count).unwrap_or(u32::MAX);
-            self.metrics.gauge("fairway_agent_pods", &[("state", name)]).set(f64::from(count));
-        }
+        let count = |state: &str, counts: &dyn Fn(&PodReport) -> bool| {
+            let count = u32::try_from(reports.iter().filter(|report| counts(report)).count()).unwrap_or(u32::MAX);
+            self.metrics.gauge("fairway_agent_pods", &[("state", state)]).set(f64::from(count));
+        };
+        count("captured", &|report| report.actual == Actual::Captured);
+        count("pending", &|report| report.actual == Actual::Pending);
+        count("not_captured", &|report| report.desired == Desired::Captured && report.actual != Actual::Captured);
+        count("refused", &|report| report.desired == Desired::Excluded && report.error.is_some());
         self.reports.publish(reports);
     }
 
-    /// Forgets a pod whose namespace is gone.
-    fn let_go(&mut self, uid: &str) {
-        if let Some(tracked) = self.tracked.remove(uid) {
-            self.withdraw(uid, &tracked.key);
+    /// All that it takes to capture `pod`.
+    fn wanted(&self, pod: &Pod, mut capture: Capture) -> Wanted {
+        let key = pod_key(pod);
+        let uid = pod_uid(pod).unwrap_or_default().to_owned();
+        let mut addresses = self.arrivals.addresses(&key, &uid);
+        addresses.extend(pod_ips(pod));
+        if !capture.probes.ports.is_empty() {
+            let sources = addresses.iter().filter_map(|address| self.kernel.source_towards(*address));
+            capture.probes.sources.extend(sources);
         }
-        self.handoff.remove(uid);
-    }
-
-    /// Takes the status of a pod back, unless another pod has its name by now.
-    fn withdraw(&self, uid: &str, key: &ObjectKey) {
-        if self.tracked.iter().any(|(other, tracked)| other != uid && tracked.key == *key) {
-            return;
-        }
-        if let Err(error) = self.status.remove(key) {
-            tracing::warn!(pod = %key, %error, "the pod's status could not be taken back; trying again");
-        }
-    }
-
-    /// Status an earlier agent wrote of pods that are not ours any more.
-    fn withdraw_stale_status(&self, objects: &Objects) {
-        let owned = match self.status.owned() {
-            Ok(owned) => owned,
-            Err(error) => {
-                tracing::warn!(%error, "cannot list the status written before");
-                return;
-            }
-        };
-        let in_use: BTreeSet<_> = self.tracked.values().map(|tracked| &tracked.key).collect();
-        for key in owned.iter().filter(|key| key.kind == Kind::Pod && !in_use.contains(key)) {
-            let waits = objects.pods.get(key).is_some_and(|pod| {
-                node_name(pod) == Some(&self.settings.node) && matches!(self.decide(pod, objects), Decision::Wait(_))
-            });
-            if !waits {
-                self.withdraw("", key);
-            }
-        }
+        Wanted { key, uid, service_account: service_account_name(pod).to_owned(), addresses, capture }
     }
 
     /// The captured pods whose turn it is to be verified.
@@ -446,6 +467,29 @@ impl Reconciler {
         let since = self.tracked.values().filter_map(|tracked| tracked.leaving);
         since.map(|since| since + self.settings.leave_grace).filter(|departure| *departure > now).min()
     }
+
+    /// When the next pod's older connections have had their time.
+    fn next_settling(&self, now: Instant) -> Option<Instant> {
+        let ends = self.tracked.values().filter_map(|tracked| match tracked.settling {
+            Settling::Until(end) if end > now => Some(end),
+            _ => None,
+        });
+        ends.min()
+    }
+
+    /// Whether a pod only waits for its connections to end.
+    fn drains(&self) -> bool {
+        self.tracked.values().any(|tracked| tracked.leaving.is_some() && tracked.capture.phase == Phase::Leaving)
+    }
+}
+
+impl Settling {
+    fn phase(self) -> Phase {
+        match self {
+            Self::Before | Self::Until(_) => Phase::Joining,
+            Self::Done => Phase::Settled,
+        }
+    }
 }
 
 /// A uid becomes the name of a file, so it must not lead elsewhere.
@@ -453,14 +497,9 @@ fn is_plain(uid: &str) -> bool {
     !uid.is_empty() && uid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
-fn wanted(pod: &Pod, capture: Capture) -> Wanted {
+fn pod_key(pod: &Pod) -> ObjectKey {
     let (namespace, name) = (pod.metadata.namespace.clone(), pod.metadata.name.clone());
-    Wanted {
-        key: ObjectKey::pod(namespace.unwrap_or_default(), name.unwrap_or_default()),
-        uid: pod_uid(pod).unwrap_or_default().to_owned(),
-        service_account: service_account_name(pod).to_owned(),
-        capture,
-    }
+    ObjectKey::pod(namespace.unwrap_or_default(), name.unwrap_or_default())
 }
 
 fn report(pod: &Pod, decision: &Decision) -> PodReport {

@@ -8,7 +8,7 @@
 mod render;
 
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 pub use render::{filling, removal};
 
@@ -30,10 +30,8 @@ pub const INBOUND_PORT: u16 = 15006;
 pub const TUNNEL_PORT: u16 = 15008;
 /// Where DNS queries go.
 pub const DNS_PORT: u16 = 15053;
-/// Source of the kubelet's probes over IPv4, as host rules rewrite it.
-pub const DEFAULT_PROBE_IPV4: Ipv4Addr = Ipv4Addr::new(169, 254, 7, 127);
-/// Source of the kubelet's probes over IPv6.
-pub const DEFAULT_PROBE_IPV6: Ipv6Addr = Ipv6Addr::new(0xfd16, 0x9254, 0x7127, 0x1337, 0xffff, 0xffff, 0xffff, 0xffff);
+/// Mark of connections that were open before the pod was captured, and go on without the proxy for a while.
+pub const SPARED_MARK: u32 = 0x222;
 /// Connection tracking zone of the proxy's own DNS queries, so that they do not collide with the redirected ones.
 pub const DNS_ZONE: u16 = 1;
 /// Longest interface name: `IFNAMSIZ` without its terminator, in bytes.
@@ -50,10 +48,10 @@ pub struct Capture {
     pub inbound: bool,
     /// Interfaces whose traffic counts as outbound.
     pub virtual_interfaces: BTreeSet<InterfaceName>,
-    /// Source of probes over IPv4, never captured.
-    pub probe_ipv4: Ipv4Addr,
-    /// Source of probes over IPv6, never captured.
-    pub probe_ipv6: Ipv6Addr,
+    /// What the node may reach without the mesh.
+    pub probes: Probes,
+    /// What becomes of connections that were open when the pod came in, or are when it leaves.
+    pub phase: Phase,
 }
 
 impl Default for Capture {
@@ -63,10 +61,32 @@ impl Default for Capture {
             dns: false,
             inbound: true,
             virtual_interfaces: BTreeSet::new(),
-            probe_ipv4: DEFAULT_PROBE_IPV4,
-            probe_ipv6: DEFAULT_PROBE_IPV6,
+            probes: Probes::default(),
+            phase: Phase::default(),
         }
     }
+}
+
+/// The kubelet's probes: from addresses of the node, with which they really come, to the ports the pod declares for
+/// them. Nothing else from the node passes the proxy by. Both must be there for a rule.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Probes {
+    /// Addresses of the node towards the pod.
+    pub sources: BTreeSet<IpAddr>,
+    /// Ports that are probed.
+    pub ports: BTreeSet<u16>,
+}
+
+/// How far a pod has come in or out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Phase {
+    /// Connections that were open before go on as they are, and are remembered by [`SPARED_MARK`].
+    #[default]
+    Joining,
+    /// Those that still are open are cut, and so is whatever else has not begun under these rules.
+    Settled,
+    /// New connections are left alone; what the proxy carries goes on.
+    Leaving,
 }
 
 /// A name that is safe to write into a rule.
@@ -107,11 +127,13 @@ pub enum TableName {
     Mangle,
     /// Connection tracking zones; only with DNS capture.
     Raw,
+    /// Ends spared connections; only once the pod has settled.
+    Filter,
 }
 
 impl TableName {
     /// All our tables.
-    pub const ALL: [Self; 3] = [Self::Nat, Self::Mangle, Self::Raw];
+    pub const ALL: [Self; 4] = [Self::Nat, Self::Mangle, Self::Raw, Self::Filter];
 
     /// The table's name in the kernel.
     #[must_use]
@@ -120,6 +142,7 @@ impl TableName {
             Self::Nat => "fairway-nat",
             Self::Mangle => "fairway-mangle",
             Self::Raw => "fairway-raw",
+            Self::Filter => "fairway-filter",
         }
     }
 }
@@ -129,6 +152,8 @@ impl TableName {
 pub enum Hook {
     /// Packets that arrive.
     Prerouting,
+    /// Packets for processes of the pod.
+    Input,
     /// Packets that processes of the pod send.
     Output,
 }
@@ -191,14 +216,14 @@ pub enum Match {
     Family(Family),
     /// TCP.
     Tcp,
-    /// From the probes' address.
-    FromIpv4(Ipv4Addr),
-    /// From the probes' address.
-    FromIpv6(Ipv6Addr),
-    /// To the probes' address.
-    ToIpv4(Ipv4Addr),
-    /// To the probes' address.
-    ToIpv6(Ipv6Addr),
+    /// From one of these addresses, all of this family.
+    FromAny(Family, Vec<IpAddr>),
+    /// To one of these TCP ports.
+    TcpToAny(Vec<u16>),
+    /// The first packet of a connection that is seen, be it in its middle.
+    Unseen,
+    /// Came in through something else than loopback.
+    NotFromLoopback,
     /// Not to the loopback address of the family.
     NotToLoopback(Family),
     /// Came in through this interface.
@@ -240,6 +265,10 @@ pub enum Action {
     RestoreMark,
     /// Is tracked in [`DNS_ZONE`].
     DnsZone,
+    /// Its connection gets [`SPARED_MARK`].
+    MarkSpared,
+    /// Is refused, and its connection ends.
+    Reset,
 }
 
 /// The tables that capture a pod like `capture` says, in the order of interoperability notes §6.2 and §6.3.
@@ -249,6 +278,9 @@ pub fn tables(capture: &Capture) -> Vec<Table> {
     let mut tables = vec![nat(capture, families), mangle()];
     if capture.dns {
         tables.push(raw());
+    }
+    if capture.phase == Phase::Settled {
+        tables.push(filter());
     }
     tables
 }
@@ -276,6 +308,9 @@ fn spare_open_connections() -> Rule {
 
 fn nat_prerouting(capture: &Capture, families: &[Family]) -> Vec<Rule> {
     let mut rules = vec![spare_open_connections()];
+    if capture.phase == Phase::Leaving {
+        return rules;
+    }
     for interface in &capture.virtual_interfaces {
         let from = Match::FromInterface(interface.clone());
         rules.push(rule(vec![from.clone(), Match::Tcp], Action::Redirect(OUTBOUND_PORT)));
@@ -283,11 +318,7 @@ fn nat_prerouting(capture: &Capture, families: &[Family]) -> Vec<Rule> {
     }
     if capture.inbound {
         for family in families {
-            let from_probe = match family {
-                Family::V4 => Match::FromIpv4(capture.probe_ipv4),
-                Family::V6 => Match::FromIpv6(capture.probe_ipv6),
-            };
-            rules.push(rule(vec![from_probe, Match::Tcp], Action::Accept));
+            rules.extend(probe(&capture.probes, *family));
         }
         for family in families {
             let matches = vec![Match::NotToLoopback(*family), Match::TcpNotTo(TUNNEL_PORT), Match::NotMark(PROXY_MARK)];
@@ -297,14 +328,19 @@ fn nat_prerouting(capture: &Capture, families: &[Family]) -> Vec<Rule> {
     rules
 }
 
+/// Probes reach the application with the address they come from; there is nothing to rewrite on the node.
+fn probe(probes: &Probes, family: Family) -> Option<Rule> {
+    let is_of_family = |address: &&IpAddr| address.is_ipv4() == (family == Family::V4);
+    let sources: Vec<IpAddr> = probes.sources.iter().filter(is_of_family).copied().collect();
+    let ports: Vec<u16> = probes.ports.iter().copied().collect();
+    let useful = !sources.is_empty() && !ports.is_empty();
+    useful.then(|| rule(vec![Match::FromAny(family, sources), Match::TcpToAny(ports)], Action::Accept))
+}
+
 fn nat_output(capture: &Capture, families: &[Family]) -> Vec<Rule> {
     let mut rules = vec![spare_open_connections()];
-    for family in families {
-        let to_probe = match family {
-            Family::V4 => Match::ToIpv4(capture.probe_ipv4),
-            Family::V6 => Match::ToIpv6(capture.probe_ipv6),
-        };
-        rules.push(rule(vec![to_probe, Match::Tcp], Action::Accept));
+    if capture.phase == Phase::Leaving {
+        return rules;
     }
     if capture.dns {
         for family in families {
@@ -326,20 +362,33 @@ fn nat_output(capture: &Capture, families: &[Family]) -> Vec<Rule> {
     rules
 }
 
+/// Loopback is nobody's business: its connections are not ours to mark or to cut.
 fn mangle() -> Table {
+    let spared =
+        |way| rule(vec![way, Match::TcpAlreadyOpen, Match::Unseen, Match::NotMark(PROXY_MARK)], Action::MarkSpared);
     let prerouting = Chain {
         hook: Hook::Prerouting,
         chain_type: ChainType::Filter,
         priority: -150,
-        rules: vec![rule(vec![Match::Mark(PROXY_MARK)], Action::MarkConnection)],
+        rules: vec![rule(vec![Match::Mark(PROXY_MARK)], Action::MarkConnection), spared(Match::NotFromLoopback)],
     };
     let output = Chain {
         hook: Hook::Output,
         chain_type: ChainType::Route,
         priority: -150,
-        rules: vec![rule(vec![Match::ConnectionMark(RETURN_MARK)], Action::RestoreMark)],
+        rules: vec![rule(vec![Match::ConnectionMark(RETURN_MARK)], Action::RestoreMark), spared(Match::NotViaLoopback)],
     };
     Table { name: TableName::Mangle, chains: vec![prerouting, output] }
+}
+
+fn filter() -> Table {
+    let chain = |hook| Chain {
+        hook,
+        chain_type: ChainType::Filter,
+        priority: 0,
+        rules: vec![rule(vec![Match::Tcp, Match::ConnectionMark(SPARED_MARK)], Action::Reset)],
+    };
+    Table { name: TableName::Filter, chains: vec![chain(Hook::Input), chain(Hook::Output)] }
 }
 
 fn raw() -> Table {

@@ -147,6 +147,7 @@ fn agent(config: &Config, layout: &Layout, number: u8) -> Spec {
             ("--node-name", node.clone()),
             ("--ztunnel-uds-address", text(layout.node_socket(&node))),
             ("--netns-dir", NETNS_DIRECTORY.to_owned()),
+            ("--cni-agent-run-dir", text(layout.node(&node))),
             ("--monitoring-listen", format!("127.0.0.1:{AGENT_PORT}")),
         ]),
         requires: Vec::new(),

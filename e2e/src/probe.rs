@@ -6,7 +6,6 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::addresses::probe_source;
 use crate::http;
 use crate::sandbox::Sandbox;
 use crate::services::container_port;
@@ -60,8 +59,7 @@ impl Probe {
     /// Makes the probe from `node`; the reason when it fails.
     pub(crate) async fn check(&self, node: &Sandbox) -> Result<(), String> {
         let work = async {
-            let source = probe_source().like(self.address.ip());
-            let stream = http::connect(node, Some(source), self.address).await.map_err(|error| error.to_string())?;
+            let stream = http::connect(node, None, self.address).await.map_err(|error| error.to_string())?;
             let How::Get(path) = &self.how else { return Ok(()) };
             let answer = http::get(stream, &self.address.to_string(), path).await.map_err(|error| error.to_string())?;
             // Any status from 200 to 399 counts as ready in Kubernetes.

@@ -34,5 +34,9 @@ async fn run(config: Config) -> anyhow::Result<()> {
         }
         stopping.cancel();
     });
-    fairway_cni::agent::run(config, Arc::new(RealKernel::new()), stop).await
+    let kernel = RealKernel::new(&config.proc());
+    if config.uninstall {
+        return fairway_cni::agent::uninstall(&config, &kernel).await;
+    }
+    fairway_cni::agent::run(config, Arc::new(kernel), stop).await
 }

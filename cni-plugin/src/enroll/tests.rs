@@ -54,6 +54,30 @@ fn verdicts() {
         (Some("none"), labelled("ambient"), true, false, Reason::PodLabel),
         (Some("ambient"), with(plain.clone(), "spec", "hostNetwork", json!(true)), false, false, Reason::HostNetwork),
         (None, with(labelled("ambient"), "spec", "hostNetwork", json!(true)), false, false, Reason::HostNetwork),
+        (None, with(plain.clone(), "spec", "hostNetwork", json!(true)), false, false, Reason::NotLabelled),
+        (Some("ambient"), with(plain.clone(), "spec", "os", json!({"name": "windows"})), false, false, Reason::Windows),
+        (
+            Some("ambient"),
+            with(plain.clone(), "spec", "os", json!({"name": "linux"})),
+            true,
+            false,
+            Reason::NamespaceLabel,
+        ),
+        (
+            Some("ambient"),
+            with(plain.clone(), "spec", "runtimeClassName", json!("kata-qemu")),
+            false,
+            false,
+            Reason::VirtualMachine,
+        ),
+        (
+            Some("ambient"),
+            with(plain.clone(), "spec", "runtimeClassName", json!("katalog")),
+            true,
+            false,
+            Reason::NamespaceLabel,
+        ),
+        (Some("ambient"), with(plain.clone(), "spec", "hostUsers", json!(false)), true, false, Reason::NamespaceLabel),
         (
             Some("ambient"),
             with(plain.clone(), "spec", "hostNetwork", json!(false)),
@@ -96,7 +120,7 @@ fn verdicts() {
         ),
     ];
     for (mode, change, wanted, waiting, reason) in rows {
-        let decision = decide(&pod(&change), Some(&namespace(mode)), &rules());
+        let decision = decide(&pod(&change), Some(&namespace(mode)), &rules(), &[]);
         let got = (decision.is_wanted(), matches!(decision, Decision::Wait(_)), decision.reason());
         assert_eq!(got, (wanted, waiting, reason), "namespace {mode:?}, pod {change}");
     }
@@ -104,15 +128,15 @@ fn verdicts() {
 
 #[test]
 fn an_unknown_namespace_opts_nobody_in() {
-    assert_eq!(decide(&pod(&json!({})), None, &rules()).reason(), Reason::NotLabelled);
-    assert_eq!(decide(&pod(&labelled("ambient")), None, &rules()).reason(), Reason::PodLabel);
+    assert_eq!(decide(&pod(&json!({})), None, &rules(), &[]).reason(), Reason::NotLabelled);
+    assert_eq!(decide(&pod(&labelled("ambient")), None, &rules(), &[]).reason(), Reason::PodLabel);
 }
 
 #[test]
 fn annotations_change_how_a_pod_is_captured() {
     let captured = |annotations: Value| {
         let pod = pod(&json!({"metadata": {"annotations": annotations, "labels": {DATAPLANE_MODE: "ambient"}}}));
-        match decide(&pod, None, &rules()) {
+        match decide(&pod, None, &rules(), &[]) {
             Decision::Capture { capture, warnings, .. } => (capture, warnings),
             other => panic!("{other:?}"),
         }
@@ -127,4 +151,21 @@ fn annotations_change_how_a_pod_is_captured() {
     let (capture, warnings) = captured(json!({DNS_CAPTURE: "yes", VIRTUAL_INTERFACES: "a\" accept; #"}));
     assert_eq!(capture, Capture::default());
     assert_eq!(warnings.len(), 2, "{warnings:?}");
+}
+
+#[test]
+fn what_cannot_be_captured_is_said_only_to_those_who_asked() {
+    for reason in [Reason::HostNetwork, Reason::Windows, Reason::VirtualMachine] {
+        assert!(reason.refusal().is_some_and(|text| text.contains("outside the mesh")), "{reason:?}");
+    }
+    for reason in [Reason::NotLabelled, Reason::PodOptsOut, Reason::Terminal, Reason::PodLabel] {
+        assert_eq!(reason.refusal(), None, "{reason:?}");
+    }
+}
+
+#[test]
+fn an_address_that_was_just_given_is_as_good_as_one_in_the_status() {
+    let pod = pod(&json!({"metadata": {"labels": {DATAPLANE_MODE: "ambient"}}, "status": {"podIP": null}}));
+    assert_eq!(decide(&pod, None, &rules(), &[]), Decision::Wait(Reason::NoAddress));
+    assert!(matches!(decide(&pod, None, &rules(), &["10.0.0.1".parse().unwrap()]), Decision::Capture { .. }));
 }

@@ -122,8 +122,10 @@ async fn additions_go_to_the_newest_and_removals_to_all() {
 async fn a_stuck_proxy_holds_nobody_up_and_is_cut_when_it_falls_behind() {
     let node = node();
     let pods = MAX_QUEUED + 10;
+    // One namespace for all, as each costs a descriptor.
+    let shared = pod("shared").0;
     for number in 0..pods {
-        node.handoff.add(pod(&format!("{number:04}")).0);
+        node.handoff.add(HandedPod { uid: format!("{number:04}"), ..shared.clone() });
     }
     let stuck = Client::connect(&node.path);
     stuck.hello();

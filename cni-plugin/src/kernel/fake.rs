@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::{Inspection, Kernel, KernelError, Namespace, NamespaceId};
+use super::{Census, Inspection, Kernel, KernelError, Namespace, NamespaceId};
 use crate::rules::Capture;
 
 /// Records calls and keeps namespaces in memory.
@@ -21,7 +22,16 @@ struct State {
     contents: BTreeMap<u64, Capture>,
     calls: Vec<String>,
     refuse_apply: bool,
+    refuse_remove: bool,
+    addresses: BTreeMap<u64, Vec<IpAddr>>,
+    census: Census,
+    connections: usize,
 }
+
+/// The address every namespace has unless it was given others.
+pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+/// The node's address towards every pod.
+pub const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
 
 impl FakeKernel {
     /// Makes `path` stand for the namespace `inode`.
@@ -52,6 +62,27 @@ impl FakeKernel {
         self.state().refuse_apply = refuse;
     }
 
+    /// Whether rules stay from now on, however they are removed.
+    pub fn refuse_remove(&self, refuse: bool) {
+        self.state().refuse_remove = refuse;
+    }
+
+    /// Gives the namespace `inode` other addresses than [`ADDRESS`].
+    pub fn give(&self, inode: u64, addresses: &[IpAddr]) {
+        self.state().addresses.insert(inode, addresses.to_vec());
+    }
+
+    /// Lets a process of the pod `uid` run in the namespace `inode`, to be found at `path`.
+    pub fn run_process(&self, uid: &str, inode: u64, path: &Path) {
+        self.place(path, inode);
+        self.state().census.note(uid, (0, inode), path);
+    }
+
+    /// How many connections every namespace has that the capture carries.
+    pub fn hold_connections(&self, count: usize) {
+        self.state().connections = count;
+    }
+
     /// The changes made so far, such as `apply 7`.
     pub fn calls(&self) -> Vec<String> {
         self.state().calls.clone()
@@ -72,6 +103,23 @@ impl Kernel for FakeKernel {
         let id = self.identify(path)?;
         let file = File::open("/dev/null").map_err(|error| KernelError::Open { path: path.to_owned(), error })?;
         Ok(Namespace::new(file.into(), id))
+    }
+
+    fn addresses(&self, namespace: &Namespace) -> Result<Vec<IpAddr>, KernelError> {
+        let given = self.state().addresses.get(&namespace.id().1).cloned();
+        Ok(given.unwrap_or_else(|| vec![ADDRESS.into()]))
+    }
+
+    fn census(&self) -> Census {
+        self.state().census.clone()
+    }
+
+    fn source_towards(&self, address: IpAddr) -> Option<IpAddr> {
+        address.is_ipv4().then_some(NODE_ADDRESS.into())
+    }
+
+    fn captured_connections(&self, _: &Namespace) -> Result<usize, KernelError> {
+        Ok(self.state().connections)
     }
 
     fn inspect(&self, namespace: &Namespace, capture: &Capture) -> Result<Inspection, KernelError> {
@@ -95,6 +143,9 @@ impl Kernel for FakeKernel {
 
     fn remove(&self, namespace: &Namespace) -> Result<(), KernelError> {
         let mut state = self.state();
+        if state.refuse_remove {
+            return Ok(());
+        }
         state.calls.push(format!("remove {}", namespace.id().1));
         state.contents.remove(&namespace.id().1);
         Ok(())

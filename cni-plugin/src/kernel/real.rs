@@ -1,44 +1,52 @@
-//! The real kernel, through `nft` and `ip` run on a thread that entered the pod's namespace.
+//! The real kernel, through `nft` and rtnetlink on a thread that entered the pod's namespace.
 //!
 //! A child process inherits the namespaces of the thread that starts it. The thread ends with the call, so no other
 //! work can ever run in the wrong namespace.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
+use fairway_core::limits;
+use netlink_packet_route::AddressFamily;
+use nix::ifaddrs::getifaddrs;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
-use super::{Inspection, Kernel, KernelError, Namespace, NamespaceId};
-use crate::rules::{
-    Capture, MARK_MASK, RETURN_MARK, RETURN_PRIORITY, RETURN_TABLE, TableName, filling, removal, tables,
-};
+use super::program::Program;
+use super::routing::{self, Present, Routing};
+use super::{Census, Inspection, Kernel, KernelError, Namespace, NamespaceId, census, sockets};
+use crate::rules::{Capture, TableName, filling, removal, tables};
 
-/// Longest message of a failed program that is passed on, in bytes.
-const MAX_MESSAGE: usize = 600;
 /// Different captures whose listing is remembered; pods with annotations of their own are few.
 const MAX_REMEMBERED: usize = 64;
-const NFT: Program = Program { name: "nft", package: "nftables" };
-const IP: Program = Program { name: "ip", package: "iproute2" };
+const NFT: Program = Program { name: "nft", package: "nftables", limit: limits::RULE_PROGRAM_TIMEOUT.duration() };
 
-/// Runs `nft` and `ip` in pods' namespaces.
-#[derive(Debug, Default)]
+/// Works in pods' namespaces.
+#[derive(Debug)]
 pub struct RealKernel {
+    /// Where the node's processes are listed.
+    proc: PathBuf,
     /// How the tools of this machine print each capture: they differ between versions, so it is asked rather than
     /// known.
     listings: Mutex<BTreeMap<Capture, String>>,
 }
 
+impl Default for RealKernel {
+    fn default() -> Self {
+        Self::new(Path::new("/proc"))
+    }
+}
+
 impl RealKernel {
-    /// A kernel that has not been asked anything.
+    /// A kernel that has not been asked anything; `proc` lists the node's processes.
     #[must_use]
-    pub fn new() -> Self {
-        Self::default()
+    pub fn new(proc: &Path) -> Self {
+        Self { proc: proc.to_owned(), listings: Mutex::default() }
     }
 
     /// What a namespace that holds exactly `capture` looks like, learned in a namespace made for that and thrown away.
@@ -49,7 +57,7 @@ impl RealKernel {
         }
         let listing = on_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET).map_err(|error| KernelError::Enter(error.into()))?;
-            IP.run(&["link", "set", "lo", "up"], "")?;
+            Routing::open().and_then(|mut routing| routing.raise_loopback()).map_err(KernelError::Routing)?;
             write(capture)?;
             list()
         })?;
@@ -103,13 +111,42 @@ impl Kernel for RealKernel {
         within(namespace, || write(&possible(capture)))
     }
 
+    fn addresses(&self, namespace: &Namespace) -> Result<Vec<IpAddr>, KernelError> {
+        within(namespace, own_addresses)
+    }
+
+    fn census(&self) -> Census {
+        match self.identify(Path::new("/proc/self/ns/net")) {
+            Ok(host) => census::take(&self.proc, host),
+            Err(_) => Census::default(),
+        }
+    }
+
+    fn source_towards(&self, address: IpAddr) -> Option<IpAddr> {
+        // Connecting a UDP socket sends nothing; it only asks the routing tables (udp(7)).
+        let any: SocketAddr = match address {
+            IpAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            IpAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+        };
+        let socket = UdpSocket::bind(any).ok()?;
+        socket.connect((address, 9)).ok()?;
+        Some(socket.local_addr().ok()?.ip()).filter(|source| *source != address)
+    }
+
+    fn captured_connections(&self, namespace: &Namespace) -> Result<usize, KernelError> {
+        within(namespace, || {
+            let own = own_addresses()?;
+            // Files below /proc/thread-self/net show the namespace of the thread that opens them.
+            let table = |name| fs::read_to_string(Path::new("/proc/thread-self/net").join(name)).unwrap_or_default();
+            Ok(["tcp", "tcp6"].map(|name| sockets::captured(&table(name), &own)).into_iter().sum())
+        })
+    }
+
     fn remove(&self, namespace: &Namespace) -> Result<(), KernelError> {
         within(namespace, || {
             NFT.run(&["-f", "-"], &removal())?;
-            for family in ["-4", "-6"] {
-                unroute(family)?;
-            }
-            Ok(())
+            let mut routing = Routing::open().map_err(KernelError::Routing)?;
+            routing::FAMILIES.into_iter().try_for_each(|family| routing.remove(family)).map_err(KernelError::Routing)
         })
     }
 }
@@ -142,6 +179,18 @@ fn within<T: Send>(
     })
 }
 
+/// The addresses of the namespace of this thread.
+fn own_addresses() -> Result<Vec<IpAddr>, KernelError> {
+    let interfaces = getifaddrs().map_err(|error| KernelError::Addresses(error.into()))?;
+    let address =
+        |storage: nix::sys::socket::SockaddrStorage| match (storage.as_sockaddr_in(), storage.as_sockaddr_in6()) {
+            (Some(address), _) => Some(IpAddr::V4(address.ip())),
+            (_, Some(address)) => Some(IpAddr::V6(address.ip())),
+            _ => None,
+        };
+    Ok(interfaces.filter_map(|interface| address(interface.address?)).collect())
+}
+
 /// `capture` without IPv6 where this namespace has none: its routes would be refused.
 fn possible(capture: &Capture) -> Capture {
     // Files below /proc/sys/net show the namespace of the thread that reads them.
@@ -151,62 +200,25 @@ fn possible(capture: &Capture) -> Capture {
 }
 
 fn write(capture: &Capture) -> Result<(), KernelError> {
+    let mut routing = Routing::open().map_err(KernelError::Routing)?;
     // Routes first: without rules they do nothing, while rules without routes would lose replies.
-    route("-4")?;
-    if capture.ipv6 {
-        route("-6")?;
-    } else {
-        unroute("-6")?;
+    for family in routing::FAMILIES {
+        let is_wanted = capture.ipv6 || family == AddressFamily::Inet;
+        let done = if is_wanted { routing.write(family) } else { routing.remove(family) };
+        done.map_err(KernelError::Routing)?;
     }
     NFT.run(&["-f", "-"], &filling(&tables(capture))).map(drop)
-}
-
-fn route(family: &str) -> Result<(), KernelError> {
-    let table = RETURN_TABLE.to_string();
-    IP.run(&[family, "route", "replace", "local", "default", "dev", "lo", "table", &table], "")?;
-    if !rules(family)?.is_empty() {
-        unrule(family)?;
-    }
-    let (mark, priority) = (format!("{RETURN_MARK:#x}/{MARK_MASK:#x}"), RETURN_PRIORITY.to_string());
-    IP.run(&[family, "rule", "add", "fwmark", &mark, "priority", &priority, "lookup", &table], "").map(drop)
-}
-
-fn unroute(family: &str) -> Result<(), KernelError> {
-    // A kernel without the family has nothing to remove.
-    if rules(family).is_ok_and(|rules| !rules.is_empty()) {
-        unrule(family)?;
-    }
-    let table = RETURN_TABLE.to_string();
-    if routes(family).is_ok_and(|routes| !routes.is_empty()) {
-        IP.run(&[family, "route", "del", "local", "default", "dev", "lo", "table", &table], "")?;
-    }
-    Ok(())
-}
-
-fn unrule(family: &str) -> Result<(), KernelError> {
-    IP.run(&[family, "rule", "del", "priority", &RETURN_PRIORITY.to_string()], "").map(drop)
-}
-
-fn rules(family: &str) -> Result<String, KernelError> {
-    IP.run(&[family, "rule", "show", "priority", &RETURN_PRIORITY.to_string()], "")
-}
-
-fn routes(family: &str) -> Result<String, KernelError> {
-    match IP.run(&[family, "route", "show", "table", &RETURN_TABLE.to_string()], "") {
-        // How `ip` says that the table is empty.
-        Err(KernelError::Refused { message, .. }) if message.contains("does not exist") => Ok(String::new()),
-        result => result,
-    }
 }
 
 /// Everything of ours in the namespace of this thread, without counters.
 fn list() -> Result<String, KernelError> {
     let ruleset = NFT.run(&["--stateless", "list", "ruleset", "inet"], "")?;
     let mut listing = own_tables(&ruleset);
-    for family in ["-4", "-6"] {
-        for lines in [rules(family), routes(family)] {
-            // A kernel without the family refuses; then there is nothing of it.
-            listing.push_str(&lines.unwrap_or_default());
+    let mut routing = Routing::open().map_err(KernelError::Routing)?;
+    for family in routing::FAMILIES {
+        match routing.inspect(family).map_err(KernelError::Routing)? {
+            Present::Nothing => {}
+            present => listing.push_str(&format!("routing {family:?}: {present:?}\n")),
         }
     }
     Ok(listing)
@@ -230,44 +242,6 @@ fn own_tables(ruleset: &str) -> String {
         }
     }
     ours
-}
-
-struct Program {
-    name: &'static str,
-    package: &'static str,
-}
-
-impl Program {
-    /// Runs it in the namespace of this thread and returns what it printed.
-    fn run(&self, arguments: &[&str], input: &str) -> Result<String, KernelError> {
-        let run_error = |error: io::Error| {
-            if error.kind() == io::ErrorKind::NotFound {
-                KernelError::MissingProgram { program: self.name, package: self.package }
-            } else {
-                KernelError::Run { program: self.name, error }
-            }
-        };
-        let mut child = Command::new(self.name)
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(run_error)?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // A program that does not read its input says why on its error output.
-            let _ = stdin.write_all(input.as_bytes());
-        }
-        let output = child.wait_with_output().map_err(run_error)?;
-        if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-        }
-        let mut message = String::from_utf8_lossy(&output.stderr).trim().replace('\n', " | ");
-        if let Some((end, _)) = message.char_indices().find(|(position, _)| *position >= MAX_MESSAGE) {
-            message.truncate(end);
-        }
-        Err(KernelError::Refused { program: self.name, message })
-    }
 }
 
 #[cfg(test)]

@@ -7,12 +7,16 @@ use fairway_core::source::directory::load;
 use fairway_core::source::objects::annotation;
 use fairway_proto::zds::workload_request::Payload;
 
+use serde_json::json;
+
 use super::*;
+use crate::enroll::REDIRECTION;
 use crate::handoff::client::{Client, until};
 use crate::kernel::fake::FakeKernel;
 
 const NODE: &str = "node-1";
 const INODE: u64 = 7;
+const GRACE: Duration = Duration::from_secs(60);
 
 struct World {
     directory: tempfile::TempDir,
@@ -44,6 +48,9 @@ impl World {
             netns_dir: "/netns".into(),
             rules: enroll::Rules { excluded_namespaces: BTreeSet::new(), defaults: Capture::default() },
             leave_grace: LEAVE_GRACE,
+            established_grace: GRACE,
+            host_mounts: "/host".into(),
+            memory: None,
         };
         let status = Writer::new(root, "cni-agent.node-1").unwrap();
         let kernel: Arc<dyn Kernel> = kernel.clone();
@@ -217,7 +224,7 @@ async fn leaves_status_first_then_rules_then_proxy() {
     assert_eq!(world.kernel.content(INODE), None);
     client.let_go("u1");
     assert_eq!(world.pass_later().await.actual, Actual::Absent);
-    assert_eq!(world.kernel.calls(), ["apply 7", "remove 7"]);
+    assert_eq!(world.kernel.calls(), ["apply 7", "apply 7", "remove 7"], "first nothing new is captured");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -414,3 +421,6 @@ async fn verification_takes_turns() {
     }
     assert_eq!(seen.len(), pods.len());
 }
+
+mod phases;
+mod runtime;

@@ -1,8 +1,11 @@
 //! Rules as the text `nft -f` reads: one file is one transaction.
 
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 
-use super::{Action, Chain, ChainType, DNS_ZONE, Family, Hook, MARK_MASK, Match, RETURN_MARK, Rule, Table, TableName};
+use super::{
+    Action, Chain, ChainType, DNS_ZONE, Family, Hook, MARK_MASK, Match, RETURN_MARK, Rule, SPARED_MARK, Table,
+    TableName,
+};
 
 /// The script that makes our tables exactly `tables`, whatever they held before.
 ///
@@ -34,6 +37,7 @@ pub fn removal() -> String {
 fn write_chain(script: &mut String, chain: &Chain) {
     let hook = match chain.hook {
         Hook::Prerouting => "prerouting",
+        Hook::Input => "input",
         Hook::Output => "output",
     };
     let chain_type = match chain.chain_type {
@@ -61,10 +65,11 @@ fn match_text(condition: &Match) -> String {
         Match::Family(Family::V4) => "meta nfproto ipv4".to_owned(),
         Match::Family(Family::V6) => "meta nfproto ipv6".to_owned(),
         Match::Tcp => "meta l4proto tcp".to_owned(),
-        Match::FromIpv4(address) => format!("ip saddr {address}"),
-        Match::FromIpv6(address) => format!("ip6 saddr {address}"),
-        Match::ToIpv4(address) => format!("ip daddr {address}"),
-        Match::ToIpv6(address) => format!("ip6 daddr {address}"),
+        Match::FromAny(Family::V4, addresses) => format!("ip saddr {}", set(addresses)),
+        Match::FromAny(Family::V6, addresses) => format!("ip6 saddr {}", set(addresses)),
+        Match::TcpToAny(ports) => format!("tcp dport {}", set(ports)),
+        Match::Unseen => "ct state new".to_owned(),
+        Match::NotFromLoopback => "iifname != \"lo\"".to_owned(),
         Match::NotToLoopback(Family::V4) => "ip daddr != 127.0.0.1".to_owned(),
         Match::NotToLoopback(Family::V6) => "ip6 daddr != ::1".to_owned(),
         Match::FromInterface(name) => format!("iifname \"{}\"", name.as_str()),
@@ -81,12 +86,19 @@ fn match_text(condition: &Match) -> String {
     }
 }
 
+fn set(elements: &[impl Display]) -> String {
+    let elements: Vec<String> = elements.iter().map(ToString::to_string).collect();
+    format!("{{ {} }}", elements.join(", "))
+}
+
 fn action_text(action: Action) -> String {
     match action {
         Action::Accept => "accept".to_owned(),
         Action::Return => "return".to_owned(),
         Action::Redirect(port) => format!("redirect to :{port}"),
         Action::MarkConnection => format!("ct mark set ct mark & {:#x} | {RETURN_MARK:#x}", !MARK_MASK),
+        Action::MarkSpared => format!("ct mark set ct mark & {:#x} | {SPARED_MARK:#x}", !MARK_MASK),
+        Action::Reset => "reject with tcp reset".to_owned(),
         Action::RestoreMark => "meta mark set ct mark".to_owned(),
         Action::DnsZone => format!("ct zone set {DNS_ZONE}"),
     }

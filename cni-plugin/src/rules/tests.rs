@@ -31,13 +31,50 @@ fn variants() -> Vec<(String, Capture)> {
     variants
 }
 
+/// Captures beyond those above: what else changes a rule, one thing at a time.
+fn others() -> Vec<(String, Capture)> {
+    let probes = Probes {
+        sources: ["10.0.0.1", "10.99.0.11", "fd00::1"].map(|address| address.parse().unwrap()).into(),
+        ports: [8080, 9090].into(),
+    };
+    let one = Probes { sources: ["10.0.0.1".parse().unwrap()].into(), ports: [8080].into() };
+    vec![
+        ("probes".to_owned(), Capture { probes: probes.clone(), ..Capture::default() }),
+        ("probes-ipv4-one".to_owned(), Capture { probes: one, ipv6: false, ..Capture::default() }),
+        ("settled".to_owned(), Capture { phase: Phase::Settled, ..Capture::default() }),
+        ("leaving".to_owned(), Capture { phase: Phase::Leaving, dns: true, probes, ..Capture::default() }),
+    ]
+}
+
+fn all() -> Vec<(String, Capture)> {
+    variants().into_iter().chain(others()).collect()
+}
+
+#[test]
+fn probes_without_address_or_port_open_nothing() {
+    for (sources, ports) in [(vec!["10.0.0.1"], vec![]), (vec![], vec![8080]), (vec!["fd00::1"], vec![8080])] {
+        let sources = sources.into_iter().map(|address| address.parse().unwrap()).collect();
+        let probes = Probes { sources, ports: ports.into_iter().collect() };
+        let capture = Capture { probes, ipv6: false, ..Capture::default() };
+        assert_eq!(tables(&capture), tables(&Capture { ipv6: false, ..Capture::default() }));
+    }
+}
+
+#[test]
+fn a_pod_that_leaves_is_not_redirected_any_more() {
+    for (name, capture) in all() {
+        let leaving = filling(&tables(&Capture { phase: Phase::Leaving, ..capture }));
+        assert!(!leaving.contains("redirect") && leaving.contains("meta mark set ct mark"), "{name}");
+    }
+}
+
 fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/rules").join(format!("{name}.nft"))
 }
 
 #[test]
 fn scripts_match_their_golden_files() {
-    for (name, capture) in variants() {
+    for (name, capture) in all() {
         let script = filling(&tables(&capture));
         let path = golden(&name);
         if std::env::var_os(REGENERATE).is_some() {
@@ -50,15 +87,16 @@ fn scripts_match_their_golden_files() {
 
 #[test]
 fn every_rule_counts_and_no_golden_file_is_left_over() {
-    for (name, capture) in variants() {
+    for (name, capture) in all() {
         let script = filling(&tables(&capture));
         let rules =
             tables(&capture).iter().flat_map(|table| &table.chains).map(|chain| chain.rules.len()).sum::<usize>();
         assert_eq!(script.matches(" counter ").count(), rules, "{name}");
-        assert_eq!(script.contains("ip6 "), capture.ipv6, "{name}");
+        let redirects_ipv6 = capture.ipv6 && capture.phase != Phase::Leaving;
+        assert_eq!(script.contains("ip6 "), redirects_ipv6, "{name}");
     }
     let files = std::fs::read_dir(golden("x").parent().unwrap()).unwrap().count();
-    assert_eq!(files, variants().len());
+    assert_eq!(files, all().len());
 }
 
 #[test]

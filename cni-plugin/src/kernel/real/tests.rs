@@ -1,9 +1,10 @@
 //! Tests of `real`.
 
+use std::io::Write as _;
 use std::process::Command;
 
 use super::*;
-use crate::rules::InterfaceName;
+use crate::rules::{InterfaceName, Phase, Probes};
 
 /// A namespace with a name of its own, removed when dropped.
 struct Scratch(String);
@@ -44,7 +45,7 @@ impl Drop for Scratch {
 #[test]
 fn rules_are_written_read_back_and_removed() {
     let Some(scratch) = Scratch::new("rules") else { return };
-    let kernel = RealKernel::new();
+    let kernel = RealKernel::default();
     let own = kernel.identify(Path::new("/proc/self/ns/net")).unwrap();
     let namespace = kernel.open(&scratch.path()).unwrap();
     let state = |scratch: &Scratch| {
@@ -65,12 +66,17 @@ fn rules_are_written_read_back_and_removed() {
     let interface = InterfaceName::parse("tap0").unwrap();
     let dns = Capture { dns: true, virtual_interfaces: [interface].into(), ..Capture::default() };
     let only_ipv4 = Capture { ipv6: false, inbound: false, ..Capture::default() };
-    for capture in [&plain, &dns, &only_ipv4, &plain] {
+    let probes =
+        Probes { sources: ["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()].into(), ports: [80, 81].into() };
+    let probed = Capture { probes, ..Capture::default() };
+    let settled = Capture { phase: Phase::Settled, ..Capture::default() };
+    let leaving = Capture { phase: Phase::Leaving, ..Capture::default() };
+    for capture in [&plain, &dns, &only_ipv4, &probed, &settled, &leaving, &plain] {
         assert_ne!(kernel.inspect(&namespace, capture).unwrap(), Inspection::Same);
         for _ in 0..2 {
             kernel.apply(&namespace, capture).unwrap();
             // A second reader, as after a restart, recognises what the first one wrote.
-            assert_eq!(RealKernel::new().inspect(&namespace, capture).unwrap(), Inspection::Same, "{capture:?}");
+            assert_eq!(RealKernel::default().inspect(&namespace, capture).unwrap(), Inspection::Same, "{capture:?}");
         }
     }
     for meddling in [
@@ -96,7 +102,7 @@ fn rules_are_written_read_back_and_removed() {
 fn a_pod_without_ipv6_is_captured_without_it() {
     let Some(scratch) = Scratch::new("no-ipv6") else { return };
     scratch.run(&["sysctl", "-q", "-w", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.lo.disable_ipv6=1"]);
-    let kernel = RealKernel::new();
+    let kernel = RealKernel::default();
     let namespace = kernel.open(&scratch.path()).unwrap();
     let capture = Capture::default();
     kernel.apply(&namespace, &capture).unwrap();
@@ -108,20 +114,13 @@ fn a_pod_without_ipv6_is_captured_without_it() {
 
 #[test]
 fn only_network_namespaces_of_others_are_opened() {
-    let kernel = RealKernel::new();
+    let kernel = RealKernel::default();
     let file = tempfile::NamedTempFile::new().unwrap();
     let open = |path: &Path| kernel.open(path).map(|_| ());
     assert!(matches!(open(file.path()), Err(KernelError::NotANamespace(_))));
     assert!(matches!(open(Path::new("/nowhere")), Err(KernelError::NoNamespace(_))));
     assert!(matches!(open(Path::new("/proc/self/ns/net")), Err(KernelError::HostNamespace(_))));
     assert!(open(Path::new("/proc/self/ns/uts")).is_err());
-}
-
-#[test]
-fn a_missing_program_names_its_package() {
-    let program = Program { name: "fairway-no-such-program", package: "some-package" };
-    let error = program.run(&[], "").unwrap_err();
-    assert!(error.to_string().contains("apt-get install some-package"), "{error}");
 }
 
 #[test]

@@ -1,0 +1,92 @@
+//! The ports on which the kubelet calls a pod: probes and lifecycle hooks.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod, Probe};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+
+/// Ports that a node reaches without the mesh.
+pub(super) fn ports(pod: &Pod) -> BTreeSet<u16> {
+    let Some(spec) = &pod.spec else { return BTreeSet::new() };
+    // Of the init containers those that stay are probed too (sidecar containers of Kubernetes).
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    containers.flat_map(|container| calls(container).filter_map(|port| number(&port, container))).collect()
+}
+
+fn calls(container: &Container) -> impl Iterator<Item = IntOrString> + '_ {
+    let probes = [&container.liveness_probe, &container.readiness_probe, &container.startup_probe];
+    let hooks = container.lifecycle.iter().flat_map(|hooks| [&hooks.post_start, &hooks.pre_stop]).flatten();
+    probes.into_iter().flatten().filter_map(probed).chain(hooks.filter_map(called))
+}
+
+fn probed(probe: &Probe) -> Option<IntOrString> {
+    let get = probe.http_get.as_ref().map(|get| (get.host.as_deref(), get.port.clone()));
+    let connect = probe.tcp_socket.as_ref().map(|socket| (socket.host.as_deref(), socket.port.clone()));
+    let call = probe.grpc.as_ref().map(|call| (None, IntOrString::Int(call.port)));
+    at_the_pod(get.or(connect).or(call))
+}
+
+fn called(hook: &LifecycleHandler) -> Option<IntOrString> {
+    let get = hook.http_get.as_ref().map(|get| (get.host.as_deref(), get.port.clone()));
+    let connect = hook.tcp_socket.as_ref().map(|socket| (socket.host.as_deref(), socket.port.clone()));
+    at_the_pod(get.or(connect))
+}
+
+/// A probe with a host of its own goes there and not to the pod.
+fn at_the_pod(call: Option<(Option<&str>, IntOrString)>) -> Option<IntOrString> {
+    call.filter(|(host, _)| host.is_none_or(str::is_empty)).map(|(_, port)| port)
+}
+
+fn number(port: &IntOrString, container: &Container) -> Option<u16> {
+    let number = match port {
+        IntOrString::Int(number) => *number,
+        IntOrString::String(text) => match text.parse() {
+            Ok(number) => number,
+            Err(_) => named(text, container)?,
+        },
+    };
+    u16::try_from(number).ok().filter(|port| *port != 0)
+}
+
+fn named(name: &str, container: &Container) -> Option<i32> {
+    let ports = container.ports.iter().flatten();
+    ports.into_iter().find(|port| port.name.as_deref() == Some(name)).map(|port| port.container_port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn ports_of_everything_the_kubelet_calls() {
+        let container = |fields: Value| {
+            let mut container = json!({"name": "c", "ports": [{"name": "web", "containerPort": 8080}]});
+            container.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+            container
+        };
+        // container, ports
+        let rows: Vec<(Value, Vec<u16>)> = vec![
+            (json!({}), vec![]),
+            (json!({"readinessProbe": {"httpGet": {"port": "web"}}}), vec![8080]),
+            (json!({"livenessProbe": {"tcpSocket": {"port": 9}}, "startupProbe": {"grpc": {"port": 10}}}), vec![9, 10]),
+            (
+                json!({"lifecycle": {"preStop": {"httpGet": {"port": 11}}, "postStart": {"tcpSocket": {"port": "12"}}}}),
+                vec![11, 12],
+            ),
+            (json!({"readinessProbe": {"exec": {"command": ["true"]}}}), vec![]),
+            (json!({"readinessProbe": {"httpGet": {"port": "unknown"}}}), vec![]),
+            (json!({"readinessProbe": {"httpGet": {"port": 80, "host": "elsewhere"}}}), vec![]),
+            (json!({"readinessProbe": {"httpGet": {"port": 0}}}), vec![]),
+            (json!({"readinessProbe": {"httpGet": {"port": 70000}}}), vec![]),
+        ];
+        for (fields, wanted) in rows {
+            for place in ["containers", "initContainers"] {
+                let mut pod = json!({"spec": {"containers": []}});
+                pod["spec"][place] = json!([container(fields.clone())]);
+                let pod: Pod = serde_json::from_value(pod).unwrap();
+                assert_eq!(ports(&pod).into_iter().collect::<Vec<_>>(), wanted, "{place}: {fields}");
+            }
+        }
+    }
+}

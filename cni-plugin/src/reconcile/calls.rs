@@ -1,0 +1,110 @@
+//! The plugin's calls: taken note of at once, answered after a pass.
+
+use std::path::Path;
+use std::time::Instant;
+
+use fairway_core::source::objects::pod_uid;
+use fairway_core::source::{ObjectKey, Objects};
+
+use super::arrivals::Standing;
+use super::{Decision, Reconciler};
+use crate::enroll;
+use crate::event::{Answer, Attachment};
+use crate::kernel::NamespaceId;
+use crate::report::{Actual, Desired};
+use crate::serve::{Call, Verdict, Want};
+
+impl Reconciler {
+    /// Takes note of a call; an ADD is answered once it can be.
+    pub(super) fn heard(&mut self, call: Call, now: Instant) {
+        let Call { want, attachment, answer } = call;
+        let key = ObjectKey::pod(attachment.pod_namespace.clone(), attachment.pod_name.clone());
+        let verdict = match want {
+            Want::Add => return self.arrivals.begin(key, attachment, now, answer),
+            Want::Delete => {
+                self.end(&key, &attachment);
+                Verdict::Agreed(Answer::default())
+            }
+            Want::Check => self.check(&key),
+        };
+        // Nobody waits any more: fine.
+        let _ = answer.send(verdict);
+    }
+
+    /// A sandbox ends: the proxy leaves it before it is gone. One that has been replaced, or has ended before, is not
+    /// the pod's any more.
+    fn end(&mut self, key: &ObjectKey, attachment: &Attachment) {
+        let announced = self.identify(&attachment.netns);
+        let tracked = self.tracked.iter().find(|(_, tracked)| tracked.key == *key);
+        let ending = tracked.filter(|(uid, tracked)| {
+            let same_sandbox = self
+                .arrivals
+                .of(key, uid)
+                .is_some_and(|begun| !begun.container_id.is_empty() && begun.container_id == attachment.container_id);
+            announced.map_or(same_sandbox, |id| id == tracked.network.id())
+        });
+        let ending = ending.map(|(uid, tracked)| (uid.clone(), tracked.network.id()));
+        self.arrivals.end(key, &attachment.container_id);
+        if let Some((uid, id)) = ending {
+            tracing::info!(pod = %key, uid, "the pod's sandbox is taken down");
+            self.arrivals.bury(key.clone(), &uid, id);
+            self.let_go(&uid);
+        }
+    }
+
+    fn identify(&self, netns: &str) -> Option<NamespaceId> {
+        if netns.is_empty() {
+            return None;
+        }
+        let path = Path::new(netns);
+        let mounted = self.settings.host_mounts.join(path.strip_prefix("/").unwrap_or(path));
+        self.kernel.identify(&mounted).or_else(|_| self.kernel.identify(path)).ok()
+    }
+
+    fn check(&self, key: &ObjectKey) -> Verdict {
+        let pods = self.reports.latest().pods;
+        let report = pods.iter().find(|pod| pod.namespace == key.namespace && pod.name == key.name);
+        match report {
+            Some(pod) if pod.desired == Desired::Captured && pod.actual != Actual::Captured => {
+                Verdict::Refused(pod.error.clone().unwrap_or_else(|| "it is not captured yet".to_owned()))
+            }
+            _ => Verdict::Agreed(Answer::default()),
+        }
+    }
+
+    /// Answers the calls that can be answered after a pass.
+    pub(super) fn answer_arrivals(&mut self, objects: &Objects, now: Instant, full: bool) {
+        let mut arrivals = std::mem::take(&mut self.arrivals);
+        arrivals.answer(now, |key, attachment| self.standing(objects, key, attachment));
+        self.arrivals = arrivals;
+        if full {
+            let tracked: Vec<&ObjectKey> = self.tracked.values().map(|tracked| &tracked.key).collect();
+            let has_pod = |uid: &str| objects.pods.values().any(|pod| pod_uid(pod) == Some(uid));
+            self.arrivals.forget(|key| objects.pods.contains_key(key) || tracked.contains(&key), has_pod);
+        }
+    }
+
+    fn standing(&self, objects: &Objects, key: &ObjectKey, attachment: &Attachment) -> Standing {
+        let namespace = objects.namespace(&key.namespace);
+        let unseen = || Standing::Unseen {
+            enrolled: namespace.is_some_and(|namespace| enroll::is_enrolled(namespace, &self.settings.rules)),
+        };
+        let Some(pod) = objects.pods.get(key) else { return unseen() };
+        let uid = pod_uid(pod).unwrap_or_default();
+        if !attachment.pod_uid.is_empty() && attachment.pod_uid != uid {
+            return unseen();
+        }
+        let namespace = namespace.map(std::sync::Arc::as_ref);
+        let decision = enroll::decide(pod, namespace, &self.settings.rules, &attachment.addresses());
+        if let Decision::Exclude(reason) = decision {
+            return Standing::Excluded(reason.label());
+        }
+        let pods = self.reports.latest().pods;
+        match pods.iter().find(|report| !uid.is_empty() && report.uid == uid) {
+            Some(report) if report.actual == Actual::Captured => Standing::Captured,
+            Some(report) => Standing::Pending(report.error.clone()),
+            // Not one of this node, as far as is known.
+            None => unseen(),
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! The way out: of pods that do not belong in any more, that were deleted, or whose namespace is gone.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use fairway_core::source::objects::{is_host_network, pod_uid};
+use k8s_openapi::api::core::v1::Pod;
+
+use super::job::Job;
+use super::{Reconciler, is_plain, pod_key};
+use crate::rules::{Capture, Phase};
+
+impl Reconciler {
+    /// The next step out for a pod that does not belong in.
+    pub(super) fn leave(&mut self, pod: &Pod, now: Instant, full: bool) -> Option<Job> {
+        let uid = pod_uid(pod)?.to_owned();
+        if !self.tracked.contains_key(&uid) {
+            return self.look_for_leftovers(pod, &uid, full);
+        }
+        let found = self.locate(&pod_key(pod), &uid).ok();
+        let tracked = self.tracked.get_mut(&uid)?;
+        if found.map(|(_, id)| id) != Some(tracked.network.id()) {
+            // The namespace is gone, and its rules with it.
+            self.let_go(&uid);
+            return None;
+        }
+        let since = *tracked.leaving.get_or_insert(now);
+        let (key, network) = (tracked.key.clone(), tracked.network.clone());
+        let capture = Capture { phase: Phase::Leaving, ..tracked.capture.clone() };
+        self.withdraw(&uid, &key);
+        let waited = now.duration_since(since);
+        if waited < self.settings.leave_grace {
+            return None;
+        }
+        let is_over = waited >= self.settings.leave_grace + self.settings.established_grace;
+        Some(if is_over { Job::Remove { uid, network } } else { Job::Drain { uid, network, capture } })
+    }
+
+    /// Rules that an earlier agent left in a pod that was un-enrolled while no agent ran.
+    fn look_for_leftovers(&mut self, pod: &Pod, uid: &str, full: bool) -> Option<Job> {
+        // The namespace of a host network pod is the node's own: never touched.
+        if !full || !is_plain(uid) || is_host_network(pod) || self.clean.contains(uid) {
+            return None;
+        }
+        let (path, _) = self.locate(&pod_key(pod), uid).ok()?;
+        let network = self.kernel.open(&path).ok()?;
+        Some(Job::Clean { uid: uid.to_owned(), network })
+    }
+
+    /// Pods whose object is gone: nobody needs to be told in order any more.
+    pub(super) fn forget_deleted(&mut self, present: &BTreeSet<&str>, jobs: &mut Vec<Job>) {
+        self.clean.retain(|uid| present.contains(uid.as_str()));
+        let gone: Vec<_> = self.tracked.keys().filter(|uid| !present.contains(uid.as_str())).cloned().collect();
+        for uid in gone {
+            let Some(tracked) = self.tracked.get(&uid) else { continue };
+            let (key, network) = (tracked.key.clone(), tracked.network.clone());
+            tracing::info!(pod = %key, uid, "the pod was deleted");
+            let lives = self.kernel.identify(&tracked.path).ok() == Some(network.id());
+            self.withdraw(&uid, &key);
+            if lives {
+                // Its processes may run on for a while; they should not meet a proxy that has left.
+                jobs.push(Job::Remove { uid, network });
+            } else {
+                self.let_go(&uid);
+            }
+        }
+    }
+
+    /// Forgets a pod whose namespace is gone.
+    pub(super) fn let_go(&mut self, uid: &str) {
+        if let Some(tracked) = self.tracked.remove(uid) {
+            self.withdraw(uid, &tracked.key);
+        }
+        self.handoff.remove(uid);
+    }
+}
