@@ -112,11 +112,11 @@ fn status(request: &Request) -> Done {
 }
 
 fn remembered(request: &Request) -> remembered::Remembered {
-    request
-        .configuration
-        .state_file
-        .as_deref()
-        .map_or(remembered::Remembered::NotInstalled, |path| remembered::read(Path::new(path)))
+    match request.configuration.state_file.as_deref() {
+        Some(path) => remembered::read(Path::new(path)),
+        // Not an entry that an agent wrote, so nothing says that it was taken back.
+        None => remembered::Remembered::Unreadable("the entry of fairway-cni names no state_file".to_owned()),
+    }
 }
 
 fn tell(request: &Request, path: &str, call: &Call) -> Result<Reply, AskError> {

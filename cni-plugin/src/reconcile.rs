@@ -344,7 +344,7 @@ impl Reconciler {
         });
         let probe = Job::Probe { uid: wanted.uid.clone(), network: network.clone() };
         // A pod whose runtime waits for us has not run yet, so it has no connections to spare.
-        let is_new = self.arrivals.of(&wanted.key, &wanted.uid).is_some();
+        let is_new = self.arrivals.is_awaited(&wanted.key, &wanted.uid);
         let settling =
             if is_new || self.settings.established_grace.is_zero() { Settling::Done } else { Settling::Before };
         let tracked = Tracked {

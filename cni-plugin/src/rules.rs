@@ -234,6 +234,8 @@ pub enum Match {
     NotViaLoopback,
     /// A TCP packet that does not open a connection.
     TcpAlreadyOpen,
+    /// A TCP packet that does not reset a connection.
+    TcpNotReset,
     /// To this TCP port.
     TcpTo(u16),
     /// To any other TCP port.
@@ -386,7 +388,8 @@ fn filter() -> Table {
         hook,
         chain_type: ChainType::Filter,
         priority: 0,
-        rules: vec![rule(vec![Match::Tcp, Match::ConnectionMark(SPARED_MARK)], Action::Reset)],
+        // The reset itself belongs to the connection, and has to reach this pod's own end of it too.
+        rules: vec![rule(vec![Match::TcpNotReset, Match::ConnectionMark(SPARED_MARK)], Action::Reset)],
     };
     Table { name: TableName::Filter, chains: vec![chain(Hook::Input), chain(Hook::Output)] }
 }

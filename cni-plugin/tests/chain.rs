@@ -11,6 +11,7 @@ mod chain {
     pub(crate) mod runtime;
 }
 
+use std::io::{Read as _, Write as _};
 use std::time::{Duration, Instant};
 
 use chain::node::Node;
@@ -118,6 +119,33 @@ fn a_kubelet_probes_from_the_nodes_own_address_and_nothing_else_of_the_node_gets
     // Redirected to the proxy's port, where in this test nobody listens.
     assert!(!node.connects_from_node(&address, 9090), "not a probe");
     node.stop_agent();
+}
+
+#[test]
+fn connections_of_a_running_pod_go_on_when_it_is_enrolled_and_are_cut_at_both_ends_in_the_end() {
+    for (grace, is_cut) in [("600000", false), ("500", true)] {
+        let Some(node) = Node::start_with("grace", "1.0.0", &["--established-grace", grace]) else { return };
+        let _proxy = Proxy::start(&node);
+        node.wait_installed();
+        node.declare("shop", "web", "u1");
+        node.add("shop", "web", "u1").unwrap();
+        let (mut near, mut far) = node.converse("u1", 7000);
+        node.enrol("shop");
+        node.wait("it is captured", || node.status("shop", "web").contains("enabled"));
+        let mut buffer = [0; 5];
+        if is_cut {
+            // The end in the pod hears of it when it sends, and the other one at the same time.
+            node.wait("it is cut", || far.write_all(b"hello").is_err());
+            node.wait("its peer hears of it", || near.read(&mut buffer).is_err());
+        } else {
+            far.write_all(b"hello").unwrap();
+            near.read_exact(&mut buffer).unwrap();
+            near.write_all(b"world").unwrap();
+            far.read_exact(&mut buffer).unwrap();
+            assert_eq!(&buffer, b"world");
+        }
+        node.stop_agent();
+    }
 }
 
 #[test]

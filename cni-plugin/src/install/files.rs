@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 /// How often a file that somebody else writes at the same time is tried.
@@ -62,9 +63,9 @@ pub(super) fn exchange(
     let (mut believed, mut content) = (believed.to_owned(), content.to_owned());
     for _ in 0..ATTEMPTS {
         let temporary = prepare(path, content.as_bytes(), mode)?;
-        if let Err(error) = renameat2(AT_FDCWD, &temporary, AT_FDCWD, path, RenameFlags::RENAME_EXCHANGE) {
+        if let Err(error) = swap(&temporary, path) {
             // Not every file system can exchange; the file may also be gone by now.
-            let unable = matches!(error, nix::errno::Errno::EINVAL | nix::errno::Errno::ENOSYS);
+            let unable = matches!(error, Errno::EINVAL | Errno::ENOSYS);
             if unable && fs::read_to_string(path).is_ok_and(|present| present == believed) {
                 return Ok(fs::rename(&temporary, path)?);
             }
@@ -72,21 +73,33 @@ pub(super) fn exchange(
             return Err(ExchangeError::Io(error.into()));
         }
         let was = fs::read_to_string(&temporary);
-        let _ = fs::remove_file(&temporary);
-        let was = was?;
-        if was == believed {
+        if was.as_ref().is_ok_and(|was| *was == believed) {
+            let _ = fs::remove_file(&temporary);
             return Ok(());
         }
         // Somebody wrote between our reading and our writing: what we put there is the old with our change.
-        let Some(newer) = again(&was) else {
-            // What they wrote has no need of us, or is only the beginning: it goes back.
-            write(path, was.as_bytes(), mode)?;
-            return Ok(());
-        };
+        let Some(newer) = was.ok().and_then(|was| again(&was)) else { return give_back(&temporary, path, &content) };
+        let _ = fs::remove_file(&temporary);
         believed = content;
         content = newer;
     }
     Err(ExchangeError::Contended)
+}
+
+/// Puts a file back whose writer has no need of us, or is not done yet. It has to be the very same file: its writer
+/// holds it open and goes on writing there.
+fn give_back(taken: &Path, path: &Path, ours: &str) -> Result<(), ExchangeError> {
+    swap(taken, path).map_err(|error| ExchangeError::Io(error.into()))?;
+    if fs::read_to_string(taken).is_ok_and(|displaced| displaced == ours) {
+        let _ = fs::remove_file(taken);
+        return Ok(());
+    }
+    // A third file was put there meanwhile: that one is the newest.
+    Ok(fs::rename(taken, path)?)
+}
+
+fn swap(one: &Path, other: &Path) -> nix::Result<()> {
+    renameat2(AT_FDCWD, one, AT_FDCWD, other, RenameFlags::RENAME_EXCHANGE)
 }
 
 /// Copies a program unless it is there already; says whether it did.
@@ -109,12 +122,23 @@ pub(super) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether `holds` says so of a file in `directory` or one directory below.
+/// How deep below the directory of results a runtime keeps them: `results/` has them, `multus/results/` with Multus.
+const CACHE_DEPTH: usize = 3;
+
+/// Whether `holds` says so of a file in `directory` or not far below.
 pub(super) fn any(directory: &Path, holds: impl Fn(&str) -> bool) -> bool {
-    let has = |path: &Path| File::open(path).and_then(io::read_to_string).is_ok_and(|text| holds(&text));
-    let entries = fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path());
-    entries.into_iter().any(|path| {
-        let below = fs::read_dir(&path).into_iter().flatten().flatten().map(|entry| entry.path());
-        has(&path) || below.into_iter().any(|path| has(&path))
-    })
+    let mut waiting = vec![(directory.to_owned(), 1)];
+    while let Some((directory, depth)) = waiting.pop() {
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            if is_directory && depth < CACHE_DEPTH {
+                waiting.push((entry.path(), depth + 1));
+            } else if !is_directory
+                && File::open(entry.path()).and_then(io::read_to_string).is_ok_and(|text| holds(&text))
+            {
+                return true;
+            }
+        }
+    }
+    false
 }

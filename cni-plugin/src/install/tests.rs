@@ -1,5 +1,6 @@
 //! Tests of `install`, on real directories.
 
+use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -171,10 +172,15 @@ fn what_another_cni_writes_while_we_write_is_not_lost() {
     files::exchange(&path, LIST, &again(LIST).unwrap(), again).unwrap();
     let text = node.read("10-a.conflist");
     assert!(text.contains("bandwidth") && names_us(&text), "{text}");
-    // We meet the beginning of what it writes: it keeps its file.
-    node.write("10-a.conflist", "{\"cniVersion\":");
+    // We meet the beginning of what it writes: it keeps its file, and what it writes on gets there.
+    let whole = LIST.replace("portmap", "tuning");
+    let (beginning, rest) = whole.split_at(20);
+    let mut writer = fs::File::create(&path).unwrap();
+    writer.write_all(beginning.as_bytes()).unwrap();
     files::exchange(&path, LIST, &again(LIST).unwrap(), again).unwrap();
-    assert_eq!(node.read("10-a.conflist"), "{\"cniVersion\":");
+    assert_eq!(node.read("10-a.conflist"), beginning);
+    writer.write_all(rest.as_bytes()).unwrap();
+    assert_eq!(node.read("10-a.conflist"), whole);
     assert_eq!(node.files(), ["10-a.conflist"]);
 }
 
@@ -194,7 +200,8 @@ fn without_a_configuration_it_says_what_is_missing() {
 fn the_program_stays_while_a_pod_needs_it_to_end() {
     let node = Node::with(&[("10-a.conflist", LIST)]);
     node.settings.install().unwrap();
-    let results = node.settings.cache_dir.join("results");
+    // As Multus keeps them, one directory deeper than all others.
+    let results = node.settings.cache_dir.join("multus/results");
     fs::create_dir_all(&results).unwrap();
     let result = results.join("pods-c0ffee-eth0");
     let configuration =

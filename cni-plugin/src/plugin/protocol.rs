@@ -229,9 +229,15 @@ pub fn parse(variable: impl Fn(&str) -> Option<String>, input: &str) -> Result<R
         let message = format!("version {version} is not supported; supported are {}", VERSIONS.join(", "));
         return Err(fail(Failure::new(Code::IncompatibleVersion, message)));
     }
-    let configuration = Configuration::deserialize(&value).map_err(|error| {
-        fail(Failure::new(Code::InvalidConfiguration, format!("the entry of {PLUGIN} is not usable: {error}")))
-    })?;
+    let configuration = match Configuration::deserialize(&value) {
+        Ok(configuration) => configuration,
+        // An end is never refused: the runtime would try it for ever.
+        Err(_) if named == "DEL" => Configuration::default(),
+        Err(error) => {
+            let message = format!("the entry of {PLUGIN} is not usable: {error}");
+            return Err(fail(Failure::new(Code::InvalidConfiguration, message)));
+        }
+    };
     let since = |first: &str| {
         let place = |version: &str| VERSIONS.iter().position(|known| *known == version);
         if place(&version) >= place(first) {
@@ -277,7 +283,11 @@ fn call(variable: &impl Fn(&str) -> String, value: &Value, netns_needed: bool) -
         return invalid("CNI_NETNS", "is not set");
     }
     let previous = value.get("prevResult").filter(|previous| previous.is_object()).cloned();
-    Ok(Call { container, netns, pod: pod(&variable("CNI_ARGS"))?, previous })
+    let pod = match pod(&variable("CNI_ARGS")) {
+        Err(_) if !netns_needed => None,
+        pod => pod?,
+    };
+    Ok(Call { container, netns, pod, previous })
 }
 
 fn pod(arguments: &str) -> Result<Option<Pod>, Failure> {

@@ -294,6 +294,25 @@ fn calls_that_are_not_as_the_specification_says_are_refused_by_its_codes() {
 }
 
 #[test]
+fn an_end_is_not_refused_for_what_it_does_not_need() {
+    let rows = [(r#"{"cniVersion":"1.0.0","name":"n","fail":"maybe"}"#, ""), (r#"{"cniVersion":"1.0.0"}"#, "nonsense")];
+    for (input, arguments) in rows {
+        let environment =
+            [("CNI_COMMAND", "DEL"), ("CNI_CONTAINERID", "c"), ("CNI_IFNAME", "eth0"), ("CNI_ARGS", arguments)];
+        assert_eq!(run(variables(&environment), input).code, 0, "{input} {arguments}");
+    }
+}
+
+#[test]
+fn an_entry_without_a_memory_passes_for_one_that_cannot_be_read() {
+    let node = Node::enrolled();
+    let mut configuration = node.configuration("closed");
+    configuration.as_object_mut().unwrap().remove("state_file");
+    let outcome = run(environment("ADD", "bank"), &configuration.to_string());
+    assert_eq!(parsed(&outcome)["code"], 11, "{outcome:?}");
+}
+
+#[test]
 fn version_is_answered_whatever_the_input() {
     for (input, version) in
         [("", "1.1.0"), ("{}", "1.1.0"), (r#"{"cniVersion":"0.4.0"}"#, "0.4.0"), (r#"{"cniVersion":"9.0.0"}"#, "1.1.0")]

@@ -107,6 +107,11 @@ impl Arrivals {
         (attachment.pod_uid.is_empty() || attachment.pod_uid == uid).then_some(attachment)
     }
 
+    /// Whether a runtime waits to start the pod `uid`, which then has not run yet.
+    pub(super) fn is_awaited(&self, key: &ObjectKey, uid: &str) -> bool {
+        self.of(key, uid).is_some() && self.pods.get(key).is_some_and(|arrival| !arrival.waiting.is_empty())
+    }
+
     /// The addresses it was given.
     pub(super) fn addresses(&self, key: &ObjectKey, uid: &str) -> Vec<IpAddr> {
         self.of(key, uid).map(Attachment::addresses).unwrap_or_default()

@@ -76,6 +76,7 @@ fn match_text(condition: &Match) -> String {
         Match::ViaLoopback => "oifname \"lo\"".to_owned(),
         Match::NotViaLoopback => "oifname != \"lo\"".to_owned(),
         Match::TcpAlreadyOpen => "tcp flags & (fin | syn | rst | ack) != syn".to_owned(),
+        Match::TcpNotReset => "tcp flags & rst != rst".to_owned(),
         Match::TcpTo(port) => format!("tcp dport {port}"),
         Match::TcpNotTo(port) => format!("tcp dport != {port}"),
         Match::UdpTo(port) => format!("udp dport {port}"),

@@ -26,6 +26,8 @@ pub(crate) struct Node {
     name: String,
     root: tempfile::TempDir,
     agent: Mutex<Option<Child>>,
+    /// Further flags of the agent.
+    flags: Vec<String>,
 }
 
 fn succeeds(program: &str, arguments: &[&str]) -> bool {
@@ -35,6 +37,10 @@ fn succeeds(program: &str, arguments: &[&str]) -> bool {
 impl Node {
     /// Nothing, with a line that says so, where it cannot run.
     pub(crate) fn start(purpose: &str, version: &str) -> Option<Self> {
+        Self::start_with(purpose, version, &[])
+    }
+
+    pub(crate) fn start_with(purpose: &str, version: &str, flags: &[&str]) -> Option<Self> {
         let name = format!("fwchain-{}-{purpose}", std::process::id());
         let plugins =
             ["bridge", "host-local", "portmap", "loopback"].iter().all(|name| Path::new(PLUGINS).join(name).exists());
@@ -50,7 +56,8 @@ impl Node {
         for directory in ["net.d", "bin", "run", "manifests", "netns", "ipam"] {
             fs::create_dir(root.path().join(directory)).unwrap();
         }
-        let node = Self { name, root, agent: Mutex::new(None) };
+        let node =
+            Self { name, root, agent: Mutex::new(None), flags: flags.iter().map(|flag| (*flag).to_owned()).collect() };
         assert!(node.exec(&["ip", "link", "set", "lo", "up"]).is_empty());
         fs::write(node.path("net.d/10-bridge.conflist"), format!("{:#}", node.primary(version))).unwrap();
         node.start_agent();
@@ -82,7 +89,7 @@ impl Node {
         self.path("ztunnel.sock")
     }
 
-    fn agent_command(&self) -> Command {
+    pub(crate) fn agent_command(&self) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name, env!("CARGO_BIN_EXE_fairway-cni-agent"), "--node-name", "node-1"]);
         let places = [
@@ -105,7 +112,8 @@ impl Node {
 
     pub(crate) fn start_agent(&self) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("agent.log")).unwrap();
-        let child = self.agent_command().stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        let child =
+            self.agent_command().args(&self.flags).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         *self.agent.lock().unwrap() = Some(child);
     }
 
@@ -299,6 +307,18 @@ impl Node {
             });
         }
         heard
+    }
+
+    /// A connection from another place of the node to a pod, and the pod's end of it.
+    pub(crate) fn converse(&self, uid: &str, port: u16) -> (TcpStream, TcpStream) {
+        let listener = within(&self.netns(uid), move || TcpListener::bind(("0.0.0.0", port)).unwrap());
+        let target: SocketAddr = format!("{}:{port}", self.address_of(uid)).parse().unwrap();
+        let near = within(&self.name, move || TcpStream::connect(target).unwrap());
+        let (far, _) = listener.accept().unwrap();
+        for end in [&near, &far] {
+            end.set_read_timeout(Some(PATIENCE)).unwrap();
+        }
+        (near, far)
     }
 
     pub(crate) fn connects_from_node(&self, address: &str, port: u16) -> bool {

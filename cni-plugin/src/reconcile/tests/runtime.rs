@@ -397,6 +397,23 @@ async fn labelled_but_not_captured_is_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_runs_already_when_it_is_enrolled_keeps_its_connections_although_a_runtime_started_it() {
+    let mut world = World::before_the_sandbox();
+    world.label(None);
+    world.make("one", 20);
+    let mut answer = world.add("one");
+    world.pass().await;
+    assert!(agreed(&mut answer, false));
+    world.write("pod.yaml", &pod("u1"));
+    world.label(Some("ambient"));
+    world.pass().await;
+    let _client = world.ready().await;
+    world.answered(Answer::Accepted).await;
+    world.pass().await;
+    assert_eq!(world.kernel.content(20).unwrap().phase, Phase::Joining);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn five_hundred_pods_added_at_once_are_all_answered() {
     const PODS: u64 = 500;
     let mut world = World::before_the_sandbox();
