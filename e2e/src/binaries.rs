@@ -53,6 +53,8 @@ struct Binary {
 const FAIRWAY: Binary = Binary { file: "fairway", package: "fairway-cli" };
 const CONTROLLER: Binary = Binary { file: "controller", package: "fairway-controller" };
 const ZTUNNEL: Binary = Binary { file: "ztunnel", package: "fairway-ztunnel" };
+/// Installed by the agent, which finds it beside itself.
+const PLUGIN: Binary = Binary { file: "fairway-cni", package: "fairway-cni" };
 const AGENT: Binary = Binary { file: "fairway-cni-agent", package: "fairway-cni" };
 
 /// Finds the binaries that `options` asks for, building those that have to be. `progress` hears about slow steps.
@@ -69,6 +71,7 @@ pub fn resolve(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Bina
             (CONTROLLER, overrides.controller.as_ref()),
             (ZTUNNEL, overrides.ztunnel.as_ref()),
             (AGENT, overrides.agent.as_ref()),
+            (PLUGIN, overrides.agent.as_ref()),
         ]);
     }
     let sought: Vec<Binary> = wanted

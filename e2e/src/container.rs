@@ -146,8 +146,8 @@ fn field(pod: &Pod, variable: &EnvVar, placement: &Placement) -> Option<String> 
         "metadata.uid" => Some(placement.uid.clone()),
         "spec.nodeName" => Some(crate::addresses::node_name(placement.node)),
         "spec.serviceAccountName" => Some(fairway_core::source::objects::service_account_name(pod).to_owned()),
-        "status.podIP" => Some(placement.address.v4.to_string()),
-        "status.podIPs" => Some(placement.address.both().map(|ip| ip.to_string()).join(",")),
+        "status.podIP" => placement.address.map(|address| address.v4.to_string()),
+        "status.podIPs" => placement.address.map(|address| address.both().map(|ip| ip.to_string()).join(",")),
         "status.hostIP" => Some(crate::addresses::node(placement.node).v4.to_string()),
         other => labels(pod).remove(other.strip_prefix("metadata.labels['")?.strip_suffix("']")?),
     }
@@ -282,7 +282,7 @@ mod tests {
                 {"name": "WHO", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
                 {"name": "APP", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}}]}]}}))
         .unwrap();
-        let placement = Placement { uid: "u".into(), node: 1, address: crate::addresses::node(1) };
+        let placement = Placement { uid: "u".into(), node: 1, address: Some(crate::addresses::node(1)) };
         let container = &pod.spec.as_ref().unwrap().containers[0];
         let launch = Launch::of(&pod, container, &placement, "/bin", "/log".into()).unwrap();
         assert_eq!(launch.program, ["run", "client", "$(UNKNOWN)", "a web"]);
@@ -292,7 +292,7 @@ mod tests {
 
     #[test]
     fn a_container_without_a_command_says_what_to_do() {
-        let placement = Placement { uid: "u".into(), node: 1, address: crate::addresses::node(1) };
+        let placement = Placement { uid: "u".into(), node: 1, address: Some(crate::addresses::node(1)) };
         let error = Launch::of(&Pod::default(), &Container::default(), &placement, "/bin", "/log".into()).unwrap_err();
         assert!(error.contains("command: required"), "{error}");
     }

@@ -1,8 +1,8 @@
-//! What the lab's kubelet decides: which pods it runs, when they may start, and the status it writes of them.
+//! What the lab's kubelet decides: which pods it runs, and the status it writes of them.
 
 use std::collections::BTreeMap;
 
-use fairway_core::source::objects::{Objects, annotation, is_host_network, label, service_account_name};
+use fairway_core::source::objects::{annotation, is_host_network, label, service_account_name};
 use fairway_core::source::{Kind, ObjectKey};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use serde_json::{Value, json};
@@ -27,26 +27,9 @@ pub(crate) fn is_component(key: &ObjectKey, pod: &Pod) -> bool {
     key.namespace == SYSTEM_NAMESPACE && label(&pod.metadata, "app") == Some("ztunnel")
 }
 
-/// Whether a pod is to be captured, by the labels of pod and namespace (interop §6.5).
-fn is_enrolled(objects: &Objects, key: &ObjectKey, pod: &Pod) -> bool {
-    if is_host_network(pod) {
-        return false;
-    }
-    match label(&pod.metadata, MODE_LABEL) {
-        Some("ambient") => true,
-        Some("none") => false,
-        _ => objects.namespace_label(&key.namespace, MODE_LABEL) == Some("ambient"),
-    }
-}
-
 /// Whether a pod is captured, as its agent says.
 pub(crate) fn is_captured(pod: &Pod) -> bool {
     annotation(&pod.metadata, REDIRECTION) == Some("enabled")
-}
-
-/// Whether a pod's containers may start. As with a CNI plugin, an enrolled pod never runs a program before it is captured.
-pub(crate) fn may_start(objects: &Objects, key: &ObjectKey, pod: &Pod, mesh: bool) -> bool {
-    !mesh || is_captured(pod) || !is_enrolled(objects, key, pod)
 }
 
 /// What of a pod cannot change while it runs: when this differs, the pod is another one.
@@ -72,7 +55,15 @@ impl Fixed {
 pub(crate) struct Placement {
     pub(crate) uid: String,
     pub(crate) node: u8,
-    pub(crate) address: Dual,
+    /// Its addresses, once its network was made.
+    pub(crate) address: Option<Dual>,
+}
+
+impl Placement {
+    /// The addresses as text, none before there are any.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        self.address.iter().flat_map(|address| address.both()).map(|address| address.to_string()).collect()
+    }
 }
 
 /// How far a pod has come.
@@ -124,16 +115,17 @@ pub(crate) fn pod_status(placement: &Placement, progress: &Progress) -> Value {
     let scheduled = [("PodScheduled", "True"), ("Initialized", "True"), ("ContainersReady", ready), ("Ready", ready)];
     let conditions: Vec<Value> =
         scheduled.into_iter().map(|(kind, status)| json!({"type": kind, "status": status})).collect();
-    let ips = |address: Dual| address.both().map(|ip| json!({"ip": ip.to_string()}));
+    let ips = |texts: &[String]| texts.iter().map(|ip| json!({"ip": ip})).collect::<Vec<_>>();
+    let own = placement.addresses();
     json!({
         "metadata": {"uid": placement.uid},
         "spec": {"nodeName": crate::addresses::node_name(placement.node)},
         "status": {
             "phase": progress.phase(),
-            "podIP": placement.address.v4.to_string(),
-            "podIPs": ips(placement.address),
+            "podIP": own.first(),
+            "podIPs": ips(&own),
             "hostIP": host.v4.to_string(),
-            "hostIPs": ips(host),
+            "hostIPs": ips(&host.both().map(|ip| ip.to_string())),
             "conditions": conditions,
             "containerStatuses": progress.containers.iter().map(container_status).collect::<Vec<_>>(),
         },
@@ -187,7 +179,6 @@ pub(crate) fn labels(pod: &Pod) -> BTreeMap<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
 
     fn container(ready: bool, finished: Option<bool>) -> ContainerState {
         ContainerState { name: "c".into(), ready, finished, ..ContainerState::default() }
@@ -203,32 +194,6 @@ mod tests {
         assert_eq!(progress(&[container(false, Some(true))]).phase(), "Succeeded");
         assert_eq!(progress(&[container(false, Some(false))]).phase(), "Failed");
         assert_eq!(Progress { waiting: Some("x".into()), containers: vec![container(true, None)] }.phase(), "Pending");
-    }
-
-    #[test]
-    fn an_enrolled_pod_waits_for_its_capture() {
-        let mut objects = Objects::default();
-        let namespace =
-            serde_json::from_value(json!({"metadata": {"name": "shop", "labels": {MODE_LABEL: "ambient"}}})).unwrap();
-        objects.namespaces.insert(ObjectKey::new(Kind::Namespace, "", "shop"), Arc::new(namespace));
-        let key = ObjectKey::pod("shop", "a");
-        let pod = |labels: Value, annotations: Value| -> Pod {
-            serde_json::from_value(
-                json!({"metadata": {"labels": labels, "annotations": annotations}, "spec": {"containers": []}}),
-            )
-            .unwrap()
-        };
-        assert!(!may_start(&objects, &key, &pod(json!({}), json!({})), true));
-        assert!(may_start(&objects, &key, &pod(json!({}), json!({})), false));
-        assert!(may_start(&objects, &key, &pod(json!({}), json!({REDIRECTION: "enabled"})), true));
-        assert!(may_start(&objects, &key, &pod(json!({MODE_LABEL: "none"}), json!({})), true));
-        assert!(may_start(&objects, &ObjectKey::pod("bank", "a"), &pod(json!({}), json!({})), true));
-        assert!(!may_start(
-            &objects,
-            &ObjectKey::pod("bank", "a"),
-            &pod(json!({MODE_LABEL: "ambient"}), json!({})),
-            true
-        ));
     }
 
     #[test]

@@ -130,6 +130,30 @@ impl Layout {
         self.node(node).join("ztunnel")
     }
 
+    /// What the node's container runtime and its CNI plugins keep.
+    #[must_use]
+    pub fn cni(&self, node: &str) -> PathBuf {
+        self.node(node).join("cni")
+    }
+
+    /// The node's CNI configurations.
+    #[must_use]
+    pub fn cni_configurations(&self, node: &str) -> PathBuf {
+        self.cni(node).join("net.d")
+    }
+
+    /// CNI plugins of the node, beside those of the machine.
+    #[must_use]
+    pub fn cni_programs(&self, node: &str) -> PathBuf {
+        self.cni(node).join("bin")
+    }
+
+    /// What the node's runtime remembers of its sandboxes.
+    #[must_use]
+    pub fn cni_results(&self, node: &str) -> PathBuf {
+        self.cni(node).join("cache/results")
+    }
+
     /// The token of the node's ztunnel.
     #[must_use]
     pub fn node_token(&self, node: &str) -> PathBuf {

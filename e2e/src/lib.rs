@@ -25,6 +25,7 @@ pub mod status;
 pub mod tool;
 
 mod backoff;
+mod cni;
 mod component;
 mod container;
 mod hosts;

@@ -1,9 +1,9 @@
-//! Links, addresses and routes of the lab: scripts for `ip -batch` as data, and running them.
+//! Links, addresses and routes of the lab's nodes: scripts for `ip -batch` as data, and running them.
 
 use std::fmt::Write as _;
 use std::process::Command;
 
-use crate::addresses::{self, Dual, POD_GATEWAY_V4, POD_GATEWAY_V6, UNDERLAY_V4, UNDERLAY_V6};
+use crate::addresses::{self, UNDERLAY_V4, UNDERLAY_V6};
 use crate::error::{Doing, Result};
 use crate::reaper::Reaper;
 
@@ -11,8 +11,6 @@ use crate::reaper::Reaper;
 pub(crate) const UPLINK: &str = "eth0";
 /// The bridge in the underlay.
 const BRIDGE: &str = "fabric";
-/// Hardware address of the node's end of every pod link. Locally administered; the same everywhere, as each link has two ends only.
-const GATEWAY_MAC: &str = "ee:ee:ee:ee:ee:ee";
 
 /// The bridge that links the nodes, in the underlay's namespace.
 pub(crate) fn underlay() -> String {
@@ -43,17 +41,14 @@ pub(crate) fn plug_node(number: u8) -> String {
 /// Addresses and routes of node `number` of `nodes`, run in its namespace.
 pub(crate) fn node(number: u8, nodes: u8) -> String {
     let own = addresses::node(number);
-    let probe = addresses::probe_source();
     let mut script = format!(
         "link set lo up\n\
-         addr add {}/32 dev lo\n\
-         addr add {}/128 dev lo nodad\n\
          addr add {}/24 dev {UPLINK}\n\
          addr add {}/64 dev {UPLINK} nodad\n\
          link set {UPLINK} up\n\
          route add default via {UNDERLAY_V4} src {}\n\
          route add ::/0 via {UNDERLAY_V6} src {}\n",
-        probe.v4, probe.v6, own.v4, own.v6, own.v4, own.v6
+        own.v4, own.v6, own.v4, own.v6
     );
     for other in (1..=nodes).filter(|other| *other != number) {
         for (network, via) in addresses::pod_networks(other).iter().zip(addresses::node(other).both()) {
@@ -61,54 +56,6 @@ pub(crate) fn node(number: u8, nodes: u8) -> String {
         }
     }
     script
-}
-
-/// Name of the node's end of a pod's link.
-pub(crate) fn pod_link(host: u8) -> String {
-    format!("pod{host}")
-}
-
-fn pod_mac(host: u8) -> String {
-    format!("0a:58:00:00:00:{host:02x}")
-}
-
-/// The node's half of a pod's link, run in the node's namespace; the pod's namespace `netns` already exists. Neighbours are written
-/// down on both sides: no packet waits for address resolution.
-pub(crate) fn pod_on_node(node: u8, host: u8, address: Dual, netns: &str) -> String {
-    let link = pod_link(host);
-    let mac = pod_mac(host);
-    let own = addresses::node(node);
-    format!(
-        "link add {link} address {GATEWAY_MAC} type veth peer name {UPLINK} address {mac} netns {netns}\n\
-         link set {link} up\n\
-         addr add {POD_GATEWAY_V6}/64 dev {link} nodad\n\
-         neigh replace {} lladdr {mac} dev {link} nud permanent\n\
-         neigh replace {} lladdr {mac} dev {link} nud permanent\n\
-         route add {}/32 dev {link} src {}\n\
-         route add {}/128 dev {link} src {}\n",
-        address.v4, address.v6, address.v4, own.v4, address.v6, own.v6
-    )
-}
-
-/// The pod's half, run in its namespace.
-pub(crate) fn pod(address: Dual) -> String {
-    format!(
-        "link set lo up\n\
-         addr add {}/32 dev {UPLINK}\n\
-         addr add {}/128 dev {UPLINK} nodad\n\
-         link set {UPLINK} up\n\
-         neigh replace {POD_GATEWAY_V4} lladdr {GATEWAY_MAC} dev {UPLINK} nud permanent\n\
-         neigh replace {POD_GATEWAY_V6} lladdr {GATEWAY_MAC} dev {UPLINK} nud permanent\n\
-         route add {POD_GATEWAY_V4} dev {UPLINK} scope link\n\
-         route add default via {POD_GATEWAY_V4} dev {UPLINK} src {}\n\
-         route add ::/0 via {POD_GATEWAY_V6} dev {UPLINK} src {}\n",
-        address.v4, address.v6, address.v4, address.v6
-    )
-}
-
-/// Removes a pod's link, run in the node's namespace.
-pub(crate) fn remove_pod(host: u8) -> String {
-    format!("link del {}\n", pod_link(host))
 }
 
 /// Kernel settings of every namespace: addresses are usable at once, and asymmetric paths are fine.
@@ -147,16 +94,5 @@ mod tests {
         assert!(script.contains("route add 10.101.0.0/24 via 10.99.0.11 src 10.99.0.12\n"), "{script}");
         assert!(script.contains("route add fd00:100:3::/64 via fd00:99::d src fd00:99::c\n"), "{script}");
         assert!(!script.contains("route add 10.102.0.0/24"), "{script}");
-    }
-
-    #[test]
-    fn both_ends_of_a_pod_link_know_each_other() {
-        let (host, address) = addresses::PodAddresses::of(1).allocate().unwrap();
-        let on_node = pod_on_node(1, host, address, "uid");
-        assert!(
-            on_node.contains("neigh replace 10.101.0.2 lladdr 0a:58:00:00:00:02 dev pod2 nud permanent"),
-            "{on_node}"
-        );
-        assert!(pod(address).contains("neigh replace 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth0 nud permanent"));
     }
 }

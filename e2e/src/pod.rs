@@ -1,6 +1,7 @@
-//! The life of one pod: namespaces, link, containers, and the orderly end of all three.
+//! The life of one pod: namespaces, network, containers, and the orderly end of all three.
 
 use std::fs;
+use std::net::IpAddr;
 use std::os::linux::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,13 +11,16 @@ use fairway_core::source::ObjectKey;
 use k8s_openapi::api::core::v1::Pod;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::addresses::node_name;
+use crate::addresses::{self, Dual, node_name};
+use crate::backoff::Backoff;
+use crate::cni::{Attachment, Chain, Made};
 use crate::container::{ContainerState, Launch, Restart, Runner};
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Error, Result};
+use crate::hosts::{self, Entry};
 use crate::kubelet::{Placement, Progress};
 use crate::layout::{Layout, netns};
 use crate::network;
@@ -32,8 +36,8 @@ const WAITING_STATES: usize = 16;
 /// What became of a pod.
 #[derive(Debug)]
 pub(crate) enum PodEvent {
-    /// Its namespaces are ready; the thread that holds them.
-    Networked(i32),
+    /// Its namespaces are ready: the thread that holds them, and the pod's addresses.
+    Networked(i32, Dual),
     /// It came further, or fell back.
     Progress(Progress),
     /// Nothing of it is left.
@@ -45,14 +49,15 @@ pub(crate) struct PodTask {
     pub(crate) key: ObjectKey,
     pub(crate) pod: Arc<Pod>,
     pub(crate) placement: Placement,
-    /// Host number on its node; none for a pod in its node's network.
-    pub(crate) host: Option<u8>,
+    /// What makes its network; none for a pod in its node's network.
+    pub(crate) chain: Option<Chain>,
+    /// Whether its network is complete only with the mesh's plugin.
+    pub(crate) mesh: bool,
     pub(crate) node: Sandbox,
     pub(crate) reaper: Reaper,
     pub(crate) path: String,
-    pub(crate) hosts: String,
-    /// Turns true when its containers may start.
-    pub(crate) may_start: watch::Receiver<bool>,
+    /// What its `/etc/hosts` says of services.
+    pub(crate) hosts: Vec<Entry>,
     pub(crate) stop: CancellationToken,
     pub(crate) events: mpsc::Sender<(ObjectKey, String, PodEvent)>,
 }
@@ -70,20 +75,65 @@ pub(crate) fn write_in_place(path: &Path, content: &str) -> Result<()> {
 impl PodTask {
     /// Runs the pod until it is stopped.
     pub(crate) async fn run(mut self) {
-        match self.set_up().await {
-            Ok(sandbox) => {
-                self.emit(PodEvent::Networked(sandbox.tid())).await;
-                self.live(sandbox).await;
-            }
-            Err(error) => {
-                tracing::error!(pod = %self.key, %error, "cannot set up a pod");
-                let waiting = Some(error.to_string());
-                self.emit(PodEvent::Progress(Progress { waiting, containers: Vec::new() })).await;
-                self.stop.cancelled().await;
+        self.attempt().await;
+        self.emit(PodEvent::Gone).await;
+    }
+
+    /// As a kubelet does: a sandbox that could not be made whole is taken down, and another one tried.
+    async fn attempt(&mut self) {
+        let mut backoff = Backoff::default();
+        if let (Some(chain), true) = (&self.chain, self.mesh) {
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = chain.await_mesh() => {}
             }
         }
-        self.tear_down().await;
-        self.emit(PodEvent::Gone).await;
+        for attempt in 1_u32.. {
+            let mut made = match self.plan(attempt) {
+                Ok(made) => made,
+                Err(error) => return self.give_up(&error).await,
+            };
+            let set_up = self.set_up(made.as_mut()).await;
+            let is_up = set_up.is_ok();
+            match set_up {
+                Ok((sandbox, address)) => {
+                    self.placement.address = Some(address);
+                    self.emit(PodEvent::Networked(sandbox.tid(), address)).await;
+                    self.live(sandbox).await;
+                }
+                Err(error) => {
+                    tracing::warn!(pod = %self.key, attempt, %error, "cannot set up a pod yet");
+                    self.emit(PodEvent::Progress(waiting(error.to_string()))).await;
+                }
+            }
+            self.tear_down(made).await;
+            if is_up || self.stop.is_cancelled() {
+                return;
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(backoff.after_run(Duration::ZERO)) => {}
+            }
+        }
+    }
+
+    async fn give_up(&self, error: &Error) {
+        tracing::error!(pod = %self.key, %error, "cannot set up a pod");
+        self.emit(PodEvent::Progress(waiting(error.to_string()))).await;
+        self.stop.cancelled().await;
+    }
+
+    /// What the next sandbox is made with; nothing for a pod in its node's network.
+    fn plan(&self, attempt: u32) -> Result<Option<Made>> {
+        let Some(chain) = &self.chain else { return Ok(None) };
+        let uid = self.placement.uid.clone();
+        let attachment = Attachment {
+            container: format!("{uid}.{attempt}"),
+            namespace: self.key.namespace.clone(),
+            pod: self.key.name.clone(),
+            uid,
+        };
+        chain.plan(attachment).map(Some)
     }
 
     async fn emit(&self, event: PodEvent) {
@@ -91,12 +141,12 @@ impl PodTask {
         let _ = self.events.send((self.key.clone(), self.placement.uid.clone(), event)).await;
     }
 
-    async fn set_up(&self) -> Result<Sandbox> {
+    async fn set_up(&self, made: Option<&mut Made>) -> Result<(Sandbox, Dual)> {
         let uid = &self.placement.uid;
         let directory = Layout::inside().pod(uid);
         fs::create_dir_all(&directory).doing(|| format!("creating {}", directory.display()))?;
-        write_in_place(&hosts_file(uid), &self.hosts)?;
         let mut files = vec![(hosts_file(uid), PathBuf::from("/etc/hosts"))];
+        self.write_hosts(&[])?;
         if Path::new("/etc/resolv.conf").exists() {
             // Without a name server of its own, a pod would wait for the host's, which it cannot reach.
             let resolver = directory.join("resolv.conf");
@@ -105,36 +155,27 @@ impl PodTask {
             files.push((resolver, PathBuf::from("/etc/resolv.conf")));
         }
         let files = Some(files.into_iter().filter(|(_, target)| target.exists()).collect());
-        let Some(host) = self.host else {
-            return Sandbox::start(Plan { network: node_name(self.placement.node), fresh: false, files }).await;
+        let (Some(chain), Some(made)) = (&self.chain, made) else {
+            let number = self.placement.node;
+            let sandbox = Sandbox::start(Plan { network: node_name(number), fresh: false, files }).await?;
+            let address = addresses::node(number);
+            self.write_hosts(&address.both())?;
+            return Ok((sandbox, address));
         };
         let sandbox = Sandbox::start(Plan { network: uid.clone(), fresh: true, files }).await?;
-        let (reaper, path) = (self.reaper.clone(), self.path.clone());
-        let script = network::pod_on_node(self.placement.node, host, self.placement.address, uid);
-        self.node.run(move || network::apply(&reaper, &path, &script)).await??;
-        let (reaper, path) = (self.reaper.clone(), self.path.clone());
-        let script = network::pod(self.placement.address);
-        sandbox
-            .run(move || {
-                network::configure(false)?;
-                network::apply(&reaper, &path, &script)
-            })
-            .await??;
-        Ok(sandbox)
+        sandbox.run(|| network::configure(false)).await??;
+        let address = chain.add(made).await?;
+        self.write_hosts(&address.both())?;
+        Ok((sandbox, address))
     }
 
-    /// From the first wait to the end of the last container.
+    fn write_hosts(&self, own: &[IpAddr]) -> Result<()> {
+        let text = hosts::render(&self.hosts, &self.key.namespace, &self.key.name, own);
+        write_in_place(&hosts_file(&self.placement.uid), &text)
+    }
+
+    /// From the start of the containers to the end of the last one.
     async fn live(&mut self, sandbox: Sandbox) {
-        if !*self.may_start.borrow() {
-            let waiting = Some("enrolled, waiting for the agent to capture it".to_owned());
-            self.emit(PodEvent::Progress(Progress { waiting, containers: Vec::new() })).await;
-        }
-        let stop = self.stop.clone();
-        tokio::select! {
-            () = stop.cancelled() => return,
-            // A closed channel means that the lab ends.
-            _ = self.may_start.wait_for(|may| *may) => {}
-        }
         let (states, mut changes) = mpsc::channel(WAITING_STATES);
         let mut runners = JoinSet::new();
         let mut progress = Progress::default();
@@ -176,7 +217,7 @@ impl PodTask {
                 let (container, launch) = launch?;
                 let runner = Runner {
                     launch,
-                    probe: Probe::of(&self.pod, container, self.placement.address.v4.into()),
+                    probe: self.placement.address.and_then(|own| Probe::of(&self.pod, container, own.v4.into())),
                     restart: Restart::of(&self.pod),
                     grace,
                     reaper: self.reaper.clone(),
@@ -192,16 +233,17 @@ impl PodTask {
             .collect()
     }
 
-    async fn tear_down(&self) {
-        let Some(host) = self.host else { return };
+    async fn tear_down(&self, made: Option<Made>) {
+        let (Some(chain), Some(made)) = (&self.chain, made) else { return };
         kill_all_in(&netns(&self.placement.uid));
-        let (reaper, path) = (self.reaper.clone(), self.path.clone());
-        let script = network::remove_pod(host);
-        // The link is missing when setting up failed; there is nothing else to do about it.
-        let _ = self.node.run(move || network::apply(&reaper, &path, &script)).await;
+        chain.delete(&made).await;
         sandbox::unpin(&self.placement.uid);
         let _ = fs::remove_dir_all(Layout::inside().pod(&self.placement.uid));
     }
+}
+
+fn waiting(why: String) -> Progress {
+    Progress { waiting: Some(why), containers: Vec::new() }
 }
 
 /// Kills every process in a network namespace: children that left their group, and commands run by `exec`.

@@ -7,6 +7,12 @@ use crate::error::{Error, Result};
 /// A program the lab runs, and the Debian package that has it.
 const PROGRAMS: [(&str, &str); 2] = [("ip", "iproute2"), ("nft", "nftables")];
 
+/// Where distributions put CNI plugins.
+const PLUGIN_DIRECTORIES: [&str; 3] = ["/usr/lib/cni", "/opt/cni/bin", "/usr/libexec/cni"];
+
+/// The CNI plugins that make pods' networks.
+const PLUGINS: [&str; 4] = ["loopback", "ptp", "host-local", "portmap"];
+
 /// Directories searched besides `PATH`: administration tools are often outside an ordinary user's.
 const EXTRA_DIRECTORIES: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
@@ -15,7 +21,10 @@ const EXTRA_DIRECTORIES: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 /// # Errors
 /// Names what is missing, with the line that installs it.
 pub fn check(path: &str) -> Result<()> {
-    let missing = missing(path, |candidate| candidate.is_file());
+    let mut missing = missing(path, |candidate| candidate.is_file());
+    if plugin_directory().is_none() {
+        missing.push(("a set of CNI plugins", "containernetworking-plugins"));
+    }
     if missing.is_empty() {
         return Ok(());
     }
@@ -23,6 +32,12 @@ pub fn check(path: &str) -> Result<()> {
     let packages: Vec<&str> = missing.iter().map(|(_, package)| *package).collect();
     Err(Error::new(format!("the lab needs {}, which is not installed", programs.join(" and ")))
         .hint(format!("sudo apt-get install -y {}", packages.join(" "))))
+}
+
+/// The machine's directory of CNI plugins.
+pub(crate) fn plugin_directory() -> Option<PathBuf> {
+    let has_all = |directory: &PathBuf| PLUGINS.iter().all(|plugin| directory.join(plugin).is_file());
+    PLUGIN_DIRECTORIES.into_iter().map(PathBuf::from).find(has_all)
 }
 
 fn missing(path: &str, exists: impl Fn(&Path) -> bool) -> Vec<(&'static str, &'static str)> {

@@ -67,7 +67,8 @@ impl Reaper {
         self.spawn_child(command).map(|(process, _)| process)
     }
 
-    fn spawn_child(&self, command: &mut Command) -> io::Result<(Process, std::process::Child)> {
+    /// The same, with the pipes that `command` asks for.
+    pub(crate) fn spawn_child(&self, command: &mut Command) -> io::Result<(Process, std::process::Child)> {
         command.process_group(0);
         let (done, exit) = oneshot::channel();
         let mut table = self.table();

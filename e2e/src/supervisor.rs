@@ -15,10 +15,11 @@ use fairway_core::source::status::Writer;
 use fairway_core::source::{Kind, ObjectKey};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::addresses::{self, PodAddresses, node_name};
+use crate::addresses::{self, node_name};
+use crate::cni::{self, Chain};
 use crate::component::{self, Component};
 use crate::control::Request;
 use crate::error::{Doing, Error, Result};
@@ -49,18 +50,17 @@ type Question = (Request, oneshot::Sender<Result<serde_json::Value>>);
 struct Node {
     number: u8,
     sandbox: Sandbox,
-    addresses: PodAddresses,
     /// The service rules it has.
     rules: String,
 }
 
 struct PodRecord {
     placement: Placement,
-    host: Option<u8>,
+    /// Whether it takes one of its node's pod addresses.
+    has_network: bool,
     fixed: Fixed,
     tid: Option<i32>,
     progress: Progress,
-    may_start: watch::Sender<bool>,
     stop: CancellationToken,
     hosts: String,
 }
@@ -174,7 +174,8 @@ impl Supervisor {
             let sandbox = namespace(&config, &reaper, &name, String::new()).await?;
             run_ip(&config, &reaper, &underlay, network::plug_node(number)).await?;
             run_ip(&config, &reaper, &sandbox, network::node(number, config.nodes)).await?;
-            nodes.push(Node { number, sandbox, addresses: PodAddresses::of(number), rules: String::new() });
+            cni::prepare(number)?;
+            nodes.push(Node { number, sandbox, rules: String::new() });
         }
         let components =
             component::specs(&config).into_iter().map(|spec| Component::new(spec, reaper.clone())).collect();
@@ -231,22 +232,15 @@ impl Supervisor {
     fn heard(&mut self, (key, uid, event): PodNotice) {
         let Some(record) = self.pods.get_mut(&key).filter(|record| record.placement.uid == uid) else { return };
         match event {
-            PodEvent::Networked(tid) => record.tid = Some(tid),
+            PodEvent::Networked(tid, address) => {
+                (record.tid, record.placement.address) = (Some(tid), Some(address));
+            }
             PodEvent::Progress(progress) => record.progress = progress,
             PodEvent::Gone => {
-                if let Some(record) = self.pods.remove(&key) {
-                    self.release(&record);
-                }
+                self.pods.remove(&key);
                 // Its agent takes the missing uid as the end of this pod, also when another of the same name follows.
                 note(self.writer.remove(&key));
             }
-        }
-    }
-
-    fn release(&mut self, record: &PodRecord) {
-        let node = self.nodes.iter_mut().find(|node| node.number == record.placement.node);
-        if let (Some(node), Some(host)) = (node, record.host) {
-            node.addresses.release(host);
         }
     }
 
@@ -280,73 +274,66 @@ impl Supervisor {
         self.unplaced.clear();
         for key in wanted {
             let Some(pod) = world.objects.pods.get(key) else { continue };
-            let may_start = kubelet::may_start(&world.objects, key, pod, self.config.mesh);
-            if let Some(record) = self.pods.get(key) {
-                if may_start && record.tid.is_some() {
-                    record.may_start.send_if_modified(|may| !std::mem::replace(may, true));
-                }
+            if self.pods.contains_key(key) {
                 continue;
             }
             if self.config.mesh && kubelet::is_captured(pod) {
-                // Said of a pod that is gone; taken at its word, the new one would run before it is captured.
+                // Said of a pod that is gone; peers would take it for the new one's.
                 self.unplaced.insert(key.clone(), "waiting for the agent to let go of its predecessor".to_owned());
                 continue;
             }
-            if let Err(reason) = self.start_pod(world, key, may_start) {
+            if let Err(reason) = self.start_pod(world, key) {
                 self.unplaced.insert(key.clone(), reason);
             }
         }
     }
 
-    fn start_pod(&mut self, world: &Loaded, key: &ObjectKey, may_start: bool) -> std::result::Result<(), String> {
+    fn start_pod(&mut self, world: &Loaded, key: &ObjectKey) -> std::result::Result<(), String> {
         let Some(pod) = world.objects.pods.get(key) else { return Ok(()) };
-        let load: Vec<usize> = self.nodes.iter().map(|node| node.addresses.in_use()).collect();
+        let load: Vec<usize> = self.nodes.iter().map(|node| self.pods_with_network(node.number)).collect();
         let number = schedule::place(wished_node(pod), &load, POD_CAPACITY)?;
         let uid = new_uid().map_err(|error| error.to_string())?;
-        let Some(node) = self.nodes.iter_mut().find(|node| node.number == number) else { return Ok(()) };
-        let (host, address) = if is_host_network(pod) {
-            (None, addresses::node(number))
-        } else {
-            let (host, address) = node.addresses.allocate().ok_or("the node has no address left")?;
-            (Some(host), address)
-        };
-        let placement = Placement { uid, node: number, address };
-        let entries = hosts::entries(&world.objects, &self.services);
-        let hosts = hosts::render(&entries, &key.namespace, &key.name, &address.both());
-        let (may_start, receiver) = watch::channel(may_start);
+        let Some(node) = self.nodes.iter().find(|node| node.number == number) else { return Ok(()) };
+        let has_network = !is_host_network(pod);
+        let chain = || Chain::new(number, node.sandbox.clone(), self.reaper.clone(), self.config.path.clone());
+        let placement = Placement { uid, node: number, address: None };
         let stop = CancellationToken::new();
         let task = PodTask {
             key: key.clone(),
             pod: pod.clone(),
             placement: placement.clone(),
-            host,
+            chain: has_network.then(chain),
+            mesh: self.config.mesh,
             node: node.sandbox.clone(),
             reaper: self.reaper.clone(),
             path: self.config.path.clone(),
-            hosts: hosts.clone(),
-            may_start: receiver,
+            hosts: hosts::entries(&world.objects, &self.services),
             stop: stop.clone(),
             events: self.pod_events.clone(),
         };
         tokio::spawn(task.run());
         let record = PodRecord {
             placement,
-            host,
+            has_network,
             fixed: Fixed::of(pod),
             tid: None,
             progress: Progress { waiting: Some("its network is being made".to_owned()), containers: Vec::new() },
-            may_start,
             stop,
-            hosts,
+            hosts: String::new(),
         };
         self.pods.insert(key.clone(), record);
         Ok(())
     }
 
-    /// Writes pods' status. A pod gets its uid and addresses once its network namespace can be found under them.
+    fn pods_with_network(&self, node: u8) -> usize {
+        self.pods.values().filter(|record| record.placement.node == node && record.has_network).count()
+    }
+
+    /// Writes pods' status. The agent has to see a pod's uid and node before the runtime asks it about the pod; the
+    /// addresses follow once there are any.
     fn write_status(&self, world: &Loaded) {
         for (key, record) in &self.pods {
-            if record.tid.is_some() && world.objects.pods.contains_key(key) && !record.stop.is_cancelled() {
+            if world.objects.pods.contains_key(key) && !record.stop.is_cancelled() {
                 note(self.writer.write(key, kubelet::pod_status(&record.placement, &record.progress)));
             }
         }
@@ -357,7 +344,7 @@ impl Supervisor {
                 continue;
             }
             let placement =
-                Placement { uid: component.name().to_owned(), node: number, address: addresses::node(number) };
+                Placement { uid: component.name().to_owned(), node: number, address: Some(addresses::node(number)) };
             let status = component.status();
             let container = crate::container::ContainerState {
                 name: "ztunnel".to_owned(),
@@ -373,8 +360,9 @@ impl Supervisor {
     fn reconcile_hosts(&mut self, world: &Loaded) {
         let entries = hosts::entries(&world.objects, &self.services);
         for (key, record) in &mut self.pods {
-            let hosts = hosts::render(&entries, &key.namespace, &key.name, &record.placement.address.both());
-            if record.tid.is_none() || record.hosts == hosts || record.stop.is_cancelled() {
+            let Some(address) = record.placement.address else { continue };
+            let hosts = hosts::render(&entries, &key.namespace, &key.name, &address.both());
+            if record.hosts == hosts || record.stop.is_cancelled() {
                 continue;
             }
             match pod::write_in_place(&pod::hosts_file(&record.placement.uid), &hosts) {

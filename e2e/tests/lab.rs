@@ -115,7 +115,7 @@ fn a_deleted_pod_leaves_the_service_and_its_node() {
     lab.delete(far).unwrap();
     lab.wait_for("the pod to be gone", || lab.status().unwrap().pods.len() == 2).unwrap();
     let links = lab.exec_node("node-2", &["ip", "-brief", "link"]).unwrap();
-    assert!(!String::from_utf8_lossy(&links.stdout).contains("pod"), "{links:?}");
+    assert!(!String::from_utf8_lossy(&links.stdout).contains("veth"), "{links:?}");
     for _ in 0..8 {
         assert!(get(&lab, "shop/client", "http://server/").contains("i am near"));
     }

@@ -4,6 +4,7 @@
 
 mod mesh {
     mod capture;
+    mod chain;
     mod credentials;
     mod dns;
     mod enter;

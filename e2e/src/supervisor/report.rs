@@ -60,7 +60,7 @@ impl Supervisor {
                 name: key.name.clone(),
                 uid: record.placement.uid.clone(),
                 node: Some(node_name(record.placement.node)),
-                addresses: record.placement.address.both().map(|address| address.to_string()).to_vec(),
+                addresses: record.placement.addresses(),
                 phase: if ending { "Terminating" } else { record.progress.phase() }.to_owned(),
                 // Once the world says so too, services send connections there.
                 ready: record.progress.is_ready() && !ending && pod.is_some_and(|pod| is_ready(pod)),

@@ -14,7 +14,7 @@ use fairway_lab::status::PodStatus;
 use fairway_lab::{Lab, Options};
 
 /// The programs a lab runs.
-const BINARIES: [&str; 4] = ["fairway", "controller", "ztunnel", "fairway-cni-agent"];
+const BINARIES: [&str; 5] = ["fairway", "controller", "ztunnel", "fairway-cni-agent", "fairway-cni"];
 /// Environment variable naming a directory of binaries to test instead of those of this checkout.
 const OTHER_BINARIES: &str = "FAIRWAY_TEST_BINARIES";
 /// Where the sources of those programs are.
@@ -80,7 +80,7 @@ pub(crate) fn mesh_with(test: &str, world: &str) -> Option<Lab> {
 /// What the labs of these tests are asked to be.
 pub(crate) fn options(test: &str) -> Options {
     let path = |name: &str| Some(binaries().join(name));
-    let [fairway, controller, ztunnel, agent] = BINARIES.map(path);
+    let [fairway, controller, ztunnel, agent, _plugin] = BINARIES.map(path);
     Options {
         name: format!("m{}-{test}", std::process::id()),
         build: Build::Never,
