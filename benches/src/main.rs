@@ -2,6 +2,7 @@
 
 mod affinity;
 mod apply;
+mod cni;
 mod decide;
 mod facts;
 mod histogram;
@@ -24,6 +25,8 @@ use clap::Parser;
 enum Command {
     /// What a connection through two nodes costs, next to HAProxy on the same path.
     Node(node::Options),
+    /// What enrolment costs: in a pod's start, for a crowd of pods, in the agent's memory.
+    Cni(cni::Options),
     /// Cost of one policy decision.
     Decide,
     /// Cost of loading a large mesh.
@@ -61,6 +64,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Command::parse() {
         Command::Node(options) => node::run(&options),
+        Command::Cni(options) => cni::run(&options),
         Command::Announced { command } => node::become_announced(&command),
         Command::Decide => decide::run(),
         Command::Apply => apply::run(),
