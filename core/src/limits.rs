@@ -311,6 +311,10 @@ limits! {
     REVOCATION_CHECK, "revocation_check", Milliseconds, 2 * SECOND, 100..=HOUR, Some("REVOCATION_CHECK");
     /// The largest file of revocation lists: some 400,000 certificates.
     REVOCATION_LIST, "revocation_list", Bytes, 16 * MIB, KIB..=1024 * MIB, Some("REVOCATION_LIST");
+    /// Series one metric may have; beyond, one series stands for the rest. A node with 250 pods, each talking to 40 others, stays below it; at about 1 KiB a series it bounds a metric to some 10 MiB.
+    METRIC_SERIES, "metric_series", Count, 10_000, 1..=10_000_000, Some("FAIRWAY_METRIC_SERIES");
+    /// How long a series whose workload has gone stays in the metrics: long enough for several scrapes to see its last value.
+    METRIC_SERIES_IDLE, "metric_series_idle", Milliseconds, 15 * MINUTE, 0..=24 * HOUR, Some("FAIRWAY_METRIC_SERIES_IDLE");
     /// Certificates requested at once; a restarted node must not flood the certificate service.
     CERTIFICATE_REQUESTS, "certificate_requests", Count, 8, 1..=1_024, Some("CERTIFICATE_REQUESTS");
     /// The first pause before a failed certificate request is repeated.

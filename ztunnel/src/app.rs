@@ -52,7 +52,7 @@ pub async fn run(config: Config, log_filter: LogFilter, workers: Workers) -> any
         tracing::warn!(variable, reason, "this setting has no effect here");
     }
     let home = NetworkNamespace::current().context("cannot open our own network namespace; is /proc mounted?")?;
-    let metrics = Metrics::new(&[dns_metrics::BUCKETS]);
+    let metrics = Metrics::within(&config.limits, &[dns_metrics::BUCKETS]);
     // The workers first: theirs are the numbers that tell of the data path. This thread is the last.
     runtime::register(&metrics, &[workers.runtimes(), vec![Handle::current()]].concat());
     let readiness = Readiness::new();
@@ -70,7 +70,7 @@ pub async fn run(config: Config, log_filter: LogFilter, workers: Workers) -> any
         tokio::spawn(file.context("CRL_PATH")?.follow());
     }
     let live = if config.on_demand { Live::on_demand() } else { Live::new() };
-    let telemetry = Telemetry::new(&metrics);
+    let telemetry = Telemetry::leaving_out(config.labels_left_out.clone(), &metrics);
     let budget = ReceiveBudget::new(&config.limits);
     budget.register(&metrics);
     let counted = DnsMetrics::new(&metrics);

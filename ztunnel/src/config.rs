@@ -18,6 +18,7 @@ use fairway_core::limits::{self, Limits};
 use serde::Serialize;
 
 use crate::node::PodInfo;
+use crate::telemetry::LeftOut;
 
 pub mod dns;
 mod foreign;
@@ -69,6 +70,9 @@ pub struct Arguments {
     /// Key exchange: `pqc` for post-quantum only, `fips` for what FIPS 140-3 approves; else all there is
     #[arg(long, env = "COMPLIANCE_POLICY", value_name = "PROFILE")]
     pub compliance_policy: Option<String>,
+    /// Labels that metrics of connections do without, separated by commas; their counters are added up
+    #[arg(long, env = "FAIRWAY_METRIC_LABELS_LEFT_OUT", value_name = "NAMES", default_value = "")]
+    pub metric_labels_left_out: String,
     /// Send TCP keepalive probes
     #[arg(long, env = "KEEPALIVE_ENABLED", value_name = "BOOL", default_value = "true")]
     pub keepalive_enabled: String,
@@ -218,6 +222,8 @@ pub struct Config {
     pub packet_mark: Option<u32>,
     /// The key exchanges of tunnels.
     pub tls_profile: Profile,
+    /// Labels that metrics of connections do without.
+    pub labels_left_out: LeftOut,
     /// Send TCP keepalive probes.
     pub keepalive: bool,
     /// Give up connections whose data is not acknowledged.
@@ -380,6 +386,7 @@ impl Arguments {
             cluster_id,
             packet_mark,
             tls_profile,
+            labels_left_out: parse("FAIRWAY_METRIC_LABELS_LEFT_OUT", &self.metric_labels_left_out)?,
             keepalive: switch("KEEPALIVE_ENABLED", &self.keepalive_enabled)?,
             user_timeout: given_switch("USER_TIMEOUT_ENABLED", &self.user_timeout_enabled)?.unwrap_or(false),
             certificate_lifetime: limits.duration(&limits::CERTIFICATE_LIFETIME),
@@ -447,6 +454,7 @@ impl Config {
             "inpodUds": node_socket,
             "packetMark": self.packet_mark,
             "tlsProfile": self.tls_profile,
+            "metricLabelsLeftOut": self.labels_left_out.to_string(),
             "keepaliveEnabled": self.keepalive,
             "userTimeoutEnabled": self.user_timeout,
             "limits": limits_arguments::dump(&self.limits),

@@ -26,6 +26,7 @@ mod series;
 pub mod table;
 
 pub use dry_run::{DryRunMatches, DryRuns};
+pub use labels::LeftOut;
 pub use table::{ConnectionTable, OpenConnection};
 
 use series::{Series, SeriesCache};
@@ -165,11 +166,17 @@ impl Telemetry {
     /// Counts into `metrics`.
     #[must_use]
     pub fn new(metrics: &Metrics) -> Self {
+        Self::leaving_out(LeftOut::default(), metrics)
+    }
+
+    /// As [`Telemetry::new`], without some labels.
+    #[must_use]
+    pub fn leaving_out(labels: LeftOut, metrics: &Metrics) -> Self {
         metrics.describe(SOCKETS_OPEN, "Connections open now.");
         let open = |reporter: Reporter| metrics.gauge(SOCKETS_OPEN, &[("reporter", reporter.as_str())]);
         Self {
             shared: Arc::new(Shared {
-                series: SeriesCache::new(metrics),
+                series: SeriesCache::new(metrics, labels),
                 table: ConnectionTable::default(),
                 dry_runs: DryRuns::new(metrics),
                 outbound_open: open(Reporter::Source),

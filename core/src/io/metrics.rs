@@ -9,11 +9,12 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use metrics::{Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
 use metrics_util::MetricKindMask;
+
+use crate::limits::{self, Limits};
 
 pub use metrics::{Counter, Gauge, Histogram};
 
@@ -21,11 +22,6 @@ pub mod page;
 mod process;
 pub mod runtime;
 
-/// Series one metric name may have. A node with 250 pods, each talking to 40 others, stays below it;
-/// at about 1 KiB a series it bounds a name to some 10 MiB.
-pub const MAX_SERIES_PER_NAME: usize = 10_000;
-/// How long a series without a holder stays in the output: long enough for several scrapes to see its last value.
-pub const SERIES_IDLE: Duration = Duration::from_secs(15 * 60);
 /// Value of every label of the one series that stands for those above the cap.
 pub const OVERFLOW: &str = "overflow";
 
@@ -70,7 +66,7 @@ enum Handle {
     Histogram(Histogram),
 }
 
-/// A counter whose series stays for as long as somebody holds it, and [`SERIES_IDLE`] longer.
+/// A counter whose series stays for as long as somebody holds it, and [`limits::METRIC_SERIES_IDLE`] longer.
 #[derive(Clone, Debug)]
 pub struct HeldCounter {
     counter: Counter,
@@ -104,11 +100,12 @@ impl Default for Metrics {
 impl Metrics {
     /// An empty registry; `buckets` lists the histograms with their upper bounds (other histograms become summaries).
     pub fn new(buckets: &[(&str, &[f64])]) -> Self {
-        Self::with_limits(buckets, MAX_SERIES_PER_NAME, SERIES_IDLE)
+        Self::within(&Limits::default(), buckets)
     }
 
-    /// Like [`Metrics::new`] with other limits.
-    pub fn with_limits(buckets: &[(&str, &[f64])], max_series: usize, idle: Duration) -> Self {
+    /// Like [`Metrics::new`] with these limits.
+    pub fn within(limits: &Limits, buckets: &[(&str, &[f64])]) -> Self {
+        let (max_series, idle) = (limits.size(&limits::METRIC_SERIES), limits.duration(&limits::METRIC_SERIES_IDLE));
         let builder = || {
             let mut builder = PrometheusBuilder::new();
             for (name, bounds) in buckets.iter().filter(|(_, bounds)| !bounds.is_empty()) {
@@ -176,7 +173,7 @@ impl Metrics {
     }
 
     /// A histogram labelled with something that comes and goes. Ask for it with each value: it is gone
-    /// [`SERIES_IDLE`] after the last one.
+    /// [`limits::METRIC_SERIES_IDLE`] after the last one.
     pub fn held_histogram(&self, name: &'static str, labels: &[LabelPair<'_>]) -> Histogram {
         let register = |key: &Key| Handle::Histogram(self.inner.expiring.register_histogram(key, &METADATA));
         match self.hold(name, labels, register).0 {

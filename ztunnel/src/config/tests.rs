@@ -170,7 +170,7 @@ fn everything_set() {
 #[test]
 fn mistakes_name_the_variable_and_what_to_write() {
     type Row = (&'static [&'static str], &'static [(&'static str, &'static str)], &'static str);
-    let rows: [Row; 28] = [
+    let rows: [Row; 29] = [
         (&["--node-name", ""], &[], "NODE_NAME"),
         (&["--xds-address", "ftp://x:1"], &[], "XDS_ADDRESS=\"ftp://x:1\": the scheme"),
         (&["--ca-address", "x"], &[], "CA_ADDRESS"),
@@ -196,6 +196,7 @@ fn mistakes_name_the_variable_and_what_to_write() {
         (&["--local-xds", "{}", "--xds-address", ""], &[], "CA_ADDRESS"),
         (&["--packet-mark", "7"], &[], "only mark 1337"),
         (&["--compliance-policy", "fast"], &[], "COMPLIANCE_POLICY=\"fast\": write `pqc`"),
+        (&["--metric-labels-left-out", "color"], &[], "FAIRWAY_METRIC_LABELS_LEFT_OUT=\"color\": no label"),
         (&["--fake-ca", "perhaps"], &[], "FAKE_CA"),
         (&["--http2-frame-size", "1"], &[], "HTTP2_FRAME_SIZE=\"1\": http2_frame_size is 1; it must be 16384"),
         (&["--keepalive-time", "180"], &[], "KEEPALIVE_TIME=\"180\": must be a duration"),

@@ -1,5 +1,8 @@
 //! The label set of connection metrics, names and order as Istio has them (interop §9.2).
 
+use std::fmt;
+use std::str::FromStr;
+
 use fairway_core::ident::Identity;
 use fairway_core::io::metrics::LabelPair;
 use fairway_core::reason::ResponseFlag;
@@ -12,8 +15,68 @@ const UNKNOWN: &str = "unknown";
 /// Between label values in a cache key; no value contains it.
 const SEPARATOR: char = '\u{1f}';
 
+/// Labels that may be left out: all but the one that keeps the two ends of a connection from being added up.
+const OPTIONAL: [&str; 26] = [
+    "source_workload",
+    "source_canonical_service",
+    "source_canonical_revision",
+    "source_workload_namespace",
+    "source_principal",
+    "source_app",
+    "source_version",
+    "source_cluster",
+    "destination_service",
+    "destination_service_namespace",
+    "destination_service_name",
+    "destination_workload",
+    "destination_canonical_service",
+    "destination_canonical_revision",
+    "destination_workload_namespace",
+    "destination_principal",
+    "destination_app",
+    "destination_version",
+    "destination_cluster",
+    "request_protocol",
+    "response_flags",
+    "connection_security_policy",
+    "source_region",
+    "source_zone",
+    "destination_region",
+    "destination_zone",
+];
+
+/// Labels that connection metrics do without. As text: their names, separated by commas.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeftOut(Vec<&'static str>);
+
+/// A label that cannot be left out.
+#[derive(Debug, thiserror::Error)]
+#[error("no label of connection metrics that can be left out is called {0:?}; write some of {names}, separated by commas", names = OPTIONAL.join(", "))]
+pub struct NoSuchLabel(String);
+
+impl FromStr for LeftOut {
+    type Err = NoSuchLabel;
+
+    fn from_str(text: &str) -> Result<Self, NoSuchLabel> {
+        let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+        let known = |name: &str| OPTIONAL.into_iter().find(|optional| *optional == name);
+        names.map(|name| known(name).ok_or_else(|| NoSuchLabel(name.to_owned()))).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0.join(","))
+    }
+}
+
 /// Calls `use_labels` with the labels of a connection.
-pub(super) fn with<T>(info: &ConnectionInfo, flag: ResponseFlag, use_labels: impl FnOnce(&[LabelPair<'_>]) -> T) -> T {
+pub(super) fn with<T>(
+    info: &ConnectionInfo,
+    flag: ResponseFlag,
+    left_out: &LeftOut,
+    use_labels: impl FnOnce(&[LabelPair<'_>]) -> T,
+) -> T {
     let (source, destination) = (info.source_workload.as_deref(), info.destination_workload.as_deref());
     let service = info.destination_service.as_deref();
     let mut labels: Vec<LabelPair<'_>> = Vec::with_capacity(27);
@@ -49,6 +112,9 @@ pub(super) fn with<T>(info: &ConnectionInfo, flag: ResponseFlag, use_labels: imp
             ("destination_region", of(destination, |workload| &workload.locality.region)),
             ("destination_zone", of(destination, |workload| &workload.locality.zone)),
         ]);
+    }
+    if !left_out.0.is_empty() {
+        labels.retain(|(name, _)| !left_out.0.contains(name));
     }
     use_labels(&labels)
 }

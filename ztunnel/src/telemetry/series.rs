@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use fairway_core::io::metrics::{HeldCounter, Metrics};
 use fairway_core::reason::{Reason, ResponseFlag};
 
-use super::{ConnectionInfo, labels};
+use super::{ConnectionInfo, LeftOut, labels};
 
 const OPENED: &str = "istio_tcp_connections_opened_total";
 const CLOSED: &str = "istio_tcp_connections_closed_total";
@@ -49,11 +49,12 @@ impl Series {
 #[derive(Debug)]
 pub(super) struct SeriesCache {
     metrics: Metrics,
+    left_out: LeftOut,
     by_labels: Arc<Mutex<HashMap<String, Arc<Series>>>>,
 }
 
 impl SeriesCache {
-    pub(super) fn new(metrics: &Metrics) -> Self {
+    pub(super) fn new(metrics: &Metrics, left_out: LeftOut) -> Self {
         metrics.describe(OPENED, "Connections opened.");
         metrics.describe(CLOSED, "Connections closed.");
         metrics.describe(FAILED, "Connections refused, failed or cut.");
@@ -68,11 +69,11 @@ impl SeriesCache {
                 drop_unused(&mut cache.lock().unwrap_or_else(PoisonError::into_inner));
             }
         });
-        Self { metrics: metrics.clone(), by_labels }
+        Self { metrics: metrics.clone(), left_out, by_labels }
     }
 
     pub(super) fn get(&self, info: &ConnectionInfo) -> Arc<Series> {
-        labels::with(info, ResponseFlag::None, |labels| {
+        labels::with(info, ResponseFlag::None, &self.left_out, |labels| {
             let key = labels::key(labels);
             let mut by_labels = self.by_labels.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(series) = by_labels.get(&key) {
@@ -94,7 +95,7 @@ impl SeriesCache {
     }
 
     pub(super) fn failed(&self, info: &ConnectionInfo, reason: Reason) {
-        labels::with(info, reason.response_flag(), |labels| {
+        labels::with(info, reason.response_flag(), &self.left_out, |labels| {
             self.metrics.held_counter(FAILED, labels).increment(1);
         });
         let labels = [("reporter", info.reporter.as_str()), ("reason", reason.label())];

@@ -165,11 +165,40 @@ fn a_dropped_connection_is_closed_and_logged_as_cut_short() {
 }
 
 #[test]
+fn labels_that_are_left_out_are_not_there_and_their_series_are_one() {
+    let metrics = Metrics::default();
+    let left_out = "source_workload, source_principal,source_canonical_service,source_app".parse().unwrap();
+    let telemetry = Telemetry::leaving_out(left_out, &metrics);
+    for client in ["client", "other"] {
+        let mut info = info(Reporter::Source);
+        info.source_workload = Some(workload(client));
+        telemetry.open(info, None).finish(&Outcome::ok());
+    }
+    let text = metrics.render();
+    let opened: Vec<_> = text.lines().filter(|line| line.starts_with("istio_tcp_connections_opened_total{")).collect();
+    assert!(matches!(opened[..], [line] if line.ends_with(" 2") && !line.contains("source_workload=")), "{opened:?}");
+    assert!(opened[0].contains("destination_workload=\"server-deployment\""), "{opened:?}");
+    for wrong in ["reporter", "source_workload destination_app", "color"] {
+        let error = wrong.parse::<LeftOut>().unwrap_err().to_string();
+        assert!(error.contains(&format!("{wrong:?}")) && error.contains("destination_zone"), "{error}");
+    }
+    // Whatever a connection may have can be left out, one by one.
+    let info = info(Reporter::Source);
+    labels::with(&info, Reason::Ok.response_flag(), &LeftOut::default(), |labels| {
+        for (name, _) in &labels[1..] {
+            let left_out = name.parse().unwrap();
+            let rest = labels::with(&info, Reason::Ok.response_flag(), &left_out, |labels| labels.len());
+            assert_eq!(rest, labels.len() - 1, "{name}");
+        }
+    });
+}
+
+#[test]
 fn label_names_values_and_order() {
     let mut plain =
         ConnectionInfo::new(Reporter::Source, "10.0.0.1:4000".parse().unwrap(), "192.0.2.1:443".parse().unwrap());
     let names = |info: &ConnectionInfo| {
-        labels::with(info, Reason::Ok.response_flag(), |labels| {
+        labels::with(info, Reason::Ok.response_flag(), &LeftOut::default(), |labels| {
             labels.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()
         })
     };

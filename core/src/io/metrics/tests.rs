@@ -32,7 +32,7 @@ fn two_registries_do_not_share_anything() {
 
 #[test]
 fn series_above_the_cap_share_one_and_are_counted() {
-    let metrics = Metrics::with_limits(&[], 2, SERIES_IDLE);
+    let metrics = Metrics::within(&Limits::default().and(&limits::METRIC_SERIES, 2), &[]);
     for pod in ["a", "b", "c", "d", "a"] {
         metrics.counter("permanent_total", &[("pod", pod)]).increment(1);
     }
@@ -55,7 +55,8 @@ fn series_above_the_cap_share_one_and_are_counted() {
 
 #[test]
 fn a_series_expires_after_its_last_holder_and_makes_room() {
-    let metrics = Metrics::with_limits(&[], 1, Duration::ZERO);
+    let metrics =
+        Metrics::within(&Limits::default().and(&limits::METRIC_SERIES, 1).and(&limits::METRIC_SERIES_IDLE, 0), &[]);
     let first = metrics.held_counter("held_total", &[("pod", "a")]);
     first.increment(5);
     for _ in 0..3 {
