@@ -13,8 +13,8 @@ fn future_size<A, B, F: Future>(_serve: impl Fn(A, B) -> F) -> usize {
 #[test]
 fn an_idle_connection_is_small() {
     let sizes = [
-        ("outbound", future_size(outbound::serve), 2_200),
-        ("plaintext", future_size(passthrough::serve), 1_800),
+        ("outbound", future_size(outbound::serve), 1_500),
+        ("plaintext", future_size(passthrough::serve), 1_700),
         ("stranger", future_size(inbound::serve), 720),
         ("tunnel connection", future_size(|proven, (): ()| inbound::carry_streams(proven)), 5_600),
         ("tunnel stream", future_size(|stream: inbound::Arrived, (): ()| stream.serve()), 1_600),

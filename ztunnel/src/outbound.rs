@@ -41,7 +41,8 @@ pub async fn serve(pod: Arc<Pod>, accepted: Accepted) {
     match open {
         Some(Open::Plain(open)) => open.carry(drain, &pod.mesh.limits).await,
         Some(Open::Tunnel(open)) => open.carry(drain, &pod.mesh.limits).await,
-        Some(Open::Neighbour(open)) => open.carry(drain, &pod.mesh.limits).await,
+        // Boxed, as the largest and the rarest.
+        Some(Open::Neighbour(open)) => Box::pin(open.carry(drain, &pod.mesh.limits)).await,
         None => {}
     }
 }
