@@ -42,6 +42,9 @@ pub(crate) struct Options {
     /// Another ztunnel that is measured as well, in a lab of its own.
     #[arg(long, value_name = "PATH")]
     peer_ztunnel: Option<PathBuf>,
+    /// Also measure between two pods of one node.
+    #[arg(long)]
+    same_node: bool,
     /// Keep proxies on the first processor, client and server on the last.
     #[arg(long)]
     pin: bool,
@@ -97,6 +100,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let haproxy = haproxy::Pair::start(&own, options.threads);
     let mut paths = vec![Path::direct(&own), Path::haproxy(&own, &haproxy), Path::mesh("fairway", &own)];
     paths.extend(peer.as_ref().map(|peer| Path::mesh("peer", peer)));
+    if options.same_node {
+        paths.push(Path::same_node(&own));
+    }
     let mut report = Report::new(facts, options, paths.iter().map(|path| path.name));
     for path in &mut paths {
         progress(&format!("{}: first traffic", path.name));

@@ -20,10 +20,13 @@ const MESH: &str = "mesh";
 /// Where a ztunnel's metrics are, on its node.
 const METRICS: &str = "http://127.0.0.1:15020/metrics";
 /// Pods of a namespace.
-const PODS: usize = 2;
+const PODS: usize = 3;
 const NODES: [&str; 2] = ["node-1", "node-2"];
+/// Name and node of the server that is not on the client's node, and of the one that is.
+const FAR: (&str, &str) = ("server", "node-2");
+const NEAR: (&str, &str) = ("near", "node-1");
 
-/// A lab with a client on one node and a server on the other, in both namespaces.
+/// A lab with a client on one node and a server on each, in both namespaces.
 pub(super) struct Stage {
     pub(super) lab: Lab,
     /// This binary, which is also what runs in the pods.
@@ -100,7 +103,14 @@ impl Stage {
     /// Whether the mesh's own pods are enrolled and it is up.
     fn meshed(&self) -> Result<()> {
         self.lab.wait_ready().map_err(said)?;
-        self.lab.wait_captured(&[("mesh/client", true), ("mesh/server", true), ("plain/client", false)]).map_err(said)
+        self.lab
+            .wait_captured(&[
+                ("mesh/client", true),
+                ("mesh/server", true),
+                ("mesh/near", true),
+                ("plain/client", false),
+            ])
+            .map_err(said)
     }
 }
 
@@ -109,7 +119,7 @@ fn said(error: fairway_lab::Error) -> anyhow::Error {
     anyhow!("{error}")
 }
 
-/// Client on the first node, server on the second, in each namespace.
+/// Client on the first node, a server on either, in each namespace.
 fn manifests(bench: &str, cpu: Option<usize>) -> String {
     let cpu = cpu.map(|cpu| format!(", --cpu, \"{cpu}\"")).unwrap_or_default();
     let mut text = String::new();
@@ -117,7 +127,8 @@ fn manifests(bench: &str, cpu: Option<usize>) -> String {
         text.push_str(&format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {namespace}{labels}}}\n---\n"));
         let pods = [
             ("client", "node-1", "[sleep, infinity]".to_owned()),
-            ("server", "node-2", format!("[\"{bench}\", sink{cpu}]")),
+            (FAR.0, FAR.1, format!("[\"{bench}\", sink{cpu}]")),
+            (NEAR.0, NEAR.1, format!("[\"{bench}\", sink{cpu}]")),
         ];
         for (name, node, command) in pods {
             text.push_str(&format!(
@@ -144,6 +155,8 @@ pub(super) struct Path<'a> {
     pub(super) name: &'static str,
     stage: &'a Stage,
     namespace: &'static str,
+    /// Pod and node of the server.
+    server: (&'static str, &'static str),
     carrier: Carrier<'a>,
     /// Set when traffic did not take this path: then nothing is measured.
     broken: Option<String>,
@@ -172,18 +185,23 @@ impl Port {
 impl<'a> Path<'a> {
     /// From pod to pod.
     pub(super) fn direct(stage: &'a Stage) -> Self {
-        Self { name: "none", stage, namespace: PLAIN, carrier: Carrier::Nothing, broken: None }
+        Self { name: "none", stage, namespace: PLAIN, server: FAR, carrier: Carrier::Nothing, broken: None }
     }
 
     /// Through a relay on each node.
     pub(super) fn haproxy(stage: &'a Stage, pair: &'a Result<haproxy::Pair>) -> Self {
         let pair = pair.as_ref().map_err(|error| format!("{error:#}"));
-        Self { name: "haproxy", stage, namespace: PLAIN, carrier: Carrier::Haproxy(pair), broken: None }
+        Self { name: "haproxy", stage, namespace: PLAIN, server: FAR, carrier: Carrier::Haproxy(pair), broken: None }
     }
 
     /// Through the ztunnel of each node.
     pub(super) fn mesh(name: &'static str, stage: &'a Stage) -> Self {
-        Self { name, stage, namespace: MESH, carrier: Carrier::Mesh, broken: None }
+        Self { name, stage, namespace: MESH, server: FAR, carrier: Carrier::Mesh, broken: None }
+    }
+
+    /// Through the one ztunnel of a node, to another pod there.
+    pub(super) fn same_node(stage: &'a Stage) -> Self {
+        Self { name: "same node", stage, namespace: MESH, server: NEAR, carrier: Carrier::Mesh, broken: None }
     }
 
     /// Whether there are proxies on this path.
@@ -212,7 +230,7 @@ impl<'a> Path<'a> {
         match &self.carrier {
             Carrier::Haproxy(pair) => Ok(pair.as_ref().map_err(|error| anyhow!("{error}"))?.entrance(port)),
             Carrier::Nothing | Carrier::Mesh => {
-                Ok((self.stage.address(self.namespace, "server")?, port.number()).into())
+                Ok((self.stage.address(self.namespace, self.server.0)?, port.number()).into())
             }
         }
     }
@@ -241,7 +259,8 @@ impl<'a> Path<'a> {
             self.stage
                 .lab
                 .wait_until("traffic to be counted as mutual TLS", || {
-                    let page = self.stage.lab.http("node-2", METRICS).map_err(|error| error.to_string())?;
+                    let node = self.server.1;
+                    let page = self.stage.lab.http(node, METRICS).map_err(|error| error.to_string())?;
                     let counted = |line: &str| {
                         line.starts_with("istio_tcp_connections_opened_total{")
                             && line.contains("reporter=\"destination\"")
@@ -250,7 +269,7 @@ impl<'a> Path<'a> {
                     let passed = page.body.lines().any(counted);
                     passed
                         .then_some(())
-                        .ok_or_else(|| "ztunnel on node-2 has counted no mutual_tls connection".to_owned())
+                        .ok_or_else(|| format!("ztunnel on {node} has counted no mutual_tls connection"))
                 })
                 .map_err(said)?;
         }
@@ -329,10 +348,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn manifests_hold_two_pods_in_each_namespace() {
+    fn manifests_hold_three_pods_in_each_namespace() {
         let text = manifests("/bin/bench", Some(1));
-        assert_eq!(text.matches("kind: Pod\n").count(), 4);
+        assert_eq!(text.matches("kind: Pod\n").count(), 6);
         assert_eq!(text.matches("ambient").count(), 1);
-        assert_eq!(text.matches("command: [\"/bin/bench\", sink, --cpu, \"1\"]").count(), 2);
+        assert_eq!(text.matches("command: [\"/bin/bench\", sink, --cpu, \"1\"]").count(), 4);
     }
 }
