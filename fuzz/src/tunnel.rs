@@ -49,7 +49,8 @@ pub fn run(data: &[u8]) {
             tokio::join!(send, receive);
         };
         let mut streams = JoinSet::new();
-        let (peer, limits, budget) = (SocketAddr::from(([10, 0, 0, 9], 1)), Limits::default(), ReceiveBudget::default());
+        let (peer, limits, budget) =
+            (SocketAddr::from(([10, 0, 0, 9], 1)), Limits::default(), ReceiveBudget::default());
         let serving = serve(near, peer, (&limits, &budget), std::future::pending(), |incoming| {
             answer(&world, incoming, &mut streams);
         });
