@@ -47,7 +47,7 @@ fn readiness(published: &Published) -> Reply {
     } else {
         text(
             StatusCode::SERVICE_UNAVAILABLE,
-            "not all manifests could be read yet, so nothing is served; see /debug/sources\n",
+            "not all objects could be read yet, so nothing is served; see /debug/sources\n",
         )
     }
 }
@@ -64,7 +64,7 @@ fn dump_of(published: &Published) -> Value {
 ///
 /// ```json
 /// {
-///   "objects": {"Namespace": 1, "Pod": 4, "Service": 0, "ServiceAccount": 0, "AuthorizationPolicy": 1, "PeerAuthentication": 0},
+///   "objects": {"Namespace": 1, "Pod": 4, "Service": 0, "AuthorizationPolicy": 1},
 ///   "unknownKinds": [{"file": "shop.yaml", "apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}],
 ///   "errors": [{
 ///     "file": "shop.yaml", "line": 7, "column": 11, "field": "spec.rules[0].to[0].operation.ports[0]",
@@ -74,7 +74,7 @@ fn dump_of(published: &Published) -> Value {
 /// }
 /// ```
 ///
-/// Entries of `warnings` look like those of `errors`; they are in force, but not word for word. `file` is relative to the
+/// `objects` names every kind that is read. Entries of `warnings` look like those of `errors`; they are in force, but not word for word. `file` is relative to the
 /// directory of manifests and empty when the fault is in the state directory; `line`, `column`, `field` and `object` are null
 /// when they are not known.
 #[derive(Debug, Serialize)]

@@ -3,31 +3,35 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fairway_core::io::drain::Drain;
 use fairway_core::io::{admin as http, tls as provider};
 use fairway_core::limits::Limits;
-use fairway_core::source::directory::{self, Loaded};
+use fairway_core::source::cluster::{Cluster, ConnectError, connect};
+use fairway_core::source::directory::Directory;
+use fairway_core::source::{Freshness, Loaded, Source};
 use fairway_proto::ca::istio_certificate_service_server::IstioCertificateServiceServer;
 use fairway_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::ca::root::{Root, RootError};
 use crate::ca::{self, Authority};
-use crate::config::Config;
+use crate::config::{Config, SourceConfig};
 use crate::kept::Store;
 use crate::metrics::Metrics;
 use crate::serve::clients::Clients;
 use crate::serve::{self, Discovery};
-use crate::state::Publisher;
+use crate::state::{Published, Publisher};
 use crate::tls::{self, ServerCertificate, TlsError};
-use crate::token::{KeyError, Verifier};
-use crate::{admin, state};
+use crate::token::review::Reviewer;
+use crate::token::{KeyError, Keys, Verifier};
+use crate::{admin, state, status};
 
 /// Time between pings on a silent connection, and for the answer: a node that vanished is noticed within 40 s.
 const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
@@ -35,6 +39,9 @@ const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs
 const MAXIMUM_STREAMS: u32 = 100;
 /// Bytes of headers: a token and some names.
 const MAXIMUM_HEADER_BYTES: u32 = 32 * 1024;
+
+/// Time between looks at how far behind the source is.
+const FRESHNESS: Duration = Duration::from_secs(1);
 
 /// Why the controller cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +68,12 @@ pub enum StartError {
         /// What is wrong.
         error: KeyError,
     },
+    /// No way to check tokens.
+    #[error("tokens can be checked neither with a key nor by an API server; give --service-account-key")]
+    Tokens,
+    /// The API server.
+    #[error("cannot talk to the API server: {0}")]
+    Connect(#[from] ConnectError),
     /// A port is taken.
     #[error("cannot listen on {address}: {error}; stop who listens there or choose another address")]
     Listen {
@@ -89,7 +102,11 @@ impl Controller {
     /// # Errors
     /// When the root, the keys or a port cannot be had.
     pub async fn start(config: Config, drain: Drain) -> Result<Self, StartError> {
-        let verifier = Arc::new(verifier(&config)?);
+        let place = match &config.source {
+            SourceConfig::Directory(root) => Place::Directory(root.clone()),
+            SourceConfig::Kubernetes(kubeconfig) => Place::Cluster(connect(kubeconfig.as_deref()).await?),
+        };
+        let verifier = Arc::new(verifier(&config, &place)?);
         let root = Arc::new(Root::open(&config.ca_directory, OffsetDateTime::now_utc())?);
         let certificate = ServerCertificate::new(Arc::clone(&root), config.server_names.clone(), provider::provider())?;
         let tls = certificate.config()?;
@@ -102,9 +119,17 @@ impl Controller {
         let clients = Clients::default();
         let (store, kept) = Store::open(&config.state_directory);
         let remembered = Loaded::remembered(&kept);
-        let manifests = directory::watch_from(&config.manifests, &remembered);
+        let source: Box<dyn Source> = match &place {
+            Place::Directory(root) => Box::new(Directory { root: root.clone() }),
+            Place::Cluster(client) => Box::new(Cluster::new(client.clone())),
+        };
+        let readings = source.start(&remembered);
         let publisher = Publisher::new(&remembered, store, config.settings.clone(), metrics.clone());
-        let published = state::publish(manifests, publisher, drain.clone());
+        let published = state::publish(readings.loaded, publisher, drain.clone());
+        tokio::spawn(watch_freshness(readings.freshness, metrics.clone(), drain.clone()));
+        if config.write_status {
+            keep_status(place, &config, published.clone(), &drain);
+        }
         let pages = admin::router(published.clone(), clients.clone(), metrics.clone());
         tokio::spawn(http::serve(admin_listener, pages, Limits::default(), drain.clone()));
         tokio::spawn(certificate.renew(drain.clone()));
@@ -155,11 +180,51 @@ async fn serve(
     }
 }
 
-fn verifier(config: &Config) -> Result<Verifier, StartError> {
-    let path = &config.service_account_key;
-    let pem = std::fs::read(path).map_err(|error| StartError::KeyFile { path: path.clone(), error })?;
-    Verifier::from_pem(&pem, &config.token_issuer, &config.token_audience)
-        .map_err(|error| StartError::Key { path: path.clone(), error })
+/// Where objects come from, and where what is said of them goes.
+enum Place {
+    Directory(PathBuf),
+    Cluster(kube::Client),
+}
+
+fn verifier(config: &Config, place: &Place) -> Result<Verifier, StartError> {
+    match (&config.service_account_key, place) {
+        (Some(path), _) => {
+            let pem = std::fs::read(path).map_err(|error| StartError::KeyFile { path: path.clone(), error })?;
+            let keys = Keys::from_pem(&pem, &config.token_issuer, &config.token_audience);
+            keys.map(Verifier::Keys).map_err(|error| StartError::Key { path: path.clone(), error })
+        }
+        (None, Place::Cluster(client)) => {
+            Ok(Verifier::Review(Box::new(Reviewer::new(client.clone(), &config.token_audience))))
+        }
+        (None, Place::Directory(_)) => Err(StartError::Tokens),
+    }
+}
+
+/// Tells users on their policies what became of them.
+fn keep_status(place: Place, config: &Config, published: watch::Receiver<Arc<Published>>, drain: &Drain) {
+    match place {
+        Place::Directory(root) => {
+            let writer = status::directory::Directory::new(&root);
+            tokio::spawn(status::keep(published, writer, drain.clone()));
+        }
+        Place::Cluster(client) => {
+            let namespace = &config.settings.root_namespace;
+            let leads = status::lease::strive(client.clone(), namespace, config.replica.clone(), drain.clone());
+            let writer = status::cluster::Cluster::new(client, leads);
+            tokio::spawn(status::keep(published, writer, drain.clone()));
+        }
+    }
+}
+
+/// Shows how far behind the source is.
+async fn watch_freshness(freshness: Freshness, metrics: Metrics, mut drain: Drain) {
+    loop {
+        metrics.set_stale(freshness.stale_for(Instant::now()).unwrap_or_default());
+        tokio::select! {
+            () = tokio::time::sleep(FRESHNESS) => {}
+            _ = drain.started() => return,
+        }
+    }
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {

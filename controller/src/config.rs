@@ -19,9 +19,24 @@ const MAXIMUM_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(90 * 24 * 360
 #[derive(Clone, Debug, clap::Parser)]
 #[command(name = "controller", version)]
 pub struct Args {
+    /// Where objects come from [default: directory].
+    #[arg(long, value_enum, env = "FAIRWAY_SOURCE")]
+    pub source: Option<SourceKind>,
     /// Directory of Kubernetes manifests to watch.
     #[arg(long, value_name = "DIR", env = "FAIRWAY_MANIFESTS")]
-    pub manifests: PathBuf,
+    pub manifests: Option<PathBuf>,
+    /// How to reach the API server [default: as a pod of the cluster].
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    pub kubeconfig: Option<String>,
+    /// Name of this replica among others [default: a random one].
+    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    pub replica: Option<String>,
+    /// Whether conditions are written to policies.
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, env = "FAIRWAY_WRITE_STATUS")]
+    pub write_status: bool,
+    /// What becomes of traffic whose waypoint is missing or not ready.
+    #[arg(long, value_enum, default_value = "refuse", env = "FAIRWAY_MISSING_WAYPOINT")]
+    pub missing_waypoint: MissingWaypoint,
     /// Directory for what must survive a restart: the mesh's root, in ca/, and the last good version of every policy.
     #[arg(long, value_name = "DIR", env = "FAIRWAY_STATE_DIR")]
     pub state_dir: PathBuf,
@@ -31,9 +46,9 @@ pub struct Args {
     /// Address for operators: readiness, metrics, debug pages, HTTP.
     #[arg(long, default_value = "127.0.0.1:15014", env = "FAIRWAY_ADMIN_LISTEN")]
     pub admin_listen: SocketAddr,
-    /// PEM file with the public keys that sign service-account tokens.
+    /// PEM file with the public keys that sign service-account tokens [default: the API server is asked about tokens].
     #[arg(long, value_name = "FILE", env = "FAIRWAY_SERVICE_ACCOUNT_KEY")]
-    pub service_account_key: PathBuf,
+    pub service_account_key: Option<PathBuf>,
     /// Audience tokens must be for.
     #[arg(long, default_value = "istio-ca", env = "FAIRWAY_TOKEN_AUDIENCE")]
     pub token_audience: String,
@@ -71,15 +86,47 @@ pub struct Args {
     #[arg(long, default_value = "plain", env = "LOG_FORMAT")]
     pub log_format: String,
     /// What is logged, such as info or fairway_controller=debug,info.
-    #[arg(long, default_value = "info", env = "RUST_LOG")]
+    // The library says as an error, each time anew, what is said once and with its remedy here.
+    #[arg(long, default_value = "info,kube_client=off", env = "RUST_LOG")]
     pub log: String,
+}
+
+/// Kinds of sources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum SourceKind {
+    /// A directory of manifests.
+    Directory,
+    /// The API server of a cluster.
+    Kubernetes,
+}
+
+/// What becomes of traffic whose waypoint is missing or not ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum MissingWaypoint {
+    /// It is refused.
+    Refuse,
+    /// It goes without.
+    Bypass,
+}
+
+/// Where objects come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceConfig {
+    /// A directory of manifests.
+    Directory(PathBuf),
+    /// The API server that a kubeconfig names, or that of the cluster this runs in.
+    Kubernetes(Option<PathBuf>),
 }
 
 /// Checked settings.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Directory of manifests.
-    pub manifests: PathBuf,
+    /// Where objects come from.
+    pub source: SourceConfig,
+    /// Name among other replicas.
+    pub replica: String,
+    /// Whether conditions are written.
+    pub write_status: bool,
     /// Directory for what must survive a restart.
     pub state_directory: PathBuf,
     /// Directory of the root.
@@ -88,8 +135,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Address for operators.
     pub admin_listen: SocketAddr,
-    /// File of keys that sign tokens.
-    pub service_account_key: PathBuf,
+    /// File of keys that sign tokens; without one the API server is asked.
+    pub service_account_key: Option<PathBuf>,
     /// Audience of tokens.
     pub token_audience: String,
     /// Issuer of tokens.
@@ -118,6 +165,12 @@ pub enum ConfigError {
     /// Bad lifetime.
     #[error("--workload-cert-ttl must be from 1s to 90 days")]
     Lifetime,
+    /// No place to read objects from.
+    #[error("nothing says where objects are; give --manifests DIR, or --source kubernetes")]
+    Source,
+    /// No way to check tokens.
+    #[error("--service-account-key is needed with a directory of manifests, as there is no API server to ask")]
+    Tokens,
     /// Something is empty.
     #[error("--{0} must not be empty")]
     Empty(&'static str),
@@ -157,9 +210,22 @@ impl TryFrom<Args> for Config {
                 server_names.push(name);
             }
         }
+        let source = match (args.source, args.manifests) {
+            (None | Some(SourceKind::Directory), Some(directory)) => SourceConfig::Directory(directory),
+            (Some(SourceKind::Kubernetes), _) => {
+                let named = args.kubeconfig.filter(|path| !path.is_empty());
+                SourceConfig::Kubernetes(named.map(PathBuf::from))
+            }
+            (None | Some(SourceKind::Directory), None) => return Err(ConfigError::Source),
+        };
+        if args.service_account_key.is_none() && matches!(source, SourceConfig::Directory(_)) {
+            return Err(ConfigError::Tokens);
+        }
         let issuer = format!("https://kubernetes.default.svc.{}", args.cluster_domain);
         Ok(Self {
-            manifests: args.manifests,
+            source,
+            replica: args.replica.unwrap_or_else(|| format!("controller-{:016x}", rand::random::<u64>())),
+            write_status: args.write_status,
             ca_directory: args.state_dir.join("ca"),
             state_directory: args.state_dir,
             listen: args.listen,
@@ -174,6 +240,7 @@ impl TryFrom<Args> for Config {
                 trust_domain: args.trust_domain,
                 root_namespace: args.root_namespace,
                 network: args.network,
+                lenient_waypoints: args.missing_waypoint == MissingWaypoint::Bypass,
             },
             server_names,
             certificate_lifetime: args.workload_cert_ttl,
@@ -226,6 +293,22 @@ mod tests {
         assert_eq!(config.ca_directory, PathBuf::from("s/ca"));
         assert_eq!(config.maximum_connection_age, Some(Duration::from_secs(1800)));
         assert!(config.rules.trusted.contains(&("fairway-system".to_owned(), "ztunnel".to_owned())));
+    }
+
+    #[test]
+    fn sources() {
+        let of = |flags: &[&str]| {
+            let args = Args::try_parse_from(["controller", "--state-dir", "s"].iter().chain(flags)).unwrap();
+            Config::try_from(args).map(|config| config.source)
+        };
+        let directory = SourceConfig::Directory(PathBuf::from("m"));
+        assert_eq!(of(&["--manifests", "m", "--service-account-key", "k"]), Ok(directory));
+        assert_eq!(of(&["--manifests", "m"]), Err(ConfigError::Tokens));
+        assert_eq!(of(&[]), Err(ConfigError::Source));
+        assert_eq!(of(&["--source", "directory"]), Err(ConfigError::Source));
+        let named = SourceConfig::Kubernetes(Some(PathBuf::from("c")));
+        assert_eq!(of(&["--source", "kubernetes", "--kubeconfig", "c"]), Ok(named));
+        assert_eq!(of(&["--source", "kubernetes", "--kubeconfig", ""]), Ok(SourceConfig::Kubernetes(None)));
     }
 
     #[test]

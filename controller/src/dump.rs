@@ -5,9 +5,10 @@ use std::net::IpAddr;
 
 use fairway_proto::security::string_match::MatchType;
 use fairway_proto::security::{self, Authorization, Match, StringMatch};
+use fairway_proto::workload::gateway_address::Destination;
 use fairway_proto::workload::{
-    AppProtocol, IpFamilies, LoadBalancing, NetworkAddress, NetworkMode, Port, Service, TunnelProtocol, Workload,
-    WorkloadStatus, load_balancing, service::Visibility,
+    AppProtocol, GatewayAddress, IpFamilies, LoadBalancing, Locality, NetworkAddress, NetworkMode, Port, Service,
+    TunnelProtocol, WeightedWaypoint, Workload, WorkloadStatus, load_balancing, service::Visibility,
 };
 use serde_json::{Map, Value, json};
 
@@ -74,6 +75,10 @@ fn workload(workload: &Workload) -> Value {
         ("clusterId", workload.cluster_id.clone().into()),
         ("services", services.into()),
         ("networkMode", name(workload.network_mode, NetworkMode::as_str_name)),
+        ("hostname", workload.hostname.clone().into()),
+        ("waypoint", workload.waypoint.as_ref().map(gateway).unwrap_or_default()),
+        ("locality", workload.locality.as_ref().map(locality).unwrap_or_default()),
+        ("capacity", workload.capacity.unwrap_or_default().into()),
     ])
 }
 
@@ -81,6 +86,26 @@ fn address(octets: &[u8]) -> String {
     let parsed =
         <[u8; 4]>::try_from(octets).map(IpAddr::from).or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from));
     parsed.map_or_else(|_| format!("{octets:?}"), |address| address.to_string())
+}
+
+/// `network/address`, with the length of a block.
+fn network_address(vip: &NetworkAddress) -> String {
+    let length = vip.length.map(|length| format!("/{length}")).unwrap_or_default();
+    format!("{}/{}{length}", vip.network, address(&vip.address))
+}
+
+/// `namespace/hostname:port` or `network/address:port`.
+fn gateway(gateway: &GatewayAddress) -> Value {
+    let destination = match &gateway.destination {
+        Some(Destination::Hostname(name)) => format!("{}/{}", name.namespace, name.hostname),
+        Some(Destination::Address(address)) => network_address(address),
+        None => String::new(),
+    };
+    format!("{destination}:{}", gateway.hbone_mtls_port).into()
+}
+
+fn locality(locality: &Locality) -> Value {
+    format!("{}/{}/{}", locality.region, locality.zone, locality.subzone).into()
 }
 
 /// `80->8080`, with the protocol when it is known; `?` for a named port.
@@ -92,7 +117,11 @@ fn port(port: &Port) -> Value {
 }
 
 fn service(service: &Service) -> Value {
-    let vip = |vip: &NetworkAddress| Value::from(format!("{}/{}", vip.network, address(&vip.address)));
+    let vip = |vip: &NetworkAddress| Value::from(network_address(vip));
+    let weighted = |it: &WeightedWaypoint| {
+        let waypoint = it.destination.as_ref().map(gateway).unwrap_or_default();
+        Value::from(format!("{} {}", it.weight, waypoint.as_str().unwrap_or_default()))
+    };
     sparse([
         ("name", service.name.clone().into()),
         ("namespace", service.namespace.clone().into()),
@@ -103,6 +132,10 @@ fn service(service: &Service) -> Value {
         ("ipFamilies", name(service.ip_families, IpFamilies::as_str_name)),
         ("visibility", name(service.visibility, Visibility::as_str_name)),
         ("canonical", service.canonical.into()),
+        ("subjectAltNames", service.subject_alt_names.clone().into()),
+        ("waypoint", service.waypoint.as_ref().map(gateway).unwrap_or_default()),
+        ("weightedWaypoints", service.weighted_waypoints.iter().map(weighted).collect::<Vec<_>>().into()),
+        ("ingressUseWaypoint", service.ingress_use_waypoint.into()),
     ])
 }
 

@@ -8,7 +8,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use fairway_core::source::directory::Remembered;
+use fairway_core::source::Remembered;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

@@ -1,7 +1,7 @@
 //! The controller: Kubernetes objects in, proxy configuration and certificates out.
 //!
 //! [`translate`] and [`world`] decide and are pure; [`state`] publishes what they say and [`kept`] remembers it, [`serve`] and [`ca`] hand it out over
-//! gRPC, [`admin`] shows it to operators, [`app`] wires all of it.
+//! gRPC, [`status`] tells users, [`admin`] shows it to operators, [`app`] wires all of it.
 
 pub mod admin;
 pub mod app;
@@ -13,6 +13,7 @@ pub mod kept;
 pub mod metrics;
 pub mod serve;
 pub mod state;
+pub mod status;
 pub mod tls;
 pub mod token;
 pub mod translate;

@@ -22,6 +22,7 @@ pub struct Metrics {
     generation: Gauge,
     errors: Gauge,
     kept: Gauge,
+    stale: Gauge,
 }
 
 impl Metrics {
@@ -40,7 +41,11 @@ impl Metrics {
                 "fairway_kept_policies_lost",
                 "1 while the last good versions of policies cannot be read from or written to the state directory.",
             ),
-            ("fairway_source_errors", "Things wrong with the manifests; see /debug/sources."),
+            (
+                "fairway_source_stale_seconds",
+                "How long a part of the source cannot be read; 0 while all of it can. The last state stays in force.",
+            ),
+            ("fairway_source_errors", "Things wrong with objects; see /debug/sources."),
         ] {
             registry.describe(name, help);
         }
@@ -55,6 +60,7 @@ impl Metrics {
             generation: registry.gauge("fairway_world_generation", &[]),
             errors: registry.gauge("fairway_source_errors", &[]),
             kept: registry.gauge("fairway_kept_policies_lost", &[]),
+            stale: registry.gauge("fairway_source_stale_seconds", &[]),
             registry,
         }
     }
@@ -64,6 +70,11 @@ impl Metrics {
         self.kept.set(if lost { 1.0 } else { 0.0 });
         self.generation.set(gauge_value(generation));
         self.errors.set(gauge_value(u64::try_from(errors).unwrap_or(u64::MAX)));
+    }
+
+    /// Records how long a part of the source cannot be read.
+    pub fn set_stale(&self, stale: std::time::Duration) {
+        self.stale.set(stale.as_secs_f64());
     }
 
     /// The registry, for the metrics page.

@@ -81,7 +81,7 @@ impl AggregatedDiscoveryService for Discovery {
         &self,
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        let caller = self.verifier.authenticate(request.metadata(), SystemTime::now())?;
+        let caller = self.verifier.authenticate(request.metadata(), SystemTime::now()).await?;
         let namespace = (caller.namespace != self.root_namespace).then_some(caller.namespace);
         Ok(Response::new(status::answer(request.into_inner(), self.clients.clone(), namespace, self.drain.clone())))
     }
@@ -90,7 +90,7 @@ impl AggregatedDiscoveryService for Discovery {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let caller = self.verifier.authenticate(request.metadata(), SystemTime::now())?;
+        let caller = self.verifier.authenticate(request.metadata(), SystemTime::now()).await?;
         let (answers, outgoing) = mpsc::channel(OUTGOING);
         let stream = Stream {
             requests: request.into_inner(),

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fairway_core::io::drain::Drain;
-use fairway_core::source::directory::Loaded;
+use fairway_core::source::Loaded;
 use tokio::sync::watch;
 
 use crate::files::Replaced;
@@ -119,6 +119,9 @@ impl Publisher {
                 location.as_ref().map_or((None, None, None), |it| (Some(it.file.as_str()), it.line, it.column));
             match severity {
                 Severity::Error => tracing::warn!(file, line, column, %object, field, "policy in error: {message}"),
+                Severity::Warning if !object.kind.is_policy() => {
+                    tracing::warn!(file, line, column, %object, field, "object in force with a difference: {message}");
+                }
                 Severity::Warning => {
                     tracing::info!(file, line, column, %object, field, "policy in force with a difference: {message}");
                 }
@@ -137,7 +140,7 @@ impl Publisher {
         }
         if next.world.is_open && !previous.world.is_open {
             tracing::warn!(
-                "manifests are in error since the start: proxies keep what they hold and is not known here until they are repaired"
+                "objects cannot be read since the start: proxies keep what they hold and is not known here until they can be"
             );
         }
     }

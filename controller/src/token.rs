@@ -1,4 +1,4 @@
-//! Who calls: a bearer token signed for a service account, checked without asking anybody.
+//! Who calls: a bearer token of a service account, checked with the keys that sign them, or by the API server.
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,6 +10,10 @@ use tonic::metadata::MetadataMap;
 use x509_parser::pem::Pem;
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::SubjectPublicKeyInfo;
+
+pub mod review;
+
+use review::Reviewer;
 
 /// Difference between the clocks of who signed the token and of this machine that is tolerated.
 const CLOCK_SKEW: Duration = Duration::from_secs(30);
@@ -97,6 +101,9 @@ pub enum TokenError {
         /// Who should have.
         expected: String,
     },
+    /// The API server says no.
+    #[error("the API server does not accept the bearer token: {0}")]
+    Refused(String),
     /// Not the token of a service account.
     #[error("the bearer token is not that of a service account: its subject is {0:?}")]
     Subject(String),
@@ -108,17 +115,56 @@ impl From<TokenError> for Status {
     }
 }
 
-/// Checks tokens against keys, issuer and audience.
-pub struct Verifier {
+/// Checks tokens.
+#[derive(Debug)]
+pub enum Verifier {
+    /// With the keys that sign them.
+    Keys(Keys),
+    /// By asking the API server.
+    Review(Box<Reviewer>),
+}
+
+impl Verifier {
+    /// Checks the token in the metadata of a request.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED with the reason, or UNAVAILABLE when it cannot be checked now.
+    pub async fn authenticate(&self, metadata: &MetadataMap, now: SystemTime) -> Result<Caller, Status> {
+        let token = metadata
+            .get("authorization")
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+            .map(|(_, token)| token.trim())
+            .ok_or_else(|| TokenError::Missing(self.audience().to_owned()))?;
+        if token.len() > MAXIMUM_TOKEN_BYTES {
+            return Err(TokenError::Malformed(format!("longer than {MAXIMUM_TOKEN_BYTES} bytes")).into());
+        }
+        match self {
+            Self::Keys(keys) => Ok(keys.verify(token, now)?),
+            Self::Review(reviewer) => reviewer.verify(token).await,
+        }
+    }
+
+    fn audience(&self) -> &str {
+        match self {
+            Self::Keys(keys) => &keys.audience,
+            Self::Review(reviewer) => reviewer.audience(),
+        }
+    }
+}
+
+/// Checks tokens against keys, issuer and audience, without asking anybody.
+pub struct Keys {
     keys: Vec<(Algorithm, DecodingKey)>,
     issuer: String,
     audience: String,
 }
 
-impl fmt::Debug for Verifier {
+impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let algorithms: Vec<_> = self.keys.iter().map(|(algorithm, _)| algorithm).collect();
-        f.debug_struct("Verifier").field("keys", &algorithms).field("issuer", &self.issuer).finish_non_exhaustive()
+        f.debug_struct("Keys").field("keys", &algorithms).field("issuer", &self.issuer).finish_non_exhaustive()
     }
 }
 
@@ -164,7 +210,7 @@ struct Reference {
     uid: String,
 }
 
-impl Verifier {
+impl Keys {
     /// A verifier that trusts the public keys in `pem`.
     ///
     /// # Errors
@@ -184,32 +230,11 @@ impl Verifier {
         Ok(Self { keys, issuer: issuer.to_owned(), audience: audience.to_owned() })
     }
 
-    /// Checks the token in the metadata of a request.
-    ///
-    /// # Errors
-    /// UNAUTHENTICATED with the reason.
-    pub fn authenticate(&self, metadata: &MetadataMap, now: SystemTime) -> Result<Caller, Status> {
-        let token = metadata
-            .get("authorization")
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| value.split_once(' '))
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-            .map(|(_, token)| token.trim());
-        let caller = match token {
-            Some(token) => self.verify(token, now),
-            None => Err(TokenError::Missing(self.audience.clone())),
-        };
-        Ok(caller?)
-    }
-
     /// Checks a token.
     ///
     /// # Errors
     /// Why it is refused.
     pub fn verify(&self, token: &str, now: SystemTime) -> Result<Caller, TokenError> {
-        if token.len() > MAXIMUM_TOKEN_BYTES {
-            return Err(TokenError::Malformed(format!("longer than {MAXIMUM_TOKEN_BYTES} bytes")));
-        }
         let header = jsonwebtoken::decode_header(token).map_err(|error| TokenError::Malformed(error.to_string()))?;
         let mut usable = self.keys.iter().filter(|(algorithm, _)| *algorithm == header.alg).peekable();
         if usable.peek().is_none() {
@@ -253,7 +278,7 @@ impl Verifier {
     }
 }
 
-/// Claims are checked by [`Verifier::check`], which takes the time as an argument.
+/// Claims are checked by [`Keys::check`], which takes the time as an argument.
 fn signature_only(algorithm: Algorithm) -> Validation {
     let mut validation = Validation::new(algorithm);
     validation.required_spec_claims.clear();

@@ -3,18 +3,31 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use fairway_core::source::istio_network::WorkloadEntrySpec;
+use fairway_core::source::objects::{annotation, label, node_name, service_account_name};
 use fairway_core::source::{Location, ObjectKey, Objects};
 use fairway_proto::security::Authorization;
 use fairway_proto::workload::{Service, Workload};
+use k8s_openapi::api::core::v1::{Pod, ServicePort};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::Value;
 
+pub mod endpoints;
+pub mod entry;
+pub mod nodes;
 pub mod peer;
 pub mod policies;
 pub mod policy;
 pub mod service;
+pub mod vip;
+pub mod waypoint;
 pub mod workload;
 
-use policies::Accepted;
+use endpoints::{Endpoints, PodAddresses, Served};
+use entry::{Entries, Surroundings};
+use nodes::Nodes;
+use policies::{Accepted, Policies};
+use waypoint::Waypoints;
 
 /// What is the same for every object of this mesh.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +42,8 @@ pub struct Settings {
     pub root_namespace: String,
     /// Network of workloads that name none.
     pub network: String,
+    /// Traffic goes without a waypoint that is missing or not ready, instead of being refused.
+    pub lenient_waypoints: bool,
 }
 
 impl Default for Settings {
@@ -39,6 +54,7 @@ impl Default for Settings {
             trust_domain: "cluster.local".to_owned(),
             root_namespace: "fairway-system".to_owned(),
             network: String::new(),
+            lenient_waypoints: false,
         }
     }
 }
@@ -46,7 +62,7 @@ impl Default for Settings {
 /// Everything proxies are told.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Desired {
-    /// Pods.
+    /// Pods, and what else serves something.
     pub workloads: Vec<Workload>,
     /// Services.
     pub services: Vec<Service>,
@@ -119,20 +135,136 @@ pub fn translate(
     previous: &Accepted,
 ) -> Translation {
     let policies = policies::translate(objects, rejected, settings, previous);
-    let backends = service::Backends::new(objects, settings);
-    let workloads = objects
-        .pods
-        .values()
-        .filter_map(|pod| {
-            let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-            let keys = policies.attached_to(namespace, &pod.metadata);
-            workload::workload(pod, &backends, keys, settings)
-        })
-        .collect();
-    let services = objects.services.values().filter_map(|service| service::service(service, settings)).collect();
-    Translation {
-        desired: Desired { workloads, services, policies: policies.authorizations },
-        accepted: policies.accepted,
-        problems: policies.problems,
+    let nodes = Nodes::new(objects, settings);
+    let pods = PodAddresses::new(objects);
+    let waypoints = Waypoints::new(objects, settings);
+    let around = Surroundings { objects, settings, nodes: &nodes, pods: &pods, waypoints: &waypoints };
+    let world = Translator {
+        objects,
+        settings,
+        policies: &policies,
+        nodes: &nodes,
+        waypoints: &waypoints,
+        endpoints: Endpoints::new(objects, &pods, &nodes, settings),
+        entries: Entries::new(&around),
+        backends: service::Backends::new(objects, settings),
+    };
+    let mut faults = Vec::new();
+    let mut workloads = world.pods(&mut faults);
+    workloads.extend(world.workload_entries(&mut faults));
+    let mut services = world.services(&mut faults);
+    let Translator { endpoints, entries, .. } = world;
+    workloads.extend(endpoints.others);
+    workloads.extend(entries.endpoints);
+    services.extend(entries.services);
+    faults.extend(endpoints.faults);
+    faults.extend(entries.faults);
+    let Policies { authorizations, accepted, mut problems, .. } = policies;
+    problems.extend(faults.into_iter().map(|(object, fault)| Problem {
+        object,
+        field: fault.field,
+        message: fault.message,
+        severity: Severity::Warning,
+        location: None,
+    }));
+    Translation { desired: Desired { workloads, services, policies: authorizations }, accepted, problems }
+}
+
+/// Everything the translation of one object looks things up in.
+struct Translator<'a> {
+    objects: &'a Objects,
+    settings: &'a Settings,
+    policies: &'a Policies,
+    nodes: &'a Nodes<'a>,
+    waypoints: &'a Waypoints<'a>,
+    endpoints: Endpoints<'a>,
+    entries: Entries<'a>,
+    backends: service::Backends<'a>,
+}
+
+type Faults = Vec<(ObjectKey, Fault)>;
+
+impl Translator<'_> {
+    fn pods(&self, faults: &mut Faults) -> Vec<Workload> {
+        let pods = self.objects.pods.iter().filter_map(|(key, pod)| {
+            let mut found = Vec::new();
+            let node = node_name(pod).unwrap_or_default();
+            let context = workload::Context {
+                authorization_policies: self.policies.attached_to(&key.namespace, &pod.metadata),
+                services: self.served_by_pod(key, pod),
+                waypoint: self.waypoints.of_workload(&pod.metadata, service_account_name(pod), &mut found),
+                locality: self.nodes.locality(node),
+                network: self.nodes.network(node).to_owned(),
+            };
+            let workload = workload::workload(pod, context, self.settings)?;
+            faults.extend(found.into_iter().map(|fault| (key.clone(), fault)));
+            Some(workload)
+        });
+        pods.collect()
+    }
+
+    /// Where a service has slices, they say who serves it; otherwise its selector does.
+    fn served_by_pod(&self, key: &ObjectKey, pod: &Pod) -> Served {
+        let namespace = key.namespace.as_str();
+        let metadata = &pod.metadata;
+        let mut served = self.backends.selecting(
+            metadata,
+            |service| self.endpoints.cover(namespace, service),
+            |port| service::named_target(port, pod),
+        );
+        served.extend(self.endpoints.served_by(namespace, &key.name, workload::is_healthy(pod), |service| {
+            self.backends.takes_all(namespace, service)
+        }));
+        let written = WorkloadEntrySpec::default();
+        served.extend(self.entries.served_by(
+            namespace,
+            Some(&key.name),
+            |key, value| label(metadata, key) == Some(value),
+            &written,
+        ));
+        served
+    }
+
+    fn workload_entries(&self, faults: &mut Faults) -> Vec<Workload> {
+        let entries = self.objects.workload_entries.iter().filter_map(|(key, entry)| {
+            let metadata = entry::selectable(entry);
+            // Slices never name what is no pod.
+            let named = |port: &ServicePort| match &port.target_port {
+                Some(IntOrString::String(name)) => entry.spec.ports.get(name).copied(),
+                _ => None,
+            };
+            let mut services = self.backends.selecting(&metadata, |_| false, named);
+            services.extend(self.entries.served_by(
+                &key.namespace,
+                None,
+                |key, value| label(&metadata, key) == Some(value),
+                &entry.spec,
+            ));
+            let mut found = Vec::new();
+            let account = &entry.spec.service_account;
+            let waypoint = self.waypoints.of_workload(&entry.metadata, account, &mut found);
+            let translated =
+                entry::workload_entry(key, entry, &metadata, services, self.nodes, self.settings, &mut found);
+            faults.extend(found.into_iter().map(|fault| (key.clone(), fault)));
+            let mut workload = translated?;
+            workload.authorization_policies = self.policies.attached_to(&key.namespace, &metadata);
+            workload.waypoint = waypoint.filter(|_| !workload.native_tunnel);
+            Some(workload)
+        });
+        entries.collect()
+    }
+
+    fn services(&self, faults: &mut Faults) -> Vec<Service> {
+        let services = self.objects.services.iter().filter_map(|(key, object)| {
+            let mut found = Vec::new();
+            let binding = self.waypoints.of_service(&object.metadata, &mut found);
+            let namespace = self.objects.namespace(&key.namespace);
+            let distribution =
+                namespace.and_then(|namespace| annotation(&namespace.metadata, service::TRAFFIC_DISTRIBUTION));
+            let service = service::service(object, binding, self.nodes.network(""), distribution, self.settings)?;
+            faults.extend(found.into_iter().map(|fault| (key.clone(), fault)));
+            Some(service)
+        });
+        services.collect()
     }
 }

@@ -15,6 +15,7 @@ use clap::Parser;
 use fairway_controller::app::Controller;
 use fairway_controller::config::{Args, Config};
 use fairway_core::io::drain::{self, Mode, Trigger};
+use fairway_core::source::Kind as ObjectKind;
 use fairway_proto::ca::IstioCertificateRequest;
 use fairway_proto::ca::istio_certificate_service_client::IstioCertificateServiceClient;
 use fairway_proto::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
@@ -509,9 +510,8 @@ async fn the_world_can_be_read() {
     let world = fixture.json("/debug/world").await;
     assert_eq!(world["workloads"][0]["uid"], WEB);
     let sources = fixture.json("/debug/sources").await;
-    let kinds = ["Namespace", "Pod", "Service", "ServiceAccount", "AuthorizationPolicy", "PeerAuthentication"]
-        .map(str::to_owned);
-    let counts: BTreeMap<_, _> = kinds.into_iter().map(|kind| (kind.clone(), usize::from(kind == "Pod"))).collect();
+    let counts: BTreeMap<_, _> =
+        ObjectKind::ALL.into_iter().map(|kind| (kind.as_str(), usize::from(kind == ObjectKind::Pod))).collect();
     let unknown = json!({"file": "odd.yaml", "apiVersion": "v1", "kind": "Odd", "name": "o"});
     assert_eq!(sources, json!({"objects": counts, "unknownKinds": [unknown], "errors": [], "warnings": []}));
 

@@ -1,115 +1,57 @@
-//! Kubernetes objects from a directory of manifests, with status overlays, and what is wrong with them.
+//! Kubernetes objects, from wherever they come, and what is wrong with them.
 //!
-//! [`directory::load`] reads the directory once, [`directory::watch`] keeps reading it; both give a
-//! [`directory::Loaded`]: typed [`Objects`] plus errors as data. [`status::Writer`] is how an agent writes status
-//! beside manifests it does not own.
+//! A [`Source`] is a directory of manifests, [`directory::Directory`], or the API server of a cluster,
+//! [`cluster::Cluster`]. Both give the same: a [`Loaded`], which is typed [`Objects`] plus errors as data, again after
+//! every change. [`status::Writer`] is how an agent writes status beside manifests it does not own.
 
+#[cfg(feature = "cluster")]
+pub mod cluster;
 mod decode;
 pub mod directory;
+pub mod freshness;
+pub mod gateway;
 pub mod istio;
+pub mod istio_network;
+mod kind;
+mod loaded;
 mod name;
 pub mod objects;
 pub mod status;
 mod watch;
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::Serialize;
+use tokio::sync::watch::Receiver;
 
+pub use freshness::Freshness;
+pub use kind::Kind;
+pub use loaded::{Loaded, Remembered};
 pub use objects::{Objects, UnknownKind};
 
 /// Namespace given to a namespaced object that names none, as `kubectl` does.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
-/// The kinds this source understands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-pub enum Kind {
-    /// Core `v1`, cluster scoped.
-    Namespace,
-    /// Core `v1`.
-    Pod,
-    /// Core `v1`.
-    Service,
-    /// Core `v1`.
-    ServiceAccount,
-    /// `security.istio.io`, `v1` or `v1beta1`.
-    AuthorizationPolicy,
-    /// `security.istio.io`, `v1` or `v1beta1`.
-    PeerAuthentication,
+/// Where objects come from.
+///
+/// Whatever happens to the place, what was read last is given until something newer can be read: nothing is withdrawn
+/// because it cannot be seen.
+pub trait Source: fmt::Debug + Send {
+    /// Starts to read, going on from what is [`Loaded::remembered`] of the time before a restart. The receiver holds a
+    /// reading when this returns, if only one that [`Loaded::is_never_read`].
+    ///
+    /// Reading ends when all receivers are gone. Must be called within a runtime.
+    fn start(self: Box<Self>, remembered: &Loaded) -> Readings;
 }
 
-impl Kind {
-    /// Every kind, in the order they are listed to people.
-    pub const ALL: [Self; 6] = [
-        Self::Namespace,
-        Self::Pod,
-        Self::Service,
-        Self::ServiceAccount,
-        Self::AuthorizationPolicy,
-        Self::PeerAuthentication,
-    ];
-
-    /// The `kind` field of such an object.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Namespace => "Namespace",
-            Self::Pod => "Pod",
-            Self::Service => "Service",
-            Self::ServiceAccount => "ServiceAccount",
-            Self::AuthorizationPolicy => "AuthorizationPolicy",
-            Self::PeerAuthentication => "PeerAuthentication",
-        }
-    }
-
-    /// The API group; empty for the core group.
-    #[must_use]
-    pub fn group(self) -> &'static str {
-        match self {
-            Self::Namespace | Self::Pod | Self::Service | Self::ServiceAccount => "",
-            Self::AuthorizationPolicy | Self::PeerAuthentication => "security.istio.io",
-        }
-    }
-
-    /// The versions of the group that are read; the first one is what we write.
-    #[must_use]
-    pub fn versions(self) -> &'static [&'static str] {
-        match self {
-            Self::Namespace | Self::Pod | Self::Service | Self::ServiceAccount => &["v1"],
-            Self::AuthorizationPolicy | Self::PeerAuthentication => &["v1", "v1beta1"],
-        }
-    }
-
-    /// The `apiVersion` field we write for such an object.
-    #[must_use]
-    pub fn api_version(self) -> String {
-        let version = self.versions().first().copied().unwrap_or("v1");
-        if self.group().is_empty() { version.to_owned() } else { format!("{}/{version}", self.group()) }
-    }
-
-    /// Whether objects of this kind live in a namespace.
-    #[must_use]
-    pub fn is_namespaced(self) -> bool {
-        self != Self::Namespace
-    }
-
-    /// Whether objects of this kind restrict who may talk to whom.
-    #[must_use]
-    pub fn is_policy(self) -> bool {
-        matches!(self, Self::AuthorizationPolicy | Self::PeerAuthentication)
-    }
-
-    /// The kind called `name` in `group`, when we understand it.
-    #[must_use]
-    pub fn find(group: &str, name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.group() == group && kind.as_str() == name)
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
+/// What a [`Source`] gives.
+#[derive(Clone, Debug)]
+pub struct Readings {
+    /// The newest reading.
+    pub loaded: Receiver<Arc<Loaded>>,
+    /// How far behind it is.
+    pub freshness: Freshness,
 }
 
 /// What identifies an object; `namespace` is empty for a cluster-scoped kind.
@@ -170,10 +112,10 @@ impl fmt::Display for Location {
     }
 }
 
-/// One thing that is wrong with the manifests, and where.
+/// One thing that is wrong with the objects, and where.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, thiserror::Error)]
 pub struct SourceError {
-    /// File, relative to the root of the source.
+    /// File, relative to the root of the source; empty for objects from an API server.
     pub file: String,
     /// Line, from 1, when it is known.
     pub line: Option<u32>,
@@ -197,7 +139,9 @@ impl fmt::Display for SourceError {
         if let Some(column) = self.column {
             write!(f, ":{column}")?;
         }
-        f.write_str(": ")?;
+        if !self.file.is_empty() {
+            f.write_str(": ")?;
+        }
         if let Some(object) = &self.object {
             write!(f, "{object}: ")?;
         }

@@ -34,7 +34,7 @@ impl ServiceAddresses {
     pub(crate) fn update(&mut self, objects: &Objects) -> Vec<(ObjectKey, Vec<IpAddr>)> {
         self.given.retain(|key, _| objects.services.contains_key(key));
         let mut chosen = Vec::new();
-        for (key, service) in &objects.services {
+        for (key, service) in objects.services.iter() {
             if self.given.contains_key(key) || !wants_address(service) {
                 continue;
             }
@@ -126,7 +126,7 @@ pub(crate) fn ready_pods<'a>(objects: &'a Objects, key: &ObjectKey, service: &'a
 /// Every address and port of every service.
 pub(crate) fn frontends(objects: &Objects, addresses: &ServiceAddresses) -> Vec<Frontend> {
     let mut frontends = Vec::new();
-    for (key, service) in &objects.services {
+    for (key, service) in objects.services.iter() {
         let pods = ready_pods(objects, key, service);
         for port in service.spec.iter().flat_map(|spec| spec.ports.iter().flatten()) {
             for address in addresses.of(key) {

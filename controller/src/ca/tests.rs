@@ -28,7 +28,7 @@ fn pod(objects: &mut Objects, namespace: &str, name: &str, account: &str, node: 
         "spec": {"serviceAccountName": account, "nodeName": node, "containers": []},
         "status": {"phase": phase},
     }));
-    objects.pods.insert(ObjectKey::pod(namespace, name), Arc::new(pod.unwrap()));
+    Arc::make_mut(&mut objects.pods).insert(ObjectKey::pod(namespace, name), Arc::new(pod.unwrap()));
 }
 
 fn objects() -> Objects {

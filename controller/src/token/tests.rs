@@ -33,9 +33,9 @@ fn sign(key: &KeyPair, algorithm: Algorithm, claims: &Value) -> String {
     jsonwebtoken::encode(&Header::new(algorithm), claims, &key).unwrap()
 }
 
-fn verifier(keys: &[&KeyPair]) -> Verifier {
+fn verifier(keys: &[&KeyPair]) -> Keys {
     let pem: String = keys.iter().map(|key| key.public_key_pem()).collect();
-    Verifier::from_pem(pem.as_bytes(), ISSUER, "istio-ca").unwrap()
+    Keys::from_pem(pem.as_bytes(), ISSUER, "istio-ca").unwrap()
 }
 
 #[test]
@@ -90,16 +90,17 @@ fn bad_tokens_are_refused_for_their_reason() {
     }
 }
 
-#[test]
-fn a_missing_or_other_scheme_is_unauthenticated() {
-    let verifier = verifier(&[&KeyPair::generate().unwrap()]);
+#[tokio::test]
+async fn a_missing_or_other_scheme_is_unauthenticated() {
+    let verifier = Verifier::Keys(verifier(&[&KeyPair::generate().unwrap()]));
+    let oversized = format!("Bearer {}", "x".repeat(MAXIMUM_TOKEN_BYTES + 1));
     let mut metadata = MetadataMap::new();
-    for value in [None, Some("Basic abc"), Some("Bearer"), Some("Bearer nonsense")] {
+    for value in [None, Some("Basic abc"), Some("Bearer"), Some("Bearer nonsense"), Some(&*oversized)] {
         metadata.clear();
         if let Some(value) = value {
             metadata.insert("authorization", value.parse().unwrap());
         }
-        let status = verifier.authenticate(&metadata, now()).unwrap_err();
+        let status = verifier.authenticate(&metadata, now()).await.unwrap_err();
         assert_eq!(status.code(), tonic::Code::Unauthenticated, "{value:?}");
     }
 }
@@ -109,7 +110,7 @@ fn only_public_keys_are_taken() {
     let key = KeyPair::generate().unwrap();
     let rows = [("", "holds no key"), (&*key.serialize_pem(), "public key only")];
     for (pem, expected) in rows {
-        let error = Verifier::from_pem(pem.as_bytes(), ISSUER, "istio-ca").unwrap_err().to_string();
+        let error = Keys::from_pem(pem.as_bytes(), ISSUER, "istio-ca").unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
 }

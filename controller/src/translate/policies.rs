@@ -3,10 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use fairway_core::source::directory::{Loaded, Remembered};
 use fairway_core::source::istio::{AuthorizationPolicy, PeerAuthentication};
 use fairway_core::source::objects::matches_labels;
-use fairway_core::source::{Kind, ObjectKey, Objects};
+use fairway_core::source::{Kind, Loaded, ObjectKey, Objects, Remembered};
 use fairway_proto::security::Authorization;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
@@ -65,9 +64,13 @@ impl Accepted {
     }
 }
 
-/// The object as a manifest would hold it. These types always have such a form.
+/// The object as a manifest would hold it, without what controllers say of it. These types always have such a form.
 fn written<T: Serialize>(object: &T) -> Value {
-    serde_json::to_value(object).unwrap_or_default()
+    let mut value = serde_json::to_value(object).unwrap_or_default();
+    if let Some(object) = value.as_object_mut() {
+        object.remove("status");
+    }
+    value
 }
 
 /// Policies in force.
@@ -167,7 +170,7 @@ fn authorization_policies(
     previous: &Accepted,
 ) {
     let root = &settings.root_namespace;
-    for (key, object) in &objects.authorization_policies {
+    for (key, object) in objects.authorization_policies.iter() {
         match policy::outcome(object, root) {
             Ok(outcome) => {
                 policies.report(key, Severity::Warning, outcome.warnings.clone(), "");
@@ -210,7 +213,7 @@ fn peer_authentications(
     previous: &Accepted,
 ) {
     let mut rules = Vec::new();
-    for (key, object) in &objects.peer_authentications {
+    for (key, object) in objects.peer_authentications.iter() {
         let rule = match peer::rule(object, &settings.root_namespace) {
             Ok((rule, warnings)) => {
                 policies.report(key, Severity::Warning, warnings, "");

@@ -9,12 +9,15 @@ use fairway_proto::workload::load_balancing::{HealthPolicy, Mode, Scope};
 use fairway_proto::workload::service::Visibility;
 use fairway_proto::workload::{AppProtocol, IpFamilies, LoadBalancing, NetworkAddress, Port, PortList, Service};
 use k8s_openapi::api::core::v1::{Container, Pod, Service as KubernetesService, ServicePort, ServiceSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::Settings;
+use super::endpoints::Served;
+use super::waypoint::ServiceBinding;
 
 const EXPORT_TO: &str = "networking.istio.io/exportTo";
-const TRAFFIC_DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
+pub(super) const TRAFFIC_DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
 
 /// The DNS name of a service.
 #[must_use]
@@ -23,9 +26,18 @@ pub fn hostname(name: &str, namespace: &str, settings: &Settings) -> String {
 }
 
 /// What proxies are told of a service; nothing of an ExternalName, which is a DNS alias.
+///
+/// `network` is that of its addresses, and `namespace_distribution` what its namespace says of where traffic should go.
 #[must_use]
-pub fn service(service: &KubernetesService, settings: &Settings) -> Option<Service> {
+pub fn service(
+    service: &KubernetesService,
+    binding: ServiceBinding,
+    network: &str,
+    namespace_distribution: Option<&str>,
+    settings: &Settings,
+) -> Option<Service> {
     let spec = sent(service)?;
+    let annotated = annotation(&service.metadata, TRAFFIC_DISTRIBUTION).or(namespace_distribution);
     let metadata = &service.metadata;
     let name = metadata.name.clone().unwrap_or_default();
     let namespace = metadata.namespace.clone().unwrap_or_default();
@@ -38,7 +50,7 @@ pub fn service(service: &KubernetesService, settings: &Settings) -> Option<Servi
         name,
         namespace,
         addresses: virtual_addresses(spec)
-            .map(|address| NetworkAddress { network: settings.network.clone(), address: octets(address), length: None })
+            .map(|address| NetworkAddress { network: network.to_owned(), address: octets(address), length: None })
             .collect(),
         ports: tcp_ports(spec)
             .map(|(port, service_port)| Port {
@@ -48,16 +60,19 @@ pub fn service(service: &KubernetesService, settings: &Settings) -> Option<Servi
                 app_protocol: app_protocol(port).into(),
             })
             .collect(),
-        load_balancing: load_balancing(spec, annotation(metadata, TRAFFIC_DISTRIBUTION).unwrap_or_default()),
+        load_balancing: load_balancing(spec, annotated.unwrap_or_default()),
         ip_families: ip_families(spec).into(),
         canonical: true,
         visibility: visibility.into(),
+        waypoint: binding.waypoint,
+        weighted_waypoints: binding.weighted,
+        ingress_use_waypoint: binding.ingress,
         ..Service::default()
     })
 }
 
 /// The spec of a service that proxies hear of.
-fn sent(service: &KubernetesService) -> Option<&ServiceSpec> {
+pub(super) fn sent(service: &KubernetesService) -> Option<&ServiceSpec> {
     service.spec.as_ref().filter(|spec| spec.type_.as_deref() != Some("ExternalName"))
 }
 
@@ -78,7 +93,7 @@ pub fn octets(address: IpAddr) -> Vec<u8> {
 }
 
 /// Tunnels carry TCP, so other ports are not announced.
-fn tcp_ports(spec: &ServiceSpec) -> impl Iterator<Item = (&ServicePort, u16)> {
+pub(super) fn tcp_ports(spec: &ServiceSpec) -> impl Iterator<Item = (&ServicePort, u16)> {
     spec.ports
         .iter()
         .flatten()
@@ -86,7 +101,7 @@ fn tcp_ports(spec: &ServiceSpec) -> impl Iterator<Item = (&ServicePort, u16)> {
         .filter_map(|port| Some((port, valid_port(port.port)?)))
 }
 
-fn valid_port(number: i32) -> Option<u16> {
+pub(super) fn valid_port(number: i32) -> Option<u16> {
     u16::try_from(number).ok().filter(|number| *number != 0)
 }
 
@@ -99,7 +114,7 @@ fn fixed_target(port: &ServicePort, service_port: u16) -> Option<u16> {
     }
 }
 
-fn app_protocol(port: &ServicePort) -> AppProtocol {
+pub(super) fn app_protocol(port: &ServicePort) -> AppProtocol {
     // The field beats the prefix of the port's name (api-surface A12).
     let by_name = || {
         let name = port.name.as_deref().unwrap_or_default();
@@ -118,15 +133,22 @@ fn app_protocol(port: &ServicePort) -> AppProtocol {
     }
 }
 
-fn load_balancing(spec: &ServiceSpec, annotated: &str) -> Option<LoadBalancing> {
-    let distribution = spec.traffic_distribution.as_deref().unwrap_or(annotated);
-    let (mode, scopes): (Mode, &[Scope]) = match distribution {
-        _ if spec.internal_traffic_policy.as_deref() == Some("Local") => (Mode::Strict, &[Scope::Node]),
+/// What a traffic distribution asks of load balancing (interop §2.5).
+pub(super) fn distribution(text: &str) -> (Mode, &'static [Scope]) {
+    match text {
         "PreferClose" | "PreferSameZone" => (Mode::Failover, &[Scope::Network, Scope::Region, Scope::Zone]),
         "PreferSameNode" => {
             (Mode::Failover, &[Scope::Network, Scope::Region, Scope::Zone, Scope::Subzone, Scope::Node])
         }
         _ => (Mode::UnspecifiedMode, &[]),
+    }
+}
+
+fn load_balancing(spec: &ServiceSpec, annotated: &str) -> Option<LoadBalancing> {
+    let (mode, scopes): (Mode, &[Scope]) = if spec.internal_traffic_policy.as_deref() == Some("Local") {
+        (Mode::Strict, &[Scope::Node])
+    } else {
+        distribution(spec.traffic_distribution.as_deref().unwrap_or(annotated))
     };
     let health_policy =
         if spec.publish_not_ready_addresses == Some(true) { HealthPolicy::AllowAll } else { HealthPolicy::OnlyHealthy };
@@ -149,7 +171,7 @@ fn ip_families(spec: &ServiceSpec) -> IpFamilies {
     }
 }
 
-/// Services by namespace, for finding those that select a pod.
+/// Services by namespace, for finding those that select a workload.
 #[derive(Debug)]
 pub struct Backends<'a> {
     by_namespace: BTreeMap<&'a str, Vec<Backend<'a>>>,
@@ -157,44 +179,60 @@ pub struct Backends<'a> {
 
 #[derive(Debug)]
 struct Backend<'a> {
+    name: &'a str,
     key: String,
-    selector: &'a BTreeMap<String, String>,
+    selector: Option<&'a BTreeMap<String, String>>,
     spec: &'a ServiceSpec,
 }
 
 impl<'a> Backends<'a> {
-    /// Indexes the services that have a selector; without one, endpoints are given by hand.
+    /// Indexes the services.
     #[must_use]
     pub fn new(objects: &'a Objects, settings: &Settings) -> Self {
         let mut by_namespace: BTreeMap<&str, Vec<Backend<'a>>> = BTreeMap::new();
-        for (object, service) in &objects.services {
+        for (object, service) in objects.services.iter() {
             let Some(spec) = sent(service) else { continue };
-            let Some(selector) = spec.selector.as_ref().filter(|labels| !labels.is_empty()) else {
-                continue;
-            };
             let host = hostname(&object.name, &object.namespace, settings);
             by_namespace.entry(&object.namespace).or_default().push(Backend {
+                name: &object.name,
                 key: format!("{}/{host}", object.namespace),
-                selector,
+                // Without a selector, endpoints are given by hand.
+                selector: spec.selector.as_ref().filter(|labels| !labels.is_empty()),
                 spec,
             });
         }
         Self { by_namespace }
     }
 
-    /// The services that select `pod`, with the ports they have on it.
+    fn of(&self, namespace: &str) -> &[Backend<'a>] {
+        self.by_namespace.get(namespace).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Whether the service takes endpoints in any state.
     #[must_use]
-    pub fn selecting(&self, pod: &Pod) -> BTreeMap<String, PortList> {
-        let namespace = pod.metadata.namespace.as_deref().unwrap_or_default();
-        let candidates = self.by_namespace.get(namespace).map(Vec::as_slice).unwrap_or_default();
-        candidates
+    pub fn takes_all(&self, namespace: &str, key: &str) -> bool {
+        let backend = self.of(namespace).iter().find(|backend| backend.key == key);
+        backend.is_some_and(|backend| backend.spec.publish_not_ready_addresses == Some(true))
+    }
+
+    /// The services that select a workload with this metadata, but for those that are `left_out` by name, with the ports
+    /// they have on it, which `named` finds by the name of the target port.
+    pub fn selecting(
+        &self,
+        metadata: &ObjectMeta,
+        left_out: impl Fn(&str) -> bool,
+        named: impl Fn(&ServicePort) -> Option<u16>,
+    ) -> Served {
+        let namespace = metadata.namespace.as_deref().unwrap_or_default();
+        self.of(namespace)
             .iter()
-            .filter(|backend| matches_labels(&pod.metadata, backend.selector))
+            .filter(|backend| backend.selector.is_some_and(|selector| matches_labels(metadata, selector)))
+            .filter(|backend| !left_out(backend.name))
             .map(|backend| {
                 let ports = tcp_ports(backend.spec)
                     .filter_map(|(port, service_port)| {
-                        // A pod without the named port does not serve it.
-                        let target = fixed_target(port, service_port).or_else(|| named_target(port, pod))?;
+                        // Who does not have the named port does not serve it.
+                        let target = fixed_target(port, service_port).or_else(|| named(port))?;
                         Some(Port {
                             service_port: service_port.into(),
                             target_port: target.into(),
@@ -208,7 +246,8 @@ impl<'a> Backends<'a> {
     }
 }
 
-fn named_target(port: &ServicePort, pod: &Pod) -> Option<u16> {
+/// The port of a pod that a service means by name.
+pub(super) fn named_target(port: &ServicePort, pod: &Pod) -> Option<u16> {
     let Some(IntOrString::String(wanted)) = &port.target_port else {
         return None;
     };

@@ -151,23 +151,31 @@ fn set(value: &mut Value, field: &str, content: Value) {
 fn typed(kind: Kind, value: &Value) -> Result<Typed, (FieldPath, String)> {
     Ok(match kind {
         Kind::Namespace => Typed::Namespace(read(value)?),
+        Kind::Node => Typed::Node(read(value)?),
         Kind::Pod => Typed::Pod(read(value)?),
         Kind::Service => Typed::Service(read(value)?),
         Kind::ServiceAccount => Typed::ServiceAccount(read(value)?),
+        Kind::EndpointSlice => Typed::EndpointSlice(read(value)?),
+        Kind::Gateway => Typed::Gateway(read(value)?),
         Kind::AuthorizationPolicy => Typed::AuthorizationPolicy(read(value)?),
         Kind::PeerAuthentication => Typed::PeerAuthentication(read(value)?),
+        Kind::ServiceEntry => Typed::ServiceEntry(read(value)?),
+        Kind::WorkloadEntry => Typed::WorkloadEntry(read(value)?),
     })
 }
 
 fn read<T: DeserializeOwned>(value: &Value) -> Result<Arc<T>, (FieldPath, String)> {
-    serde_path_to_error::deserialize(value).map(Arc::new).map_err(|error| {
-        let steps = error.path().iter().filter_map(|segment| match segment {
-            Segment::Seq { index } => Some(Step::Index(*index)),
-            Segment::Map { key } => Some(Step::Key(key.clone())),
-            Segment::Enum { .. } | Segment::Unknown => None,
-        });
-        (FieldPath(steps.collect()), error.inner().to_string())
-    })
+    serde_path_to_error::deserialize(value).map(Arc::new).map_err(|error| fault_of(&error))
+}
+
+/// Which field is to blame, and what is wrong with it.
+pub(super) fn fault_of(error: &serde_path_to_error::Error<serde_json::Error>) -> (FieldPath, String) {
+    let steps = error.path().iter().filter_map(|segment| match segment {
+        Segment::Seq { index } => Some(Step::Index(*index)),
+        Segment::Map { key } => Some(Step::Key(key.clone())),
+        Segment::Enum { .. } | Segment::Unknown => None,
+    });
+    (FieldPath(steps.collect()), error.inner().to_string())
 }
 
 /// Applies a JSON merge patch (RFC 7396 §2).

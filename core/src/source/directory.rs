@@ -13,89 +13,85 @@ mod locate;
 mod scan;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Value;
 
 use super::decode::{self, Item};
+use super::loaded::Origin;
 use super::objects::Objects;
-use super::{ObjectKey, SourceError};
+use super::{Freshness, ObjectKey, Readings, Source, SourceError};
 use file::{Manifest, Overlay, Parsed};
 use scan::Area;
 
+pub use super::loaded::{Loaded, Remembered};
 pub use super::watch::{watch, watch_from};
 pub use scan::MAX_MANIFEST_BYTES;
 pub(crate) use scan::STATUS_DIRECTORY;
 
-/// What one reading of the directory gave.
+/// What the next reading of a directory needs to know of this one.
 #[derive(Clone, Debug, Default)]
-pub struct Loaded {
-    /// The objects in force.
-    pub objects: Objects,
-    /// Everything that is wrong, by file and line.
-    pub errors: Vec<SourceError>,
-    /// Objects in error of which no good version is known, as they were written: a reader that enforces policy must
-    /// treat these as present and refusing, not as absent.
-    pub rejected: BTreeMap<ObjectKey, Arc<Value>>,
+pub(super) struct Read {
     manifests: Files<Manifest>,
     overlays: Files<Overlay>,
     scan_errors: Vec<SourceError>,
     /// Directories and files that could not be looked at, now nor before.
     unseen: Vec<String>,
     /// The root could not be read, now nor before.
-    never_read: bool,
-}
-
-/// An object as it was when it was last good, and the file it came from.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Remembered {
-    /// File, relative to the root of the source.
-    pub file: String,
-    /// The whole object.
-    pub object: Value,
+    pub(super) never_read: bool,
+    /// The root could not be read this time.
+    is_missing: bool,
 }
 
 type Files<T> = BTreeMap<String, Arc<Parsed<T>>>;
 
-impl Loaded {
-    /// Whether this reading gave exactly what `other` gave.
-    #[must_use]
-    pub fn is_same_as(&self, other: &Self) -> bool {
+impl Read {
+    pub(super) fn has_unseen(&self) -> bool {
+        self.never_read
+            || !self.unseen.is_empty()
+            || self.manifests.values().any(|file| file.unseen)
+            || self.overlays.values().any(|file| file.unseen)
+    }
+
+    /// Whether this is exactly what `other` is.
+    pub(super) fn is_same_as(&self, other: &Self) -> bool {
         same_files(&self.manifests, &other.manifests)
             && same_files(&self.overlays, &other.overlays)
             && self.scan_errors == other.scan_errors
             && self.unseen == other.unseen
     }
 
-    /// A reading to go on from after a restart: while a file has a fault, what is remembered of it is what it gave
-    /// before. What does not pass the checks of a manifest becomes [`Loaded::rejected`].
-    #[must_use]
-    pub fn remembered(objects: &[Remembered]) -> Self {
-        let mut by_file: BTreeMap<&str, Vec<&Value>> = BTreeMap::new();
-        for Remembered { file, object } in objects {
-            by_file.entry(file).or_default().push(object);
-        }
-        let manifests =
-            by_file.into_iter().map(|(name, objects)| (name.to_owned(), file::remembered(name, &objects))).collect();
-        Self { never_read: true, ..merge(manifests, Files::new(), Vec::new()) }
+    /// Why the root could not be read this time, if so.
+    pub(super) fn failure(&self) -> Option<&SourceError> {
+        self.is_missing.then(|| self.scan_errors.first()).flatten()
     }
+}
 
-    /// Whether the directory could never be read, so that this says nothing of what is in it.
-    #[must_use]
-    pub fn is_never_read(&self) -> bool {
-        self.never_read
-    }
+/// Manifests in a directory, as a source.
+#[derive(Clone, Debug)]
+pub struct Directory {
+    /// The directory.
+    pub root: PathBuf,
+}
 
-    /// Whether part of the directory cannot be read and never could since the first reading. What is absent here may then
-    /// exist there.
-    #[must_use]
-    pub fn has_unseen(&self) -> bool {
-        self.never_read
-            || !self.unseen.is_empty()
-            || self.manifests.values().any(|file| file.unseen)
-            || self.overlays.values().any(|file| file.unseen)
+impl Source for Directory {
+    fn start(self: Box<Self>, remembered: &Loaded) -> Readings {
+        let freshness = Freshness::default();
+        Readings { loaded: super::watch::start(&self.root, Some(remembered), freshness.clone()), freshness }
     }
+}
+
+/// See [`Loaded::remembered`].
+pub(super) fn remembered(objects: &[Remembered]) -> Loaded {
+    let mut by_file: BTreeMap<&str, Vec<&Value>> = BTreeMap::new();
+    for Remembered { file, object } in objects {
+        by_file.entry(file).or_default().push(object);
+    }
+    let manifests =
+        by_file.into_iter().map(|(name, objects)| (name.to_owned(), file::remembered(name, &objects))).collect();
+    let read = Read { manifests, never_read: true, ..Read::default() };
+    merge(read)
 }
 
 fn same_files<T>(left: &Files<T>, right: &Files<T>) -> bool {
@@ -112,37 +108,40 @@ fn same_files<T>(left: &Files<T>, right: &Files<T>) -> bool {
 /// what is wrong is in [`Loaded::errors`].
 #[must_use]
 pub fn load(root: &Path, previous: Option<&Loaded>) -> Loaded {
+    let before = previous.and_then(|previous| match &previous.origin {
+        Origin::Directory(read) => Some(read),
+        #[cfg(feature = "cluster")]
+        Origin::Cluster { .. } => None,
+    });
     let scan = scan::scan(root);
     if scan.root_is_missing {
         // A vanished mount is likelier than the wish to delete everything at once.
-        let mut loaded = previous.cloned().unwrap_or(Loaded { never_read: true, ..Loaded::default() });
-        loaded.errors.retain(|error| !loaded.scan_errors.contains(error));
-        loaded.errors.extend(scan.errors.iter().cloned());
-        loaded.scan_errors = scan.errors;
-        return loaded;
+        let mut read = before.cloned().unwrap_or(Read { never_read: true, ..Read::default() });
+        (read.scan_errors, read.is_missing) = (scan.errors, true);
+        return merge(read);
     }
     let mut manifests = Files::new();
     let mut overlays = Files::new();
     for found in scan.files {
         match found.area {
             Area::Manifest => {
-                let before = previous.and_then(|previous| previous.manifests.get(&found.name));
+                let before = before.and_then(|before| before.manifests.get(&found.name));
                 manifests.insert(found.name.clone(), file::read(&found, before));
             }
             Area::Status => {
-                let before = previous.and_then(|previous| previous.overlays.get(&found.name));
+                let before = before.and_then(|before| before.overlays.get(&found.name));
                 overlays.insert(found.name.clone(), file::read(&found, before));
             }
         }
     }
-    if let Some(previous) = previous {
-        keep_unreadable(&mut manifests, &previous.manifests, &scan.unreadable);
-        keep_unreadable(&mut overlays, &previous.overlays, &scan.unreadable);
+    if let Some(before) = before {
+        keep_unreadable(&mut manifests, &before.manifests, &scan.unreadable);
+        keep_unreadable(&mut overlays, &before.overlays, &scan.unreadable);
     }
-    let known = previous.filter(|previous| !previous.never_read);
-    let is_unseen = |name: &String| known.is_none_or(|previous| previous.unseen.contains(name));
+    let known = before.filter(|before| !before.never_read);
+    let is_unseen = |name: &String| known.is_none_or(|before| before.unseen.contains(name));
     let unseen = scan.unreadable.into_iter().filter(is_unseen).collect();
-    Loaded { unseen, ..merge(manifests, overlays, scan.errors) }
+    merge(Read { manifests, overlays, scan_errors: scan.errors, unseen, never_read: false, is_missing: false })
 }
 
 /// What could not be looked at stays as it was, and so do files below a directory that could not be listed.
@@ -158,10 +157,10 @@ fn keep_unreadable<T>(files: &mut Files<T>, previous: &Files<T>, unreadable: &[S
 }
 
 /// One world out of all files: the first file in lexical order that defines an object wins.
-fn merge(manifests: Files<Manifest>, overlays: Files<Overlay>, scan_errors: Vec<SourceError>) -> Loaded {
-    let mut errors = scan_errors.clone();
+fn merge(read: Read) -> Loaded {
+    let mut errors = read.scan_errors.clone();
     let mut patches: BTreeMap<&ObjectKey, Vec<(&str, &Overlay)>> = BTreeMap::new();
-    for (name, file) in &overlays {
+    for (name, file) in &read.overlays {
         errors.extend(file.errors.iter().cloned());
         for (key, overlay) in &file.entries {
             patches.entry(key).or_default().push((name, overlay));
@@ -170,7 +169,7 @@ fn merge(manifests: Files<Manifest>, overlays: Files<Overlay>, scan_errors: Vec<
     let mut objects = Objects::default();
     let mut owners: BTreeMap<&ObjectKey, &str> = BTreeMap::new();
     let mut rejected = BTreeMap::new();
-    for (name, file) in &manifests {
+    for (name, file) in &read.manifests {
         errors.extend(file.errors.iter().cloned());
         objects.unknown.extend(file.unknown.iter().cloned());
         for (key, manifest) in &file.entries {
@@ -183,12 +182,12 @@ fn merge(manifests: Files<Manifest>, overlays: Files<Overlay>, scan_errors: Vec<
             objects.insert(key.clone(), overlaid(key, manifest, patches, &mut errors));
         }
     }
-    for (key, value) in manifests.values().flat_map(|file| &file.rejected) {
+    for (key, value) in read.manifests.values().flat_map(|file| &file.rejected) {
         if !owners.contains_key(key) {
             rejected.entry(key.clone()).or_insert_with(|| value.clone());
         }
     }
-    Loaded { objects, errors, rejected, manifests, overlays, scan_errors, ..Loaded::default() }
+    Loaded { objects, errors, rejected, origin: Origin::Directory(read) }
 }
 
 fn duplicate(name: &str, first: &str, key: &ObjectKey, manifest: &Manifest) -> SourceError {

@@ -4,34 +4,18 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Namespace, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 
+use super::gateway::Gateway;
 use super::istio::{AuthorizationPolicy, PeerAuthentication};
+use super::istio_network::{ServiceEntry, WorkloadEntry};
 use super::{Kind, ObjectKey};
 
-/// All objects of one kind.
-pub type ByKey<T> = BTreeMap<ObjectKey, Arc<T>>;
-
-/// Everything the manifests say, by kind.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Objects {
-    /// Namespaces.
-    pub namespaces: ByKey<Namespace>,
-    /// Pods.
-    pub pods: ByKey<Pod>,
-    /// Services.
-    pub services: ByKey<Service>,
-    /// Service accounts.
-    pub service_accounts: ByKey<ServiceAccount>,
-    /// Authorization policies.
-    pub authorization_policies: ByKey<AuthorizationPolicy>,
-    /// Peer authentications.
-    pub peer_authentications: ByKey<PeerAuthentication>,
-    /// Objects of kinds we do not read.
-    pub unknown: Vec<UnknownKind>,
-}
+/// All objects of one kind; shared between readings until it changes.
+pub type ByKey<T> = Arc<BTreeMap<ObjectKey, Arc<T>>>;
 
 /// An object that is not read, because its kind means nothing to us.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -47,15 +31,100 @@ pub struct UnknownKind {
     pub name: String,
 }
 
-/// One typed object.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Typed {
-    Namespace(Arc<Namespace>),
-    Pod(Arc<Pod>),
-    Service(Arc<Service>),
-    ServiceAccount(Arc<ServiceAccount>),
-    AuthorizationPolicy(Arc<AuthorizationPolicy>),
-    PeerAuthentication(Arc<PeerAuthentication>),
+/// Defines [`Objects`] and [`Typed`], which have a place for each kind.
+macro_rules! objects {
+    ($($(#[doc = $doc:expr])+ $field:ident: $kind:ident),+ $(,)?) => {
+        /// Everything a source says, by kind. Cheap to clone.
+        #[derive(Clone, Debug, Default, PartialEq)]
+        pub struct Objects {
+            $($(#[doc = $doc])+ pub $field: ByKey<$kind>,)+
+            /// Objects of kinds we do not read.
+            pub unknown: Vec<UnknownKind>,
+        }
+
+        /// One typed object.
+        #[derive(Clone, Debug, PartialEq)]
+        pub(super) enum Typed {
+            $($kind(Arc<$kind>),)+
+        }
+
+        impl Objects {
+            fn count(&self, kind: Kind) -> usize {
+                match kind {
+                    $(Kind::$kind => self.$field.len(),)+
+                }
+            }
+
+            pub(super) fn insert(&mut self, key: ObjectKey, object: Typed) {
+                match object {
+                    $(Typed::$kind(object) => drop(Arc::make_mut(&mut self.$field).insert(key, object)),)+
+                }
+            }
+
+            /// Takes an object out.
+            #[cfg(feature = "cluster")]
+            pub(super) fn remove(&mut self, key: &ObjectKey) -> Option<Typed> {
+                match key.kind {
+                    $(Kind::$kind => {
+                        let present = self.$field.contains_key(key);
+                        let removed = present.then(|| Arc::make_mut(&mut self.$field).remove(key));
+                        removed.flatten().map(Typed::$kind)
+                    })+
+                }
+            }
+
+            /// The object called `key`.
+            #[cfg(feature = "cluster")]
+            pub(super) fn get(&self, key: &ObjectKey) -> Option<Typed> {
+                match key.kind {
+                    $(Kind::$kind => self.$field.get(key).cloned().map(Typed::$kind),)+
+                }
+            }
+
+            /// The keys of all objects of one kind.
+            #[cfg(feature = "cluster")]
+            pub(super) fn keys(&self, kind: Kind) -> Vec<ObjectKey> {
+                match kind {
+                    $(Kind::$kind => self.$field.keys().cloned().collect(),)+
+                }
+            }
+        }
+
+        #[cfg(feature = "cluster")]
+        impl Typed {
+            /// Its metadata.
+            pub(super) fn metadata(&self) -> &ObjectMeta {
+                match self {
+                    $(Self::$kind(object) => &object.metadata,)+
+                }
+            }
+        }
+    };
+}
+
+objects! {
+    /// Namespaces.
+    namespaces: Namespace,
+    /// Nodes.
+    nodes: Node,
+    /// Pods.
+    pods: Pod,
+    /// Services.
+    services: Service,
+    /// Service accounts.
+    service_accounts: ServiceAccount,
+    /// Addresses of services.
+    endpoint_slices: EndpointSlice,
+    /// Gateways, of which those of a waypoint class mean something.
+    gateways: Gateway,
+    /// Authorization policies.
+    authorization_policies: AuthorizationPolicy,
+    /// Peer authentications.
+    peer_authentications: PeerAuthentication,
+    /// Services that are not Kubernetes'.
+    service_entries: ServiceEntry,
+    /// Workloads that are not pods.
+    workload_entries: WorkloadEntry,
 }
 
 impl Objects {
@@ -81,28 +150,6 @@ impl Objects {
     #[must_use]
     pub fn counts(&self) -> BTreeMap<Kind, usize> {
         Kind::ALL.into_iter().map(|kind| (kind, self.count(kind))).collect()
-    }
-
-    fn count(&self, kind: Kind) -> usize {
-        match kind {
-            Kind::Namespace => self.namespaces.len(),
-            Kind::Pod => self.pods.len(),
-            Kind::Service => self.services.len(),
-            Kind::ServiceAccount => self.service_accounts.len(),
-            Kind::AuthorizationPolicy => self.authorization_policies.len(),
-            Kind::PeerAuthentication => self.peer_authentications.len(),
-        }
-    }
-
-    pub(super) fn insert(&mut self, key: ObjectKey, object: Typed) {
-        match object {
-            Typed::Namespace(object) => drop(self.namespaces.insert(key, object)),
-            Typed::Pod(object) => drop(self.pods.insert(key, object)),
-            Typed::Service(object) => drop(self.services.insert(key, object)),
-            Typed::ServiceAccount(object) => drop(self.service_accounts.insert(key, object)),
-            Typed::AuthorizationPolicy(object) => drop(self.authorization_policies.insert(key, object)),
-            Typed::PeerAuthentication(object) => drop(self.peer_authentications.insert(key, object)),
-        }
     }
 }
 

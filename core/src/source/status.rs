@@ -35,6 +35,12 @@ pub struct Writer {
 }
 
 impl Writer {
+    /// A writer for an owner known to be a name: the controller's or another's that is written in the program.
+    #[must_use]
+    pub fn of(root: &Path, owner: &'static str) -> Self {
+        Self { directory: root.join(STATUS_DIRECTORY).join(owner) }
+    }
+
     /// A writer for `owner`; nothing is created before the first [`Writer::write`].
     ///
     /// # Errors

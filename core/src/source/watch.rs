@@ -9,7 +9,9 @@ use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::watch;
 
-use super::directory::{Loaded, load};
+use super::Freshness;
+use super::directory::load;
+use super::loaded::{Loaded, Origin};
 
 /// Silence that ends a burst of changes: an editor writes, renames and touches within a few milliseconds.
 const DEBOUNCE: Duration = Duration::from_millis(20);
@@ -19,26 +21,30 @@ const DEBOUNCE_LIMIT: Duration = Duration::from_millis(200);
 /// root that does not exist yet cannot be watched.
 const RESCAN: Duration = Duration::from_secs(2);
 
+/// What [`Freshness`] calls the directory.
+const PART: &str = "manifests";
+
 /// Reads `root` now and again after every change, until all receivers are gone.
 ///
 /// The receiver holds the first reading when this returns. The work is done by a thread of its own, because it blocks
 /// on files.
 #[must_use]
 pub fn watch(root: &Path) -> watch::Receiver<Arc<Loaded>> {
-    start(root, None)
+    start(root, None, Freshness::default())
 }
 
 /// As [`watch`], going on from what is [`Loaded::remembered`] of the time before a restart.
 #[must_use]
 pub fn watch_from(root: &Path, remembered: &Loaded) -> watch::Receiver<Arc<Loaded>> {
-    start(root, Some(remembered))
+    start(root, Some(remembered), Freshness::default())
 }
 
-fn start(root: &Path, previous: Option<&Loaded>) -> watch::Receiver<Arc<Loaded>> {
+pub(super) fn start(root: &Path, previous: Option<&Loaded>, freshness: Freshness) -> watch::Receiver<Arc<Loaded>> {
     let (wake, woken) = sync_channel(1);
-    let mut worker = Worker { root: root.to_owned(), wake, watcher: None, watched: None };
+    let mut worker = Worker { root: root.to_owned(), wake, watcher: None, watched: None, freshness };
     worker.attach();
     let first = Arc::new(load(root, previous));
+    worker.note(&first);
     log_errors(&first, None);
     let (sender, receiver) = watch::channel(first);
     let spawned = std::thread::Builder::new().name("manifests".to_owned()).spawn(move || worker.run(&woken, &sender));
@@ -54,6 +60,7 @@ struct Worker {
     watcher: Option<RecommendedWatcher>,
     /// Device and inode of the directory that is watched; another one may take its name.
     watched: Option<(u64, u64)>,
+    freshness: Freshness,
 }
 
 impl Worker {
@@ -70,10 +77,24 @@ impl Worker {
             self.attach();
             let previous = sender.borrow().clone();
             let loaded = load(&self.root, Some(&previous));
+            self.note(&loaded);
             if !loaded.is_same_as(&previous) {
                 log_errors(&loaded, Some(&previous));
                 sender.send_replace(Arc::new(loaded));
             }
+        }
+    }
+
+    /// Says whether the directory could be read.
+    fn note(&self, loaded: &Loaded) {
+        let read = match &loaded.origin {
+            Origin::Directory(read) => read,
+            #[cfg(feature = "cluster")]
+            Origin::Cluster { .. } => return,
+        };
+        match read.failure() {
+            Some(error) => drop(self.freshness.failed(PART, &error.message, Instant::now())),
+            None => drop(self.freshness.succeeded(PART, Instant::now())),
         }
     }
 

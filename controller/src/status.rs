@@ -1,0 +1,226 @@
+//! Tells users on their policies what became of them: conditions, decided here and written by whoever may.
+//!
+//! What is to be said is compared with what the object says already, so a restart repeats nothing, and what somebody else
+//! removed is said again.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use fairway_core::io::drain::Drain;
+use fairway_core::source::{Kind, ObjectKey};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::watch;
+
+use crate::state::Published;
+use crate::translate::Severity;
+
+pub mod cluster;
+pub mod directory;
+pub mod lease;
+
+/// Condition of what node proxies enforce.
+const ZTUNNEL_ACCEPTED: &str = "ZtunnelAccepted";
+/// Condition of what waypoints enforce.
+const WAYPOINT_ACCEPTED: &str = "WaypointAccepted";
+/// Longest message, in bytes; the API takes 32 KiB, and nobody reads that.
+const MAXIMUM_MESSAGE_BYTES: usize = 4 * 1024;
+/// After this time the same is written again where it does not show: somebody removed it, or the object is one that
+/// cannot be read back.
+const AGAIN: Duration = Duration::from_secs(600);
+/// Time between attempts to write what could not be written.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// What is to be said of one object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Type of the condition.
+    pub condition: &'static str,
+    /// Whether it holds.
+    pub holds: bool,
+    /// One word.
+    pub reason: &'static str,
+    /// For people.
+    pub message: String,
+    /// Version of the object's spec that this is about, where it has one.
+    pub generation: Option<i64>,
+}
+
+impl Verdict {
+    /// The condition as Kubernetes writes it.
+    #[must_use]
+    pub fn condition(&self, since: &str) -> Value {
+        let mut condition = json!({
+            "type": self.condition, "status": if self.holds { "True" } else { "False" },
+            "reason": self.reason, "message": self.message, "lastTransitionTime": since,
+        });
+        if let (Some(generation), Some(condition)) = (self.generation, condition.as_object_mut()) {
+            condition.insert("observedGeneration".to_owned(), generation.into());
+        }
+        condition
+    }
+}
+
+/// What is to be said of every policy.
+#[must_use]
+pub fn verdicts(published: &Published) -> BTreeMap<ObjectKey, Verdict> {
+    let loaded = &published.loaded;
+    let objects = &loaded.objects;
+    let authorization = objects.authorization_policies.iter().map(|(key, policy)| {
+        let is_attached = policy.spec.target_ref.is_some() || !policy.spec.target_refs.is_empty();
+        (key, is_attached && policy.spec.selector.is_none(), policy.metadata.generation)
+    });
+    let peer = objects.peer_authentications.iter().map(|(key, policy)| (key, false, policy.metadata.generation));
+    let rejected = loaded
+        .rejected
+        .iter()
+        .filter(|(key, _)| key.kind.is_policy())
+        .map(|(key, written)| (key, false, written.pointer("/metadata/generation").and_then(Value::as_i64)));
+    let mut faults: BTreeMap<&ObjectKey, Vec<(Severity, String)>> = BTreeMap::new();
+    for problem in published.problems.iter().filter(|problem| problem.object.kind.is_policy()) {
+        let text = if problem.field.is_empty() {
+            problem.message.clone()
+        } else {
+            format!("{}: {}", problem.field, problem.message)
+        };
+        faults.entry(&problem.object).or_default().push((problem.severity, text));
+    }
+    for error in &loaded.errors {
+        if let Some(object) = error.object.as_ref().filter(|object| object.kind.is_policy()) {
+            let field = error.field.as_ref().map(|field| format!("{field}: ")).unwrap_or_default();
+            let text = format!("{field}{}", error.message);
+            faults.entry(object).or_default().insert(0, (Severity::Error, text));
+        }
+    }
+    authorization
+        .chain(peer)
+        .chain(rejected)
+        .map(|(key, is_attached, generation)| {
+            let faults = faults.get(key).map(Vec::as_slice).unwrap_or_default();
+            (key.clone(), verdict(faults, is_attached, generation))
+        })
+        .collect()
+}
+
+fn verdict(faults: &[(Severity, String)], is_attached: bool, generation: Option<i64>) -> Verdict {
+    let condition = if is_attached { WAYPOINT_ACCEPTED } else { ZTUNNEL_ACCEPTED };
+    let is_invalid = faults.iter().any(|(severity, _)| *severity == Severity::Error);
+    let (holds, reason) = match (is_invalid, is_attached, faults.is_empty()) {
+        (true, _, _) => (false, "Invalid"),
+        (false, true, false) => (false, "NeedsWaypoint"),
+        (false, false, false) => (false, "UnsupportedValue"),
+        (false, _, true) => (true, "Accepted"),
+    };
+    let message = if faults.is_empty() {
+        "in force on every node".to_owned()
+    } else {
+        faults.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>().join("; ")
+    };
+    let cut = message.floor_char_boundary(MAXIMUM_MESSAGE_BYTES);
+    let message = message.get(..cut).unwrap_or_default().to_owned();
+    Verdict { condition, holds, reason, message, generation }
+}
+
+/// The conditions that an object has now.
+fn present<'a>(published: &'a Published, key: &ObjectKey) -> &'a [Value] {
+    let objects = &published.loaded.objects;
+    let status = match key.kind {
+        Kind::AuthorizationPolicy => objects.authorization_policies.get(key).and_then(|policy| policy.status.as_ref()),
+        Kind::PeerAuthentication => objects.peer_authentications.get(key).and_then(|policy| policy.status.as_ref()),
+        _ => None,
+    };
+    let conditions = status.and_then(|status| status.get("conditions")).and_then(Value::as_array);
+    conditions.map(Vec::as_slice).unwrap_or_default()
+}
+
+/// Since when the condition is as the verdict says, and whether there is anything to write.
+fn compare(verdict: &Verdict, present: &[Value], now: &str) -> (String, bool) {
+    let text = |condition: &Value, key: &str| condition.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let same_type = present.iter().find(|condition| text(condition, "type") == verdict.condition);
+    let since = same_type
+        .filter(|condition| (text(condition, "status") == "True") == verdict.holds)
+        .map(|condition| text(condition, "lastTransitionTime"))
+        .filter(|since| !since.is_empty())
+        .unwrap_or_else(|| now.to_owned());
+    let wanted = verdict.condition(&since);
+    let says_it = same_type.is_some_and(|condition| {
+        wanted.as_object().into_iter().flatten().all(|(key, value)| condition.get(key) == Some(value))
+    });
+    (since, !says_it)
+}
+
+/// Somebody who can write conditions.
+pub trait Writer: Send {
+    /// Says this of the object; replaces what was said before.
+    fn write(&mut self, key: &ObjectKey, condition: Value) -> impl Future<Output = Result<(), String>> + Send;
+
+    /// The object is gone.
+    fn forget(&mut self, key: &ObjectKey) -> impl Future<Output = ()> + Send;
+
+    /// Whether it is for this replica to write.
+    fn may_write(&mut self) -> bool;
+
+    /// Returns when it became so.
+    fn turn(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+/// Keeps the conditions of all policies true until the drain starts.
+pub async fn keep<W: Writer>(mut published: watch::Receiver<Arc<Published>>, mut writer: W, mut drain: Drain) {
+    let mut said: BTreeMap<ObjectKey, (Verdict, Instant)> = BTreeMap::new();
+    let mut complained = false;
+    loop {
+        let state = Arc::clone(&published.borrow_and_update());
+        let mut failed = None;
+        // Before anything is served, nothing is in force.
+        if writer.may_write() && state.world.generation > 0 {
+            failed = write_all(&state, &mut writer, &mut said).await;
+        }
+        match &failed {
+            Some(error) if !complained => tracing::warn!("conditions of policies cannot be written: {error}"),
+            None if complained => tracing::info!("conditions of policies are written again"),
+            _ => {}
+        }
+        complained = failed.is_some();
+        tokio::select! {
+            changed = published.changed() => if changed.is_err() { return },
+            () = writer.turn() => said.clear(),
+            () = tokio::time::sleep(if complained { RETRY } else { AGAIN }) => {}
+            _ = drain.started() => return,
+        }
+    }
+}
+
+/// Writes what differs. Returns the first failure.
+async fn write_all<W: Writer>(
+    state: &Published,
+    writer: &mut W,
+    said: &mut BTreeMap<ObjectKey, (Verdict, Instant)>,
+) -> Option<String> {
+    let verdicts = verdicts(state);
+    let gone: Vec<ObjectKey> = said.keys().filter(|key| !verdicts.contains_key(*key)).cloned().collect();
+    for key in gone {
+        said.remove(&key);
+        writer.forget(&key).await;
+    }
+    let now = OffsetDateTime::now_utc().replace_nanosecond(0).ok().and_then(|now| now.format(&Rfc3339).ok());
+    let now = now.unwrap_or_default();
+    let mut failed = None;
+    for (key, verdict) in verdicts {
+        let (since, differs) = compare(&verdict, present(state, &key), &now);
+        let is_said = |(known, at): &(Verdict, Instant)| *known == verdict && at.elapsed() < AGAIN;
+        if !differs || said.get(&key).is_some_and(is_said) {
+            said.entry(key).or_insert_with(|| (verdict, Instant::now()));
+            continue;
+        }
+        match writer.write(&key, verdict.condition(&since)).await {
+            Ok(()) => drop(said.insert(key, (verdict, Instant::now()))),
+            Err(error) => failed = failed.or(Some(format!("{key}: {error}"))),
+        }
+    }
+    failed
+}
+
+#[cfg(test)]
+mod tests;

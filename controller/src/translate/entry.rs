@@ -1,0 +1,412 @@
+//! ServiceEntry and WorkloadEntry to services and workloads (api-surface A6, A7; interop §2.5).
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use fairway_core::source::istio_network::{EntryPort, Resolution, ServiceEntry, WorkloadEntry, WorkloadEntrySpec};
+use fairway_core::source::objects::{annotation, label};
+use fairway_core::source::{ObjectKey, Objects};
+use fairway_proto::workload::load_balancing::{HealthPolicy, Mode};
+use fairway_proto::workload::service::Visibility;
+use fairway_proto::workload::{
+    AppProtocol, LoadBalancing, NetworkAddress, Port, PortList, Service, TunnelProtocol, Workload, WorkloadStatus,
+    WorkloadType,
+};
+use ipnet::IpNet;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::endpoints::{PodAddresses, Served};
+use super::nodes::{Nodes, written_locality};
+use super::service::{TRAFFIC_DISTRIBUTION, distribution, hostname, octets};
+use super::vip::Addresses;
+use super::waypoint::{ServiceBinding, Waypoints};
+use super::workload::{TUNNEL, canonical, trust_domain};
+use super::{Fault, Settings};
+
+const AUTOALLOCATE: &str = "networking.istio.io/enable-autoallocate-ip";
+const SOCKET: &str = "unix://";
+
+/// All entries.
+#[derive(Debug, Default)]
+pub struct Entries<'a> {
+    /// One for each host.
+    pub services: Vec<Service>,
+    /// Endpoints that are written in a ServiceEntry.
+    pub endpoints: Vec<Workload>,
+    /// What a user should know.
+    pub faults: Vec<(ObjectKey, Fault)>,
+    /// What pods serve because an endpoint has their address.
+    pods: BTreeMap<(&'a str, &'a str), Served>,
+    /// By namespace.
+    selecting: BTreeMap<&'a str, Vec<Selecting<'a>>>,
+}
+
+/// A ServiceEntry that selects workloads.
+#[derive(Debug)]
+struct Selecting<'a> {
+    labels: &'a BTreeMap<String, String>,
+    keys: Vec<String>,
+    ports: &'a [EntryPort],
+}
+
+/// What the translation of entries looks things up in.
+#[derive(Debug)]
+pub struct Surroundings<'a, 'b> {
+    /// All objects.
+    pub objects: &'a Objects,
+    /// What is the same everywhere.
+    pub settings: &'a Settings,
+    /// Where nodes are.
+    pub nodes: &'b Nodes<'a>,
+    /// Whose addresses are whose.
+    pub pods: &'b PodAddresses<'a>,
+    /// Which waypoint is whose.
+    pub waypoints: &'b Waypoints<'a>,
+}
+
+impl<'a> Entries<'a> {
+    /// Translates every ServiceEntry. The oldest object that claims a host has it.
+    #[must_use]
+    pub fn new(around: &Surroundings<'a, '_>) -> Self {
+        let Surroundings { objects, settings, .. } = *around;
+        let mut entries = Self::default();
+        // A Service has its name before any entry.
+        let mut taken: BTreeSet<(&str, String)> = objects
+            .services
+            .keys()
+            .map(|key| (key.namespace.as_str(), hostname(&key.name, &key.namespace, settings)))
+            .collect();
+        let mut canonical: HashSet<String> = taken.iter().map(|(_, host)| host.clone()).collect();
+        let mut by_age: Vec<(&ObjectKey, &Arc<ServiceEntry>)> = objects.service_entries.iter().collect();
+        by_age.sort_by_key(|(key, entry)| {
+            let created = entry.metadata.creation_timestamp.as_ref();
+            (created.is_none(), created, key.namespace.as_str(), key.name.as_str())
+        });
+        let mut allocated = Addresses::new(objects);
+        for (key, entry) in by_age {
+            let mut hosts = Vec::new();
+            for (index, host) in entry.spec.hosts.iter().enumerate() {
+                let at = |message: &str| Fault { field: format!("spec.hosts[{index}]"), message: message.to_owned() };
+                if host == "*" || host.is_empty() {
+                    entries.fault(key, at("must be a name; it is left out"));
+                } else if !taken.insert((&key.namespace, host.clone())) {
+                    let message =
+                        format!("{host} is defined by an older object of the namespace; this one is left out");
+                    entries.fault(key, at(&message));
+                } else {
+                    hosts.push(host.as_str());
+                }
+            }
+            entries.add(key, entry, &hosts, &mut canonical, &mut allocated, around);
+        }
+        entries
+    }
+
+    fn fault(&mut self, key: &ObjectKey, fault: Fault) {
+        self.faults.push((key.clone(), fault));
+    }
+
+    fn add(
+        &mut self,
+        key: &'a ObjectKey,
+        entry: &'a ServiceEntry,
+        hosts: &[&'a str],
+        canonical: &mut HashSet<String>,
+        allocated: &mut Addresses,
+        around: &Surroundings<'a, '_>,
+    ) {
+        let spec = &entry.spec;
+        for field in spec.others.keys() {
+            let message = "is not supported and has no effect".to_owned();
+            self.fault(key, Fault { field: format!("spec.{field}"), message });
+        }
+        let mut faults = Vec::new();
+        let binding = around.waypoints.of_service(&entry.metadata, &mut faults);
+        let addresses = written_addresses(entry, &mut faults);
+        self.faults.extend(faults.into_iter().map(|fault| (key.clone(), fault)));
+        let mut keys = Vec::new();
+        for host in hosts {
+            let is_wildcard = host.starts_with("*.");
+            if is_wildcard && binding.waypoint.is_none() {
+                let message = format!("{host} needs a waypoint to tell names apart, and is left out without one");
+                self.fault(key, Fault { field: "spec.hosts".to_owned(), message });
+                continue;
+            }
+            let mut vips = addresses.clone();
+            if vips.is_empty() && !is_wildcard && wants_addresses(entry) {
+                let given = given_addresses(entry, host);
+                vips = if given.is_empty() { allocated.allocate(&key.namespace, host) } else { given }
+                    .into_iter()
+                    .map(IpNet::from)
+                    .collect();
+            }
+            keys.push(format!("{}/{host}", key.namespace));
+            let is_canonical = canonical.insert((*host).to_owned());
+            self.services.push(service(key, entry, host, &vips, is_canonical, &binding, around));
+        }
+        if let Some(selector) = &spec.workload_selector {
+            if !spec.endpoints.is_empty() {
+                let message = "excludes endpoints; the endpoints are left out".to_owned();
+                self.fault(key, Fault { field: "spec.workloadSelector".to_owned(), message });
+            }
+            if !selector.labels.is_empty() {
+                let selecting = Selecting { labels: &selector.labels, keys, ports: &spec.ports };
+                self.selecting.entry(&key.namespace).or_default().push(selecting);
+            }
+            return;
+        }
+        self.add_endpoints(key, entry, &keys, hosts, around);
+    }
+
+    fn add_endpoints(
+        &mut self,
+        key: &'a ObjectKey,
+        entry: &'a ServiceEntry,
+        keys: &[String],
+        hosts: &[&'a str],
+        around: &Surroundings<'a, '_>,
+    ) {
+        let Surroundings { settings, nodes, pods, .. } = *around;
+        let uid = |address: &str| {
+            format!("{}/networking.istio.io/ServiceEntry/{}/{}/{address}", settings.cluster_id, key.namespace, key.name)
+        };
+        let spec = &entry.spec;
+        let by_name = matches!(spec.resolution, Resolution::Dns | Resolution::DnsRoundRobin | Resolution::DynamicDns);
+        if spec.resolution == Resolution::None {
+            return;
+        }
+        if by_name && (spec.endpoints.is_empty() || spec.resolution == Resolution::DynamicDns) {
+            for (host, service) in hosts.iter().filter(|host| !host.starts_with('*')).zip(keys) {
+                let written = WorkloadEntrySpec { address: (*host).to_owned(), ..WorkloadEntrySpec::default() };
+                let served = [(service.clone(), ports(&spec.ports, &written))].into();
+                let workload = workload(uid(host), &key.name, &key.namespace, &written, served, nodes, settings);
+                self.endpoints.push(workload);
+            }
+            return;
+        }
+        for (index, endpoint) in spec.endpoints.iter().enumerate() {
+            let served: Served = keys.iter().map(|service| (service.clone(), ports(&spec.ports, endpoint))).collect();
+            let address = endpoint.address.parse::<IpAddr>();
+            let problem = match &address {
+                _ if endpoint.address.starts_with(SOCKET) => Some("sockets cannot be reached from a node proxy"),
+                Err(_) if spec.resolution == Resolution::Static => Some("must be an address, as resolution is STATIC"),
+                Err(_) if endpoint.address.is_empty() => Some("is missing"),
+                _ => None,
+            };
+            if let Some(problem) = problem {
+                let field = format!("spec.endpoints[{index}].address");
+                self.fault(key, Fault { field, message: format!("{problem}; the endpoint is left out") });
+                continue;
+            }
+            // A peer that may be enrolled is reached as itself, never in clear text.
+            if let Some(pod) = address.ok().and_then(|address| pods.find(address)) {
+                self.pods.entry(pod).or_default().extend(served);
+                continue;
+            }
+            let uid = uid(&endpoint.address);
+            self.endpoints.push(workload(uid, &key.name, &key.namespace, endpoint, served, nodes, settings));
+        }
+    }
+
+    /// What a workload with these labels serves of the entries; for a pod also by its address.
+    #[must_use]
+    pub fn served_by(
+        &self,
+        namespace: &str,
+        pod: Option<&str>,
+        has_label: impl Fn(&str, &str) -> bool,
+        written: &WorkloadEntrySpec,
+    ) -> Served {
+        let mut served = pod.and_then(|name| self.pods.get(&(namespace, name))).cloned().unwrap_or_default();
+        for selecting in self.selecting.get(namespace).into_iter().flatten() {
+            if selecting.labels.iter().all(|(key, value)| has_label(key, value)) {
+                served.extend(selecting.keys.iter().map(|key| (key.clone(), ports(selecting.ports, written))));
+            }
+        }
+        served
+    }
+}
+
+fn service(
+    key: &ObjectKey,
+    entry: &ServiceEntry,
+    host: &str,
+    addresses: &[IpNet],
+    canonical: bool,
+    binding: &ServiceBinding,
+    around: &Surroundings<'_, '_>,
+) -> Service {
+    let spec = &entry.spec;
+    let network = around.nodes.network("");
+    let addresses = addresses.iter().map(|block| NetworkAddress {
+        network: network.to_owned(),
+        address: octets(block.addr()),
+        length: (block.prefix_len() != block.max_prefix_len()).then(|| block.prefix_len().into()),
+    });
+    let load_balancing = if spec.resolution == Resolution::None {
+        // Clients know the address they want.
+        let (mode, health_policy) = (Mode::Passthrough.into(), HealthPolicy::AllowAll.into());
+        Some(LoadBalancing { mode, health_policy, ..LoadBalancing::default() })
+    } else {
+        let namespace = around.objects.namespace(&key.namespace).map(|namespace| &namespace.metadata);
+        let of_namespace = namespace.and_then(|metadata| annotation(metadata, TRAFFIC_DISTRIBUTION));
+        let (mode, scopes) =
+            distribution(annotation(&entry.metadata, TRAFFIC_DISTRIBUTION).or(of_namespace).unwrap_or_default());
+        (!scopes.is_empty()).then(|| LoadBalancing {
+            routing_preference: scopes.iter().map(|scope| i32::from(*scope)).collect(),
+            mode: mode.into(),
+            ..LoadBalancing::default()
+        })
+    };
+    let visibility = if spec.export_to == ["."] { Visibility::Namespace } else { Visibility::Public };
+    Service {
+        name: key.name.clone(),
+        namespace: key.namespace.clone(),
+        hostname: host.to_owned(),
+        addresses: addresses.collect(),
+        ports: tcp(&spec.ports).map(|port| announced(port, None)).collect(),
+        subject_alt_names: spec.subject_alt_names.clone(),
+        waypoint: binding.waypoint.clone(),
+        weighted_waypoints: binding.weighted.clone(),
+        ingress_use_waypoint: binding.ingress,
+        load_balancing,
+        canonical,
+        visibility: visibility.into(),
+        ..Service::default()
+    }
+}
+
+/// Tunnels carry TCP, so other ports are not announced.
+fn tcp(ports: &[EntryPort]) -> impl Iterator<Item = &EntryPort> {
+    ports.iter().filter(|port| port.number != 0 && !port.protocol.eq_ignore_ascii_case("UDP"))
+}
+
+fn announced(port: &EntryPort, target: Option<u16>) -> Port {
+    let protocol = match port.protocol.to_ascii_uppercase().as_str() {
+        "HTTP" => AppProtocol::Http11,
+        "HTTP2" => AppProtocol::Http2,
+        "GRPC" => AppProtocol::Grpc,
+        "HTTPS" | "TLS" => AppProtocol::Tls,
+        "TCP" | "MONGO" => AppProtocol::Tcp,
+        _ => AppProtocol::Unknown,
+    };
+    let target = target.or(port.target_port).unwrap_or(port.number);
+    Port { service_port: port.number.into(), target_port: target.into(), app_protocol: protocol.into() }
+}
+
+/// The ports on an endpoint, which may have its own by name.
+fn ports(ports: &[EntryPort], endpoint: &WorkloadEntrySpec) -> PortList {
+    PortList { ports: tcp(ports).map(|port| announced(port, endpoint.ports.get(&port.name).copied())).collect() }
+}
+
+/// The virtual addresses and blocks that are written.
+fn written_addresses(entry: &ServiceEntry, faults: &mut Vec<Fault>) -> Vec<IpNet> {
+    let mut blocks = Vec::new();
+    for (index, text) in entry.spec.addresses.iter().enumerate() {
+        match text.parse::<IpNet>().map(|block| block.trunc()).or_else(|_| text.parse::<IpAddr>().map(IpNet::from)) {
+            Ok(block) => blocks.push(block),
+            Err(_) => faults.push(Fault {
+                field: format!("spec.addresses[{index}]"),
+                message: format!("{text:?} is neither an address nor a block of addresses; it is left out"),
+            }),
+        }
+    }
+    blocks
+}
+
+/// Whether hosts without addresses are given some, so that they can be told apart.
+fn wants_addresses(entry: &ServiceEntry) -> bool {
+    entry.spec.addresses.is_empty()
+        && entry.spec.resolution != Resolution::None
+        && label(&entry.metadata, AUTOALLOCATE) != Some("false")
+}
+
+/// The addresses somebody has given a host for good.
+fn given_addresses(entry: &ServiceEntry, host: &str) -> Vec<IpAddr> {
+    let is_only = entry.spec.hosts.len() == 1;
+    let of_host = entry.status.addresses.iter().filter(|it| it.host == host || (it.host.is_empty() && is_only));
+    of_host.filter_map(|address| address.value.parse().ok()).collect()
+}
+
+/// What proxies are told of an endpoint or a WorkloadEntry.
+fn workload(
+    uid: String,
+    name: &str,
+    namespace: &str,
+    spec: &WorkloadEntrySpec,
+    services: Served,
+    nodes: &Nodes<'_>,
+    settings: &Settings,
+) -> Workload {
+    let address = spec.address.parse::<IpAddr>().ok();
+    let text = |key: &str| spec.labels.get(key).map(String::as_str);
+    let native_tunnel = text(TUNNEL).is_some_and(|protocols| protocols.split(',').any(|protocol| protocol == "http"));
+    let tunnel_protocol = if native_tunnel { TunnelProtocol::Hbone } else { TunnelProtocol::None };
+    let (canonical_name, canonical_revision) = canonical(text, name);
+    let network = Some(spec.network.as_str()).filter(|network| !network.is_empty());
+    Workload {
+        uid,
+        name: name.to_owned(),
+        namespace: namespace.to_owned(),
+        addresses: address.into_iter().map(octets).collect(),
+        hostname: if address.is_some() { String::new() } else { spec.address.clone() },
+        network: network.unwrap_or_else(|| nodes.network("")).to_owned(),
+        tunnel_protocol: tunnel_protocol.into(),
+        native_tunnel,
+        trust_domain: trust_domain(settings),
+        service_account: spec.service_account.clone(),
+        canonical_name,
+        canonical_revision,
+        workload_type: WorkloadType::Pod.into(),
+        workload_name: name.to_owned(),
+        cluster_id: settings.cluster_id.clone(),
+        locality: written_locality(&spec.locality),
+        capacity: (spec.weight > 1).then_some(spec.weight),
+        services,
+        ..Workload::default()
+    }
+}
+
+/// The metadata by which selectors and policies know a WorkloadEntry: its labels are in two places.
+#[must_use]
+pub fn selectable(entry: &WorkloadEntry) -> ObjectMeta {
+    let mut metadata = entry.metadata.clone();
+    let mut labels = metadata.labels.take().unwrap_or_default();
+    labels.extend(entry.spec.labels.clone());
+    metadata.labels = Some(labels);
+    metadata
+}
+
+/// What proxies are told of a WorkloadEntry; nothing when it cannot be reached.
+pub fn workload_entry(
+    key: &ObjectKey,
+    entry: &WorkloadEntry,
+    metadata: &ObjectMeta,
+    services: Served,
+    nodes: &Nodes<'_>,
+    settings: &Settings,
+    faults: &mut Vec<Fault>,
+) -> Option<Workload> {
+    let spec = &entry.spec;
+    let problem = if spec.address.starts_with(SOCKET) {
+        Some("sockets cannot be reached from a node proxy")
+    } else if spec.address.is_empty() {
+        Some("is missing, and gateways of other networks are not supported")
+    } else {
+        None
+    };
+    if let Some(problem) = problem {
+        let message = format!("{problem}; the entry is left out");
+        faults.push(Fault { field: "spec.address".to_owned(), message });
+        return None;
+    }
+    let uid = format!("{}/networking.istio.io/WorkloadEntry/{}/{}", settings.cluster_id, key.namespace, key.name);
+    let labelled = WorkloadEntrySpec { labels: metadata.labels.clone().unwrap_or_default(), ..spec.clone() };
+    let mut workload = workload(uid, &key.name, &key.namespace, &labelled, services, nodes, settings);
+    let conditions = &entry.status.conditions;
+    if conditions.iter().any(|condition| condition.kind == "Healthy" && condition.status == "False") {
+        workload.status = WorkloadStatus::Unhealthy.into();
+    }
+    Some(workload)
+}

@@ -1,0 +1,294 @@
+//! Which waypoint traffic to a service or workload takes (interop §7.6); a waypoint that cannot be used is named in a way
+//! that nobody can resolve, so that proxies refuse the traffic rather than send it around.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use fairway_core::source::gateway::{Gateway, Listener};
+use fairway_core::source::objects::{annotation, label};
+use fairway_core::source::{Kind, ObjectKey, Objects};
+use fairway_proto::workload::gateway_address::Destination;
+use fairway_proto::workload::{GatewayAddress, NamespacedHostname, NetworkAddress, WeightedWaypoint};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement, ObjectMeta};
+
+use super::nodes::NETWORK;
+use super::service::octets;
+use super::{Fault, Settings};
+
+const USE_WAYPOINT: &str = "istio.io/use-waypoint";
+const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
+const CANARY: &str = "istio.io/use-waypoint-canary";
+const CANARY_NAMESPACE: &str = "istio.io/use-waypoint-canary-namespace";
+const CANARY_WEIGHT: &str = "istio.io/use-waypoint-canary-weight";
+const INGRESS_USE_WAYPOINT: &str = "istio.io/ingress-use-waypoint";
+const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
+const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+/// Value of [`USE_WAYPOINT`] that opts out of what a wider scope says.
+const NONE: &str = "none";
+/// Classes whose gateways are waypoints.
+const CLASSES: [&str; 2] = ["fairway-waypoint", "istio-waypoint"];
+/// Classes whose gateways never have a waypoint themselves.
+const EXEMPT: [&str; 3] = ["fairway-waypoint", "istio-waypoint", "istio-east-west"];
+const PROTOCOL: &str = "HBONE";
+/// Port on which waypoints take tunnels.
+const PORT: u16 = 15008;
+/// Top-level domain in which no name exists (RFC 2606 §2).
+const NOWHERE: &str = "waypoint.invalid";
+
+/// What is dialled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Traffic {
+    Service,
+    Workload,
+}
+
+/// The waypoints of a service.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ServiceBinding {
+    /// The waypoint.
+    pub waypoint: Option<GatewayAddress>,
+    /// Shares of several.
+    pub weighted: Vec<WeightedWaypoint>,
+    /// Whether gateways use it, too.
+    pub ingress: bool,
+}
+
+/// All gateways that may be waypoints.
+#[derive(Debug)]
+pub struct Waypoints<'a> {
+    objects: &'a Objects,
+    settings: &'a Settings,
+    gateways: BTreeMap<(&'a str, &'a str), &'a Gateway>,
+}
+
+/// A label that asks for a waypoint.
+#[derive(Debug)]
+struct Wish<'a> {
+    namespace: &'a str,
+    name: &'a str,
+    /// Said of the object itself, not of its namespace.
+    is_own: bool,
+}
+
+/// Why a waypoint that is asked for is not used.
+#[derive(Debug)]
+enum Unfit {
+    /// It is not for this traffic: nothing was meant for it.
+    OtherTraffic(String),
+    /// It should be used and cannot be.
+    Unusable(String),
+}
+
+impl<'a> Waypoints<'a> {
+    /// Indexes the gateways.
+    #[must_use]
+    pub fn new(objects: &'a Objects, settings: &'a Settings) -> Self {
+        let gateways = objects.gateways.iter();
+        let gateways = gateways.map(|(key, gateway)| ((key.namespace.as_str(), key.name.as_str()), gateway.as_ref()));
+        Self { objects, settings, gateways: gateways.collect() }
+    }
+
+    /// The waypoints of a service with this metadata.
+    pub fn of_service(&self, metadata: &'a ObjectMeta, faults: &mut Vec<Fault>) -> ServiceBinding {
+        let own_namespace = metadata.namespace.as_deref().unwrap_or_default();
+        let scopes = [Some((metadata, true)), self.namespace(own_namespace).map(|it| (it, false))];
+        if self.is_exempt(metadata) {
+            return ServiceBinding::default();
+        }
+        let wish = |label, label_namespace| wished(&scopes, own_namespace, label, label_namespace);
+        let Some(primary) = wish(USE_WAYPOINT, USE_WAYPOINT_NAMESPACE) else { return ServiceBinding::default() };
+        let waypoint = self.resolve(&primary, own_namespace, Traffic::Service, faults);
+        let ingress = scopes.iter().flatten().find_map(|(metadata, _)| label(metadata, INGRESS_USE_WAYPOINT));
+        let mut binding = ServiceBinding { waypoint, weighted: Vec::new(), ingress: ingress == Some("true") };
+        if let (Some(primary), Some(canary)) = (&binding.waypoint, wish(CANARY, CANARY_NAMESPACE)) {
+            let weight = scopes.iter().flatten().find_map(|(metadata, _)| annotation(metadata, CANARY_WEIGHT));
+            match weight.map(|weight| weight.parse::<u32>().ok().filter(|weight| *weight <= 100)) {
+                // Without a valid weight the primary keeps everything.
+                None | Some(Some(0)) => {}
+                Some(None) => faults.push(Fault {
+                    field: format!("metadata.annotations[{CANARY_WEIGHT}]"),
+                    message: "must be a number from 0 to 100; all traffic stays with the primary waypoint".to_owned(),
+                }),
+                Some(Some(weight)) => {
+                    if let Some(canary) = self.resolve(&canary, own_namespace, Traffic::Service, faults) {
+                        let share = |destination: &GatewayAddress, weight| WeightedWaypoint {
+                            destination: Some(destination.clone()),
+                            weight,
+                        };
+                        binding.weighted = vec![share(primary, 100_u32.saturating_sub(weight)), share(&canary, weight)];
+                        binding.weighted.retain(|waypoint| waypoint.weight > 0);
+                    }
+                }
+            }
+        }
+        binding
+    }
+
+    /// The waypoint of a workload with this metadata that runs as this service account.
+    pub fn of_workload(
+        &self,
+        metadata: &'a ObjectMeta,
+        service_account: &str,
+        faults: &mut Vec<Fault>,
+    ) -> Option<GatewayAddress> {
+        if self.is_exempt(metadata) {
+            return None;
+        }
+        let namespace = metadata.namespace.as_deref().unwrap_or_default();
+        let account =
+            self.objects.service_accounts.get(&ObjectKey::new(Kind::ServiceAccount, namespace, service_account));
+        let scopes = [
+            Some((metadata, true)),
+            account.map(|account| (&account.metadata, true)),
+            self.namespace(namespace).map(|it| (it, false)),
+        ];
+        let wish = wished(&scopes, namespace, USE_WAYPOINT, USE_WAYPOINT_NAMESPACE)?;
+        self.resolve(&wish, namespace, Traffic::Workload, faults)
+    }
+
+    fn namespace(&self, name: &str) -> Option<&'a ObjectMeta> {
+        self.objects.namespace(name).map(|namespace| &namespace.metadata)
+    }
+
+    /// Waypoints do not have a waypoint.
+    fn is_exempt(&self, metadata: &ObjectMeta) -> bool {
+        let namespace = metadata.namespace.as_deref().unwrap_or_default();
+        let gateway = label(metadata, GATEWAY_NAME).and_then(|name| self.gateways.get(&(namespace, name)));
+        gateway.is_some_and(|gateway| EXEMPT.contains(&gateway.spec.gateway_class_name.as_str()))
+    }
+
+    fn resolve(
+        &self,
+        wish: &Wish<'_>,
+        own_namespace: &str,
+        traffic: Traffic,
+        faults: &mut Vec<Fault>,
+    ) -> Option<GatewayAddress> {
+        let field = format!("metadata.labels[{USE_WAYPOINT}]");
+        match self.usable(wish, own_namespace, traffic) {
+            Ok(address) => Some(address),
+            Err(Unfit::OtherTraffic(message)) => {
+                if wish.is_own {
+                    faults.push(Fault { field, message });
+                }
+                None
+            }
+            Err(Unfit::Unusable(message)) => {
+                let (then, address) = if self.settings.lenient_waypoints {
+                    ("traffic goes without it, as --missing-waypoint says", None)
+                } else {
+                    ("traffic that should go through it is refused", Some(nowhere(wish)))
+                };
+                faults.push(Fault { field, message: format!("{message}; {then}") });
+                address
+            }
+        }
+    }
+
+    fn usable(&self, wish: &Wish<'_>, own_namespace: &str, traffic: Traffic) -> Result<GatewayAddress, Unfit> {
+        let title = format!("waypoint {}/{}", wish.namespace, wish.name);
+        let Some(gateway) = self.gateways.get(&(wish.namespace, wish.name)) else {
+            // Unless a gateway says otherwise, waypoints are for services.
+            return Err(if traffic == Traffic::Service || wish.is_own {
+                Unfit::Unusable(format!("{title} does not exist"))
+            } else {
+                Unfit::OtherTraffic(title)
+            });
+        };
+        let class = gateway.spec.gateway_class_name.as_str();
+        if !CLASSES.contains(&class) {
+            return Err(Unfit::Unusable(format!(
+                "{title} is of class {class:?}; waypoints are of {}",
+                CLASSES.join(" or ")
+            )));
+        }
+        let accepted = label(&gateway.metadata, WAYPOINT_FOR).unwrap_or("service");
+        let accepts = match accepted {
+            "all" => true,
+            "workload" => traffic == Traffic::Workload,
+            NONE => false,
+            _ => traffic == Traffic::Service,
+        };
+        if !accepts {
+            return Err(Unfit::OtherTraffic(format!(
+                "{title} is for {accepted} traffic only; the label has no effect"
+            )));
+        }
+        let Some(listener) = gateway.spec.listeners.iter().find(|listener| listener.protocol == PROTOCOL) else {
+            return Err(Unfit::Unusable(format!("{title} has no listener of protocol {PROTOCOL}")));
+        };
+        if !self.admits(listener, wish.namespace, own_namespace) {
+            return Err(Unfit::Unusable(format!("{title} does not admit namespace {own_namespace} (allowedRoutes)")));
+        }
+        self.address(gateway).ok_or_else(|| Unfit::Unusable(format!("{title} has no address yet")))
+    }
+
+    fn admits(&self, listener: &Listener, namespace: &str, from: &str) -> bool {
+        let allowed = &listener.allowed_routes.namespaces;
+        match allowed.from.as_deref() {
+            Some("All") => true,
+            Some("None") => false,
+            Some("Selector") => allowed
+                .selector
+                .as_ref()
+                .is_some_and(|selector| self.namespace(from).is_some_and(|metadata| selects(selector, metadata))),
+            _ => namespace == from,
+        }
+    }
+
+    fn address(&self, gateway: &Gateway) -> Option<GatewayAddress> {
+        let addresses = &gateway.status.addresses;
+        let is_hostname = |kind: &Option<String>| kind.as_deref() == Some("Hostname");
+        let hostname = addresses.iter().find(|address| is_hostname(&address.kind) && !address.value.is_empty());
+        let destination = match hostname {
+            Some(address) => Destination::Hostname(NamespacedHostname {
+                namespace: gateway.metadata.namespace.clone().unwrap_or_default(),
+                hostname: address.value.clone(),
+            }),
+            None => {
+                let address: IpAddr = addresses.iter().find_map(|address| address.value.parse().ok())?;
+                let network = label(&gateway.metadata, NETWORK).unwrap_or(&self.settings.network);
+                let network = network.to_owned();
+                Destination::Address(NetworkAddress { network, address: octets(address), length: None })
+            }
+        };
+        Some(GatewayAddress { destination: Some(destination), hbone_mtls_port: PORT.into() })
+    }
+}
+
+/// The first scope that says anything decides.
+fn wished<'a, const N: usize>(
+    scopes: &[Option<(&'a ObjectMeta, bool)>; N],
+    own_namespace: &'a str,
+    key: &str,
+    namespace_key: &str,
+) -> Option<Wish<'a>> {
+    let (metadata, name, is_own) =
+        scopes.iter().flatten().find_map(|(metadata, is_own)| Some((*metadata, label(metadata, key)?, *is_own)))?;
+    let namespace = label(metadata, namespace_key).unwrap_or(own_namespace);
+    (name != NONE && !name.is_empty()).then_some(Wish { namespace, name, is_own })
+}
+
+fn nowhere(wish: &Wish<'_>) -> GatewayAddress {
+    let hostname = format!("{}.{}.{NOWHERE}", wish.name, wish.namespace);
+    let destination = Destination::Hostname(NamespacedHostname { namespace: wish.namespace.to_owned(), hostname });
+    GatewayAddress { destination: Some(destination), hbone_mtls_port: PORT.into() }
+}
+
+/// Whether a selector of namespaces selects this one; a requirement that is not understood selects nothing.
+fn selects(selector: &LabelSelector, metadata: &ObjectMeta) -> bool {
+    let labels = selector.match_labels.iter().flatten().all(|(key, value)| label(metadata, key) == Some(value));
+    labels && selector.match_expressions.iter().flatten().all(|requirement| meets(requirement, metadata))
+}
+
+fn meets(requirement: &LabelSelectorRequirement, metadata: &ObjectMeta) -> bool {
+    let value = label(metadata, &requirement.key);
+    let is_listed = || value.is_some_and(|value| requirement.values.iter().flatten().any(|it| it == value));
+    match requirement.operator.as_str() {
+        "In" => is_listed(),
+        "NotIn" => !is_listed(),
+        "Exists" => value.is_some(),
+        "DoesNotExist" => value.is_none(),
+        _ => false,
+    }
+}

@@ -1,0 +1,11 @@
+//! Both sources keep the same promises: what the contract says is tested over a directory and over an API server.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
+
+#[path = "source/api.rs"]
+mod api;
+#[path = "source/contract.rs"]
+mod contract;
+#[path = "source/fake.rs"]
+mod fake;
+#[path = "source/writes.rs"]
+mod writes;

@@ -1,0 +1,155 @@
+//! The kinds of objects that are read, and what the Kubernetes API calls them.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// The kinds a source understands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub enum Kind {
+    /// Core `v1`, cluster scoped.
+    Namespace,
+    /// Core `v1`, cluster scoped.
+    Node,
+    /// Core `v1`.
+    Pod,
+    /// Core `v1`.
+    Service,
+    /// Core `v1`.
+    ServiceAccount,
+    /// `discovery.k8s.io/v1`.
+    EndpointSlice,
+    /// `gateway.networking.k8s.io`, `v1` or `v1beta1`.
+    Gateway,
+    /// `security.istio.io`, `v1` or `v1beta1`.
+    AuthorizationPolicy,
+    /// `security.istio.io`, `v1` or `v1beta1`.
+    PeerAuthentication,
+    /// `networking.istio.io`, `v1` or `v1beta1`.
+    ServiceEntry,
+    /// `networking.istio.io`, `v1` or `v1beta1`.
+    WorkloadEntry,
+}
+
+impl Kind {
+    /// Every kind, in the order they are listed to people.
+    pub const ALL: [Self; 11] = [
+        Self::Namespace,
+        Self::Node,
+        Self::Pod,
+        Self::Service,
+        Self::ServiceAccount,
+        Self::EndpointSlice,
+        Self::Gateway,
+        Self::AuthorizationPolicy,
+        Self::PeerAuthentication,
+        Self::ServiceEntry,
+        Self::WorkloadEntry,
+    ];
+
+    /// The `kind` field of such an object.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Namespace => "Namespace",
+            Self::Node => "Node",
+            Self::Pod => "Pod",
+            Self::Service => "Service",
+            Self::ServiceAccount => "ServiceAccount",
+            Self::EndpointSlice => "EndpointSlice",
+            Self::Gateway => "Gateway",
+            Self::AuthorizationPolicy => "AuthorizationPolicy",
+            Self::PeerAuthentication => "PeerAuthentication",
+            Self::ServiceEntry => "ServiceEntry",
+            Self::WorkloadEntry => "WorkloadEntry",
+        }
+    }
+
+    /// What paths of the Kubernetes API call objects of this kind.
+    #[must_use]
+    pub fn plural(self) -> &'static str {
+        match self {
+            Self::Namespace => "namespaces",
+            Self::Node => "nodes",
+            Self::Pod => "pods",
+            Self::Service => "services",
+            Self::ServiceAccount => "serviceaccounts",
+            Self::EndpointSlice => "endpointslices",
+            Self::Gateway => "gateways",
+            Self::AuthorizationPolicy => "authorizationpolicies",
+            Self::PeerAuthentication => "peerauthentications",
+            Self::ServiceEntry => "serviceentries",
+            Self::WorkloadEntry => "workloadentries",
+        }
+    }
+
+    /// The API group; empty for the core group.
+    #[must_use]
+    pub fn group(self) -> &'static str {
+        match self {
+            Self::Namespace | Self::Node | Self::Pod | Self::Service | Self::ServiceAccount => "",
+            Self::EndpointSlice => "discovery.k8s.io",
+            Self::Gateway => "gateway.networking.k8s.io",
+            Self::AuthorizationPolicy | Self::PeerAuthentication => "security.istio.io",
+            Self::ServiceEntry | Self::WorkloadEntry => "networking.istio.io",
+        }
+    }
+
+    /// The versions of the group that are read; the first one is what we write.
+    #[must_use]
+    pub fn versions(self) -> &'static [&'static str] {
+        match self {
+            Self::Namespace | Self::Node | Self::Pod | Self::Service | Self::ServiceAccount | Self::EndpointSlice => {
+                &["v1"]
+            }
+            Self::Gateway
+            | Self::AuthorizationPolicy
+            | Self::PeerAuthentication
+            | Self::ServiceEntry
+            | Self::WorkloadEntry => &["v1", "v1beta1"],
+        }
+    }
+
+    /// The `apiVersion` field we write for such an object.
+    #[must_use]
+    pub fn api_version(self) -> String {
+        let version = self.versions().first().copied().unwrap_or("v1");
+        if self.group().is_empty() { version.to_owned() } else { format!("{}/{version}", self.group()) }
+    }
+
+    /// Whether objects of this kind live in a namespace.
+    #[must_use]
+    pub fn is_namespaced(self) -> bool {
+        !matches!(self, Self::Namespace | Self::Node)
+    }
+
+    /// Whether objects of this kind restrict who may talk to whom.
+    #[must_use]
+    pub fn is_policy(self) -> bool {
+        matches!(self, Self::AuthorizationPolicy | Self::PeerAuthentication)
+    }
+
+    /// Whether this kind is a custom resource, which a cluster may not have.
+    #[must_use]
+    pub fn is_custom(self) -> bool {
+        !self.group().is_empty() && self != Self::EndpointSlice
+    }
+
+    /// Whether nothing but the metadata of such objects means anything to us.
+    #[must_use]
+    pub fn is_metadata_only(self) -> bool {
+        matches!(self, Self::Namespace | Self::Node | Self::ServiceAccount)
+    }
+
+    /// The kind called `name` in `group`, when we understand it.
+    #[must_use]
+    pub fn find(group: &str, name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.group() == group && kind.as_str() == name)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
