@@ -29,9 +29,10 @@ pub async fn run(config: Config, kernel: Arc<dyn Kernel>, stop: CancellationToke
     let metrics = metrics();
     let reports = Reports::default();
     let status = Writer::new(&config.manifests, &format!("cni-agent.{}", config.node_name))?;
-    let listener = TcpListener::bind(config.monitoring_listen)
+    let monitoring = config.monitoring();
+    let listener = TcpListener::bind(monitoring)
         .await
-        .with_context(|| format!("cannot listen on {}; is another agent running?", config.monitoring_listen))?;
+        .with_context(|| format!("cannot listen on {monitoring}; is another agent running?"))?;
     let (trigger, handle) = drain::new();
     tokio::spawn(admin::serve(
         listener,

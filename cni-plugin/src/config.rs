@@ -57,6 +57,9 @@ pub struct Config {
     /// Where to serve /readyz, /healthz, /metrics and /debug/pods.
     #[arg(long, env = "FAIRWAY_AGENT_MONITORING_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:15114")]
     pub monitoring_listen: SocketAddr,
+    /// The same by its port alone, on all addresses, as Istio's charts set it.
+    #[arg(long, env = "MONITORING_PORT", value_name = "PORT")]
+    pub monitoring_port: Option<u16>,
     /// On SIGTERM, release all pods instead of leaving them captured for the next agent.
     #[arg(long, env = "AMBIENT_DISABLE_SAFE_UPGRADE")]
     pub cleanup_on_exit: bool,
@@ -164,6 +167,12 @@ impl Config {
         }
     }
 
+    /// Where to serve what the agent says of itself.
+    #[must_use]
+    pub fn monitoring(&self) -> SocketAddr {
+        self.monitoring_port.map_or(self.monitoring_listen, |port| (Ipv6Addr::UNSPECIFIED, port).into())
+    }
+
     /// Where network namespaces are, as this agent sees them.
     #[must_use]
     pub fn namespaces(&self) -> PathBuf {
@@ -220,6 +229,8 @@ mod tests {
         assert_eq!(parse(&[]).unwrap().install().place, Place::First);
         let named = parse(&["--cni-conf-name", "10-a.conflist", "--plugin-fail", "open"]).unwrap().install();
         assert_eq!((named.place, named.fail), (Place::Named("10-a.conflist".to_owned()), Fail::Open));
+        assert_eq!(parse(&[]).unwrap().monitoring().to_string(), "127.0.0.1:15114");
+        assert_eq!(parse(&["--monitoring-port", "15014"]).unwrap().monitoring().to_string(), "[::]:15014");
         let owned = parse(&["--owned-cni-config", "true"]).unwrap().install();
         assert_eq!(owned.place, Place::Owned("02-fairway-cni.conflist".to_owned()));
         for (flags, complaint) in [

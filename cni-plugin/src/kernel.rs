@@ -1,5 +1,6 @@
 //! What the agent asks of the kernel: open a pod's namespace, look at the rules in it, write them, remove them.
 
+mod backend;
 mod census;
 pub mod fake;
 mod program;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use crate::rules::Capture;
 
+pub use backend::Backend;
 pub use census::Census;
 pub use real::RealKernel;
 

@@ -51,6 +51,8 @@ pub const VERIFIED_PER_ROUND: usize = 16;
 /// How long a pod that leaves stays captured after its status says that it does not: its peers hear of it well within
 /// this.
 pub const LEAVE_GRACE: Duration = Duration::from_secs(1);
+/// How long a pod that opts in may lack its capture before its annotations say so; starting one takes less.
+const COMPLAIN_AFTER: Duration = Duration::from_secs(10);
 
 /// What one agent works with.
 pub struct Settings {
@@ -95,6 +97,8 @@ pub struct Reconciler {
     is_behind: bool,
     /// Pods that were told why they cannot be captured.
     refused: BTreeSet<ObjectKey>,
+    /// Pods that opt in and are not captured, and since when.
+    lacking: BTreeMap<ObjectKey, Instant>,
 }
 
 /// A pod that is in, on its way in, or on its way out.
@@ -105,6 +109,8 @@ struct Tracked {
     path: PathBuf,
     capture: Capture,
     settling: Settling,
+    /// It was never written to: a runtime waits to start it.
+    is_fresh: bool,
     /// Rules were read back as wanted, in this namespace and for this capture.
     rules_hold: bool,
     /// Why the rules could not be made to hold.
@@ -160,6 +166,7 @@ impl Reconciler {
             forgetful: None,
             is_behind: false,
             refused: BTreeSet::new(),
+            lacking: BTreeMap::new(),
         }
     }
 
@@ -249,8 +256,9 @@ impl Reconciler {
             reports.push(report);
         }
         self.refused = refused;
+        self.lacking.retain(|key, _| loaded.objects.pods.contains_key(key));
         if full && loaded.errors.is_empty() {
-            self.withdraw_stale_status(&loaded.objects);
+            self.withdraw_stale_status(&loaded.objects, now);
         }
         let count = jobs.len();
         let results = job::run_all(&self.kernel, jobs).await;
@@ -259,7 +267,7 @@ impl Reconciler {
             self.finish(&uid, result, now);
         }
         for report in &mut reports {
-            self.conclude(report);
+            self.conclude(report, now);
         }
         self.publish(reports);
         self.answer_arrivals(&loaded.objects, now, full);
@@ -353,6 +361,7 @@ impl Reconciler {
             path,
             capture: Capture { phase: settling.phase(), ..wanted.capture.clone() },
             settling,
+            is_fresh: is_new,
             rules_hold: false,
             rules_error: None,
             leaving: None,
@@ -370,6 +379,7 @@ impl Reconciler {
             uid: uid.to_owned(),
             network: tracked.network.clone(),
             capture: tracked.capture.clone(),
+            fresh: tracked.is_fresh,
         })
     }
 
@@ -383,6 +393,9 @@ impl Reconciler {
             Err(_) => "rules_failed",
         };
         self.metrics.counter("nodeagent_reconcile_events_total", &[("type", outcome)]).increment(1);
+        if let Some(tracked) = self.tracked.get_mut(uid) {
+            tracked.is_fresh = false;
+        }
         match result {
             Ok(job::Done::Removed | job::Done::Clean) => {
                 self.clean.insert(uid.to_owned());

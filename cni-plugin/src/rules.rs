@@ -5,6 +5,7 @@
 //! that the replies find the proxy again through routing table [`RETURN_TABLE`]. Everything lives in tables of our
 //! own and is removed with them.
 
+pub mod iptables;
 mod render;
 
 use std::collections::BTreeSet;

@@ -34,7 +34,11 @@ async fn run(config: Config) -> anyhow::Result<()> {
         }
         stopping.cancel();
     });
-    let kernel = RealKernel::new(&config.proc());
+    let (kernel, refused) = RealKernel::that_works(&config.proc());
+    for (backend, error) in &refused {
+        tracing::warn!(%backend, %error, "rules cannot be written this way on this node");
+    }
+    tracing::info!(rules = %kernel.backend(), "this is how rules are written on this node");
     if config.uninstall {
         return fairway_cni::agent::uninstall(&config, &kernel).await;
     }

@@ -1,4 +1,4 @@
-//! The real kernel, through `nft` and rtnetlink on a thread that entered the pod's namespace.
+//! The real kernel, through `nft` or `iptables` and rtnetlink on a thread that entered the pod's namespace.
 //!
 //! A child process inherits the namespaces of the thread that starts it. The thread ends with the call, so no other
 //! work can ever run in the wrong namespace.
@@ -11,26 +11,26 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use fairway_core::limits;
 use netlink_packet_route::AddressFamily;
 use nix::ifaddrs::getifaddrs;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
-use super::program::Program;
+use super::backend::Backend;
 use super::routing::{self, Present, Routing};
 use super::{Census, Inspection, Kernel, KernelError, Namespace, NamespaceId, census, sockets};
-use crate::rules::{Capture, TableName, filling, removal, tables};
+use crate::rules::{Capture, Phase};
 
 /// Different captures whose listing is remembered; pods with annotations of their own are few.
 const MAX_REMEMBERED: usize = 64;
-const NFT: Program = Program { name: "nft", package: "nftables", limit: limits::RULE_PROGRAM_TIMEOUT.duration() };
 
 /// Works in pods' namespaces.
 #[derive(Debug)]
 pub struct RealKernel {
     /// Where the node's processes are listed.
     proc: PathBuf,
+    /// How rules are written here.
+    backend: Backend,
     /// How the tools of this machine print each capture: they differ between versions, so it is asked rather than
     /// known.
     listings: Mutex<BTreeMap<Capture, String>>,
@@ -38,15 +38,41 @@ pub struct RealKernel {
 
 impl Default for RealKernel {
     fn default() -> Self {
-        Self::new(Path::new("/proc"))
+        Self::new(Path::new("/proc"), Backend::Nftables)
     }
 }
 
 impl RealKernel {
     /// A kernel that has not been asked anything; `proc` lists the node's processes.
     #[must_use]
-    pub fn new(proc: &Path) -> Self {
-        Self { proc: proc.to_owned(), listings: Mutex::default() }
+    pub fn new(proc: &Path, backend: Backend) -> Self {
+        Self { proc: proc.to_owned(), backend, listings: Mutex::default() }
+    }
+
+    /// A kernel that writes rules the best way that works on this node: each is tried, in a namespace made for that.
+    /// Also says what is wrong with those that do not; when none does, the first is taken and every pod will say so.
+    #[must_use]
+    pub fn that_works(proc: &Path) -> (Self, Vec<(Backend, KernelError)>) {
+        let mut refused = Vec::new();
+        for backend in Backend::ALL {
+            let tried = on_thread(|| {
+                unshare(CloneFlags::CLONE_NEWNET).map_err(|error| KernelError::Enter(error.into()))?;
+                let capture = Capture { dns: true, phase: Phase::Settled, ..Capture::default() };
+                backend.write(&possible(&capture))?;
+                backend.list()
+            });
+            match tried {
+                Ok(_) => return (Self::new(proc, backend), refused),
+                Err(error) => refused.push((backend, error)),
+            }
+        }
+        (Self::new(proc, Backend::Nftables), refused)
+    }
+
+    /// How it writes rules.
+    #[must_use]
+    pub fn backend(&self) -> Backend {
+        self.backend
     }
 
     /// What a namespace that holds exactly `capture` looks like, learned in a namespace made for that and thrown away.
@@ -58,8 +84,8 @@ impl RealKernel {
         let listing = on_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET).map_err(|error| KernelError::Enter(error.into()))?;
             Routing::open().and_then(|mut routing| routing.raise_loopback()).map_err(KernelError::Routing)?;
-            write(capture)?;
-            list()
+            write(self.backend, capture)?;
+            list(self.backend)
         })?;
         let mut listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
         if listings.len() >= MAX_REMEMBERED {
@@ -99,7 +125,7 @@ impl Kernel for RealKernel {
     }
 
     fn inspect(&self, namespace: &Namespace, capture: &Capture) -> Result<Inspection, KernelError> {
-        let (capture, listing) = within(namespace, || Ok((possible(capture), list()?)))?;
+        let (capture, listing) = within(namespace, || Ok((possible(capture), list(self.backend)?)))?;
         if listing.trim().is_empty() {
             return Ok(Inspection::Absent);
         }
@@ -108,7 +134,7 @@ impl Kernel for RealKernel {
     }
 
     fn apply(&self, namespace: &Namespace, capture: &Capture) -> Result<(), KernelError> {
-        within(namespace, || write(&possible(capture)))
+        within(namespace, || write(self.backend, &possible(capture)))
     }
 
     fn addresses(&self, namespace: &Namespace) -> Result<Vec<IpAddr>, KernelError> {
@@ -144,7 +170,7 @@ impl Kernel for RealKernel {
 
     fn remove(&self, namespace: &Namespace) -> Result<(), KernelError> {
         within(namespace, || {
-            NFT.run(&["-f", "-"], &removal())?;
+            self.backend.remove()?;
             let mut routing = Routing::open().map_err(KernelError::Routing)?;
             routing::FAMILIES.into_iter().try_for_each(|family| routing.remove(family)).map_err(KernelError::Routing)
         })
@@ -199,7 +225,7 @@ fn possible(capture: &Capture) -> Capture {
     Capture { ipv6: capture.ipv6 && has_ipv6, ..capture.clone() }
 }
 
-fn write(capture: &Capture) -> Result<(), KernelError> {
+fn write(backend: Backend, capture: &Capture) -> Result<(), KernelError> {
     let mut routing = Routing::open().map_err(KernelError::Routing)?;
     // Routes first: without rules they do nothing, while rules without routes would lose replies.
     for family in routing::FAMILIES {
@@ -207,13 +233,12 @@ fn write(capture: &Capture) -> Result<(), KernelError> {
         let done = if is_wanted { routing.write(family) } else { routing.remove(family) };
         done.map_err(KernelError::Routing)?;
     }
-    NFT.run(&["-f", "-"], &filling(&tables(capture))).map(drop)
+    backend.write(capture)
 }
 
 /// Everything of ours in the namespace of this thread, without counters.
-fn list() -> Result<String, KernelError> {
-    let ruleset = NFT.run(&["--stateless", "list", "ruleset", "inet"], "")?;
-    let mut listing = own_tables(&ruleset);
+fn list(backend: Backend) -> Result<String, KernelError> {
+    let mut listing = backend.list()?;
     let mut routing = Routing::open().map_err(KernelError::Routing)?;
     for family in routing::FAMILIES {
         match routing.inspect(family).map_err(KernelError::Routing)? {
@@ -222,26 +247,6 @@ fn list() -> Result<String, KernelError> {
         }
     }
     Ok(listing)
-}
-
-/// The part of a listing that is about our tables.
-fn own_tables(ruleset: &str) -> String {
-    let mut ours = String::new();
-    let mut inside = false;
-    for line in ruleset.lines() {
-        if let Some(rest) = line.strip_prefix("table inet ") {
-            let name = rest.split(' ').next().unwrap_or_default();
-            inside = TableName::ALL.iter().any(|table| table.as_str() == name);
-        }
-        if inside {
-            ours.push_str(line);
-            ours.push('\n');
-        }
-        if line == "}" {
-            inside = false;
-        }
-    }
-    ours
 }
 
 #[cfg(test)]

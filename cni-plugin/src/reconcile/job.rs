@@ -14,8 +14,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Work on one pod's namespace.
 pub(super) enum Job {
-    /// Make the rules hold, writing only when they do not.
-    Ensure { uid: String, network: Namespace, capture: Capture },
+    /// Make the rules hold, writing only when they do not; a sandbox that is `fresh` cannot have them, which saves a look.
+    Ensure { uid: String, network: Namespace, capture: Capture, fresh: bool },
     /// Remove them.
     Remove { uid: String, network: Namespace },
     /// Remove them if there are any.
@@ -75,7 +75,7 @@ impl Job {
 
     fn run(&self, kernel: &dyn Kernel) -> Result<Done, String> {
         match self {
-            Self::Ensure { network, capture, .. } => ensure(kernel, network, capture),
+            Self::Ensure { network, capture, fresh, .. } => ensure(kernel, network, capture, *fresh),
             Self::Remove { network, .. } => {
                 kernel.remove(network).map(|()| Done::Removed).map_err(|error| error.to_string())
             }
@@ -96,7 +96,7 @@ impl Job {
 
 /// First nothing new begins, then it is counted: the other way round, one could begin in between.
 fn drain(kernel: &dyn Kernel, network: &Namespace, capture: &Capture) -> Result<Done, String> {
-    ensure(kernel, network, capture)?;
+    ensure(kernel, network, capture, false)?;
     match kernel.captured_connections(network) {
         Ok(0) => kernel.remove(network).map(|()| Done::Removed).map_err(|error| error.to_string()),
         Ok(_) => Ok(Done::Draining),
@@ -105,9 +105,9 @@ fn drain(kernel: &dyn Kernel, network: &Namespace, capture: &Capture) -> Result<
 }
 
 /// What counts is what is read back, not that writing succeeded.
-fn ensure(kernel: &dyn Kernel, network: &Namespace, capture: &Capture) -> Result<Done, String> {
+fn ensure(kernel: &dyn Kernel, network: &Namespace, capture: &Capture, fresh: bool) -> Result<Done, String> {
     let inspect = || kernel.inspect(network, capture).map_err(|error| error.to_string());
-    if inspect()? == Inspection::Same {
+    if !fresh && inspect()? == Inspection::Same {
         return Ok(Done::Held);
     }
     kernel.apply(network, capture).map_err(|error| error.to_string())?;

@@ -1,18 +1,19 @@
 //! What the agent says of pods to others: in their status, and in a note for the plugin.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use fairway_core::source::directory::Loaded;
 use fairway_core::source::objects::node_name;
 use fairway_core::source::{Kind, ObjectKey, Objects};
 use k8s_openapi::api::core::v1::Pod;
-use serde_json::json;
+use serde_json::{Map, json};
 
 use super::settle::{self, StatusChange, settle};
-use super::{Reconciler, pod_key};
+use super::{COMPLAIN_AFTER, Reconciler, pod_key};
 use crate::enroll::{self, Decision, NOT_CAPTURED, REDIRECTION};
 use crate::install::InstallError;
-use crate::report::{Actual, PodReport};
+use crate::report::{Actual, Desired, PodReport};
 
 impl Reconciler {
     /// Leaves a note for the plugin, which decides by it while no agent runs.
@@ -55,27 +56,48 @@ impl Reconciler {
     }
 
     /// Writes the pod's status and completes its report.
-    pub(super) fn conclude(&self, report: &mut PodReport) {
-        let Some(tracked) = self.tracked.get(&report.uid) else { return };
-        let outcome = settle(&settle::Facts {
-            leaving: tracked.leaving.is_some(),
-            answer: self.handoff.answer(&report.uid),
-            rules_hold: tracked.rules_hold,
-            rules_error: tracked.rules_error.as_deref(),
-        });
-        report.actual = outcome.actual;
-        report.error = outcome.error.or_else(|| report.error.take());
-        let value = match outcome.status {
-            StatusChange::Enabled => "enabled",
-            StatusChange::Pending => "pending",
-            StatusChange::Keep => return,
-        };
-        let partial = json!({"metadata": {"annotations": {REDIRECTION: value}}});
-        if let Err(error) = self.status.write(&tracked.key, partial) {
-            tracing::warn!(pod = %tracked.key, %error, "the pod's status could not be written; trying again");
+    pub(super) fn conclude(&mut self, report: &mut PodReport, now: Instant) {
+        let mut annotations = Map::new();
+        if let Some(tracked) = self.tracked.get(&report.uid) {
+            let outcome = settle(&settle::Facts {
+                leaving: tracked.leaving.is_some(),
+                answer: self.handoff.answer(&report.uid),
+                rules_hold: tracked.rules_hold,
+                rules_error: tracked.rules_error.as_deref(),
+            });
+            report.actual = outcome.actual;
+            report.error = outcome.error.or_else(|| report.error.take());
+            match outcome.status {
+                StatusChange::Enabled => drop(annotations.insert(REDIRECTION.to_owned(), json!("enabled"))),
+                StatusChange::Pending => drop(annotations.insert(REDIRECTION.to_owned(), json!("pending"))),
+                StatusChange::Keep => {}
+            }
+        }
+        let key = ObjectKey::pod(report.namespace.clone(), report.name.clone());
+        let says_more = self.has_lacked_capture(&key, report, now);
+        // What was said of a captured pod stays while the proxy is away: peers go by it.
+        let is_tracked = self.tracked.contains_key(&report.uid);
+        if annotations.is_empty() && (!says_more || is_tracked && self.status.has(&key)) {
+            return;
+        }
+        if says_more {
+            annotations.insert(NOT_CAPTURED.to_owned(), json!(report.error));
+        }
+        if let Err(error) = self.status.write(&key, json!({"metadata": {"annotations": annotations}})) {
+            tracing::warn!(pod = %key, %error, "the pod's status could not be written; trying again");
             report.actual = Actual::Pending;
             report.error = Some(error.to_string());
         }
+    }
+
+    /// Whether the pod opts in and is not captured, for a known reason and for so long that its owner should hear of it.
+    fn has_lacked_capture(&mut self, key: &ObjectKey, report: &PodReport, now: Instant) -> bool {
+        let lacks = report.desired == Desired::Captured && report.actual != Actual::Captured && report.error.is_some();
+        if !lacks {
+            self.lacking.remove(key);
+            return false;
+        }
+        now.saturating_duration_since(*self.lacking.entry(key.clone()).or_insert(now)) >= COMPLAIN_AFTER
     }
 
     /// Takes the status of a pod back, unless another pod has its name by now.
@@ -89,7 +111,7 @@ impl Reconciler {
     }
 
     /// Status an earlier agent wrote of pods that are not ours any more.
-    pub(super) fn withdraw_stale_status(&self, objects: &Objects) {
+    pub(super) fn withdraw_stale_status(&self, objects: &Objects, now: Instant) {
         let owned = match self.status.owned() {
             Ok(owned) => owned,
             Err(error) => {
@@ -97,7 +119,10 @@ impl Reconciler {
                 return;
             }
         };
-        let in_use: BTreeSet<_> = self.tracked.values().map(|tracked| &tracked.key).chain(&self.refused).collect();
+        let is_told = |since: &Instant| now.saturating_duration_since(*since) >= COMPLAIN_AFTER;
+        let told = self.lacking.iter().filter(|(_, since)| is_told(since)).map(|(key, _)| key);
+        let in_use = self.tracked.values().map(|tracked| &tracked.key).chain(&self.refused).chain(told);
+        let in_use: BTreeSet<_> = in_use.collect();
         for key in owned.iter().filter(|key| key.kind == Kind::Pod && !in_use.contains(key)) {
             let waits = objects.pods.get(key).is_some_and(|pod| {
                 node_name(pod) == Some(&self.settings.node) && matches!(self.decide(pod, objects), Decision::Wait(_))

@@ -72,6 +72,53 @@ fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/rules").join(format!("{name}.nft"))
 }
 
+/// Captures that together have every match and action once.
+const IN_IPTABLES: [&str; 4] = ["dual-dns-virtual-interface", "probes", "settled", "leaving"];
+
+fn all_of_iptables() -> Vec<(String, String)> {
+    let families = [("v4", Family::V4), ("v6", Family::V6)];
+    let chosen = all().into_iter().filter(|(name, _)| IN_IPTABLES.contains(&name.as_str()));
+    chosen
+        .flat_map(|(name, capture)| {
+            families.map(|(family_name, family)| {
+                let script = iptables::filling(&tables(&capture), family, "");
+                (format!("{name}.{family_name}.iptables"), script)
+            })
+        })
+        .collect()
+}
+
+#[test]
+fn iptables_scripts_match_their_golden_files() {
+    for (name, script) in all_of_iptables() {
+        let path = golden(&name).with_extension("");
+        if std::env::var_os(REGENERATE).is_some() {
+            std::fs::write(&path, &script).unwrap();
+        }
+        let wanted = std::fs::read_to_string(&path).unwrap_or_default();
+        assert_eq!(script, wanted, "{}: run again with {REGENERATE}=1 and look at the difference", path.display());
+    }
+}
+
+#[test]
+fn iptables_scripts_take_the_place_of_what_is_there() {
+    let present = "*nat\n:PREROUTING ACCEPT [1:2]\n:FAIRWAY_PREROUTING - [0:0]\n:FAIRWAY_OLD - [0:0]\n:KUBE - [0:0]\n\
+                   -A PREROUTING -j FAIRWAY_PREROUTING\n-A PREROUTING -j KUBE\n-A FAIRWAY_PREROUTING -j FAIRWAY_OLD\nCOMMIT\n";
+    let removed = "*nat\n-D PREROUTING -j FAIRWAY_PREROUTING\n-F FAIRWAY_PREROUTING\n-F FAIRWAY_OLD\n\
+                   -X FAIRWAY_PREROUTING\n-X FAIRWAY_OLD\nCOMMIT\n";
+    assert_eq!(iptables::removal(present), removed);
+    assert_eq!(iptables::removal("*nat\n:KUBE - [0:0]\nCOMMIT\n"), "");
+    let script = iptables::filling(&tables(&Capture::default()), Family::V4, present);
+    let nat = script.split("COMMIT").next().unwrap();
+    assert!(nat.starts_with(
+        "*nat\n:FAIRWAY_PREROUTING - [0:0]\n:FAIRWAY_OUTPUT - [0:0]\n-D PREROUTING -j FAIRWAY_PREROUTING\n-F FAIRWAY_OLD\n-X FAIRWAY_OLD\n"
+    ));
+    assert_eq!(nat.matches("-A PREROUTING -j FAIRWAY_PREROUTING").count(), 1, "{nat}");
+    let listed =
+        iptables::listing("*nat\n:FAIRWAY_OUTPUT - [3:4]\n-A OUTPUT -j FAIRWAY_OUTPUT\n-A OUTPUT -j KUBE\nCOMMIT\n");
+    assert_eq!(listed, "*nat :FAIRWAY_OUTPUT -\n*nat -A OUTPUT -j FAIRWAY_OUTPUT\n");
+}
+
 #[test]
 fn scripts_match_their_golden_files() {
     for (name, capture) in all() {
@@ -96,7 +143,7 @@ fn every_rule_counts_and_no_golden_file_is_left_over() {
         assert_eq!(script.contains("ip6 "), redirects_ipv6, "{name}");
     }
     let files = std::fs::read_dir(golden("x").parent().unwrap()).unwrap().count();
-    assert_eq!(files, all().len());
+    assert_eq!(files, all().len() + all_of_iptables().len());
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::process::Command;
 
+use super::super::backend::own_tables;
 use super::*;
 use crate::rules::{InterfaceName, Phase, Probes};
 
@@ -96,6 +97,67 @@ fn rules_are_written_read_back_and_removed() {
     assert_eq!(kernel.inspect(&namespace, &plain).unwrap(), Inspection::Absent);
     assert_eq!(state(&scratch), before);
     assert_eq!(kernel.identify(Path::new("/proc/self/ns/net")).unwrap(), own);
+}
+
+#[test]
+fn iptables_rules_are_written_read_back_and_removed() {
+    let Some(scratch) = Scratch::new("iptables") else { return };
+    if Command::new("iptables-restore").arg("--version").output().is_err() {
+        let _ = writeln!(std::io::stderr(), "SKIPPED: rules of iptables: needs the package iptables");
+        return;
+    }
+    let kernel = RealKernel::new(Path::new("/proc"), Backend::Iptables);
+    let namespace = kernel.open(&scratch.path()).unwrap();
+    let plain = Capture::default();
+    let probes = Probes {
+        sources: ["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()].into(),
+        ports: (80..100).collect(),
+    };
+    let interface = InterfaceName::parse("tap0").unwrap();
+    let most = Capture { dns: true, virtual_interfaces: [interface].into(), probes, ..Capture::default() };
+    let only_ipv4 = Capture { ipv6: false, inbound: false, ..Capture::default() };
+    let settled = Capture { phase: Phase::Settled, ..Capture::default() };
+    let leaving = Capture { phase: Phase::Leaving, ..Capture::default() };
+    assert_eq!(kernel.inspect(&namespace, &plain).unwrap(), Inspection::Absent);
+    for capture in [&plain, &most, &only_ipv4, &settled, &leaving, &plain] {
+        assert_ne!(kernel.inspect(&namespace, capture).unwrap(), Inspection::Same);
+        for _ in 0..2 {
+            kernel.apply(&namespace, capture).unwrap();
+            assert_eq!(kernel.inspect(&namespace, capture).unwrap(), Inspection::Same, "{capture:?}");
+        }
+    }
+    for meddling in [
+        &["iptables", "-t", "nat", "-A", "FAIRWAY_OUTPUT", "-j", "ACCEPT"][..],
+        &["iptables", "-t", "nat", "-F", "PREROUTING"],
+        &["ip6tables", "-t", "mangle", "-F", "FAIRWAY_OUTPUT"],
+    ] {
+        assert_eq!(scratch.run(meddling), "", "{meddling:?}");
+        assert_eq!(kernel.inspect(&namespace, &plain).unwrap(), Inspection::Different, "{meddling:?}");
+        kernel.apply(&namespace, &plain).unwrap();
+        assert_eq!(kernel.inspect(&namespace, &plain).unwrap(), Inspection::Same, "{meddling:?}");
+    }
+    // A node that has nft by now sees what the other way has left, and takes it away.
+    let newer = RealKernel::default();
+    assert_eq!(newer.inspect(&namespace, &plain).unwrap(), Inspection::Different);
+    newer.apply(&namespace, &plain).unwrap();
+    assert_eq!(newer.inspect(&namespace, &plain).unwrap(), Inspection::Same);
+    assert!(!scratch.run(&["iptables-save"]).contains("FAIRWAY"));
+    newer.remove(&namespace).unwrap();
+    assert_eq!(newer.inspect(&namespace, &plain).unwrap(), Inspection::Absent);
+    // And the other way alone removes all of its own.
+    kernel.apply(&namespace, &settled).unwrap();
+    kernel.remove(&namespace).unwrap();
+    assert_eq!(kernel.inspect(&namespace, &plain).unwrap(), Inspection::Absent);
+}
+
+#[test]
+fn the_way_that_works_is_found_and_what_does_not_is_said() {
+    if Scratch::new("works").is_none() {
+        return;
+    }
+    let (kernel, refused) = RealKernel::that_works(Path::new("/proc"));
+    assert_eq!(kernel.backend(), Backend::Nftables);
+    assert!(refused.is_empty(), "{refused:?}");
 }
 
 #[test]

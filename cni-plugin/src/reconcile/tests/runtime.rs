@@ -414,6 +414,35 @@ async fn a_pod_that_runs_already_when_it_is_enrolled_keeps_its_connections_altho
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_lacks_its_capture_for_long_is_told_why_until_it_has_it() {
+    let mut world = World::new();
+    let note = |world: &World| {
+        let loaded = load(world.directory.path(), None);
+        annotation(&loaded.objects.pod("shop", "web").unwrap().metadata, NOT_CAPTURED).map(str::to_owned)
+    };
+    world.kernel.vanish(&world.netns("u1"));
+    world.pass().await;
+    assert_eq!(note(&world), None, "it may just be starting");
+    world.now += COMPLAIN_AFTER;
+    world.pass().await;
+    assert!(note(&world).unwrap().contains("no network namespace"), "{:?}", note(&world));
+    world.kernel.place(&world.netns("u1"), INODE);
+    world.kernel.refuse_apply(true);
+    let client = world.ready().await;
+    world.pass().await;
+    client.take("u1");
+    world.answered(Answer::Accepted).await;
+    world.pass().await;
+    world.now += COMPLAIN_AFTER;
+    world.pass().await;
+    assert!(note(&world).unwrap().contains("refused by the test"), "{:?}", note(&world));
+    assert_eq!(world.redirection().as_deref(), Some("pending"));
+    world.kernel.refuse_apply(false);
+    assert_eq!(world.pass().await.actual, Actual::Captured);
+    assert_eq!((note(&world), world.redirection().as_deref()), (None, Some("enabled")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn five_hundred_pods_added_at_once_are_all_answered() {
     const PODS: u64 = 500;
     let mut world = World::before_the_sandbox();
