@@ -6,9 +6,11 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod chain {
+    mod faults;
     pub(crate) mod node;
     pub(crate) mod proxy;
     pub(crate) mod runtime;
+    mod trouble;
 }
 
 use std::io::{Read as _, Write as _};

@@ -30,8 +30,13 @@ pub(crate) struct Node {
     flags: Vec<String>,
 }
 
-fn succeeds(program: &str, arguments: &[&str]) -> bool {
+pub(crate) fn succeeds(program: &str, arguments: &[&str]) -> bool {
     Command::new(program).args(arguments).output().is_ok_and(|output| output.status.success())
+}
+
+/// Says that a check could not be made, past the test harness, so that it shows without --nocapture.
+pub(crate) fn skip(what: &str, needs: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {what}: needs {needs}");
 }
 
 impl Node {
@@ -45,11 +50,7 @@ impl Node {
         let plugins =
             ["bridge", "host-local", "portmap", "loopback"].iter().all(|name| Path::new(PLUGINS).join(name).exists());
         if !plugins || !succeeds("nft", &["--version"]) || !succeeds("ip", &["netns", "add", &name]) {
-            // Written past the test harness, so that it shows without --nocapture.
-            let _ = writeln!(
-                std::io::stderr(),
-                "SKIPPED: the real CNI chain: needs root, ip, nft and the package containernetworking-plugins"
-            );
+            skip("the real CNI chain", "root, ip, nft and the package containernetworking-plugins");
             return None;
         }
         let root = tempfile::tempdir().unwrap();
@@ -81,7 +82,7 @@ impl Node {
         })
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.root.path().join(name)
     }
 
@@ -111,9 +112,19 @@ impl Node {
     }
 
     pub(crate) fn start_agent(&self) {
+        self.start_agent_with(&[]);
+    }
+
+    /// The agent's log so far, of all its lives.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.path("agent.log")).unwrap_or_default()
+    }
+
+    pub(crate) fn start_agent_with(&self, environment: &[(&str, &str)]) {
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("agent.log")).unwrap();
-        let child =
-            self.agent_command().args(&self.flags).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        let mut command = self.agent_command();
+        command.args(&self.flags).envs(environment.iter().copied());
+        let child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         *self.agent.lock().unwrap() = Some(child);
     }
 
@@ -142,8 +153,7 @@ impl Node {
     pub(crate) fn wait(&self, what: &str, mut condition: impl FnMut() -> bool) {
         let started = Instant::now();
         while !condition() {
-            let log = || fs::read_to_string(self.path("agent.log")).unwrap_or_default();
-            assert!(started.elapsed() < PATIENCE, "{what}: never\n{}", log());
+            assert!(started.elapsed() < PATIENCE, "{what}: never\n{}", self.log());
             std::thread::yield_now();
         }
     }
@@ -273,12 +283,26 @@ impl Node {
         previous: Option<&Value>,
     ) -> Result<Value, String> {
         let netns = Path::new("/run/netns").join(self.netns(uid));
-        let sandbox = Sandbox { namespace, pod, uid, netns: &netns };
+        self.run_in(&netns, list, command, namespace, pod, uid, previous)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what a runtime says of a sandbox")]
+    pub(crate) fn run_in(
+        &self,
+        netns: &Path,
+        list: &Value,
+        command: &str,
+        namespace: &str,
+        pod: &str,
+        uid: &str,
+        previous: Option<&Value>,
+    ) -> Result<Value, String> {
+        let sandbox = Sandbox { namespace, pod, uid, netns };
         let path = format!("{}:{PLUGINS}", self.path("bin").display());
         runtime::run(&self.name, &path, list, command, &sandbox, previous)
     }
 
-    fn exec(&self, command: &[&str]) -> String {
+    pub(crate) fn exec(&self, command: &[&str]) -> String {
         exec(&self.name, command)
     }
 
