@@ -283,23 +283,18 @@ impl Node {
         previous: Option<&Value>,
     ) -> Result<Value, String> {
         let netns = Path::new("/run/netns").join(self.netns(uid));
-        self.run_in(&netns, list, command, namespace, pod, uid, previous)
+        self.run_in(list, command, &Sandbox { namespace, pod, uid, netns: &netns }, previous)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what a runtime says of a sandbox")]
     pub(crate) fn run_in(
         &self,
-        netns: &Path,
         list: &Value,
         command: &str,
-        namespace: &str,
-        pod: &str,
-        uid: &str,
+        sandbox: &Sandbox<'_>,
         previous: Option<&Value>,
     ) -> Result<Value, String> {
-        let sandbox = Sandbox { namespace, pod, uid, netns };
         let path = format!("{}:{PLUGINS}", self.path("bin").display());
-        runtime::run(&self.name, &path, list, command, &sandbox, previous)
+        runtime::run(&self.name, &path, list, command, sandbox, previous)
     }
 
     pub(crate) fn exec(&self, command: &[&str]) -> String {

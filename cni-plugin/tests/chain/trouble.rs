@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::{Value, json};
 
 use super::node::{Node, succeeds};
+use super::runtime::Sandbox;
 
 impl Node {
     /// As a careless CNI does: its whole configuration, without us, in place.
@@ -64,7 +65,7 @@ impl Node {
 
     pub(crate) fn add_in(&self, owner: &Owner, namespace: &str, pod: &str, uid: &str) -> Result<Value, String> {
         let list: Value = serde_json::from_str(&self.configuration()).unwrap();
-        self.run_in(&owner.path(), &list, "ADD", namespace, pod, uid, None)
+        self.run_in(&list, "ADD", &Sandbox { namespace, pod, uid, netns: &owner.path() }, None)
     }
 }
 

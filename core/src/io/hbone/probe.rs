@@ -92,7 +92,7 @@ impl Probe {
     /// Asks, and resolves when the peer answers; an answer to an earlier question will do.
     pub(super) async fn answer(&self) {
         let mut answers = self.0.answers.subscribe();
-        self.0.ask.notify_one();
+        self.ask();
         // The sender lives as long as we do.
         let _ = answers.changed().await;
     }
@@ -101,7 +101,7 @@ impl Probe {
     pub(super) fn measure(&self) {
         let age = self.now().saturating_sub(self.0.asked.load(Ordering::Relaxed));
         if age > micros(self.0.limits.duration(&limits::POOL_QUEUEING_CHECK)) {
-            self.0.ask.notify_one();
+            self.ask();
         }
     }
 
