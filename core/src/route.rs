@@ -193,7 +193,9 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    fn new(reason: Reason, subject: impl std::fmt::Display) -> Box<Self> {
+    /// A refusal for this reason; nothing more is known of what was meant.
+    #[must_use]
+    pub fn new(reason: Reason, subject: impl std::fmt::Display) -> Box<Self> {
         Box::new(Self { reason, subject: subject.to_string(), service: None, workload: None })
     }
 

@@ -1,5 +1,6 @@
 //! Workloads: one thing that runs, usually a pod, and how it is reached.
 
+pub mod newcomer;
 #[cfg(test)]
 mod tests;
 

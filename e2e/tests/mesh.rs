@@ -14,6 +14,7 @@ mod mesh {
     mod labs;
     mod manifests;
     mod matrix;
+    mod newcomer;
     mod observe;
     mod on_demand;
     mod shop;

@@ -22,6 +22,7 @@ use fairway_core::io::tls::revocation::RevocationFile;
 use fairway_core::io::{admin, certs, xds};
 use fairway_core::limits;
 use fairway_core::local::Defaults;
+use fairway_core::workload::newcomer::Site;
 use rustls::crypto::CryptoProvider;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
@@ -79,6 +80,11 @@ pub async fn run(config: Config, log_filter: LogFilter, workers: Workers) -> any
         (config.dns.resolvers(), SocketFactory::host(config.packet_mark).within(&config.limits, probing));
     let upstream = Upstream::new(resolvers.clone(), ours.clone(), ours.clone());
     let mesh = Arc::new(Mesh {
+        site: Site {
+            trust_domain: config.trust_domain.clone(),
+            cluster_id: config.cluster_id.as_str().into(),
+            network: config.network.as_str().into(),
+        },
         live: live.clone(),
         certificates: certificates.clone(),
         telemetry: telemetry.clone(),

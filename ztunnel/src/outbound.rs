@@ -1,6 +1,7 @@
 //! One captured connection leaving a pod, top to bottom.
 
 mod neighbour;
+mod newcomer;
 
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -56,15 +57,18 @@ async fn open(pod: &Pod, place: &Place, stream: TcpStream, client: SocketAddr) -
         started: Instant::now(),
         info: ConnectionInfo::new(Reporter::Source, client, destination),
     };
-    let Some(source) = pod.workload().await else {
-        return connection.refuse(&Outcome::because(Reason::WorkloadUnknown, &pod.reference.name));
+    let (source, planned, announced) = match newcomer::departure(pod, client.ip(), destination).await {
+        Some((source, plan)) => (source, Ok(plan), false),
+        None => {
+            let Some(source) = pod.workload().await else {
+                return connection.refuse(&Outcome::because(Reason::WorkloadUnknown, &pod.reference.name));
+            };
+            let planned = plan(pod, &source, destination).await;
+            (source, planned, true)
+        }
     };
     connection.info.source_workload = Some(Arc::clone(&source));
-    if route::is_illegal_port(destination.port()) && source.addresses.contains(&destination.ip()) {
-        // Our own listener, which would take us for a client, and so on until nothing is left.
-        return connection.refuse(&Outcome::because(Reason::SelfCall, destination));
-    }
-    let plan = match plan(pod, &source, destination).await {
+    let plan = match planned {
         Ok(plan) => plan,
         Err(refusal) => {
             connection.info.destination_workload.clone_from(&refusal.workload);
@@ -77,7 +81,8 @@ async fn open(pod: &Pod, place: &Place, stream: TcpStream, client: SocketAddr) -
     match &plan {
         Plan::Passthrough { address, .. } | Plan::Direct { address, .. } => connection.plain(pod, *address).await,
         Plan::Tunnel { hop, workload, .. }
-            if let Some(neighbour) = pod.mesh.neighbours.find(workload, hop.address.ip()) =>
+            // Without a tunnel nothing proves who a pod is but what the controller says of it.
+            if announced && let Some(neighbour) = pod.mesh.neighbours.find(workload, hop.address.ip()) =>
         {
             connection.neighbour(&source, neighbour, hop).await
         }
@@ -100,6 +105,10 @@ async fn open(pod: &Pod, place: &Place, stream: TcpStream, client: SocketAddr) -
 
 /// Where a connection to `destination` goes, with the address of an endpoint that has only a name.
 async fn plan(pod: &Pod, source: &Workload, destination: SocketAddr) -> Result<Plan, Box<Refusal>> {
+    if route::is_illegal_port(destination.port()) && source.addresses.contains(&destination.ip()) {
+        // Our own listener, which would take us for a client, and so on until nothing is left.
+        return Err(Refusal::new(Reason::SelfCall, destination));
+    }
     // One snapshot for the whole decision.
     let missing = |snapshot: &Snapshot| route::missing(snapshot, source, destination);
     let snapshot =

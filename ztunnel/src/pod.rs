@@ -1,6 +1,7 @@
 //! What the connections of one enrolled pod share.
 
 use std::iter;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use fairway_core::io::certs::Certificates;
@@ -12,6 +13,7 @@ use fairway_core::limits::{self, Limits};
 use fairway_core::snapshot::PodRef;
 use fairway_core::view::PodView;
 use fairway_core::workload::Workload;
+use fairway_core::workload::newcomer::Site;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -24,6 +26,8 @@ use crate::workers::{Place, Workers};
 
 /// What all pods of the node share.
 pub struct Mesh {
+    /// Where this is.
+    pub site: Site,
     /// The world as it is now.
     pub live: Live,
     /// Certificates of the node's workloads.
@@ -100,6 +104,15 @@ impl Pod {
     #[must_use]
     pub fn view(&self) -> watch::Receiver<Arc<PodView>> {
         self.view.clone()
+    }
+
+    /// The pod as far as its node knows it, while the controller has not announced it; see [`Site::newcomer`].
+    #[must_use]
+    pub fn newcomer(&self, address: IpAddr) -> Option<Workload> {
+        if self.view.borrow().workload.is_some() {
+            return None;
+        }
+        self.mesh.site.newcomer(&self.reference, address, &self.mesh.live.snapshot())
     }
 
     /// The pod's own workload, waited for: a new pod's traffic may be faster than its announcement.

@@ -266,23 +266,24 @@ fn accept<T>(
     workers.spawn(worker, listen::accept(name, listener, permits, drain, handle));
 }
 
-/// While the pod is served: holds the certificate of whoever it is now, so that the first connection need not wait for
-/// one, and lets idle tunnels go.
+/// While the pod is served: holds the certificate of whoever it is now, or will be as far as its node knows, so that the
+/// first connection need not wait for one; and lets idle tunnels go.
 async fn keep(pod: Arc<Pod>, mut drain: Drain) {
     let mut view = pod.view();
     let mut certificate: Option<CertificateHandle> = None;
     let idle = pod.mesh.limits.duration(&limits::POOL_IDLE_TIMEOUT);
     let mut sweeps = interval(SWEEP_INTERVAL.min(idle));
     loop {
-        let identity = view.borrow_and_update().workload.as_ref().map(|workload| workload.identity());
-        if let Some(identity) = identity
+        let announced = view.borrow_and_update().workload.as_ref().map(|workload| workload.identity());
+        if let Some(identity) = announced.or_else(|| pod.mesh.site.identity(&pod.reference))
             && certificate.as_ref().is_none_or(|held| *held.identity() != identity)
         {
             // The old one is let go with its tunnels, which hold it, too.
             certificate = Some(pod.mesh.certificates.claim(&identity));
         }
         tokio::select! {
-            Ok(()) = view.changed() => {}
+            // The authority may have refused what it had not heard of.
+            Ok(()) = view.changed() => certificate.iter().for_each(CertificateHandle::hurry),
             now = sweeps.tick() => {
                 for pool in pod.pools() {
                     pool.sweep(idle, now);

@@ -18,6 +18,7 @@ use fairway_core::io::tls;
 use fairway_core::limits::{self, Limits};
 use fairway_core::snapshot::{PodRef, Update};
 use fairway_core::workload::Workload;
+use fairway_core::workload::newcomer::Site;
 use fairway_proto::workload as proto;
 use http::HeaderMap;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -105,6 +106,7 @@ impl ServedPod {
         let metrics = Metrics::new(&[]);
         let (ours, resolvers) = (SocketFactory::host(None), Resolvers::fixed(&[]));
         let mesh = Arc::new(Mesh {
+            site: Site::default(),
             limits: Limits::default().and(&limits::XDS_DEMAND_WAIT, 10),
             live,
             certificates: certificates.clone(),

@@ -134,7 +134,7 @@ impl Server {
     }
 
     fn datagram(self: &Arc<Self>, query: &[u8], peer: SocketAddr, socket: &Arc<UdpSocket>) {
-        let client = self.pod.view().borrow().workload.clone();
+        let client = self.client(peer);
         let mut kind = wire::UNKNOWN_KIND;
         if let Some(client) = &client {
             let verdict = self.consider(query, Transport::Udp, Some(client));
@@ -160,7 +160,7 @@ impl Server {
                     let asked = Asked { kind, transport: Transport::Udp, client: Some(&client) };
                     server.pass_on(asked, &query, permit).await
                 }
-                None => server.answer(&query, Transport::Udp, permit).await,
+                None => server.answer(&query, peer, Transport::Udp, permit).await,
             };
             if let Some(reply) = reply {
                 let _ = socket.send_to(&reply, peer).await;
@@ -170,13 +170,13 @@ impl Server {
 
     /// One connection: queries one after the other, in order (RFC 7766 §6.2.1 allows it).
     async fn connection(self: Arc<Self>, accepted: Arrival, mut drain: Drain) {
-        let Arrival { mut stream, permit: _permit, .. } = accepted;
+        let Arrival { mut stream, peer, permit: _permit } = accepted;
         let idle = self.pod.mesh.limits.duration(&limits::DNS_IDLE_TIMEOUT);
         let conversation = async {
             while let Ok(Ok(query)) = timeout(idle, read_message(&mut stream)).await {
                 let reply = match Arc::clone(&self.queries).try_acquire_owned() {
-                    Ok(permit) => self.answer(&query, Transport::Tcp, permit).await,
-                    Err(_) => self.answer_ours(&query),
+                    Ok(permit) => self.answer(&query, peer, Transport::Tcp, permit).await,
+                    Err(_) => self.answer_ours(&query, peer),
                 };
                 let Some(reply) = reply else { break };
                 if !matches!(timeout(idle, write_message(&mut stream, &reply)).await, Ok(Ok(()))) {
@@ -190,12 +190,29 @@ impl Server {
         }
     }
 
+    /// Who asks, as far as it is known now; what a new pod's node knows of it is enough to find names for it.
+    fn client(&self, peer: SocketAddr) -> Option<Arc<Workload>> {
+        let announced = self.pod.view().borrow().workload.clone();
+        announced.or_else(|| self.pod.newcomer(peer.ip()).map(Arc::new))
+    }
+
     /// The reply to a query: our own, or a resolver's. None if it is no query.
-    async fn answer(&self, query: &[u8], transport: Transport, permit: OwnedSemaphorePermit) -> Option<Vec<u8>> {
-        // A new pod's first question may be faster than its announcement. It is not held up for long: resolvers know most
-        // names, too.
-        let wait = self.pod.mesh.limits.duration(&limits::DNS_WORKLOAD_WAIT);
-        let client = timeout(wait, self.pod.workload()).await.ok().flatten();
+    async fn answer(
+        &self,
+        query: &[u8],
+        peer: SocketAddr,
+        transport: Transport,
+        permit: OwnedSemaphorePermit,
+    ) -> Option<Vec<u8>> {
+        let client = match self.client(peer) {
+            Some(client) => Some(client),
+            // The first question may be faster than the first answer of the controller. It is not held up for long:
+            // resolvers know most names, too.
+            None => {
+                let wait = self.pod.mesh.limits.duration(&limits::DNS_WORKLOAD_WAIT);
+                timeout(wait, self.pod.workload()).await.ok().flatten()
+            }
+        };
         let verdict = self.consider(query, transport, client.as_deref());
         match verdict.action {
             Action::Drop => None,
@@ -208,8 +225,8 @@ impl Server {
     }
 
     /// As [`Server::answer`] when no more may be passed on.
-    fn answer_ours(&self, query: &[u8]) -> Option<Vec<u8>> {
-        let client = self.pod.view().borrow().workload.clone();
+    fn answer_ours(&self, query: &[u8], peer: SocketAddr) -> Option<Vec<u8>> {
+        let client = self.client(peer);
         let verdict = self.consider(query, Transport::Tcp, client.as_deref());
         match verdict.action {
             Action::Drop => None,

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use rustls::crypto::CryptoProvider;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
@@ -49,6 +49,8 @@ pub(super) struct Tally {
 struct Entry {
     identity: Identity,
     state: watch::Receiver<State>,
+    /// A reason to believe that the authority answers otherwise now.
+    hurry: Arc<Notify>,
     renewal: AbortHandle,
     now: fn() -> SystemTime,
     /// How long a connection waits for the first certificate.
@@ -140,11 +142,13 @@ impl Certificates {
         }
         entries.retain(|_, entry| entry.strong_count() > 0);
         let (publish, state) = watch::channel(State::default());
-        let renewal = keep_fresh(Arc::clone(&self.shared), identity.clone(), publish);
+        let hurry = Arc::new(Notify::new());
+        let renewal = keep_fresh(Arc::clone(&self.shared), identity.clone(), publish, Arc::clone(&hurry));
         let renewal = self.shared.runtime.spawn(renewal).abort_handle();
         let entry = Arc::new(Entry {
             identity: identity.clone(),
             state,
+            hurry,
             renewal,
             now: self.shared.now,
             wait: self.shared.limits.duration(&limits::CERTIFICATE_WAIT),
@@ -205,6 +209,13 @@ impl CertificateHandle {
         self.0.state.borrow().certificate.clone()
     }
 
+    /// Asks at once for a certificate that was refused, instead of after a while: something has changed.
+    pub fn hurry(&self) {
+        if self.newest().is_none() {
+            self.0.hurry.notify_one();
+        }
+    }
+
     /// The valid certificate, waiting a bounded time for the first one.
     ///
     /// # Errors
@@ -220,7 +231,7 @@ impl CertificateHandle {
     }
 }
 
-async fn keep_fresh(shared: Arc<Shared>, identity: Identity, publish: watch::Sender<State>) {
+async fn keep_fresh(shared: Arc<Shared>, identity: Identity, publish: watch::Sender<State>, hurry: Arc<Notify>) {
     let mut trust = shared.trust.subscribe();
     let mut failures = 0;
     loop {
@@ -247,6 +258,7 @@ async fn keep_fresh(shared: Arc<Shared>, identity: Identity, publish: watch::Sen
         let held = publish.borrow().certificate.clone();
         tokio::select! {
             () = wall_clock::pass(wait, shared.now, &shared.limits) => {}
+            () = hurry.notified(), if held.is_none() => {}
             () = distrusted(&shared, &mut trust, held.as_deref()) => {
                 tracing::info!(%identity, "peers do not trust our certificate any more, it is renewed early");
                 // All of the node's workloads hear of it at once.

@@ -38,6 +38,8 @@ pub(crate) struct MemoryAuthority {
     calls: AtomicUsize,
     /// From this call on, counted from zero, requests are refused.
     refuse_from: usize,
+    /// Up to this call, too.
+    refuse_until: usize,
     /// Signed instead of what was asked for.
     substitute: Option<Identity>,
     /// What is wrong with answers from this call on, counted from zero.
@@ -59,7 +61,15 @@ impl MemoryAuthority {
     pub(crate) fn new() -> Self {
         let (issuer, root_pem) = root();
         let flaw_from = (usize::MAX, Flaw::Expired);
-        Self { issuer, root_pem, calls: AtomicUsize::new(0), refuse_from: usize::MAX, substitute: None, flaw_from }
+        Self {
+            issuer,
+            root_pem,
+            calls: AtomicUsize::new(0),
+            refuse_from: usize::MAX,
+            refuse_until: 0,
+            substitute: None,
+            flaw_from,
+        }
     }
 
     pub(crate) fn shared(authority: &Arc<Self>) -> Certificates {
@@ -122,7 +132,7 @@ impl Authority for MemoryAuthority {
     fn sign<'a>(&'a self, identity: &'a Identity, csr_pem: String, lifetime: Duration) -> Answer<'a> {
         Box::pin(async move {
             let call = self.calls.fetch_add(1, Ordering::SeqCst);
-            if call >= self.refuse_from {
+            if call < self.refuse_until || call >= self.refuse_from {
                 let message = "the pod is not on your node".to_owned();
                 return Err(AuthorityError::Refused { code: tonic::Code::Unauthenticated, message });
             }
@@ -169,6 +179,20 @@ async fn a_refusal_is_passed_on_to_who_waits() {
     let error = certificates.claim(&identity("cart")).get().await.unwrap_err();
     assert!(matches!(error, CertificateError::Unavailable { .. }), "{error}");
     assert!(error.to_string().contains("the pod is not on your node"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_hurries_does_not_sit_out_the_pause_after_a_refusal() {
+    let authority = Arc::new(MemoryAuthority { refuse_until: 1, ..MemoryAuthority::new() });
+    let handle = MemoryAuthority::shared(&authority).claim(&identity("cart"));
+    let started = tokio::time::Instant::now();
+    while authority.calls.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    handle.hurry();
+    handle.get().await.unwrap();
+    assert_eq!(started.elapsed(), Duration::ZERO);
+    assert_eq!(authority.calls.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,6 +12,7 @@ use fairway_core::io::tls;
 use fairway_core::limits::Limits;
 use fairway_core::service::Service;
 use fairway_core::snapshot::{PodRef, Update};
+use fairway_core::workload::newcomer::Site;
 use fairway_proto::workload as proto;
 use hickory_proto::op::Message;
 use hickory_proto::rr::RData;
@@ -62,6 +63,7 @@ impl Served {
         let dns = Arc::new(Dns::new(Zone::default(), 0, resolvers, ours.clone(), counted.clone()));
         let authority = Arc::new(NoAuthority);
         let mesh = Mesh {
+            site: Site::default(),
             workers: Workers::on(vec![Handle::current()]),
             live: live.clone(),
             certificates: Certificates::new(authority, tls::provider(), Duration::from_secs(3600), SystemTime::now),
@@ -93,6 +95,11 @@ impl Served {
         served
     }
 
+    /// Tells all there is, the pod excepted.
+    fn complete(&self) {
+        self.live.apply(vec![Update::from(service()), Update::Complete]);
+    }
+
     fn announce(&self) {
         let client = proto::Workload {
             uid: "Kubernetes//Pod/shop/client".into(),
@@ -103,21 +110,26 @@ impl Served {
             canonical_name: "client".into(),
             ..Default::default()
         };
-        let vip = proto::NetworkAddress { address: vec![10, 96, 0, 1], ..Default::default() };
-        let service = proto::Service {
-            name: "server".into(),
-            namespace: "shop".into(),
-            hostname: OURS.into(),
-            addresses: vec![vip],
-            ..Default::default()
-        };
-        let (client, service) = (Workload::try_from(client).unwrap(), Service::try_from(service).unwrap());
-        self.live.apply(vec![Update::from(client), Update::from(service), Update::Complete]);
+        let client = Workload::try_from(client).unwrap();
+        self.live.apply(vec![Update::from(client), Update::from(service()), Update::Complete]);
     }
 
     fn has(&self, line: &str) -> bool {
         self.metrics.render().lines().any(|found| found == line)
     }
+}
+
+/// What [`OURS`] names.
+fn service() -> Service {
+    let vip = proto::NetworkAddress { address: vec![10, 96, 0, 1], ..Default::default() };
+    let service = proto::Service {
+        name: "server".into(),
+        namespace: "shop".into(),
+        hostname: OURS.into(),
+        addresses: vec![vip],
+        ..Default::default()
+    };
+    Service::try_from(service).unwrap()
 }
 
 fn question(id: u16, name: &str) -> Vec<u8> {
@@ -215,6 +227,21 @@ async fn a_pod_that_is_announced_late_is_waited_for_but_not_for_long() {
         assert_eq!(asking.heard().await, (1, expected.to_owned()));
         assert!(started.elapsed() <= limits::DNS_WORKLOAD_WAIT.duration() + Duration::from_millis(10));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_its_node_knows_is_answered_before_it_is_announced() {
+    let resolver = FakeResolver::start(both_families, None).await;
+    let served = Served::start(resolver.address);
+    served.complete();
+    let asking = Asking::of(served.udp).await;
+    let started = Instant::now();
+    asking.send(1, OURS).await;
+    assert_eq!(asking.heard().await, (1, VIP.to_owned()));
+    let mut stream = TcpStream::connect(served.tcp).await.unwrap();
+    write_message(&mut stream, &question(2, OURS)).await.unwrap();
+    assert_eq!(outline(&read_message(&mut stream).await.unwrap()), (2, VIP.to_owned()));
+    assert_eq!(started.elapsed(), Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
