@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use fairway_core::source::{DEFAULT_NAMESPACE, Kind, SourceError, directory};
+use fairway_core::source::{DEFAULT_NAMESPACE, Kind, ObjectKey, SourceError, directory};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -77,11 +77,21 @@ fn collect(path: &Path, named: bool, files: &mut Vec<PathBuf>) -> Result<()> {
     paths.iter().try_for_each(|path| collect(path, false, files))
 }
 
+/// What a lab with a Kubernetes of its own holds is for that one to say.
+fn refuse_kubernetes(layout: &Layout) -> Result<()> {
+    if !layout.kubeconfig().exists() {
+        return Ok(());
+    }
+    Err(Error::new(format!("the objects of lab `{}` are in its Kubernetes", layout.name()))
+        .hint(format!("use kubectl: export KUBECONFIG={}", layout.kubeconfig().display())))
+}
+
 /// Adds or changes every valid object of `inputs`; the others are reported and left out.
 ///
 /// # Errors
 /// When the lab's manifests cannot be written.
 pub fn apply(layout: &Layout, inputs: &[Input]) -> Result<Report> {
+    refuse_kubernetes(layout)?;
     let mut report = Report::default();
     for (input, document) in documents(inputs) {
         let errors = faults(input, &document)?;
@@ -104,6 +114,7 @@ pub fn apply(layout: &Layout, inputs: &[Input]) -> Result<Report> {
 /// # Errors
 /// When the lab's manifests cannot be changed.
 pub fn delete(layout: &Layout, inputs: &[Input]) -> Result<Report> {
+    refuse_kubernetes(layout)?;
     let mut report = Report::default();
     for (input, document) in documents(inputs) {
         match Head::of(&document.text) {
@@ -119,6 +130,7 @@ pub fn delete(layout: &Layout, inputs: &[Input]) -> Result<Report> {
 /// # Errors
 /// When there is no such object, or a change cannot be understood.
 pub fn label(layout: &Layout, kind: Kind, namespace: &str, name: &str, changes: &[String]) -> Result<Change> {
+    refuse_kubernetes(layout)?;
     let head = Head::new(kind, namespace, name);
     let path = head.path(layout);
     let text = match fs::read_to_string(&path) {
@@ -283,6 +295,16 @@ impl std::fmt::Display for Head {
         }
         f.write_str(&self.name)
     }
+}
+
+/// Writes `object` as the manifest of `key`.
+pub(crate) fn store_object(layout: &Layout, key: &ObjectKey, object: &Value) -> Result<()> {
+    store(layout, &Head::new(key.kind, &key.namespace, &key.name), &format!("{object:#}\n")).map(drop)
+}
+
+/// Removes the manifest of `key`.
+pub(crate) fn remove_object(layout: &Layout, key: &ObjectKey) -> Result<()> {
+    remove(layout, &Head::new(key.kind, &key.namespace, &key.name)).map(drop)
 }
 
 fn store(layout: &Layout, head: &Head, text: &str) -> Result<&'static str> {

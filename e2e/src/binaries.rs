@@ -24,6 +24,9 @@ pub struct Binaries {
     pub node_ztunnels: BTreeMap<u8, PathBuf>,
     /// The node agent.
     pub agent: PathBuf,
+    /// Kubernetes' control plane in one program; none in a lab without it.
+    #[serde(default)]
+    pub kubernetes: Option<PathBuf>,
 }
 
 impl Binaries {
@@ -55,6 +58,8 @@ const CONTROLLER: Binary = Binary { file: "controller", package: "fairway-contro
 const ZTUNNEL: Binary = Binary { file: "ztunnel", package: "fairway-ztunnel" };
 /// Installed by the agent, which finds it beside itself.
 const PLUGIN: Binary = Binary { file: "fairway-cni", package: "fairway-cni" };
+/// Kubernetes' control plane below the build output; `./dev setup` builds it.
+const HYPERKUBE: &str = "kubernetes/hyperkube";
 const AGENT: Binary = Binary { file: "fairway-cni-agent", package: "fairway-cni" };
 
 /// Finds the binaries that `options` asks for, building those that have to be. `progress` hears about slow steps.
@@ -87,8 +92,20 @@ pub fn resolve(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Bina
         ztunnel: place(&ZTUNNEL, &overrides.ztunnel),
         node_ztunnels: overrides.node_ztunnels.clone(),
         agent: place(&AGENT, &overrides.agent),
+        kubernetes: options.kubernetes.then(|| overrides.kubernetes.clone().unwrap_or_else(|| beside(&directory))),
     };
     absolute(found, options.mesh)
+}
+
+/// Kubernetes' control plane, if it was built in this checkout: it is to be found beside the binaries' directory.
+#[must_use]
+pub fn kubernetes() -> Option<PathBuf> {
+    let running = env::current_exe().and_then(|path| path.canonicalize()).ok()?;
+    Some(beside(&binary_directory(&running))).filter(|path| path.is_file())
+}
+
+fn beside(directory: &Path) -> PathBuf {
+    directory.parent().unwrap_or(directory).join(HYPERKUBE)
 }
 
 /// The directory binaries are in: the running executable's, or its parent for a test in `deps/`.
@@ -158,6 +175,15 @@ fn absolute(binaries: Binaries, mesh: bool) -> Result<Binaries> {
             .map(|(node, path)| Ok((node, check(path, "ztunnel", mesh)?)))
             .collect::<Result<_>>()?,
         agent: check(binaries.agent, "agent", mesh)?,
+        kubernetes: binaries.kubernetes.map(kubernetes_at).transpose()?,
+    })
+}
+
+fn kubernetes_at(path: PathBuf) -> Result<PathBuf> {
+    path.canonicalize().map_err(|error| {
+        Error::new(format!("no Kubernetes at {}", path.display()))
+            .because(error)
+            .hint("build it with `./dev setup`, which needs Go, or name another one with --kubernetes-binary PATH")
     })
 }
 

@@ -11,6 +11,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{getegid, geteuid, setsid};
 
 use crate::error::{Doing, Result};
+use crate::kubernetes::relay;
 use crate::layout::Layout;
 use crate::options::Config;
 use crate::prerequisites::namespaces_refused;
@@ -31,6 +32,8 @@ pub fn run(root: &Path) -> Result<()> {
     let config = Config::read(&layout)?;
     // A new session: signals from the caller's terminal do not reach the lab. It fails when already a leader, which is as good.
     let _ = setsid();
+    // Of the host's network, and so made before that is left.
+    let port = config.binaries.kubernetes.is_some().then(relay::listen).transpose()?;
     enter_namespaces()?;
     let log = OpenOptions::new()
         .create(true)
@@ -43,7 +46,7 @@ pub fn run(root: &Path) -> Result<()> {
         .arg(root)
         .current_dir("/")
         .stdin(if config.tied { Stdio::inherit() } else { Stdio::null() })
-        .stdout(log)
+        .stdout(port.map_or_else(|| Stdio::from(log), Stdio::from))
         .stderr(errors)
         .spawn()
         .doing(|| format!("starting the supervisor {}", config.binaries.fairway.display()))?;

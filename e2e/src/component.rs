@@ -15,6 +15,7 @@ use crate::addresses::{self, UNDERLAY_V4};
 use crate::backoff::Backoff;
 use crate::http;
 use crate::kubelet::{SYSTEM_NAMESPACE, ztunnel_pod};
+use crate::kubernetes::control_plane;
 use crate::layout::{Layout, NETNS_DIRECTORY};
 use crate::options::Config;
 use crate::reaper::{Exit, Process, Reaper};
@@ -42,22 +43,23 @@ pub(crate) struct Spec {
     pub(crate) name: String,
     /// Number of its node; the underlay when there is none.
     pub(crate) node: Option<u8>,
-    program: PathBuf,
-    arguments: Vec<String>,
-    environment: BTreeMap<String, String>,
+    pub(crate) program: PathBuf,
+    pub(crate) arguments: Vec<String>,
+    pub(crate) environment: BTreeMap<String, String>,
     /// Files that must exist before it makes sense to start it.
-    requires: Vec<PathBuf>,
+    pub(crate) requires: Vec<PathBuf>,
     /// URL that answers 200 when it is ready.
-    readiness: String,
+    pub(crate) readiness: String,
 }
 
 /// Every component of a lab, in start order.
 pub(crate) fn specs(config: &Config) -> Vec<Spec> {
-    if !config.mesh {
-        return Vec::new();
-    }
     let layout = Layout::inside();
-    let mut specs = vec![controller(config, &layout)];
+    let mut specs = control_plane::specs(config, &layout);
+    if !config.mesh {
+        return specs;
+    }
+    specs.push(controller(config, &layout));
     for number in 1..=config.nodes {
         specs.push(ztunnel(config, &layout, number));
         specs.push(agent(config, &layout, number));
@@ -74,7 +76,7 @@ fn arguments(pairs: &[(&str, String)]) -> Vec<String> {
 }
 
 /// What every component gets, then what the options add for this kind of component and for this one.
-fn environment(config: &Config, kind: &str, name: &str, own: &[(&str, String)]) -> BTreeMap<String, String> {
+pub(crate) fn environment(config: &Config, kind: &str, name: &str, own: &[(&str, String)]) -> BTreeMap<String, String> {
     let mut environment = config.passed.clone();
     environment.insert("PATH".to_owned(), config.path.clone());
     environment.entry("RUST_LOG".to_owned()).or_insert_with(|| "info".to_owned());
@@ -298,6 +300,7 @@ mod tests {
                 ztunnel: "/z".into(),
                 node_ztunnels: BTreeMap::from([(2, "/other".into())]),
                 agent: "/a".into(),
+                kubernetes: None,
             },
             path: "/bin".into(),
             passed: BTreeMap::from([("RUST_LOG".to_owned(), "debug".to_owned())]),
@@ -313,6 +316,16 @@ mod tests {
         let names: Vec<String> = specs(&config()).into_iter().map(|spec| spec.name).collect();
         assert_eq!(names, ["controller", "ztunnel-node-1", "agent-node-1", "ztunnel-node-2", "agent-node-2"]);
         assert!(specs(&Config { mesh: false, ..config() }).is_empty());
+    }
+
+    #[test]
+    fn kubernetes_comes_before_the_mesh() {
+        let mut config = config();
+        config.binaries.kubernetes = Some("/k".into());
+        let names: Vec<String> = specs(&config).into_iter().map(|spec| spec.name).collect();
+        let expected = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "controller"];
+        assert_eq!(names[..5], expected);
+        assert_eq!(specs(&Config { mesh: false, ..config }).len(), 4);
     }
 
     #[test]

@@ -18,6 +18,9 @@ use crate::probe::{Probe, STARTING_PERIOD};
 use crate::reaper::{Exit, Process, Reaper};
 use crate::sandbox::Sandbox;
 
+/// Programs of ours that a container can name by its image instead of a command.
+const IMAGES: [&str; 4] = ["controller", "fairway", "waypoint", "ztunnel"];
+
 /// What is known of a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ContainerState {
@@ -88,18 +91,20 @@ impl Launch {
         pod: &Pod,
         container: &Container,
         placement: &Placement,
-        path: &str,
+        variables: &BTreeMap<String, String>,
         log: PathBuf,
     ) -> Result<Self, String> {
-        let program: Vec<String> =
-            container.command.iter().flatten().chain(container.args.iter().flatten()).cloned().collect();
-        if program.is_empty() {
+        let command = container.command.as_ref().filter(|command| !command.is_empty());
+        let entry = command.cloned().or_else(|| container.image.as_deref().and_then(entry_point));
+        let Some(entry) = entry else {
             return Err(format!(
-                "container {}: command: required, as the lab runs host programs and no images",
-                container.name
+                "container {}: command: required, as the lab runs host programs and no images, except its own: {}",
+                container.name,
+                IMAGES.join(", ")
             ));
-        }
-        let environment = environment(pod, container, placement, path);
+        };
+        let program: Vec<String> = entry.into_iter().chain(container.args.iter().flatten().cloned()).collect();
+        let environment = environment(pod, container, placement, variables);
         let program = program.iter().map(|word| expand(word, &environment)).collect();
         let directory = container.working_dir.clone().unwrap_or_else(|| "/".to_owned()).into();
         Ok(Self { program, environment, directory, log })
@@ -120,27 +125,39 @@ impl Launch {
     }
 }
 
-/// The environment of a container: the lab's search path, the pod's name, and what the container declares.
-fn environment(pod: &Pod, container: &Container, placement: &Placement, path: &str) -> BTreeMap<String, String> {
-    let mut environment = BTreeMap::from([
-        ("PATH".to_owned(), path.to_owned()),
-        ("HOME".to_owned(), "/".to_owned()),
-        ("HOSTNAME".to_owned(), pod.metadata.name.clone().unwrap_or_default()),
-    ]);
+/// The program that an image of ours stands for: `REGISTRY/waypoint:TAG` is the lab's `waypoint`.
+fn entry_point(image: &str) -> Option<Vec<String>> {
+    let name = image.rsplit('/').next()?.split([':', '@']).next()?;
+    IMAGES.contains(&name).then(|| vec![name.to_owned()])
+}
+
+/// The environment of a container: what every pod of the lab has, the pod's name, and what the container declares.
+fn environment(
+    pod: &Pod,
+    container: &Container,
+    placement: &Placement,
+    variables: &BTreeMap<String, String>,
+) -> BTreeMap<String, String> {
+    let mut environment = variables.clone();
+    environment.insert("HOME".to_owned(), "/".to_owned());
+    environment.insert("HOSTNAME".to_owned(), pod.metadata.name.clone().unwrap_or_default());
     for variable in container.env.iter().flatten() {
         let value = match &variable.value {
             Some(value) => Some(expand(value, &environment)),
-            None => field(pod, variable, placement),
+            None => reference(variable).and_then(|path| field(pod, path, placement)),
         };
         environment.insert(variable.name.clone(), value.unwrap_or_default());
     }
     environment
 }
 
+fn reference(variable: &EnvVar) -> Option<&str> {
+    Some(&variable.value_from.as_ref()?.field_ref.as_ref()?.field_path)
+}
+
 /// The downward API's fields that make sense in the lab.
-fn field(pod: &Pod, variable: &EnvVar, placement: &Placement) -> Option<String> {
-    let path = &variable.value_from.as_ref()?.field_ref.as_ref()?.field_path;
-    match path.as_str() {
+pub(crate) fn field(pod: &Pod, path: &str, placement: &Placement) -> Option<String> {
+    match path {
         "metadata.name" => pod.metadata.name.clone(),
         "metadata.namespace" => pod.metadata.namespace.clone(),
         "metadata.uid" => Some(placement.uid.clone()),
@@ -284,7 +301,8 @@ mod tests {
         .unwrap();
         let placement = Placement { uid: "u".into(), node: 1, address: Some(crate::addresses::node(1)) };
         let container = &pod.spec.as_ref().unwrap().containers[0];
-        let launch = Launch::of(&pod, container, &placement, "/bin", "/log".into()).unwrap();
+        let variables = BTreeMap::from([("PATH".to_owned(), "/bin".to_owned())]);
+        let launch = Launch::of(&pod, container, &placement, &variables, "/log".into()).unwrap();
         assert_eq!(launch.program, ["run", "client", "$(UNKNOWN)", "a web"]);
         assert_eq!(launch.environment["PATH"], "/bin");
         assert_eq!(launch.environment["HOSTNAME"], "client");
@@ -293,8 +311,17 @@ mod tests {
     #[test]
     fn a_container_without_a_command_says_what_to_do() {
         let placement = Placement { uid: "u".into(), node: 1, address: Some(crate::addresses::node(1)) };
-        let error = Launch::of(&Pod::default(), &Container::default(), &placement, "/bin", "/log".into()).unwrap_err();
+        let launch = |image: &str| {
+            let container = Container {
+                image: Some(image.to_owned()),
+                args: Some(vec!["--flag".to_owned()]),
+                ..Container::default()
+            };
+            Launch::of(&Pod::default(), &container, &placement, &BTreeMap::new(), "/log".into())
+        };
+        let error = launch("docker.io/library/nginx:1").unwrap_err();
         assert!(error.contains("command: required"), "{error}");
+        assert_eq!(launch("registry.test:5000/fairway/waypoint:0.1").unwrap().program, ["waypoint", "--flag"]);
     }
 
     #[test]

@@ -1,14 +1,21 @@
 //! A small HTTP client for admin endpoints and probes inside the lab.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
+use rustls::RootCertStore;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio_rustls::TlsConnector;
 
 use crate::error::{Doing, Error, Result};
+use crate::layout::Layout;
 use crate::sandbox::Sandbox;
 
 /// Largest answer read: a `config_dump` of a few thousand workloads.
@@ -38,7 +45,11 @@ fn socket(source: Option<std::net::IpAddr>, to: SocketAddr) -> std::io::Result<T
 }
 
 /// GETs `path` over `stream`.
-pub(crate) async fn get(stream: TcpStream, host: &str, path: &str) -> Result<Answer> {
+pub(crate) async fn get(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    host: &str,
+    path: &str,
+) -> Result<Answer> {
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.doing(|| "speaking HTTP")?;
     let driver = tokio::spawn(connection);
@@ -57,7 +68,24 @@ pub(crate) async fn get(stream: TcpStream, host: &str, path: &str) -> Result<Ans
     result
 }
 
-/// GETs `url` (`http://IP:PORT/PATH`) from inside `sandbox`, within `patience`.
+/// Does the handshake with a server of the lab's Kubernetes, which must have a certificate of its authority.
+async fn secure(stream: TcpStream, to: SocketAddr) -> Result<impl AsyncRead + AsyncWrite + Send + Unpin + 'static> {
+    let authority = Layout::inside().kubernetes_authority();
+    let certificate = CertificateDer::from_pem_file(&authority).doing(|| format!("reading {}", authority.display()))?;
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate).doing(|| format!("trusting {}", authority.display()))?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .doing(|| "preparing TLS")?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::IpAddress(to.ip().into());
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await.doing(|| format!("TLS with {to}"))
+}
+
+/// GETs `url` (`http://IP:PORT/PATH`) from inside `sandbox`, within `patience`; with `https`, from a server of the lab's
+/// Kubernetes.
 pub(crate) async fn fetch(sandbox: &Sandbox, url: &str, patience: Duration) -> Result<Answer> {
     let parsed: http::Uri = url.parse().doing(|| format!("reading the address {url}"))?;
     let authority = parsed.authority().map(http::uri::Authority::as_str).unwrap_or_default();
@@ -67,7 +95,13 @@ pub(crate) async fn fetch(sandbox: &Sandbox, url: &str, patience: Duration) -> R
             .hint("write http://127.0.0.1:15000/path")
     })?;
     let path = parsed.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-    let work = async { get(connect(sandbox, None, to).await?, authority, path).await };
+    let work = async {
+        let stream = connect(sandbox, None, to).await?;
+        match parsed.scheme_str() {
+            Some("https") => get(secure(stream, to).await?, authority, path).await,
+            _ => get(stream, authority, path).await,
+        }
+    };
     tokio::time::timeout(patience, work)
         .await
         .map_err(|_| Error::new(format!("{url} did not answer within {patience:?}")))?

@@ -149,21 +149,23 @@ pub(crate) fn system_manifest(nodes: u8) -> String {
     let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "ztunnel", "namespace": SYSTEM_NAMESPACE}});
     let mut documents =
         vec![json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM_NAMESPACE}}), account];
-    documents.extend((1..=nodes).map(|number| {
-        let node = crate::addresses::node_name(number);
-        json!({
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": {
-                "name": ztunnel_pod(&node), "namespace": SYSTEM_NAMESPACE,
-                "labels": {"app": "ztunnel", MODE_LABEL: "none"},
-            },
-            "spec": {
-                "hostNetwork": true, "nodeName": node, "serviceAccountName": "ztunnel",
-                "containers": [{"name": "ztunnel", "image": "host"}],
-            },
-        })
-    }));
+    documents.extend((1..=nodes).map(|number| ztunnel_manifest(&crate::addresses::node_name(number))));
     documents.iter().map(|document| format!("---\n{document:#}\n")).collect()
+}
+
+/// The pod that stands for the ztunnel of a node.
+pub(crate) fn ztunnel_manifest(node: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": ztunnel_pod(node), "namespace": SYSTEM_NAMESPACE,
+            "labels": {"app": "ztunnel", MODE_LABEL: "none"},
+        },
+        "spec": {
+            "hostNetwork": true, "nodeName": node, "serviceAccountName": "ztunnel",
+            "containers": [{"name": "ztunnel", "image": "host"}],
+        },
+    })
 }
 
 /// Key of a service account's or pod's status in the lab's own namespace.

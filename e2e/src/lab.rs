@@ -92,6 +92,21 @@ impl Lab {
         self.fairway(&["exec", "--node", node], command)
     }
 
+    /// The command that runs kubectl on the host, as administrator of the lab's Kubernetes.
+    ///
+    /// # Errors
+    /// When the lab has none.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<Command> {
+        let Some(program) = &self.config.binaries.kubernetes else {
+            return Err(Error::new(format!("lab `{}` has no Kubernetes", self.config.name)));
+        };
+        let mut command = Command::new(program);
+        command.arg("kubectl").args(arguments).env("KUBECONFIG", self.layout.kubeconfig());
+        // Else it leaves what it discovers in the caller's home.
+        command.env("KUBECACHEDIR", self.layout.kubernetes().join("cache"));
+        Ok(command)
+    }
+
     fn fairway(&self, arguments: &[&str], inner: &[&str]) -> Command {
         let mut command = Command::new(&self.config.binaries.fairway);
         command.args(["lab", "--lab", &self.config.name]).args(arguments).arg("--").args(inner);

@@ -112,6 +112,24 @@ impl Layout {
         self.root.join("service-account.pub.pem")
     }
 
+    /// Keys, certificates and data of the lab's Kubernetes.
+    #[must_use]
+    pub fn kubernetes(&self) -> PathBuf {
+        self.root.join("kubernetes")
+    }
+
+    /// Certificate of the authority that the lab's Kubernetes trusts.
+    #[must_use]
+    pub fn kubernetes_authority(&self) -> PathBuf {
+        self.kubernetes().join("ca.crt")
+    }
+
+    /// Kubeconfig of the administrator, for clients on the host.
+    #[must_use]
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.root.join("kubeconfig")
+    }
+
     /// Directory of one node's files.
     #[must_use]
     pub fn node(&self, node: &str) -> PathBuf {

@@ -31,6 +31,7 @@ mod container;
 mod hosts;
 mod http;
 mod kubelet;
+mod kubernetes;
 mod network;
 mod pod;
 mod probe;

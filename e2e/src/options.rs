@@ -22,6 +22,8 @@ pub struct Options {
     pub nodes: u8,
     /// Whether controller, agents and ztunnels run; without them pods still talk to each other.
     pub mesh: bool,
+    /// Whether the lab has a Kubernetes of its own, which then says what there is; else the lab's manifests do.
+    pub kubernetes: bool,
     /// Explicit paths of binaries; the rest are looked for beside the running executable.
     pub binaries: Overrides,
     /// When to build binaries from a source checkout.
@@ -45,6 +47,8 @@ pub struct Overrides {
     pub node_ztunnels: BTreeMap<u8, PathBuf>,
     /// The node agent.
     pub agent: Option<PathBuf>,
+    /// Kubernetes' control plane in one program.
+    pub kubernetes: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -53,6 +57,7 @@ impl Default for Options {
             name: "default".to_owned(),
             nodes: 2,
             mesh: true,
+            kubernetes: false,
             binaries: Overrides::default(),
             build: Build::InCheckout,
             tied: false,

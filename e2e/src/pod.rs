@@ -1,5 +1,6 @@
 //! The life of one pod: namespaces, network, containers, and the orderly end of all three.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::IpAddr;
 use std::os::linux::fs::MetadataExt;
@@ -11,7 +12,7 @@ use fairway_core::source::ObjectKey;
 use k8s_openapi::api::core::v1::Pod;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +23,7 @@ use crate::container::{ContainerState, Launch, Restart, Runner};
 use crate::error::{Doing, Error, Result};
 use crate::hosts::{self, Entry};
 use crate::kubelet::{Placement, Progress};
+use crate::kubernetes::volumes::{self, Mount, Order};
 use crate::layout::{Layout, netns};
 use crate::network;
 use crate::probe::Probe;
@@ -55,7 +57,10 @@ pub(crate) struct PodTask {
     pub(crate) mesh: bool,
     pub(crate) node: Sandbox,
     pub(crate) reaper: Reaper,
-    pub(crate) path: String,
+    /// Environment of every container.
+    pub(crate) variables: BTreeMap<String, String>,
+    /// Where to order volumes; none in a lab without Kubernetes, which has none.
+    pub(crate) orders: Option<mpsc::Sender<Order>>,
     /// What its `/etc/hosts` says of services.
     pub(crate) hosts: Vec<Entry>,
     pub(crate) stop: CancellationToken,
@@ -154,7 +159,12 @@ impl PodTask {
             write_in_place(&resolver, &search)?;
             files.push((resolver, PathBuf::from("/etc/resolv.conf")));
         }
-        let files = Some(files.into_iter().filter(|(_, target)| target.exists()).collect());
+        files.retain(|(_, target)| target.exists());
+        for (source, target) in self.volumes().await? {
+            volumes::make_mount_point(&target)?;
+            files.push((source, target));
+        }
+        let files = Some(files);
         let (Some(chain), Some(made)) = (&self.chain, made) else {
             let number = self.placement.node;
             let sandbox = Sandbox::start(Plan { network: node_name(number), fresh: false, files }).await?;
@@ -167,6 +177,20 @@ impl PodTask {
         let address = chain.add(made).await?;
         self.write_hosts(&address.both())?;
         Ok((sandbox, address))
+    }
+
+    /// The pod's volumes, once their files are there.
+    async fn volumes(&self) -> Result<Vec<Mount>> {
+        let Some(orders) = &self.orders else { return Ok(Vec::new()) };
+        let mut pod = Pod::clone(&self.pod);
+        pod.metadata.uid = Some(self.placement.uid.clone());
+        let (done, mounts) = oneshot::channel();
+        let order = Order { pod: Arc::new(pod), placement: self.placement.clone(), done };
+        orders.send(order).await.map_err(|_| Error::new("nobody works for the lab's Kubernetes any more"))?;
+        tokio::select! {
+            () = self.stop.cancelled() => Err(Error::new("the pod was deleted before it had its volumes")),
+            mounts = mounts => mounts.doing(|| "preparing volumes")?,
+        }
     }
 
     fn write_hosts(&self, own: &[IpAddr]) -> Result<()> {
@@ -209,7 +233,7 @@ impl PodTask {
         let grace = grace.map_or(DEFAULT_GRACE, Duration::from_secs);
         let launches = spec.containers.iter().map(|container| {
             let log = Layout::inside().container_log(&self.key.namespace, &self.key.name, &container.name);
-            Launch::of(&self.pod, container, &self.placement, &self.path, log).map(|launch| (container, launch))
+            Launch::of(&self.pod, container, &self.placement, &self.variables, log).map(|launch| (container, launch))
         });
         let mut number = 0;
         launches

@@ -1,5 +1,6 @@
 //! Which process the supervisor is, told apart from a later process that got the same pid.
 
+use std::fs;
 use std::path::Path;
 
 use nix::sys::signal::{Signal, kill};
@@ -21,7 +22,7 @@ pub(crate) struct Init {
 impl Init {
     /// Describes the running process `pid`.
     pub(crate) fn of(pid: u32) -> Result<Self> {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))
             .doing(|| format!("reading the start time of process {pid}"))?;
         let pid = i32::try_from(pid).doing(|| "a process id beyond 2^31")?;
         let Stat { start_time, .. } =
@@ -31,7 +32,7 @@ impl Init {
 
     /// Reads what [`Init::write`] wrote; `None` when there is no such file.
     pub(crate) fn read(path: &Path) -> Option<Self> {
-        serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+        serde_json::from_slice(&fs::read(path).ok()?).ok()
     }
 
     /// Writes the identity to `path` in one step.
@@ -41,7 +42,7 @@ impl Init {
 
     /// How far that very process is.
     pub(crate) fn life(self) -> Life {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok();
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok();
         let Some(stat) = stat.as_deref().and_then(parse_stat).filter(|stat| stat.start_time == self.start_time) else {
             return Life::Over;
         };
@@ -98,9 +99,16 @@ fn parse_stat(stat: &str) -> Option<Stat> {
 /// Replaces the file at `path` in one step.
 pub(crate) fn write_atomically(path: &Path, content: &[u8]) -> Result<()> {
     let temporary = path.with_extension("partial");
-    std::fs::write(&temporary, content)
-        .and_then(|()| std::fs::rename(&temporary, path))
+    fs::write(&temporary, content)
+        .and_then(|()| fs::rename(&temporary, path))
         .doing(|| format!("writing {}", path.display()))
+}
+
+/// Memory a process holds (resident set), in bytes (`proc_pid_status(5)`).
+pub(crate) fn memory(pid: i32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kilobytes| kilobytes << 10)
 }
 
 #[cfg(test)]
@@ -112,6 +120,13 @@ mod tests {
         let line = "7 (a) Z (b) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 9 9 9";
         assert_eq!(parse_stat(line), Some(Stat { state: 'S', flags: 4_194_560, start_time: 4242 }));
         assert_eq!(parse_stat("7 (a"), None);
+    }
+
+    #[test]
+    fn a_running_process_holds_memory() {
+        let own = memory(i32::try_from(std::process::id()).unwrap()).unwrap();
+        assert!((1 << 20..1 << 40).contains(&own), "{own}");
+        assert_eq!(memory(0), None);
     }
 
     #[test]

@@ -50,6 +50,9 @@ pub struct ComponentStatus {
     pub ready: bool,
     /// Why it is not ready.
     pub message: Option<String>,
+    /// Memory it holds (resident set), in bytes, while it runs.
+    #[serde(default)]
+    pub memory: Option<u64>,
 }
 
 /// State of one node.

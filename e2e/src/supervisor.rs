@@ -1,5 +1,6 @@
 //! The supervisor's event loop: it owns the lab's state and brings what runs in line with what the manifests say.
 
+mod pods;
 mod report;
 mod serve;
 
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use fairway_core::source::directory::{self, Loaded};
-use fairway_core::source::objects::{is_host_network, node_name as wished_node};
+use fairway_core::source::objects::{is_host_network, is_terminating, node_name as wished_node};
 use fairway_core::source::status::Writer;
 use fairway_core::source::{Kind, ObjectKey};
 use serde_json::json;
@@ -25,6 +26,7 @@ use crate::control::Request;
 use crate::error::{Doing, Error, Result};
 use crate::hosts;
 use crate::kubelet::{self, Fixed, Placement, Progress};
+use crate::kubernetes::{self, Kubernetes};
 use crate::layout::Layout;
 use crate::network;
 use crate::options::Config;
@@ -73,6 +75,8 @@ struct Supervisor {
     nodes: Vec<Node>,
     components: Vec<Component>,
     issuer: token::Issuer,
+    /// None in a lab whose manifests say what there is.
+    kubernetes: Option<Kubernetes>,
     pods: BTreeMap<ObjectKey, PodRecord>,
     /// Pods that could not be placed, and why.
     unplaced: BTreeMap<ObjectKey, String>,
@@ -107,12 +111,16 @@ pub(crate) async fn run(config: Config) -> Result<()> {
     let listener = serve::listen(&layout)?;
     let manifests = layout.manifests();
     fs::create_dir_all(&manifests).doing(|| "creating the manifests' directory")?;
-    if config.mesh {
+    if config.mesh && config.binaries.kubernetes.is_none() {
         let system = manifests.join("fairway-system.yaml");
         fs::write(&system, kubelet::system_manifest(config.nodes)).doing(|| format!("writing {}", system.display()))?;
     }
     let mut world = directory::watch(&manifests);
     let mut supervisor = Supervisor::new(config, reaper, world.borrow_and_update().clone(), pod_events).await?;
+    if supervisor.config.binaries.kubernetes.is_some() {
+        let started = Kubernetes::start(&supervisor.config, &supervisor.underlay, component_events.clone()).await?;
+        supervisor.kubernetes = Some(started);
+    }
     supervisor.write_tokens()?;
     supervisor.start_components(&component_events);
     supervisor.reconcile().await;
@@ -187,6 +195,7 @@ impl Supervisor {
             nodes,
             components,
             issuer: token::Issuer::generate()?,
+            kubernetes: None,
             pods: BTreeMap::new(),
             unplaced: BTreeMap::new(),
             services: ServiceAddresses::default(),
@@ -203,7 +212,11 @@ impl Supervisor {
         }
     }
 
+    /// Writes the tokens of ztunnels; the lab's Kubernetes issues its own.
     fn write_tokens(&self) -> Result<()> {
+        if self.kubernetes.is_some() {
+            return Ok(());
+        }
         let layout = Layout::inside();
         crate::process::write_atomically(&layout.token_public_key(), self.issuer.public_key().as_bytes())?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).doing(|| "reading the clock")?.as_secs();
@@ -253,6 +266,9 @@ impl Supervisor {
         }
         self.reconcile_pods(&world);
         self.write_status(&world);
+        if let Some(kubernetes) = &self.kubernetes {
+            kubernetes.report(self.reports(&world));
+        }
         self.reconcile_hosts(&world);
         self.reconcile_rules(&world).await;
     }
@@ -266,7 +282,7 @@ impl Supervisor {
             .map(|(key, _)| key)
             .collect();
         for (key, record) in &self.pods {
-            let same = world.objects.pods.get(key).is_some_and(|pod| Fixed::of(pod) == record.fixed);
+            let same = world.objects.pods.get(key).is_some_and(|pod| record.is(pod));
             if !same {
                 record.stop.cancel();
             }
@@ -282,6 +298,10 @@ impl Supervisor {
                 self.unplaced.insert(key.clone(), "waiting for the agent to let go of its predecessor".to_owned());
                 continue;
             }
+            if self.kubernetes.is_some() && is_terminating(pod) {
+                // It has ended, and is reported so.
+                continue;
+            }
             if let Err(reason) = self.start_pod(world, key) {
                 self.unplaced.insert(key.clone(), reason);
             }
@@ -290,9 +310,15 @@ impl Supervisor {
 
     fn start_pod(&mut self, world: &Loaded, key: &ObjectKey) -> std::result::Result<(), String> {
         let Some(pod) = world.objects.pods.get(key) else { return Ok(()) };
+        if self.kubernetes.is_some() && wished_node(pod).is_none() {
+            return Err("waiting for the scheduler".to_owned());
+        }
         let load: Vec<usize> = self.nodes.iter().map(|node| self.pods_with_network(node.number)).collect();
         let number = schedule::place(wished_node(pod), &load, POD_CAPACITY)?;
-        let uid = new_uid().map_err(|error| error.to_string())?;
+        let uid = match kubernetes::uid(pod) {
+            Some(uid) => uid.to_owned(),
+            None => new_uid().map_err(|error| error.to_string())?,
+        };
         let Some(node) = self.nodes.iter().find(|node| node.number == number) else { return Ok(()) };
         let has_network = !is_host_network(pod);
         let chain = || Chain::new(number, node.sandbox.clone(), self.reaper.clone(), self.config.path.clone());
@@ -306,7 +332,8 @@ impl Supervisor {
             mesh: self.config.mesh,
             node: node.sandbox.clone(),
             reaper: self.reaper.clone(),
-            path: self.config.path.clone(),
+            variables: self.variables(),
+            orders: self.kubernetes.as_ref().map(Kubernetes::orders),
             hosts: hosts::entries(&world.objects, &self.services),
             stop: stop.clone(),
             events: self.pod_events.clone(),
@@ -337,24 +364,29 @@ impl Supervisor {
                 note(self.writer.write(key, kubelet::pod_status(&record.placement, &record.progress)));
             }
         }
-        for component in &self.components {
-            let Some(number) = component.node() else { continue };
-            let name = node_name(number);
-            if component.name() != kubelet::ztunnel_pod(&name) {
-                continue;
+        for node in &self.nodes {
+            let key = kubelet::system_pod(&node_name(node.number));
+            if let Some(status) = self.component_status(world, &key) {
+                note(self.writer.write(&key, status));
             }
-            let placement =
-                Placement { uid: component.name().to_owned(), node: number, address: Some(addresses::node(number)) };
-            let status = component.status();
-            let container = crate::container::ContainerState {
-                name: "ztunnel".to_owned(),
-                pid: Some(1),
-                ready: status.ready,
-                ..crate::container::ContainerState::default()
-            };
-            let progress = Progress { waiting: None, containers: vec![container] };
-            note(self.writer.write(&kubelet::system_pod(&name), kubelet::pod_status(&placement, &progress)));
         }
+    }
+
+    /// Status of the pod that stands for a ztunnel, if `key` is one.
+    fn component_status(&self, world: &Loaded, key: &ObjectKey) -> Option<serde_json::Value> {
+        let pod = world.objects.pods.get(key).filter(|pod| kubelet::is_component(key, pod))?;
+        let component = self.components.iter().find(|component| component.name() == key.name)?;
+        let number = component.node()?;
+        let uid = kubernetes::uid(pod).unwrap_or(component.name()).to_owned();
+        let container = crate::container::ContainerState {
+            name: "ztunnel".to_owned(),
+            pid: Some(1),
+            ready: component.status().ready,
+            ..crate::container::ContainerState::default()
+        };
+        let progress = Progress { waiting: None, containers: vec![container] };
+        let placement = Placement { uid, node: number, address: Some(addresses::node(number)) };
+        Some(kubelet::pod_status(&placement, &progress))
     }
 
     fn reconcile_hosts(&mut self, world: &Loaded) {
@@ -373,7 +405,10 @@ impl Supervisor {
     }
 
     async fn reconcile_rules(&mut self, world: &Loaded) {
-        let frontends = services::frontends(&world.objects, &self.services);
+        let frontends = match &self.kubernetes {
+            Some(kubernetes) => kubernetes.frontends(),
+            None => Arc::new(services::frontends(&world.objects, &self.services)),
+        };
         for node in &mut self.nodes {
             let script = service_proxy::script(&frontends, addresses::node(node.number));
             if node.rules == script {

@@ -11,6 +11,7 @@ mod mesh {
     mod faults;
     mod garbage;
     mod interop;
+    mod kubernetes;
     mod labs;
     mod manifests;
     mod matrix;

@@ -46,6 +46,7 @@ impl Arguments {
                 ztunnel: self.ztunnel_binary.clone(),
                 node_ztunnels: self.node_ztunnel_binary.iter().cloned().collect(),
                 agent: self.agent_binary.clone(),
+                kubernetes: None,
             },
             build: if self.no_build { Build::Never } else { Build::InCheckout },
             ..Options::default()
@@ -72,6 +73,12 @@ pub(crate) struct UpArguments {
     /// Wait until every component and pod is ready
     #[arg(long)]
     wait: bool,
+    /// With a Kubernetes of the lab's own, for kubectl: API server, scheduler and controller-manager; the nodes are the lab's
+    #[arg(long)]
+    kubernetes: bool,
+    /// Another program with Kubernetes' parts
+    #[arg(long, value_name = "PATH", requires = "kubernetes")]
+    kubernetes_binary: Option<PathBuf>,
     /// Leave out controller, agents and ztunnels: pods talk to each other without a mesh
     #[arg(long)]
     no_mesh: bool,
@@ -83,15 +90,22 @@ fn progress(text: &str) {
 
 /// Brings a lab up.
 pub(crate) fn up(name: &str, arguments: &UpArguments) -> Result<ExitCode> {
-    let options = Options {
+    let mut options = Options {
         name: name.to_owned(),
         nodes: arguments.nodes,
         mesh: !arguments.no_mesh,
+        kubernetes: arguments.kubernetes,
         ..arguments.common.options()
     };
+    options.binaries.kubernetes.clone_from(&arguments.kubernetes_binary);
     manage::up(&options, &mut progress)?;
     if arguments.wait {
         wait(&Layout::of(name)?)?;
+    }
+    if arguments.kubernetes {
+        let kubeconfig = Layout::of(name)?.kubeconfig();
+        fairway_lab::say!("lab {name} is up; next: export KUBECONFIG={}; kubectl get nodes", kubeconfig.display());
+        return Ok(ExitCode::SUCCESS);
     }
     fairway_lab::say!("lab {name} is up; next: fairway lab apply -f FILE, fairway lab status");
     Ok(ExitCode::SUCCESS)

@@ -15,7 +15,7 @@ pub fn tables(status: &Status, colour: bool) -> String {
             text.push_str(&format!("\n{title}\n{}", table(header, &rows, colour)));
         }
     };
-    section("Components", &["NAME", "PID", "READY", "RESTARTS", "MESSAGE"], components(status));
+    section("Components", COMPONENT_HEADER, components(status));
     section("Nodes", &["NAME", "ADDRESSES", "PODS"], nodes(status));
     section("Pods", POD_HEADER, status.pods.iter().map(pod).collect());
     let notes: Vec<Vec<Cell>> = status.pods.iter().filter_map(note).collect();
@@ -37,11 +37,12 @@ pub fn tables(status: &Status, colour: bool) -> String {
 /// Components and pods only.
 #[must_use]
 pub fn brief(status: &Status, colour: bool) -> String {
-    let components = table(&["COMPONENT", "PID", "READY", "RESTARTS", "MESSAGE"], &components(status), colour);
+    let components = table(COMPONENT_HEADER, &components(status), colour);
     let pods: Vec<Vec<Cell>> = status.pods.iter().map(pod).collect();
     format!("{components}\n{}", table(POD_HEADER, &pods, colour))
 }
 
+const COMPONENT_HEADER: &[&str] = &["COMPONENT", "PID", "READY", "RESTARTS", "MEMORY", "MESSAGE"];
 const POD_HEADER: &[&str] = &["NAMESPACE", "POD", "NODE", "ADDRESSES", "PHASE", "READY", "MESH", "RESTARTS"];
 
 fn plain(text: &str) -> Cell {
@@ -63,6 +64,7 @@ fn components(status: &Status) -> Vec<Vec<Cell>> {
             component.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()).into(),
             yes(component.ready),
             restarts(component.restarts),
+            component.memory.map_or_else(|| "-".to_owned(), |bytes| format!("{} MiB", bytes >> 20)).into(),
             plain(component.message.as_deref().unwrap_or_default()),
         ]
     };

@@ -7,12 +7,13 @@ use serde_json::{Value, json};
 
 use super::Supervisor;
 use crate::addresses::{self, UNDERLAY_V4, node_name};
-use crate::component::CONTROLLER_ADMIN_PORT;
+use crate::component::{CONTROLLER_ADMIN_PORT, Component};
 use crate::error::{Doing, Result};
 use crate::http;
 use crate::kubelet;
+use crate::process;
 use crate::services;
-use crate::status::{ManifestError, NodeStatus, PodStatus, ServiceStatus, Status, UnknownObject};
+use crate::status::{ComponentStatus, ManifestError, NodeStatus, PodStatus, ServiceStatus, Status, UnknownObject};
 
 /// How long the controller may take to say who is connected.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -22,7 +23,7 @@ impl Supervisor {
     pub(super) fn report(&self) -> impl Future<Output = Result<Value>> + use<> {
         let mut status = Status {
             name: self.config.name.clone(),
-            components: self.components.iter().map(crate::component::Component::status).collect(),
+            components: self.components.iter().map(component_status).collect(),
             nodes: self.nodes.iter().map(|node| self.node_status(node.number)).collect(),
             pods: self.pod_statuses(),
             services: self.service_statuses(),
@@ -113,6 +114,11 @@ impl Supervisor {
     fn unknown_kinds(&self) -> Vec<UnknownObject> {
         self.world.objects.unknown.iter().filter_map(|unknown| serde_json::from_value(json!(unknown)).ok()).collect()
     }
+}
+
+fn component_status(component: &Component) -> ComponentStatus {
+    let status = component.status();
+    ComponentStatus { memory: status.pid.and_then(process::memory), ..status }
 }
 
 async fn controller_says(underlay: &crate::sandbox::Sandbox, url: &str) -> Option<Value> {
