@@ -7,8 +7,6 @@ use anyhow::Context;
 use fairway_core::io::metrics::Metrics;
 use fairway_core::io::{admin, drain};
 use fairway_core::limits::{self, Limits};
-use fairway_core::source::directory;
-use fairway_core::source::status::Writer;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +15,7 @@ use crate::config::Config;
 use crate::handoff::Handoff;
 use crate::install;
 use crate::kernel::Kernel;
+use crate::place::Place;
 use crate::reconcile::{LEAVE_GRACE, Reconciler, Settings};
 use crate::report::Reports;
 use crate::serve::{self, Call};
@@ -28,7 +27,7 @@ use crate::serve::{self, Call};
 pub async fn run(config: Config, kernel: Arc<dyn Kernel>, stop: CancellationToken) -> anyhow::Result<()> {
     let metrics = metrics();
     let reports = Reports::default();
-    let status = Writer::new(&config.manifests, &format!("cni-agent.{}", config.node_name))?;
+    let mut place = Place::open(&config, &metrics).await?;
     let monitoring = config.monitoring();
     let listener = TcpListener::bind(monitoring)
         .await
@@ -57,13 +56,15 @@ pub async fn run(config: Config, kernel: Arc<dyn Kernel>, stop: CancellationToke
         host_mounts: config.host_mounts.clone(),
         memory: Some(Arc::clone(&install)),
     };
-    let mut reconciler = Reconciler::new(settings, kernel, handoff.clone(), status, reports.clone(), metrics.clone());
+    let mut reconciler = Reconciler::new(settings, kernel, handoff.clone(), place.notices.clone(), reports.clone(), metrics.clone());
     let plugin = serve_plugin(plugins, calls, Arc::clone(&install), &reports, metrics, stop.clone());
-    let source = directory::watch(&config.manifests);
     // Pods first, proxies second: a proxy drops every pod that its snapshot does not list.
     let server = serve_after_first_pass(&handoff, &reports, &config);
     let work = async {
-        reconciler.run(source, queue, &stop).await;
+        tokio::select! {
+            () = place.read() => reconciler.run(place.source, queue, &stop).await,
+            () = stop.cancelled() => {}
+        }
         if config.cleanup_on_exit {
             tracing::info!("releasing all pods");
             install.remove_configuration()?;
@@ -112,8 +113,9 @@ async fn serve_plugin(
 /// # Errors
 /// When something is left.
 pub async fn uninstall(config: &Config, kernel: &dyn Kernel) -> anyhow::Result<()> {
-    let status = Writer::new(&config.manifests, &format!("cni-agent.{}", config.node_name))?;
-    let done = crate::uninstall::uninstall(kernel, &config.install(), &status, &config.namespaces()).await?;
+    let mut place = Place::open(config, &Metrics::default()).await?;
+    place.read_soon().await?;
+    let done = crate::uninstall::uninstall(kernel, &config.install(), &place.notices, &config.namespaces()).await?;
     let program = if done.program_removed { "removed" } else { "kept, as running pods need it to end" };
     tracing::info!(released = done.released, program, "nothing of the mesh is left on this node");
     Ok(())
@@ -130,6 +132,7 @@ fn metrics() -> Metrics {
     metrics
         .describe("istio_cni_plugin_requests_total", "Calls of the CNI plugin, by the status they were answered with.");
     metrics.describe("istio_cni_installs_total", "Installations of the CNI plugin, by result.");
+    metrics.describe("fairway_source_stale_seconds", "How long the API server could not be read; 0 when it can.");
     metrics.describe("istio_cni_install_ready", "Whether the CNI plugin is installed.");
     metrics
 }

@@ -17,9 +17,15 @@ use crate::rules::{Capture, Probes};
 #[derive(Clone, Debug, Parser)]
 #[command(name = "fairway-cni-agent", version)]
 pub struct Config {
+    /// Where objects come from [default: directory].
+    #[arg(long, value_enum, env = "FAIRWAY_SOURCE")]
+    pub source: Option<SourceKind>,
     /// Directory of Kubernetes manifests; status is written below it.
     #[arg(long, env = "FAIRWAY_MANIFESTS", value_name = "DIR")]
-    pub manifests: PathBuf,
+    pub manifests: Option<PathBuf>,
+    /// How to reach the API server [default: as a pod of the cluster].
+    #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
     /// Name of this node.
     #[arg(long, env = "NODE_NAME", value_name = "NAME")]
     pub node_name: String,
@@ -116,6 +122,29 @@ pub struct Config {
     pub host_mounts: PathBuf,
 }
 
+/// Kinds of sources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum SourceKind {
+    /// A directory of manifests.
+    Directory,
+    /// The API server of a cluster.
+    Kubernetes,
+}
+
+/// Where objects come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceConfig {
+    /// A directory of manifests.
+    Directory(PathBuf),
+    /// The API server that a kubeconfig names, or that of the cluster this runs in.
+    Kubernetes(Option<PathBuf>),
+}
+
+/// Nothing says where objects are.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("nothing says where objects are; give --manifests DIR, or --source kubernetes")]
+pub struct NoSource;
+
 fn parse_fail(text: &str) -> Result<Fail, String> {
     match text {
         "closed" => Ok(Fail::Closed),
@@ -130,6 +159,21 @@ fn parse_limit(limit: &Limit, text: &str) -> Result<u64, String> {
 }
 
 impl Config {
+    /// Where objects come from.
+    ///
+    /// # Errors
+    /// When nothing says it.
+    pub fn source(&self) -> Result<SourceConfig, NoSource> {
+        match (self.source, &self.manifests) {
+            (Some(SourceKind::Kubernetes), _) => {
+                let named = self.kubeconfig.clone().filter(|path| !path.as_os_str().is_empty());
+                Ok(SourceConfig::Kubernetes(named))
+            }
+            (None | Some(SourceKind::Directory), Some(root)) => Ok(SourceConfig::Directory(root.clone())),
+            (None | Some(SourceKind::Directory), None) => Err(NoSource),
+        }
+    }
+
     /// Who is captured, and how.
     #[must_use]
     pub fn rules(&self) -> enroll::Rules {
@@ -218,6 +262,17 @@ mod tests {
         assert!(!defaults.cleanup_on_exit);
         assert!(defaults.rules().excluded_namespaces.contains("kube-system"));
         assert_eq!(defaults.rules().defaults, Capture { dns: true, ..Capture::default() });
+    }
+
+    #[test]
+    fn sources() {
+        let of = |flags: &[&str]| {
+            Config::try_parse_from(["agent", "--node-name", "n"].iter().chain(flags)).unwrap().source()
+        };
+        assert_eq!(of(&["--manifests", "m"]), Ok(SourceConfig::Directory("m".into())));
+        assert_eq!(of(&[]), Err(NoSource));
+        let named = SourceConfig::Kubernetes(Some("c".into()));
+        assert_eq!(of(&["--source", "kubernetes", "--manifests", "m", "--kubeconfig", "c"]), Ok(named));
     }
 
     #[test]

@@ -12,6 +12,8 @@ pub mod event;
 pub mod handoff;
 pub mod install;
 pub mod kernel;
+pub mod notices;
+pub mod place;
 pub mod plugin;
 pub mod reconcile;
 pub mod report;

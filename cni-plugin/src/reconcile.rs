@@ -26,7 +26,6 @@ use std::time::{Duration, Instant};
 use fairway_core::io::metrics::Metrics;
 use fairway_core::source::directory::Loaded;
 use fairway_core::source::objects::{node_name, pod_ips, pod_uid, service_account_name};
-use fairway_core::source::status::Writer;
 use fairway_core::source::{ObjectKey, Objects};
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::{mpsc, watch};
@@ -36,6 +35,7 @@ use crate::enroll::{self, Decision};
 use crate::handoff::{Answer, HandedPod, Handoff};
 use crate::install;
 use crate::kernel::{Census, Inspection, Kernel, Namespace};
+use crate::notices::Notices;
 use crate::report::{Actual, Desired, PodReport, Reports};
 use crate::rules::{Capture, Phase};
 use crate::serve::Call;
@@ -77,7 +77,7 @@ pub struct Reconciler {
     settings: Settings,
     kernel: Arc<dyn Kernel>,
     handoff: Handoff,
-    status: Writer,
+    status: Notices,
     reports: Reports,
     metrics: Metrics,
     tracked: BTreeMap<String, Tracked>,
@@ -146,7 +146,7 @@ impl Reconciler {
         settings: Settings,
         kernel: Arc<dyn Kernel>,
         handoff: Handoff,
-        status: Writer,
+        status: impl Into<Notices>,
         reports: Reports,
         metrics: Metrics,
     ) -> Self {
@@ -154,7 +154,7 @@ impl Reconciler {
             settings,
             kernel,
             handoff,
-            status,
+            status: status.into(),
             reports,
             metrics,
             tracked: BTreeMap::new(),

@@ -6,9 +6,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use fairway_core::source::status::{StatusError, Writer};
 
 use crate::install::{self, InstallError};
+use crate::notices::{NoticeError, Notices};
 use crate::kernel::{Inspection, Kernel, KernelError};
 use crate::reconcile::LEAVE_GRACE;
 use crate::rules::Capture;
@@ -21,7 +21,7 @@ pub enum UninstallError {
     Install(#[from] InstallError),
     /// The pods' status.
     #[error(transparent)]
-    Status(#[from] StatusError),
+    Status(#[from] NoticeError),
     /// Rules in pods.
     #[error("{} still hold capture rules: {}; run this again, or restart those pods", count(.0), .0.join("; "))]
     Rules(Vec<String>),
@@ -47,7 +47,7 @@ pub struct Uninstalled {
 pub async fn uninstall(
     kernel: &dyn Kernel,
     settings: &install::Settings,
-    status: &Writer,
+    status: &Notices,
     netns_dir: &Path,
 ) -> Result<Uninstalled, UninstallError> {
     settings.remove_configuration()?;
@@ -55,6 +55,7 @@ pub async fn uninstall(
     for key in &told {
         status.remove(key)?;
     }
+    status.settle().await?;
     if !told.is_empty() {
         // Peers hear of it, and send no more tunnels.
         tokio::time::sleep(LEAVE_GRACE).await;
@@ -101,6 +102,7 @@ fn release(kernel: &dyn Kernel, path: &Path) -> Result<bool, KernelError> {
 #[cfg(test)]
 mod tests {
     use fairway_core::source::ObjectKey;
+    use fairway_core::source::status::Writer;
     use serde_json::json;
 
     use super::*;
@@ -113,7 +115,7 @@ mod tests {
         directory: tempfile::TempDir,
         kernel: FakeKernel,
         settings: install::Settings,
-        status: Writer,
+        status: Notices,
     }
 
     impl Node {
@@ -148,7 +150,7 @@ mod tests {
             for inode in [7, 8] {
                 kernel.tamper(inode, Some(Capture::default()));
             }
-            let status = Writer::new(root, "cni-agent.node-1").unwrap();
+            let status = Notices::from(Writer::new(root, "cni-agent.node-1").unwrap());
             status.write(&ObjectKey::pod("shop", "web"), json!({})).unwrap();
             Self { kernel, settings, status, directory }
         }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use fairway_core::source::directory::load;
 use fairway_core::source::objects::annotation;
+use fairway_core::source::status::Writer;
 use fairway_proto::zds::workload_request::Payload;
 
 use serde_json::json;

@@ -1,0 +1,71 @@
+//! Where objects come from, and where what the agent says of pods goes: a directory of manifests, or an API server.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use fairway_core::io::metrics::Metrics;
+use fairway_core::source::cluster::{Cluster, Strip, connect};
+use fairway_core::source::status::Writer;
+use fairway_core::source::{Loaded, Source as _, directory};
+use tokio::sync::watch;
+
+use crate::config::{Config, SourceConfig};
+use crate::notices::{Marks, Notices};
+
+/// For the first reading, when there is no point in going on without.
+const FIRST_READING: Duration = Duration::from_secs(60);
+
+/// Where the agent reads and writes.
+#[derive(Debug)]
+pub struct Place {
+    /// The objects.
+    pub source: watch::Receiver<Arc<Loaded>>,
+    /// What is said of pods.
+    pub notices: Notices,
+}
+
+impl Place {
+    /// Starts to read.
+    ///
+    /// # Errors
+    /// When there is no such place. A server that does not answer is waited for.
+    pub async fn open(config: &Config, metrics: &Metrics) -> anyhow::Result<Self> {
+        match config.source()? {
+            SourceConfig::Directory(root) => {
+                let writer = Writer::new(&root, &format!("cni-agent.{}", config.node_name))?;
+                Ok(Self { source: directory::watch(&root), notices: writer.into() })
+            }
+            SourceConfig::Kubernetes(kubeconfig) => {
+                let client = connect(kubeconfig.as_deref()).await.context("cannot talk to the API server")?;
+                // Whole pods: which ports are probed is in their containers.
+                let cluster = Cluster::new(client.clone()).of_node(&config.node_name).with_strip(Strip::Bookkeeping);
+                let readings = Box::new(cluster).start(&Loaded::default());
+                let (gauge, freshness) = (metrics.gauge("fairway_source_stale_seconds", &[]), readings.freshness);
+                metrics.before_render(move || {
+                    gauge.set(freshness.stale_for(Instant::now()).unwrap_or_default().as_secs_f64());
+                });
+                let notices = Notices::Server(Marks::start(client, readings.loaded.clone()));
+                Ok(Self { source: readings.loaded, notices })
+            }
+        }
+    }
+
+    /// Waits until the API server was read once. Before that nothing is known of any pod, and none is let go of; a
+    /// directory that is not there holds none.
+    pub async fn read(&mut self) {
+        if matches!(self.notices, Notices::Server(_)) {
+            // It ends only with the process.
+            let _ = self.source.wait_for(|loaded| !loaded.is_never_read()).await;
+        }
+    }
+
+    /// As [`Place::read`], for who has something to say once.
+    ///
+    /// # Errors
+    /// When the API server does not answer.
+    pub async fn read_soon(&mut self) -> anyhow::Result<()> {
+        let read = tokio::time::timeout(FIRST_READING, self.read()).await;
+        read.with_context(|| format!("the API server could not be read within {FIRST_READING:?}"))
+    }
+}
