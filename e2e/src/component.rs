@@ -15,7 +15,7 @@ use crate::addresses::{self, UNDERLAY_V4};
 use crate::backoff::Backoff;
 use crate::http;
 use crate::kubelet::{SYSTEM_NAMESPACE, ztunnel_pod};
-use crate::kubernetes::control_plane;
+use crate::kubernetes::control_plane::{self, AGENT, CONTROLLER};
 use crate::layout::{Layout, NETNS_DIRECTORY};
 use crate::options::Config;
 use crate::reaper::{Exit, Process, Reaper};
@@ -87,21 +87,41 @@ pub(crate) fn environment(config: &Config, kind: &str, name: &str, own: &[(&str,
     environment
 }
 
+/// How a part of the mesh reads from the lab's API server, as this service account.
+fn api_server(layout: &Layout, account: &str) -> Vec<String> {
+    arguments(&[
+        ("--source", "kubernetes".to_owned()),
+        ("--kubeconfig", text(layout.account_kubeconfig(account))),
+    ])
+}
+
 fn controller(config: &Config, layout: &Layout) -> Spec {
+    // With a Kubernetes of the lab's own, objects are read from it, and it is asked about tokens.
+    let (source, requires) = match config.binaries.kubernetes {
+        Some(_) => (api_server(layout, CONTROLLER), layout.account_token(CONTROLLER)),
+        None => (
+            arguments(&[
+                ("--manifests", text(layout.manifests())),
+                ("--service-account-key", text(layout.token_public_key())),
+            ]),
+            layout.token_public_key(),
+        ),
+    };
+    let own = arguments(&[
+        ("--state-dir", text(layout.controller())),
+        // The same after a restart, so that it holds the lease still.
+        ("--replica", "controller".to_owned()),
+        ("--listen", format!("[::]:{CONTROLLER_PORT}")),
+        ("--admin-listen", format!("[::]:{CONTROLLER_ADMIN_PORT}")),
+        ("--tls-san", UNDERLAY_V4.to_string()),
+    ]);
     Spec {
         name: "controller".to_owned(),
         node: None,
         program: config.binaries.controller.clone(),
-        arguments: arguments(&[
-            ("--manifests", text(layout.manifests())),
-            ("--state-dir", text(layout.controller())),
-            ("--listen", format!("[::]:{CONTROLLER_PORT}")),
-            ("--admin-listen", format!("[::]:{CONTROLLER_ADMIN_PORT}")),
-            ("--service-account-key", text(layout.token_public_key())),
-            ("--tls-san", UNDERLAY_V4.to_string()),
-        ]),
+        arguments: [source, own].concat(),
         environment: environment(config, "controller", "controller", &[]),
-        requires: vec![layout.token_public_key()],
+        requires: vec![requires],
         readiness: format!("http://{UNDERLAY_V4}:{CONTROLLER_ADMIN_PORT}/ready"),
     }
 }
@@ -139,24 +159,28 @@ fn ztunnel(config: &Config, layout: &Layout, number: u8) -> Spec {
 fn agent(config: &Config, layout: &Layout, number: u8) -> Spec {
     let node = addresses::node_name(number);
     let name = format!("agent-{node}");
+    let (source, requires) = match config.binaries.kubernetes {
+        Some(_) => (api_server(layout, AGENT), vec![layout.account_token(AGENT)]),
+        None => (arguments(&[("--manifests", text(layout.manifests()))]), Vec::new()),
+    };
+    let own = arguments(&[
+        ("--node-name", node.clone()),
+        ("--ztunnel-uds-address", text(layout.node_socket(&node))),
+        ("--netns-dir", NETNS_DIRECTORY.to_owned()),
+        ("--cni-agent-run-dir", text(layout.node(&node))),
+        ("--cni-net-dir", text(layout.cni_configurations(&node))),
+        ("--node-cni-net-dir", text(layout.cni_configurations(&node))),
+        ("--cni-bin-dir", text(layout.cni_programs(&node))),
+        ("--cni-cache-dir", text(layout.cni_results(&node))),
+        ("--monitoring-listen", format!("127.0.0.1:{AGENT_PORT}")),
+    ]);
     Spec {
         environment: environment(config, "agent", &name, &[]),
         name,
         node: Some(number),
         program: config.binaries.agent.clone(),
-        arguments: arguments(&[
-            ("--manifests", text(layout.manifests())),
-            ("--node-name", node.clone()),
-            ("--ztunnel-uds-address", text(layout.node_socket(&node))),
-            ("--netns-dir", NETNS_DIRECTORY.to_owned()),
-            ("--cni-agent-run-dir", text(layout.node(&node))),
-            ("--cni-net-dir", text(layout.cni_configurations(&node))),
-            ("--node-cni-net-dir", text(layout.cni_configurations(&node))),
-            ("--cni-bin-dir", text(layout.cni_programs(&node))),
-            ("--cni-cache-dir", text(layout.cni_results(&node))),
-            ("--monitoring-listen", format!("127.0.0.1:{AGENT_PORT}")),
-        ]),
-        requires: Vec::new(),
+        arguments: [source, own].concat(),
+        requires,
         readiness: format!("http://127.0.0.1:{AGENT_PORT}/readyz"),
     }
 }
@@ -326,6 +350,20 @@ mod tests {
         let expected = ["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "controller"];
         assert_eq!(names[..5], expected);
         assert_eq!(specs(&Config { mesh: false, ..config }).len(), 4);
+    }
+
+    #[test]
+    fn with_kubernetes_every_part_reads_from_it_as_its_own_account() {
+        let mut config = config();
+        config.binaries.kubernetes = Some("/k".into());
+        let specs = specs(&config);
+        for (name, account) in [("controller", "fairway-controller"), ("agent-node-2", "fairway-cni")] {
+            let spec = specs.iter().find(|spec| spec.name == name).unwrap();
+            let kubeconfig = format!("/run/fairway/kubernetes/{account}.kubeconfig");
+            assert_eq!(spec.arguments[..4], ["--source", "kubernetes", "--kubeconfig", kubeconfig.as_str()], "{name}");
+            assert!(!spec.arguments.contains(&"--manifests".to_owned()), "{name}");
+            assert_eq!(spec.requires, [PathBuf::from(format!("/run/fairway/kubernetes/{account}.token"))]);
+        }
     }
 
     #[test]

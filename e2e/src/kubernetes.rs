@@ -2,7 +2,7 @@
 //!
 //! The control plane's processes are components like the mesh's own ([`control_plane`]). Everything that talks to the API
 //! server runs on one thread in the underlay's network ([`work`]); the supervisor knows only the channels to it. What the API
-//! server holds is written to the lab's manifests ([`mirror`]), so supervisor and agents read one source either way, and
+//! server holds is written to the lab's manifests ([`mirror`]), so the supervisor reads one source either way, and
 //! what the supervisor knows of pods is written back ([`pods`]).
 
 mod certificates;

@@ -124,6 +124,18 @@ impl Layout {
         self.kubernetes().join("ca.crt")
     }
 
+    /// Kubeconfig of a service account of the mesh itself.
+    #[must_use]
+    pub fn account_kubeconfig(&self, account: &str) -> PathBuf {
+        self.kubernetes().join(format!("{account}.kubeconfig"))
+    }
+
+    /// Token of that account, which the kubeconfig names.
+    #[must_use]
+    pub fn account_token(&self, account: &str) -> PathBuf {
+        self.kubernetes().join(format!("{account}.token"))
+    }
+
     /// Kubeconfig of the administrator, for clients on the host.
     #[must_use]
     pub fn kubeconfig(&self) -> PathBuf {

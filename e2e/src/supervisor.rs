@@ -293,7 +293,7 @@ impl Supervisor {
             if self.pods.contains_key(key) {
                 continue;
             }
-            if self.config.mesh && kubelet::is_captured(pod) {
+            if self.config.mesh && self.kubernetes.is_none() && kubelet::is_captured(pod) {
                 // Said of a pod that is gone; peers would take it for the new one's.
                 self.unplaced.insert(key.clone(), "waiting for the agent to let go of its predecessor".to_owned());
                 continue;

@@ -5,7 +5,7 @@ use kube::{Client, Config};
 
 use super::certificates::Authority;
 use super::control_plane;
-use super::kubeconfig;
+use super::kubeconfig::{self, Credentials};
 use crate::error::{Doing, Result};
 
 /// User and group of the lab itself, which is administrator and every kubelet at once.
@@ -17,7 +17,7 @@ pub(crate) const ADMINISTRATORS: &str = "system:masters";
 pub(crate) async fn connect(authority: &Authority) -> Result<Client> {
     let pair = authority.client(USER, Some(ADMINISTRATORS))?;
     let own = &authority.pair().certificate;
-    let text = kubeconfig::render(&control_plane::inside(), own, &pair);
+    let text = kubeconfig::render(&control_plane::inside(), own, &Credentials::Certificate(&pair));
     let kubeconfig = Kubeconfig::from_yaml(&text).doing(|| "reading the lab's own kubeconfig")?;
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
         .await

@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, ServiceAccount};
+use k8s_openapi::api::core::v1::{Node, Pod, ServiceAccount};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use serde::de::DeserializeOwned;
@@ -15,6 +16,7 @@ use time::OffsetDateTime;
 use time::macros::format_description;
 use tokio::time::sleep;
 
+use super::control_plane::{AGENT, CONTROLLER};
 use super::work::{RETRY, insist};
 use crate::addresses::{self, node_name};
 use crate::error::{Doing, Result};
@@ -35,7 +37,7 @@ const MEMORY: &str = "256Gi";
 /// Audience of the tokens with which ztunnels ask for certificates.
 const AUDIENCE: &str = "istio-ca";
 
-/// Registers nodes and applies the mesh's own objects; comes back when all of it is there.
+/// Registers nodes and applies the pods that stand for ztunnels; comes back when all of it is there.
 pub(crate) async fn set_up(client: &Client, nodes: u8, mesh: bool) {
     let api: Api<Node> = Api::all(client.clone());
     for number in 1..=nodes {
@@ -48,11 +50,6 @@ pub(crate) async fn set_up(client: &Client, nodes: u8, mesh: bool) {
     if !mesh {
         return;
     }
-    let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM_NAMESPACE}});
-    apply::<Namespace>(&Api::all(client.clone()), SYSTEM_NAMESPACE, &namespace).await;
-    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount",
-        "metadata": {"name": "ztunnel", "namespace": SYSTEM_NAMESPACE}});
-    apply::<ServiceAccount>(&Api::namespaced(client.clone(), SYSTEM_NAMESPACE), "ztunnel", &account).await;
     for node in (1..=nodes).map(node_name) {
         let pods = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
         apply::<Pod>(&pods, &ztunnel_pod(&node), &kubelet::ztunnel_manifest(&node)).await;
@@ -150,10 +147,16 @@ pub(crate) async fn renew_leases(client: &Client, nodes: u8) {
     }
 }
 
-/// Keeps a good token in the file of every node's ztunnel, for ever.
+/// Keeps a good token in the files of controller, agents and every node's ztunnel, for ever.
 pub(crate) async fn renew_tokens(client: &Client, layout: &Layout, nodes: u8) {
     loop {
         let mut failed = false;
+        for account in [CONTROLLER, AGENT] {
+            if let Err(error) = renew_account(client, layout, account).await {
+                tracing::warn!(%error, account, "cannot renew a token of the mesh's own");
+                failed = true;
+            }
+        }
         for number in 1..=nodes {
             if let Err(error) = renew_token(client, layout, &node_name(number)).await {
                 tracing::warn!(%error, node = number, "cannot renew a ztunnel's token");
@@ -169,11 +172,29 @@ async fn renew_token(client: &Client, layout: &Layout, node: &str) -> Result<()>
     let name = ztunnel_pod(node);
     let pod = pods.get(&name).await.doing(|| format!("looking for pod {name}"))?;
     let token = request_token(client, &pod, "ztunnel", &[AUDIENCE.to_owned()], token::LIFETIME).await?;
-    let path = layout.node_token(node);
+    keep(&layout.node_token(node), &token)
+}
+
+async fn renew_account(client: &Client, layout: &Layout, account: &str) -> Result<()> {
+    let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), SYSTEM_NAMESPACE);
+    let spec = TokenRequestSpec {
+        expiration_seconds: i64::try_from(token::LIFETIME.as_secs()).ok(),
+        ..TokenRequestSpec::default()
+    };
+    let request = TokenRequest { spec, ..TokenRequest::default() };
+    let answer = accounts
+        .create_token_request(account, &PostParams::default(), &request)
+        .await
+        .doing(|| format!("asking for a token of {account}"))?;
+    keep(&layout.account_token(account), &answer.status.map(|status| status.token).unwrap_or_default())
+}
+
+/// Writes a token for its owner only.
+fn keep(path: &Path, token: &str) -> Result<()> {
     let temporary = path.with_extension("partial");
     fs::write(&temporary, token)
         .and_then(|()| fs::set_permissions(&temporary, fs::Permissions::from_mode(0o600)))
-        .and_then(|()| fs::rename(&temporary, &path))
+        .and_then(|()| fs::rename(&temporary, path))
         .doing(|| format!("writing {}", path.display()))
 }
 

@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use super::certificates::{Authority, new_key};
-use super::kubeconfig;
+use super::kubeconfig::{self, Credentials};
 use crate::addresses::{self, UNDERLAY_V4, UNDERLAY_V6};
 use crate::component::{Spec, environment};
 use crate::error::{Doing, Result};
@@ -27,6 +27,9 @@ const MANAGER_PORT: u16 = 10257;
 const SCHEDULER_PORT: u16 = 10259;
 /// Who issues tokens, as verifiers know it.
 pub(crate) const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+/// Service accounts of the controller and of the agents, as `manifests/rbac` has them.
+pub(crate) const CONTROLLER: &str = "fairway-controller";
+pub(crate) const AGENT: &str = "fairway-cni";
 /// Names by which pods know the API server.
 const SERVER_NAMES: [&str; 5] =
     ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"];
@@ -61,6 +64,11 @@ pub(crate) fn prepare(layout: &Layout) -> Result<Authority> {
     write(&directory.join("server.key"), &server.key)?;
     let tokens = new_key()?;
     write(&directory.join("service-account.key"), &tokens.serialize_pem())?;
+    for account in [CONTROLLER, AGENT] {
+        let token = layout.account_token(account);
+        let own = kubeconfig::render(&inside(), &pair.certificate, &Credentials::Token(&token));
+        write(&layout.account_kubeconfig(account), &own)?;
+    }
     write(&layout.token_public_key(), &tokens.public_key_pem())?;
     Ok(authority)
 }
@@ -69,7 +77,7 @@ pub(crate) fn prepare(layout: &Layout) -> Result<Authority> {
 pub(crate) fn admit(layout: &Layout, authority: &Authority) -> Result<()> {
     for name in ["kube-controller-manager", "kube-scheduler"] {
         let pair = authority.client(&format!("system:{name}"), None)?;
-        let text = kubeconfig::render(&inside(), &authority.pair().certificate, &pair);
+        let text = kubeconfig::render(&inside(), &authority.pair().certificate, &Credentials::Certificate(&pair));
         write(&kubeconfig_of(layout, name), &text)?;
     }
     Ok(())

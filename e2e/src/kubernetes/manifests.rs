@@ -1,38 +1,35 @@
-//! What a user would install first, applied to the lab's API server: definitions of the mesh's kinds.
+//! What a user would install first, applied to the lab's API server: definitions of kinds, and who may do what.
 
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use kube::{Api, Client};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::cluster::MANAGER;
 use super::work::insist;
 use crate::error::{Doing, Result};
 
+/// What is installed, in this order: kinds, then the namespace, then who may do what.
+const FILES: [&str; 7] = [
+    include_str!("../../../manifests/crds/authorizationpolicies.yaml"),
+    include_str!("../../../manifests/crds/peerauthentications.yaml"),
+    include_str!("../../../manifests/crds/serviceentries.yaml"),
+    include_str!("../../../manifests/crds/workloadentries.yaml"),
+    include_str!("../../../manifests/rbac/namespace.yaml"),
+    include_str!("../../../manifests/rbac/controller.yaml"),
+    include_str!("../../../manifests/rbac/node.yaml"),
+];
+
 /// Applies everything; comes back when all of it is there.
 pub(crate) async fn install(client: &Client) -> Result<()> {
-    for object in definitions() {
+    for object in objects()? {
         apply(client, &object).await?;
     }
     Ok(())
 }
 
-/// Kinds of Istio's, with whatever fields: it is the controller that says what is wrong with them.
-fn definitions() -> Vec<Value> {
-    [("AuthorizationPolicy", "authorizationpolicies"), ("PeerAuthentication", "peerauthentications")]
-        .map(|(kind, plural)| {
-            let group = "security.istio.io";
-            json!({
-                "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-                "metadata": {"name": format!("{plural}.{group}")},
-                "spec": {
-                    "group": group, "scope": "Namespaced",
-                    "names": {"kind": kind, "plural": plural, "singular": kind.to_lowercase()},
-                    "versions": [{"name": "v1", "served": true, "storage": true, "subresources": {"status": {}},
-                        "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}],
-                },
-            })
-        })
-        .into()
+fn objects() -> Result<Vec<Value>> {
+    let documents = FILES.iter().flat_map(|file| file.split("\n---\n"));
+    documents.map(|document| serde_saphyr::from_str(document).doing(|| "reading the manifests of an installation")).collect()
 }
 
 /// Applies one object of any kind, again and again until the API server takes it.
@@ -49,4 +46,30 @@ async fn apply(client: &Client, object: &Value) -> Result<()> {
     let (force, patch) = (PatchParams::apply(MANAGER).force(), Patch::Apply(object));
     insist("applying what a user would install", || api.patch(name, &force, &patch)).await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_that_is_installed_can_be_applied() {
+        let objects = objects().unwrap();
+        for object in &objects {
+            assert!(object["apiVersion"].is_string() && object["metadata"]["name"].is_string(), "{object}");
+        }
+        assert!(objects.iter().any(|object| object["kind"] == "CustomResourceDefinition"));
+        assert!(objects.iter().any(|object| object["kind"] == "ClusterRoleBinding"));
+    }
+
+    #[test]
+    fn no_part_of_the_mesh_may_do_more_than_is_spelt_out() {
+        let objects = objects().unwrap();
+        let roles = objects.iter().filter(|object| matches!(object["kind"].as_str(), Some("ClusterRole" | "Role")));
+        let rules: Vec<&Value> = roles.flat_map(|role| role["rules"].as_array().into_iter().flatten()).collect();
+        assert!(rules.len() > 5, "{rules:?}");
+        for rule in rules {
+            assert!(!rule.to_string().contains('*'), "{rule}");
+        }
+    }
 }

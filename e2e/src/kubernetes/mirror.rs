@@ -1,7 +1,7 @@
 //! The API server's objects as the lab's manifests: one file each, as `fairway lab apply` would write them.
 //!
-//! What the lab and its agents say of objects themselves is left out: they say it in their own files, and what the API
-//! server repeats of it could be older.
+//! Only the supervisor reads them; the mesh's own parts ask the API server. What the lab says of objects itself is left out:
+//! it says it in files of its own, and what the API server repeats of it could be older.
 
 use std::collections::BTreeSet;
 use std::pin::pin;
@@ -18,7 +18,6 @@ use tokio::time::sleep;
 use super::UID;
 use super::work::RETRY;
 use crate::apply;
-use crate::kubelet::REDIRECTION;
 use crate::layout::Layout;
 
 /// Metadata that says nothing to a reader of manifests and changes with every write.
@@ -96,7 +95,7 @@ fn manifest(kind: Kind, mut object: Value) -> Value {
     object
 }
 
-/// Leaves out of a pod what the lab and its agents say of it, and keeps its uid out of agents' sight.
+/// Leaves out of a pod what the lab says of it. Its uid is there once it has a network, as in labs without an API server.
 fn own_word_only(pod: &mut Value) {
     if let Some(pod) = pod.as_object_mut() {
         pod.remove("status");
@@ -105,7 +104,6 @@ fn own_word_only(pod: &mut Value) {
     let uid = metadata.remove("uid");
     let annotations = metadata.entry("annotations").or_insert_with(|| json!({}));
     if let Some(annotations) = annotations.as_object_mut() {
-        annotations.remove(REDIRECTION);
         annotations.extend(uid.map(|uid| (UID.to_owned(), uid)));
     }
 }
@@ -117,7 +115,7 @@ mod tests {
     #[test]
     fn a_pod_is_mirrored_without_what_the_lab_says_of_it() {
         let pod = json!({"metadata": {"name": "a", "namespace": "shop", "uid": "u", "resourceVersion": "7",
-            "managedFields": [], "annotations": {REDIRECTION: "enabled", "mine": "1"}},
+            "managedFields": [], "annotations": {"mine": "1"}},
             "spec": {"nodeName": "node-1"}, "status": {"podIP": "10.0.0.1"}});
         let expected = json!({"apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": "a", "namespace": "shop", "annotations": {UID: "u", "mine": "1"}},

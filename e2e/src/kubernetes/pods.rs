@@ -13,7 +13,6 @@ use tokio::time::timeout;
 
 use super::Reports;
 use super::work::RETRY;
-use crate::kubelet::REDIRECTION;
 
 /// What there is to say of one pod.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,13 +26,8 @@ pub(crate) struct Report {
 /// How a pod is.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum State {
-    /// It is there: its `status`, and what its agent says of its capture.
-    Present {
-        /// Kubernetes' `status`.
-        status: Value,
-        /// Value of the annotation.
-        redirection: Option<String>,
-    },
+    /// It is there, and this is its `status`.
+    Present(Value),
     /// Nothing of it is left.
     Ended,
 }
@@ -47,8 +41,7 @@ pub(crate) async fn run(client: &Client, mut reports: watch::Receiver<Arc<Report
         let mut failed = false;
         let due: Vec<_> = wanted.iter().filter(|(key, report)| written.get(*key) != Some(*report)).collect();
         for (key, report) in due {
-            let before = written.get(key).filter(|before| before.uid == report.uid);
-            match write(client, key, report, before).await {
+            match write(client, key, report).await {
                 Ok(()) => drop(written.insert(key.clone(), report.clone())),
                 Err(error) => {
                     tracing::warn!(%error, pod = %key, "cannot say how a pod is; trying again");
@@ -68,9 +61,9 @@ pub(crate) async fn run(client: &Client, mut reports: watch::Receiver<Arc<Report
     }
 }
 
-async fn write(client: &Client, key: &ObjectKey, report: &Report, before: Option<&Report>) -> kube::Result<()> {
+async fn write(client: &Client, key: &ObjectKey, report: &Report) -> kube::Result<()> {
     let api: Api<Pod> = Api::namespaced(client.clone(), &key.namespace);
-    let State::Present { status, redirection } = &report.state else {
+    let State::Present(status) = &report.state else {
         let at_once = DeleteParams {
             grace_period_seconds: Some(0),
             preconditions: Some(Preconditions { uid: Some(report.uid.clone()), resource_version: None }),
@@ -78,14 +71,6 @@ async fn write(client: &Client, key: &ObjectKey, report: &Report, before: Option
         };
         return or_gone(api.delete(&key.name, &at_once).await.map(drop));
     };
-    let said = match before.map(|before| &before.state) {
-        Some(State::Present { redirection, .. }) => redirection.clone(),
-        _ => None,
-    };
-    if said != *redirection {
-        let patch = json!({"metadata": {"uid": report.uid, "annotations": {REDIRECTION: redirection}}});
-        or_gone(api.patch(&key.name, &PatchParams::default(), &Patch::Merge(&patch)).await.map(drop))?;
-    }
     let patch = json!({"metadata": {"uid": report.uid}, "status": status});
     or_gone(api.patch_status(&key.name, &PatchParams::default(), &Patch::Merge(&patch)).await.map(drop))
 }

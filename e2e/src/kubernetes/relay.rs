@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use super::certificates::Authority;
 use super::client::ADMINISTRATORS;
 use super::control_plane::API_PORT;
-use super::kubeconfig;
+use super::kubeconfig::{self, Credentials};
 use crate::addresses::UNDERLAY_V4;
 use crate::error::{Doing, Result};
 use crate::http;
@@ -35,7 +35,7 @@ pub(crate) fn start(layout: &Layout, authority: &Authority, underlay: &Sandbox) 
     let address = listener.local_addr().doing(|| "looking at the port for kubectl")?;
     let pair = authority.client("admin", Some(ADMINISTRATORS))?;
     let own = &authority.pair().certificate;
-    let text = kubeconfig::render(&address.to_string(), own, &pair);
+    let text = kubeconfig::render(&address.to_string(), own, &Credentials::Certificate(&pair));
     // The state directory is its owner's alone.
     write_atomically(&layout.kubeconfig(), text.as_bytes())?;
     tokio::spawn(run(listener, underlay.clone()));

@@ -37,7 +37,11 @@ async fn run(worker: Worker) -> Result<()> {
     cluster::set_up(&client, worker.nodes, worker.mesh).await;
     tokio::join!(
         cluster::renew_leases(&client, worker.nodes),
-        cluster::renew_tokens(&client, &layout, if worker.mesh { worker.nodes } else { 0 }),
+        async {
+            if worker.mesh {
+                cluster::renew_tokens(&client, &layout, worker.nodes).await;
+            }
+        },
         mirror::run(&client, &layout),
         pods::run(&client, worker.reports),
         endpoints::run(&client, worker.frontends, worker.changed),

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use fairway_core::source::directory::Loaded;
-use fairway_core::source::objects::{annotation, is_terminating};
+use fairway_core::source::objects::is_terminating;
 use k8s_openapi::api::core::v1::Pod;
 
 use super::{PodRecord, Supervisor};
-use crate::kubelet::{self, Fixed, REDIRECTION};
+use crate::kubelet::{self, Fixed};
 use crate::kubernetes::pods::{Report, State};
 use crate::kubernetes::{self, Reports, control_plane};
 
@@ -25,7 +25,7 @@ impl Supervisor {
     /// How every pod of the world is.
     pub(super) fn reports(&self, world: &Loaded) -> Reports {
         let mut reports = Reports::new();
-        for (key, pod) in &world.objects.pods {
+        for (key, pod) in world.objects.pods.iter() {
             let Some(uid) = kubernetes::uid(pod) else { continue };
             let said = match self.pods.get(key) {
                 Some(record) if record.placement.uid == uid && record.tid.is_some() => {
@@ -39,8 +39,7 @@ impl Supervisor {
                 None => self.component_status(world, key),
             };
             if let Some(mut said) = said {
-                let redirection = annotation(&pod.metadata, REDIRECTION).map(str::to_owned);
-                let state = State::Present { status: said["status"].take(), redirection };
+                let state = State::Present(said["status"].take());
                 reports.insert(key.clone(), Report { uid: uid.to_owned(), state });
             }
         }
