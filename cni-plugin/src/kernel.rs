@@ -1,12 +1,15 @@
 //! What the agent asks of the kernel: open a pod's namespace, look at the rules in it, write them, remove them.
 
+mod attribute;
 mod backend;
 mod census;
 pub mod fake;
+mod netfilter;
 mod program;
 mod real;
 mod routing;
 mod sockets;
+mod tables;
 
 use std::io;
 use std::net::IpAddr;
@@ -128,6 +131,9 @@ pub enum KernelError {
     /// Routing rules or routes of a namespace cannot be read or written.
     #[error("the kernel refused the pod's routing rules: {0}; the agent needs CAP_NET_ADMIN")]
     Routing(io::Error),
+    /// Tables of a namespace cannot be read or written.
+    #[error("the kernel refused the pod's rules: {0}; the agent needs CAP_NET_ADMIN, and the kernel nf_tables")]
+    Tables(io::Error),
     /// A thread could not be started or died.
     #[error("cannot start a thread to enter the namespace: {0}")]
     Thread(io::Error),

@@ -210,6 +210,14 @@ pub enum Family {
     V6,
 }
 
+impl Family {
+    /// That of an address.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
+        if address.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+}
+
 /// One condition on a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Match {
@@ -217,10 +225,8 @@ pub enum Match {
     Family(Family),
     /// TCP.
     Tcp,
-    /// From one of these addresses, all of this family.
-    FromAny(Family, Vec<IpAddr>),
-    /// To one of these TCP ports.
-    TcpToAny(Vec<u16>),
+    /// From this address.
+    From(IpAddr),
     /// The first packet of a connection that is seen, be it in its middle.
     Unseen,
     /// Came in through something else than loopback.
@@ -320,9 +326,7 @@ fn nat_prerouting(capture: &Capture, families: &[Family]) -> Vec<Rule> {
         rules.push(rule(vec![from], Action::Return));
     }
     if capture.inbound {
-        for family in families {
-            rules.extend(probe(&capture.probes, *family));
-        }
+        rules.extend(families.iter().flat_map(|family| probe_rules(&capture.probes, *family)));
         for family in families {
             let matches = vec![Match::NotToLoopback(*family), Match::TcpNotTo(TUNNEL_PORT), Match::NotMark(PROXY_MARK)];
             rules.push(rule(matches, Action::Redirect(INBOUND_PORT)));
@@ -332,12 +336,13 @@ fn nat_prerouting(capture: &Capture, families: &[Family]) -> Vec<Rule> {
 }
 
 /// Probes reach the application with the address they come from; there is nothing to rewrite on the node.
-fn probe(probes: &Probes, family: Family) -> Option<Rule> {
-    let is_of_family = |address: &&IpAddr| address.is_ipv4() == (family == Family::V4);
-    let sources: Vec<IpAddr> = probes.sources.iter().filter(is_of_family).copied().collect();
-    let ports: Vec<u16> = probes.ports.iter().copied().collect();
-    let useful = !sources.is_empty() && !ports.is_empty();
-    useful.then(|| rule(vec![Match::FromAny(family, sources), Match::TcpToAny(ports)], Action::Accept))
+///
+/// A rule for each pair, of which there are few: a set would be one more kind of object to read back and to copy.
+fn probe_rules(probes: &Probes, family: Family) -> impl Iterator<Item = Rule> + '_ {
+    let sources = probes.sources.iter().filter(move |address| Family::of(**address) == family);
+    sources.flat_map(|source| {
+        probes.ports.iter().map(|port| rule(vec![Match::From(*source), Match::TcpTo(*port)], Action::Accept))
+    })
 }
 
 fn nat_output(capture: &Capture, families: &[Family]) -> Vec<Rule> {

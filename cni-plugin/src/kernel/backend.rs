@@ -9,7 +9,8 @@ use fairway_core::limits;
 
 use super::KernelError;
 use super::program::Program;
-use crate::rules::{Capture, Family, TableName, filling, iptables, removal, tables};
+use super::tables::{Others, Tables};
+use crate::rules::{Capture, Family, filling, iptables, tables};
 
 const NFT: Program = program("nft", "nftables");
 const SAVE: [(Family, Program); 2] =
@@ -17,8 +18,6 @@ const SAVE: [(Family, Program); 2] =
 const RESTORE: [Program; 2] = [program("iptables-restore", "iptables"), program("ip6tables-restore", "iptables")];
 /// Changes nothing but what the script names; waits this many seconds for others that hold the kernel's lock.
 const GENTLY: [&str; 3] = ["--noflush", "--wait", "4"];
-/// Asked together with a change, as every process costs milliseconds.
-const LIST_TABLES: &str = "list tables\n";
 /// What a listing says of rules that the other way has left.
 const LEFTOVERS: &str = "rules of iptables as well\n";
 
@@ -26,10 +25,25 @@ const fn program(name: &'static str, package: &'static str) -> Program {
     Program { name, package, limit: limits::RULE_PROGRAM_TIMEOUT.duration() }
 }
 
+/// All rules of ours in a namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Listing {
+    /// Those of nftables.
+    pub(super) tables: Tables,
+    /// Whatever else there is, in words of which only equality counts.
+    pub(super) text: String,
+}
+
+impl Listing {
+    pub(super) fn is_empty(&self) -> bool {
+        self.tables.is_empty() && self.text.is_empty()
+    }
+}
+
 /// How rules are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
-    /// With `nft`: one transaction for everything.
+    /// With nftables: one transaction for everything.
     Nftables,
     /// With `iptables-restore` and its sister: one transaction for each table and family.
     Iptables,
@@ -48,12 +62,12 @@ impl Backend {
     /// Both, the better one first.
     pub const ALL: [Self; 2] = [Self::Nftables, Self::Iptables];
 
-    /// Makes the rules be those of `capture`.
+    /// Makes the rules be those of `capture`, from nothing but their text.
     pub(super) fn write(self, capture: &Capture) -> Result<(), KernelError> {
         match self {
             Self::Nftables => {
-                let all = NFT.run(&["-f", "-"], &(filling(&tables(capture)) + LIST_TABLES))?;
-                clear_leftovers(&all)
+                NFT.run(&["-f", "-"], &filling(&tables(capture)))?;
+                clear_leftovers()
             }
             Self::Iptables => restore(|family, present| match family {
                 Family::V6 if !capture.ipv6 => iptables::removal(present),
@@ -62,39 +76,51 @@ impl Backend {
         }
     }
 
+    /// The same, where it is known what they are once written.
+    pub(super) fn copy(self, capture: &Capture, written: &Listing) -> Result<(), KernelError> {
+        match self {
+            Self::Nftables => match written.tables.write() {
+                Ok(()) => clear_leftovers(),
+                Err(error) => {
+                    tracing::debug!(%error, "the kernel takes no copy of the rules; writing them with nft");
+                    self.write(capture)
+                }
+            },
+            Self::Iptables => self.write(capture),
+        }
+    }
+
     /// Removes all rules.
     pub(super) fn remove(self) -> Result<(), KernelError> {
         match self {
             Self::Nftables => {
-                let all = NFT.run(&["-f", "-"], &(removal() + LIST_TABLES))?;
-                clear_leftovers(&all)
+                Tables::default().write().map_err(KernelError::Tables)?;
+                clear_leftovers()
             }
             Self::Iptables => restore(|_, present| iptables::removal(present)),
         }
     }
 
     /// All rules of ours, without counters; empty when there are none.
-    pub(super) fn list(self) -> Result<String, KernelError> {
+    pub(super) fn list(self) -> Result<Listing, KernelError> {
         match self {
             Self::Nftables => {
-                let ruleset = NFT.run(&["--stateless", "list", "ruleset"], "")?;
-                let mut listing = own_tables(&ruleset);
-                // The newer iptables writes nftables, where it shows; the older one has tables of its own.
-                if ruleset.contains(iptables::PREFIX) || has_old_tables() && has_leftovers()? {
-                    listing.push_str(LEFTOVERS);
-                }
-                Ok(listing)
+                let (tables, others) = Tables::read().map_err(KernelError::Tables)?;
+                let text = if has_leftovers(others)? { LEFTOVERS.to_owned() } else { String::new() };
+                Ok(Listing { tables, text })
             }
-            Self::Iptables => {
-                let mut listing = String::new();
-                for (family, save) in &SAVE {
-                    let own = iptables::listing(&saved(*family, save)?);
-                    listing.push_str(&own.lines().map(|line| format!("{family:?} {line}\n")).collect::<String>());
-                }
-                Ok(listing)
-            }
+            Self::Iptables => Ok(Listing { tables: Tables::default(), text: of_iptables()? }),
         }
     }
+}
+
+fn of_iptables() -> Result<String, KernelError> {
+    let mut text = String::new();
+    for (family, save) in &SAVE {
+        let own = iptables::listing(&saved(*family, save)?);
+        text.push_str(&own.lines().map(|line| format!("{family:?} {line}\n")).collect::<String>());
+    }
+    Ok(text)
 }
 
 /// What is there of a family; nothing in a kernel without it.
@@ -118,8 +144,12 @@ fn has_old_tables() -> bool {
     names.iter().any(|path| fs::read_to_string(path).is_ok_and(|names| !names.trim().is_empty()))
 }
 
-fn has_leftovers() -> Result<bool, KernelError> {
-    match Backend::Iptables.list() {
+/// The newer iptables writes nftables, where it shows; the older one has tables of its own.
+fn has_leftovers(others: Others) -> Result<bool, KernelError> {
+    if others.leftovers || !has_old_tables() {
+        return Ok(others.leftovers);
+    }
+    match of_iptables() {
         Ok(listing) => Ok(!listing.is_empty()),
         // Not ours then: we never had it to write with.
         Err(KernelError::MissingProgram { .. }) => Ok(false),
@@ -127,32 +157,8 @@ fn has_leftovers() -> Result<bool, KernelError> {
     }
 }
 
-/// Rules of an agent that had nothing but iptables would redirect to a proxy that has left. `all` are the names of the
-/// tables of nftables.
-fn clear_leftovers(all: &str) -> Result<(), KernelError> {
-    let of_iptables = ["table ip ", "table ip6 "].iter().any(|start| all.lines().any(|line| line.starts_with(start)));
-    if (of_iptables || has_old_tables()) && has_leftovers()? {
-        return Backend::Iptables.remove();
-    }
-    Ok(())
-}
-
-/// The part of a listing that is about our tables.
-pub(super) fn own_tables(ruleset: &str) -> String {
-    let mut ours = String::new();
-    let mut inside = false;
-    for line in ruleset.lines() {
-        if let Some(rest) = line.strip_prefix("table inet ") {
-            let name = rest.split(' ').next().unwrap_or_default();
-            inside = TableName::ALL.iter().any(|table| table.as_str() == name);
-        }
-        if inside {
-            ours.push_str(line);
-            ours.push('\n');
-        }
-        if line == "}" {
-            inside = false;
-        }
-    }
-    ours
+/// Rules of an agent that had nothing but iptables would redirect to a proxy that has left.
+fn clear_leftovers() -> Result<(), KernelError> {
+    let (_, others) = Tables::read().map_err(KernelError::Tables)?;
+    if has_leftovers(others)? { Backend::Iptables.remove() } else { Ok(()) }
 }

@@ -1,4 +1,4 @@
-//! The real kernel, through `nft` or `iptables` and rtnetlink on a thread that entered the pod's namespace.
+//! The real kernel, through netlink, `nft` and `iptables` on a thread that entered the pod's namespace.
 //!
 //! A child process inherits the namespaces of the thread that starts it. The thread ends with the call, so no other
 //! work can ever run in the wrong namespace.
@@ -9,14 +9,14 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use netlink_packet_route::AddressFamily;
 use nix::ifaddrs::getifaddrs;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
-use super::backend::Backend;
+use super::backend::{Backend, Listing};
 use super::routing::{self, Present, Routing};
 use super::{Census, Inspection, Kernel, KernelError, Namespace, NamespaceId, census, sockets};
 use crate::rules::{Capture, Phase};
@@ -31,9 +31,9 @@ pub struct RealKernel {
     proc: PathBuf,
     /// How rules are written here.
     backend: Backend,
-    /// How the tools of this machine print each capture: they differ between versions, so it is asked rather than
+    /// What each capture is once written: that depends on the versions of tools and kernel, so it is asked rather than
     /// known.
-    listings: Mutex<BTreeMap<Capture, String>>,
+    listings: Mutex<BTreeMap<Capture, Arc<Listing>>>,
 }
 
 impl Default for RealKernel {
@@ -76,7 +76,7 @@ impl RealKernel {
     }
 
     /// What a namespace that holds exactly `capture` looks like, learned in a namespace made for that and thrown away.
-    fn wanted_listing(&self, capture: &Capture) -> Result<String, KernelError> {
+    fn wanted_listing(&self, capture: &Capture) -> Result<Arc<Listing>, KernelError> {
         let remembered = self.listings.lock().unwrap_or_else(PoisonError::into_inner).get(capture).cloned();
         if let Some(listing) = remembered {
             return Ok(listing);
@@ -84,14 +84,16 @@ impl RealKernel {
         let listing = on_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET).map_err(|error| KernelError::Enter(error.into()))?;
             Routing::open().and_then(|mut routing| routing.raise_loopback()).map_err(KernelError::Routing)?;
-            write(self.backend, capture)?;
+            write_routing(capture)?;
+            self.backend.write(capture)?;
             list(self.backend)
         })?;
+        let listing = Arc::new(listing);
         let mut listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
         if listings.len() >= MAX_REMEMBERED {
             listings.clear();
         }
-        listings.insert(capture.clone(), listing.clone());
+        listings.insert(capture.clone(), Arc::clone(&listing));
         Ok(listing)
     }
 }
@@ -126,15 +128,20 @@ impl Kernel for RealKernel {
 
     fn inspect(&self, namespace: &Namespace, capture: &Capture) -> Result<Inspection, KernelError> {
         let (capture, listing) = within(namespace, || Ok((possible(capture), list(self.backend)?)))?;
-        if listing.trim().is_empty() {
+        if listing.is_empty() {
             return Ok(Inspection::Absent);
         }
-        let same = listing == self.wanted_listing(&capture)?;
+        let same = listing == *self.wanted_listing(&capture)?;
         Ok(if same { Inspection::Same } else { Inspection::Different })
     }
 
     fn apply(&self, namespace: &Namespace, capture: &Capture) -> Result<(), KernelError> {
-        within(namespace, || write(self.backend, &possible(capture)))
+        within(namespace, || {
+            let capture = possible(capture);
+            let written = self.wanted_listing(&capture)?;
+            write_routing(&capture)?;
+            self.backend.copy(&capture, &written)
+        })
     }
 
     fn addresses(&self, namespace: &Namespace) -> Result<Vec<IpAddr>, KernelError> {
@@ -225,7 +232,7 @@ fn possible(capture: &Capture) -> Capture {
     Capture { ipv6: capture.ipv6 && has_ipv6, ..capture.clone() }
 }
 
-fn write(backend: Backend, capture: &Capture) -> Result<(), KernelError> {
+fn write_routing(capture: &Capture) -> Result<(), KernelError> {
     let mut routing = Routing::open().map_err(KernelError::Routing)?;
     // Routes first: without rules they do nothing, while rules without routes would lose replies.
     for family in routing::FAMILIES {
@@ -233,17 +240,17 @@ fn write(backend: Backend, capture: &Capture) -> Result<(), KernelError> {
         let done = if is_wanted { routing.write(family) } else { routing.remove(family) };
         done.map_err(KernelError::Routing)?;
     }
-    backend.write(capture)
+    Ok(())
 }
 
 /// Everything of ours in the namespace of this thread, without counters.
-fn list(backend: Backend) -> Result<String, KernelError> {
+fn list(backend: Backend) -> Result<Listing, KernelError> {
     let mut listing = backend.list()?;
     let mut routing = Routing::open().map_err(KernelError::Routing)?;
     for family in routing::FAMILIES {
         match routing.inspect(family).map_err(KernelError::Routing)? {
             Present::Nothing => {}
-            present => listing.push_str(&format!("routing {family:?}: {present:?}\n")),
+            present => listing.text.push_str(&format!("routing {family:?}: {present:?}\n")),
         }
     }
     Ok(listing)

@@ -3,7 +3,6 @@
 //! The same rules in the same order. They live in chains of our own, which a jump in each built-in chain leads to.
 
 use std::fmt::Write;
-use std::net::IpAddr;
 
 use super::{
     Action, Chain, DNS_ZONE, Family, Hook, MARK_MASK, Match, RETURN_MARK, Rule, SPARED_MARK, Table, TableName,
@@ -11,8 +10,6 @@ use super::{
 
 /// What the names of all our chains begin with.
 pub const PREFIX: &str = "FAIRWAY_";
-/// Ports one `multiport` match takes (iptables-extensions(8)).
-const PORTS_AT_ONCE: usize = 15;
 
 /// The script that makes our chains exactly those of `tables`, given what `iptables-save` prints of this family.
 #[must_use]
@@ -35,7 +32,7 @@ pub fn filling(tables: &[Table], family: Family, present: &str) -> String {
         remove(&mut script, &jumps, &unwanted);
         for chain in &wanted {
             let own = chain_name(chain.hook);
-            for text in chain.rules.iter().flat_map(|rule| rule_texts(rule, family)) {
+            for text in chain.rules.iter().filter_map(|rule| rule_text(rule, family)) {
                 let _ = writeln!(script, "-A {own} {text}");
             }
             let _ = writeln!(script, "-A {} -j {own}", built_in(chain.hook));
@@ -128,21 +125,19 @@ fn chain_name(hook: Hook) -> String {
     format!("{PREFIX}{}", built_in(hook))
 }
 
-/// A rule in `family`; nothing when it is about the other one, several when it has more ports than one may have.
-fn rule_texts(rule: &Rule, family: Family) -> Vec<String> {
+/// A rule in `family`; nothing when it is about the other one.
+fn rule_text(rule: &Rule, family: Family) -> Option<String> {
     let mut words = Vec::new();
-    let mut ports: &[u16] = &[];
     let protocol = rule.matches.iter().find_map(protocol);
     if let Some(protocol) = protocol {
         words.push(format!("-p {protocol}"));
     }
     for condition in &rule.matches {
         match condition {
-            Match::Family(other) if *other != family => return Vec::new(),
-            Match::FromAny(other, _) | Match::NotToLoopback(other) if *other != family => return Vec::new(),
+            Match::Family(other) | Match::NotToLoopback(other) if *other != family => return None,
+            Match::From(address) if Family::of(*address) != family => return None,
             Match::Family(_) | Match::Tcp => {}
-            Match::FromAny(_, addresses) => words.push(format!("-s {}", list(addresses))),
-            Match::TcpToAny(all) => ports = all,
+            Match::From(address) => words.push(format!("-s {address}")),
             Match::Unseen => words.push("-m conntrack --ctstate NEW".to_owned()),
             Match::NotFromLoopback => words.push("! -i lo".to_owned()),
             Match::NotToLoopback(Family::V4) => words.push("! -d 127.0.0.1/32".to_owned()),
@@ -160,21 +155,13 @@ fn rule_texts(rule: &Rule, family: Family) -> Vec<String> {
             Match::ConnectionMark(mark) => words.push(format!("-m connmark --mark {mark:#x}/{MARK_MASK:#x}")),
         }
     }
-    let action = action_text(rule.action);
-    if ports.is_empty() {
-        return vec![format!("{} {action}", words.join(" ")).trim_start().to_owned()];
-    }
-    let some = |ports: &[u16]| {
-        let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
-        format!("{} -m multiport --dports {} {action}", words.join(" "), ports.join(","))
-    };
-    ports.chunks(PORTS_AT_ONCE).map(some).collect()
+    words.push(action_text(rule.action));
+    Some(words.join(" "))
 }
 
 fn protocol(condition: &Match) -> Option<&'static str> {
     match condition {
         Match::Tcp
-        | Match::TcpToAny(_)
         | Match::TcpAlreadyOpen
         | Match::TcpNotReset
         | Match::TcpTo(_)
@@ -182,10 +169,6 @@ fn protocol(condition: &Match) -> Option<&'static str> {
         Match::UdpTo(_) | Match::UdpFrom(_) => Some("udp"),
         _ => None,
     }
-}
-
-fn list(addresses: &[IpAddr]) -> String {
-    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 fn action_text(action: Action) -> String {

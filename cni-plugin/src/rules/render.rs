@@ -1,6 +1,7 @@
 //! Rules as the text `nft -f` reads: one file is one transaction.
 
-use std::fmt::{Display, Write};
+use std::fmt::Write;
+use std::net::IpAddr;
 
 use super::{
     Action, Chain, ChainType, DNS_ZONE, Family, Hook, MARK_MASK, Match, RETURN_MARK, Rule, SPARED_MARK, Table,
@@ -65,9 +66,8 @@ fn match_text(condition: &Match) -> String {
         Match::Family(Family::V4) => "meta nfproto ipv4".to_owned(),
         Match::Family(Family::V6) => "meta nfproto ipv6".to_owned(),
         Match::Tcp => "meta l4proto tcp".to_owned(),
-        Match::FromAny(Family::V4, addresses) => format!("ip saddr {}", set(addresses)),
-        Match::FromAny(Family::V6, addresses) => format!("ip6 saddr {}", set(addresses)),
-        Match::TcpToAny(ports) => format!("tcp dport {}", set(ports)),
+        Match::From(address @ IpAddr::V4(_)) => format!("ip saddr {address}"),
+        Match::From(address @ IpAddr::V6(_)) => format!("ip6 saddr {address}"),
         Match::Unseen => "ct state new".to_owned(),
         Match::NotFromLoopback => "iifname != \"lo\"".to_owned(),
         Match::NotToLoopback(Family::V4) => "ip daddr != 127.0.0.1".to_owned(),
@@ -85,11 +85,6 @@ fn match_text(condition: &Match) -> String {
         Match::NotMark(mark) => format!("meta mark & {MARK_MASK:#x} != {mark:#x}"),
         Match::ConnectionMark(mark) => format!("ct mark & {MARK_MASK:#x} == {mark:#x}"),
     }
-}
-
-fn set(elements: &[impl Display]) -> String {
-    let elements: Vec<String> = elements.iter().map(ToString::to_string).collect();
-    format!("{{ {} }}", elements.join(", "))
 }
 
 fn action_text(action: Action) -> String {
