@@ -1,5 +1,7 @@
 //! The agent's settings: flags, each with an environment name, checked once at the start.
 
+mod istio;
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -9,8 +11,13 @@ use fairway_core::limits::{self, Limit};
 
 use crate::enroll;
 use crate::install::{self, Place};
+use crate::kernel::{Backend, Tools};
 use crate::plugin::protocol::{DEFAULT_RUN_DIR, Fail, PLUGIN};
 use crate::rules::{Capture, Probes};
+pub use istio::ignored;
+
+/// File name of our copy of a configuration.
+const OWNED: &str = "02-fairway-cni.conflist";
 
 /// Node agent: decides which pods of this node are in the mesh, captures their traffic and hands them to the node
 /// proxy.
@@ -60,7 +67,18 @@ pub struct Config {
         default_value = "kube-system"
     )]
     pub exclude_namespaces: Vec<String>,
-    /// Where to serve /readyz, /healthz, /metrics and /debug/pods.
+    /// Namespace of the agent itself, whose pods are never captured: the agent starts without its own help.
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAME")]
+    pub pod_namespace: Option<String>,
+    /// Which pods opt in: selectors of pods and namespaces, as YAML. The label istio.io/dataplane-mode decides unless
+    /// it is set.
+    #[arg(long, env = "AMBIENT_ENABLEMENT_SELECTOR", value_name = "YAML", default_value = "",
+        value_parser = enroll::Selectors::parse)]
+    pub enablement_selector: enroll::Selectors,
+    /// Write rules with these tools of iptables, `nft` or `legacy`, even where nftables works.
+    #[arg(long, env = "FORCE_IPTABLES_BINARY", value_name = "TOOLS", default_value = "", value_parser = parse_backends)]
+    pub force_iptables_binary: Backends,
+    /// Where to serve /readyz, /healthz, /metrics, /debug/pods and /debug/events.
     #[arg(long, env = "FAIRWAY_AGENT_MONITORING_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:15114")]
     pub monitoring_listen: SocketAddr,
     /// The same by its port alone, on all addresses, as Istio's charts set it.
@@ -96,14 +114,12 @@ pub struct Config {
     /// Chain into a copy of the first configuration, and leave the original to its owner.
     #[arg(long, env = "ISTIO_OWNED_CNI_CONFIG", value_name = "BOOL", default_value_t = false, action = ArgAction::Set)]
     pub owned_cni_config: bool,
-    /// File name of that copy; it has to come before the original.
-    #[arg(
-        long,
-        env = "ISTIO_OWNED_CNI_CONFIG_FILENAME",
-        value_name = "NAME",
-        default_value = "02-fairway-cni.conflist"
-    )]
-    pub owned_cni_config_filename: String,
+    /// File name of that copy; it has to come before the original [default: 02-fairway-cni.conflist].
+    #[arg(long, env = "ISTIO_OWNED_CNI_CONFIG_FILENAME", value_name = "NAME")]
+    pub owned_cni_config_filename: Option<String>,
+    /// The same, by the name that Istio's chart sets.
+    #[arg(long, env = "ISTIO_OWNED_CNI_CONF_FILENAME", value_name = "NAME", hide = true)]
+    pub owned_cni_conf_filename: Option<String>,
     /// What happens to new pods while the agent does not answer: `closed` refuses those of enrolled namespaces, `open`
     /// none.
     #[arg(long, env = "FAIRWAY_CNI_FAIL", value_name = "HOW", default_value = "closed", value_parser = parse_fail)]
@@ -145,6 +161,19 @@ pub enum SourceConfig {
 #[error("nothing says where objects are; give --manifests DIR, or --source kubernetes")]
 pub struct NoSource;
 
+/// The ways of writing rules to choose from, the best one first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backends(Vec<Backend>);
+
+fn parse_backends(text: &str) -> Result<Backends, String> {
+    match text {
+        "" => Ok(Backends(Backend::ALL.to_vec())),
+        "nft" => Ok(Backends(vec![Backend::Iptables(Tools::Nft)])),
+        "legacy" => Ok(Backends(vec![Backend::Iptables(Tools::Legacy)])),
+        _ => Err("it must be `nft` or `legacy`".to_owned()),
+    }
+}
+
 fn parse_fail(text: &str) -> Result<Fail, String> {
     match text {
         "closed" => Ok(Fail::Closed),
@@ -180,6 +209,7 @@ impl Config {
         let names = self.exclude_namespaces.iter().map(|name| name.trim()).filter(|name| !name.is_empty());
         let mut excluded_namespaces: BTreeSet<String> = names.map(str::to_owned).collect();
         excluded_namespaces.insert(self.system_namespace.clone());
+        excluded_namespaces.extend(self.pod_namespace.clone().filter(|name| !name.is_empty()));
         let rewritten = [self.host_probe_snat_ip.map(IpAddr::V4), self.host_probe_snat_ipv6.map(IpAddr::V6)];
         let defaults = Capture {
             ipv6: self.ipv6,
@@ -187,7 +217,19 @@ impl Config {
             probes: Probes { sources: rewritten.into_iter().flatten().collect(), ports: BTreeSet::new() },
             ..Capture::default()
         };
-        enroll::Rules { excluded_namespaces, defaults }
+        enroll::Rules { excluded_namespaces, selectors: self.enablement_selector.clone(), defaults }
+    }
+
+    /// The ways of writing rules to choose from, the best one first.
+    #[must_use]
+    pub fn backends(&self) -> &[Backend] {
+        &self.force_iptables_binary.0
+    }
+
+    fn owned_file(&self) -> String {
+        let names = [&self.owned_cni_config_filename, &self.owned_cni_conf_filename];
+        let name = names.into_iter().flatten().find(|name| !name.is_empty());
+        name.cloned().unwrap_or_else(|| OWNED.to_owned())
     }
 
     /// Where plugin and configuration go.
@@ -202,9 +244,9 @@ impl Config {
             program: self.plugin_program.clone().unwrap_or_else(beside),
             run_dir: self.cni_agent_run_dir.clone(),
             place: match &self.cni_conf_name {
-                _ if self.owned_cni_config => Place::Owned(self.owned_cni_config_filename.clone()),
-                Some(name) => Place::Named(name.clone()),
-                None => Place::First,
+                _ if self.owned_cni_config => Place::Owned(self.owned_file()),
+                Some(name) if !name.is_empty() => Place::Named(name.clone()),
+                _ => Place::First,
             },
             fail: self.plugin_fail,
             patience: self.plugin_patience,

@@ -5,10 +5,15 @@ use std::net::IpAddr;
 
 use fairway_core::source::objects::{annotation, is_host_network, is_terminal, label, pod_ips, pod_uid};
 use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::rules::{Capture, InterfaceName};
+use selector::By;
 
 mod probes;
+mod selector;
+
+pub use selector::{SelectorError, Selectors};
 
 /// Label on namespaces and pods that opts in (`ambient`) or out (`none`); the pod's wins.
 pub const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
@@ -30,7 +35,7 @@ pub const VIRTUAL_INTERFACES: &str = "istio.io/reroute-virtual-interfaces";
 pub enum Reason {
     /// The pod's own label opts in.
     PodLabel,
-    /// Its namespace's label opts in.
+    /// Its namespace's label opts in, and the pod's do not say otherwise.
     NamespaceLabel,
     /// To be captured once the pod has a uid.
     NoUid,
@@ -129,6 +134,8 @@ impl Decision {
 pub struct Rules {
     /// Namespaces whose pods are never captured.
     pub excluded_namespaces: BTreeSet<String>,
+    /// Who opts in.
+    pub selectors: Selectors,
     /// How a pod is captured unless its annotations say otherwise.
     pub defaults: Capture,
 }
@@ -137,7 +144,7 @@ pub struct Rules {
 /// which its status does not have yet.
 #[must_use]
 pub fn decide(pod: &Pod, namespace: Option<&Namespace>, rules: &Rules, assigned: &[IpAddr]) -> Decision {
-    let reason = match opted_in(pod, namespace) {
+    let reason = match opted_in(pod, namespace, &rules.selectors) {
         _ if is_excluded(pod, rules) => return Decision::Exclude(Reason::ExcludedNamespace),
         Err(reason) => return Decision::Exclude(reason),
         Ok(_) if is_host_network(pod) => return Decision::Exclude(Reason::HostNetwork),
@@ -162,7 +169,8 @@ pub fn decide(pod: &Pod, namespace: Option<&Namespace>, rules: &Rules, assigned:
 #[must_use]
 pub fn is_enrolled(namespace: &Namespace, rules: &Rules) -> bool {
     let name = namespace.metadata.name.as_deref().unwrap_or_default();
-    label(&namespace.metadata, DATAPLANE_MODE) == Some("ambient") && !rules.excluded_namespaces.contains(name)
+    let by = rules.selectors.select(&ObjectMeta::default(), Some(&namespace.metadata));
+    by.is_some() && !rules.excluded_namespaces.contains(name)
 }
 
 fn is_windows(pod: &Pod) -> bool {
@@ -180,13 +188,12 @@ fn is_excluded(pod: &Pod, rules: &Rules) -> bool {
     pod.metadata.namespace.as_ref().is_some_and(|namespace| rules.excluded_namespaces.contains(namespace))
 }
 
-fn opted_in(pod: &Pod, namespace: Option<&Namespace>) -> Result<Reason, Reason> {
-    let namespace_mode = namespace.and_then(|namespace| label(&namespace.metadata, DATAPLANE_MODE));
-    match label(&pod.metadata, DATAPLANE_MODE) {
-        Some("ambient") => Ok(Reason::PodLabel),
-        Some("none") => Err(Reason::PodOptsOut),
-        _ if namespace_mode == Some("ambient") => Ok(Reason::NamespaceLabel),
-        _ => Err(Reason::NotLabelled),
+fn opted_in(pod: &Pod, namespace: Option<&Namespace>, selectors: &Selectors) -> Result<Reason, Reason> {
+    match selectors.select(&pod.metadata, namespace.map(|namespace| &namespace.metadata)) {
+        Some(By::Pod) => Ok(Reason::PodLabel),
+        Some(By::Namespace) => Ok(Reason::NamespaceLabel),
+        None if label(&pod.metadata, DATAPLANE_MODE) == Some("none") => Err(Reason::PodOptsOut),
+        None => Err(Reason::NotLabelled),
     }
 }
 

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use crate::rules::Capture;
 
-pub use backend::Backend;
+pub use backend::{Backend, Tools};
 pub use census::Census;
 pub use real::RealKernel;
 

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Parser;
-use fairway_cni::config::Config;
+use fairway_cni::config::{Config, ignored};
 use fairway_cni::kernel::RealKernel;
 use fairway_core::io::logging;
 use tokio::signal::unix::{SignalKind, signal};
@@ -34,7 +34,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
         }
         stopping.cancel();
     });
-    let (kernel, refused) = RealKernel::that_works(&config.proc());
+    for (name, why) in ignored(|name| std::env::var(name).ok()) {
+        tracing::info!(name, why, "a setting of Istio's is ignored");
+    }
+    let (kernel, refused) = RealKernel::that_works(&config.proc(), config.backends());
     for (backend, error) in &refused {
         tracing::warn!(%backend, %error, "rules cannot be written this way on this node");
     }

@@ -4,7 +4,11 @@ use super::*;
 use serde_json::{Value, json};
 
 fn rules() -> Rules {
-    Rules { excluded_namespaces: ["kube-system".to_owned()].into(), defaults: Capture::default() }
+    Rules {
+        excluded_namespaces: ["kube-system".to_owned()].into(),
+        selectors: Selectors::default(),
+        defaults: Capture::default(),
+    }
 }
 
 /// A running pod with `change` merged at the top level of its fields.

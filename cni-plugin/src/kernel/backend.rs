@@ -13,9 +13,7 @@ use super::tables::{Others, Tables};
 use crate::rules::{Capture, Family, filling, iptables, tables};
 
 const NFT: Program = program("nft", "nftables");
-const SAVE: [(Family, Program); 2] =
-    [(Family::V4, program("iptables-save", "iptables")), (Family::V6, program("ip6tables-save", "iptables"))];
-const RESTORE: [Program; 2] = [program("iptables-restore", "iptables"), program("ip6tables-restore", "iptables")];
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 /// Changes nothing but what the script names; waits this many seconds for others that hold the kernel's lock.
 const GENTLY: [&str; 3] = ["--noflush", "--wait", "4"];
 /// What a listing says of rules that the other way has left.
@@ -40,27 +38,69 @@ impl Listing {
     }
 }
 
+/// Which of a node's iptables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tools {
+    /// Those that the node has chosen for itself.
+    #[default]
+    Any,
+    /// Those that write nftables.
+    Nft,
+    /// Those that write tables of their own.
+    Legacy,
+}
+
+impl Tools {
+    /// The program that prints the rules of a family.
+    fn save(self, family: Family) -> Program {
+        let name = match (self, family) {
+            (Self::Any, Family::V4) => "iptables-save",
+            (Self::Any, Family::V6) => "ip6tables-save",
+            (Self::Nft, Family::V4) => "iptables-nft-save",
+            (Self::Nft, Family::V6) => "ip6tables-nft-save",
+            (Self::Legacy, Family::V4) => "iptables-legacy-save",
+            (Self::Legacy, Family::V6) => "ip6tables-legacy-save",
+        };
+        program(name, "iptables")
+    }
+
+    /// The program that writes them.
+    fn restore(self, family: Family) -> Program {
+        let name = match (self, family) {
+            (Self::Any, Family::V4) => "iptables-restore",
+            (Self::Any, Family::V6) => "ip6tables-restore",
+            (Self::Nft, Family::V4) => "iptables-nft-restore",
+            (Self::Nft, Family::V6) => "ip6tables-nft-restore",
+            (Self::Legacy, Family::V4) => "iptables-legacy-restore",
+            (Self::Legacy, Family::V6) => "ip6tables-legacy-restore",
+        };
+        program(name, "iptables")
+    }
+}
+
 /// How rules are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
     /// With nftables: one transaction for everything.
     Nftables,
     /// With `iptables-restore` and its sister: one transaction for each table and family.
-    Iptables,
+    Iptables(Tools),
 }
 
 impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Nftables => "nftables",
-            Self::Iptables => "iptables",
+            Self::Iptables(Tools::Any) => "iptables",
+            Self::Iptables(Tools::Nft) => "iptables (nft)",
+            Self::Iptables(Tools::Legacy) => "iptables (legacy)",
         })
     }
 }
 
 impl Backend {
     /// Both, the better one first.
-    pub const ALL: [Self; 2] = [Self::Nftables, Self::Iptables];
+    pub const ALL: [Self; 2] = [Self::Nftables, Self::Iptables(Tools::Any)];
 
     /// Makes the rules be those of `capture`, from nothing but their text.
     pub(super) fn write(self, capture: &Capture) -> Result<(), KernelError> {
@@ -69,7 +109,7 @@ impl Backend {
                 NFT.run(&["-f", "-"], &filling(&tables(capture)))?;
                 clear_leftovers()
             }
-            Self::Iptables => restore(|family, present| match family {
+            Self::Iptables(tools) => restore(tools, |family, present| match family {
                 Family::V6 if !capture.ipv6 => iptables::removal(present),
                 _ => iptables::filling(&tables(capture), family, present),
             }),
@@ -86,7 +126,7 @@ impl Backend {
                     self.write(capture)
                 }
             },
-            Self::Iptables => self.write(capture),
+            Self::Iptables(_) => self.write(capture),
         }
     }
 
@@ -97,7 +137,7 @@ impl Backend {
                 Tables::default().write().map_err(KernelError::Tables)?;
                 clear_leftovers()
             }
-            Self::Iptables => restore(|_, present| iptables::removal(present)),
+            Self::Iptables(tools) => restore(tools, |_, present| iptables::removal(present)),
         }
     }
 
@@ -109,31 +149,31 @@ impl Backend {
                 let text = if has_leftovers(others)? { LEFTOVERS.to_owned() } else { String::new() };
                 Ok(Listing { tables, text })
             }
-            Self::Iptables => Ok(Listing { tables: Tables::default(), text: of_iptables()? }),
+            Self::Iptables(tools) => Ok(Listing { tables: Tables::default(), text: of_iptables(tools)? }),
         }
     }
 }
 
-fn of_iptables() -> Result<String, KernelError> {
+fn of_iptables(tools: Tools) -> Result<String, KernelError> {
     let mut text = String::new();
-    for (family, save) in &SAVE {
-        let own = iptables::listing(&saved(*family, save)?);
+    for family in FAMILIES {
+        let own = iptables::listing(&saved(family, tools)?);
         text.push_str(&own.lines().map(|line| format!("{family:?} {line}\n")).collect::<String>());
     }
     Ok(text)
 }
 
 /// What is there of a family; nothing in a kernel without it.
-fn saved(family: Family, save: &Program) -> Result<String, KernelError> {
+fn saved(family: Family, tools: Tools) -> Result<String, KernelError> {
     let exists = family == Family::V4 || Path::new("/proc/thread-self/net/if_inet6").exists();
-    if exists { save.run(&[], "") } else { Ok(String::new()) }
+    if exists { tools.save(family).run(&[], "") } else { Ok(String::new()) }
 }
 
-fn restore(script: impl Fn(Family, &str) -> String) -> Result<(), KernelError> {
-    for ((family, save), restore) in SAVE.iter().zip(&RESTORE) {
-        let script = script(*family, &saved(*family, save)?);
+fn restore(tools: Tools, script: impl Fn(Family, &str) -> String) -> Result<(), KernelError> {
+    for family in FAMILIES {
+        let script = script(family, &saved(family, tools)?);
         if !script.is_empty() {
-            restore.run(&GENTLY, &script)?;
+            tools.restore(family).run(&GENTLY, &script)?;
         }
     }
     Ok(())
@@ -149,7 +189,7 @@ fn has_leftovers(others: Others) -> Result<bool, KernelError> {
     if others.leftovers || !has_old_tables() {
         return Ok(others.leftovers);
     }
-    match of_iptables() {
+    match of_iptables(Tools::Any) {
         Ok(listing) => Ok(!listing.is_empty()),
         // Not ours then: we never had it to write with.
         Err(KernelError::MissingProgram { .. }) => Ok(false),
@@ -160,5 +200,5 @@ fn has_leftovers(others: Others) -> Result<bool, KernelError> {
 /// Rules of an agent that had nothing but iptables would redirect to a proxy that has left.
 fn clear_leftovers() -> Result<(), KernelError> {
     let (_, others) = Tables::read().map_err(KernelError::Tables)?;
-    if has_leftovers(others)? { Backend::Iptables.remove() } else { Ok(()) }
+    if has_leftovers(others)? { Backend::Iptables(Tools::Any).remove() } else { Ok(()) }
 }

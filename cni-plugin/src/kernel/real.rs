@@ -49,12 +49,12 @@ impl RealKernel {
         Self { proc: proc.to_owned(), backend, listings: Mutex::default() }
     }
 
-    /// A kernel that writes rules the best way that works on this node: each is tried, in a namespace made for that.
-    /// Also says what is wrong with those that do not; when none does, the first is taken and every pod will say so.
+    /// A kernel that writes rules the first way of these that works on this node: each is tried, in a namespace made for
+    /// that. Also says what is wrong with those that do not; when none does, the first is taken and every pod will say so.
     #[must_use]
-    pub fn that_works(proc: &Path) -> (Self, Vec<(Backend, KernelError)>) {
+    pub fn that_works(proc: &Path, backends: &[Backend]) -> (Self, Vec<(Backend, KernelError)>) {
         let mut refused = Vec::new();
-        for backend in Backend::ALL {
+        for &backend in backends {
             let tried = on_thread(|| {
                 unshare(CloneFlags::CLONE_NEWNET).map_err(|error| KernelError::Enter(error.into()))?;
                 let capture = Capture { dns: true, phase: Phase::Settled, ..Capture::default() };
@@ -66,7 +66,7 @@ impl RealKernel {
                 Err(error) => refused.push((backend, error)),
             }
         }
-        (Self::new(proc, Backend::Nftables), refused)
+        (Self::new(proc, backends.first().copied().unwrap_or(Backend::Nftables)), refused)
     }
 
     /// How it writes rules.

@@ -47,7 +47,11 @@ impl World {
         let settings = Settings {
             node: NODE.to_owned(),
             netns_dir: "/netns".into(),
-            rules: enroll::Rules { excluded_namespaces: BTreeSet::new(), defaults: Capture::default() },
+            rules: enroll::Rules {
+                excluded_namespaces: BTreeSet::new(),
+                selectors: enroll::Selectors::default(),
+                defaults: Capture::default(),
+            },
             leave_grace: LEAVE_GRACE,
             established_grace: GRACE,
             host_mounts: "/host".into(),

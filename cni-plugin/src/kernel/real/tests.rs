@@ -3,6 +3,7 @@
 use std::io::Write as _;
 use std::process::Command;
 
+use super::super::Tools;
 use super::*;
 use crate::rules::{InterfaceName, Phase, Probes};
 
@@ -131,7 +132,7 @@ fn iptables_rules_are_written_read_back_and_removed() {
         let _ = writeln!(std::io::stderr(), "SKIPPED: rules of iptables: needs the package iptables");
         return;
     }
-    let kernel = RealKernel::new(Path::new("/proc"), Backend::Iptables);
+    let kernel = RealKernel::new(Path::new("/proc"), Backend::Iptables(Tools::Any));
     let namespace = kernel.open(&scratch.path()).unwrap();
     let plain = Capture::default();
     let probes = Probes {
@@ -180,7 +181,7 @@ fn the_way_that_works_is_found_and_what_does_not_is_said() {
     if Scratch::new("works").is_none() {
         return;
     }
-    let (kernel, refused) = RealKernel::that_works(Path::new("/proc"));
+    let (kernel, refused) = RealKernel::that_works(Path::new("/proc"), &Backend::ALL);
     assert_eq!(kernel.backend(), Backend::Nftables);
     assert!(refused.is_empty(), "{refused:?}");
 }
