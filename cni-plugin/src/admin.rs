@@ -1,17 +1,19 @@
 //! The agent's HTTP endpoints: probes, metrics and the table of pods.
 
 use std::future::ready;
+use std::sync::Arc;
 
 use fairway_core::io::admin::{Router, StatusCode, json, text};
 use fairway_core::io::metrics::Metrics;
 use fairway_core::io::metrics::page::page;
 use serde_json::json as value;
 
+use crate::events::{PodEvent, Recorder};
 use crate::report::Reports;
 
 /// The agent's pages.
 #[must_use]
-pub fn router(metrics: Metrics, reports: Reports) -> Router {
+pub fn router(metrics: Metrics, reports: Reports, events: Arc<Recorder>) -> Router {
     let readiness = reports.clone();
     Router::new()
         .get("/healthz", |_| ready(text(StatusCode::OK, "ok\n")))
@@ -25,5 +27,16 @@ pub fn router(metrics: Metrics, reports: Reports) -> Router {
             })
         })
         .get("/metrics", move |request| page(metrics.clone(), request))
+        .get("/debug/events", move |_| {
+            let events: Vec<_> = events.latest().iter().map(shown).collect();
+            ready(json(&value!({ "events": events })))
+        })
         .get("/debug/pods", move |_| ready(json(&value!({"pods": reports.latest().pods.as_ref()}))))
+}
+
+fn shown(event: &PodEvent) -> serde_json::Value {
+    value!({
+        "namespace": event.pod.namespace, "pod": event.pod.name, "uid": event.uid,
+        "reason": event.reason.label(), "message": event.message,
+    })
 }

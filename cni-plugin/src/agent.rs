@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::events::Recorder;
 use crate::handoff::Handoff;
 use crate::install;
 use crate::kernel::Kernel;
@@ -27,6 +28,7 @@ use crate::serve::{self, Call};
 pub async fn run(config: Config, kernel: Arc<dyn Kernel>, stop: CancellationToken) -> anyhow::Result<()> {
     let metrics = metrics();
     let reports = Reports::default();
+    let events = Arc::new(Recorder::new(metrics.clone(), None));
     let mut place = Place::open(&config, &metrics).await?;
     let monitoring = config.monitoring();
     let listener = TcpListener::bind(monitoring)
@@ -35,7 +37,7 @@ pub async fn run(config: Config, kernel: Arc<dyn Kernel>, stop: CancellationToke
     let (trigger, handle) = drain::new();
     tokio::spawn(admin::serve(
         listener,
-        crate::admin::router(metrics.clone(), reports.clone()),
+        crate::admin::router(metrics.clone(), reports.clone(), Arc::clone(&events)),
         Limits::default(),
         handle,
     ));
@@ -55,6 +57,7 @@ pub async fn run(config: Config, kernel: Arc<dyn Kernel>, stop: CancellationToke
         established_grace: Duration::from_millis(config.established_grace),
         host_mounts: config.host_mounts.clone(),
         memory: Some(Arc::clone(&install)),
+        events,
     };
     let mut reconciler = Reconciler::new(settings, kernel, handoff.clone(), place.notices.clone(), reports.clone(), metrics.clone());
     let plugin = serve_plugin(plugins, calls, Arc::clone(&install), &reports, metrics, stop.clone());

@@ -9,6 +9,7 @@ pub mod agent;
 pub mod config;
 pub mod enroll;
 pub mod event;
+pub mod events;
 pub mod handoff;
 pub mod install;
 pub mod kernel;

@@ -32,6 +32,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::enroll::{self, Decision};
+use crate::events::Events;
 use crate::handoff::{Answer, HandedPod, Handoff};
 use crate::install;
 use crate::kernel::{Census, Inspection, Kernel, Namespace};
@@ -46,8 +47,9 @@ use job::Job;
 pub const EVERY: Duration = Duration::from_secs(5);
 /// How soon to look again for the namespace of a pod that should have one: it may be a moment behind its status.
 const NAMESPACE_RETRY: Duration = Duration::from_millis(500);
-/// Captured pods whose rules are read back in one such round; each costs a few short processes, so the pods take turns.
-pub const VERIFIED_PER_ROUND: usize = 16;
+/// Captured pods whose rules are read back in one such round; each costs some system calls, or with iptables a few short
+/// processes, so the pods take turns.
+pub const VERIFIED_PER_ROUND: usize = 64;
 /// How long a pod that leaves stays captured after its status says that it does not: its peers hear of it well within
 /// this.
 pub const LEAVE_GRACE: Duration = Duration::from_secs(1);
@@ -70,6 +72,8 @@ pub struct Settings {
     pub host_mounts: PathBuf,
     /// Where to write down which namespaces are enrolled, for the plugin.
     pub memory: Option<Arc<install::Settings>>,
+    /// Where to tell what happens to pods.
+    pub events: Arc<dyn Events>,
 }
 
 /// The agent's loop and what it knows of the node's pods.
@@ -97,8 +101,14 @@ pub struct Reconciler {
     is_behind: bool,
     /// Pods that were told why they cannot be captured.
     refused: BTreeSet<ObjectKey>,
-    /// Pods that opt in and are not captured, and since when.
-    lacking: BTreeMap<ObjectKey, Instant>,
+    /// Pods that opt in and are not captured.
+    lacking: BTreeMap<ObjectKey, Lack>,
+}
+
+/// How long a pod has lacked its capture, and whether anybody was told.
+struct Lack {
+    since: Instant,
+    is_told: bool,
 }
 
 /// A pod that is in, on its way in, or on its way out.
@@ -258,7 +268,7 @@ impl Reconciler {
         self.refused = refused;
         self.lacking.retain(|key, _| loaded.objects.pods.contains_key(key));
         if full && loaded.errors.is_empty() {
-            self.withdraw_stale_status(&loaded.objects, now);
+            self.withdraw_stale_status(&loaded.objects);
         }
         let count = jobs.len();
         let results = job::run_all(&self.kernel, jobs).await;

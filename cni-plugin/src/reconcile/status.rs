@@ -4,14 +4,15 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use fairway_core::source::directory::Loaded;
-use fairway_core::source::objects::node_name;
+use fairway_core::source::objects::{node_name, pod_uid};
 use fairway_core::source::{Kind, ObjectKey, Objects};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Map, json};
 
 use super::settle::{self, StatusChange, settle};
-use super::{COMPLAIN_AFTER, Reconciler, pod_key};
+use super::{COMPLAIN_AFTER, Lack, Reconciler, pod_key};
 use crate::enroll::{self, Decision, NOT_CAPTURED, REDIRECTION};
+use crate::events::{PodEvent, Reason};
 use crate::install::InstallError;
 use crate::report::{Actual, Desired, PodReport};
 
@@ -47,12 +48,17 @@ impl Reconciler {
     pub(super) fn refuse(&self, pod: &Pod, why: &str) {
         let key = pod_key(pod);
         if !self.refused.contains(&key) {
-            tracing::warn!(pod = %key, why, "a pod opts in and cannot be captured");
+            self.say(&key, pod_uid(pod).unwrap_or_default(), Reason::CannotBeCaptured, why);
         }
         let partial = json!({"metadata": {"annotations": {NOT_CAPTURED: why}}});
         if let Err(error) = self.status.write(&key, partial) {
             tracing::warn!(pod = %key, %error, "the pod's status could not be written; trying again");
         }
+    }
+
+    fn say(&self, pod: &ObjectKey, uid: &str, reason: Reason, message: &str) {
+        let (pod, uid, message) = (pod.clone(), uid.to_owned(), message.to_owned());
+        self.settings.events.say(&PodEvent { pod, uid, reason, message });
     }
 
     /// Writes the pod's status and completes its report.
@@ -92,12 +98,20 @@ impl Reconciler {
 
     /// Whether the pod opts in and is not captured, for a known reason and for so long that its owner should hear of it.
     fn has_lacked_capture(&mut self, key: &ObjectKey, report: &PodReport, now: Instant) -> bool {
-        let lacks = report.desired == Desired::Captured && report.actual != Actual::Captured && report.error.is_some();
-        if !lacks {
-            self.lacking.remove(key);
+        let error = report.error.as_deref().filter(|_| report.desired == Desired::Captured);
+        let Some(error) = error.filter(|_| report.actual != Actual::Captured) else {
+            let was_told = self.lacking.remove(key).is_some_and(|lack| lack.is_told);
+            if was_told && report.actual == Actual::Captured {
+                self.say(key, &report.uid, Reason::Captured, "its rules were read back and the node proxy listens");
+            }
             return false;
+        };
+        let lack = self.lacking.entry(key.clone()).or_insert(Lack { since: now, is_told: false });
+        let is_long = now.saturating_duration_since(lack.since) >= COMPLAIN_AFTER;
+        if is_long && !std::mem::replace(&mut lack.is_told, true) {
+            self.say(key, &report.uid, Reason::NotCaptured, error);
         }
-        now.saturating_duration_since(*self.lacking.entry(key.clone()).or_insert(now)) >= COMPLAIN_AFTER
+        is_long
     }
 
     /// Takes the status of a pod back, unless another pod has its name by now.
@@ -111,7 +125,7 @@ impl Reconciler {
     }
 
     /// Status an earlier agent wrote of pods that are not ours any more.
-    pub(super) fn withdraw_stale_status(&self, objects: &Objects, now: Instant) {
+    pub(super) fn withdraw_stale_status(&self, objects: &Objects) {
         let owned = match self.status.owned() {
             Ok(owned) => owned,
             Err(error) => {
@@ -119,8 +133,7 @@ impl Reconciler {
                 return;
             }
         };
-        let is_told = |since: &Instant| now.saturating_duration_since(*since) >= COMPLAIN_AFTER;
-        let told = self.lacking.iter().filter(|(_, since)| is_told(since)).map(|(key, _)| key);
+        let told = self.lacking.iter().filter(|(_, lack)| lack.is_told).map(|(key, _)| key);
         let in_use = self.tracked.values().map(|tracked| &tracked.key).chain(&self.refused).chain(told);
         let in_use: BTreeSet<_> = in_use.collect();
         for key in owned.iter().filter(|key| key.kind == Kind::Pod && !in_use.contains(key)) {

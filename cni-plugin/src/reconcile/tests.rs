@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::*;
 use crate::enroll::REDIRECTION;
+use crate::events::{Reason, Recorder};
 use crate::handoff::client::{Client, until};
 use crate::kernel::fake::FakeKernel;
 
@@ -24,6 +25,7 @@ struct World {
     kernel: Arc<FakeKernel>,
     handoff: Handoff,
     reconciler: Reconciler,
+    events: Arc<Recorder>,
     loaded: Loaded,
     now: Instant,
 }
@@ -33,16 +35,17 @@ impl World {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let kernel = Arc::new(FakeKernel::default());
-        let (handoff, reconciler) = Self::agent(directory.path(), &kernel);
+        let events = Arc::new(Recorder::new(Metrics::default(), None));
+        let (handoff, reconciler) = Self::agent(directory.path(), &kernel, &events);
         let now = Instant::now();
-        let mut world = Self { directory, kernel, handoff, reconciler, loaded: Loaded::default(), now };
+        let mut world = Self { directory, kernel, handoff, reconciler, events, loaded: Loaded::default(), now };
         world.label(Some("ambient"));
         world.write("pod.yaml", &pod("u1"));
         world.kernel.place(&world.netns("u1"), INODE);
         world
     }
 
-    fn agent(root: &Path, kernel: &Arc<FakeKernel>) -> (Handoff, Reconciler) {
+    fn agent(root: &Path, kernel: &Arc<FakeKernel>, events: &Arc<Recorder>) -> (Handoff, Reconciler) {
         let handoff = Handoff::new();
         let settings = Settings {
             node: NODE.to_owned(),
@@ -56,6 +59,7 @@ impl World {
             established_grace: GRACE,
             host_mounts: "/host".into(),
             memory: None,
+            events: Arc::<Recorder>::clone(events),
         };
         let status = Writer::new(root, "cni-agent.node-1").unwrap();
         let kernel: Arc<dyn Kernel> = kernel.clone();
@@ -66,7 +70,12 @@ impl World {
 
     /// A new agent in the place of the old one, which left everything as it was.
     fn restart(&mut self) {
-        (self.handoff, self.reconciler) = Self::agent(self.directory.path(), &self.kernel);
+        (self.handoff, self.reconciler) = Self::agent(self.directory.path(), &self.kernel, &self.events);
+    }
+
+    /// What was said of pods, in order.
+    fn said(&self) -> Vec<Reason> {
+        self.events.latest().iter().rev().map(|event| event.reason).collect()
     }
 
     fn netns(&self, uid: &str) -> PathBuf {

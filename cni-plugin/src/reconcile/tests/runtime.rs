@@ -371,6 +371,10 @@ async fn a_pod_that_opts_in_and_cannot_be_captured_is_told_why_and_left_alone() 
     world.label(None);
     world.pass().await;
     assert_eq!(note(&world), None, "it does not opt in any more");
+    let [event] = world.events.latest().try_into().unwrap();
+    assert_eq!((event.reason, event.uid.as_str()), (Reason::CannotBeCaptured, "u1"), "said once");
+    assert_eq!(event.pod, ObjectKey::pod("shop", "web"));
+    assert!(event.message.contains("hostNetwork"), "{event:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -422,9 +426,12 @@ async fn a_pod_that_lacks_its_capture_for_long_is_told_why_until_it_has_it() {
     };
     world.kernel.vanish(&world.netns("u1"));
     world.pass().await;
-    assert_eq!(note(&world), None, "it may just be starting");
+    assert_eq!((note(&world), world.said()), (None, vec![]), "it may just be starting");
     world.now += COMPLAIN_AFTER;
-    world.pass().await;
+    for _ in 0..2 {
+        world.pass().await;
+        assert_eq!(world.said(), [Reason::NotCaptured], "it is said once");
+    }
     assert!(note(&world).unwrap().contains("no network namespace"), "{:?}", note(&world));
     world.kernel.place(&world.netns("u1"), INODE);
     world.kernel.refuse_apply(true);
@@ -440,6 +447,7 @@ async fn a_pod_that_lacks_its_capture_for_long_is_told_why_until_it_has_it() {
     world.kernel.refuse_apply(false);
     assert_eq!(world.pass().await.actual, Actual::Captured);
     assert_eq!((note(&world), world.redirection().as_deref()), (None, Some("enabled")));
+    assert_eq!(world.said(), [Reason::NotCaptured, Reason::NotCaptured, Reason::Captured]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
