@@ -10,7 +10,8 @@ use fairway_core::io::logging;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-#[tokio::main]
+// Each thread costs memory, and there is little to do: what takes long is in the kernel and in the node proxy.
+#[tokio::main(worker_threads = 2)]
 async fn main() -> ExitCode {
     match run(Config::parse()).await {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,7 +1,7 @@
 //! Files that others read at any moment: replaced as a whole, and never over what somebody else wrote meanwhile.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, BufRead, BufReader, Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,9 @@ use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 /// How often a file that somebody else writes at the same time is tried.
 const ATTEMPTS: usize = 10;
+
+/// How much of a program is compared at a time, in bytes.
+const CHUNK: usize = 64 * 1024;
 
 /// Why a file was not replaced.
 #[derive(Debug)]
@@ -34,16 +37,20 @@ fn beside(path: &Path) -> PathBuf {
 
 /// Replaces `path` by a file of `content`.
 pub(super) fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let temporary = prepare(path, content, mode)?;
+    write_by(path, mode, |file| file.write_all(content))
+}
+
+fn write_by(path: &Path, mode: u32, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
+    let temporary = prepare(path, mode, fill)?;
     fs::rename(&temporary, path).inspect_err(|_| drop(fs::remove_file(&temporary)))
 }
 
-fn prepare(path: &Path, content: &[u8], mode: u32) -> io::Result<PathBuf> {
+fn prepare(path: &Path, mode: u32, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<PathBuf> {
     let temporary = beside(path);
     let _ = fs::remove_file(&temporary);
     let written = (|| {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
-        file.write_all(content)?;
+        fill(&mut file)?;
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         // Its name must not come to life before its content, not even when the power fails.
         file.sync_all()
@@ -62,7 +69,7 @@ pub(super) fn exchange(
     let mode = fs::metadata(path).map_or(0o600, |metadata| metadata.mode() & 0o777);
     let (mut believed, mut content) = (believed.to_owned(), content.to_owned());
     for _ in 0..ATTEMPTS {
-        let temporary = prepare(path, content.as_bytes(), mode)?;
+        let temporary = prepare(path, mode, |file| file.write_all(content.as_bytes()))?;
         if let Err(error) = swap(&temporary, path) {
             // Not every file system can exchange; the file may also be gone by now.
             let unable = matches!(error, Errno::EINVAL | Errno::ENOSYS);
@@ -102,16 +109,37 @@ fn swap(one: &Path, other: &Path) -> nix::Result<()> {
     renameat2(AT_FDCWD, one, AT_FDCWD, other, RenameFlags::RENAME_EXCHANGE)
 }
 
-/// Copies a program unless it is there already; says whether it did.
+/// Copies a program unless it is there already; says whether it did. Never holds it in memory, of which it would take
+/// more than all the rest of the agent.
 pub(super) fn copy(from: &Path, to: &Path) -> io::Result<bool> {
-    let wanted =
-        fs::read(from).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", from.display())))?;
-    let same_length = fs::metadata(to).is_ok_and(|present| u64::try_from(wanted.len()) == Ok(present.len()));
-    if same_length && fs::read(to).is_ok_and(|present| present == wanted) {
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", from.display()));
+    let mut wanted = File::open(from).map_err(named)?;
+    let is_there = File::open(to).is_ok_and(|present| have_same_content(&wanted, &present).unwrap_or(false));
+    if is_there {
         return Ok(false);
     }
-    write(to, &wanted, 0o755)?;
+    wanted.rewind().map_err(named)?;
+    write_by(to, 0o755, |file| io::copy(&mut wanted, file).map(drop))?;
     Ok(true)
+}
+
+fn have_same_content(one: &File, other: &File) -> io::Result<bool> {
+    if one.metadata()?.len() != other.metadata()?.len() {
+        return Ok(false);
+    }
+    let (mut one, mut other) = (BufReader::with_capacity(CHUNK, one), BufReader::with_capacity(CHUNK, other));
+    loop {
+        let (left, right) = (one.fill_buf()?, other.fill_buf()?);
+        let count = left.len().min(right.len());
+        if left.get(..count) != right.get(..count) {
+            return Ok(false);
+        }
+        if count == 0 {
+            return Ok(left.len() == right.len());
+        }
+        one.consume(count);
+        other.consume(count);
+    }
 }
 
 /// Removes a file; none is fine.
@@ -141,4 +169,31 @@ pub(super) fn any(directory: &Path, holds: impl Fn(&str) -> bool) -> bool {
         }
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_copied_only_when_it_differs() {
+        let directory = tempfile::tempdir().unwrap();
+        let [from, to] = ["from", "to"].map(|name| directory.path().join(name));
+        let long = vec![7; 3 * CHUNK + 5];
+        let mut other_end = long.clone();
+        *other_end.last_mut().unwrap() = 8;
+        for present in [None, Some(other_end), Some(long[1..].to_vec()), Some(Vec::new())] {
+            fs::write(&from, &long).unwrap();
+            let _ = fs::remove_file(&to);
+            if let Some(present) = &present {
+                fs::write(&to, present).unwrap();
+            }
+            assert!(copy(&from, &to).unwrap());
+            assert_eq!(fs::read(&to).unwrap(), long);
+            assert_eq!(fs::metadata(&to).unwrap().mode() & 0o777, 0o755);
+            assert!(!copy(&from, &to).unwrap(), "it is there");
+        }
+        let error = copy(&directory.path().join("missing"), &to).unwrap_err();
+        assert!(error.to_string().contains("missing"), "{error}");
+    }
 }

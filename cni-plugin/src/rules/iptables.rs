@@ -161,11 +161,7 @@ fn rule_text(rule: &Rule, family: Family) -> Option<String> {
 
 fn protocol(condition: &Match) -> Option<&'static str> {
     match condition {
-        Match::Tcp
-        | Match::TcpAlreadyOpen
-        | Match::TcpNotReset
-        | Match::TcpTo(_)
-        | Match::TcpNotTo(_) => Some("tcp"),
+        Match::Tcp | Match::TcpAlreadyOpen | Match::TcpNotReset | Match::TcpTo(_) | Match::TcpNotTo(_) => Some("tcp"),
         Match::UdpTo(_) | Match::UdpFrom(_) => Some("udp"),
         _ => None,
     }
