@@ -59,7 +59,8 @@ pub async fn run(config: Config, kernel: Arc<dyn Kernel>, stop: CancellationToke
         memory: Some(Arc::clone(&install)),
         events,
     };
-    let mut reconciler = Reconciler::new(settings, kernel, handoff.clone(), place.notices.clone(), reports.clone(), metrics.clone());
+    let mut reconciler =
+        Reconciler::new(settings, kernel, handoff.clone(), place.notices.clone(), reports.clone(), metrics.clone());
     let plugin = serve_plugin(plugins, calls, Arc::clone(&install), &reports, metrics, stop.clone());
     // Pods first, proxies second: a proxy drops every pod that its snapshot does not list.
     let server = serve_after_first_pass(&handoff, &reports, &config);

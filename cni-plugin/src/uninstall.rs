@@ -6,10 +6,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-
 use crate::install::{self, InstallError};
-use crate::notices::{NoticeError, Notices};
 use crate::kernel::{Inspection, Kernel, KernelError};
+use crate::notices::{NoticeError, Notices};
 use crate::reconcile::LEAVE_GRACE;
 use crate::rules::Capture;
 

@@ -89,10 +89,7 @@ pub(crate) fn environment(config: &Config, kind: &str, name: &str, own: &[(&str,
 
 /// How a part of the mesh reads from the lab's API server, as this service account.
 fn api_server(layout: &Layout, account: &str) -> Vec<String> {
-    arguments(&[
-        ("--source", "kubernetes".to_owned()),
-        ("--kubeconfig", text(layout.account_kubeconfig(account))),
-    ])
+    arguments(&[("--source", "kubernetes".to_owned()), ("--kubeconfig", text(layout.account_kubeconfig(account)))])
 }
 
 fn controller(config: &Config, layout: &Layout) -> Spec {

@@ -29,7 +29,9 @@ pub(crate) async fn install(client: &Client) -> Result<()> {
 
 fn objects() -> Result<Vec<Value>> {
     let documents = FILES.iter().flat_map(|file| file.split("\n---\n"));
-    documents.map(|document| serde_saphyr::from_str(document).doing(|| "reading the manifests of an installation")).collect()
+    documents
+        .map(|document| serde_saphyr::from_str(document).doing(|| "reading the manifests of an installation"))
+        .collect()
 }
 
 /// Applies one object of any kind, again and again until the API server takes it.

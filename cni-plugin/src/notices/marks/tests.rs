@@ -3,8 +3,10 @@
 use super::*;
 
 fn pod(uid: &str, annotations: Value) -> Pod {
-    serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "shop", "uid": uid, "annotations": annotations}}))
-        .unwrap()
+    serde_json::from_value(
+        json!({"metadata": {"name": "web", "namespace": "shop", "uid": uid, "annotations": annotations}}),
+    )
+    .unwrap()
 }
 
 fn mark(uid: &str, annotations: &[(&'static str, &str)]) -> Mark {
