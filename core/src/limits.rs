@@ -230,6 +230,8 @@ limits! {
     READ_AHEAD_SMALL, "read_ahead_small", Bytes, 8 * KIB, KIB..=MIB, Some("READ_AHEAD_SMALL");
     /// The most that is asked of a tunnel's socket at once; held only while it is being worked off.
     READ_AHEAD_LARGE, "read_ahead_large", Bytes, 128 * KIB, KIB..=16 * MIB, Some("READ_AHEAD_LARGE");
+    /// When one side of a connection breaks off, what it had said before is delivered to the other within this time; then the other is told. On a working path it takes one round trip.
+    COPY_FLUSH, "copy_flush", Milliseconds, SECOND, 0..=MINUTE, Some("COPY_FLUSH");
     /// Bytes one direction may copy before other connections of its worker thread get their turn: some 100 µs of work.
     COPY_YIELD, "copy_yield", Bytes, 512 * KIB, 16 * KIB..=64 * MIB, Some("COPY_YIELD");
 

@@ -1,17 +1,22 @@
 //! Copies bytes both ways until both sides are done: half-close and resets pass through, idle streams hold no buffer.
 
+mod ending;
+
 use std::future::poll_fn;
 use std::io;
 use std::net::Shutdown;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::net::tcp::ReadHalf;
 use tokio_util::io::poll_read_buf;
 
+use self::ending::{Broken, both};
 use crate::io::hbone::TunnelStream;
 use crate::io::hbone::stream::{StreamError, TunnelReceiver, TunnelSender};
 use crate::io::socket::reset_on_close;
@@ -41,8 +46,9 @@ pub enum CopyError {
 
 /// Copies between the application and a tunnel stream.
 ///
-/// Whatever side breaks, the other learns of it: a TCP reset becomes `CONNECT_ERROR` and the reverse (RFC 9113 §8.5).
-/// Dropping the future mid-way cancels the stream; the caller decides what the application gets to see.
+/// Whatever side breaks, the other learns of it once it has what was sent before: a TCP reset becomes `CONNECT_ERROR` and
+/// the reverse (RFC 9113 §8.5). Dropping the future mid-way cancels the stream; the caller decides what the application
+/// gets to see.
 ///
 /// # Errors
 /// See [`CopyError`].
@@ -53,18 +59,28 @@ pub async fn with_tunnel(
     meter: &impl Meter,
 ) -> Result<(), CopyError> {
     let TunnelStream { sender, receiver } = tunnel;
-    let (read, write) = application.split();
-    // Both directions; the first failure ends it. Made inside the macro, a future is not kept in memory twice.
-    let result = tokio::try_join!(
-        tcp_to_tunnel(read, sender, limits, meter),
-        tunnel_to_tcp(receiver, write.as_ref(), limits, meter)
-    )
-    .map(|((), ())| ());
-    if result.is_err() {
-        tunnel.abort();
-        reset_on_close(application);
+    let result = {
+        let (read, write) = application.split();
+        let gone = AtomicBool::new(false);
+        // Pinned where they are made, a future is not kept in memory twice.
+        let outward = pin!(tcp_to_tunnel(read, sender, &gone, limits, meter));
+        let inward = pin!(tunnel_to_tcp(receiver, write.as_ref(), &gone, limits, meter));
+        both(outward, inward, limits.duration(&limits::COPY_FLUSH)).await
+    };
+    match result {
+        Ok(()) => Ok(()),
+        // Boxed, because it is over soon.
+        Err(error) => {
+            Box::pin(async move {
+                // What the application sent before it broke off is for the peer.
+                tunnel.sender.flushed(limits.duration(&limits::COPY_FLUSH)).await;
+                tunnel.abort();
+                reset_on_close(application);
+                Err(error)
+            })
+            .await
+        }
     }
-    result
 }
 
 /// Copies between the application and a plain connection.
@@ -77,18 +93,25 @@ pub async fn plain(
     limits: &Limits,
     meter: &impl Meter,
 ) -> Result<(), CopyError> {
-    let (from_application, to_application) = application.split();
-    let (from_peer, to_peer) = peer.split();
-    let (application_failed, peer_failed): (Failed, Failed) = (CopyError::Application, CopyError::Peer);
-    let result = tokio::try_join!(
-        tcp_to_tcp((from_application, application_failed), (to_peer.as_ref(), peer_failed), limits, |bytes| {
-            meter.out_of_application(bytes);
-        }),
-        tcp_to_tcp((from_peer, peer_failed), (to_application.as_ref(), application_failed), limits, |bytes| {
-            meter.towards_application(bytes);
-        }),
-    )
-    .map(|((), ())| ());
+    let result = {
+        let (from_application, to_application) = application.split();
+        let (from_peer, to_peer) = peer.split();
+        let (application_failed, peer_failed): (Failed, Failed) = (CopyError::Application, CopyError::Peer);
+        let (application_gone, peer_gone) = (AtomicBool::new(false), AtomicBool::new(false));
+        let outward = pin!(tcp_to_tcp(
+            (from_application, application_failed, &application_gone),
+            (to_peer.as_ref(), peer_failed, &peer_gone),
+            limits,
+            |bytes| meter.out_of_application(bytes),
+        ));
+        let inward = pin!(tcp_to_tcp(
+            (from_peer, peer_failed, &peer_gone),
+            (to_application.as_ref(), application_failed, &application_gone),
+            limits,
+            |bytes| meter.towards_application(bytes),
+        ));
+        both(outward, inward, limits.duration(&limits::COPY_FLUSH)).await
+    };
     if result.is_err() {
         reset_on_close(application);
         reset_on_close(peer);
@@ -96,25 +119,34 @@ pub async fn plain(
     result
 }
 
+/// `gone` is set by the other direction when the application took no more: what looks like an end then is none.
 async fn tcp_to_tunnel(
     from: ReadHalf<'_>,
     to: &mut TunnelSender,
+    gone: &AtomicBool,
     limits: &Limits,
     meter: &impl Meter,
-) -> Result<(), CopyError> {
+) -> Result<(), Broken> {
     let (mut pace, mut source) = (Pace::new(limits), Source::new(from));
     loop {
         let chunk = tokio::select! {
             biased;
-            chunk = source.piece(pace.buffer_size()) => chunk.map_err(CopyError::Application)?,
+            chunk = source.piece(pace.buffer_size()) => chunk.map_err(|error| Broken::Source(CopyError::Application(error)))?,
             reset = to.reset() => return stopped(reset),
         };
         let Some(chunk) = chunk else {
-            to.finish()?;
+            if !gone.load(Ordering::Relaxed) {
+                to.finish().map_err(|error| Broken::Sink(error.into()))?;
+            }
             return Ok(());
         };
         let length = count(chunk.len());
-        if let Err(error) = to.send_all(chunk).await {
+        let sent = {
+            let sent = pin!(to.send_all(chunk));
+            unless_broken(sent, source.from.as_ref()).await
+        };
+        let sent = sent.map_err(|error| Broken::Source(CopyError::Application(error)))?;
+        if let Err(error) = sent {
             return stopped(error);
         }
         meter.out_of_application(length);
@@ -123,48 +155,85 @@ async fn tcp_to_tunnel(
 }
 
 /// A peer that merely wants no more data says NO_ERROR or CANCEL; what it still sends us is worth waiting for.
-fn stopped(error: StreamError) -> Result<(), CopyError> {
+fn stopped(error: StreamError) -> Result<(), Broken> {
     match error {
         StreamError::Reset(h2::Reason::NO_ERROR | h2::Reason::CANCEL) => Ok(()),
-        broken => Err(broken.into()),
+        broken => Err(Broken::Sink(broken.into())),
     }
 }
 
+/// Sets `gone` when the application takes no more.
 async fn tunnel_to_tcp(
     from: &mut TunnelReceiver,
     to: &TcpStream,
+    gone: &AtomicBool,
     limits: &Limits,
     meter: &impl Meter,
-) -> Result<(), CopyError> {
+) -> Result<(), Broken> {
     let mut pace = Pace::new(limits);
-    while let Some(chunk) = from.receive().await? {
-        write_all(to, &chunk).await.map_err(CopyError::Application)?;
-        from.consumed(chunk.len())?;
+    let tunnel = |error: StreamError| Broken::Source(error.into());
+    let application = |error| {
+        gone.store(true, Ordering::Relaxed);
+        Broken::Sink(CopyError::Application(error))
+    };
+    while let Some(chunk) = from.receive().await.map_err(tunnel)? {
+        write_all(to, &chunk).await.map_err(application)?;
+        from.consumed(chunk.len()).map_err(tunnel)?;
         let length = count(chunk.len());
         meter.towards_application(length);
         pace.passed(length).await;
     }
-    half_close(to).map_err(CopyError::Application)
+    half_close(to).map_err(application)
 }
 
 type Failed = fn(io::Error) -> CopyError;
 
+/// Each side comes with what its failure is called, and whether it was seen to take no more.
 async fn tcp_to_tcp(
-    (from, from_failed): (ReadHalf<'_>, Failed),
-    (to, to_failed): (&TcpStream, Failed),
+    (from, from_failed, from_gone): (ReadHalf<'_>, Failed, &AtomicBool),
+    (to, to_failed, to_gone): (&TcpStream, Failed, &AtomicBool),
     limits: &Limits,
     passed: impl Fn(u64),
-) -> Result<(), CopyError> {
+) -> Result<(), Broken> {
     let (mut pace, mut source) = (Pace::new(limits), Source::new(from));
+    let sink = |error| {
+        to_gone.store(true, Ordering::Relaxed);
+        Broken::Sink(to_failed(error))
+    };
     loop {
-        let length = count(source.fill(pace.buffer_size()).await.map_err(from_failed)?);
-        if length == 0 {
-            return half_close(to).map_err(to_failed);
+        let read = source.fill(pace.buffer_size()).await.map_err(|error| Broken::Source(from_failed(error)))?;
+        if read == 0 {
+            return if from_gone.load(Ordering::Relaxed) { Ok(()) } else { half_close(to).map_err(sink) };
         }
-        write_all(to, &source.buffer).await.map_err(to_failed)?;
+        let written = {
+            let written = pin!(write_all(to, &source.buffer));
+            unless_broken(written, source.from.as_ref()).await
+        };
+        written.map_err(|error| Broken::Source(from_failed(error)))?.map_err(sink)?;
         source.buffer.clear();
-        passed(length);
-        pace.passed(length).await;
+        passed(count(read));
+        pace.passed(count(read)).await;
+    }
+}
+
+/// What comes of `work`, unless `source` is reset meanwhile: while the other side takes nothing, nobody reads from it.
+fn unless_broken<'a, F: Future>(
+    mut work: Pin<&'a mut F>,
+    source: &'a TcpStream,
+) -> impl Future<Output = io::Result<F::Output>> + use<'a, F> {
+    let mut watch: Option<Pin<Box<dyn Future<Output = io::Error> + Send + 'a>>> = None;
+    poll_fn(move |context| match work.as_mut().poll(context) {
+        Poll::Ready(done) => Poll::Ready(Ok(done)),
+        // Boxed, because most connections never wait here.
+        Poll::Pending => watch.get_or_insert_with(|| Box::pin(broken(source))).as_mut().poll(context).map(Err),
+    })
+}
+
+/// Resolves when the connection was reset, otherwise never: an end is none.
+async fn broken(connection: &TcpStream) -> io::Error {
+    match connection.ready(Interest::ERROR).await {
+        Ok(_) => connection.take_error().ok().flatten().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()),
+        Err(error) => error,
     }
 }
 

@@ -1,11 +1,15 @@
 //! One open tunnel stream: bytes in, bytes out, half-close and reset.
 
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::window::Drained;
 
@@ -119,6 +123,16 @@ impl TunnelSender {
         Ok(self.stream.send_data(Bytes::new(), true)?)
     }
 
+    /// Waits until what was sent so far has left for the peer, for `patience` at most: a reset would overtake it, as it
+    /// takes back what is still waiting for its turn or for the peer's window.
+    pub async fn flushed(&mut self, patience: Duration) {
+        let (mark, passed) = oneshot::channel();
+        // An empty frame takes its turn behind the others. When it has been written nobody holds its contents any more.
+        if self.stream.send_data(Bytes::from_owner(Mark(mark)), false).is_ok() {
+            let _ = timeout(patience, passed).await;
+        }
+    }
+
     /// Why the stream takes no more bytes; never waits.
     async fn why_closed(&mut self) -> StreamError {
         let reset = poll_fn(|context| match self.stream.poll_reset(context) {
@@ -138,6 +152,15 @@ impl TunnelSender {
             Ok(reason) => StreamError::Reset(reason),
             Err(error) => error.into(),
         }
+    }
+}
+
+/// The contents of an empty frame; dropped when the frame is.
+struct Mark(#[expect(dead_code, reason = "what counts is that it is dropped")] oneshot::Sender<Infallible>);
+
+impl AsRef<[u8]> for Mark {
+    fn as_ref(&self) -> &[u8] {
+        &[]
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 
 mod attacks;
+mod breaking;
 mod endurance;
 mod lifetime;
 mod nested;
