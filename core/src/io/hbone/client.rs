@@ -22,7 +22,7 @@ use super::headers;
 use super::lifetime::Lifetime;
 use super::probe::Probe;
 use super::stream::TunnelStream;
-use super::window::{Drained, ReceiveBudget, Sizes, Window};
+use super::window::{Drained, ReceiveBudget, Window};
 use crate::ident::Identity;
 use crate::io::certs::{CertificateError, Certificates, WorkloadCertificate};
 use crate::io::read_ahead::ReadAhead;
@@ -322,7 +322,9 @@ impl Connection {
         let peer_identity = peer_identity(chain);
         let lifetime = Lifetime::new(&ours.certificates, &ours.certificate, Role::Server, chain);
         let (io, turns) = gather(tls);
-        let first = Sizes::first(limits);
+        let drained = Drained::default();
+        let mut window = Window::new(budget, limits, drained.clone());
+        let first = window.sizes();
         let handshake = h2::client::Builder::new()
             .enable_push(false)
             .initial_window_size(first.stream)
@@ -344,8 +346,6 @@ impl Connection {
         };
         let probe = Probe::new(limits);
         let lost = probe.clone().run(connection.ping_pong());
-        let drained = Drained::default();
-        let mut window = Window::new(budget, limits, drained.clone());
         let state = Arc::new(State {
             retired: AtomicBool::new(false),
             crowded_until: AtomicU64::new(0),

@@ -23,7 +23,7 @@ use super::gather::gather;
 use super::headers;
 use super::probe::Probe;
 use super::stream::{StreamError, TunnelStream};
-use super::window::{Drained, ReceiveBudget, Sizes, Window};
+use super::window::{Drained, ReceiveBudget, Window};
 use crate::ident::Identity;
 use crate::io::read_ahead::ReadAhead;
 use crate::io::tls::verify::{PeerRefused, peer_identity};
@@ -151,7 +151,9 @@ where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let (io, turns) = gather(io);
-    let first = Sizes::first(limits);
+    let drained = Drained::default();
+    let mut window = Window::new(budget, limits, drained.clone());
+    let first = window.sizes();
     let mut handshake = h2::server::Builder::new()
         .initial_window_size(first.stream)
         .initial_connection_window_size(first.connection)
@@ -170,8 +172,6 @@ where
     let mut connection = timeout(after, shaking).await.map_err(|_elapsed| AcceptError::Timeout(after))??;
     let probe = Probe::new(limits);
     let lost = probe.clone().run(connection.ping_pong());
-    let drained = Drained::default();
-    let mut window = Window::new(budget, limits, drained.clone());
     tokio::pin!(lost, drain);
     let mut draining = false;
     // A client that keeps a tunnel and uses it for nothing gets twice the time our own pool would keep it.

@@ -31,7 +31,7 @@ impl ReceiveBudget {
         Self(Arc::new(Budget { bytes: limits.value(&limits::RECEIVE_BUDGET), promised: AtomicU64::new(0) }))
     }
 
-    /// Bytes promised to peers now. More than the budget where even the first windows of all tunnels are.
+    /// Bytes promised to peers now. More than the budget where even the least windows of all tunnels are.
     #[must_use]
     pub fn promised(&self) -> u64 {
         self.0.promised.load(Ordering::Relaxed)
@@ -87,10 +87,13 @@ pub(super) struct Sizes {
 
 impl Sizes {
     /// What a new tunnel gets.
-    pub(super) fn first(limits: &Limits) -> Self {
+    fn first(limits: &Limits) -> Self {
         let (stream, connection) = (&limits::STREAM_WINDOW_START, &limits::CONNECTION_WINDOW_START);
         Self { stream: limits.number(stream), connection: limits.number(connection) }
     }
+
+    /// What a new tunnel gets when the budget is used up: the least that a connection has (RFC 9113 §6.9.2).
+    const LEAST: Self = Self { stream: 65_535, connection: 65_535 };
 
     fn doubled(self, limits: &Limits) -> Self {
         Self {
@@ -122,11 +125,20 @@ struct Asked {
 }
 
 impl Window {
-    /// Of a new tunnel, which gets its first window whatever has been promised to others.
+    /// Of a new tunnel, which gets the least window even if everything has been promised to others.
     pub(super) fn new(budget: &ReceiveBudget, limits: &Limits, drained: Drained) -> Self {
-        let sizes = Sizes::first(limits);
-        budget.0.promised.fetch_add(sizes.connection.into(), Ordering::Relaxed);
+        let mut sizes = Sizes::first(limits);
+        if !budget.take(sizes.connection.into()) {
+            let Sizes { stream, connection } = Sizes::LEAST;
+            sizes = Sizes { stream: sizes.stream.min(stream), connection };
+            budget.0.promised.fetch_add(connection.into(), Ordering::Relaxed);
+        }
         Self { budget: budget.clone(), limits: limits.clone(), drained, sizes, since: 0, asked: None }
+    }
+
+    /// What the peer is told when the tunnel begins.
+    pub(super) fn sizes(&self) -> Sizes {
+        self.sizes
     }
 
     /// Whether the tunnel should get a larger window, and which. `set` announces it, and may fail: then it is tried again
@@ -223,7 +235,8 @@ mod tests {
         assert_eq!(budget.promised(), 5 << 20);
         second.grow(|_| unreachable!("the budget is used up"));
         let third = Window::new(&budget, &limits, Drained::default());
-        assert_eq!(budget.promised(), (5 << 20) + (512 << 10), "a first window everybody gets");
+        assert_eq!(budget.promised(), (5 << 20) + 65_535, "the least window everybody gets");
+        assert_eq!(third.sizes(), Sizes { stream: 65_535, connection: 65_535 });
         drop((first, second, third));
         assert_eq!(budget.promised(), 0);
     }
