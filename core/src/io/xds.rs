@@ -12,6 +12,7 @@ use fairway_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use prost::Message;
 use rand::RngExt;
 use tokio::sync::mpsc;
+use tokio::time::sleep_until;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
@@ -62,7 +63,10 @@ pub struct Client {
     backoff: Backoff,
     metrics: StreamMetrics,
     pending: BTreeMap<&'static str, ReadyToken>,
+    /// When something was published, last.
     published: Instant,
+    /// Whether something of an answer waits for the rest.
+    staged: bool,
 }
 
 impl Client {
@@ -93,6 +97,7 @@ impl Client {
             metrics: StreamMetrics::new(metrics),
             pending,
             published: Instant::now(),
+            staged: false,
         }
     }
 
@@ -227,6 +232,15 @@ impl Client {
                     Ok(None) => return Ending::Complete,
                     Err(status) => return ended(status),
                 },
+                // The rest of the answer is late: what there is of it is not held up any longer.
+                () = sleep_until((self.published + limits::XDS_PUBLISH_DELAY.duration()).into()), if self.staged => {
+                    let live = self.live.clone();
+                    match self.off_the_workers(move || live.snapshot().is_complete().then(|| live.publish())).await {
+                        Ok(_) => (self.published, self.staged) = (Instant::now(), false),
+                        Err(unusable) => return unusable,
+                    }
+                    continue;
+                }
                 () = wanted(demand.as_ref()) => {
                     let changes = demand.as_ref().map(Demand::changes).unwrap_or_default();
                     // Apart, since one request cannot say both of one name.
@@ -287,6 +301,7 @@ impl Client {
         if published {
             self.published = Instant::now();
         }
+        self.staged = !published;
         self.status.answered(everything);
         for rejection in &outcome.rejections {
             tracing::warn!(resource = rejection.name, reason = rejection.reason, "configuration rejected");
