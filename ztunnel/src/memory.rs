@@ -1,8 +1,10 @@
-//! Gives memory back to the node after many connections have gone.
+//! Gives memory back to the node after the start, and after many connections have gone.
 //!
 //! The allocator keeps what is freed for the next allocation, and can return by itself only what is free at the end of
 //! a heap. After thousands of connections that is next to nothing: their last survivor holds it all. A node's memory
 //! belongs to its applications, so the proxy asks the allocator to return every free page once a crowd has left.
+
+mod program;
 
 use std::time::Duration;
 
@@ -23,6 +25,10 @@ pub async fn give_back(connections: ConnectionTable, limits: Limits) {
     let mut looks = interval(LOOK_EVERY);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut again = None;
+    // The first is at once.
+    looks.tick().await;
+    looks.tick().await;
+    program::let_go();
     loop {
         looks.tick().await;
         if crowd.has_left(connections.len()) {
@@ -32,6 +38,7 @@ pub async fn give_back(connections: ConnectionTable, limits: Limits) {
         again = match again {
             Some(0) => {
                 return_free_pages();
+                program::let_go();
                 None
             }
             looks => looks.map(|looks| looks - 1),
