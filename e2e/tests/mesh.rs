@@ -18,6 +18,7 @@ mod mesh {
     mod newcomer;
     mod observe;
     mod on_demand;
+    mod self_call;
     mod shop;
     mod trust;
 }

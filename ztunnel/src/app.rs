@@ -63,6 +63,7 @@ pub async fn run(config: Config, log_filter: LogFilter, workers: Workers) -> any
     let provider = config.tls_profile.provider().context("COMPLIANCE_POLICY")?;
     let report = Report::of(&provider, config.tls_profile);
     build_metrics(&metrics, &report);
+    warm_up(&workers, &provider);
     let authority = authority(&config, &provider)?;
     let certificates = Certificates::within(config.limits.clone(), authority, Arc::clone(&provider), SystemTime::now);
     certs::metrics::register(&certificates, &metrics);
@@ -81,7 +82,7 @@ pub async fn run(config: Config, log_filter: LogFilter, workers: Workers) -> any
     let upstream = Upstream::new(resolvers.clone(), ours.clone(), ours.clone());
     let mesh = Arc::new(Mesh {
         site: Site {
-            trust_domain: config.trust_domain.clone(),
+            trust_domain: config.names_trust_domain.then(|| config.trust_domain.clone()),
             cluster_id: config.cluster_id.as_str().into(),
             network: config.network.as_str().into(),
         },
@@ -238,6 +239,19 @@ fn local_configuration(config: &Config, live: &Live, metrics: &Metrics) -> anyho
             let file = LocalFile::open(path, defaults, live.clone(), complete, metrics);
             Ok(Some(file.with_context(|| format!("LOCAL_XDS_PATH={}", path.display()))?))
         }
+    }
+}
+
+/// Has each worker draw random bytes once: AWS-LC takes tens of milliseconds to gather entropy for a thread, which the
+/// thread's first handshake, and all connections it carries, would wait for.
+fn warm_up(workers: &Workers, provider: &CryptoProvider) {
+    let random = provider.secure_random;
+    for worker in 0..workers.count() {
+        workers.spawn(worker, async move {
+            if let Err(error) = random.fill(&mut [0; 32]) {
+                tracing::warn!(?error, "no random bytes; handshakes will fail");
+            }
+        });
     }
 }
 

@@ -138,9 +138,10 @@ pub struct Arguments {
     /// Name of our network
     #[arg(long, env = "NETWORK", value_name = "NAME", default_value = "")]
     pub network: String,
-    /// Trust domain of the mesh
-    #[arg(long, env = "TRUST_DOMAIN", value_name = "NAME", default_value = "cluster.local")]
-    pub trust_domain: String,
+    /// Trust domain of the mesh, cluster.local if not set. Pods that the control plane has not announced yet are taken to be
+    /// of it only if it is set, or if the other pods of the node are
+    #[arg(long, env = "TRUST_DOMAIN", value_name = "NAME")]
+    pub trust_domain: Option<String>,
     /// Serve pods on IPv6 as well
     #[arg(long, env = "IPV6_ENABLED", value_name = "BOOL", default_value = "true")]
     pub ipv6_enabled: String,
@@ -210,6 +211,8 @@ pub struct Config {
     pub cluster_id: String,
     /// Trust domain of the mesh.
     pub trust_domain: TrustDomain,
+    /// Whether that is configured, and not merely the default.
+    pub names_trust_domain: bool,
     /// Name of our network.
     pub network: String,
     /// Our own service account.
@@ -370,7 +373,8 @@ impl Arguments {
                 "there is nobody to ask without XDS_ADDRESS; leave it out",
             ));
         }
-        let trust_domain = set(Some(&self.trust_domain)).unwrap_or(TrustDomain::DEFAULT);
+        let trust_domain = set(self.trust_domain.as_deref()).unwrap_or(TrustDomain::DEFAULT);
+        let names_trust_domain = set(self.trust_domain.as_deref()).is_some();
         let explicit = given.contains_key(limits::DRAIN_DEADLINE.name);
         let explicit = explicit.then(|| limits.duration(&limits::DRAIN_DEADLINE));
         let drain_deadline = drain::deadline(explicit, grace, limits.duration(&limits::DRAIN_DEADLINE));
@@ -402,6 +406,7 @@ impl Arguments {
             state_directory: self.state_dir.filter(|directory| !directory.as_os_str().is_empty()),
             trust_domain: TrustDomain::new(trust_domain)
                 .map_err(|error| wrong("TRUST_DOMAIN", trust_domain, &error.to_string()))?,
+            names_trust_domain,
             network: self.network,
             service_account: self.service_account,
             ipv6: switch("IPV6_ENABLED", &self.ipv6_enabled)?,

@@ -57,6 +57,9 @@ async fn open(pod: &Pod, place: &Place, stream: TcpStream, client: SocketAddr) -
         started: Instant::now(),
         info: ConnectionInfo::new(Reporter::Source, client, destination),
     };
+    if is_our_listener(&connection.stream, destination) {
+        return connection.refuse(&Outcome::because(Reason::SelfCall, destination));
+    }
     let (source, planned, announced) = match newcomer::departure(pod, client.ip(), destination).await {
         Some((source, plan)) => (source, Ok(plan), false),
         None => {
@@ -103,18 +106,18 @@ async fn open(pod: &Pod, place: &Place, stream: TcpStream, client: SocketAddr) -
     }
 }
 
+/// Whether nobody redirected the connection: it was made to the listener it arrived at, by whatever address of the pod. We
+/// would connect there again, be taken for a client, and so on until nothing is left.
+fn is_our_listener(stream: &TcpStream, destination: SocketAddr) -> bool {
+    let same = |local: SocketAddr| {
+        (local.ip().to_canonical(), local.port()) == (destination.ip().to_canonical(), destination.port())
+    };
+    route::is_illegal_port(destination.port()) && stream.local_addr().is_ok_and(same)
+}
+
 /// Where a connection to `destination` goes, with the address of an endpoint that has only a name.
 async fn plan(pod: &Pod, source: &Workload, destination: SocketAddr) -> Result<Plan, Box<Refusal>> {
-    if route::is_illegal_port(destination.port()) && source.addresses.contains(&destination.ip()) {
-        // Our own listener, which would take us for a client, and so on until nothing is left.
-        return Err(Refusal::new(Reason::SelfCall, destination));
-    }
-    // One snapshot for the whole decision.
-    let missing = |snapshot: &Snapshot| route::missing(snapshot, source, destination);
-    let snapshot =
-        demand::snapshot(&pod.mesh.live, pod.mesh.limits.duration(&limits::XDS_DEMAND_WAIT), missing).await?;
-    let plan = route::plan(&snapshot, source, destination, &mut rand::rng())?;
-    drop(snapshot);
+    let plan = decide(pod, source, destination).await?;
     let Plan::Resolve { hostname, workload, service, .. } = &plan else { return Ok(plan) };
     match pod.mesh.lookup.address(hostname, source, destination.ip()).await {
         // The world may have moved on meanwhile.
@@ -126,6 +129,18 @@ async fn plan(pod: &Pod, source: &Workload, destination: SocketAddr) -> Result<P
             workload: Some(Arc::clone(workload)),
         })),
     }
+}
+
+/// Where a connection to `destination` goes.
+async fn decide(pod: &Pod, source: &Workload, destination: SocketAddr) -> Result<Plan, Box<Refusal>> {
+    if route::is_illegal_port(destination.port()) && source.addresses.contains(&destination.ip()) {
+        return Err(Refusal::new(Reason::SelfCall, destination));
+    }
+    // One snapshot for the whole decision.
+    let missing = |snapshot: &Snapshot| route::missing(snapshot, source, destination);
+    let snapshot =
+        demand::snapshot(&pod.mesh.live, pod.mesh.limits.duration(&limits::XDS_DEMAND_WAIT), missing).await?;
+    route::plan(&snapshot, source, destination, &mut rand::rng())
 }
 
 /// A captured connection that has nowhere to go yet, and what is known of it so far.

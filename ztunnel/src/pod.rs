@@ -3,7 +3,9 @@
 use std::iter;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use arc_swap::ArcSwapOption;
 use fairway_core::io::certs::Certificates;
 use fairway_core::io::drain::Drain;
 use fairway_core::io::hbone::{Pool, ReceiveBudget};
@@ -68,6 +70,10 @@ pub struct Pod {
     pub preserve_source: bool,
     /// Starts when the pod leaves or the proxy stops.
     pub drain: Drain,
+    /// Whether the controller has announced it, ever.
+    announced: AtomicBool,
+    /// The last announcement that was found to be of this pod.
+    recognised: ArcSwapOption<Workload>,
 }
 
 impl Pod {
@@ -84,7 +90,8 @@ impl Pod {
         let pool = || Pool::new(sockets.clone(), mesh.certificates.clone(), mesh.budget.clone());
         let pools = iter::repeat_with(pool).take(mesh.workers.count()).collect();
         let handshakes = Handshakes::within(&mesh.limits);
-        Self { reference, mesh, view, sockets, pools, handshakes, preserve_source, drain }
+        let (announced, recognised) = (AtomicBool::new(false), ArcSwapOption::empty());
+        Self { reference, mesh, view, sockets, pools, handshakes, preserve_source, drain, announced, recognised }
     }
 
     /// The tunnels of the worker that `place` is on; all connections of a worker share them.
@@ -106,10 +113,11 @@ impl Pod {
         self.view.clone()
     }
 
-    /// The pod as far as its node knows it, while the controller has not announced it; see [`Site::newcomer`].
+    /// The pod as far as its node knows it, while the controller has not announced it; see [`Site::newcomer`]. One that was
+    /// announced and is not any more is no newcomer.
     #[must_use]
     pub fn newcomer(&self, address: IpAddr) -> Option<Workload> {
-        if self.view.borrow().workload.is_some() {
+        if self.announced.load(Ordering::Relaxed) || self.view.borrow().workload.is_some() {
             return None;
         }
         self.mesh.site.newcomer(&self.reference, address, &self.mesh.live.snapshot())
@@ -117,12 +125,34 @@ impl Pod {
 
     /// The pod's own workload, waited for: a new pod's traffic may be faster than its announcement.
     pub async fn workload(&self) -> Option<Arc<Workload>> {
-        if let Some(workload) = &self.view.borrow().workload {
-            return Some(Arc::clone(workload));
-        }
+        let ours = |view: &PodView| view.workload.as_ref().is_some_and(|workload| self.is_ours(workload));
         let mut view = self.view();
-        let known = view.wait_for(|view| view.workload.is_some());
+        if ours(&view.borrow()) {
+            return view.borrow().workload.clone();
+        }
+        let known = view.wait_for(|view| ours(view));
         let view = timeout(self.mesh.limits.duration(&limits::WORKLOAD_WAIT), known).await.ok()?.ok()?;
         view.workload.clone()
+    }
+
+    /// The controller has announced the pod.
+    pub fn announced(&self) {
+        self.announced.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the announcement is of this pod, and not of one that had its name before: then none of its addresses is in
+    /// this namespace. What is in force for the other one, labels and policies, says nothing of this one.
+    fn is_ours(&self, workload: &Arc<Workload>) -> bool {
+        if !self.sockets.is_in_namespace() || workload.addresses.is_empty() {
+            return true;
+        }
+        if self.recognised.load().as_ref().is_some_and(|known| Arc::ptr_eq(known, workload)) {
+            return true;
+        }
+        let ours = workload.addresses.iter().any(|address| self.sockets.owns(*address));
+        if ours {
+            self.recognised.store(Some(Arc::clone(workload)));
+        }
+        ours
     }
 }

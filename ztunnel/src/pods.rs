@@ -270,20 +270,29 @@ fn accept<T>(
 /// first connection need not wait for one; and lets idle tunnels go.
 async fn keep(pod: Arc<Pod>, mut drain: Drain) {
     let mut view = pod.view();
-    let mut certificate: Option<CertificateHandle> = None;
+    let (mut certificate, mut known): (Option<CertificateHandle>, bool) = (None, false);
     let idle = pod.mesh.limits.duration(&limits::POOL_IDLE_TIMEOUT);
     let mut sweeps = interval(SWEEP_INTERVAL.min(idle));
     loop {
         let announced = view.borrow_and_update().workload.as_ref().map(|workload| workload.identity());
-        if let Some(identity) = announced.or_else(|| pod.mesh.site.identity(&pod.reference))
+        let is_news = announced.is_some() && !known;
+        if is_news {
+            known = true;
+            pod.announced();
+        }
+        // One that is withdrawn keeps what it has: it may be back in a moment.
+        let guess = || pod.mesh.site.identity(&pod.reference, &pod.mesh.live.snapshot()).filter(|_| !known);
+        if let Some(identity) = announced.or_else(guess)
             && certificate.as_ref().is_none_or(|held| *held.identity() != identity)
         {
             // The old one is let go with its tunnels, which hold it, too.
             certificate = Some(pod.mesh.certificates.claim(&identity));
+        } else if is_news {
+            // The authority may have refused what it had not heard of.
+            certificate.iter().for_each(CertificateHandle::hurry);
         }
         tokio::select! {
-            // The authority may have refused what it had not heard of.
-            Ok(()) = view.changed() => certificate.iter().for_each(CertificateHandle::hurry),
+            Ok(()) = view.changed() => {}
             now = sweeps.tick() => {
                 for pool in pod.pools() {
                     pool.sweep(idle, now);

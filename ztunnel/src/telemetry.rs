@@ -13,7 +13,7 @@ use std::time::Instant;
 use fairway_core::authz::Denial;
 use fairway_core::ident::Identity;
 use fairway_core::io::copy::Meter;
-use fairway_core::io::metrics::{Gauge, Metrics};
+use fairway_core::io::metrics::{Counter, Gauge, Metrics};
 use fairway_core::policy::PolicyKey;
 use fairway_core::reason::Reason;
 use fairway_core::service::Service;
@@ -33,6 +33,7 @@ use series::{Series, SeriesCache};
 use table::{Entry, TableGuard};
 
 const SOCKETS_OPEN: &str = "istio_tcp_sockets_open";
+const BEFORE_ANNOUNCEMENT: &str = "fairway_connections_before_announcement_total";
 
 /// Which end of the connection tells about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -158,6 +159,7 @@ struct Shared {
     series: SeriesCache,
     table: ConnectionTable,
     dry_runs: DryRuns,
+    before_announcement: Counter,
     outbound_open: Gauge,
     inbound_open: Gauge,
 }
@@ -173,12 +175,14 @@ impl Telemetry {
     #[must_use]
     pub fn leaving_out(labels: LeftOut, metrics: &Metrics) -> Self {
         metrics.describe(SOCKETS_OPEN, "Connections open now.");
+        metrics.describe(BEFORE_ANNOUNCEMENT, "Connections of pods that the controller had not announced yet.");
         let open = |reporter: Reporter| metrics.gauge(SOCKETS_OPEN, &[("reporter", reporter.as_str())]);
         Self {
             shared: Arc::new(Shared {
                 series: SeriesCache::new(metrics, labels),
                 table: ConnectionTable::default(),
                 dry_runs: DryRuns::new(metrics),
+                before_announcement: metrics.counter(BEFORE_ANNOUNCEMENT, &[]),
                 outbound_open: open(Reporter::Source),
                 inbound_open: open(Reporter::Destination),
             }),
@@ -195,6 +199,11 @@ impl Telemetry {
     #[must_use]
     pub fn dry_run(&self) -> DryRunMatches {
         self.shared.dry_runs.of_connection()
+    }
+
+    /// A pod connects that the controller has not announced yet.
+    pub fn connected_before_announcement(&self) {
+        self.shared.before_announcement.increment(1);
     }
 
     /// A connection was let through, by an ALLOW policy where one had to, and both its ends exist.

@@ -225,6 +225,12 @@ impl SocketFactory {
         self.dial(destination, prepared).await
     }
 
+    /// Whether its sockets are in a namespace of their own, a pod's.
+    #[must_use]
+    pub fn is_in_namespace(&self) -> bool {
+        self.namespace.is_some()
+    }
+
     /// Whether `address` is one of the namespace's own: only then can a socket be bound to it just so.
     #[must_use]
     pub fn owns(&self, address: IpAddr) -> bool {

@@ -13,8 +13,8 @@ use crate::{
 /// What a node proxy knows of the place it runs in, by its configuration.
 #[derive(Debug, Clone, Default)]
 pub struct Site {
-    /// Domain of the identities of its pods.
-    pub trust_domain: TrustDomain,
+    /// Domain of the identities of its pods, if that is configured.
+    pub trust_domain: Option<TrustDomain>,
     /// Name of the cluster.
     pub cluster_id: Arc<str>,
     /// Name of the network, unless the pods of the node have another one.
@@ -22,24 +22,32 @@ pub struct Site {
 }
 
 impl Site {
-    /// Who `pod` will be once it is announced, if nothing speaks against it.
+    /// Who `pod` will be once it is announced: of the trust domain of the node's other pods, or of the configured one. None
+    /// where it cannot be told.
     #[must_use]
-    pub fn identity(&self, pod: &PodRef) -> Option<Identity> {
-        Identity::new(self.trust_domain.as_str(), &pod.namespace, &pod.service_account).ok()
+    pub fn identity(&self, pod: &PodRef, snapshot: &Snapshot) -> Option<Identity> {
+        let trust_domain = match neighbours(pod, snapshot).split_first() {
+            None => self.trust_domain.as_ref()?.as_str(),
+            Some((first, rest)) => {
+                let agree = rest.iter().all(|other| other.trust_domain() == first.trust_domain());
+                agree.then(|| first.trust_domain())?
+            }
+        };
+        Identity::new(trust_domain, &pod.namespace, &pod.service_account).ok()
     }
 
     /// `pod`, which connects from `address`, as far as its node knows: enough to find what it connects to, and to ask for
     /// its certificate. Its services, its labels and its waypoint are not known.
     ///
-    /// None where a guess might be wrong: the pods of the node disagree on their network, which addresses belong to; or
-    /// the controller has said something of this address that could not be understood.
+    /// None where a guess might be wrong: the pods of the node disagree on their trust domain or on their network, which
+    /// addresses belong to; or the controller has said something of this address that could not be understood.
     #[must_use]
     pub fn newcomer(&self, pod: &PodRef, address: IpAddr, snapshot: &Snapshot) -> Option<Workload> {
-        let identity = self.identity(pod)?;
         if !snapshot.is_complete() {
             return None;
         }
-        let neighbours = pod.node.as_deref().map_or(&[][..], |node| snapshot.workloads_on(node));
+        let identity = self.identity(pod, snapshot)?;
+        let neighbours = neighbours(pod, snapshot);
         let network = match neighbours.split_first() {
             None => &self.network,
             Some((first, rest)) if rest.iter().all(|other| other.network == first.network) => &first.network,
@@ -81,6 +89,11 @@ impl Site {
     }
 }
 
+/// What is known of the pod's node.
+fn neighbours<'a>(pod: &PodRef, snapshot: &'a Snapshot) -> &'a [Arc<Workload>] {
+    pod.node.as_deref().map_or(&[], |node| snapshot.workloads_on(node))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -94,7 +107,7 @@ mod tests {
 
     fn site() -> Site {
         Site {
-            trust_domain: TrustDomain::new("east.example").unwrap(),
+            trust_domain: TrustDomain::new("east.example").ok(),
             cluster_id: "east".into(),
             network: "configured".into(),
         }
@@ -135,6 +148,11 @@ mod tests {
         let world = vec![neighbour("a", "near").into(), neighbour("b", "near").into(), elsewhere.into()];
         let among = newcomer(&World::complete().apply(world)).unwrap();
         assert_eq!((&*among.network, &*among.locality.zone), ("near", "z1"));
+        assert_eq!(
+            among.identity.as_str(),
+            "spiffe://cluster.local/ns/shop/sa/web",
+            "theirs is what the controller says"
+        );
     }
 
     #[test]
@@ -143,6 +161,23 @@ mod tests {
 
         let divided = vec![neighbour("a", "near").into(), neighbour("b", "far").into()];
         assert_eq!(newcomer(&World::complete().apply(divided)), None, "neighbours disagree on the network");
+
+        let migrating = proto::Workload {
+            node: "n1".to_owned(),
+            trust_domain: "old.example".to_owned(),
+            network: "near".to_owned(),
+            ..pod("old", &[])
+        };
+        let migrating = vec![neighbour("a", "near").into(), workload(migrating).into()];
+        assert_eq!(newcomer(&World::complete().apply(migrating)), None, "neighbours disagree on the trust domain");
+
+        let unnamed = Site { trust_domain: None, ..site() };
+        let snapshot = World::complete().snapshot();
+        assert_eq!(
+            unnamed.newcomer(&enrolled(), ADDRESS.parse().unwrap(), &snapshot),
+            None,
+            "nobody names a trust domain"
+        );
 
         let refused = proto::Workload { network: "configured".to_owned(), ..pod("web-0", &[ADDRESS]) };
         let refused = Update::RefusedAddress(Box::new(RefusedResource::workload("east//Pod/shop/web-0", &refused)));

@@ -3,6 +3,7 @@
 use std::time::SystemTime;
 
 use fairway_core::dns::Zone;
+use fairway_core::ident::TrustDomain;
 use fairway_core::io::certs::Certificates;
 use fairway_core::io::certs::authority::{Answer, Authority};
 use fairway_core::io::drain::{self, Mode, Trigger};
@@ -63,7 +64,7 @@ impl Served {
         let dns = Arc::new(Dns::new(Zone::default(), 0, resolvers, ours.clone(), counted.clone()));
         let authority = Arc::new(NoAuthority);
         let mesh = Mesh {
-            site: Site::default(),
+            site: Site { trust_domain: Some(TrustDomain::default()), ..Site::default() },
             workers: Workers::on(vec![Handle::current()]),
             live: live.clone(),
             certificates: Certificates::new(authority, tls::provider(), Duration::from_secs(3600), SystemTime::now),
