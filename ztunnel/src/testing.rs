@@ -86,6 +86,11 @@ pub(crate) struct ServedPod {
 
 impl ServedPod {
     pub(crate) async fn start() -> Self {
+        Self::within(Limits::default()).await
+    }
+
+    /// As [`ServedPod::start`], with these limits.
+    pub(crate) async fn within(limits: Limits) -> Self {
         let certificates = Certificates::new(
             Arc::new(MemoryAuthority::new()),
             tls::provider(),
@@ -107,7 +112,7 @@ impl ServedPod {
         let (ours, resolvers) = (SocketFactory::host(None), Resolvers::fixed(&[]));
         let mesh = Arc::new(Mesh {
             site: Site::default(),
-            limits: Limits::default().and(&limits::XDS_DEMAND_WAIT, 10),
+            limits: limits.and(&limits::XDS_DEMAND_WAIT, 10),
             live,
             certificates: certificates.clone(),
             telemetry: Telemetry::new(&metrics),

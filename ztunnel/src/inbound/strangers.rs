@@ -4,6 +4,7 @@ use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use bytes::Bytes;
+use fairway_core::limits::Limits;
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -118,7 +119,9 @@ fn measure(stage: &str, data: &[u8], answered: bool) {
     raise_open_files();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let served = ServedPod::start().await;
+        // However slow the machine is, none gives up its place before all have come.
+        let patient = Limits::default().and(&limits::TLS_HANDSHAKE_TIMEOUT, 600_000);
+        let served = ServedPod::within(patient).await;
         // What is made once is not held for anybody.
         is_served(&served, echo().await).await;
         let mut all = Vec::new();
