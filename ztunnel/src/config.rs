@@ -86,10 +86,12 @@ pub struct Arguments {
     /// Where certificates come from; the configuration's address if not set
     #[arg(long, env = "CA_ADDRESS", value_name = "ADDRESS")]
     pub ca_address: Option<String>,
-    /// Roots that vouch for the configuration server: a PEM file, read again when it changes, or PEM text
+    /// Roots that vouch for the configuration server: a PEM file, read again when it changes, PEM text, or SYSTEM for those
+    /// of the machine
     #[arg(long, env = "XDS_ROOT_CA", value_name = "FILE_OR_PEM", default_value = DEFAULT_ROOTS, allow_hyphen_values = true)]
     pub xds_root_ca: String,
-    /// Roots that vouch for the certificate authority: a PEM file, read again when it changes, or PEM text
+    /// Roots that vouch for the certificate authority: a PEM file, read again when it changes, PEM text, or SYSTEM for those
+    /// of the machine
     #[arg(long, env = "CA_ROOT_CA", value_name = "FILE_OR_PEM", default_value = DEFAULT_ROOTS, allow_hyphen_values = true)]
     pub ca_root_ca: String,
     /// A further name the configuration server's certificate may carry

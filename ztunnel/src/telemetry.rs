@@ -33,6 +33,8 @@ use series::{Series, SeriesCache};
 use table::{Entry, TableGuard};
 
 const SOCKETS_OPEN: &str = "istio_tcp_sockets_open";
+const REVOKED: &str = "istio_crl_policy_rejections_total";
+const UNTRACKED: &str = "istio_crl_untracked_connections_total";
 const BEFORE_ANNOUNCEMENT: &str = "fairway_connections_before_announcement_total";
 
 /// Which end of the connection tells about it.
@@ -160,6 +162,7 @@ struct Shared {
     table: ConnectionTable,
     dry_runs: DryRuns,
     before_announcement: Counter,
+    revoked: [Counter; 2],
     outbound_open: Gauge,
     inbound_open: Gauge,
 }
@@ -176,6 +179,15 @@ impl Telemetry {
     pub fn leaving_out(labels: LeftOut, metrics: &Metrics) -> Self {
         metrics.describe(SOCKETS_OPEN, "Connections open now.");
         metrics.describe(BEFORE_ANNOUNCEMENT, "Connections of pods that the controller had not announced yet.");
+        metrics.describe(REVOKED, "Connections refused or cut because a certificate of the peer is revoked.");
+        metrics.describe(
+            UNTRACKED,
+            "Connections whose certificates are not looked at again when revocations change: none.",
+        );
+        for reporter in [Reporter::Source, Reporter::Destination] {
+            metrics.counter(UNTRACKED, &[("reporter", reporter.as_str())]).increment(0);
+        }
+        let revoked = |reporter: Reporter| metrics.counter(REVOKED, &[("reporter", reporter.as_str())]);
         let open = |reporter: Reporter| metrics.gauge(SOCKETS_OPEN, &[("reporter", reporter.as_str())]);
         Self {
             shared: Arc::new(Shared {
@@ -183,6 +195,7 @@ impl Telemetry {
                 table: ConnectionTable::default(),
                 dry_runs: DryRuns::new(metrics),
                 before_announcement: metrics.counter(BEFORE_ANNOUNCEMENT, &[]),
+                revoked: [revoked(Reporter::Source), revoked(Reporter::Destination)],
                 outbound_open: open(Reporter::Source),
                 inbound_open: open(Reporter::Destination),
             }),
@@ -225,11 +238,22 @@ impl Telemetry {
 
     /// A connection was refused or failed before it was open.
     pub fn refused(&self, info: &ConnectionInfo, started: Instant, outcome: &Outcome) {
-        self.shared.series.failed(info, outcome.reason);
+        self.failed(info, outcome.reason);
         if info.source_workload.is_none() && info.destination_workload.is_none() {
             access::failed(info, outcome);
         } else {
             access::complete(info, outcome, None, (0, 0), started);
+        }
+    }
+
+    fn failed(&self, info: &ConnectionInfo, reason: Reason) {
+        self.shared.series.failed(info, reason);
+        if reason == Reason::CertificateRevoked {
+            let [source, destination] = &self.shared.revoked;
+            match info.reporter {
+                Reporter::Source => source.increment(1),
+                Reporter::Destination => destination.increment(1),
+            }
         }
     }
 }
@@ -286,7 +310,7 @@ impl ConnectionTelemetry {
     fn close(&self, outcome: &Outcome) {
         self.series.closed();
         if outcome.reason != Reason::Ok {
-            self.telemetry.shared.series.failed(&self.info, outcome.reason);
+            self.telemetry.failed(&self.info, outcome.reason);
         }
         access::complete(&self.info, outcome, self.entry.policy().as_ref(), self.entry.bytes.read(), self.entry.opened);
     }

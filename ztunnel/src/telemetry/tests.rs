@@ -249,3 +249,21 @@ fn a_connection_rejected_early_is_counted_and_logged() {
     assert!(lines[0].contains("\twarn\taccess\tconnection failed\tsrc.addr=10.0.0.1:4000"), "{lines:?}");
     assert_eq!(sum(&metrics.render(), "istio_tcp_connections_failed_total"), 1);
 }
+
+#[test]
+fn revoked_peers_are_counted_by_who_reports_them() {
+    let metrics = Metrics::new(&[]);
+    let telemetry = Telemetry::new(&metrics);
+    let revoked = Outcome::of(Reason::CertificateRevoked);
+    telemetry.refused(&info(Reporter::Destination), Instant::now(), &revoked);
+    telemetry.open(info(Reporter::Destination), None).finish(&revoked);
+    telemetry.refused(&info(Reporter::Source), Instant::now(), &Outcome::of(Reason::PolicyDenied));
+    let page = metrics.render();
+    for (line, count) in [
+        ("istio_crl_policy_rejections_total{reporter=\"destination\"}", 2),
+        ("istio_crl_policy_rejections_total{reporter=\"source\"}", 0),
+        ("istio_crl_untracked_connections_total{reporter=\"source\"}", 0),
+    ] {
+        assert!(page.lines().any(|found| found == format!("{line} {count}")), "{line} {count} in {page}");
+    }
+}

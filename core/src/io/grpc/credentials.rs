@@ -20,17 +20,34 @@ pub enum RootSource {
     File(PathBuf),
     /// PEM text.
     Literal(Arc<str>),
+    /// Those that the machine trusts, read for each connection.
+    System,
 }
 
+/// What stands for the machine's own roots, where a file or PEM text may stand, too.
+const SYSTEM: &str = "SYSTEM";
+
 impl RootSource {
-    /// PEM text if it looks like it, else a path.
+    /// `SYSTEM`, or PEM text if it looks like it, else a path.
     pub fn parse(text: &str) -> Self {
-        if text.contains("-----BEGIN") { Self::Literal(text.into()) } else { Self::File(text.into()) }
+        match text {
+            SYSTEM => Self::System,
+            pem if pem.contains("-----BEGIN") => Self::Literal(pem.into()),
+            path => Self::File(path.into()),
+        }
     }
 
     pub(super) fn read(&self) -> Result<RootCertStore, ConnectError> {
         let unreadable = |reason: String| ConnectError::Roots { roots: self.to_string(), reason };
         let pem = match self {
+            Self::System => {
+                let loaded = rustls_native_certs::load_native_certs();
+                let mut store = RootCertStore::empty();
+                // Machines have old ones among them that nobody can read any more.
+                store.add_parsable_certificates(loaded.certs);
+                let reason = loaded.errors.first().map_or("there are none".to_owned(), ToString::to_string);
+                return if store.is_empty() { Err(unreadable(reason)) } else { Ok(store) };
+            }
             Self::File(path) => std::fs::read(path).map_err(|error| unreadable(error.to_string()))?,
             Self::Literal(text) => text.as_bytes().to_vec(),
         };
@@ -51,6 +68,7 @@ impl fmt::Display for RootSource {
         match self {
             Self::File(path) => write!(f, "root file {}", path.display()),
             Self::Literal(_) => f.write_str("the roots given as PEM text"),
+            Self::System => f.write_str("the machine's roots"),
         }
     }
 }

@@ -163,3 +163,11 @@ fn tokens_do_not_show_in_debug_output() {
     assert_eq!(TokenSource::parse("a.b.c"), TokenSource::Literal("a.b.c".into()));
     assert_eq!(TokenSource::parse(""), TokenSource::None);
 }
+
+#[test]
+fn the_machines_own_roots_can_be_asked_for() {
+    let roots = RootSource::parse("SYSTEM");
+    assert_eq!(roots, RootSource::System);
+    assert!(!roots.read().unwrap().is_empty());
+    assert_eq!(RootSource::parse("./SYSTEM"), RootSource::File("./SYSTEM".into()));
+}
