@@ -1,8 +1,10 @@
 //! Compiles the `.proto` files with protox, so that building needs no `protoc`.
-use std::{env, error::Error};
+use std::{env, error::Error, fs, path::PathBuf};
+
+use prost::Message;
 
 /// Every file of the contract; imports are found next to them.
-const FILES: [&str; 8] = [
+const FILES: [&str; 19] = [
     "workload.proto",
     "authorization.proto",
     "ca.proto",
@@ -11,6 +13,17 @@ const FILES: [&str; 8] = [
     "envoy_core.proto",
     "status.proto",
     "discovery.proto",
+    "envoy/type.proto",
+    "envoy/matcher.proto",
+    "envoy/listener.proto",
+    "envoy/http_connection_manager.proto",
+    "envoy/router.proto",
+    "envoy/route.proto",
+    "envoy/previous_hosts.proto",
+    "envoy/cluster.proto",
+    "envoy/round_robin.proto",
+    "envoy/upstream_http.proto",
+    "envoy/endpoint.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -19,6 +32,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut config = prost_build::Config::new();
     // Ordered maps encode the same way every time, so that a hash of the bytes can serve as a version.
     config.btree_map(["."]);
+    // Generated files name each other by package, so the packages form a tree.
+    config.include_file("packages.rs");
+    // Names of fields and types, for whoever reads messages without knowing them.
+    let directory = PathBuf::from(env::var("OUT_DIR")?);
+    fs::write(directory.join("descriptors.bin"), descriptors.encode_to_vec())?;
     if env::var_os("CARGO_FEATURE_RPC").is_some() {
         tonic_prost_build::configure().compile_fds_with_config(descriptors, config)?;
     } else {

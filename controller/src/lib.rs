@@ -1,6 +1,6 @@
 //! The controller: Kubernetes objects in, proxy configuration and certificates out.
 //!
-//! [`translate`] and [`world`] decide and are pure; [`state`] publishes what they say and [`kept`] remembers it, [`serve`] and [`ca`] hand it out over
+//! [`translate`], [`l7`] and [`world`] decide and are pure; [`state`] publishes what they say and [`kept`] remembers it, [`serve`] and [`ca`] hand it out over
 //! gRPC, [`status`] tells users, [`admin`] shows it to operators, [`app`] wires all of it.
 
 pub mod admin;
@@ -10,6 +10,7 @@ pub mod config;
 pub mod dump;
 mod files;
 pub mod kept;
+pub mod l7;
 pub mod metrics;
 pub mod serve;
 pub mod state;

@@ -1,4 +1,5 @@
-//! Delta discovery over gRPC: one task per client brings it to the newest world (interop §3).
+//! Discovery over gRPC: one task per client brings it to the newest world, by delta here (interop §3), and as the state of
+//! the world in [`whole`].
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -6,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use fairway_core::io::drain::Drain;
 use fairway_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryService;
-use fairway_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest};
+use fairway_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse};
 use fairway_proto::envoy_core::Node;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -16,10 +17,13 @@ use tonic::{Request, Response, Status, Streaming};
 pub mod clients;
 pub mod session;
 mod status;
+mod whole;
 
 use clients::{Client, Clients, Membership};
-use session::{Event, Session, metadata};
+use session::{Event, Session};
 
+use crate::l7;
+use crate::l7::client::metadata;
 use crate::metrics::Metrics;
 use crate::state::Published;
 use crate::token::{Caller, Verifier};
@@ -70,20 +74,29 @@ impl Discovery {
     }
 }
 
-type Answers = Pin<Box<dyn tokio_stream::Stream<Item = Result<DeltaDiscoveryResponse, Status>> + Send>>;
+type Answers<T> = Pin<Box<dyn tokio_stream::Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl AggregatedDiscoveryService for Discovery {
-    type StreamAggregatedResourcesStream = status::Answers;
-    type DeltaAggregatedResourcesStream = Answers;
+    type StreamAggregatedResourcesStream = Answers<DiscoveryResponse>;
+    type DeltaAggregatedResourcesStream = Answers<DeltaDiscoveryResponse>;
 
     async fn stream_aggregated_resources(
         &self,
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
         let caller = self.verifier.authenticate(request.metadata(), SystemTime::now()).await?;
-        let namespace = (caller.namespace != self.root_namespace).then_some(caller.namespace);
-        Ok(Response::new(status::answer(request.into_inner(), self.clients.clone(), namespace, self.drain.clone())))
+        let (answers, outgoing) = mpsc::channel(OUTGOING);
+        let stream = whole::Stream {
+            requests: request.into_inner(),
+            answers,
+            published: self.published.clone(),
+            metrics: self.metrics.clone(),
+            clients: self.clients.clone(),
+            root_namespace: self.root_namespace.clone(),
+        };
+        tokio::spawn(stream.serve(caller, self.drain.clone()));
+        Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
     }
 
     async fn delta_aggregated_resources(
@@ -141,6 +154,7 @@ impl Stream {
         connected.increment(1.0);
         let _leave = Leave(connected);
         tracing::info!(client = id, caller = %caller, "discovery client connected");
+        self.session = Session::of(l7::Client::new(&node, &caller.namespace));
         self.take(first, &id)?;
         self.await_subscriptions(&id).await?;
         let result = self.exchange(&id, &membership).await;

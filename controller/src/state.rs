@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::files::Replaced;
 use crate::kept::Store;
+use crate::l7::Snapshot;
 use crate::metrics::Metrics;
 use crate::translate::policies::Accepted;
 use crate::translate::{Problem, Settings, Severity, Translation, translate};
@@ -48,13 +49,21 @@ impl Published {
         for problem in &mut problems {
             problem.location = loaded.locate(&problem.object, &problem.field);
         }
-        Self { loaded, world, problems, trouble: None, translation: Arc::new(translation) }
+        let translation = Arc::new(translation);
+        let world = world.with_l7(&self.world, Snapshot::new(Arc::clone(&translation), settings.network.clone()));
+        Self { loaded, world, problems, trouble: None, translation }
     }
 
     /// The resources in readable form.
     #[must_use]
     pub fn desired(&self) -> &crate::translate::Desired {
         &self.translation.desired
+    }
+
+    /// What became of the routes.
+    #[must_use]
+    pub fn routes(&self) -> &crate::l7::model::Routes {
+        &self.translation.routes
     }
 }
 

@@ -1,4 +1,4 @@
-//! Tells users on their policies what became of them: conditions, decided here and written by whoever may.
+//! Tells users on their policies and routes what became of them: conditions, decided here and written by whoever may.
 //!
 //! What is to be said is compared with what the object says already, so a restart repeats nothing, and what somebody else
 //! removed is said again.
@@ -14,12 +14,14 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::watch;
 
+use crate::l7;
 use crate::state::Published;
 use crate::translate::Severity;
 
 pub mod cluster;
 pub mod directory;
 pub mod lease;
+mod routes;
 
 /// Condition of what node proxies enforce.
 const ZTUNNEL_ACCEPTED: &str = "ZtunnelAccepted";
@@ -61,6 +63,33 @@ impl Verdict {
         }
         condition
     }
+}
+
+/// What is to be said of one object, by what it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Statement {
+    Policy(Verdict),
+    Route(l7::verdict::Verdict),
+}
+
+impl Statement {
+    /// The status to write, and whether it says anything new.
+    fn compare(&self, published: &Published, key: &ObjectKey, now: &str) -> (Value, bool) {
+        match self {
+            Self::Policy(verdict) => {
+                let (since, differs) = compare(verdict, present(published, key), now);
+                (json!({"conditions": [verdict.condition(&since)]}), differs)
+            }
+            Self::Route(verdict) => routes::compare(verdict, published, key, now),
+        }
+    }
+}
+
+/// What is to be said of everything.
+fn statements(published: &Published) -> BTreeMap<ObjectKey, Statement> {
+    let policies = verdicts(published).into_iter().map(|(key, verdict)| (key, Statement::Policy(verdict)));
+    let routes = routes::verdicts(published).into_iter().map(|(key, verdict)| (key, Statement::Route(verdict)));
+    policies.chain(routes).collect()
 }
 
 /// What is to be said of every policy.
@@ -153,8 +182,8 @@ fn compare(verdict: &Verdict, present: &[Value], now: &str) -> (String, bool) {
 
 /// Somebody who can write conditions.
 pub trait Writer: Send {
-    /// Says this of the object; replaces what was said before.
-    fn write(&mut self, key: &ObjectKey, condition: Value) -> impl Future<Output = Result<(), String>> + Send;
+    /// Says this status of the object; replaces what was said before.
+    fn write(&mut self, key: &ObjectKey, status: Value) -> impl Future<Output = Result<(), String>> + Send;
 
     /// The object is gone.
     fn forget(&mut self, key: &ObjectKey) -> impl Future<Output = ()> + Send;
@@ -166,9 +195,9 @@ pub trait Writer: Send {
     fn turn(&mut self) -> impl Future<Output = ()> + Send;
 }
 
-/// Keeps the conditions of all policies true until the drain starts.
+/// Keeps the conditions of all policies and routes true until the drain starts.
 pub async fn keep<W: Writer>(mut published: watch::Receiver<Arc<Published>>, mut writer: W, mut drain: Drain) {
-    let mut said: BTreeMap<ObjectKey, (Verdict, Instant)> = BTreeMap::new();
+    let mut said: BTreeMap<ObjectKey, (Statement, Instant)> = BTreeMap::new();
     let mut complained = false;
     loop {
         let state = Arc::clone(&published.borrow_and_update());
@@ -196,10 +225,10 @@ pub async fn keep<W: Writer>(mut published: watch::Receiver<Arc<Published>>, mut
 async fn write_all<W: Writer>(
     state: &Published,
     writer: &mut W,
-    said: &mut BTreeMap<ObjectKey, (Verdict, Instant)>,
+    said: &mut BTreeMap<ObjectKey, (Statement, Instant)>,
 ) -> Option<String> {
-    let verdicts = verdicts(state);
-    let gone: Vec<ObjectKey> = said.keys().filter(|key| !verdicts.contains_key(*key)).cloned().collect();
+    let statements = statements(state);
+    let gone: Vec<ObjectKey> = said.keys().filter(|key| !statements.contains_key(*key)).cloned().collect();
     for key in gone {
         said.remove(&key);
         writer.forget(&key).await;
@@ -207,15 +236,15 @@ async fn write_all<W: Writer>(
     let now = OffsetDateTime::now_utc().replace_nanosecond(0).ok().and_then(|now| now.format(&Rfc3339).ok());
     let now = now.unwrap_or_default();
     let mut failed = None;
-    for (key, verdict) in verdicts {
-        let (since, differs) = compare(&verdict, present(state, &key), &now);
-        let is_said = |(known, at): &(Verdict, Instant)| *known == verdict && at.elapsed() < AGAIN;
+    for (key, statement) in statements {
+        let (status, differs) = statement.compare(state, &key, &now);
+        let is_said = |(known, at): &(Statement, Instant)| *known == statement && at.elapsed() < AGAIN;
         if !differs || said.get(&key).is_some_and(is_said) {
-            said.entry(key).or_insert_with(|| (verdict, Instant::now()));
+            said.entry(key).or_insert_with(|| (statement, Instant::now()));
             continue;
         }
-        match writer.write(&key, verdict.condition(&since)).await {
-            Ok(()) => drop(said.insert(key, (verdict, Instant::now()))),
+        match writer.write(&key, status).await {
+            Ok(()) => drop(said.insert(key, (statement, Instant::now()))),
             Err(error) => failed = failed.or(Some(format!("{key}: {error}"))),
         }
     }

@@ -23,6 +23,8 @@ pub mod vip;
 pub mod waypoint;
 pub mod workload;
 
+use crate::l7::attach::attach;
+use crate::l7::model::Routes;
 use endpoints::{Endpoints, PodAddresses, Served};
 use entry::{Entries, Surroundings};
 use nodes::Nodes;
@@ -121,6 +123,8 @@ pub struct Translation {
     pub accepted: Accepted,
     /// What a user should know.
     pub problems: Vec<Problem>,
+    /// Which HTTP requests go where.
+    pub routes: Routes,
 }
 
 /// Translates everything.
@@ -167,7 +171,9 @@ pub fn translate(
         severity: Severity::Warning,
         location: None,
     }));
-    Translation { desired: Desired { workloads, services, policies: authorizations }, accepted, problems }
+    let routes = attach(objects, settings);
+    problems.extend(routes.verdicts.iter().flat_map(|(object, verdict)| verdict.problems(object)));
+    Translation { desired: Desired { workloads, services, policies: authorizations }, accepted, problems, routes }
 }
 
 /// Everything the translation of one object looks things up in.

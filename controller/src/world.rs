@@ -11,6 +11,7 @@ use fairway_proto::type_url;
 use fairway_proto::workload::{Address, NetworkAddress, address};
 use prost::Message;
 
+use crate::l7::Snapshot;
 use crate::translate::Desired;
 
 mod lookup;
@@ -27,11 +28,36 @@ pub enum ResourceType {
     Address,
     /// Policies.
     Authorization,
+    /// What HTTP clients dial.
+    Listener,
+    /// Which requests go where.
+    RouteConfiguration,
+    /// What requests are sent to.
+    Cluster,
+    /// Who serves it.
+    ClusterLoadAssignment,
 }
 
 impl ResourceType {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Address, Self::Authorization];
+    pub const ALL: [Self; 6] = [
+        Self::Address,
+        Self::Authorization,
+        Self::Listener,
+        Self::RouteConfiguration,
+        Self::Cluster,
+        Self::ClusterLoadAssignment,
+    ];
+    /// What node proxies hold, the same for each of them.
+    pub const NODE: [Self; 2] = [Self::Address, Self::Authorization];
+    /// What HTTP clients hold, each its own, in an order in which nothing is named before it is there.
+    pub const L7: [Self; 4] = [Self::Cluster, Self::ClusterLoadAssignment, Self::Listener, Self::RouteConfiguration];
+
+    /// Whether each client has its own.
+    #[must_use]
+    pub fn is_l7(self) -> bool {
+        Self::L7.contains(&self)
+    }
 
     /// The type's name in discovery.
     #[must_use]
@@ -39,6 +65,10 @@ impl ResourceType {
         match self {
             Self::Address => type_url::ADDRESS,
             Self::Authorization => type_url::AUTHORIZATION,
+            Self::Listener => type_url::LISTENER,
+            Self::RouteConfiguration => type_url::ROUTE_CONFIGURATION,
+            Self::Cluster => type_url::CLUSTER,
+            Self::ClusterLoadAssignment => type_url::CLUSTER_LOAD_ASSIGNMENT,
         }
     }
 
@@ -85,6 +115,9 @@ pub struct World {
     addresses: Arc<Resources>,
     authorizations: Arc<Resources>,
     lookup: Arc<OnceLock<Lookup>>,
+    l7: Arc<Snapshot>,
+    /// Stands where every client has its own.
+    nothing: Arc<Resources>,
 }
 
 impl World {
@@ -94,7 +127,7 @@ impl World {
         let workloads = desired.workloads.iter().map(|workload| {
             let aliases = workload.addresses.iter().filter_map(|octets| alias(&workload.network, octets));
             let body = Address { r#type: Some(address::Type::Workload(workload.clone())) };
-            resource(workload.uid.as_str().into(), body.encode_to_vec(), aliases.collect())
+            Resource::new(workload.uid.as_str().into(), body.encode_to_vec(), aliases.collect())
         });
         let services = desired.services.iter().map(|service| {
             let aliases = service.addresses.iter().filter_map(|NetworkAddress { network, address, length }| {
@@ -103,27 +136,46 @@ impl World {
             });
             let name = format!("{}/{}", service.namespace, service.hostname);
             let body = Address { r#type: Some(address::Type::Service(service.clone())) };
-            resource(name.into(), body.encode_to_vec(), aliases.collect())
+            Resource::new(name.into(), body.encode_to_vec(), aliases.collect())
         });
         let policies = desired.policies.iter().map(|policy| {
             let name = format!("{}/{}", policy.namespace, policy.name);
             let is_listed = policy.scope() == Scope::WorkloadSelector;
-            Resource { is_listed, ..resource(name.into(), policy.encode_to_vec(), Vec::new()) }
+            Resource { is_listed, ..Resource::new(name.into(), policy.encode_to_vec(), Vec::new()) }
         });
         let addresses = renew(&self.addresses, workloads.chain(services));
         let authorizations = renew(&self.authorizations, policies);
         let same = Arc::ptr_eq(&addresses, &self.addresses) && Arc::ptr_eq(&authorizations, &self.authorizations);
         let generation = if same && self.generation > 0 { self.generation } else { self.generation.saturating_add(1) };
         let lookup = if Arc::ptr_eq(&addresses, &self.addresses) { Arc::clone(&self.lookup) } else { Arc::default() };
-        Self { generation, is_open: self.is_open, addresses, authorizations, lookup }
+        let (l7, nothing) = (Arc::clone(&self.l7), Arc::clone(&self.nothing));
+        Self { generation, is_open: self.is_open, addresses, authorizations, lookup, l7, nothing }
     }
 
-    /// Resources of one type.
+    /// This world, next after `previous`, with what HTTP clients should hold. What of that depends on addresses has made
+    /// it a new generation by itself.
+    #[must_use]
+    pub fn with_l7(mut self, previous: &Self, l7: Snapshot) -> Self {
+        if self.generation == previous.generation && l7.routes().attached != previous.l7.routes().attached {
+            self.generation = self.generation.saturating_add(1);
+        }
+        self.l7 = Arc::new(l7);
+        self
+    }
+
+    /// What HTTP clients should hold.
+    #[must_use]
+    pub fn l7(&self) -> &Snapshot {
+        &self.l7
+    }
+
+    /// Resources of one type; none of a type of which each client has its own.
     #[must_use]
     pub fn resources(&self, kind: ResourceType) -> &Arc<Resources> {
         match kind {
             ResourceType::Address => &self.addresses,
             ResourceType::Authorization => &self.authorizations,
+            _ => &self.nothing,
         }
     }
 
@@ -138,7 +190,7 @@ impl World {
             ResourceType::Address => {
                 self.lookup().named(name).into_iter().filter_map(|key| resources.get(key)).collect()
             }
-            ResourceType::Authorization => Vec::new(),
+            _ => Vec::new(),
         }
     }
 
@@ -157,11 +209,15 @@ fn alias(network: &str, octets: &[u8]) -> Option<String> {
     Some(format!("{network}/{address}"))
 }
 
-fn resource(name: Arc<str>, body: Vec<u8>, aliases: Vec<String>) -> Resource {
-    let digest = ring::digest::digest(&ring::digest::SHA256, &body);
-    let version: String = digest.as_ref().iter().take(VERSION_BYTES).map(|byte| format!("{byte:02x}")).collect();
-    let entry = Entry::new(&name, &version);
-    Resource { name, version, body, aliases, is_listed: false, entry }
+impl Resource {
+    /// A resource whose version is that of its content.
+    #[must_use]
+    pub fn new(name: Arc<str>, body: Vec<u8>, aliases: Vec<String>) -> Self {
+        let digest = ring::digest::digest(&ring::digest::SHA256, &body);
+        let version: String = digest.as_ref().iter().take(VERSION_BYTES).map(|byte| format!("{byte:02x}")).collect();
+        let entry = Entry::new(&name, &version);
+        Self { name, version, body, aliases, is_listed: false, entry }
+    }
 }
 
 /// A map of the new resources; the old one when they are the same.
@@ -286,7 +342,7 @@ mod tests {
         let one = World::default().next(&desired(&[("a", "1")]));
         let two = one.next(&desired(&[("a", "1")]));
         assert_eq!(two.generation, one.generation);
-        for kind in ResourceType::ALL {
+        for kind in ResourceType::NODE {
             assert!(Arc::ptr_eq(one.resources(kind), two.resources(kind)));
         }
     }

@@ -41,6 +41,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Request, Status, Streaming};
 
 mod server {
+    mod peers;
     mod status;
 }
 

@@ -16,6 +16,7 @@ mod kind;
 mod loaded;
 mod name;
 pub mod objects;
+pub mod route;
 pub mod status;
 mod watch;
 

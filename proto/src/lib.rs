@@ -1,10 +1,10 @@
 //! Wire contracts, generated from the files in `proto/`; nothing here but what they say.
 //!
-//! Messages always; client and server stubs of the two gRPC services with feature `rpc`.
+//! Messages always; client and server stubs of the two gRPC services with feature `rpc`. Of Envoy's messages there are the
+//! fields that Fairway emits or understands (ADR 0017).
 
 pub mod type_url;
 
-// Generated files name each other by package, so the packages form a tree; the re-exports below flatten it.
 #[allow(
     missing_docs,
     rust_2018_idioms,
@@ -14,48 +14,25 @@ pub mod type_url;
     reason = "generated code, documented in the .proto files; what it breaks depends on generator and features"
 )]
 mod packages {
-    pub mod envoy {
-        pub mod config {
-            pub mod core {
-                pub mod v3 {
-                    include!(concat!(env!("OUT_DIR"), "/envoy.config.core.v3.rs"));
-                }
-            }
-        }
-        pub mod service {
-            pub mod discovery {
-                pub mod v3 {
-                    include!(concat!(env!("OUT_DIR"), "/envoy.service.discovery.v3.rs"));
-                }
-            }
-            pub mod status {
-                pub mod v3 {
-                    include!(concat!(env!("OUT_DIR"), "/envoy.service.status.v3.rs"));
-                }
-            }
-        }
-    }
-    pub mod google {
-        pub mod rpc {
-            include!(concat!(env!("OUT_DIR"), "/google.rpc.rs"));
-        }
-    }
-    pub mod istio {
-        pub mod security {
-            include!(concat!(env!("OUT_DIR"), "/istio.security.rs"));
-        }
-        pub mod v1 {
-            pub mod auth {
-                include!(concat!(env!("OUT_DIR"), "/istio.v1.auth.rs"));
-            }
-        }
-        pub mod workload {
-            include!(concat!(env!("OUT_DIR"), "/istio.workload.rs"));
-            pub mod zds {
-                include!(concat!(env!("OUT_DIR"), "/istio.workload.zds.rs"));
-            }
-        }
-    }
+    include!(concat!(env!("OUT_DIR"), "/packages.rs"));
+}
+
+/// All of the contract as an encoded `google.protobuf.FileDescriptorSet`.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// Envoy's resources and what they are made of, as far as Fairway uses them.
+pub mod envoy {
+    pub use super::packages::envoy::config::{
+        cluster::v3 as cluster, core::v3 as core, endpoint::v3 as endpoint, listener::v3 as listener,
+        route::v3 as route,
+    };
+    pub use super::packages::envoy::extensions::{
+        filters::{http::router::v3 as router, network::http_connection_manager::v3 as http_connection_manager},
+        load_balancing_policies::round_robin::v3 as round_robin,
+        retry::host::previous_hosts::v3 as previous_hosts,
+        upstreams::http::v3 as upstream_http,
+    };
+    pub use super::packages::envoy::r#type::{matcher::v3 as matcher, v3 as fraction};
 }
 
 pub use packages::{

@@ -329,7 +329,7 @@ fn metadata_bytes() -> Vec<u8> {
 fn discovery() {
     golden(
         DeltaDiscoveryRequest {
-            node: Some(Node { id: "i".into(), cluster: "c".into(), metadata: Some(metadata()) }),
+            node: Some(Node { id: "i".into(), cluster: "c".into(), metadata: Some(metadata()), ..Node::default() }),
             type_url: "t".into(),
             resource_names_subscribe: vec!["*".into()],
             resource_names_unsubscribe: vec!["u".into()],

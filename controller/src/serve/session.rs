@@ -10,10 +10,10 @@ use std::sync::Arc;
 use fairway_core::io::xds::digest::{Buckets, METADATA_KEY};
 use fairway_core::io::xds::{Digest, Extent};
 use fairway_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as Sent};
-use fairway_proto::envoy_core::Node;
 use prost_types::Any;
-use prost_types::value::Kind;
 
+use crate::l7::Client;
+use crate::l7::client::metadata;
 use crate::world::{Delta, Resource, ResourceType, Resources, World};
 
 mod interest;
@@ -30,11 +30,11 @@ const RESOURCE_OVERHEAD: usize = 128;
 const MAXIMUM_ASKED: usize = 10_000;
 /// Names of one type a client may ask for before it has taken the answers, and names it may be subscribed to: more than any
 /// node needs, and some 10 MB.
-const MAXIMUM_NAMES: usize = 100_000;
+pub(super) const MAXIMUM_NAMES: usize = 100_000;
 /// The name that stands for all.
-const WILDCARD: &str = "*";
+pub(super) const WILDCARD: &str = "*";
 /// Characters of a refusal that are kept.
-const MAXIMUM_REFUSAL: usize = 4096;
+pub(super) const MAXIMUM_REFUSAL: usize = 4096;
 
 /// What a request turned out to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,9 +122,17 @@ pub struct Session {
     last_nonce: u64,
     /// Name of the client's node.
     node: String,
+    /// What else of it decides what it is told.
+    client: Client,
 }
 
 impl Session {
+    /// The session of this client.
+    #[must_use]
+    pub fn of(client: Client) -> Self {
+        Self { client, ..Self::default() }
+    }
+
     /// Takes in a request.
     pub fn receive(&mut self, request: DeltaDiscoveryRequest) -> Event {
         let Some(kind) = ResourceType::find(&request.type_url) else {
@@ -203,10 +211,11 @@ impl Session {
         self.unanswered.remove(position)
     }
 
-    /// Whether nothing is left to subscribe to.
+    /// Whether nothing is left to subscribe to for a node proxy; other clients subscribe to one thing after the other.
     #[must_use]
     pub fn has_every_type(&self) -> bool {
-        ResourceType::ALL.iter().all(|kind| self.subscriptions.contains_key(kind))
+        ResourceType::NODE.iter().all(|kind| self.subscriptions.contains_key(kind))
+            || self.subscriptions.keys().any(|kind| kind.is_l7())
     }
 
     /// Whether everything planned has left, so that the next plan may be made.
@@ -256,15 +265,39 @@ impl Session {
             let last = Delta { changed: delta.narrowed, removed: delta.removed, ..Delta::default() };
             self.push(ResourceType::Authorization, last, Some(world), false);
         }
+        self.plan_l7(world);
         self.answer_names(world);
         self.note_unchanged(world.generation);
+    }
+
+    /// What HTTP clients hold: new clusters leave before the routes that name them, old ones after.
+    fn plan_l7(&mut self, world: &World) {
+        let mut gone = Vec::new();
+        for kind in ResourceType::L7 {
+            let Some((mut delta, is_owed)) = self.delta(kind, world) else { continue };
+            let removed = std::mem::take(&mut delta.removed);
+            let has_more = !removed.is_empty();
+            if !delta.is_empty() || (is_owed && !has_more) {
+                self.push(kind, delta, (!has_more).then_some(world), false);
+            }
+            if has_more {
+                gone.push((kind, removed));
+            }
+        }
+        for (kind, removed) in gone {
+            self.push(kind, Delta { removed, ..Delta::default() }, Some(world), false);
+        }
     }
 
     /// What is missing of one type, and whether the client is owed a response even when nothing is: it subscribed, or the
     /// answer to that can be closed now.
     fn delta(&mut self, kind: ResourceType, world: &World) -> Option<(Delta, bool)> {
         let subscription = self.subscriptions.get_mut(&kind)?;
-        let resources = &subscription.interest.resources(kind, world, &self.node);
+        let resources = &if kind.is_l7() {
+            subscription.interest.l7(kind, world, &self.client)
+        } else {
+            subscription.interest.resources(kind, world, &self.node)
+        };
         let (mut delta, mut is_owed) = match (&subscription.held, subscription.initial.take()) {
             (Some(held), _) => (Delta::between(held, resources), false),
             (None, Some(Brought::Digest(held))) => (Delta::resume(&held, resources), true),
@@ -297,13 +330,16 @@ impl Session {
                 of_kind.flat_map(|chunk| &chunk.changed).map(|resource| Arc::clone(&resource.name)).collect();
             let mut delta = Delta::default();
             for name in asked {
-                let found = world.find(kind, &name);
+                let found: Vec<Arc<Resource>> = if kind.is_l7() {
+                    let held = subscription.held.as_ref().and_then(|held| held.get(name.as_str()));
+                    held.cloned().into_iter().collect()
+                } else {
+                    world.find(kind, &name).into_iter().cloned().collect()
+                };
                 if found.is_empty() {
                     delta.removed.push(name.into());
                 }
-                delta.changed.extend(
-                    found.into_iter().filter(|resource| sent.insert(Arc::clone(&resource.name))).map(Arc::clone),
-                );
+                delta.changed.extend(found.into_iter().filter(|resource| sent.insert(Arc::clone(&resource.name))));
             }
             if !delta.is_empty() {
                 self.push(kind, delta, None, true);
@@ -395,14 +431,6 @@ impl Session {
             type_url: chunk.type_url,
             nonce,
         })
-    }
-}
-
-/// A text among the metadata of a node.
-pub(super) fn metadata<'a>(node: &'a Node, key: &str) -> Option<&'a str> {
-    match &node.metadata.as_ref()?.fields.get(key)?.kind {
-        Some(Kind::StringValue(text)) => Some(text),
-        _ => None,
     }
 }
 

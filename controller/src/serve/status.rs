@@ -1,10 +1,8 @@
 //! How far each proxy is, to whoever asks over discovery: `istioctl proxy-status` (interop §9.7).
 
 use std::collections::BTreeMap;
-use std::pin::Pin;
 use std::time::SystemTime;
 
-use fairway_core::io::drain::Drain;
 use fairway_proto::discovery::{DiscoveryRequest, DiscoveryResponse};
 use fairway_proto::envoy_core::{ControlPlane, Node};
 use fairway_proto::status::client_config::GenericXdsConfig;
@@ -14,51 +12,41 @@ use prost::Message;
 use prost_types::value::Kind;
 use prost_types::{Any, Struct, Timestamp, Value};
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::clients::{Client, Clients, TypeStatus};
 use crate::world::ResourceType;
 
-/// What is said on one stream.
-pub(super) type Answers = Pin<Box<dyn tokio_stream::Stream<Item = Result<DiscoveryResponse, Status>> + Send>>;
-
 /// Answers each question on a stream with the proxies of one namespace, or with all of them.
-pub(super) fn answer(
-    mut requests: Streaming<DiscoveryRequest>,
-    clients: Clients,
-    namespace: Option<String>,
-    mut drain: Drain,
-) -> Answers {
-    let (answers, outgoing) = mpsc::channel(1);
-    tokio::spawn(async move {
-        let mut questions = 0_u64;
-        loop {
-            let request = tokio::select! {
-                request = requests.message() => request,
-                _ = drain.started() => return,
-                () = answers.closed() => return,
-            };
-            let Ok(Some(request)) = request else { return };
-            if !request.response_nonce.is_empty() {
-                // It has taken what we said.
-                continue;
-            }
+pub(super) async fn answer(
+    first: DiscoveryRequest,
+    requests: &mut Streaming<DiscoveryRequest>,
+    answers: &mpsc::Sender<Result<DiscoveryResponse, Status>>,
+    clients: &Clients,
+    namespace: Option<&str>,
+) -> Result<(), Status> {
+    let mut questions = 0_u64;
+    let mut request = first;
+    loop {
+        // With a nonce it has taken what we said.
+        if request.response_nonce.is_empty() {
             questions = questions.wrapping_add(1);
-            let is_ours = |client: &Client| namespace.as_ref().is_none_or(|namespace| client.namespace == *namespace);
+            let is_ours = |client: &Client| namespace.is_none_or(|namespace| client.namespace == namespace);
             let answer = match request.type_url.as_str() {
-                SYNC_STATUS => Ok(response(clients.list().iter().filter(|client| is_ours(client)), questions)),
-                other => Err(Status::unimplemented(format!(
-                    "{other:?} is not served as the state of the world, only {SYNC_STATUS:?} is; subscribe by delta"
-                ))),
+                SYNC_STATUS => response(clients.list().iter().filter(|client| is_ours(client)), questions),
+                other => {
+                    return Err(Status::unimplemented(format!("{other:?} is not served with {SYNC_STATUS:?}")));
+                }
             };
-            let is_last = answer.is_err();
-            if answers.send(answer).await.is_err() || is_last {
-                return;
+            if answers.send(Ok(answer)).await.is_err() {
+                return Ok(());
             }
         }
-    });
-    Box::pin(ReceiverStream::new(outgoing))
+        request = match requests.message().await {
+            Ok(Some(request)) => request,
+            _ => return Ok(()),
+        };
+    }
 }
 
 fn response<'a>(clients: impl Iterator<Item = &'a Client>, nonce: u64) -> DiscoveryResponse {

@@ -47,12 +47,12 @@ fn resource(kind: Kind) -> ApiResource {
 }
 
 impl Writer for Cluster {
-    async fn write(&mut self, key: &ObjectKey, condition: Value) -> Result<(), String> {
+    async fn write(&mut self, key: &ObjectKey, status: Value) -> Result<(), String> {
         let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &key.namespace, &resource(key.kind));
         let partial = json!({
             "apiVersion": key.kind.api_version(), "kind": key.kind.as_str(),
             "metadata": {"name": key.name, "namespace": key.namespace},
-            "status": {"conditions": [condition]},
+            "status": status,
         });
         let parameters = PatchParams::apply(MANAGER).force();
         let patch = Patch::Apply(&partial);

@@ -32,9 +32,9 @@ impl Directory {
 }
 
 impl Writer for Directory {
-    async fn write(&mut self, key: &ObjectKey, condition: Value) -> Result<(), String> {
+    async fn write(&mut self, key: &ObjectKey, status: Value) -> Result<(), String> {
         // A small file, and rarely.
-        self.overlays.write(key, json!({"status": {"conditions": [condition]}})).map_err(|error| error.to_string())
+        self.overlays.write(key, json!({"status": status})).map_err(|error| error.to_string())
     }
 
     async fn forget(&mut self, key: &ObjectKey) {

@@ -72,7 +72,7 @@ pub fn service(
 }
 
 /// The spec of a service that proxies hear of.
-pub(super) fn sent(service: &KubernetesService) -> Option<&ServiceSpec> {
+pub(crate) fn sent(service: &KubernetesService) -> Option<&ServiceSpec> {
     service.spec.as_ref().filter(|spec| spec.type_.as_deref() != Some("ExternalName"))
 }
 
@@ -93,7 +93,7 @@ pub fn octets(address: IpAddr) -> Vec<u8> {
 }
 
 /// Tunnels carry TCP, so other ports are not announced.
-pub(super) fn tcp_ports(spec: &ServiceSpec) -> impl Iterator<Item = (&ServicePort, u16)> {
+pub(crate) fn tcp_ports(spec: &ServiceSpec) -> impl Iterator<Item = (&ServicePort, u16)> {
     spec.ports
         .iter()
         .flatten()
@@ -114,7 +114,7 @@ fn fixed_target(port: &ServicePort, service_port: u16) -> Option<u16> {
     }
 }
 
-pub(super) fn app_protocol(port: &ServicePort) -> AppProtocol {
+pub(crate) fn app_protocol(port: &ServicePort) -> AppProtocol {
     // The field beats the prefix of the port's name (api-surface A12).
     let by_name = || {
         let name = port.name.as_deref().unwrap_or_default();

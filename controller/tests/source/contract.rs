@@ -170,6 +170,8 @@ fn one_of_each() -> Vec<Value> {
         object("v1", "ServiceAccount", "web", json!({})),
         object("discovery.k8s.io/v1", "EndpointSlice", "web-1", json!({"addressType": "IPv4", "endpoints": []})),
         object("gateway.networking.k8s.io/v1", "Gateway", "waypoint", json!({"spec": {"gatewayClassName": "a"}})),
+        object("gateway.networking.k8s.io/v1", "HTTPRoute", "web", json!({"spec": {"rules": [{"odd": 1}]}})),
+        object("gateway.networking.k8s.io/v1", "GRPCRoute", "web", json!({"spec": {"rules": []}})),
         policy("deny", "DENY"),
         object("security.istio.io/v1", "PeerAuthentication", "strict", json!({"spec": {"mtls": {"mode": "STRICT"}}})),
         object("networking.istio.io/v1", "ServiceEntry", "outside", json!({"spec": {"hosts": ["example.com"]}})),

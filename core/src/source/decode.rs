@@ -157,6 +157,8 @@ fn typed(kind: Kind, value: &Value) -> Result<Typed, (FieldPath, String)> {
         Kind::ServiceAccount => Typed::ServiceAccount(read(value)?),
         Kind::EndpointSlice => Typed::EndpointSlice(read(value)?),
         Kind::Gateway => Typed::Gateway(read(value)?),
+        Kind::HTTPRoute => Typed::HTTPRoute(read(value)?),
+        Kind::GRPCRoute => Typed::GRPCRoute(read(value)?),
         Kind::AuthorizationPolicy => Typed::AuthorizationPolicy(read(value)?),
         Kind::PeerAuthentication => Typed::PeerAuthentication(read(value)?),
         Kind::ServiceEntry => Typed::ServiceEntry(read(value)?),

@@ -21,6 +21,10 @@ pub enum Kind {
     EndpointSlice,
     /// `gateway.networking.k8s.io`, `v1` or `v1beta1`.
     Gateway,
+    /// `gateway.networking.k8s.io`, `v1` or `v1beta1`.
+    HTTPRoute,
+    /// `gateway.networking.k8s.io/v1`.
+    GRPCRoute,
     /// `security.istio.io`, `v1` or `v1beta1`.
     AuthorizationPolicy,
     /// `security.istio.io`, `v1` or `v1beta1`.
@@ -33,7 +37,7 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order they are listed to people.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Namespace,
         Self::Node,
         Self::Pod,
@@ -41,6 +45,8 @@ impl Kind {
         Self::ServiceAccount,
         Self::EndpointSlice,
         Self::Gateway,
+        Self::HTTPRoute,
+        Self::GRPCRoute,
         Self::AuthorizationPolicy,
         Self::PeerAuthentication,
         Self::ServiceEntry,
@@ -58,6 +64,8 @@ impl Kind {
             Self::ServiceAccount => "ServiceAccount",
             Self::EndpointSlice => "EndpointSlice",
             Self::Gateway => "Gateway",
+            Self::HTTPRoute => "HTTPRoute",
+            Self::GRPCRoute => "GRPCRoute",
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::PeerAuthentication => "PeerAuthentication",
             Self::ServiceEntry => "ServiceEntry",
@@ -76,6 +84,8 @@ impl Kind {
             Self::ServiceAccount => "serviceaccounts",
             Self::EndpointSlice => "endpointslices",
             Self::Gateway => "gateways",
+            Self::HTTPRoute => "httproutes",
+            Self::GRPCRoute => "grpcroutes",
             Self::AuthorizationPolicy => "authorizationpolicies",
             Self::PeerAuthentication => "peerauthentications",
             Self::ServiceEntry => "serviceentries",
@@ -89,7 +99,7 @@ impl Kind {
         match self {
             Self::Namespace | Self::Node | Self::Pod | Self::Service | Self::ServiceAccount => "",
             Self::EndpointSlice => "discovery.k8s.io",
-            Self::Gateway => "gateway.networking.k8s.io",
+            Self::Gateway | Self::HTTPRoute | Self::GRPCRoute => "gateway.networking.k8s.io",
             Self::AuthorizationPolicy | Self::PeerAuthentication => "security.istio.io",
             Self::ServiceEntry | Self::WorkloadEntry => "networking.istio.io",
         }
@@ -102,7 +112,9 @@ impl Kind {
             Self::Namespace | Self::Node | Self::Pod | Self::Service | Self::ServiceAccount | Self::EndpointSlice => {
                 &["v1"]
             }
+            Self::GRPCRoute => &["v1"],
             Self::Gateway
+            | Self::HTTPRoute
             | Self::AuthorizationPolicy
             | Self::PeerAuthentication
             | Self::ServiceEntry
@@ -127,6 +139,12 @@ impl Kind {
     #[must_use]
     pub fn is_policy(self) -> bool {
         matches!(self, Self::AuthorizationPolicy | Self::PeerAuthentication)
+    }
+
+    /// Whether objects of this kind say which requests go where.
+    #[must_use]
+    pub fn is_route(self) -> bool {
+        matches!(self, Self::HTTPRoute | Self::GRPCRoute)
     }
 
     /// Whether this kind is a custom resource, which a cluster may not have.

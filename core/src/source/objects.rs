@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::gateway::Gateway;
 use super::istio::{AuthorizationPolicy, PeerAuthentication};
 use super::istio_network::{ServiceEntry, WorkloadEntry};
+use super::route::{GrpcRoute as GRPCRoute, HttpRoute as HTTPRoute};
 use super::{Kind, ObjectKey};
 
 /// All objects of one kind; shared between readings until it changes.
@@ -117,6 +118,10 @@ objects! {
     endpoint_slices: EndpointSlice,
     /// Gateways, of which those of a waypoint class mean something.
     gateways: Gateway,
+    /// HTTP routes.
+    http_routes: HTTPRoute,
+    /// gRPC routes.
+    grpc_routes: GRPCRoute,
     /// Authorization policies.
     authorization_policies: AuthorizationPolicy,
     /// Peer authentications.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use fairway_proto::discovery::DeltaDiscoveryRequest;
 
 use super::WILDCARD;
+use crate::l7::Client;
 use crate::world::{ResourceType, Resources, World};
 
 /// What a client should hold of one type.
@@ -72,6 +73,18 @@ impl Interest {
             Self::All => 0,
             Self::Named(named) => named.names.len(),
         }
+    }
+
+    /// The resources of a type of which each client has its own.
+    pub(super) fn l7(&self, kind: ResourceType, world: &World, client: &Client) -> Arc<Resources> {
+        let named = |resource: crate::world::Resource| (Arc::clone(&resource.name), Arc::new(resource));
+        let snapshot = world.l7();
+        Arc::new(match self {
+            Self::All => snapshot.all(kind, client).map(named).collect(),
+            Self::Named(wanted) => {
+                wanted.names.iter().filter_map(|name| snapshot.find(kind, name, client)).map(named).collect()
+            }
+        })
     }
 
     /// The resources of `world` that a client on `node` should hold.

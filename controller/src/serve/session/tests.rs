@@ -126,7 +126,7 @@ fn a_returning_client_gets_what_changed_while_it_was_away() {
     };
     let two = world(&one, &[("a", "1"), ("c", "1")], &["p"]);
     let mut session = Session::default();
-    for kind in ResourceType::ALL {
+    for kind in ResourceType::NODE {
         let request = DeltaDiscoveryRequest { initial_resource_versions: held(kind), ..subscribe(kind) };
         session.receive(request);
     }
@@ -165,7 +165,7 @@ fn a_policy_is_there_before_it_is_named_and_until_it_is_not() {
     let one = world(&World::default(), &[("a", "1")], &["old"]);
     let two = world(&one, &[("a", "2")], &["new"]);
     let mut session = Session::default();
-    for kind in ResourceType::ALL {
+    for kind in ResourceType::NODE {
         session.receive(subscribe(kind));
     }
     session.plan(&one);

@@ -43,6 +43,7 @@ impl NodeInfo {
             id: format!("ztunnel~{address}~{pod}.{namespace}~{namespace}.svc.cluster.local"),
             cluster: String::new(),
             metadata: Some(Struct { fields: fields.into_iter().collect() }),
+            ..Node::default()
         }
     }
 }

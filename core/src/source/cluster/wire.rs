@@ -21,6 +21,7 @@ use super::super::gateway::Gateway;
 use super::super::istio::{AuthorizationPolicy, PeerAuthentication};
 use super::super::istio_network::{ServiceEntry, WorkloadEntry};
 use super::super::objects::Typed;
+use super::super::route::{GrpcRoute as GRPCRoute, HttpRoute as HTTPRoute};
 use super::super::{Kind, ObjectKey};
 use super::request;
 use super::strip::{self, Strip};
@@ -268,6 +269,8 @@ fn typed(kind: Kind, text: &str, strip: Strip) -> Read<(Typed, String)> {
         Kind::Service => whole!(Service, strip::service),
         Kind::EndpointSlice => whole!(EndpointSlice, strip::endpoint_slice),
         Kind::Gateway => whole!(Gateway, strip::nothing),
+        Kind::HTTPRoute => whole!(HTTPRoute, strip::nothing),
+        Kind::GRPCRoute => whole!(GRPCRoute, strip::nothing),
         Kind::AuthorizationPolicy => whole!(AuthorizationPolicy, strip::nothing),
         Kind::PeerAuthentication => whole!(PeerAuthentication, strip::nothing),
         Kind::ServiceEntry => whole!(ServiceEntry, strip::nothing),

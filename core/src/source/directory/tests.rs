@@ -43,6 +43,8 @@ fn reads_every_kind() {
          apiVersion: v1\nkind: Node\nmetadata: {{name: node-1}}\n---\n\
          apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: web}}\naddressType: IPv4\nendpoints: []\n---\n\
          apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: web}}\n---\n\
+         apiVersion: gateway.networking.k8s.io/v1beta1\nkind: HTTPRoute\nmetadata: {{name: web}}\n---\n\
+         apiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {{name: web}}\n---\n\
          apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: web}}\n---\n\
          apiVersion: networking.istio.io/v1beta1\nkind: WorkloadEntry\nmetadata: {{name: web}}\n---\n\
          apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: web}}\n"

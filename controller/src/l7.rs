@@ -1,0 +1,16 @@
+//! Which HTTP and gRPC requests go where: routes of users to Envoy's resources.
+//!
+//! [`attach`] reads the routes and says what holds at each port of a service, in the language of [`model`]; [`snapshot`]
+//! writes that, and the services, down for the client that asks, in Envoy's ([`render`]). All of it is pure.
+
+pub mod attach;
+mod catalog;
+pub mod client;
+pub mod model;
+pub mod render;
+mod rules;
+pub mod snapshot;
+pub mod verdict;
+
+pub use client::Client;
+pub use snapshot::Snapshot;

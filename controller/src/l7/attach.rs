@@ -1,0 +1,145 @@
+//! All routes to what is attached where: oldest first, the more specific kind alone on a port (api-surface A16).
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use fairway_core::source::route::{ParentReference, Route};
+use fairway_core::source::{Kind, ObjectKey, Objects};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+
+use super::catalog::{Catalog, Refusal};
+use super::model::{Attached, Entry, Routes, Target};
+use super::rules::{Read, Reader};
+use super::verdict::{AtParent, Class, Verdict};
+use crate::translate::Settings;
+
+/// A route, read.
+struct Candidate<'a> {
+    key: &'a ObjectKey,
+    /// Whether it is older than another, and then by name.
+    age: (bool, Option<&'a Time>, &'a str, &'a str),
+    /// Of a kind that beats the others on a port.
+    is_grpc: bool,
+    parents: Vec<Parent<'a>>,
+    entries: Vec<Entry>,
+    verdict: Verdict,
+}
+
+/// A service that a route names.
+struct Parent<'a> {
+    index: usize,
+    reference: &'a ParentReference,
+    /// Namespace of the clients it is for, unless it is for all.
+    scope: Option<String>,
+    targets: Result<Vec<Target>, Refusal>,
+}
+
+impl Parent<'_> {
+    fn places(&self) -> impl Iterator<Item = Place> {
+        self.targets.iter().flatten().map(|target| (target.clone(), self.scope.clone()))
+    }
+}
+
+/// Where a route is attached: the port, and the namespace of the clients unless it is for all.
+type Place = (Target, Option<String>);
+
+/// Attaches all routes.
+#[must_use]
+pub fn attach(objects: &Objects, settings: &Settings) -> Routes {
+    let catalog = Catalog { objects, settings };
+    let http = objects
+        .http_routes
+        .iter()
+        .map(|(key, route)| read(catalog, key, route, |reader, at, rule| reader.http(at, rule)));
+    let grpc = objects
+        .grpc_routes
+        .iter()
+        .map(|(key, route)| read(catalog, key, route, |reader, at, rule| reader.grpc(at, rule)));
+    let mut candidates: Vec<Candidate<'_>> = http.chain(grpc).filter(|route| !route.parents.is_empty()).collect();
+    candidates.sort_by(|left, right| left.age.cmp(&right.age));
+    let places = |route: &Candidate<'_>| -> BTreeSet<Place> { route.parents.iter().flat_map(Parent::places).collect() };
+    // Who is first of the kind that beats the others.
+    let mut taken: BTreeMap<Place, ObjectKey> = BTreeMap::new();
+    for route in candidates.iter().filter(|route| route.is_grpc) {
+        for place in places(route) {
+            taken.entry(place).or_insert_with(|| route.key.clone());
+        }
+    }
+    let mut routes = Routes::default();
+    for route in candidates {
+        let is_grpc = route.is_grpc;
+        let beaten = |place: &Place| taken.get(place).filter(|_| !is_grpc);
+        for place in places(&route).into_iter().filter(|place| beaten(place).is_none()) {
+            let (target, scope) = place;
+            let attached: &mut Attached = routes.attached.entry(target).or_default();
+            let entries = match scope {
+                None => attached.producer.get_or_insert_default(),
+                Some(namespace) => attached.consumers.entry(namespace).or_default(),
+            };
+            entries.extend(route.entries.iter().cloned());
+        }
+        let verdicts = route.parents.iter().map(|parent| {
+            let winners: Vec<_> = parent.places().map(|place| beaten(&place)).collect();
+            let accepted = match (&parent.targets, winners.first()) {
+                (Err(refusal), _) => Err(refusal.clone()),
+                (Ok(_), Some(Some(winner))) if winners.iter().all(Option::is_some) => {
+                    Err(("Conflicted", format!("{winner} is attached there, and its kind comes first")))
+                }
+                (Ok(_), _) => Ok(()),
+            };
+            AtParent { index: parent.index, parent: parent.reference.clone(), accepted }
+        });
+        let verdict = Verdict { parents: verdicts.collect(), ..route.verdict };
+        routes.verdicts.insert(route.key.clone(), verdict);
+    }
+    for attached in routes.attached.values_mut() {
+        for entries in attached.producer.iter_mut().chain(attached.consumers.values_mut()) {
+            // Stable: among equals the older route comes first, and the earlier rule of one route.
+            entries.sort_by_key(|entry| Reverse(entry.matching.rank));
+        }
+    }
+    routes
+}
+
+fn read<'a, Rule: Default>(
+    catalog: Catalog<'a>,
+    key: &'a ObjectKey,
+    route: &'a Route<Rule>,
+    read_rule: impl Fn(&mut Reader<'a>, &str, &Rule) -> Read,
+) -> Candidate<'a> {
+    let parents = route.spec.parent_refs.iter().enumerate().filter_map(|(index, reference)| {
+        let targets = catalog.parent(&key.namespace, reference)?;
+        let is_consumer = reference.namespace.as_ref().is_some_and(|namespace| *namespace != key.namespace);
+        Some(Parent { index, reference, scope: is_consumer.then(|| key.namespace.clone()), targets })
+    });
+    let parents: Vec<_> = parents.collect();
+    let mut reader = Reader { catalog, namespace: &key.namespace, findings: Vec::new() };
+    for name in route.spec.unread.keys() {
+        reader.find(Class::Different, format!("spec.{name}"), "is not supported and has no effect");
+    }
+    let default = [Rule::default()];
+    let rules = route.spec.rules.as_deref().unwrap_or(&default);
+    let mut entries = Vec::new();
+    let mut is_unsupported = !rules.is_empty();
+    for (index, rule) in rules.iter().enumerate() {
+        let Read { matches, rule, is_supported } = read_rule(&mut reader, &format!("spec.rules[{index}]"), rule);
+        is_unsupported &= !is_supported;
+        let rule = Arc::new(rule);
+        let named = matches.into_iter().map(|(place, matching)| Entry {
+            name: format!("{}/{}/{index}/{place}", key.namespace, key.name),
+            matching,
+            rule: Arc::clone(&rule),
+        });
+        entries.extend(named);
+    }
+    let ObjectMeta { generation, creation_timestamp, .. } = &route.metadata;
+    Candidate {
+        key,
+        age: (creation_timestamp.is_none(), creation_timestamp.as_ref(), &key.namespace, &key.name),
+        is_grpc: key.kind == Kind::GRPCRoute,
+        parents,
+        entries,
+        verdict: Verdict { generation: *generation, parents: Vec::new(), findings: reader.findings, is_unsupported },
+    }
+}

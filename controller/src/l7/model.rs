@@ -1,0 +1,235 @@
+//! Which requests go where: what the routes of users come to, in no proxy's language.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fairway_core::source::ObjectKey;
+
+use super::verdict::Verdict;
+
+/// One port of a service: what routes are attached to, and what requests are sent to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Target {
+    /// Full DNS name of the service.
+    pub hostname: String,
+    /// Port of the service.
+    pub port: u16,
+}
+
+impl Target {
+    /// The target called `<hostname>:<port>`.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        let (hostname, port) = name.rsplit_once(':')?;
+        let port: u16 = port.parse().ok().filter(|port| *port != 0)?;
+        let target = Self { hostname: hostname.to_owned(), port };
+        // One thing has one name: no sign or leading zero.
+        (!hostname.is_empty() && target.to_string() == name).then_some(target)
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.hostname, self.port)
+    }
+}
+
+/// The routes of the whole mesh, and what became of each.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Routes {
+    /// What is attached to each port of a service; ports that nothing is attached to are not here.
+    pub attached: BTreeMap<Target, Attached>,
+    /// What is to be said of each route.
+    pub verdicts: BTreeMap<ObjectKey, Verdict>,
+}
+
+/// What is attached to one port of a service (GAMMA, api-surface A16).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Attached {
+    /// From the service's namespace, for everybody; none when only consumers attached something.
+    pub producer: Option<Vec<Entry>>,
+    /// From other namespaces, for clients of those, in place of the producer's.
+    pub consumers: BTreeMap<String, Vec<Entry>>,
+}
+
+impl Attached {
+    /// What counts for clients of one namespace.
+    #[must_use]
+    pub fn of(&self, namespace: &str) -> Option<&[Entry]> {
+        self.consumers.get(namespace).or(self.producer.as_ref()).map(Vec::as_slice)
+    }
+}
+
+/// One match and what follows from it; of several that match the first counts.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// Where it is from: namespace, name, rule and match of the route.
+    pub name: String,
+    /// Which requests.
+    pub matching: Match,
+    /// What is done with them.
+    pub rule: Arc<Rule>,
+}
+
+/// What a request must be like: all of this.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Match {
+    /// Its path.
+    pub path: Path,
+    /// Its method.
+    pub method: Option<String>,
+    /// Its headers, names in lower case.
+    pub headers: Vec<Compare>,
+    /// Its query parameters.
+    pub query: Vec<Compare>,
+    /// How specific this is; the greater comes first (api-surface A14.3).
+    pub rank: [usize; 5],
+}
+
+/// A path to compare with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// This one.
+    Exact(String),
+    /// This one and those below, element by element; without a slash at the end, and empty for every path.
+    Prefix(String),
+    /// Those that match as a whole.
+    Regex(String),
+}
+
+/// A named value to compare with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compare {
+    /// Whose value.
+    pub name: String,
+    /// What it must be.
+    pub value: Text,
+}
+
+/// A text to compare with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Text {
+    /// This one.
+    Exact(String),
+    /// Those that match as a whole.
+    Regex(String),
+}
+
+/// What is done with requests.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rule {
+    /// Changes to their headers.
+    pub request: Edits,
+    /// Changes to the headers of answers.
+    pub response: Edits,
+    /// Where they go.
+    pub action: Action,
+}
+
+/// Changes of headers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Edits {
+    /// Replaced, or added.
+    pub set: Vec<(String, String)>,
+    /// Added.
+    pub add: Vec<(String, String)>,
+    /// Removed.
+    pub remove: Vec<String>,
+}
+
+/// Where requests go.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// To one of several services.
+    Forward(Forward),
+    /// Back, with another address.
+    Redirect(Redirect),
+    /// Back, with 500: what was asked for cannot be done.
+    Refuse,
+}
+
+/// To services, by weight.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Forward {
+    /// Each with a weight of at least 1.
+    pub backends: Vec<Backend>,
+    /// Another host.
+    pub host: Option<String>,
+    /// Another path.
+    pub path: Option<NewPath>,
+    /// Copies.
+    pub mirrors: Vec<Mirror>,
+    /// For a request with all its attempts; none is without limit.
+    pub timeout: Option<Duration>,
+    /// For each attempt.
+    pub attempt_timeout: Option<Duration>,
+    /// When it is tried again.
+    pub retry: Retry,
+}
+
+/// A share of requests.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backend {
+    /// Its size, relative to the others'.
+    pub weight: u32,
+    /// Where they go; none is back, with 500.
+    pub target: Option<Target>,
+    /// Changes to their headers.
+    pub request: Edits,
+    /// Changes to the headers of answers.
+    pub response: Edits,
+}
+
+/// Another path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NewPath {
+    /// In place of all of it.
+    Full(String),
+    /// In place of the prefix that matched; without a slash at the end, and empty to take it away.
+    Prefix(String),
+}
+
+/// Copies of some requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    /// Where to.
+    pub target: Target,
+    /// How many in a million.
+    pub per_million: u32,
+}
+
+/// When requests are tried again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Retry {
+    /// Where the endpoint has not begun with them, which no application can tell from a first attempt.
+    #[default]
+    Untouched,
+    /// Also after these answers, so often, with this time before the first repetition.
+    Answers {
+        /// HTTP statuses.
+        codes: Vec<u32>,
+        /// How often.
+        attempts: u32,
+        /// Time before.
+        backoff: Option<Duration>,
+    },
+    /// Never.
+    Never,
+}
+
+/// Back, with another address; what is none is as in the request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Redirect {
+    /// `http` or `https`.
+    pub scheme: Option<String>,
+    /// Host.
+    pub host: Option<String>,
+    /// Path.
+    pub path: Option<NewPath>,
+    /// Port.
+    pub port: Option<u16>,
+    /// Status of the answer.
+    pub status: u16,
+}

@@ -1,0 +1,133 @@
+//! Who serves a port, grouped by where they are and who comes first for the client that asks.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use fairway_proto::envoy::core::socket_address::PortSpecifier;
+use fairway_proto::envoy::core::{Address, HealthStatus, Locality, SocketAddress, address};
+use fairway_proto::envoy::endpoint::lb_endpoint::HostIdentifier;
+use fairway_proto::envoy::endpoint::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints};
+use fairway_proto::workload::load_balancing::{HealthPolicy, Mode, Scope};
+use fairway_proto::workload::{LoadBalancing, Service, Workload, WorkloadStatus};
+
+use super::super::Client;
+
+/// Region, zone, subzone.
+type Place = [String; 3];
+
+/// Addresses and ports, where they are.
+type Places = BTreeMap<Place, BTreeSet<(IpAddr, u16)>>;
+
+/// The endpoints of one port of a service, for one client whose network is `network` unless it says another.
+pub fn assignment<'a>(
+    name: &str,
+    service: &Service,
+    port: u16,
+    members: impl Iterator<Item = &'a Workload>,
+    client: &Client,
+    network: &str,
+) -> ClusterLoadAssignment {
+    let network = client.network.as_deref().unwrap_or(network);
+    let mut groups: BTreeMap<Reverse<usize>, Places> = BTreeMap::new();
+    match by_waypoint(service, port, client) {
+        Some(endpoint) => {
+            let place = Places::from([(Place::default(), BTreeSet::from([endpoint]))]);
+            groups.insert(Reverse(0), place);
+        }
+        None => {
+            let key = format!("{}/{}", service.namespace, service.hostname);
+            let balancing = service.load_balancing.clone().unwrap_or_default();
+            let mut taken = BTreeSet::new();
+            for workload in members.filter(|workload| workload.network == network && is_up(workload, &balancing)) {
+                let Some(endpoint) = endpoint(workload, &key, port) else { continue };
+                let Some(rank) = rank(workload, &balancing, client, network) else { continue };
+                // Two that share an address are one for whoever dials it.
+                if taken.insert(endpoint) {
+                    groups.entry(Reverse(rank)).or_default().entry(place(workload)).or_default().insert(endpoint);
+                }
+            }
+        }
+    }
+    let localities = groups.into_values().zip(0_u32..).flat_map(|(places, priority)| {
+        places.into_iter().map(move |(place, endpoints)| locality(place, &endpoints, priority))
+    });
+    ClusterLoadAssignment { cluster_name: name.to_owned(), endpoints: localities.collect() }
+}
+
+/// Who dials endpoints goes around the waypoint of their service; its own address leads through.
+fn by_waypoint(service: &Service, port: u16, client: &Client) -> Option<(IpAddr, u16)> {
+    let has_waypoint = service.waypoint.is_some() || !service.weighted_waypoints.is_empty();
+    if !has_waypoint || client.is_waypoint {
+        return None;
+    }
+    let whole = service.addresses.iter().filter(|address| address.length.is_none());
+    whole.filter_map(|address| ip(&address.address)).next().map(|address| (address, port))
+}
+
+fn is_up(workload: &Workload, balancing: &LoadBalancing) -> bool {
+    workload.status() == WorkloadStatus::Healthy || balancing.health_policy() == HealthPolicy::AllowAll
+}
+
+fn endpoint(workload: &Workload, service: &str, port: u16) -> Option<(IpAddr, u16)> {
+    let ports = workload.services.get(service)?;
+    let target = ports.ports.iter().find(|known| known.service_port == u32::from(port))?.target_port;
+    let target = u16::try_from(target).ok().filter(|target| *target != 0)?;
+    Some((ip(workload.addresses.first()?)?, target))
+}
+
+fn ip(octets: &[u8]) -> Option<IpAddr> {
+    match octets.len() {
+        4 => Some(IpAddr::from(<[u8; 4]>::try_from(octets).ok()?)),
+        _ => Some(IpAddr::from(<[u8; 16]>::try_from(octets).ok()?)),
+    }
+}
+
+fn place(workload: &Workload) -> Place {
+    let locality = workload.locality.clone().unwrap_or_default();
+    [locality.region, locality.zone, locality.subzone]
+}
+
+/// How near a workload is, by the scopes the service names, or none when it must not be used from here (interop §2.5).
+fn rank(workload: &Workload, balancing: &LoadBalancing, client: &Client, network: &str) -> Option<usize> {
+    let [region, zone, subzone] = place(workload);
+    let [client_region, client_zone, client_subzone] = &client.locality;
+    let shares = |scope: &Scope| match scope {
+        Scope::Network => workload.network == network,
+        Scope::Region => region == *client_region,
+        Scope::Zone => zone == *client_zone,
+        Scope::Subzone => subzone == *client_subzone,
+        Scope::Node => !client.node.is_empty() && workload.node == client.node,
+        Scope::Cluster | Scope::UnspecifiedScope => true,
+    };
+    let preferred: Vec<Scope> = balancing.routing_preference().collect();
+    let shared = preferred.iter().take_while(|scope| shares(scope)).count();
+    match balancing.mode() {
+        Mode::Strict => (shared == preferred.len()).then_some(0),
+        Mode::Failover => Some(shared),
+        Mode::UnspecifiedMode | Mode::Passthrough => Some(0),
+    }
+}
+
+fn locality(place: Place, endpoints: &BTreeSet<(IpAddr, u16)>, priority: u32) -> LocalityLbEndpoints {
+    let [region, zone, sub_zone] = place;
+    let one = |(address, port): &(IpAddr, u16)| {
+        let socket = SocketAddress {
+            address: address.to_string(),
+            port_specifier: Some(PortSpecifier::PortValue(u32::from(*port))),
+        };
+        let address = Address { address: Some(address::Address::SocketAddress(socket)) };
+        LbEndpoint {
+            host_identifier: Some(HostIdentifier::Endpoint(Endpoint { address: Some(address) })),
+            health_status: HealthStatus::Healthy.into(),
+            load_balancing_weight: None,
+        }
+    };
+    LocalityLbEndpoints {
+        locality: Some(Locality { region, zone, sub_zone }),
+        // So that every endpoint gets the same, wherever it is.
+        load_balancing_weight: Some(u32::try_from(endpoints.len()).unwrap_or(u32::MAX)),
+        lb_endpoints: endpoints.iter().map(one).collect(),
+        priority,
+    }
+}

@@ -1,0 +1,332 @@
+//! Routes: matches in order, and what follows from them.
+
+use std::time::Duration;
+
+use fairway_proto::envoy::core::header_value_option::HeaderAppendAction;
+use fairway_proto::envoy::core::{HeaderValue, HeaderValueOption, RuntimeFractionalPercent};
+use fairway_proto::envoy::fraction::FractionalPercent;
+use fairway_proto::envoy::fraction::fractional_percent::DenominatorType;
+use fairway_proto::envoy::matcher::string_matcher::MatchPattern;
+use fairway_proto::envoy::matcher::{RegexMatchAndSubstitute, RegexMatcher, StringMatcher};
+use fairway_proto::envoy::previous_hosts::PreviousHostsPredicate;
+use fairway_proto::envoy::route::header_matcher::HeaderMatchSpecifier;
+use fairway_proto::envoy::route::query_parameter_matcher::QueryParameterMatchSpecifier;
+use fairway_proto::envoy::route::redirect_action::{
+    PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier,
+};
+use fairway_proto::envoy::route::retry_policy::{RetryBackOff, RetryHostPredicate, retry_host_predicate};
+use fairway_proto::envoy::route::route::Action as RouteActionKind;
+use fairway_proto::envoy::route::route_action::{
+    ClusterNotFoundResponseCode, ClusterSpecifier, HostRewriteSpecifier, MaxStreamDuration, RequestMirrorPolicy,
+};
+use fairway_proto::envoy::route::route_match::PathSpecifier;
+use fairway_proto::envoy::route::weighted_cluster::ClusterWeight;
+use fairway_proto::envoy::route::{
+    DirectResponseAction, HeaderMatcher, QueryParameterMatcher, RedirectAction, RetryPolicy, Route, RouteAction,
+    RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster,
+};
+
+use super::super::Client;
+use super::super::model::{
+    Action, Backend, Compare, Edits, Entry, Forward, Match, NewPath, Path, Redirect, Retry, Target, Text,
+};
+use super::{INVALID_BACKEND, any, duration};
+
+const PREVIOUS_HOSTS: &str = "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate";
+/// What an application cannot notice: the endpoint could not be reached, or said that it has not begun.
+const UNTOUCHED: &str = "connect-failure,refused-stream";
+/// Repetitions of what no endpoint has begun with.
+const UNTOUCHED_ATTEMPTS: u32 = 2;
+/// Choices of an endpoint that has not been tried yet.
+const OTHER_HOSTS: i64 = 5;
+/// Longest time before a repetition, in times of the first.
+const BACKOFF_GROWTH: u32 = 10;
+/// HTTP statuses, and what gRPC calls them.
+const GRPC_STATUSES: [(u32, &str); 5] = [
+    (429, "resource-exhausted"),
+    (499, "cancelled"),
+    (500, "internal"),
+    (503, "unavailable"),
+    (504, "deadline-exceeded"),
+];
+/// The status of what cannot be done.
+const REFUSED: u32 = 500;
+
+/// The routes of one port of a service; without entries everything goes to the service itself.
+#[must_use]
+pub fn configuration(target: &Target, entries: Option<&[Entry]>, client: &Client) -> RouteConfiguration {
+    let name = target.to_string();
+    let routes = match entries {
+        Some(entries) => entries.iter().flat_map(|entry| routes(entry, target, client)).collect(),
+        None => vec![own(target)],
+    };
+    let host = VirtualHost { name: name.clone(), domains: vec!["*".to_owned()], routes };
+    RouteConfiguration { name, virtual_hosts: vec![host] }
+}
+
+/// What holds where nobody has attached anything.
+fn own(target: &Target) -> Route {
+    let backend =
+        Backend { weight: 1, target: Some(target.clone()), request: Edits::default(), response: Edits::default() };
+    let action = forward(&Forward { backends: vec![backend], ..Forward::default() }, None);
+    Route {
+        name: "default".to_owned(),
+        r#match: Some(RouteMatch {
+            path_specifier: Some(PathSpecifier::Prefix("/".to_owned())),
+            ..RouteMatch::default()
+        }),
+        action: Some(RouteActionKind::Route(action)),
+        ..Route::default()
+    }
+}
+
+/// How much of a path a part of a match stands for.
+#[derive(Clone, Copy)]
+enum Part {
+    /// All of it: this one.
+    Whole,
+    /// What comes before the rest, with the slash between them.
+    Start,
+    /// It cannot be said.
+    Pattern,
+}
+
+fn routes(entry: &Entry, target: &Target, client: &Client) -> Vec<Route> {
+    let Match { path, method, headers, query, .. } = &entry.matching;
+    // Every call of gRPC is a POST without a query, and its clients do not see either.
+    if client.is_grpc && (!query.is_empty() || method.as_deref().is_some_and(|method| method != "POST")) {
+        return Vec::new();
+    }
+    let method = method.iter().filter(|_| !client.is_grpc).map(|method| HeaderMatcher {
+        name: ":method".to_owned(),
+        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(exact(method))),
+    });
+    let headers: Vec<HeaderMatcher> = method.chain(headers.iter().map(header)).collect();
+    let query_parameters: Vec<QueryParameterMatcher> = query.iter().map(parameter).collect();
+    // A prefix of elements is two routes: the rule that would be one is not taken by gRPC (D5).
+    let parts = match path {
+        Path::Exact(path) => vec![(PathSpecifier::Path(path.clone()), Part::Whole)],
+        Path::Prefix(prefix) if prefix.is_empty() => vec![(PathSpecifier::Prefix("/".to_owned()), Part::Start)],
+        Path::Prefix(prefix) => vec![
+            (PathSpecifier::Path(prefix.clone()), Part::Whole),
+            (PathSpecifier::Prefix(format!("{prefix}/")), Part::Start),
+        ],
+        Path::Regex(pattern) => vec![(PathSpecifier::SafeRegex(regex(pattern)), Part::Pattern)],
+    };
+    let route = |(path, part): (PathSpecifier, Part)| {
+        let action = match &entry.rule.action {
+            Action::Forward(action) => RouteActionKind::Route(forward(action, Some(part))),
+            Action::Redirect(action) => RouteActionKind::Redirect(redirect(action, target, part)),
+            Action::Refuse => RouteActionKind::DirectResponse(DirectResponseAction { status: REFUSED, body: None }),
+        };
+        Route {
+            name: entry.name.clone(),
+            r#match: Some(RouteMatch {
+                path_specifier: Some(path),
+                headers: headers.clone(),
+                query_parameters: query_parameters.clone(),
+            }),
+            action: Some(action),
+            request_headers_to_add: added(&entry.rule.request),
+            request_headers_to_remove: entry.rule.request.remove.clone(),
+            response_headers_to_add: added(&entry.rule.response),
+            response_headers_to_remove: entry.rule.response.remove.clone(),
+        }
+    };
+    parts.into_iter().map(route).collect()
+}
+
+fn regex(pattern: &str) -> RegexMatcher {
+    RegexMatcher { regex: pattern.to_owned() }
+}
+
+fn exact(text: &str) -> StringMatcher {
+    StringMatcher { match_pattern: Some(MatchPattern::Exact(text.to_owned())), ignore_case: false }
+}
+
+fn text(text: &Text) -> StringMatcher {
+    match text {
+        Text::Exact(text) => exact(text),
+        Text::Regex(pattern) => {
+            StringMatcher { match_pattern: Some(MatchPattern::SafeRegex(regex(pattern))), ignore_case: false }
+        }
+    }
+}
+
+fn header(compare: &Compare) -> HeaderMatcher {
+    let specifier = HeaderMatchSpecifier::StringMatch(text(&compare.value));
+    HeaderMatcher { name: compare.name.clone(), header_match_specifier: Some(specifier) }
+}
+
+fn parameter(compare: &Compare) -> QueryParameterMatcher {
+    let specifier = QueryParameterMatchSpecifier::StringMatch(text(&compare.value));
+    QueryParameterMatcher { name: compare.name.clone(), query_parameter_match_specifier: Some(specifier) }
+}
+
+fn added(edits: &Edits) -> Vec<HeaderValueOption> {
+    let option = |(name, value): &(String, String), action: HeaderAppendAction| HeaderValueOption {
+        // The value is a format, in which a percent sign begins a command.
+        header: Some(HeaderValue { key: name.clone(), value: value.replace('%', "%%") }),
+        append_action: action.into(),
+        keep_empty_value: true,
+    };
+    let set = edits.set.iter().map(|header| option(header, HeaderAppendAction::OverwriteIfExistsOrAdd));
+    let add = edits.add.iter().map(|header| option(header, HeaderAppendAction::AppendIfExistsOrAdd));
+    set.chain(add).collect()
+}
+
+fn cluster_of(backend: &Backend) -> String {
+    backend.target.as_ref().map_or_else(|| INVALID_BACKEND.to_owned(), ToString::to_string)
+}
+
+fn clusters(backends: &[Backend]) -> ClusterSpecifier {
+    let is_plain = |backend: &Backend| backend.request == Edits::default() && backend.response == Edits::default();
+    if let [backend] = backends
+        && is_plain(backend)
+    {
+        return ClusterSpecifier::Cluster(cluster_of(backend));
+    }
+    let mut clusters: Vec<(ClusterWeight, u32)> = Vec::new();
+    for backend in backends {
+        let cluster = ClusterWeight {
+            name: cluster_of(backend),
+            weight: None,
+            request_headers_to_add: added(&backend.request),
+            request_headers_to_remove: backend.request.remove.clone(),
+            response_headers_to_add: added(&backend.response),
+            response_headers_to_remove: backend.response.remove.clone(),
+        };
+        match clusters.iter_mut().find(|(known, _)| *known == cluster) {
+            Some((_, weight)) => *weight = weight.saturating_add(backend.weight),
+            None => clusters.push((cluster, backend.weight)),
+        }
+    }
+    let weighed = clusters.into_iter().map(|(cluster, weight)| ClusterWeight { weight: Some(weight), ..cluster });
+    ClusterSpecifier::WeightedClusters(WeightedCluster { clusters: weighed.collect() })
+}
+
+/// The path in place of what matched.
+fn prefix_rewrite(new: &str, part: Part) -> String {
+    match part {
+        Part::Whole if new.is_empty() => "/".to_owned(),
+        Part::Whole | Part::Pattern => new.to_owned(),
+        Part::Start => format!("{new}/"),
+    }
+}
+
+fn forward(forward: &Forward, part: Option<Part>) -> RouteAction {
+    let has_invalid = forward.backends.iter().any(|backend| backend.target.is_none());
+    let not_found = if has_invalid {
+        ClusterNotFoundResponseCode::InternalServerError
+    } else {
+        ClusterNotFoundResponseCode::ServiceUnavailable
+    };
+    let (mut rewritten, mut pattern) = (String::new(), None);
+    match (&forward.path, part) {
+        (Some(NewPath::Full(full)), Some(Part::Whole)) => rewritten.clone_from(full),
+        (Some(NewPath::Full(full)), Some(_)) => {
+            // A backslash refers to what the pattern has captured.
+            pattern = Some(RegexMatchAndSubstitute {
+                pattern: Some(regex("^/.*$")),
+                substitution: full.replace('\\', "\\\\"),
+            });
+        }
+        (Some(NewPath::Prefix(new)), Some(part)) => rewritten = prefix_rewrite(new, part),
+        _ => {}
+    }
+    let mirrors = forward.mirrors.iter().filter(|mirror| mirror.per_million > 0).map(|mirror| RequestMirrorPolicy {
+        cluster: mirror.target.to_string(),
+        runtime_fraction: Some(RuntimeFractionalPercent {
+            default_value: Some(FractionalPercent {
+                numerator: mirror.per_million,
+                denominator: DenominatorType::Million.into(),
+            }),
+        }),
+    });
+    RouteAction {
+        cluster_specifier: Some(clusters(&forward.backends)),
+        cluster_not_found_response_code: not_found.into(),
+        prefix_rewrite: rewritten,
+        regex_rewrite: pattern,
+        host_rewrite_specifier: forward.host.clone().map(HostRewriteSpecifier::HostRewriteLiteral),
+        // Said twice, as gRPC reads the one and Envoy the other; without it Envoy's is 15 s.
+        timeout: Some(duration(forward.timeout.unwrap_or(Duration::ZERO))),
+        max_stream_duration: forward
+            .timeout
+            .map(|timeout| MaxStreamDuration { max_stream_duration: Some(duration(timeout)) }),
+        retry_policy: retry(&forward.retry, forward.attempt_timeout),
+        request_mirror_policies: mirrors.collect(),
+    }
+}
+
+fn retry(retry: &Retry, attempt_timeout: Option<Duration>) -> Option<RetryPolicy> {
+    let elsewhere = RetryHostPredicate {
+        name: "envoy.retry_host_predicates.previous_hosts".to_owned(),
+        config_type: Some(retry_host_predicate::ConfigType::TypedConfig(any(
+            PREVIOUS_HOSTS,
+            &PreviousHostsPredicate {},
+        ))),
+    };
+    let basic = RetryPolicy {
+        retry_on: UNTOUCHED.to_owned(),
+        num_retries: Some(UNTOUCHED_ATTEMPTS),
+        per_try_timeout: attempt_timeout.map(duration),
+        retry_host_predicate: vec![elsewhere],
+        host_selection_retry_max_attempts: OTHER_HOSTS,
+        ..RetryPolicy::default()
+    };
+    match retry {
+        Retry::Never => None,
+        Retry::Untouched => Some(basic),
+        Retry::Answers { codes, attempts, backoff } => {
+            let mut retry_on = vec![UNTOUCHED];
+            if !codes.is_empty() {
+                retry_on.push("retriable-status-codes");
+            }
+            retry_on.extend(GRPC_STATUSES.iter().filter(|(code, _)| codes.contains(code)).map(|(_, name)| *name));
+            let back_off = backoff.map(|base| RetryBackOff {
+                base_interval: Some(duration(base)),
+                max_interval: Some(duration(base.saturating_mul(BACKOFF_GROWTH))),
+            });
+            Some(RetryPolicy {
+                retry_on: retry_on.join(","),
+                num_retries: Some(*attempts),
+                retriable_status_codes: codes.clone(),
+                retry_back_off: back_off,
+                ..basic
+            })
+        }
+    }
+}
+
+fn redirect(redirect: &Redirect, target: &Target, part: Part) -> RedirectAction {
+    let usual = |scheme: &str| if scheme == "https" { 443 } else { 80 };
+    let scheme = redirect.scheme.as_deref();
+    let port = match (redirect.port, scheme, &redirect.host) {
+        // What a scheme has by itself need not be said.
+        (Some(port), Some(scheme), _) if port == usual(scheme) => None,
+        (Some(port), _, _) => Some(port),
+        // Otherwise the port in the request's host would stay.
+        (None, Some(scheme), None) if target.port != 80 => Some(usual(scheme)),
+        (None, None, Some(_)) if target.port != 80 => Some(target.port),
+        _ => None,
+    };
+    let code = match redirect.status {
+        301 => RedirectResponseCode::MovedPermanently,
+        303 => RedirectResponseCode::SeeOther,
+        307 => RedirectResponseCode::TemporaryRedirect,
+        308 => RedirectResponseCode::PermanentRedirect,
+        _ => RedirectResponseCode::Found,
+    };
+    let path = redirect.path.as_ref().map(|path| match path {
+        NewPath::Full(full) => PathRewriteSpecifier::PathRedirect(full.clone()),
+        NewPath::Prefix(new) => PathRewriteSpecifier::PrefixRewrite(prefix_rewrite(new, part)),
+    });
+    RedirectAction {
+        host_redirect: redirect.host.clone().unwrap_or_default(),
+        path_rewrite_specifier: path,
+        response_code: code.into(),
+        scheme_rewrite_specifier: scheme.map(|scheme| SchemeRewriteSpecifier::SchemeRedirect(scheme.to_owned())),
+        port_redirect: port.map_or(0, u32::from),
+    }
+}

@@ -1,0 +1,133 @@
+//! Rules of routes, read: what is understood becomes the model, what is not becomes a finding and is answered with 500.
+
+use fairway_core::source::route::{BackendReference, Unread, ValueMatch};
+
+use super::catalog::Catalog;
+use super::model::{Action, Backend, Compare, Edits, Forward, Match, Rule, Text};
+use super::verdict::{Class, Finding};
+
+pub(super) mod filters;
+pub(super) mod grpc;
+pub(super) mod http;
+pub(super) mod text;
+
+use filters::{Effects, Place};
+
+/// What happens to requests for a rule that cannot be done as written.
+const REFUSED: &str = "requests that match the rule are answered with 500";
+/// What happens to a match that cannot be made.
+const LEFT_OUT: &str = "the match is left out";
+
+/// One rule: its matches, and what is done.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub(super) matches: Vec<(usize, Match)>,
+    pub(super) rule: Rule,
+    /// Whether it is done as it says.
+    pub(super) is_supported: bool,
+}
+
+/// Reads the rules of one route and takes down what is wrong with them.
+#[derive(Debug)]
+pub(super) struct Reader<'a> {
+    pub(super) catalog: Catalog<'a>,
+    /// Namespace of the route.
+    pub(super) namespace: &'a str,
+    pub(super) findings: Vec<Finding>,
+}
+
+impl Reader<'_> {
+    pub(super) fn find(&mut self, class: Class, field: String, message: impl Into<String>) {
+        self.findings.push(Finding { field, message: message.into(), class });
+    }
+
+    fn unsupported(&mut self, field: String, message: &str) {
+        self.find(Class::Unsupported, field, format!("{message}; {REFUSED}"));
+    }
+
+    /// Whether there is nothing here that nobody reads.
+    fn reads_all(&mut self, at: &str, unread: &Unread, consequence: &str) -> bool {
+        for name in unread.keys() {
+            self.find(Class::Unsupported, format!("{at}.{name}"), format!("is not supported; {consequence}"));
+        }
+        unread.is_empty()
+    }
+
+    /// Headers or query parameters to compare with; of several with one name the first counts.
+    fn compared(&mut self, at: &str, wanted: &[ValueMatch], is_header: bool) -> Option<Vec<Compare>> {
+        let mut compared: Vec<Compare> = Vec::new();
+        for (index, wanted) in wanted.iter().enumerate() {
+            let at = format!("{at}[{index}]");
+            let name = if is_header { wanted.name.to_ascii_lowercase() } else { wanted.name.clone() };
+            let is_name =
+                if is_header { text::is_header_name(&name) } else { text::is_clean(&name) && !name.is_empty() };
+            if !is_name {
+                self.find(Class::Unsupported, format!("{at}.name"), format!("{name:?} is no name; {LEFT_OUT}"));
+                return None;
+            }
+            let value = self.text(&at, wanted.kind.as_deref(), &wanted.value)?;
+            if !compared.iter().any(|known| known.name == name) {
+                compared.push(Compare { name, value });
+            }
+        }
+        Some(compared)
+    }
+
+    fn text(&mut self, at: &str, kind: Option<&str>, value: &str) -> Option<Text> {
+        let result = match kind.unwrap_or("Exact") {
+            "Exact" if text::is_clean(value) => Ok(Text::Exact(value.to_owned())),
+            "Exact" => Err(("value", "has characters that no request has".to_owned())),
+            "RegularExpression" => {
+                text::check_pattern(value).map(|()| Text::Regex(value.to_owned())).map_err(|why| ("value", why))
+            }
+            other => Err(("type", format!("{other:?} is not supported"))),
+        };
+        let (field, why) = match result {
+            Ok(text) => return Some(text),
+            Err(wrong) => wrong,
+        };
+        self.find(Class::Unsupported, format!("{at}.{field}"), format!("{why}; {LEFT_OUT}"));
+        None
+    }
+
+    /// The backends that get anything.
+    fn backends(&mut self, at: &str, references: &[BackendReference]) -> Vec<Backend> {
+        let mut backends = Vec::new();
+        for (index, reference) in references.iter().enumerate() {
+            let at = format!("{at}.backendRefs[{index}]");
+            let mut target = match self.catalog.backend(self.namespace, reference) {
+                Ok(target) => Some(target),
+                Err((reason, message)) => {
+                    let message = format!("{message}; its share of requests is answered with 500");
+                    self.find(Class::Reference(reason), at.clone(), message);
+                    None
+                }
+            };
+            let is_read = self.reads_all(&at, &reference.unread, "its share of requests is answered with 500");
+            let effects = self.filters(&at, &reference.filters, Place::Backend, &[]);
+            if !is_read || effects.is_none() {
+                target = None;
+            }
+            let Effects { request, response, .. } = effects.unwrap_or_default();
+            let weight = reference.weight.unwrap_or(1);
+            if weight > 0 {
+                backends.push(Backend { weight, target, request, response });
+            }
+        }
+        backends
+    }
+
+    /// What is done, once everything is known.
+    fn rule(effects: Option<Effects>, forward: Forward) -> Rule {
+        let Some(effects) = effects else {
+            return Rule { request: Edits::default(), response: Edits::default(), action: Action::Refuse };
+        };
+        let Effects { request, response, redirect, host, path, mirrors } = effects;
+        let action = match redirect {
+            Some(redirect) => Action::Redirect(redirect),
+            None if forward.backends.iter().all(|backend| backend.target.is_none()) => Action::Refuse,
+            None => Action::Forward(Forward { host, path, mirrors, ..forward }),
+        };
+        Rule { request, response, action }
+    }
+}

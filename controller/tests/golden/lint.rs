@@ -1,0 +1,167 @@
+//! Walks every generated resource: only what Envoy, gRPC's own clients and our waypoint all take (api-surface D5).
+
+use std::collections::BTreeSet;
+
+use fairway_controller::l7::render::INVALID_BACKEND;
+use fairway_controller::world::{Resource, ResourceType};
+use fairway_proto::envoy::cluster::Cluster;
+use fairway_proto::envoy::cluster::cluster::{ClusterDiscoveryType, DiscoveryType};
+use fairway_proto::envoy::core::HeaderValueOption;
+use fairway_proto::envoy::core::socket_address::PortSpecifier;
+use fairway_proto::envoy::core::{ConfigSource, address, config_source::ConfigSourceSpecifier};
+use fairway_proto::envoy::endpoint::ClusterLoadAssignment;
+use fairway_proto::envoy::endpoint::lb_endpoint::HostIdentifier;
+use fairway_proto::envoy::http_connection_manager::HttpConnectionManager;
+use fairway_proto::envoy::http_connection_manager::http_connection_manager::RouteSpecifier;
+use fairway_proto::envoy::listener::Listener;
+use fairway_proto::envoy::route::route::Action;
+use fairway_proto::envoy::route::route_action::ClusterSpecifier;
+use fairway_proto::envoy::route::route_match::PathSpecifier;
+use fairway_proto::envoy::route::{RetryPolicy, Route, RouteAction, RouteConfiguration};
+use prost::Message;
+use prost_types::Any;
+
+/// Panics at what one of the three would not take.
+pub(crate) fn check(kind: ResourceType, resource: &Resource) {
+    let (name, body) = (resource.name.as_ref(), resource.body.as_slice());
+    match kind {
+        ResourceType::Listener => listener(name, &Listener::decode(body).unwrap()),
+        ResourceType::RouteConfiguration => routes(name, &RouteConfiguration::decode(body).unwrap()),
+        ResourceType::Cluster => cluster(name, &Cluster::decode(body).unwrap()),
+        ResourceType::ClusterLoadAssignment => endpoints(name, &ClusterLoadAssignment::decode(body).unwrap()),
+        ResourceType::Address | ResourceType::Authorization => panic!("{kind:?} is no resource of Envoy's"),
+    }
+}
+
+fn type_name(any: &Any) -> &str {
+    any.type_url.strip_prefix("type.googleapis.com/").unwrap()
+}
+
+fn is_ads(source: Option<&ConfigSource>) -> bool {
+    matches!(source.unwrap().config_source_specifier, Some(ConfigSourceSpecifier::Ads(_)))
+}
+
+fn listener(name: &str, listener: &Listener) {
+    assert_eq!(listener.name, name);
+    let any = listener.api_listener.as_ref().unwrap().api_listener.as_ref().unwrap();
+    assert_eq!(type_name(any), "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager");
+    let manager = HttpConnectionManager::decode(any.value.as_slice()).unwrap();
+    let Some(RouteSpecifier::Rds(rds)) = &manager.route_specifier else { panic!("{name}: no routes") };
+    assert!(is_ads(rds.config_source.as_ref()) && rds.route_config_name == name);
+    // Filters have unique names and end with the router; what gRPC does not know is optional (A39).
+    let names: BTreeSet<&str> = manager.http_filters.iter().map(|filter| filter.name.as_str()).collect();
+    assert_eq!(names.len(), manager.http_filters.len());
+    let (last, others) = manager.http_filters.split_last().unwrap();
+    assert_eq!((last.name.as_str(), last.is_optional), ("envoy.filters.http.router", false));
+    assert!(others.iter().all(|filter| filter.is_optional));
+}
+
+fn cluster(name: &str, cluster: &Cluster) {
+    assert_eq!(cluster.name, name);
+    let eds = ClusterDiscoveryType::Type(DiscoveryType::Eds.into());
+    assert_eq!(cluster.cluster_discovery_type, Some(eds), "{name}: gRPC takes no other type");
+    let config = cluster.eds_cluster_config.as_ref().unwrap();
+    assert!(is_ads(config.eds_config.as_ref()) && config.service_name == name);
+    let policies = &cluster.load_balancing_policy.as_ref().unwrap().policies;
+    let last = policies.last().unwrap().typed_extension_config.as_ref().unwrap().typed_config.as_ref().unwrap();
+    assert_eq!(type_name(last), "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin");
+    assert!(cluster.connect_timeout.is_some() && cluster.circuit_breakers.is_some());
+}
+
+fn endpoints(name: &str, assignment: &ClusterLoadAssignment) {
+    assert_eq!(assignment.cluster_name, name);
+    let priorities: BTreeSet<u32> = assignment.endpoints.iter().map(|locality| locality.priority).collect();
+    assert!(priorities.iter().copied().eq(0..u32::try_from(priorities.len()).unwrap()), "{name}: {priorities:?}");
+    let (mut places, mut addresses, mut weight) = (BTreeSet::new(), BTreeSet::new(), 0_u32);
+    for locality in &assignment.endpoints {
+        let place = locality.locality.clone().unwrap();
+        assert!(places.insert((locality.priority, place.region, place.zone, place.sub_zone)), "{name}: a place twice");
+        assert!(locality.load_balancing_weight.unwrap() > 0 && !locality.lb_endpoints.is_empty());
+        weight = weight.checked_add(locality.load_balancing_weight.unwrap()).unwrap();
+        for endpoint in &locality.lb_endpoints {
+            let Some(HostIdentifier::Endpoint(endpoint)) = &endpoint.host_identifier else { panic!("{name}") };
+            let Some(address::Address::SocketAddress(socket)) = &endpoint.address.as_ref().unwrap().address else {
+                panic!("{name}")
+            };
+            assert!(socket.address.parse::<std::net::IpAddr>().is_ok(), "{name}: {}", socket.address);
+            let Some(PortSpecifier::PortValue(port)) = socket.port_specifier else { panic!("{name}") };
+            assert!((1..=65535).contains(&port));
+            assert!(addresses.insert((socket.address.clone(), port)), "{name}: {} twice", socket.address);
+        }
+    }
+}
+
+fn routes(name: &str, configuration: &RouteConfiguration) {
+    assert_eq!(configuration.name, name);
+    let [host] = configuration.virtual_hosts.as_slice() else { panic!("{name}: one virtual host") };
+    assert_eq!(host.domains, ["*"]);
+    for route in &host.routes {
+        check_route(name, route);
+    }
+}
+
+fn check_route(name: &str, route: &Route) {
+    let matching = route.r#match.as_ref().unwrap();
+    match matching.path_specifier.as_ref().unwrap() {
+        PathSpecifier::Path(path) | PathSpecifier::Prefix(path) => assert!(path.starts_with('/'), "{name}: {path}"),
+        PathSpecifier::SafeRegex(regex) => assert!(!regex.regex.is_empty()),
+    }
+    let matched = matching.headers.iter().map(|header| (&header.name, header.header_match_specifier.is_some()));
+    for (header, has_specifier) in matched {
+        assert!(has_specifier && *header == header.to_lowercase(), "{name}: {header}");
+        assert!(!header.starts_with(':') || header == ":method", "{name}: {header}");
+    }
+    check_headers(name, &route.request_headers_to_add, &route.request_headers_to_remove);
+    check_headers(name, &route.response_headers_to_add, &route.response_headers_to_remove);
+    match route.action.as_ref().unwrap() {
+        Action::Route(action) => check_action(name, action),
+        Action::Redirect(redirect) => assert!(!redirect.host_redirect.contains(['\r', '\n'])),
+        Action::DirectResponse(response) => assert_eq!(response.status, 500),
+    }
+}
+
+fn check_action(name: &str, action: &RouteAction) {
+    match action.cluster_specifier.as_ref().unwrap() {
+        ClusterSpecifier::Cluster(cluster) => assert!(!cluster.is_empty()),
+        ClusterSpecifier::WeightedClusters(clusters) => {
+            let total: u64 = clusters.clusters.iter().map(|cluster| u64::from(cluster.weight.unwrap())).sum();
+            assert!((1..=u64::from(u32::MAX)).contains(&total), "{name}: {total}");
+            for cluster in &clusters.clusters {
+                assert!(cluster.weight != Some(0) && !cluster.name.is_empty());
+                check_headers(name, &cluster.request_headers_to_add, &cluster.request_headers_to_remove);
+                check_headers(name, &cluster.response_headers_to_add, &cluster.response_headers_to_remove);
+                let is_refused = action.cluster_not_found_response_code == 2;
+                assert!(cluster.name != INVALID_BACKEND || is_refused, "{name}: what is invalid is answered with 500");
+            }
+        }
+    }
+    // Said twice or not at all: gRPC reads the one, Envoy the other, whose default is 15 s.
+    let timeout = action.timeout.unwrap();
+    let stream = action.max_stream_duration.as_ref().map(|duration| duration.max_stream_duration.unwrap());
+    assert_eq!(stream.unwrap_or_default(), timeout, "{name}");
+    assert!(action.prefix_rewrite.is_empty() || action.regex_rewrite.is_none());
+    if let Some(policy) = &action.retry_policy {
+        check_retry(name, policy);
+    }
+}
+
+fn check_retry(name: &str, policy: &RetryPolicy) {
+    assert!(!policy.retry_on.is_empty() && policy.num_retries.is_some_and(|retries| retries > 0), "{name}");
+    if let Some(backoff) = &policy.retry_back_off {
+        let nanos = |duration: Option<prost_types::Duration>| {
+            let duration = duration.unwrap();
+            i128::from(duration.seconds) * 1_000_000_000 + i128::from(duration.nanos)
+        };
+        assert!(nanos(backoff.base_interval) > 0 && nanos(backoff.max_interval) >= nanos(backoff.base_interval));
+    }
+}
+
+fn check_headers(name: &str, added: &[HeaderValueOption], removed: &[String]) {
+    for option in added {
+        let header = option.header.as_ref().unwrap();
+        assert!(!header.key.starts_with(':') && header.key != "host", "{name}: {}", header.key);
+        // In a format, every percent sign that stands for itself is written twice.
+        assert!(!header.value.replace("%%", "").contains('%'), "{name}: {}", header.value);
+    }
+    assert!(removed.iter().all(|header| !header.starts_with(':') && header != "host"));
+}

@@ -1,0 +1,330 @@
+//! Gateway API's HTTPRoute and GRPCRoute as users write them. What is not read is kept by name, so that a translation can
+//! say that it does not do it.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Fields that nothing here gives a meaning to, by name.
+pub type Unread = BTreeMap<String, Value>;
+
+/// `gateway.networking.k8s.io` HTTPRoute.
+pub type HttpRoute = Route<HttpRule>;
+/// `gateway.networking.k8s.io` GRPCRoute.
+pub type GrpcRoute = Route<GrpcRule>;
+
+/// What routes of all kinds have.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Route<Rule> {
+    /// `gateway.networking.k8s.io/v1` or `v1beta1`.
+    pub api_version: String,
+    /// `HTTPRoute` or `GRPCRoute`.
+    pub kind: String,
+    /// Name, namespace, age.
+    pub metadata: ObjectMeta,
+    /// What is asked for.
+    #[serde(default)]
+    pub spec: RouteSpec<Rule>,
+    /// Written by controllers, one entry for each parent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<Value>,
+}
+
+/// Body of a [`Route`].
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RouteSpec<Rule> {
+    /// What it is attached to.
+    #[serde(default)]
+    pub parent_refs: Vec<ParentReference>,
+    /// Hosts, which mean nothing where the parent is a service.
+    #[serde(default)]
+    pub hostnames: Vec<String>,
+    /// The rules; absent is one that matches everything.
+    #[serde(default)]
+    pub rules: Option<Vec<Rule>>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
+}
+
+/// What a route is attached to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ParentReference {
+    /// API group; absent is Gateway API's, empty the core group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Kind; absent is `Gateway`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Namespace; absent is the route's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Name.
+    pub name: String,
+    /// Name of a port or listener.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub section_name: Option<String>,
+    /// A port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<i32>,
+}
+
+/// One rule of an [`HttpRoute`].
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpRule {
+    /// Its name.
+    pub name: Option<String>,
+    /// Any may match; none is every request.
+    pub matches: Vec<HttpMatch>,
+    /// What is done to requests and answers.
+    pub filters: Vec<Filter>,
+    /// Where requests go.
+    pub backend_refs: Vec<BackendReference>,
+    /// How long they may take.
+    pub timeouts: Option<Timeouts>,
+    /// When they are tried again.
+    pub retry: Option<Retry>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
+}
+
+/// One rule of a [`GrpcRoute`].
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GrpcRule {
+    /// Its name.
+    pub name: Option<String>,
+    /// Any may match; none is every request.
+    pub matches: Vec<GrpcMatch>,
+    /// What is done to requests and answers.
+    pub filters: Vec<Filter>,
+    /// Where requests go.
+    pub backend_refs: Vec<BackendReference>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
+}
+
+/// What a request must be like: all of this.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HttpMatch {
+    /// Its path; absent is any.
+    pub path: Option<PathMatch>,
+    /// Its headers.
+    pub headers: Vec<ValueMatch>,
+    /// Its query parameters.
+    pub query_params: Vec<ValueMatch>,
+    /// Its method.
+    pub method: Option<String>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
+}
+
+/// A path to compare with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PathMatch {
+    /// `PathPrefix`, the default, `Exact` or `RegularExpression`.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// The path; absent is `/`.
+    pub value: Option<String>,
+}
+
+/// A header or query parameter to compare with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ValueMatch {
+    /// `Exact`, the default, or `RegularExpression`.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// What a call must be like: all of this.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct GrpcMatch {
+    /// Its method; absent is any.
+    pub method: Option<MethodMatch>,
+    /// Its headers.
+    pub headers: Vec<ValueMatch>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
+}
+
+/// A gRPC method to compare with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MethodMatch {
+    /// `Exact`, the default, or `RegularExpression`.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// Service with its package; absent is any.
+    pub service: Option<String>,
+    /// Method; absent is any.
+    pub method: Option<String>,
+}
+
+/// What is done to a request or its answer.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Filter {
+    /// Which of the fields below counts.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// For `RequestHeaderModifier`.
+    pub request_header_modifier: Option<HeaderModifier>,
+    /// For `ResponseHeaderModifier`.
+    pub response_header_modifier: Option<HeaderModifier>,
+    /// For `RequestMirror`.
+    pub request_mirror: Option<Mirror>,
+    /// For `RequestRedirect`.
+    pub request_redirect: Option<Redirect>,
+    /// For `URLRewrite`.
+    pub url_rewrite: Option<Rewrite>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
+}
+
+/// Changes of headers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HeaderModifier {
+    /// Replaced, or added.
+    pub set: Vec<Header>,
+    /// Added.
+    pub add: Vec<Header>,
+    /// Removed, by name.
+    pub remove: Vec<String>,
+}
+
+/// A header.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Header {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// Sends copies of requests elsewhere.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Mirror {
+    /// Where to.
+    pub backend_ref: BackendReference,
+    /// Of how many in a hundred; absent is all.
+    pub percent: Option<u32>,
+    /// Of how many; excludes `percent`.
+    pub fraction: Option<Fraction>,
+}
+
+/// Some of many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Fraction {
+    /// So many of
+    pub numerator: u32,
+    /// so many; absent is a hundred.
+    pub denominator: Option<u32>,
+}
+
+/// Sends clients elsewhere.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Redirect {
+    /// `http` or `https`; absent is that of the request.
+    pub scheme: Option<String>,
+    /// Host; absent is that of the request.
+    pub hostname: Option<String>,
+    /// Path; absent is that of the request.
+    pub path: Option<PathModifier>,
+    /// Port; absent is that of the scheme, or the one dialled.
+    pub port: Option<u16>,
+    /// 301, 302, 303, 307 or 308; absent is 302.
+    pub status_code: Option<u16>,
+}
+
+/// Changes where a request goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Rewrite {
+    /// Host.
+    pub hostname: Option<String>,
+    /// Path.
+    pub path: Option<PathModifier>,
+}
+
+/// Another path.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PathModifier {
+    /// `ReplaceFullPath` or `ReplacePrefixMatch`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The whole path.
+    pub replace_full_path: Option<String>,
+    /// What stands for the prefix that matched.
+    pub replace_prefix_match: Option<String>,
+}
+
+/// Where requests go.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct BackendReference {
+    /// API group; absent is the core group.
+    pub group: Option<String>,
+    /// Kind; absent is `Service`.
+    pub kind: Option<String>,
+    /// Name.
+    pub name: String,
+    /// Namespace; absent is the route's.
+    pub namespace: Option<String>,
+    /// The service's port.
+    pub port: Option<i32>,
+    /// Its share; absent is 1.
+    pub weight: Option<u32>,
+    /// What is done to requests that go there.
+    pub filters: Vec<Filter>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
+}
+
+/// How long requests may take, as Gateway API writes durations (GEP-2257); `0s` is without limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Timeouts {
+    /// With all attempts.
+    pub request: Option<String>,
+    /// One attempt.
+    pub backend_request: Option<String>,
+}
+
+/// When requests are tried again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Retry {
+    /// Statuses of answers, 400 to 599.
+    pub codes: Vec<u32>,
+    /// How often.
+    pub attempts: Option<u32>,
+    /// Time between attempts.
+    pub backoff: Option<String>,
+}
