@@ -1,5 +1,7 @@
 //! Flags and environment, checked once.
 
+pub mod waypoints;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,7 +10,9 @@ use std::time::Duration;
 use fairway_core::ident::TrustDomain;
 
 use crate::ca::authorize::Rules;
+use crate::lifecycle::render::WaypointSettings;
 use crate::translate::Settings;
+use waypoints::WaypointArgs;
 
 /// Names the server's certificate always has.
 const OWN_NAMES: [&str; 3] = ["fairway-controller.fairway-system.svc", "istiod.istio-system.svc", "localhost"];
@@ -82,6 +86,9 @@ pub struct Args {
     /// About how long a proxy's stream may last before it must connect again, such as 30m; 0s for no limit.
     #[arg(long, default_value = "30m", value_parser = duration, env = "FAIRWAY_MAX_CONNECTION_AGE")]
     pub max_connection_age: Duration,
+    /// About waypoints.
+    #[command(flatten)]
+    pub waypoints: WaypointArgs,
     /// Shape of log lines: plain or json.
     #[arg(long, default_value = "plain", env = "LOG_FORMAT")]
     pub log_format: String,
@@ -149,6 +156,8 @@ pub struct Config {
     pub server_names: Vec<String>,
     /// Longest lifetime of workload certificates.
     pub certificate_lifetime: Duration,
+    /// How waypoints are made; not at all unless this is set.
+    pub waypoints: Option<WaypointSettings>,
     /// How long streams may last.
     pub maximum_connection_age: Option<Duration>,
 }
@@ -221,9 +230,12 @@ impl TryFrom<Args> for Config {
         if args.service_account_key.is_none() && matches!(source, SourceConfig::Directory(_)) {
             return Err(ConfigError::Tokens);
         }
+        let waypoints =
+            args.waypoints.settings(&args.token_audience, &args.root_namespace, &args.cluster_domain, &args.cluster_id);
         let issuer = format!("https://kubernetes.default.svc.{}", args.cluster_domain);
         Ok(Self {
             source,
+            waypoints,
             replica: args.replica.unwrap_or_else(|| format!("controller-{:016x}", rand::random::<u64>())),
             write_status: args.write_status,
             ca_directory: args.state_dir.join("ca"),

@@ -1,7 +1,7 @@
 //! The controller: Kubernetes objects in, proxy configuration and certificates out.
 //!
 //! [`translate`], [`l7`] and [`world`] decide and are pure; [`state`] publishes what they say and [`kept`] remembers it, [`serve`] and [`ca`] hand it out over
-//! gRPC, [`status`] tells users, [`admin`] shows it to operators, [`app`] wires all of it.
+//! gRPC, [`status`] tells users, [`lifecycle`] makes waypoints, [`admin`] shows it to operators, [`app`] wires all of it.
 
 pub mod admin;
 pub mod app;
@@ -11,6 +11,7 @@ pub mod dump;
 mod files;
 pub mod kept;
 pub mod l7;
+pub mod lifecycle;
 pub mod metrics;
 pub mod serve;
 pub mod state;

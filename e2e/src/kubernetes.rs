@@ -19,6 +19,7 @@ pub(crate) mod volumes;
 mod work;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use fairway_core::source::ObjectKey;
@@ -36,6 +37,9 @@ use volumes::Order;
 /// Pods whose volumes are asked for at once; more wait.
 const WAITING_ORDERS: usize = 64;
 
+/// Name of the folder of Gateway API's definitions; `./dev setup` fills it.
+const GATEWAY_API: &str = "gateway-api";
+
 /// What the supervisor says of every pod it runs, and of those that have ended but are not deleted yet.
 pub(crate) type Reports = BTreeMap<ObjectKey, Report>;
 
@@ -50,6 +54,8 @@ pub(crate) struct Kubernetes {
 pub(crate) struct Worker {
     pub(crate) nodes: u8,
     pub(crate) mesh: bool,
+    /// Where Gateway API's definitions are, if they are anywhere: beside the control plane's program.
+    pub(crate) gateway_api: PathBuf,
     pub(crate) authority: certificates::Authority,
     pub(crate) reports: watch::Receiver<Arc<Reports>>,
     pub(crate) frontends: watch::Sender<Arc<Vec<Frontend>>>,
@@ -71,6 +77,7 @@ impl Kubernetes {
         let worker = Worker {
             nodes: config.nodes,
             mesh: config.mesh,
+            gateway_api: config.binaries.kubernetes.clone().unwrap_or_default().with_file_name(GATEWAY_API),
             authority,
             reports: heard,
             frontends: found,

@@ -1,5 +1,7 @@
 //! What is read of Gateway API's Gateway: enough to find the waypoints among them.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, ObjectMeta};
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +31,18 @@ pub struct GatewaySpec {
     pub gateway_class_name: String,
     /// Ports it takes traffic on.
     pub listeners: Vec<Listener>,
+    /// What is made for it.
+    pub infrastructure: Infrastructure,
+}
+
+/// What is to be on everything that is made for a [`Gateway`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Infrastructure {
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// A port of a [`Gateway`].

@@ -1,5 +1,8 @@
 //! What a user would install first, applied to the lab's API server: definitions of kinds, and who may do what.
 
+use std::fs;
+use std::path::Path;
+
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::Value;
@@ -9,7 +12,7 @@ use super::work::insist;
 use crate::error::{Doing, Result};
 
 /// What is installed, in this order: kinds, then the namespace, then who may do what.
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     include_str!("../../../manifests/crds/authorizationpolicies.yaml"),
     include_str!("../../../manifests/crds/peerauthentications.yaml"),
     include_str!("../../../manifests/crds/serviceentries.yaml"),
@@ -17,18 +20,35 @@ const FILES: [&str; 7] = [
     include_str!("../../../manifests/rbac/namespace.yaml"),
     include_str!("../../../manifests/rbac/controller.yaml"),
     include_str!("../../../manifests/rbac/node.yaml"),
+    include_str!("../../../manifests/rbac/waypoints.yaml"),
 ];
 
-/// Applies everything; comes back when all of it is there.
-pub(crate) async fn install(client: &Client) -> Result<()> {
-    for object in objects()? {
+/// What takes Gateway API's definitions.
+const CLASS: &str = include_str!("../../../manifests/waypoint/gatewayclass.yaml");
+
+/// Applies everything; comes back when all of it is there. Gateway API's definitions are those in `gateway_api`, if it exists.
+pub(crate) async fn install(client: &Client, gateway_api: &Path) -> Result<()> {
+    let definitions = definitions(gateway_api)?;
+    let class: &[&str] = if definitions.is_empty() { &[] } else { &[CLASS] };
+    let all = objects(&definitions.iter().map(String::as_str).collect::<Vec<_>>())?;
+    for object in all.into_iter().chain(objects(&FILES)?).chain(objects(class)?) {
         apply(client, &object).await?;
     }
     Ok(())
 }
 
-fn objects() -> Result<Vec<Value>> {
-    let documents = FILES.iter().flat_map(|file| file.split("\n---\n"));
+fn definitions(directory: &Path) -> Result<Vec<String>> {
+    if !directory.is_dir() {
+        return Ok(Vec::new());
+    }
+    let entries = fs::read_dir(directory).doing(|| format!("reading {}", directory.display()))?;
+    let files =
+        entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|it| it == "yaml"));
+    files.map(|path| fs::read_to_string(&path).doing(|| format!("reading {}", path.display()))).collect()
+}
+
+fn objects(files: &[&str]) -> Result<Vec<Value>> {
+    let documents = files.iter().flat_map(|file| file.split("\n---\n")).filter(|text| text.contains("kind:"));
     documents
         .map(|document| serde_saphyr::from_str(document).doing(|| "reading the manifests of an installation"))
         .collect()
@@ -56,7 +76,7 @@ mod tests {
 
     #[test]
     fn everything_that_is_installed_can_be_applied() {
-        let objects = objects().unwrap();
+        let objects = objects(&FILES).unwrap();
         for object in &objects {
             assert!(object["apiVersion"].is_string() && object["metadata"]["name"].is_string(), "{object}");
         }
@@ -66,7 +86,7 @@ mod tests {
 
     #[test]
     fn no_part_of_the_mesh_may_do_more_than_is_spelt_out() {
-        let objects = objects().unwrap();
+        let objects = objects(&FILES).unwrap();
         let roles = objects.iter().filter(|object| matches!(object["kind"].as_str(), Some("ClusterRole" | "Role")));
         let rules: Vec<&Value> = roles.flat_map(|role| role["rules"].as_array().into_iter().flatten()).collect();
         assert!(rules.len() > 5, "{rules:?}");

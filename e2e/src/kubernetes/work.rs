@@ -32,7 +32,7 @@ async fn run(worker: Worker) -> Result<()> {
     await_server(&client).await;
     control_plane::admit(&layout, &worker.authority)?;
     if worker.mesh {
-        manifests::install(&client).await?;
+        manifests::install(&client, &worker.gateway_api).await?;
     }
     cluster::set_up(&client, worker.nodes, worker.mesh).await;
     tokio::join!(

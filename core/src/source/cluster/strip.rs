@@ -15,8 +15,8 @@ pub enum Strip {
     Bookkeeping,
 }
 
-/// Domain of the annotations that mean something to a mesh.
-const ANNOTATIONS: &str = "istio.io";
+/// Domains of the annotations that mean something to a mesh.
+const ANNOTATIONS: [&str; 2] = ["istio.io", "fairway.dev"];
 
 /// Strips what all objects have; returns the version.
 pub(super) fn metadata(strip: Strip, metadata: &mut ObjectMeta) -> String {
@@ -26,7 +26,8 @@ pub(super) fn metadata(strip: Strip, metadata: &mut ObjectMeta) -> String {
         metadata.finalizers = None;
         metadata.generate_name = None;
         if let Some(annotations) = &mut metadata.annotations {
-            annotations.retain(|key, _| key.split('/').next().is_some_and(|domain| domain.ends_with(ANNOTATIONS)));
+            let is_read = |domain: &str| ANNOTATIONS.iter().any(|ours| domain.ends_with(ours));
+            annotations.retain(|key, _| key.split('/').next().is_some_and(is_read));
         }
         if metadata.annotations.as_ref().is_some_and(|annotations| annotations.is_empty()) {
             metadata.annotations = None;

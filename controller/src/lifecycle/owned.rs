@@ -1,0 +1,224 @@
+//! What there is of our waypoints in the API server, and which classes are ours: watched, so that drift shows at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference};
+use kube::api::{Api, ApiResource, DynamicObject};
+use kube::runtime::watcher::{self, Event, watcher};
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use tokio_stream::StreamExt as _;
+
+use super::render::{CLASS, CONTROLLER_NAME, GATEWAY_CLASS, Part};
+
+/// Pause after a watch that failed.
+const RETRY: Duration = Duration::from_secs(2);
+/// Group of Gateway API.
+const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
+
+/// Namespace and name, of a gateway and of all that is made of it.
+pub type Name = (String, String);
+
+/// An object as the API server has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Present {
+    /// The uid of the gateway that owns it.
+    pub owner: Option<String>,
+    /// All of it that is for us to say, as text to compare.
+    pub content: String,
+    /// Pods that are ready, and pods that there should be.
+    pub pods: (u64, u64),
+}
+
+/// A class of ours.
+#[derive(Clone, Debug, Default)]
+pub struct Class {
+    /// Its generation.
+    pub generation: Option<i64>,
+    /// What is said of it.
+    pub conditions: Vec<Condition>,
+}
+
+/// Everything that is watched.
+#[derive(Debug, Default)]
+pub struct View {
+    /// The objects.
+    pub objects: BTreeMap<(Part, Name), Present>,
+    /// The classes of ours, by name.
+    pub classes: BTreeMap<String, Class>,
+    listed: BTreeSet<Watched>,
+}
+
+impl View {
+    /// Whether all of it was read: before that, what is not there may only not be known.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.listed.len() > Part::ALL.len()
+    }
+}
+
+/// The view, and a call for each change.
+#[derive(Debug, Default)]
+pub struct Owned {
+    view: Mutex<View>,
+    /// Called after every change.
+    pub changed: Notify,
+}
+
+/// What one watch is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Watched {
+    Part(Part),
+    Classes,
+}
+
+impl Owned {
+    /// Starts to watch, until nobody else holds what it gives.
+    #[must_use]
+    pub fn watch(client: &kube::Client) -> Arc<Self> {
+        let owned = Arc::new(Self::default());
+        for watched in Part::ALL.into_iter().map(Watched::Part).chain([Watched::Classes]) {
+            let weak = Arc::downgrade(&owned);
+            let client = client.clone();
+            tokio::spawn(async move {
+                let api: Api<DynamicObject> = Api::all_with(client, &watched.resource());
+                let config = match watched {
+                    Watched::Part(_) => watcher::Config::default().labels(&format!("{GATEWAY_CLASS}={CLASS}")),
+                    Watched::Classes => watcher::Config::default(),
+                };
+                let mut events = pin!(watcher(api, config));
+                let mut listing = BTreeMap::new();
+                let mut complained = false;
+                while let Some(event) = events.next().await {
+                    let Some(owned) = weak.upgrade() else { return };
+                    match event {
+                        Ok(event) => {
+                            complained = false;
+                            owned.take(watched, event, &mut listing);
+                        }
+                        Err(error) => {
+                            // Gateway API may not be installed, which is as good as no class.
+                            if !std::mem::replace(&mut complained, true) {
+                                tracing::info!(%error, kind = watched.resource().kind, "waypoints cannot be made while this cannot be watched");
+                            }
+                            drop(owned);
+                            tokio::time::sleep(RETRY).await;
+                        }
+                    }
+                }
+            });
+        }
+        owned
+    }
+
+    /// What there is now.
+    pub fn view(&self) -> MutexGuard<'_, View> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self, watched: Watched, event: Event<DynamicObject>, listing: &mut BTreeMap<Name, DynamicObject>) {
+        let mut view = self.view();
+        match event {
+            Event::Init => return listing.clear(),
+            Event::InitApply(object) => {
+                listing.insert(name_of(&object), object);
+                return;
+            }
+            Event::InitDone => {
+                view.forget(watched);
+                for (name, object) in std::mem::take(listing) {
+                    view.put(watched, name, &object);
+                }
+                view.listed.insert(watched);
+            }
+            Event::Apply(object) => view.put(watched, name_of(&object), &object),
+            Event::Delete(object) => view.remove(watched, &name_of(&object)),
+        }
+        drop(view);
+        self.changed.notify_one();
+    }
+}
+
+impl Watched {
+    fn resource(self) -> ApiResource {
+        let (group, version, kind, plural) = match self {
+            Self::Part(part) => part.names(),
+            Self::Classes => (GATEWAY_GROUP, "v1", "GatewayClass", "gatewayclasses"),
+        };
+        let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+        ApiResource {
+            group: group.to_owned(),
+            version: version.to_owned(),
+            api_version,
+            kind: kind.to_owned(),
+            plural: plural.to_owned(),
+        }
+    }
+}
+
+/// How the API calls a part.
+#[must_use]
+pub fn resource(part: Part) -> ApiResource {
+    Watched::Part(part).resource()
+}
+
+/// How the API calls classes.
+#[must_use]
+pub fn class_resource() -> ApiResource {
+    Watched::Classes.resource()
+}
+
+impl View {
+    fn put(&mut self, watched: Watched, name: Name, object: &DynamicObject) {
+        match watched {
+            Watched::Part(part) => drop(self.objects.insert((part, name), present(object))),
+            Watched::Classes if object.data.pointer("/spec/controllerName") == Some(&json!(CONTROLLER_NAME)) => {
+                let conditions = object.data.pointer("/status/conditions").cloned().unwrap_or_default();
+                let conditions = serde_json::from_value(conditions).unwrap_or_default();
+                self.classes.insert(name.1, Class { generation: object.metadata.generation, conditions });
+            }
+            Watched::Classes => drop(self.classes.remove(&name.1)),
+        }
+    }
+
+    fn remove(&mut self, watched: Watched, name: &Name) {
+        match watched {
+            Watched::Part(part) => drop(self.objects.remove(&(part, name.clone()))),
+            Watched::Classes => drop(self.classes.remove(&name.1)),
+        }
+    }
+
+    fn forget(&mut self, watched: Watched) {
+        match watched {
+            Watched::Part(part) => self.objects.retain(|(other, _), _| *other != part),
+            Watched::Classes => self.classes.clear(),
+        }
+    }
+}
+
+fn name_of(object: &DynamicObject) -> Name {
+    let metadata = &object.metadata;
+    (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
+}
+
+/// The gateway among the owners of an object.
+pub(super) fn owner(owners: Option<&Vec<OwnerReference>>) -> Option<String> {
+    let is_gateway = |owner: &&OwnerReference| owner.kind == "Gateway" && owner.api_version.starts_with(GATEWAY_GROUP);
+    Some(owners?.iter().find(is_gateway)?.uid.clone())
+}
+
+/// What we need of an object.
+#[must_use]
+pub fn present(object: &DynamicObject) -> Present {
+    let metadata = &object.metadata;
+    let count = |field: &str| object.data.pointer(field).and_then(Value::as_u64).unwrap_or_default();
+    let content = json!([metadata.labels, metadata.owner_references, object.data.get("spec")]);
+    Present {
+        owner: owner(metadata.owner_references.as_ref()),
+        content: content.to_string(),
+        pods: (count("/status/readyReplicas"), count("/spec/replicas")),
+    }
+}
