@@ -33,8 +33,9 @@ impl Place {
     pub async fn open(config: &Config, metrics: &Metrics) -> anyhow::Result<Self> {
         match config.source()? {
             SourceConfig::Directory(root) => {
-                let writer = Writer::new(&root, &format!("cni-agent.{}", config.node_name))?;
-                Ok(Self { source: directory::watch(&root), notices: writer.into() })
+                let owner = format!("cni-agent.{}", config.node_name);
+                let writer = Writer::new(&root, &owner)?;
+                Ok(Self { source: directory::watch_without(&root, &owner), notices: writer.into() })
             }
             SourceConfig::Kubernetes(kubeconfig) => {
                 let client = connect(kubeconfig.as_deref()).await.context("cannot talk to the API server")?;

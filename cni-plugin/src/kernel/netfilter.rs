@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use nix::libc;
 
 /// Longest datagram the kernel sends in answer to a dump.
-const BUFFER: usize = 64 * 1024;
+const BUFFER: usize = 32 * 1024;
 /// How often something is asked again when it changed while the kernel told it.
 const MOST_ATTEMPTS: usize = 8;
 /// Length of a message's header and of the one nf_tables adds, in bytes.

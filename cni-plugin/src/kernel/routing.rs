@@ -20,7 +20,7 @@ use crate::rules::{MARK_MASK, RETURN_MARK, RETURN_PRIORITY, RETURN_TABLE};
 /// Index of the loopback interface: the first of every namespace.
 const LOOPBACK: u32 = 1;
 /// Longest datagram the kernel sends in answer to a dump.
-const BUFFER: usize = 64 * 1024;
+const BUFFER: usize = 32 * 1024;
 
 /// Both families, as the kernel numbers them.
 pub(super) const FAMILIES: [AddressFamily; 2] = [AddressFamily::Inet, AddressFamily::Inet6];

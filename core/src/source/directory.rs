@@ -26,7 +26,7 @@ use file::{Manifest, Overlay, Parsed};
 use scan::Area;
 
 pub use super::loaded::{Loaded, Remembered};
-pub use super::watch::{watch, watch_from};
+pub use super::watch::{watch, watch_from, watch_without};
 pub use scan::MAX_MANIFEST_BYTES;
 pub(crate) use scan::STATUS_DIRECTORY;
 
@@ -78,7 +78,7 @@ pub struct Directory {
 impl Source for Directory {
     fn start(self: Box<Self>, remembered: &Loaded) -> Readings {
         let freshness = Freshness::default();
-        Readings { loaded: super::watch::start(&self.root, Some(remembered), freshness.clone()), freshness }
+        Readings { loaded: super::watch::start(&self.root, None, Some(remembered), freshness.clone()), freshness }
     }
 }
 
@@ -108,12 +108,17 @@ fn same_files<T>(left: &Files<T>, right: &Files<T>) -> bool {
 /// what is wrong is in [`Loaded::errors`].
 #[must_use]
 pub fn load(root: &Path, previous: Option<&Loaded>) -> Loaded {
+    load_without(root, None, previous)
+}
+
+/// As [`load`], leaving out what the owner `without` says of objects.
+pub(super) fn load_without(root: &Path, without: Option<&str>, previous: Option<&Loaded>) -> Loaded {
     let before = previous.and_then(|previous| match &previous.origin {
         Origin::Directory(read) => Some(read),
         #[cfg(feature = "cluster")]
         Origin::Cluster { .. } => None,
     });
-    let scan = scan::scan(root);
+    let scan = scan::scan(root, without);
     if scan.root_is_missing {
         // A vanished mount is likelier than the wish to delete everything at once.
         let mut read = before.cloned().unwrap_or(Read { never_read: true, ..Read::default() });

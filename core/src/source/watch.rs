@@ -10,7 +10,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::watch;
 
 use super::Freshness;
-use super::directory::load;
+use super::directory::{STATUS_DIRECTORY, load_without};
 use super::loaded::{Loaded, Origin};
 
 /// Silence that ends a burst of changes: an editor writes, renames and touches within a few milliseconds.
@@ -30,20 +30,33 @@ const PART: &str = "manifests";
 /// on files.
 #[must_use]
 pub fn watch(root: &Path) -> watch::Receiver<Arc<Loaded>> {
-    start(root, None, Freshness::default())
+    start(root, None, None, Freshness::default())
+}
+
+/// As [`watch`], for the owner of status `owner`, which need not hear what it says itself: that would be much of all
+/// there is to read, and again after each of its words.
+#[must_use]
+pub fn watch_without(root: &Path, owner: &str) -> watch::Receiver<Arc<Loaded>> {
+    start(root, Some(owner), None, Freshness::default())
 }
 
 /// As [`watch`], going on from what is [`Loaded::remembered`] of the time before a restart.
 #[must_use]
 pub fn watch_from(root: &Path, remembered: &Loaded) -> watch::Receiver<Arc<Loaded>> {
-    start(root, Some(remembered), Freshness::default())
+    start(root, None, Some(remembered), Freshness::default())
 }
 
-pub(super) fn start(root: &Path, previous: Option<&Loaded>, freshness: Freshness) -> watch::Receiver<Arc<Loaded>> {
+pub(super) fn start(
+    root: &Path,
+    without: Option<&str>,
+    previous: Option<&Loaded>,
+    freshness: Freshness,
+) -> watch::Receiver<Arc<Loaded>> {
     let (wake, woken) = sync_channel(1);
-    let mut worker = Worker { root: root.to_owned(), wake, watcher: None, watched: None, freshness };
+    let without = without.map(str::to_owned);
+    let mut worker = Worker { root: root.to_owned(), without, wake, watcher: None, watched: None, freshness };
     worker.attach();
-    let first = Arc::new(load(root, previous));
+    let first = Arc::new(load_without(root, worker.without.as_deref(), previous));
     worker.note(&first);
     log_errors(&first, None);
     let (sender, receiver) = watch::channel(first);
@@ -56,6 +69,8 @@ pub(super) fn start(root: &Path, previous: Option<&Loaded>, freshness: Freshness
 
 struct Worker {
     root: PathBuf,
+    /// Whose status is left out.
+    without: Option<String>,
     wake: SyncSender<()>,
     watcher: Option<RecommendedWatcher>,
     /// Device and inode of the directory that is watched; another one may take its name.
@@ -76,7 +91,7 @@ impl Worker {
             }
             self.attach();
             let previous = sender.borrow().clone();
-            let loaded = load(&self.root, Some(&previous));
+            let loaded = load_without(&self.root, self.without.as_deref(), Some(&previous));
             self.note(&loaded);
             if !loaded.is_same_as(&previous) {
                 log_errors(&loaded, Some(&previous));
@@ -109,9 +124,15 @@ impl Worker {
             return;
         }
         let wake = self.wake.clone();
+        let left_out = self.without.as_ref().map(|owner| self.root.join(STATUS_DIRECTORY).join(owner));
+        let is_left_out = move |event: &notify::Event| {
+            let is_below = |left_out: &PathBuf| event.paths.iter().all(|path| path.starts_with(left_out));
+            !event.paths.is_empty() && left_out.as_ref().is_some_and(is_below)
+        };
         let handler = move |event: notify::Result<notify::Event>| {
             // Reading the files ourselves makes access events; acting on them would never end.
             let relevant = event.map_or(true, |event| match event.kind {
+                _ if is_left_out(&event) => false,
                 EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
                 EventKind::Access(_) => false,
                 _ => true,

@@ -40,15 +40,15 @@ pub(super) struct Scan {
     pub(super) root_is_missing: bool,
 }
 
-/// Lists the manifests and overlays below `root`.
-pub(super) fn scan(root: &Path) -> Scan {
+/// Lists the manifests and overlays below `root`, without those that the owner `without` wrote.
+pub(super) fn scan(root: &Path, without: Option<&str>) -> Scan {
     let mut scan = Scan::default();
     match fs::read_dir(root) {
         Ok(_) => {
-            scan.walk(root, "", Area::Manifest, 0);
+            scan.walk(root, "", Area::Manifest, 0, None);
             let status = root.join(STATUS_DIRECTORY);
             if status.is_dir() {
-                scan.walk(&status, STATUS_DIRECTORY, Area::Status, 0);
+                scan.walk(&status, STATUS_DIRECTORY, Area::Status, 0, without);
             }
         }
         Err(error) => {
@@ -64,7 +64,7 @@ pub(super) fn scan(root: &Path) -> Scan {
 }
 
 impl Scan {
-    fn walk(&mut self, directory: &Path, name: &str, area: Area, depth: usize) {
+    fn walk(&mut self, directory: &Path, name: &str, area: Area, depth: usize, without: Option<&str>) {
         let entries = match fs::read_dir(directory) {
             Ok(entries) => entries,
             // Removed since its parent was listed.
@@ -86,7 +86,7 @@ impl Scan {
             };
             let file_name = entry.file_name();
             let file_name = file_name.to_string_lossy();
-            if file_name.starts_with('.') {
+            if file_name.starts_with('.') || without == Some(file_name.as_ref()) {
                 continue;
             }
             let path = entry.path();
@@ -103,7 +103,7 @@ impl Scan {
             };
             if metadata.is_dir() {
                 if depth < MAX_DEPTH {
-                    self.walk(&path, &relative, area, depth + 1);
+                    self.walk(&path, &relative, area, depth + 1, None);
                 } else {
                     self.errors.push(whole_file(
                         &relative,

@@ -590,3 +590,24 @@ async fn watch_follows_files_renames_and_directories() {
     write(&root, "z.yaml", "apiVersion: v1\nkind: Namespace\nmetadata: {name: z}\n");
     until(&mut receiver, |loaded| loaded.objects.pods.is_empty() && loaded.objects.namespaces.len() == 1).await;
 }
+
+#[test]
+fn the_words_of_one_owner_can_be_left_out() {
+    let root = tempfile::tempdir().unwrap();
+    let pod = "{apiVersion: v1, kind: Pod, metadata: {name: web, namespace: shop}, spec: {containers: []}}";
+    std::fs::write(root.path().join("pod.yaml"), pod).unwrap();
+    let say = |owner: &str, key: &str| {
+        let writer = super::super::status::Writer::new(root.path(), owner).unwrap();
+        let said = serde_json::json!({"metadata": {"annotations": {key: "said"}}});
+        writer.write(&ObjectKey::pod("shop", "web"), said).unwrap();
+    };
+    say("own", "a");
+    say("other", "b");
+    let annotations = |loaded: &Loaded| {
+        let pod = loaded.objects.pod("shop", "web").unwrap();
+        pod.metadata.annotations.iter().flatten().map(|(key, _)| key.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(annotations(&load(root.path(), None)), ["a", "b"]);
+    let watched = super::watch_without(root.path(), "own");
+    assert_eq!(annotations(&watched.borrow()), ["b"]);
+}
