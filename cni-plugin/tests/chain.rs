@@ -6,7 +6,12 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod chain {
+    mod containers;
+    mod cri;
+    mod disks;
     mod faults;
+    mod kills;
+    mod meddling;
     pub(crate) mod node;
     pub(crate) mod proxy;
     pub(crate) mod runtime;
@@ -114,12 +119,17 @@ fn a_kubelet_probes_from_the_nodes_own_address_and_nothing_else_of_the_node_gets
     node.add("shop", "web", "u1").unwrap();
     let heard = node.serve_in_pod("u1", &[8080, 9090]);
     let address = node.address_of("u1");
-    assert!(node.connects_from_node(&address, 8080), "the probe");
-    let from = heard.recv_timeout(Duration::from_secs(10)).unwrap();
-    assert_eq!(from.1, 8080);
-    assert_eq!(from.0.to_string(), "10.240.0.1", "with the address the node really has towards its pods");
+    // With the addresses the node really has towards its pods.
+    for (to, from) in [(&address, "10.240.0.1"), (&node.second_address_of("u1"), "fd00:240::1")] {
+        // The node may not use its own IPv6 address before it has made sure that nobody else has it; a kubelet probes again.
+        node.wait(&format!("the probe to {to}"), || node.connects_from_node(to, 8080));
+        let (peer, port) = heard.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert_eq!((peer.to_string().as_str(), port), (from, 8080));
+    }
     // Redirected to the proxy's port, where in this test nobody listens.
-    assert!(!node.connects_from_node(&address, 9090), "not a probe");
+    for to in [address, node.second_address_of("u1")] {
+        assert!(!node.connects_from_node(&to, 9090), "not a probe: {to}");
+    }
     node.stop_agent();
 }
 

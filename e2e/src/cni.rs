@@ -1,6 +1,8 @@
 //! The lab as a container runtime towards CNI: Debian's plugins make pods' networks, and the mesh's own follows them in
 //! the chain. Called as the specification says (CNI 1.0.0, sections 2 to 5): environment, input, results handed on.
 
+pub mod runtime;
+
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
 use std::net::IpAddr;
@@ -8,18 +10,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::addresses::{self, Dual, node_name};
 use crate::error::{Doing, Error, Result};
-use crate::layout::{Layout, netns};
+use crate::layout::{Layout, NETNS_DIRECTORY, netns};
 use crate::network::UPLINK;
 use crate::prerequisites;
 use crate::reaper::{Exit, Reaper};
 use crate::sandbox::Sandbox;
+use runtime::{AgentPlaces, Described, complaint, input, plugins};
 
 /// The mesh's plugin, as configurations name it.
 const PLUGIN: &str = "fairway-cni";
@@ -50,6 +51,13 @@ pub(crate) struct Attachment {
     pub(crate) uid: String,
 }
 
+impl Attachment {
+    fn described<'a>(&'a self, netns: &'a Path, interface: &'a str) -> Described<'a> {
+        let Self { container, namespace, pod, uid } = self;
+        Described { container, namespace, pod, uid, netns, interface }
+    }
+}
+
 /// What a sandbox was made with, and is taken down with.
 #[derive(Clone, Debug)]
 pub(crate) struct Made {
@@ -76,6 +84,19 @@ fn configuration(number: u8, layout: &Layout) -> Value {
             {"type": "portmap", "capabilities": {"portMappings": true}},
         ],
     })
+}
+
+/// What node `number`'s agent shares with the lab and the node proxy.
+pub(crate) fn agent_places(number: u8, layout: &Layout) -> AgentPlaces {
+    let node = node_name(number);
+    AgentPlaces {
+        node_socket: layout.node_socket(&node),
+        namespaces: NETNS_DIRECTORY.into(),
+        run: layout.node(&node),
+        configurations: layout.cni_configurations(&node),
+        programs: layout.cni_programs(&node),
+        results: layout.cni_results(&node),
+    }
 }
 
 /// Writes what a freshly installed node has: directories, and a configuration that the mesh is not in yet.
@@ -131,7 +152,7 @@ impl Chain {
         for plugin in plugins(&made.list) {
             let output =
                 self.call("ADD", UPLINK, &made.attachment, &input(plugin, &made.list, previous.as_ref())).await?;
-            previous = Some(serde_json::from_str(&output).doing(|| format!("reading the result of {plugin}"))?);
+            previous = Some(runtime::result(plugin, &output)?);
         }
         let address = previous.as_ref().and_then(assigned);
         made.result = previous;
@@ -154,10 +175,7 @@ impl Chain {
     /// As libcni does, for a runtime that is restarted; the agent's removal looks there for pods that still need it.
     fn remember(&self, made: &Made) -> Result<()> {
         let path = self.remembered(&made.attachment);
-        let cached = json!({
-            "kind": "cniCacheV1", "containerId": made.attachment.container, "ifName": UPLINK, "networkName": NETWORK,
-            "config": STANDARD.encode(made.list.to_string()), "result": made.result,
-        });
+        let cached = runtime::remembered(&made.list, &made.attachment.container, UPLINK, made.result.as_ref());
         fs::write(&path, cached.to_string()).doing(|| format!("writing {}", path.display()))
     }
 
@@ -171,15 +189,16 @@ impl Chain {
         let node = node_name(self.number);
         let directories = [Some(Layout::inside().cni_programs(&node)), prerequisites::plugin_directory()];
         let directories: Vec<PathBuf> = directories.into_iter().flatten().collect();
-        let program = directories.iter().map(|directory| directory.join(&name)).find(|path| path.exists());
-        let program = program.ok_or_else(|| Error::new(format!("the node has no CNI plugin {name}")))?;
+        let program = runtime::program(&name, &directories)?;
         let log = OpenOptions::new()
             .create(true)
             .append(true)
             .open(Layout::inside().component_log(&format!("cni-{node}")))
             .doing(|| "opening the CNI log")?;
         let mut command = Command::new(program);
-        command.env_clear().envs(environment(verb, interface, attachment)).env("PATH", &self.path);
+        let netns = netns(&attachment.uid);
+        let described = attachment.described(&netns, interface);
+        command.env_clear().envs(runtime::environment(verb, &described)).env("PATH", &self.path);
         command.env("CNI_PATH", std::env::join_paths(&directories).doing(|| "joining CNI_PATH")?);
         command.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
         // Started by the node's thread, and with that in its namespaces; waited for elsewhere, as it may take a while.
@@ -208,46 +227,6 @@ impl Chain {
     }
 }
 
-fn plugins(list: &Value) -> &[Value] {
-    list["plugins"].as_array().map(Vec::as_slice).unwrap_or_default()
-}
-
-/// What one plugin reads (section 3, "Deriving request configuration from plugin configuration").
-fn input(plugin: &Value, list: &Value, previous: Option<&Value>) -> Value {
-    let mut input = plugin.clone();
-    for key in ["cniVersion", "name"] {
-        input[key] = list[key].clone();
-    }
-    if plugin["capabilities"]["portMappings"] == true {
-        input["runtimeConfig"] = json!({"portMappings": []});
-    }
-    if let Some(fields) = input.as_object_mut() {
-        fields.remove("capabilities");
-    }
-    if let Some(previous) = previous {
-        input["prevResult"] = previous.clone();
-    }
-    input
-}
-
-fn environment(verb: &str, interface: &str, attachment: &Attachment) -> [(&'static str, String); 5] {
-    let Attachment { container, namespace, pod, uid } = attachment;
-    let arguments = format!(
-        "IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={pod};K8S_POD_INFRA_CONTAINER_ID={container};K8S_POD_UID={uid}"
-    );
-    [
-        ("CNI_COMMAND", verb.to_owned()),
-        ("CNI_CONTAINERID", container.clone()),
-        ("CNI_NETNS", path_text(&netns(uid))),
-        ("CNI_IFNAME", interface.to_owned()),
-        ("CNI_ARGS", arguments),
-    ]
-}
-
-fn path_text(path: &Path) -> String {
-    path.to_string_lossy().into_owned()
-}
-
 /// The pair of addresses in a result.
 fn assigned(result: &Value) -> Option<Dual> {
     let texts = result["ips"].as_array()?.iter().filter_map(|ip| ip["address"].as_str()?.split_once('/'));
@@ -259,16 +238,6 @@ fn assigned(result: &Value) -> Option<Dual> {
         }
     }
     Some(Dual { v4: v4?, v6: v6? })
-}
-
-/// What a failed plugin says: its error object's words, or whatever it wrote.
-fn complaint(output: &str) -> String {
-    let object: Value = serde_json::from_str(output).unwrap_or_default();
-    let words = ["msg", "details"].map(|key| object[key].as_str().unwrap_or_default());
-    match words.iter().any(|word| !word.is_empty()) {
-        true => words.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(": "),
-        false => output.trim().to_owned(),
-    }
 }
 
 #[cfg(test)]
@@ -288,12 +257,10 @@ mod tests {
     }
 
     #[test]
-    fn a_result_has_a_pair_of_addresses_and_a_failure_its_words() {
+    fn a_result_has_a_pair_of_addresses() {
         let result = json!({"ips": [{"address": "10.101.0.2/24"}, {"address": "fd00:100:1::2/64"}]});
         let pair = assigned(&result).unwrap();
         assert_eq!(pair.both().map(|ip| ip.to_string()), ["10.101.0.2", "fd00:100:1::2"]);
         assert_eq!(assigned(&json!({"ips": [{"address": "10.101.0.2/24"}]})), None);
-        assert_eq!(complaint(r#"{"code":11,"msg":"wait","details":"for the agent"}"#), "wait: for the agent");
-        assert_eq!(complaint("killed\n"), "killed");
     }
 }

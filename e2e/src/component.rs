@@ -13,10 +13,11 @@ use tokio::time::{Instant, sleep};
 
 use crate::addresses::{self, UNDERLAY_V4};
 use crate::backoff::Backoff;
+use crate::cni;
 use crate::http;
 use crate::kubelet::{SYSTEM_NAMESPACE, ztunnel_pod};
 use crate::kubernetes::control_plane::{self, AGENT, CONTROLLER};
-use crate::layout::{Layout, NETNS_DIRECTORY};
+use crate::layout::Layout;
 use crate::options::Config;
 use crate::reaper::{Exit, Process, Reaper};
 use crate::sandbox::Sandbox;
@@ -160,23 +161,13 @@ fn agent(config: &Config, layout: &Layout, number: u8) -> Spec {
         Some(_) => (api_server(layout, AGENT), vec![layout.account_token(AGENT)]),
         None => (arguments(&[("--manifests", text(layout.manifests()))]), Vec::new()),
     };
-    let own = arguments(&[
-        ("--node-name", node.clone()),
-        ("--ztunnel-uds-address", text(layout.node_socket(&node))),
-        ("--netns-dir", NETNS_DIRECTORY.to_owned()),
-        ("--cni-agent-run-dir", text(layout.node(&node))),
-        ("--cni-net-dir", text(layout.cni_configurations(&node))),
-        ("--node-cni-net-dir", text(layout.cni_configurations(&node))),
-        ("--cni-bin-dir", text(layout.cni_programs(&node))),
-        ("--cni-cache-dir", text(layout.cni_results(&node))),
-        ("--monitoring-listen", format!("127.0.0.1:{AGENT_PORT}")),
-    ]);
+    let own = arguments(&[("--node-name", node.clone()), ("--monitoring-listen", format!("127.0.0.1:{AGENT_PORT}"))]);
     Spec {
         environment: environment(config, "agent", &name, &[]),
         name,
         node: Some(number),
         program: config.binaries.agent.clone(),
-        arguments: [source, own].concat(),
+        arguments: [source, own, cni::agent_places(number, layout).arguments()].concat(),
         requires,
         readiness: format!("http://127.0.0.1:{AGENT_PORT}/readyz"),
     }

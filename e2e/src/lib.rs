@@ -8,6 +8,7 @@ pub mod apply;
 pub mod binaries;
 pub mod boot;
 pub mod capture;
+pub mod cni;
 pub mod control;
 pub mod demo;
 pub mod error;
@@ -25,7 +26,6 @@ pub mod status;
 pub mod tool;
 
 mod backoff;
-mod cni;
 mod component;
 mod container;
 mod hosts;

@@ -23,7 +23,8 @@ const MAY_USE: [(&str, &[&str]); 10] = [
     ("ztunnel", &["fairway-core", "fairway-proto"]),
     ("waypoint", &["fairway-core", "fairway-proto"]),
     ("controller", &["fairway-core", "fairway-proto"]),
-    ("cni-plugin", &["fairway-core", "fairway-proto"]),
+    // The lab in tests alone: it is the container runtime.
+    ("cni-plugin", &["fairway-core", "fairway-proto", "fairway-lab"]),
     ("cli", &["fairway-core", "fairway-proto", "fairway-lab"]),
     ("e2e", &["fairway-core", "fairway-proto"]),
     ("benches", &["fairway-core", "fairway-proto", "fairway-lab"]),

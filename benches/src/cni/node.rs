@@ -10,6 +10,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use fairway_lab::Error;
+use fairway_lab::cni::runtime::{self, AgentPlaces, Described};
 use nix::sched::{CloneFlags, setns};
 use serde_json::{Value, json};
 
@@ -68,19 +70,16 @@ impl Node {
         still(&node.name)?;
         fs::write(node.path("net.d/10-pods.conflist"), node.bare.to_string())?;
         fs::write(node.path("local.yaml"), "workloads: []\n")?;
+        let places = AgentPlaces {
+            node_socket: node.path("ztunnel.sock"),
+            namespaces: node.path("netns"),
+            run: node.path("run"),
+            configurations: node.path("net.d"),
+            programs: node.path("bin"),
+            results: node.path("cache"),
+        };
         let mut agent = Command::new(programs.join("fairway-cni-agent"));
-        for (flag, place) in [
-            ("--manifests", "manifests"),
-            ("--ztunnel-uds-address", "ztunnel.sock"),
-            ("--netns-dir", "netns"),
-            ("--cni-net-dir", "net.d"),
-            ("--node-cni-net-dir", "net.d"),
-            ("--cni-bin-dir", "bin"),
-            ("--cni-cache-dir", "cache"),
-            ("--cni-agent-run-dir", "run"),
-        ] {
-            agent.arg(flag).arg(node.path(place));
-        }
+        agent.args(places.arguments()).arg("--manifests").arg(node.path("manifests"));
         agent.args(["--node-name", "node-1", "--plugin-program"]).arg(programs.join(PLUGIN));
         node.agent = Some(node.begin(agent, "agent")?);
         node.wait("the agent", |node| node.path("ztunnel.sock").exists() && node.chain().to_string().contains(PLUGIN))?;
@@ -205,66 +204,53 @@ impl Node {
 
     /// Starts its network as a runtime does; how long our plugin took of it, if it was in the chain.
     pub(super) fn add(&self, list: &Value, pod: &Pod) -> Result<Option<Duration>> {
-        let mut previous = Value::Null;
         let mut part = None;
-        for plugin in list["plugins"].as_array().into_iter().flatten() {
+        runtime::run(list, "ADD", None, |input| {
             let started = Instant::now();
-            let output = self.call("ADD", list, plugin, pod, &previous)?;
-            if plugin["type"] == PLUGIN {
+            let output = self.call("ADD", input, pod)?;
+            if input["type"] == PLUGIN {
                 part = Some(started.elapsed());
             }
-            previous = serde_json::from_str(&output).with_context(|| format!("the result of {plugin}"))?;
-        }
+            Ok(output)
+        })?;
         Ok(part)
     }
 
     /// Takes it down, and the pod with it.
     pub(super) fn delete(&self, list: &Value, pod: &Pod) -> Result<()> {
-        for plugin in list["plugins"].as_array().into_iter().flatten().rev() {
-            self.call("DEL", list, plugin, pod, &Value::Null)?;
-        }
+        runtime::run(list, "DEL", None, |input| self.call("DEL", input, pod))?;
         // Missing for a pod that nobody was told of.
         let _ = fs::remove_file(self.path(&format!("manifests/{}.yaml", pod.uid)));
         fs::remove_file(self.path("netns").join(&pod.uid))?;
         ip(&["netns", "del", &format!("{}-{}", self.name, pod.uid)])
     }
 
-    fn call(&self, verb: &str, list: &Value, plugin: &Value, pod: &Pod, previous: &Value) -> Result<String> {
-        let mut input = plugin.clone();
-        for key in ["cniVersion", "name"] {
-            input[key] = list[key].clone();
-        }
-        if !previous.is_null() {
-            input["prevResult"] = previous.clone();
-        }
-        let name = plugin["type"].as_str().unwrap_or_default();
-        let directory = if name == PLUGIN { self.path("bin") } else { PathBuf::from(PLUGINS) };
+    fn call(&self, verb: &str, input: &Value, pod: &Pod) -> fairway_lab::Result<String> {
+        let name = input["type"].as_str().unwrap_or_default();
         let Pod { namespace, name: pod_name, uid } = pod;
-        let mut command = Command::new(directory.join(name));
+        let netns = Path::new("/run/netns").join(format!("{}-{uid}", self.name));
+        let sandbox = Described { container: uid, namespace, pod: pod_name, uid, netns: &netns, interface: "eth0" };
+        let directories = [self.path("bin"), PLUGINS.into()];
+        let mut command = Command::new(runtime::program(name, &directories)?);
         command
-            .env("CNI_COMMAND", verb)
-            .env("CNI_CONTAINERID", uid)
-            .env("CNI_NETNS", Path::new("/run/netns").join(format!("{}-{uid}", self.name)))
-            .env("CNI_IFNAME", "eth0")
+            .envs(runtime::environment(verb, &sandbox))
             .env("CNI_PATH", format!("{}:{PLUGINS}", self.path("bin").display()))
-            .env(
-                "CNI_ARGS",
-                format!("IgnoreUnknown=1;K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={pod_name};K8S_POD_UID={uid}"),
-            )
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let mut child = self.within(move || command.spawn())?.with_context(|| format!("starting {name}"))?;
+        let failed = |why: String| Error::new(format!("{name} {verb}: {why}"));
+        let child = self.within(move || command.spawn()).map_err(|error| failed(error.to_string()))?;
+        let mut child = child.map_err(|error| failed(error.to_string()))?;
         if let Some(mut stdin) = child.stdin.take() {
             // A plugin that fails at once does not read.
             let _ = stdin.write_all(input.to_string().as_bytes());
         }
-        let output = child.wait_with_output()?;
+        let output = child.wait_with_output().map_err(|error| failed(error.to_string()))?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         if output.status.success() {
             return Ok(text);
         }
-        bail!("{name} {verb}: {text} {}", String::from_utf8_lossy(&output.stderr))
+        Err(failed(format!("{text} {}", String::from_utf8_lossy(&output.stderr))))
     }
 }
 

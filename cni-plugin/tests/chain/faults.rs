@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use super::node::Node;
-use super::proxy::Proxy;
+use super::proxy::{DELETION, Proxy, Temper};
 
 /// How often the other CNI of a test rewrites its configuration.
 const REWRITTEN_EVERY: Duration = Duration::from_secs(1);
 
-fn is_captured(node: &Node, uid: &str) -> bool {
+pub(crate) fn is_captured(node: &Node, uid: &str) -> bool {
     node.in_pod(uid, &["nft", "list", "ruleset"]).contains("redirect to :15001")
 }
 
@@ -41,7 +41,7 @@ fn a_proxy_killed_during_a_del_holds_no_pod_up_and_its_successor_never_hears_of_
     let Some(node) = Node::start("delkill", "1.0.0") else { return };
     node.enrol("shop");
     // It dies in the middle of the deletion: it has heard of it, and does not answer.
-    let proxy = Proxy::dying_at_deletion(&node);
+    let proxy = Proxy::with(&node, Temper::DiesAt(DELETION));
     node.wait_installed();
     for uid in ["u1", "u2"] {
         node.declare("shop", uid, uid);

@@ -8,14 +8,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use fairway_lab::cni::runtime::{self as cni, AgentPlaces};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use super::runtime::{self, Sandbox};
+use super::runtime::{self, INTERFACE, Sandbox, container};
 
 /// Where Debian's containernetworking-plugins are.
 const PLUGINS: &str = "/usr/lib/cni";
@@ -23,7 +22,7 @@ const PLUGINS: &str = "/usr/lib/cni";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Node {
-    name: String,
+    pub(crate) name: String,
     root: tempfile::TempDir,
     agent: Mutex<Option<Child>>,
     /// Further flags of the agent.
@@ -46,6 +45,13 @@ impl Node {
     }
 
     pub(crate) fn start_with(purpose: &str, version: &str, flags: &[&str]) -> Option<Self> {
+        let node = Self::prepare(purpose, version, flags)?;
+        node.start_agent();
+        Some(node)
+    }
+
+    /// A node whose agent has not been started.
+    pub(crate) fn prepare(purpose: &str, version: &str, flags: &[&str]) -> Option<Self> {
         let name = format!("fwchain-{}-{purpose}", std::process::id());
         let plugins =
             ["bridge", "host-local", "portmap", "loopback"].iter().all(|name| Path::new(PLUGINS).join(name).exists());
@@ -61,7 +67,6 @@ impl Node {
             Self { name, root, agent: Mutex::new(None), flags: flags.iter().map(|flag| (*flag).to_owned()).collect() };
         assert!(node.exec(&["ip", "link", "set", "lo", "up"]).is_empty());
         fs::write(node.path("net.d/10-bridge.conflist"), format!("{:#}", node.primary(version))).unwrap();
-        node.start_agent();
         Some(node)
     }
 
@@ -93,19 +98,15 @@ impl Node {
     pub(crate) fn agent_command(&self) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name, env!("CARGO_BIN_EXE_fairway-cni-agent"), "--node-name", "node-1"]);
-        let places = [
-            ("--manifests", "manifests"),
-            ("--ztunnel-uds-address", "ztunnel.sock"),
-            ("--netns-dir", "netns"),
-            ("--cni-net-dir", "net.d"),
-            ("--node-cni-net-dir", "net.d"),
-            ("--cni-bin-dir", "bin"),
-            ("--cni-cache-dir", "cache"),
-            ("--cni-agent-run-dir", "run"),
-        ];
-        for (flag, name) in places {
-            command.arg(flag).arg(self.path(name));
-        }
+        let places = AgentPlaces {
+            node_socket: self.node_socket(),
+            namespaces: self.path("netns"),
+            run: self.path("run"),
+            configurations: self.path("net.d"),
+            programs: self.path("bin"),
+            results: self.path("cache"),
+        };
+        command.args(places.arguments()).arg("--manifests").arg(self.path("manifests"));
         command.args(["--plugin-program", env!("CARGO_BIN_EXE_fairway-cni")]);
         command.stdin(Stdio::null());
         command
@@ -187,13 +188,34 @@ impl Node {
         let manifest = json!({"apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": pod, "namespace": namespace, "uid": uid},
             "spec": {"nodeName": "node-1", "containers": containers}, "status": {"phase": "Pending"}});
-        fs::write(self.path(&format!("manifests/pod-{uid}.yaml")), manifest.to_string()).unwrap();
+        self.write_manifest(&format!("pod-{uid}"), &manifest);
+    }
+
+    /// Says of a pod what a kubelet does once it runs; and lets its namespace be found without its runtime, as by the
+    /// processes in it.
+    pub(crate) fn run_on(&self, namespace: &str, pod: &str, uid: &str) {
+        let address = self.address_of(uid);
+        let manifest = json!({"apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": pod, "namespace": namespace, "uid": uid},
+            "spec": {"nodeName": "node-1", "containers": []},
+            "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}});
+        self.write_manifest(&format!("pod-{uid}"), &manifest);
+        std::os::unix::fs::symlink(Path::new("/run/netns").join(self.netns(uid)), self.path("netns").join(uid))
+            .unwrap();
+    }
+
+    pub(crate) fn write_manifest(&self, name: &str, manifest: &Value) {
+        fs::write(self.path(&format!("manifests/{name}.yaml")), manifest.to_string()).unwrap();
+    }
+
+    /// A page of the agent; empty while it has none.
+    pub(crate) fn page(&self, path: &str) -> String {
+        self.exec(&["curl", "-s", &format!("http://127.0.0.1:15114{path}")])
     }
 
     /// Waits until the agent has seen the pod `uid`.
     pub(crate) fn wait_seen(&self, uid: &str) {
-        let request = ["curl", "-s", "http://127.0.0.1:15114/debug/pods"];
-        self.wait("the agent sees the pod", || self.exec(&request).contains(&format!("\"{uid}\"")));
+        self.wait("the agent sees the pod", || self.page("/debug/pods").contains(&format!("\"{uid}\"")));
     }
 
     /// What the agent says of the pod; empty when it says nothing.
@@ -210,15 +232,27 @@ impl Node {
         self.primary("1.0.0").to_string()
     }
 
-    fn remembered(&self, uid: &str) -> PathBuf {
-        self.path(&format!("cache/results/pods-c{uid}-eth0"))
+    fn remembered(&self, list: &Value, uid: &str) -> PathBuf {
+        self.path("cache/results").join(cni::remembered_as(list, &container(uid), INTERFACE))
     }
 
     pub(crate) fn has_program(&self) -> bool {
         self.path("bin/fairway-cni").exists()
     }
 
-    fn netns(&self, uid: &str) -> String {
+    /// As a kubelet does it: again and again, each time with another sandbox, until the pod starts.
+    pub(crate) fn add_until_it_starts(&self, namespace: &str, pod: &str, uid: &str) -> Value {
+        let started = Instant::now();
+        loop {
+            match self.add(namespace, pod, uid) {
+                Ok(result) => return result,
+                Err(error) => assert!(started.elapsed() < PATIENCE, "{error}\n{}", self.log()),
+            }
+            self.del(namespace, pod, uid).unwrap();
+        }
+    }
+
+    pub(crate) fn netns(&self, uid: &str) -> String {
         format!("{}-{uid}", self.name)
     }
 
@@ -240,11 +274,8 @@ impl Node {
         let list: Value = serde_json::from_str(configuration).unwrap();
         // libcni remembers what a sandbox was made with, also when that failed halfway.
         fs::create_dir_all(self.path("cache/results")).unwrap();
-        fs::write(
-            self.remembered(uid),
-            json!({"kind": "cniCacheV1", "config": STANDARD.encode(configuration)}).to_string(),
-        )
-        .unwrap();
+        let remembered = cni::remembered(&list, &container(uid), INTERFACE, None);
+        fs::write(self.remembered(&list, uid), remembered.to_string()).unwrap();
         self.run(&list, "ADD", namespace, pod, uid, None)
     }
 
@@ -257,7 +288,7 @@ impl Node {
         self.run(&list, "DEL", namespace, pod, uid, None)?;
         succeeds("ip", &["netns", "del", &self.netns(uid)]);
         // Gone already at the second DEL.
-        let _ = fs::remove_file(self.remembered(uid));
+        let _ = fs::remove_file(self.remembered(&list, uid));
         Ok(())
     }
 
@@ -293,8 +324,8 @@ impl Node {
         sandbox: &Sandbox<'_>,
         previous: Option<&Value>,
     ) -> Result<Value, String> {
-        let path = format!("{}:{PLUGINS}", self.path("bin").display());
-        runtime::run(&self.name, &path, list, command, sandbox, previous)
+        let directories = [self.path("bin"), PLUGINS.into()];
+        runtime::run(&self.name, &directories, list, command, sandbox, previous)
     }
 
     pub(crate) fn exec(&self, command: &[&str]) -> String {
@@ -311,15 +342,20 @@ impl Node {
         text.split_whitespace().find_map(|word| word.split_once("/24")).unwrap().0.to_owned()
     }
 
-    /// Listens in a pod; says where each connection came from, and on which port it came.
+    pub(crate) fn second_address_of(&self, uid: &str) -> String {
+        let text = self.in_pod(uid, &["ip", "-6", "-o", "addr", "show", "eth0", "scope", "global"]);
+        text.split_whitespace().find_map(|word| word.split_once("/64")).unwrap().0.to_owned()
+    }
+
+    /// Listens in a pod, on both families; says where each connection came from, and on which port it came.
     pub(crate) fn serve_in_pod(&self, uid: &str, ports: &[u16]) -> mpsc::Receiver<(IpAddr, u16)> {
         let (said, heard) = mpsc::channel();
         for &port in ports {
-            let listener = within(&self.netns(uid), move || TcpListener::bind(("0.0.0.0", port)).unwrap());
+            let listener = within(&self.netns(uid), move || TcpListener::bind(("::", port)).unwrap());
             let said = said.clone();
             std::thread::spawn(move || {
                 while let Ok((_, peer)) = listener.accept() {
-                    if said.send((peer.ip(), port)).is_err() {
+                    if said.send((peer.ip().to_canonical(), port)).is_err() {
                         return;
                     }
                 }
@@ -341,7 +377,7 @@ impl Node {
     }
 
     pub(crate) fn connects_from_node(&self, address: &str, port: u16) -> bool {
-        let target: SocketAddr = format!("{address}:{port}").parse().unwrap();
+        let target = SocketAddr::new(address.parse().unwrap(), port);
         within(&self.name, move || TcpStream::connect_timeout(&target, Duration::from_secs(5)).is_ok())
     }
 }

@@ -11,8 +11,23 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::node::Node;
 
-/// First byte of a WorkloadRequest that deletes: field 2, of a length (interoperability notes §5.2).
-const DELETION: u8 = 0x12;
+/// First byte of a WorkloadRequest: the field that says what is wanted, of a length (interoperability notes §5.2).
+pub(crate) const ADDITION: u8 = 0x0a;
+pub(crate) const DELETION: u8 = 0x12;
+pub(crate) const SNAPSHOT_SENT: u8 = 0x1a;
+
+/// What a proxy does with the first request of a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Temper {
+    /// Accepts it, as all others.
+    Willing,
+    /// Dies without an answer.
+    DiesAt(u8),
+    /// Dies as soon as it has accepted it.
+    DiesAfter(u8),
+    /// Never answers.
+    HangsAt(u8),
+}
 
 /// Runs until dropped.
 pub(crate) struct Proxy {
@@ -24,15 +39,10 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     pub(crate) fn start(node: &Node) -> Self {
-        Self::connect(node, false)
+        Self::with(node, Temper::Willing)
     }
 
-    /// One that ends as soon as it has heard of a deletion, without an answer.
-    pub(crate) fn dying_at_deletion(node: &Node) -> Self {
-        Self::connect(node, true)
-    }
-
-    fn connect(node: &Node, dies: bool) -> Self {
+    pub(crate) fn with(node: &Node, temper: Temper) -> Self {
         let socket = Arc::new(Socket::new(Domain::UNIX, Type::SEQPACKET, None).unwrap());
         let address = SockAddr::unix(node.node_socket()).unwrap();
         node.wait("the node socket", || socket.connect(&address).is_ok());
@@ -42,12 +52,19 @@ impl Proxy {
         let mut proxy = Self { socket, heard: Arc::clone(&heard), ended: Arc::clone(&ended), thread: None };
         let serve = move || {
             while let Ok(message) = take(&own)
-                && !message.is_empty()
-                && !(dies && message.first() == Some(&DELETION))
+                && let Some(&kind) = message.first()
             {
                 heard.lock().unwrap().push(message);
+                if temper == Temper::HangsAt(kind) {
+                    // Until one of both ends closes the connection.
+                    let _ = take(&own);
+                    break;
+                }
                 // WorkloadResponse{ack: {}}
-                if own.send(&[0x0a, 0x00]).is_err() {
+                if temper == Temper::DiesAt(kind)
+                    || own.send(&[0x0a, 0x00]).is_err()
+                    || temper == Temper::DiesAfter(kind)
+                {
                     break;
                 }
             }
@@ -60,8 +77,18 @@ impl Proxy {
 
     /// Whether it was told of `uid`.
     pub(crate) fn has_heard(&self, uid: &str) -> bool {
-        let heard = self.heard.lock().unwrap();
-        heard.iter().any(|message| message.windows(uid.len()).any(|part| part == uid.as_bytes()))
+        self.heard(uid).next().is_some()
+    }
+
+    /// Whether it was told that `uid` ends.
+    pub(crate) fn has_heard_the_end_of(&self, uid: &str) -> bool {
+        self.heard(uid).any(|message| message.first() == Some(&DELETION))
+    }
+
+    fn heard(&self, uid: &str) -> impl Iterator<Item = Vec<u8>> + use<> {
+        let uid = uid.as_bytes().to_vec();
+        let heard = self.heard.lock().unwrap().clone();
+        heard.into_iter().filter(move |message| message.windows(uid.len()).any(|part| part == uid))
     }
 
     pub(crate) fn has_ended(&self) -> bool {

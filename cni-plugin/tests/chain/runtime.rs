@@ -1,10 +1,15 @@
-//! A container runtime's part of the CNI specification, sections 3 to 5.
+//! Plugins of a chain as processes on a node; what a runtime tells them is the lab's.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use fairway_lab::Error;
+use fairway_lab::cni::runtime::{self, Described};
 use serde_json::{Value, json};
+
+/// A pod's interface.
+pub(crate) const INTERFACE: &str = "eth0";
 
 /// One pod as a kubelet asks for it.
 pub(crate) struct Sandbox<'a> {
@@ -14,65 +19,55 @@ pub(crate) struct Sandbox<'a> {
     pub(crate) netns: &'a Path,
 }
 
-/// Runs `command` on the plugins of `list`, in `node`'s network namespace.
+/// The runtime's id of a pod's sandbox.
+pub(crate) fn container(uid: &str) -> String {
+    format!("c{uid}")
+}
+
+/// Runs `verb` on the plugins of `list`, in `node`'s network namespace.
 pub(crate) fn run(
     node: &str,
-    path: &str,
+    directories: &[PathBuf],
     list: &Value,
-    command: &str,
+    verb: &str,
     sandbox: &Sandbox<'_>,
     previous: Option<&Value>,
 ) -> Result<Value, String> {
-    let mut plugins: Vec<&Value> = list["plugins"].as_array().ok_or("no plugins")?.iter().collect();
-    if command == "DEL" {
-        plugins.reverse();
-    }
-    let mut previous = previous.cloned();
-    for plugin in plugins {
-        let mut input = plugin.clone();
-        input["cniVersion"] = list["cniVersion"].clone();
-        input["name"] = list["name"].clone();
-        if let Some(previous) = &previous {
-            input["prevResult"] = previous.clone();
-        }
-        let output = call(node, path, command, sandbox, &input)?;
-        if command == "ADD" {
-            previous = Some(serde_json::from_str(&output).map_err(|error| format!("{error}: {output}"))?);
-        }
-    }
-    Ok(previous.unwrap_or(json!({})))
+    let Sandbox { namespace, pod, uid, netns } = *sandbox;
+    let container = container(uid);
+    let sandbox = &Described { container: &container, namespace, pod, uid, netns, interface: INTERFACE };
+    let call = |input: &Value| call(node, directories, verb, sandbox, input);
+    let result = runtime::run(list, verb, previous, call).map_err(|error| error.to_string())?;
+    Ok(result.unwrap_or_else(|| json!({})))
 }
 
-fn call(node: &str, path: &str, command: &str, sandbox: &Sandbox<'_>, input: &Value) -> Result<String, String> {
-    let name = input["type"].as_str().ok_or("a plugin without a type")?;
-    let program = path.split(':').map(|directory| Path::new(directory).join(name)).find(|path| path.exists());
-    let program = program.ok_or_else(|| format!("failed to find plugin {name} in {path}"))?;
-    let arguments = format!(
-        "IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={};K8S_POD_INFRA_CONTAINER_ID=c{uid};K8S_POD_UID={uid}",
-        sandbox.namespace,
-        sandbox.pod,
-        uid = sandbox.uid
-    );
+fn call(
+    node: &str,
+    directories: &[PathBuf],
+    verb: &str,
+    sandbox: &Described<'_>,
+    input: &Value,
+) -> fairway_lab::Result<String> {
+    let name = input["type"].as_str().unwrap_or_default();
+    let failed = |why: String| Error::new(format!("{name} {verb}: {why}"));
     let mut child = Command::new("ip")
         .args(["netns", "exec", node])
-        .arg(program)
-        .env("CNI_COMMAND", command)
-        .env("CNI_CONTAINERID", format!("c{}", sandbox.uid))
-        .env("CNI_NETNS", sandbox.netns)
-        .env("CNI_IFNAME", "eth0")
-        .env("CNI_ARGS", arguments)
-        .env("CNI_PATH", path)
+        .arg(runtime::program(name, directories)?)
+        .envs(runtime::environment(verb, sandbox))
+        .env("CNI_PATH", std::env::join_paths(directories).map_err(|error| failed(error.to_string()))?)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .map_err(|error| error.to_string())?;
-    // A plugin that fails at once does not read.
-    let _ = child.stdin.take().unwrap().write_all(input.to_string().as_bytes());
-    let output = child.wait_with_output().map_err(|error| error.to_string())?;
+        .map_err(|error| failed(error.to_string()))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A plugin that fails at once does not read.
+        let _ = stdin.write_all(input.to_string().as_bytes());
+    }
+    let output = child.wait_with_output().map_err(|error| failed(error.to_string()))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {
         return Ok(text);
     }
-    Err(format!("{name} {command}: {text}{}", String::from_utf8_lossy(&output.stderr)))
+    Err(failed(format!("{text}{}", String::from_utf8_lossy(&output.stderr))))
 }

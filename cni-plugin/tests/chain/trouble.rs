@@ -64,8 +64,35 @@ impl Node {
     }
 
     pub(crate) fn add_in(&self, owner: &Owner, namespace: &str, pod: &str, uid: &str) -> Result<Value, String> {
+        self.add_at(&owner.path(), namespace, pod, uid)
+    }
+
+    /// Starts a pod's network in a namespace that is there already.
+    pub(crate) fn add_at(&self, netns: &Path, namespace: &str, pod: &str, uid: &str) -> Result<Value, String> {
         let list: Value = serde_json::from_str(&self.configuration()).unwrap();
-        self.run_in(&list, "ADD", &Sandbox { namespace, pod, uid, netns: &owner.path() }, None)
+        self.run_in(&list, "ADD", &Sandbox { namespace, pod, uid, netns }, None)
+    }
+
+    /// The same as a runtime does it that does not know of us.
+    pub(crate) fn add_bare_in(&self, netns: &Path, namespace: &str, pod: &str, uid: &str) -> Result<Value, String> {
+        let list: Value = serde_json::from_str(&self.configuration_without_us()).unwrap();
+        self.run_in(&list, "ADD", &Sandbox { namespace, pod, uid, netns }, None)
+    }
+
+    /// Calls our plugin once more, with what the one before it gave.
+    pub(crate) fn repeat_our_add(
+        &self,
+        namespace: &str,
+        pod: &str,
+        uid: &str,
+        previous: &Value,
+    ) -> Result<Value, String> {
+        let mut list: Value = serde_json::from_str(&self.configuration()).unwrap();
+        let plugins = list["plugins"].as_array_mut().unwrap();
+        plugins.retain(|plugin| plugin["type"] == "fairway-cni");
+        assert_eq!(plugins.len(), 1);
+        let netns = Path::new("/run/netns").join(self.netns(uid));
+        self.run_in(&list, "ADD", &Sandbox { namespace, pod, uid, netns: &netns }, Some(previous))
     }
 }
 
