@@ -68,7 +68,7 @@ pub(super) fn exchange(
 ) -> Result<(), ExchangeError> {
     let mode = fs::metadata(path).map_or(0o600, |metadata| metadata.mode() & 0o777);
     let (mut believed, mut content) = (believed.to_owned(), content.to_owned());
-    for _ in 0..ATTEMPTS {
+    for attempt in 1..=ATTEMPTS {
         let temporary = prepare(path, mode, |file| file.write_all(content.as_bytes()))?;
         if let Err(error) = swap(&temporary, path) {
             // Not every file system can exchange; the file may also be gone by now.
@@ -85,15 +85,20 @@ pub(super) fn exchange(
             return Ok(());
         }
         // Somebody wrote between our reading and our writing: what we put there is the old with our change.
-        let Some(newer) = was.ok().and_then(|was| again(&was)) else { return give_back(&temporary, path, &content) };
-        let _ = fs::remove_file(&temporary);
-        believed = content;
-        content = newer;
+        match was.ok().and_then(|was| again(&was)) {
+            Some(newer) if attempt < ATTEMPTS => {
+                let _ = fs::remove_file(&temporary);
+                believed = content;
+                content = newer;
+            }
+            Some(_) => return give_back(&temporary, path, &content).and(Err(ExchangeError::Contended)),
+            None => return give_back(&temporary, path, &content),
+        }
     }
     Err(ExchangeError::Contended)
 }
 
-/// Puts a file back whose writer has no need of us, or is not done yet. It has to be the very same file: its writer
+/// Puts a file back whose writer has no need of us, is not done yet, or never stops. It has to be the very same file: its writer
 /// holds it open and goes on writing there.
 fn give_back(taken: &Path, path: &Path, ours: &str) -> Result<(), ExchangeError> {
     swap(taken, path).map_err(|error| ExchangeError::Io(error.into()))?;
@@ -174,6 +179,28 @@ pub(super) fn any(directory: &Path, holds: impl Fn(&str) -> bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_gives_up_leaves_the_newest_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let [path, theirs] = ["list", "theirs"].map(|name| directory.path().join(name));
+        // Written after our last look, or before it.
+        for rounds in [ATTEMPTS, ATTEMPTS - 1] {
+            let round = std::cell::Cell::new(0);
+            fs::write(&path, "round 0").unwrap();
+            let given_up = exchange(&path, "believed", "ours", |was| {
+                if round.get() < rounds {
+                    round.set(round.get() + 1);
+                    fs::write(&theirs, format!("round {}", round.get())).unwrap();
+                    fs::rename(&theirs, &path).unwrap();
+                }
+                Some(format!("{was} and us"))
+            });
+            assert!(matches!(given_up, Err(ExchangeError::Contended)), "{given_up:?}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), format!("round {rounds}"));
+            assert!(!beside(&path).exists());
+        }
+    }
 
     #[test]
     fn a_program_is_copied_only_when_it_differs() {
