@@ -259,6 +259,13 @@ fn to_service(
         return Ok(Plan::ViaWaypoint { hop, waypoint: pick.workload, service: Some(service.clone()), workload: None });
     }
     if service.load_balancing.mode == Mode::Passthrough {
+        // A service that anybody may declare for an address takes no member of the mesh off its tunnel.
+        let address = NetworkAddress { network: source.network.clone(), ip: destination.ip() };
+        if let Some(workload) = snapshot.workload_by_address(&address).filter(|there| there.protocol == Protocol::Hbone)
+        {
+            return to_workload(snapshot, source, workload, destination, rng)
+                .map_err(|refusal| refusal.with_workload(workload));
+        }
         return Ok(Plan::Passthrough { address: destination, service: Some(service.clone()) });
     }
     let request = balance::Request {

@@ -67,6 +67,8 @@ fn updates() -> Vec<Update> {
         pod("client", &["10.0.0.1", "fd00::1"]),
         serving(serving(pod("server", &["10.0.0.2", "fd00::2"]), "server", &[(80, 8080)]), "sans", &[(80, 8080)]),
         plain(serving(pod("outside", &["10.0.0.3"]), "outside", &[(80, 8080)])),
+        pod("covered", &["240.0.0.5"]),
+        plain(pod("covered-outside", &["240.0.0.6"])),
         behind,
         lost,
         waypoint_pod,
@@ -170,6 +172,9 @@ fn outbound() {
         ("10.96.0.15:80", "tunnel 10.99.0.11:15008 10.99.0.11:8080"),
         ("10.96.0.8:80", "passthrough 10.96.0.8:80"),
         ("240.1.2.3:80", "passthrough 240.1.2.3:80"),
+        // Whoever declares such a service for the address of a member takes it off its tunnel as little as its waypoint.
+        ("240.0.0.5:80", "tunnel 240.0.0.5:15008 240.0.0.5:80"),
+        ("240.0.0.6:80", "passthrough 240.0.0.6:80"),
         // Services with a waypoint: by hostname, by service address, by pod address, unknown ones; it beats passthrough
         // and does not mind a port that is not declared.
         ("10.96.0.4:80", "waypoint 10.0.0.100:15008 10.96.0.4:80"),
