@@ -92,6 +92,8 @@ pub async fn run(config: Config, log_filter: LogFilter, workers: Workers) -> any
         limits: config.limits.clone(),
         budget,
         ipv6: config.ipv6,
+        exchange_baggage: config.exchange_baggage,
+        tunnel_over_loopback: config.tunnel_over_loopback,
         neighbours: Neighbours::default(),
         workers,
         lookup: Lookup::new(upstream, counted.clone()),

@@ -112,6 +112,12 @@ pub struct Arguments {
     /// Ask for workloads and services when connections need them, instead of holding all of the mesh
     #[arg(long, env = "XDS_ON_DEMAND", value_name = "BOOL", default_value = "false")]
     pub xds_on_demand: String,
+    /// Tell other proxies which workload a connection is of, and use their word for labels where there is no other
+    #[arg(long, env = "ENABLE_RESPONSE_BAGGAGE", value_name = "BOOL", default_value = "true")]
+    pub enable_response_baggage: String,
+    /// Speak over loopback to an application that takes the PROXY protocol, instead of at its pod's address
+    #[arg(long, env = "LOCALHOST_APP_TUNNEL", value_name = "BOOL", default_value = "true")]
+    pub localhost_app_tunnel: String,
     /// Directory in which the last good configuration is kept, to be served after a restart until the control plane
     /// answers; nothing is kept if it is not set
     #[arg(long, env = "FAIRWAY_STATE_DIR", value_name = "DIR")]
@@ -233,6 +239,10 @@ pub struct Config {
     pub keepalive: bool,
     /// Give up connections whose data is not acknowledged.
     pub user_timeout: bool,
+    /// Tell other proxies what a connection is of, and use their word for labels.
+    pub exchange_baggage: bool,
+    /// Speak over loopback to an application that takes the PROXY protocol.
+    pub tunnel_over_loopback: bool,
     /// Every bound.
     pub limits: Limits,
     /// Lifetime asked for certificates.
@@ -395,6 +405,8 @@ impl Arguments {
             labels_left_out: parse("FAIRWAY_METRIC_LABELS_LEFT_OUT", &self.metric_labels_left_out)?,
             keepalive: switch("KEEPALIVE_ENABLED", &self.keepalive_enabled)?,
             user_timeout: given_switch("USER_TIMEOUT_ENABLED", &self.user_timeout_enabled)?.unwrap_or(false),
+            exchange_baggage: switch("ENABLE_RESPONSE_BAGGAGE", &self.enable_response_baggage)?,
+            tunnel_over_loopback: switch("LOCALHOST_APP_TUNNEL", &self.localhost_app_tunnel)?,
             certificate_lifetime: limits.duration(&limits::CERTIFICATE_LIFETIME),
             limits: limits.and(&limits::DRAIN_DEADLINE, milliseconds),
             node: NodeInfo {
@@ -464,6 +476,8 @@ impl Config {
             "metricLabelsLeftOut": self.labels_left_out.to_string(),
             "keepaliveEnabled": self.keepalive,
             "userTimeoutEnabled": self.user_timeout,
+            "enableResponseBaggage": self.exchange_baggage,
+            "localhostAppTunnel": self.tunnel_over_loopback,
             "limits": limits_arguments::dump(&self.limits),
             "trustDomain": self.trust_domain.to_string(),
             "network": self.network,

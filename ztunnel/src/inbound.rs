@@ -1,6 +1,8 @@
 //! Tunnels arriving for a pod: one connection carries many streams, each is one application connection.
 
 #[cfg(test)]
+mod members;
+#[cfg(test)]
 mod strangers;
 
 use std::net::SocketAddr;
@@ -44,6 +46,9 @@ const AUTHORITY_MAX: usize = 253 + 1 + 5;
 
 /// What is said of a client that did not wait for its answer.
 const LEFT: &str = "the client left before it was answered";
+
+/// What is said of a stream that finds all places on its tunnel taken.
+const STREAMS_TAKEN: &str = "streams that the client gave up are still being ended (http2_max_concurrent_streams)";
 
 /// Serves one tunnel connection to the pod: proves both sides, then serves its streams until it ends.
 ///
@@ -137,10 +142,13 @@ pub(crate) async fn carry_streams(proven: Box<Proven>) {
     let mut asked = false;
     // The client's own limit counts the streams it has not given up; this one those that still cost us something.
     let permits = Arc::new(Semaphore::new(pod.mesh.limits.size(&limits::MAX_CONCURRENT_STREAMS)));
+    let shed = ConnectionInfo { source_identity: Some(client.clone()), ..info.clone() };
     let streams = |incoming: Incoming| {
         asked = true;
         let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
-            return incoming.refuse(Reason::ConnectionLimit);
+            incoming.refuse(Reason::ConnectionLimit);
+            let outcome = Outcome::because(Reason::ConnectionLimit, STREAMS_TAKEN);
+            return pod.mesh.telemetry.refused(&shed, Instant::now(), &outcome);
         };
         let arrived = Arrived {
             pod: Arc::clone(&pod),
@@ -236,7 +244,12 @@ impl Arrived {
         };
         let target = known.and_then(|snapshot| route::inbound(&snapshot, &local, self.arrived_at, authority));
         let target = match target {
-            Ok(target) => target,
+            Ok(mut target) => {
+                if !pod.mesh.tunnel_over_loopback {
+                    target.dial = target.destination;
+                }
+                target
+            }
             Err(refusal) => return refuse(self.incoming, &Outcome::from(&*refusal)),
         };
         let facts = ConnectionFacts {
@@ -253,7 +266,8 @@ impl Arrived {
             Ok(delivered) => delivered,
             Err(outcome) => return refuse(self.incoming, &outcome),
         };
-        let Ok(tunnel) = self.incoming.accept(describe_ourselves(&local)) else {
+        let ourselves = if pod.mesh.exchange_baggage { describe(&local) } else { HeaderMap::new() };
+        let Ok(tunnel) = self.incoming.accept(ourselves) else {
             pod.mesh.telemetry.refused(&info, started, &Outcome::because(Reason::ResetByPeer, LEFT));
             return None;
         };
@@ -277,7 +291,9 @@ impl Arrived {
         let Some(local) = local else { return info };
         // The address says which workload it is only if the certificate agrees: behind a gateway or waypoint it does not.
         let source = snapshot.workload_at(&local.network, self.peer.ip());
-        info.source_workload = source.filter(|source| source.identity() == self.client).cloned();
+        let source = source.filter(|source| source.identity() == self.client).cloned();
+        let described = || baggage::described(self.incoming.headers(), &self.client);
+        info.source_workload = source.or_else(|| self.pod.mesh.exchange_baggage.then(described)?);
         info.destination_identity = Some(local.identity());
         info.destination_workload = Some(Arc::clone(local));
         let named = forwarded_host(self.incoming.headers());
@@ -318,6 +334,6 @@ impl Open {
 }
 
 /// The 200's baggage: the client uses it for labels when it knew only a gateway (interop §1.3).
-fn describe_ourselves(local: &Workload) -> HeaderMap {
+fn describe(local: &Workload) -> HeaderMap {
     baggage::of(local).to_value().map(|value| (BAGGAGE, value)).into_iter().collect()
 }

@@ -9,7 +9,7 @@ use fairway_core::io::drain::Drain;
 use futures_util::FutureExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::workers::Place;
 
@@ -18,6 +18,9 @@ const PAUSE_FIRST: Duration = Duration::from_millis(5);
 
 /// Longest pause between accepts that keep failing.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// A listener with no permits left is told of once in so long.
+const BETWEEN_COMPLAINTS: Duration = Duration::from_secs(60);
 
 /// One accepted connection with the permit that counts it.
 pub struct Arrival {
@@ -46,7 +49,15 @@ pub async fn accept(
     handle: impl Fn(Arrival),
 ) {
     let mut pause = PAUSE_FIRST;
+    let mut complained: Option<Instant> = None;
     loop {
+        if permits.available_permits() == 0 && complained.is_none_or(|at| at.elapsed() >= BETWEEN_COMPLAINTS) {
+            complained = Some(Instant::now());
+            tracing::warn!(
+                listener = name,
+                "the pod has as many connections as it may have (connections_per_pod); more wait in the kernel's queue"
+            );
+        }
         let accepted = tokio::select! {
             _mode = drain.started() => break,
             accepted = accept_one(&listener, &permits) => accepted,
@@ -69,6 +80,7 @@ pub async fn accept(
     }
 }
 
+/// The next connection, once there is a permit for it.
 async fn accept_one(listener: &TcpListener, permits: &Arc<Semaphore>) -> std::io::Result<Arrival> {
     let permit = Arc::clone(permits).acquire_owned().await.map_err(std::io::Error::other)?;
     let (stream, peer) = listener.accept().await?;

@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
+use fairway_core::addr::canonical;
 use fairway_core::io::copy;
 use fairway_core::io::drain::Drain;
 use fairway_core::io::hbone::client::Opened;
@@ -56,6 +57,7 @@ async fn open(pod: &Pod, place: &Place, stream: TcpStream, client: SocketAddr) -
         stream,
         started: Instant::now(),
         info: ConnectionInfo::new(Reporter::Source, client, destination),
+        who_answers_is_unknown: false,
     };
     if is_our_listener(&connection.stream, destination) {
         return connection.refuse(&Outcome::because(Reason::SelfCall, destination));
@@ -91,13 +93,14 @@ async fn open(pod: &Pod, place: &Place, stream: TcpStream, client: SocketAddr) -
         }
         Plan::Tunnel { hop, workload: peer, .. } | Plan::ViaWaypoint { hop, waypoint: peer, .. } => {
             let key = key(&source, hop, peer, client);
-            let request = request(&source, hop, client, plan.service());
+            let request = request(pod, &source, hop, client, plan.service());
             connection.tunnel(&key, hop, peer, pod.pool(place).open(&key, &request)).await
         }
         Plan::ViaGateway { hop, inner, gateway, .. } => {
             let key = key(&source, hop, gateway, client);
-            let outer = request(&source, hop, client, plan.service());
+            let outer = request(pod, &source, hop, client, plan.service());
             let nested = nested_request(&source, &outer);
+            connection.who_answers_is_unknown = pod.mesh.exchange_baggage;
             let opening = pod.pool(place).open_through(&key, &outer, inner, &nested);
             connection.tunnel(&key, hop, gateway, opening).await
         }
@@ -109,10 +112,11 @@ async fn open(pod: &Pod, place: &Place, stream: TcpStream, client: SocketAddr) -
 /// Whether nobody redirected the connection: it was made to the listener it arrived at, by whatever address of the pod. We
 /// would connect there again, be taken for a client, and so on until nothing is left.
 fn is_our_listener(stream: &TcpStream, destination: SocketAddr) -> bool {
-    let same = |local: SocketAddr| {
-        (local.ip().to_canonical(), local.port()) == (destination.ip().to_canonical(), destination.port())
+    let ours = |local| {
+        let (local, destination) = (canonical(local), canonical(destination));
+        (local.ip(), local.port()) == (destination.ip(), destination.port())
     };
-    route::is_illegal_port(destination.port()) && stream.local_addr().is_ok_and(same)
+    route::is_illegal_port(destination.port()) && stream.local_addr().is_ok_and(ours)
 }
 
 /// Where a connection to `destination` goes, with the address of an endpoint that has only a name.
@@ -149,6 +153,8 @@ struct Outgoing {
     stream: TcpStream,
     started: Instant,
     info: ConnectionInfo,
+    /// Only a gateway is known; whoever it has answer may say who that is.
+    who_answers_is_unknown: bool,
 }
 
 impl Outgoing {
@@ -183,6 +189,12 @@ impl Outgoing {
             }
         };
         self.info.source_identity = Some(key.source.clone());
+        if self.who_answers_is_unknown
+            && let Some(identity) = &opened.peer_identity
+            && let Some(described) = baggage::described(&opened.headers, identity)
+        {
+            self.info.destination_workload = Some(described);
+        }
         self.info.destination_identity = opened.peer_identity;
         let telemetry = self.telemetry.open(self.info, None);
         let (tunnel, lifetime) = (opened.stream, opened.lifetime);
@@ -284,9 +296,16 @@ fn nested_request(source: &Workload, outer: &ConnectRequest) -> ConnectRequest {
     request
 }
 
-fn request(source: &Workload, hop: &Hop, client: SocketAddr, service: Option<&Arc<Service>>) -> ConnectRequest {
+fn request(
+    pod: &Pod,
+    source: &Workload,
+    hop: &Hop,
+    client: SocketAddr,
+    service: Option<&Arc<Service>>,
+) -> ConnectRequest {
+    let described = pod.mesh.exchange_baggage.then(|| baggage::of(source).to_value());
     let lines = [
-        (headers::BAGGAGE, baggage::of(source).to_value()),
+        (headers::BAGGAGE, described.flatten()),
         (header::FORWARDED, headers::forwarded(client, service.map(|service| service.hostname()))),
         (headers::TRACEPARENT, headers::traceparent(rand::random(), rand::random())),
     ];

@@ -42,6 +42,10 @@ pub struct Mesh {
     pub budget: ReceiveBudget,
     /// Whether pods are served on IPv6 as well.
     pub ipv6: bool,
+    /// Whether proxies tell each other what they carry connections for, for labels.
+    pub exchange_baggage: bool,
+    /// Whether an application that takes the PROXY protocol is spoken to over loopback, and not at its pod's address.
+    pub tunnel_over_loopback: bool,
     /// The node's enrolled pods, for connections between two of them.
     pub neighbours: Neighbours,
     /// The threads that carry connections.
@@ -117,7 +121,7 @@ impl Pod {
     /// announced and is not any more is no newcomer.
     #[must_use]
     pub fn newcomer(&self, address: IpAddr) -> Option<Workload> {
-        if self.announced.load(Ordering::Relaxed) || self.view.borrow().workload.is_some() {
+        if self.is_announced() || self.view.borrow().workload.is_some() {
             return None;
         }
         self.mesh.site.newcomer(&self.reference, address, &self.mesh.live.snapshot())
@@ -135,9 +139,15 @@ impl Pod {
         view.workload.clone()
     }
 
-    /// The controller has announced the pod.
-    pub fn announced(&self) {
-        self.announced.store(true, Ordering::Relaxed);
+    /// The controller has announced the pod; says whether that is news.
+    pub fn announce(&self) -> bool {
+        !self.announced.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether the controller has announced the pod, ever.
+    #[must_use]
+    pub fn is_announced(&self) -> bool {
+        self.announced.load(Ordering::Relaxed)
     }
 
     /// Whether the announcement is of this pod, and not of one that had its name before: then none of its addresses is in

@@ -270,18 +270,15 @@ fn accept<T>(
 /// first connection need not wait for one; and lets idle tunnels go.
 async fn keep(pod: Arc<Pod>, mut drain: Drain) {
     let mut view = pod.view();
-    let (mut certificate, mut known): (Option<CertificateHandle>, bool) = (None, false);
+    let mut certificate: Option<CertificateHandle> = None;
     let idle = pod.mesh.limits.duration(&limits::POOL_IDLE_TIMEOUT);
     let mut sweeps = interval(SWEEP_INTERVAL.min(idle));
     loop {
         let announced = view.borrow_and_update().workload.as_ref().map(|workload| workload.identity());
-        let is_news = announced.is_some() && !known;
-        if is_news {
-            known = true;
-            pod.announced();
-        }
+        let is_news = announced.is_some() && pod.announce();
         // One that is withdrawn keeps what it has: it may be back in a moment.
-        let guess = || pod.mesh.site.identity(&pod.reference, &pod.mesh.live.snapshot()).filter(|_| !known);
+        let guess =
+            || pod.mesh.site.identity(&pod.reference, &pod.mesh.live.snapshot()).filter(|_| !pod.is_announced());
         if let Some(identity) = announced.or_else(guess)
             && certificate.as_ref().is_none_or(|held| *held.identity() != identity)
         {

@@ -118,6 +118,8 @@ impl ServedPod {
             telemetry: Telemetry::new(&metrics),
             budget: ReceiveBudget::default(),
             ipv6: false,
+            exchange_baggage: true,
+            tunnel_over_loopback: true,
             neighbours: crate::neighbours::Neighbours::default(),
             workers: workers.clone(),
             lookup: Lookup::new(Upstream::new(resolvers, ours.clone(), ours), DnsMetrics::new(&metrics)),
@@ -150,6 +152,11 @@ impl ServedPod {
 
     /// Opens a stream on the member's tunnel to `port` of the pod.
     pub(crate) async fn open(&self, member: &Pool, port: u16) -> Result<Opened, TunnelError> {
+        self.open_with(member, port, HeaderMap::new()).await
+    }
+
+    /// As [`ServedPod::open`], with these headers.
+    pub(crate) async fn open_with(&self, member: &Pool, port: u16, headers: HeaderMap) -> Result<Opened, TunnelError> {
         let identity = |account| Identity::new("cluster.local", "shop", account).unwrap();
         let key = TunnelKey {
             source: identity("web"),
@@ -159,7 +166,7 @@ impl ServedPod {
             client: IpAddr::V4(Ipv4Addr::LOCALHOST),
         };
         let authority = SocketAddr::new(self.address.ip(), port).to_string();
-        member.open(&key, &ConnectRequest { authority, headers: HeaderMap::new() }).await
+        member.open(&key, &ConnectRequest { authority, headers }).await
     }
 }
 

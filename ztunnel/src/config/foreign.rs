@@ -19,8 +19,6 @@ pub(super) const FIXED: &[(&str, &[&str], &str)] = &[
 /// Variables that tune or extend; without them the proxy does its work all the same. Name, and why it has no effect.
 pub(super) const IGNORED: &[(&str, &str)] = &[
     ("AUTHZ_POLICY_INFO_LOGGING", "every refusal is logged with its policy, whatever this says"),
-    ("ENABLE_RESPONSE_BAGGAGE", "answers always describe the workload; what peers say of themselves is not used"),
-    ("LOCALHOST_APP_TUNNEL", "an application that takes the PROXY protocol is always spoken to over loopback"),
     ("PROXY_CONFIG", "each of its settings has a variable of its own"),
     ("ZTUNNEL_CPU_LIMIT", "set ZTUNNEL_WORKER_THREADS"),
     ("ZTUNNEL_RESOURCE_CPU_LIMIT", "set ZTUNNEL_WORKER_THREADS"),

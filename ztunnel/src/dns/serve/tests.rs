@@ -72,6 +72,8 @@ impl Served {
             budget: fairway_core::io::hbone::ReceiveBudget::default(),
             limits: Limits::default(),
             ipv6: true,
+            exchange_baggage: true,
+            tunnel_over_loopback: true,
             neighbours: Neighbours::default(),
             lookup: Lookup::new(upstream, counted),
             dns: Some(Arc::clone(&dns)),
