@@ -21,6 +21,7 @@ fn main() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
     for (target, seeds) in [
         ("connect", connect()),
+        ("dns", dns()),
         ("tunnel", tunnel()),
         ("node_socket", node_socket()),
         ("xds", xds()),
@@ -59,6 +60,31 @@ fn connect() -> Seeds {
     .into_iter()
     .chain([("all-headers", all.into_bytes())])
     .collect()
+}
+
+/// A transport, a name, a query, and a resolver's reply.
+fn dns() -> Seeds {
+    let question = |name: &str, kind: u8| {
+        let labels = name.split('.').flat_map(|label| [&[label.len() as u8][..], label.as_bytes()].concat());
+        labels.chain([0, 0, kind, 0, 1]).collect::<Vec<u8>>()
+    };
+    let message = |flags: [u8; 2], answers: u8, body: &[u8]| {
+        [&[0, 7][..], &flags, &[0, 1, 0, answers, 0, 0, 0, 0], body].concat()
+    };
+    let seed = |transport: u8, name: &str, kind: u8| {
+        let asked = question(name, kind);
+        let record = [&asked[..], &[0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1]].concat();
+        let (query, reply) = (message([1, 0], 0, &asked), message([0x81, 0x80], 1, &record));
+        [&[transport][..], &piece(name.as_bytes()), &piece(&query), &reply].concat()
+    };
+    vec![
+        ("ours", seed(0, world::HOST, 1)),
+        ("ours-ipv6", seed(0, world::HOST, 28)),
+        ("ours-by-stream", seed(1, world::GUARDED, 1)),
+        ("outside", seed(0, "example.org", 1)),
+        ("text", seed(0, world::HOST, 16)),
+        ("nothing", vec![0]),
+    ]
 }
 
 /// Steps of `tunnel`: SETTINGS first, as every client.

@@ -4,6 +4,7 @@
 //! `examples/seeds.rs`; `./dev fuzz` finds it by itself.
 
 pub mod connect;
+pub mod dns;
 pub mod input;
 pub mod node_socket;
 pub mod policy;
