@@ -140,11 +140,15 @@ impl Lab {
     /// # Errors
     /// When it cannot be started.
     pub fn spawn(&self, pod: &str, command: &[&str]) -> Result<Running> {
-        let mut prepared = self.command(pod, command);
-        prepared.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
-        let mut child = prepared.spawn().doing(|| format!("starting {command:?} in {pod}"))?;
-        let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
-        Ok(Running { child, stdin, stdout })
+        start(self.command(pod, command)).doing(|| format!("starting {command:?} in {pod}"))
+    }
+
+    /// Starts a command in a node's network namespace; it ends with the handle.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn spawn_node(&self, node: &str, command: &[&str]) -> Result<Running> {
+        start(self.node_command(node, command)).doing(|| format!("starting {command:?} on {node}"))
     }
 
     /// Records what passes the inter-node link at `node`.
@@ -294,6 +298,13 @@ pub fn unsettled(layout: &Layout) -> Result<Vec<String>> {
     let pods = objects.pods.iter().filter(|(key, pod)| !crate::kubelet::is_component(key, pod));
     let expected: Vec<_> = pods.map(|(key, _)| key.clone()).collect();
     Ok(status_of(layout)?.unsettled(&expected))
+}
+
+fn start(mut prepared: Command) -> std::io::Result<Running> {
+    prepared.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    let mut child = prepared.spawn()?;
+    let (stdin, stdout) = (child.stdin.take(), child.stdout.take());
+    Ok(Running { child, stdin, stdout })
 }
 
 fn refused(report: apply::Report) -> Result<()> {

@@ -3,6 +3,7 @@
 mod authority;
 mod labs_apart;
 mod last_good;
+mod upgrade;
 
 use std::collections::BTreeSet;
 use std::fs;
