@@ -243,6 +243,8 @@ limits! {
     HANDSHAKES_PER_SOURCE, "handshakes_per_source", Count, 128, 1..=1_000_000, Some("MAX_HANDSHAKES_PER_SOURCE");
     /// When so many connections, and at least half of all, have ended, the proxy gives free memory back to the node: some megabytes, which are worth a walk through the heap.
     MEMORY_RETURN_CROWD, "memory_return_connections", Count, 1_000, 1..=10_000_000, Some("MEMORY_RETURN_CONNECTIONS");
+    /// Percent of the memory this process may have (memory.max of its cgroup) from which on new connections are refused, so that open ones live; the rest is for those to grow. At 100 none is refused, and the kernel ends the process.
+    MEMORY_SHED, "memory_shed_percent", Count, 90, 50..=100, Some("MEMORY_SHED_PERCENT");
     /// Open connections get this long to end when the proxy shuts down.
     DRAIN_DEADLINE, "connection_termination_deadline", Milliseconds, 5 * SECOND, 0..=24 * HOUR, Some("CONNECTION_TERMINATION_DEADLINE");
     /// A policy change cuts the connections it denies within this at worst, and within a quarter of it usually.

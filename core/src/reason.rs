@@ -219,9 +219,9 @@ reasons! {
     /// A limit on connections or streams is reached.
     ConnectionLimit = "connection_limit", None, 503,
         "The log and the metric name the limit; raise it if the load is legitimate.";
-    /// The node has no more file descriptors, local ports or memory for sockets.
+    /// There are no more file descriptors, local ports or memory.
     ResourceLimit = "resource_limit", Connect, 503,
-        "The log has the kernel's error: raise the proxy's limit on open files (ulimit -n), net.ipv4.ip_local_port_range of the pod, or the node's memory.";
+        "The log says which: raise the proxy's limit on open files (ulimit -n), net.ipv4.ip_local_port_range of the pod, the proxy's memory limit, or the node's memory.";
     /// The proxy could not do what it must be able to do.
     Internal = "internal", None, 503,
         "This should not happen; the log has the error, please report it.";

@@ -36,6 +36,7 @@ use crate::dns::metrics::{self as dns_metrics, DnsMetrics};
 use crate::dns::upstream::Upstream;
 use crate::local::{self, LocalFile};
 use crate::memory;
+use crate::memory::pressure::Pressure;
 use crate::neighbours::Neighbours;
 use crate::node::NodeClient;
 use crate::node::pending::PendingPod;
@@ -80,6 +81,7 @@ pub async fn run(config: Config, log_filter: LogFilter, workers: Workers) -> any
     let (resolvers, ours) =
         (config.dns.resolvers(), SocketFactory::host(config.packet_mark).within(&config.limits, probing));
     let upstream = Upstream::new(resolvers.clone(), ours.clone(), ours.clone());
+    let pressure = Pressure::default();
     let mesh = Arc::new(Mesh {
         site: Site {
             trust_domain: config.names_trust_domain.then(|| config.trust_domain.clone()),
@@ -91,6 +93,7 @@ pub async fn run(config: Config, log_filter: LogFilter, workers: Workers) -> any
         telemetry: telemetry.clone(),
         limits: config.limits.clone(),
         budget,
+        pressure: pressure.clone(),
         ipv6: config.ipv6,
         exchange_baggage: config.exchange_baggage,
         tunnel_over_loopback: config.tunnel_over_loopback,
@@ -108,6 +111,7 @@ pub async fn run(config: Config, log_filter: LogFilter, workers: Workers) -> any
     let pods = Arc::new(Pods::new(mesh, home, settings, &metrics));
     let local = local_configuration(&config, &live, &metrics)?;
 
+    tokio::spawn(memory::watch(pressure, config.limits.clone(), metrics.clone()));
     tokio::spawn(memory::give_back(telemetry.table().clone(), config.limits.clone()));
     let agent = match &config.mode {
         ProxyMode::Shared { node_socket, .. } => {

@@ -37,6 +37,7 @@ use crate::dialled;
 use crate::listen::{Accepted, Arrival};
 use crate::outcome;
 use crate::pod::Pod;
+use crate::pods::NO_MEMORY;
 use crate::telemetry::{ConnectionInfo, ConnectionTelemetry, Outcome, Reporter};
 use crate::workers::Place;
 use crate::{baggage, demand};
@@ -145,10 +146,16 @@ pub(crate) async fn carry_streams(proven: Box<Proven>) {
     let shed = ConnectionInfo { source_identity: Some(client.clone()), ..info.clone() };
     let streams = |incoming: Incoming| {
         asked = true;
-        let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
-            incoming.refuse(Reason::ConnectionLimit);
-            let outcome = Outcome::because(Reason::ConnectionLimit, STREAMS_TAKEN);
-            return pod.mesh.telemetry.refused(&shed, Instant::now(), &outcome);
+        let permit = match Arc::clone(&permits).try_acquire_owned() {
+            Ok(permit) if !pod.mesh.pressure.is_high() => permit,
+            taken => {
+                let (reason, detail) = match taken {
+                    Ok(_) => (Reason::ResourceLimit, NO_MEMORY),
+                    Err(_) => (Reason::ConnectionLimit, STREAMS_TAKEN),
+                };
+                incoming.refuse(reason);
+                return pod.mesh.telemetry.refused(&shed, Instant::now(), &Outcome::because(reason, detail));
+            }
         };
         let arrived = Arrived {
             pod: Arc::clone(&pod),

@@ -1,16 +1,19 @@
-//! Gives memory back to the node after the start, and after many connections have gone.
+//! Gives memory back to the node after the start, and after many connections have gone; refuses before there is none.
 //!
 //! The allocator keeps what is freed for the next allocation, and can return by itself only what is free at the end of
 //! a heap. After thousands of connections that is next to nothing: their last survivor holds it all. A node's memory
 //! belongs to its applications, so the proxy asks the allocator to return every free page once a crowd has left.
 
+pub mod pressure;
 mod program;
 
 use std::time::Duration;
 
+use fairway_core::io::metrics::Metrics;
 use fairway_core::limits::{self, Limits};
 use tokio::time::{MissedTickBehavior, interval};
 
+use self::pressure::{Group, Pressure};
 use crate::telemetry::ConnectionTable;
 
 /// How often the number of connections is looked at. Coarse: memory that is wanted again at once is better kept.
@@ -18,6 +21,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// Looks from a crowd's leaving until the tunnels it needed have gone, too: a twentieth of the pool's idle time.
 const TUNNELS_TAKE: u32 = 3;
+
+/// Follows how much memory this process has and may have; what is free in it is given back before anybody is refused.
+pub async fn watch(pressure: Pressure, limits: Limits, metrics: Metrics) {
+    pressure.follow(Group::ours(), limits, metrics, return_free_pages).await;
+}
 
 /// Watches the open connections; a part of memory is returned whenever a crowd of them has left.
 pub async fn give_back(connections: ConnectionTable, limits: Limits) {
@@ -75,7 +83,7 @@ fn return_free_pages() {
     // SAFETY: malloc_trim takes no pointers, has no preconditions and is safe to call from any thread (malloc_trim(3)).
     #[expect(unsafe_code, reason = "the C library offers this to C only")]
     let returned = unsafe { nix::libc::malloc_trim(0) };
-    tracing::debug!(returned = returned == 1, "many connections have ended; free memory is given back");
+    tracing::debug!(returned = returned == 1, "free memory is given back");
 }
 
 /// Other allocators return memory by themselves, or offer no way to ask.

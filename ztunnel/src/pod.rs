@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use crate::dns::Dns;
 use crate::dns::lookup::Lookup;
 use crate::handshakes::Handshakes;
+use crate::memory::pressure::Pressure;
 use crate::neighbours::Neighbours;
 use crate::telemetry::Telemetry;
 use crate::workers::{Place, Workers};
@@ -40,6 +41,8 @@ pub struct Mesh {
     pub limits: Limits,
     /// What peers may have on its way to all of them.
     pub budget: ReceiveBudget,
+    /// Whether there is memory for more.
+    pub pressure: Pressure,
     /// Whether pods are served on IPv6 as well.
     pub ipv6: bool,
     /// Whether proxies tell each other what they carry connections for, for labels.

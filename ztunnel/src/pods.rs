@@ -5,15 +5,16 @@ use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fairway_core::io::certs::CertificateHandle;
 use fairway_core::io::drain::{self, Drain, Mode, Trigger};
 use fairway_core::io::hbone::Pool;
 use fairway_core::io::metrics::{Counter, Gauge, Metrics};
 use fairway_core::io::netns::{NamespaceEntry, NetworkNamespace};
-use fairway_core::io::socket::{PACKET_MARK, Probing, SocketFactory};
+use fairway_core::io::socket::{PACKET_MARK, Probing, SocketFactory, original_destination, reset_on_close};
 use fairway_core::limits;
+use fairway_core::reason::Reason;
 use fairway_core::route::{HBONE_PORT, OUTBOUND_PORT, PLAINTEXT_PORT};
 use fairway_core::snapshot::PodRef;
 use futures_util::future::join_all;
@@ -22,13 +23,20 @@ use tokio::sync::Semaphore;
 use tokio::time::interval;
 
 use crate::dns::serve::{Server, Sockets};
-use crate::listen::{self, Accepted};
+use crate::listen::{self, Accepted, Arrival};
 use crate::node::{AddError, PodInfo, PodSet, PodUid};
 use crate::pod::{Mesh, Pod};
+use crate::telemetry::{ConnectionInfo, Outcome, Reporter};
 use crate::{inbound, outbound, passthrough};
 
 /// How often idle tunnels are looked for; a fraction of the time they may idle.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The listener for what leaves a pod.
+const OUTBOUND: &str = "outbound";
+
+/// What is said of who is refused for want of memory.
+pub(crate) const NO_MEMORY: &str = "the proxy has used up nearly all memory it may have (memory_shed_percent)";
 
 const ACTIVE: &str = "workload_manager_active_proxy_count";
 const STARTED: &str = "workload_manager_proxies_started_total";
@@ -188,7 +196,7 @@ impl Pods {
         let preserve_source = preserve_source && !ourselves_only;
         let pod = Arc::new(Pod::new(reference, Arc::clone(&self.mesh), sockets, preserve_source, drain.clone()));
         if let Some((outbound, plaintext)) = captured {
-            accept("outbound", &pod, worker, outbound, outbound::serve);
+            accept(OUTBOUND, &pod, worker, outbound, outbound::serve);
             accept("plaintext", &pod, worker, plaintext, passthrough::serve);
             self.mesh.neighbours.add(&pod);
         }
@@ -259,11 +267,25 @@ fn accept<T>(
     let permits = Arc::new(Semaphore::new(pod.mesh.limits.size(&limits::CONNECTIONS_PER_POD)));
     let (workers, drain) = (&pod.mesh.workers, pod.drain.clone());
     let pod = Arc::clone(pod);
-    let handle = move |arrival| {
+    let handle = move |arrival: Arrival| {
+        if pod.mesh.pressure.is_high() {
+            return refuse_for_memory(name, &pod, &arrival);
+        }
         let served = Arc::clone(&pod);
         pod.mesh.workers.serve(worker, arrival, move |accepted| serve(served, accepted));
     };
     workers.spawn(worker, listen::accept(name, listener, permits, drain, handle));
+}
+
+/// Refuses a connection while it costs next to nothing: before a task, a handshake or a buffer is made for it.
+fn refuse_for_memory(name: &str, pod: &Pod, arrival: &Arrival) {
+    let reporter = if name == OUTBOUND { Reporter::Source } else { Reporter::Destination };
+    let destination = original_destination(&arrival.stream).or_else(|_| arrival.stream.local_addr());
+    reset_on_close(&arrival.stream);
+    if let Ok(destination) = destination {
+        let info = ConnectionInfo::new(reporter, arrival.peer, destination);
+        pod.mesh.telemetry.refused(&info, Instant::now(), &Outcome::because(Reason::ResourceLimit, NO_MEMORY));
+    }
 }
 
 /// While the pod is served: holds the certificate of whoever it is now, or will be as far as its node knows, so that the

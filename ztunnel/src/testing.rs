@@ -118,6 +118,7 @@ impl ServedPod {
             telemetry: Telemetry::new(&metrics),
             budget: ReceiveBudget::default(),
             ipv6: false,
+            pressure: Default::default(),
             exchange_baggage: true,
             tunnel_over_loopback: true,
             neighbours: crate::neighbours::Neighbours::default(),

@@ -2,7 +2,9 @@
 
 use std::net::Ipv4Addr;
 
+use fairway_core::io::hbone::TunnelError;
 use fairway_core::limits::Limits;
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 
 use super::*;
@@ -57,4 +59,26 @@ async fn a_stream_that_is_shed_is_counted() {
         }
     };
     assert!(tokio::time::timeout(PATIENCE, opening).await.is_ok(), "no stream was shed");
+}
+
+/// Without memory for more, streams are refused with the reason, and those that are open go on.
+#[tokio::test]
+async fn without_memory_new_streams_are_refused_and_open_ones_live() {
+    let served = ServedPod::start().await;
+    let (listener, port) = silent().await;
+    let member = served.member();
+    let mut open = served.open(&member, port).await.unwrap();
+    let (mut application, _) = listener.accept().await.unwrap();
+    served.pod.mesh.pressure.set(true);
+    let error = served.open(&member, port).await.err().unwrap();
+    assert!(
+        matches!(error.cause(), TunnelError::Refused { reason: Some(Reason::ResourceLimit), .. }),
+        "not for want of memory: {error}"
+    );
+    open.stream.sender.send_all(bytes::Bytes::from_static(b"x")).await.unwrap();
+    assert_eq!(application.read(&mut [0; 4]).await.unwrap(), 1);
+    let is_counted = |line: &str| line.contains("reason=\"resource_limit\"") && line.contains("destination");
+    assert!(served.metrics.render().lines().any(is_counted));
+    served.pod.mesh.pressure.set(false);
+    served.open(&member, port).await.unwrap();
 }

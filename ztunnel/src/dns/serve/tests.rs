@@ -72,6 +72,7 @@ impl Served {
             budget: fairway_core::io::hbone::ReceiveBudget::default(),
             limits: Limits::default(),
             ipv6: true,
+            pressure: Default::default(),
             exchange_baggage: true,
             tunnel_over_loopback: true,
             neighbours: Neighbours::default(),
