@@ -222,6 +222,7 @@ mod tests {
         tokio::spawn(pressure.clone().follow(group, Limits::default(), metrics.clone(), relieve));
         for (bytes, is_high) in [("100", false), ("950", false), ("950", true), ("860", true), ("500", false)] {
             used(bytes);
+            // The clock is the test's own.
             tokio::time::sleep(LOOK_EVERY * 2).await;
             assert_eq!(pressure.is_high(), is_high, "{bytes}");
             assert!(metrics.render().contains(&format!("{SHEDDING} {}", u8::from(is_high))), "{}", metrics.render());
