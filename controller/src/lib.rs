@@ -4,6 +4,7 @@
 //! gRPC, [`status`] tells users, [`lifecycle`] makes waypoints, [`admin`] shows it to operators, [`app`] wires all of it.
 
 pub mod admin;
+mod api_server;
 pub mod app;
 pub mod ca;
 pub mod config;

@@ -15,12 +15,11 @@ use std::time::Duration;
 
 use fairway_core::io::drain::Drain;
 use fairway_core::source::gateway::Gateway;
-use kube::api::{Api, ApiResource};
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tokio::sync::watch;
 
+use crate::api_server;
 use crate::state::Published;
+use crate::status::condition::now;
 use apply::Applied;
 use conditions::Outcome;
 use owned::{Name, Owned};
@@ -117,8 +116,8 @@ impl Keeper {
             _ => Ok(()),
         };
         if let Some(status) = conditions::status(gateway, &outcome, &self.settings.cluster_domain, &now()) {
-            let api = Api::namespaced_with(self.client.clone(), &name.0, &gateways());
-            result = result.and(apply::say(&api, "Gateway", &name, &status).await);
+            let said = api_server::say(&self.client, &owned::gateway_resource(), &name.0, &name.1, &status).await;
+            result = result.and(said);
         }
         self.note(name, "waypoint", result)
     }
@@ -129,10 +128,8 @@ impl Keeper {
         let mut is_done = true;
         for (name, class) in classes {
             let Some(status) = conditions::class(class.generation, &class.conditions, &now()) else { continue };
-            let api = Api::all_with(self.client.clone(), &owned::class_resource());
-            let name = (String::new(), name);
-            let result = apply::say(&api, "GatewayClass", &name, &status).await;
-            is_done &= self.note(name, "class", result);
+            let result = api_server::say(&self.client, &owned::class_resource(), "", &name, &status).await;
+            is_done &= self.note((String::new(), name), "class", result);
         }
         is_done
     }
@@ -155,19 +152,4 @@ impl Keeper {
             }
         }
     }
-}
-
-fn gateways() -> ApiResource {
-    ApiResource {
-        group: "gateway.networking.k8s.io".to_owned(),
-        version: "v1".to_owned(),
-        api_version: "gateway.networking.k8s.io/v1".to_owned(),
-        kind: "Gateway".to_owned(),
-        plural: "gateways".to_owned(),
-    }
-}
-
-fn now() -> String {
-    let now = OffsetDateTime::now_utc().replace_nanosecond(0).ok().and_then(|now| now.format(&Rfc3339).ok());
-    now.unwrap_or_default()
 }

@@ -10,15 +10,15 @@ use fairway_core::io::drain::Drain;
 use fairway_core::source::{Kind, ObjectKey};
 use serde_json::{Value, json};
 use std::sync::Arc;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use tokio::sync::watch;
 
 use crate::l7;
 use crate::state::Published;
 use crate::translate::Severity;
+use condition::{Condition, is_said};
 
 pub mod cluster;
+pub mod condition;
 pub mod directory;
 pub mod lease;
 mod routes;
@@ -27,8 +27,6 @@ mod routes;
 const ZTUNNEL_ACCEPTED: &str = "ZtunnelAccepted";
 /// Condition of what waypoints enforce.
 const WAYPOINT_ACCEPTED: &str = "WaypointAccepted";
-/// Longest message, in bytes; the API takes 32 KiB, and nobody reads that.
-const MAXIMUM_MESSAGE_BYTES: usize = 4 * 1024;
 /// After this time the same is written again where it does not show: somebody removed it, or the object is one that
 /// cannot be read back.
 const AGAIN: Duration = Duration::from_secs(600);
@@ -51,17 +49,13 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// The condition as Kubernetes writes it.
-    #[must_use]
-    pub fn condition(&self, since: &str) -> Value {
-        let mut condition = json!({
-            "type": self.condition, "status": if self.holds { "True" } else { "False" },
-            "reason": self.reason, "message": self.message, "lastTransitionTime": since,
-        });
-        if let (Some(generation), Some(condition)) = (self.generation, condition.as_object_mut()) {
-            condition.insert("observedGeneration".to_owned(), generation.into());
-        }
-        condition
+    /// The condition beside what the object has now, and whether there is anything to write.
+    fn compare(&self, present: &[Value], now: &str) -> (Value, bool) {
+        let condition =
+            Condition { kind: self.condition, holds: self.holds, reason: self.reason, message: &self.message };
+        let wanted = condition.beside(present, self.generation, now);
+        let differs = !is_said(&wanted, present);
+        (wanted, differs)
     }
 }
 
@@ -77,8 +71,8 @@ impl Statement {
     fn compare(&self, published: &Published, key: &ObjectKey, now: &str) -> (Value, bool) {
         match self {
             Self::Policy(verdict) => {
-                let (since, differs) = compare(verdict, present(published, key), now);
-                (json!({"conditions": [verdict.condition(&since)]}), differs)
+                let (condition, differs) = verdict.compare(present(published, key), now);
+                (json!({"conditions": [condition]}), differs)
             }
             Self::Route(verdict) => routes::compare(verdict, published, key, now),
         }
@@ -147,8 +141,6 @@ fn verdict(faults: &[(Severity, String)], is_attached: bool, generation: Option<
     } else {
         faults.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>().join("; ")
     };
-    let cut = message.floor_char_boundary(MAXIMUM_MESSAGE_BYTES);
-    let message = message.get(..cut).unwrap_or_default().to_owned();
     Verdict { condition, holds, reason, message, generation }
 }
 
@@ -162,22 +154,6 @@ fn present<'a>(published: &'a Published, key: &ObjectKey) -> &'a [Value] {
     };
     let conditions = status.and_then(|status| status.get("conditions")).and_then(Value::as_array);
     conditions.map(Vec::as_slice).unwrap_or_default()
-}
-
-/// Since when the condition is as the verdict says, and whether there is anything to write.
-fn compare(verdict: &Verdict, present: &[Value], now: &str) -> (String, bool) {
-    let text = |condition: &Value, key: &str| condition.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let same_type = present.iter().find(|condition| text(condition, "type") == verdict.condition);
-    let since = same_type
-        .filter(|condition| (text(condition, "status") == "True") == verdict.holds)
-        .map(|condition| text(condition, "lastTransitionTime"))
-        .filter(|since| !since.is_empty())
-        .unwrap_or_else(|| now.to_owned());
-    let wanted = verdict.condition(&since);
-    let says_it = same_type.is_some_and(|condition| {
-        wanted.as_object().into_iter().flatten().all(|(key, value)| condition.get(key) == Some(value))
-    });
-    (since, !says_it)
 }
 
 /// Somebody who can write conditions.
@@ -233,8 +209,7 @@ async fn write_all<W: Writer>(
         said.remove(&key);
         writer.forget(&key).await;
     }
-    let now = OffsetDateTime::now_utc().replace_nanosecond(0).ok().and_then(|now| now.format(&Rfc3339).ok());
-    let now = now.unwrap_or_default();
+    let now = condition::now();
     let mut failed = None;
     for (key, statement) in statements {
         let (status, differs) = statement.compare(state, &key, &now);

@@ -1,12 +1,10 @@
-//! Golden translations: manifests and what proxies are told of them, in one file.
+//! Golden translations: manifests and what becomes of them as JSON, in one file (`golden/files.rs`).
 //!
-//! A file in `tests/golden` holds manifests, a line `# === expected ===` and the expected outcome as JSON. Several states of
-//! the manifests, one after the other, are parted by a line `# === then ===`. `UPDATE_GOLDEN=1` writes the outcome into the
-//! files.
+//! In `tests/golden` it is what proxies are told, in `tests/waypoint` the objects of waypoints. Several states of manifests
+//! for proxies, one after the other, are parted by a line `# === then ===`.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
 use std::fs;
-use std::path::Path;
 use std::sync::Arc;
 
 use fairway_controller::dump;
@@ -16,11 +14,12 @@ use fairway_core::source::directory::load;
 use serde_json::{Value, json};
 
 mod golden {
+    pub(crate) mod files;
+    pub(crate) mod gateway;
     pub(crate) mod lint;
     pub(crate) mod outcome;
 }
 
-const EXPECTED: &str = "# === expected ===\n";
 const THEN: &str = "# === then ===\n";
 
 fn problem(problem: &Problem) -> Value {
@@ -56,25 +55,10 @@ fn outcome(input: &str) -> String {
 
 #[test]
 fn translations() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let update = std::env::var_os("UPDATE_GOLDEN").is_some();
-    let mut count = 0;
-    let mut wrong = Vec::new();
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.extension().is_none_or(|extension| extension != "yaml") {
-            continue;
-        }
-        let text = fs::read_to_string(&path).unwrap();
-        let (input, expected) = text.split_once(EXPECTED).unwrap_or((&text, ""));
-        let outcome = outcome(input);
-        count += 1;
-        if update {
-            fs::write(&path, format!("{input}{EXPECTED}{outcome}")).unwrap();
-        } else if outcome != expected {
-            wrong.push(format!("{}: expected\n{expected}\nbut it is\n{outcome}", path.display()));
-        }
-    }
-    assert!(count >= 8, "only {count} golden files were found");
-    assert!(wrong.is_empty(), "{}\nUPDATE_GOLDEN=1 rewrites the files; read the difference", wrong.join("\n"));
+    golden::files::check("golden", 8, outcome);
+}
+
+#[test]
+fn waypoints() {
+    golden::files::check("waypoint", 3, golden::gateway::outcome);
 }

@@ -4,12 +4,11 @@ use fairway_core::source::ObjectKey;
 use fairway_core::source::route::ParentReference;
 use serde_json::{Value, json};
 
+use crate::status::condition::Condition;
 use crate::translate::{Problem, Severity};
 
 /// Who says it.
 pub const CONTROLLER_NAME: &str = "fairway.dev/controller";
-/// Longest message of a condition, in bytes; the API takes 32 KiB, and nobody reads that.
-const MAXIMUM_MESSAGE_BYTES: usize = 4 * 1024;
 
 /// What is wrong with a part of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,16 +90,8 @@ impl Verdict {
         let references = self.of_class(|class| matches!(class, Class::Reference(_))).unwrap_or_default();
         let entry = |at: &AtParent| {
             let condition = |kind: &str, holds: bool, reason: &str, message: &str| {
-                let cut = message.floor_char_boundary(MAXIMUM_MESSAGE_BYTES);
-                let mut condition = json!({
-                    "type": kind, "status": if holds { "True" } else { "False" }, "reason": reason,
-                    "message": message.get(..cut).unwrap_or_default(),
-                    "lastTransitionTime": since(&at.parent, kind, holds),
-                });
-                if let (Some(generation), Some(condition)) = (self.generation, condition.as_object_mut()) {
-                    condition.insert("observedGeneration".to_owned(), generation.into());
-                }
-                condition
+                let since = since(&at.parent, kind, holds);
+                Condition { kind, holds, reason, message }.written(self.generation, &since)
             };
             let mut conditions = vec![match (&at.accepted, &unsupported) {
                 (Err((reason, message)), _) => condition("Accepted", false, reason, message),

@@ -1,19 +1,14 @@
 //! Makes the objects of one waypoint what they should be, and leaves alone what belongs to somebody else.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use fairway_core::source::gateway::Gateway;
-use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams};
-use serde_json::{Value, json};
+use kube::api::{Api, DeleteParams, DynamicObject, Patch};
+use serde_json::Value;
 
 use super::owned::{self, Name, Owned, Present};
 use super::render::Part;
-
-/// Name of the controller among the owners of fields.
-pub(super) const MANAGER: &str = "fairway-controller";
-/// For an answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+use crate::api_server::{application, unless_gone, within};
 
 /// What was applied last: what was asked for, and what the API server made of it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -71,7 +66,7 @@ pub(super) async fn make(
             (Step::Taken, _) => return Err(taken()),
             (Step::Delete, _) => {
                 let api = api(client, part, &name.0);
-                within(api.delete(&name.1, &DeleteParams::default())).await.map(drop).or_else(gone)?;
+                within(api.delete(&name.1, &DeleteParams::default())).await.map(drop).or_else(unless_gone)?;
             }
             (Step::Apply, Some(object)) => {
                 let api = api(client, part, &name.0);
@@ -82,9 +77,8 @@ pub(super) async fn make(
                 {
                     return Err(taken());
                 }
-                let parameters = PatchParams::apply(MANAGER).force();
                 let patch = Patch::Apply(object);
-                let made = within(api.patch(&name.1, &parameters, &patch))
+                let made = within(api.patch(&name.1, &application(), &patch))
                     .await
                     .map_err(|error| format!("{kind} {} cannot be applied: {error}", name.1))?;
                 tracing::info!(kind, namespace = name.0, name = name.1, "part of a waypoint applied");
@@ -101,45 +95,10 @@ fn api(client: &kube::Client, part: Part, namespace: &str) -> Api<DynamicObject>
     Api::namespaced_with(client.clone(), namespace, &owned::resource(part))
 }
 
-/// Why a request gave nothing.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
-    #[error(transparent)]
-    Server(Box<kube::Error>),
-    #[error("the API server did not answer within {0:?}")]
-    Silent(Duration),
-}
-
-fn gone(failure: Failure) -> Result<(), String> {
-    match &failure {
-        Failure::Server(error) if matches!(error.as_ref(), kube::Error::Api(status) if status.code == 404) => Ok(()),
-        _ => Err(failure.to_string()),
-    }
-}
-
-async fn within<T>(request: impl Future<Output = kube::Result<T>>) -> Result<T, Failure> {
-    match tokio::time::timeout(PATIENCE, request).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error)) => Err(Failure::Server(Box::new(error))),
-        Err(_) => Err(Failure::Silent(PATIENCE)),
-    }
-}
-
-/// Says `status` of an object; one that is gone needs none.
-pub(super) async fn say(api: &Api<DynamicObject>, kind: &str, name: &Name, status: &Value) -> Result<(), String> {
-    let mut metadata = json!({"name": name.1});
-    if !name.0.is_empty() {
-        metadata["namespace"] = json!(name.0);
-    }
-    let partial =
-        json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": kind, "metadata": metadata, "status": status});
-    let parameters = PatchParams::apply(MANAGER).force();
-    let patch = Patch::Apply(&partial);
-    within(api.patch_status(&name.1, &parameters, &patch)).await.map(drop).or_else(gone)
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

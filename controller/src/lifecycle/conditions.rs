@@ -1,10 +1,10 @@
 //! What is said of a waypoint Gateway and of its class; pure.
 
 use fairway_core::source::gateway::Gateway;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde_json::{Value, json};
 
 use super::render::Fault;
+use crate::status::condition::{Condition, is_said};
 
 /// What became of a gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,17 +37,17 @@ pub fn status(gateway: &Gateway, outcome: &Outcome, cluster_domain: &str, now: &
     };
     let (accepted, programmed) = verdicts(outcome, name);
     let generation = gateway.metadata.generation;
-    let present_conditions = &gateway.status.conditions;
+    let present_conditions: Vec<Value> = gateway.status.conditions.iter().map(|it| json!(it)).collect();
     let conditions = json!([
-        condition("Accepted", &accepted, generation, present_conditions, now),
-        condition("Programmed", &programmed, generation, present_conditions, now),
+        accepted.condition("Accepted").beside(&present_conditions, generation, now),
+        programmed.condition("Programmed").beside(&present_conditions, generation, now),
     ]);
     let said = conditions.as_array().into_iter().flatten();
-    if json!(present) == addresses && said.clone().all(|it| is_said(it, present_conditions)) {
+    if json!(present) == addresses && said.clone().all(|it| is_said(it, &present_conditions)) {
         return None;
     }
     let listeners: Vec<Value> = gateway.spec.listeners.iter().map(|listener| {
-        let of = |kind: &str, verdict: &Verdict| condition(kind, verdict, generation, &[], now);
+        let of = |kind: &str, verdict: &Verdict| verdict.condition(kind).written(generation, now);
         let fine = |reason: &'static str| Verdict { holds: true, reason, message: String::new() };
         json!({
             "name": listener.name,
@@ -62,10 +62,10 @@ pub fn status(gateway: &Gateway, outcome: &Outcome, cluster_domain: &str, now: &
 
 /// The condition of a class of ours; nothing when it has it already.
 #[must_use]
-pub fn class(generation: Option<i64>, present: &[Condition], now: &str) -> Option<Value> {
+pub fn class(generation: Option<i64>, present: &[Value], now: &str) -> Option<Value> {
     let accepted =
         Verdict { holds: true, reason: "Accepted", message: "gateways of this class become waypoints".to_owned() };
-    let condition = condition("Accepted", &accepted, generation, present, now);
+    let condition = accepted.condition("Accepted").beside(present, generation, now);
     (!is_said(&condition, present)).then(|| json!({"conditions": [condition]}))
 }
 
@@ -73,6 +73,12 @@ struct Verdict {
     holds: bool,
     reason: &'static str,
     message: String,
+}
+
+impl Verdict {
+    fn condition<'a>(&'a self, kind: &'a str) -> Condition<'a> {
+        Condition { kind, holds: self.holds, reason: self.reason, message: &self.message }
+    }
 }
 
 fn verdicts(outcome: &Outcome, name: &str) -> (Verdict, Verdict) {
@@ -96,23 +102,6 @@ fn verdicts(outcome: &Outcome, name: &str) -> (Verdict, Verdict) {
             (accepted, yes("Programmed", message))
         }
     }
-}
-
-fn condition(kind: &str, verdict: &Verdict, generation: Option<i64>, present: &[Condition], now: &str) -> Value {
-    let status = if verdict.holds { "True" } else { "False" };
-    let same = present.iter().find(|condition| condition.type_ == kind && condition.status == status);
-    let since = same.map(|condition| json!(condition.last_transition_time)).unwrap_or_else(|| json!(now));
-    json!({"type": kind, "status": status, "reason": verdict.reason, "message": verdict.message,
-        "observedGeneration": generation.unwrap_or_default(), "lastTransitionTime": since})
-}
-
-fn is_said(condition: &Value, present: &[Condition]) -> bool {
-    present.iter().any(|known| {
-        let known = json!(known);
-        ["type", "status", "reason", "message", "observedGeneration"]
-            .iter()
-            .all(|field| known[*field] == condition[*field])
-    })
 }
 
 #[cfg(test)]
@@ -171,7 +160,7 @@ mod tests {
     #[test]
     fn a_class_is_accepted_once() {
         let said = class(Some(1), &[], NOW).unwrap();
-        let present: Vec<Condition> = serde_json::from_value(said["conditions"].clone()).unwrap();
+        let present = said["conditions"].as_array().unwrap().clone();
         assert_eq!(class(Some(1), &present, LATER), None);
         assert!(class(Some(2), &present, LATER).is_some());
     }

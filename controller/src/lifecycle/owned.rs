@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::runtime::watcher::{self, Event, watcher};
 use serde_json::{Value, json};
@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio_stream::StreamExt as _;
 
 use super::render::{CLASS, CONTROLLER_NAME, GATEWAY_CLASS, Part};
+use crate::api_server;
 
 /// Pause after a watch that failed.
 const RETRY: Duration = Duration::from_secs(2);
@@ -39,7 +40,7 @@ pub struct Class {
     /// Its generation.
     pub generation: Option<i64>,
     /// What is said of it.
-    pub conditions: Vec<Condition>,
+    pub conditions: Vec<Value>,
 }
 
 /// Everything that is watched.
@@ -148,14 +149,7 @@ impl Watched {
             Self::Part(part) => part.names(),
             Self::Classes => (GATEWAY_GROUP, "v1", "GatewayClass", "gatewayclasses"),
         };
-        let api_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
-        ApiResource {
-            group: group.to_owned(),
-            version: version.to_owned(),
-            api_version,
-            kind: kind.to_owned(),
-            plural: plural.to_owned(),
-        }
+        api_server::resource(group, version, kind, plural)
     }
 }
 
@@ -163,6 +157,12 @@ impl Watched {
 #[must_use]
 pub fn resource(part: Part) -> ApiResource {
     Watched::Part(part).resource()
+}
+
+/// How the API calls gateways.
+#[must_use]
+pub fn gateway_resource() -> ApiResource {
+    api_server::resource(GATEWAY_GROUP, "v1", "Gateway", "gateways")
 }
 
 /// How the API calls classes.
@@ -176,8 +176,8 @@ impl View {
         match watched {
             Watched::Part(part) => drop(self.objects.insert((part, name), present(object))),
             Watched::Classes if object.data.pointer("/spec/controllerName") == Some(&json!(CONTROLLER_NAME)) => {
-                let conditions = object.data.pointer("/status/conditions").cloned().unwrap_or_default();
-                let conditions = serde_json::from_value(conditions).unwrap_or_default();
+                let conditions = object.data.pointer("/status/conditions").and_then(Value::as_array);
+                let conditions = conditions.cloned().unwrap_or_default();
                 self.classes.insert(name.1, Class { generation: object.metadata.generation, conditions });
             }
             Watched::Classes => drop(self.classes.remove(&name.1)),

@@ -3,6 +3,7 @@
 use fairway_core::source::{Kind, ObjectKey};
 use serde_json::{Value, json};
 
+use super::condition::since;
 use crate::l7::verdict::{CONTROLLER_NAME, Verdict};
 use crate::state::Published;
 
@@ -40,12 +41,7 @@ pub(super) fn compare(verdict: &Verdict, published: &Published, key: &ObjectKey,
         let parent = json!(parent);
         let entry = ours.iter().find(|entry| entry.get("parentRef") == Some(&parent));
         let conditions = entry.and_then(|entry| entry.get("conditions")).and_then(Value::as_array);
-        let same = conditions.into_iter().flatten().find(|condition| {
-            let says = |key: &str, value: &str| condition.get(key).and_then(Value::as_str) == Some(value);
-            says("type", kind) && says("status", if holds { "True" } else { "False" })
-        });
-        let since = same.and_then(|condition| condition.get("lastTransitionTime")).and_then(Value::as_str);
-        since.filter(|since| !since.is_empty()).unwrap_or(now).to_owned()
+        since(conditions.map(Vec::as_slice).unwrap_or_default(), kind, holds, now)
     });
     let is_new = ours.len() != entries.len() || ours.iter().zip(&entries).any(|(said, wanted)| *said != wanted);
     let parents: Vec<Value> = others.into_iter().cloned().chain(entries).collect();
