@@ -4,7 +4,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message;
 
 /// Every file of the contract; imports are found next to them.
-const FILES: [&str; 19] = [
+const FILES: [&str; 24] = [
     "workload.proto",
     "authorization.proto",
     "ca.proto",
@@ -24,6 +24,11 @@ const FILES: [&str; 19] = [
     "envoy/round_robin.proto",
     "envoy/upstream_http.proto",
     "envoy/endpoint.proto",
+    "envoy/rbac.proto",
+    "envoy/http_rbac.proto",
+    "envoy/network_rbac.proto",
+    "envoy/tcp_proxy.proto",
+    "envoy/jwt_authn.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

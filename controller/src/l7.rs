@@ -4,6 +4,7 @@
 //! writes that, and the services, down for the client that asks, in Envoy's ([`render`]). All of it is pure.
 
 pub mod attach;
+pub mod authz;
 mod catalog;
 pub mod client;
 pub mod model;
@@ -11,6 +12,7 @@ pub mod render;
 mod rules;
 pub mod snapshot;
 pub mod verdict;
+pub mod waypoints;
 
 pub use client::Client;
 pub use snapshot::Snapshot;

@@ -154,7 +154,7 @@ impl Stream {
         connected.increment(1.0);
         let _leave = Leave(connected);
         tracing::info!(client = id, caller = %caller, "discovery client connected");
-        self.session = Session::of(l7::Client::new(&node, &caller.namespace));
+        self.session = Session::of(l7::Client::new(&node, &caller.namespace, &caller.service_account));
         self.take(first, &id)?;
         self.await_subscriptions(&id).await?;
         let result = self.exchange(&id, &membership).await;

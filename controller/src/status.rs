@@ -3,7 +3,7 @@
 //! What is to be said is compared with what the object says already, so a restart repeats nothing, and what somebody else
 //! removed is said again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use fairway_core::io::drain::Drain;
@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use crate::l7;
 use crate::state::Published;
-use crate::translate::Severity;
+use crate::translate::{Problem, Severity};
 use condition::{Condition, is_said};
 
 pub mod cluster;
@@ -27,6 +27,8 @@ mod routes;
 const ZTUNNEL_ACCEPTED: &str = "ZtunnelAccepted";
 /// Condition of what waypoints enforce.
 const WAYPOINT_ACCEPTED: &str = "WaypointAccepted";
+/// Field of what is wrong with the targets of a policy.
+const TARGETS: &str = "spec.targetRefs";
 /// After this time the same is written again where it does not show: somebody removed it, or the object is one that
 /// cannot be read back.
 const AGAIN: Duration = Duration::from_secs(600);
@@ -102,6 +104,9 @@ pub fn verdicts(published: &Published) -> BTreeMap<ObjectKey, Verdict> {
         .filter(|(key, _)| key.kind.is_policy())
         .map(|(key, written)| (key, false, written.pointer("/metadata/generation").and_then(Value::as_i64)));
     let mut faults: BTreeMap<&ObjectKey, Vec<(Severity, String)>> = BTreeMap::new();
+    let misses = |problem: &&Problem| problem.field.starts_with(TARGETS) && problem.severity == Severity::Warning;
+    let missing: BTreeSet<&ObjectKey> =
+        published.problems.iter().filter(misses).map(|problem| &problem.object).collect();
     for problem in published.problems.iter().filter(|problem| problem.object.kind.is_policy()) {
         let text = if problem.field.is_empty() {
             problem.message.clone()
@@ -122,22 +127,24 @@ pub fn verdicts(published: &Published) -> BTreeMap<ObjectKey, Verdict> {
         .chain(rejected)
         .map(|(key, is_attached, generation)| {
             let faults = faults.get(key).map(Vec::as_slice).unwrap_or_default();
-            (key.clone(), verdict(faults, is_attached, generation))
+            (key.clone(), verdict(faults, is_attached, missing.contains(key), generation))
         })
         .collect()
 }
 
-fn verdict(faults: &[(Severity, String)], is_attached: bool, generation: Option<i64>) -> Verdict {
+fn verdict(faults: &[(Severity, String)], is_attached: bool, misses: bool, generation: Option<i64>) -> Verdict {
     let condition = if is_attached { WAYPOINT_ACCEPTED } else { ZTUNNEL_ACCEPTED };
     let is_invalid = faults.iter().any(|(severity, _)| *severity == Severity::Error);
     let (holds, reason) = match (is_invalid, is_attached, faults.is_empty()) {
         (true, _, _) => (false, "Invalid"),
-        (false, true, false) => (false, "NeedsWaypoint"),
+        (false, true, false) if misses => (false, "NeedsWaypoint"),
+        (false, true, false) => (false, "PartiallyInvalid"),
         (false, false, false) => (false, "UnsupportedValue"),
         (false, _, true) => (true, "Accepted"),
     };
     let message = if faults.is_empty() {
-        "in force on every node".to_owned()
+        let place = if is_attached { "at waypoints" } else { "on every node" };
+        format!("in force {place}")
     } else {
         faults.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>().join("; ")
     };

@@ -25,6 +25,7 @@ pub mod workload;
 
 use crate::l7::attach::attach;
 use crate::l7::model::Routes;
+use crate::l7::waypoints::{Bound, Plan};
 use endpoints::{Endpoints, PodAddresses, Served};
 use entry::{Entries, Surroundings};
 use nodes::Nodes;
@@ -125,6 +126,8 @@ pub struct Translation {
     pub problems: Vec<Problem>,
     /// Which HTTP requests go where.
     pub routes: Routes,
+    /// What waypoints stand before, and enforce.
+    pub waypoints: Plan,
 }
 
 /// Translates everything.
@@ -156,14 +159,17 @@ pub fn translate(
     let mut faults = Vec::new();
     let mut workloads = world.pods(&mut faults);
     workloads.extend(world.workload_entries(&mut faults));
-    let mut services = world.services(&mut faults);
+    let mut bound = Vec::new();
+    let mut services = world.services(&mut faults, &mut bound);
     let Translator { endpoints, entries, .. } = world;
+    bound.extend(entries.bound);
     workloads.extend(endpoints.others);
     workloads.extend(entries.endpoints);
     services.extend(entries.services);
     faults.extend(endpoints.faults);
     faults.extend(entries.faults);
-    let Policies { authorizations, accepted, mut problems, .. } = policies;
+    let Policies { authorizations, accepted, attached, mut problems, .. } = policies;
+    let plan = Plan::new(objects, &waypoints, bound, attached, &mut faults);
     problems.extend(faults.into_iter().map(|(object, fault)| Problem {
         object,
         field: fault.field,
@@ -173,7 +179,8 @@ pub fn translate(
     }));
     let routes = attach(objects, settings);
     problems.extend(routes.verdicts.iter().flat_map(|(object, verdict)| verdict.problems(object)));
-    Translation { desired: Desired { workloads, services, policies: authorizations }, accepted, problems, routes }
+    let desired = Desired { workloads, services, policies: authorizations };
+    Translation { desired, accepted, problems, routes, waypoints: plan }
 }
 
 /// Everything the translation of one object looks things up in.
@@ -260,14 +267,15 @@ impl Translator<'_> {
         entries.collect()
     }
 
-    fn services(&self, faults: &mut Faults) -> Vec<Service> {
+    fn services(&self, faults: &mut Faults, bound: &mut Vec<Bound>) -> Vec<Service> {
         let services = self.objects.services.iter().filter_map(|(key, object)| {
             let mut found = Vec::new();
             let binding = self.waypoints.of_service(&object.metadata, &mut found);
             let namespace = self.objects.namespace(&key.namespace);
             let distribution =
                 namespace.and_then(|namespace| annotation(&namespace.metadata, service::TRAFFIC_DISTRIBUTION));
-            let service = service::service(object, binding, self.nodes.network(""), distribution, self.settings)?;
+            let service = service::service(object, &binding, self.nodes.network(""), distribution, self.settings)?;
+            bound.extend(Bound::of(&format!("{}/{}", service.namespace, service.hostname), key, &binding));
             faults.extend(found.into_iter().map(|fault| (key.clone(), fault)));
             Some(service)
         });

@@ -156,7 +156,9 @@ impl World {
     /// it a new generation by itself.
     #[must_use]
     pub fn with_l7(mut self, previous: &Self, l7: Snapshot) -> Self {
-        if self.generation == previous.generation && l7.routes().attached != previous.l7.routes().attached {
+        let before = &previous.l7;
+        let differs = l7.routes().attached != before.routes().attached || l7.waypoints() != before.waypoints();
+        if self.generation == previous.generation && differs {
             self.generation = self.generation.saturating_add(1);
         }
         self.l7 = Arc::new(l7);

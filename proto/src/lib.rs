@@ -23,11 +23,17 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 /// Envoy's resources and what they are made of, as far as Fairway uses them.
 pub mod envoy {
     pub use super::packages::envoy::config::{
-        cluster::v3 as cluster, core::v3 as core, endpoint::v3 as endpoint, listener::v3 as listener,
+        cluster::v3 as cluster, core::v3 as core, endpoint::v3 as endpoint, listener::v3 as listener, rbac::v3 as rbac,
         route::v3 as route,
     };
     pub use super::packages::envoy::extensions::{
-        filters::{http::router::v3 as router, network::http_connection_manager::v3 as http_connection_manager},
+        filters::{
+            http::{jwt_authn::v3 as jwt_authn, rbac::v3 as http_rbac, router::v3 as router},
+            network::{
+                http_connection_manager::v3 as http_connection_manager, rbac::v3 as network_rbac,
+                tcp_proxy::v3 as tcp_proxy,
+            },
+        },
         load_balancing_policies::round_robin::v3 as round_robin,
         retry::host::previous_hosts::v3 as previous_hosts,
         upstreams::http::v3 as upstream_http,

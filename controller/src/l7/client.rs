@@ -3,6 +3,8 @@
 use fairway_proto::envoy_core::Node;
 use prost_types::value::Kind;
 
+use super::waypoints::GatewayName;
+
 /// How node ids of waypoints begin.
 const WAYPOINT: &str = "waypoint~";
 /// How gRPC's own clients call themselves.
@@ -21,14 +23,15 @@ pub struct Client {
     pub network: Option<String>,
     /// It is no proxy: gRPC's own client.
     pub is_grpc: bool,
-    /// It is a waypoint, which stands before services rather than after clients.
-    pub is_waypoint: bool,
+    /// It is the waypoint of this gateway, and stands before services rather than after clients.
+    pub gateway: Option<GatewayName>,
 }
 
 impl Client {
-    /// The client with this node message and the namespace of this token.
+    /// The client with this node message and the namespace and service account of this token: waypoints run as an account
+    /// that has the name of their gateway, and who runs as another is not believed to be one.
     #[must_use]
-    pub fn new(node: &Node, namespace: &str) -> Self {
+    pub fn new(node: &Node, namespace: &str, service_account: &str) -> Self {
         let locality = node.locality.clone().unwrap_or_default();
         Self {
             namespace: namespace.to_owned(),
@@ -36,7 +39,7 @@ impl Client {
             node: metadata(node, "NODE_NAME").unwrap_or_default().to_owned(),
             network: metadata(node, "NETWORK").map(str::to_owned),
             is_grpc: node.user_agent_name.starts_with(GRPC),
-            is_waypoint: node.id.starts_with(WAYPOINT),
+            gateway: node.id.starts_with(WAYPOINT).then(|| (namespace.to_owned(), service_account.to_owned())),
         }
     }
 }

@@ -60,6 +60,20 @@ impl Attached {
     pub fn of(&self, namespace: &str) -> Option<&[Entry]> {
         self.consumers.get(namespace).or(self.producer.as_ref()).map(Vec::as_slice)
     }
+
+    /// Everything that requests may be sent to.
+    pub fn backends(&self) -> impl Iterator<Item = &Target> {
+        let entries = self.consumers.values().chain(&self.producer).flatten();
+        entries
+            .filter_map(|entry| match &entry.rule.action {
+                Action::Forward(forward) => Some(forward),
+                Action::Redirect(_) | Action::Refuse => None,
+            })
+            .flat_map(|forward| {
+                let mirrors = forward.mirrors.iter().map(|mirror| &mirror.target);
+                forward.backends.iter().filter_map(|backend| backend.target.as_ref()).chain(mirrors)
+            })
+    }
 }
 
 /// One match and what follows from it; of several that match the first counts.

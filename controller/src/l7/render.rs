@@ -11,12 +11,7 @@ use fairway_proto::envoy::core::config_source::ConfigSourceSpecifier;
 use fairway_proto::envoy::core::{
     AggregatedConfigSource, ApiVersion, ConfigSource, Http1ProtocolOptions, Http2ProtocolOptions, TypedExtensionConfig,
 };
-use fairway_proto::envoy::http_connection_manager::http_connection_manager::RouteSpecifier;
-use fairway_proto::envoy::http_connection_manager::http_filter::ConfigType;
-use fairway_proto::envoy::http_connection_manager::{HttpConnectionManager, HttpFilter, Rds};
-use fairway_proto::envoy::listener::{ApiListener, Listener};
 use fairway_proto::envoy::round_robin::RoundRobin;
-use fairway_proto::envoy::router::Router;
 use fairway_proto::envoy::upstream_http::HttpProtocolOptions;
 use fairway_proto::envoy::upstream_http::http_protocol_options::explicit_http_config::ProtocolConfig;
 use fairway_proto::envoy::upstream_http::http_protocol_options::{
@@ -27,6 +22,8 @@ use prost::Message;
 use prost_types::Any;
 
 pub mod endpoints;
+pub mod listener;
+mod rbac;
 pub mod route;
 
 /// The cluster that shares of requests for backends that cannot be reached are given to. Proxies have no such cluster, and
@@ -39,9 +36,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Until somebody asks for a limit there is none; Envoy's own defaults would cut off at 1024 requests.
 const UNLIMITED: u32 = u32::MAX;
 
-const HTTP_CONNECTION_MANAGER: &str =
-    "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
-const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
 const ROUND_ROBIN: &str = "type.googleapis.com/envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin";
 const HTTP_PROTOCOL_OPTIONS: &str = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 /// Key of [`HTTP_PROTOCOL_OPTIONS`] in a cluster.
@@ -64,26 +58,6 @@ pub(super) fn duration(duration: Duration) -> prost_types::Duration {
         seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
         nanos: i32::try_from(duration.subsec_nanos()).unwrap_or(0),
     }
-}
-
-/// What a client dials: the routes of the same name.
-#[must_use]
-pub fn listener(name: &str) -> Listener {
-    let router = HttpFilter {
-        name: "envoy.filters.http.router".to_owned(),
-        config_type: Some(ConfigType::TypedConfig(any(ROUTER, &Router {}))),
-        is_optional: false,
-    };
-    let manager = HttpConnectionManager {
-        stat_prefix: name.to_owned(),
-        route_specifier: Some(RouteSpecifier::Rds(Rds {
-            config_source: Some(ads()),
-            route_config_name: name.to_owned(),
-        })),
-        http_filters: vec![router],
-    };
-    let api_listener = ApiListener { api_listener: Some(any(HTTP_CONNECTION_MANAGER, &manager)) };
-    Listener { name: name.to_owned(), api_listener: Some(api_listener) }
 }
 
 /// The endpoints of the same name, and how they are spoken to.

@@ -1,15 +1,18 @@
 //! One state of everything, from which resources are written down when a client asks for them and as that client needs
 //! them: of tens of thousands of services most clients ask for a few.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::net::Ipv4Addr;
 use std::sync::{Arc, OnceLock};
 
 use fairway_proto::workload::service::Visibility;
-use fairway_proto::workload::{AppProtocol, Service, Workload};
+use fairway_proto::workload::{AppProtocol, Port, Service, Workload};
 use prost::Message;
 
-use super::model::Target;
+use super::model::{Attached, Target};
+use super::render::listener::WORKLOADS;
 use super::render::{self, INVALID_BACKEND};
+use super::waypoints::{GatewayName, Plan};
 use super::{Client, render::endpoints::assignment};
 use crate::translate::Translation;
 use crate::world::{Resource, ResourceType};
@@ -31,6 +34,8 @@ struct Index {
     services: HashMap<String, usize>,
     /// Workloads by the key of a service.
     members: HashMap<String, Vec<usize>>,
+    /// What routes of each waypoint's services send requests to.
+    backends: HashMap<GatewayName, BTreeSet<Target>>,
 }
 
 impl Index {
@@ -49,6 +54,20 @@ impl Index {
                     None => drop(index.members.insert(service.clone(), vec![place])),
                 }
             }
+        }
+        let Translation { routes, waypoints, desired, .. } = translation;
+        for (gateway, waypoint) in &waypoints.waypoints {
+            let places = waypoint.services.keys().filter_map(|key| index.services.get(key.split_once('/')?.1));
+            let services = places.filter_map(|place| desired.services.get(*place));
+            let targets = services.flat_map(|service| {
+                service.ports.iter().filter_map(|port| {
+                    let port = u16::try_from(port.service_port).ok()?;
+                    Some(Target { hostname: service.hostname.clone(), port })
+                })
+            });
+            let attached = targets.filter_map(|target| routes.attached.get(&target));
+            let backends: BTreeSet<Target> = attached.flat_map(Attached::backends).cloned().collect();
+            index.backends.insert(gateway.clone(), backends);
         }
         index
     }
@@ -71,81 +90,146 @@ impl Snapshot {
         &self.translation.routes
     }
 
+    /// What waypoints stand before.
+    #[must_use]
+    pub fn waypoints(&self) -> &Plan {
+        &self.translation.waypoints
+    }
+
     fn index(&self) -> &Index {
         self.index.get_or_init(|| Index::of(&self.translation))
     }
 
-    fn service(&self, hostname: &str, client: &Client) -> Option<&Service> {
-        let service = self.translation.desired.services.get(*self.index().services.get(hostname)?)?;
+    fn service(&self, hostname: &str) -> Option<&Service> {
+        self.translation.desired.services.get(*self.index().services.get(hostname)?)
+    }
+
+    fn visible(&self, hostname: &str, client: &Client) -> Option<&Service> {
+        let service = self.service(hostname)?;
         let is_visible = service.visibility() == Visibility::Public || service.namespace == client.namespace;
         is_visible.then_some(service)
     }
 
     fn members<'a>(&'a self, service: &Service) -> impl Iterator<Item = &'a Workload> {
-        let key = format!("{}/{}", service.namespace, service.hostname);
-        let places = self.index().members.get(&key);
+        let places = self.index().members.get(&key(service));
         places.into_iter().flatten().filter_map(|place| self.translation.desired.workloads.get(*place))
     }
 
     /// The resource of a type that is called `name`, as this client needs it.
     #[must_use]
     pub fn find(&self, kind: ResourceType, name: &str, client: &Client) -> Option<Resource> {
-        if name == INVALID_BACKEND {
-            return Self::invalid_backend(kind, client);
-        }
+        let body = match &client.gateway {
+            _ if name == INVALID_BACKEND => Self::invalid_backend(kind, client),
+            None => self.for_client(kind, name, client),
+            Some(gateway) => self.for_waypoint(kind, name, client, gateway),
+        };
+        body.map(|body| Resource::new(name.into(), body, Vec::new()))
+    }
+
+    fn for_client(&self, kind: ResourceType, name: &str, client: &Client) -> Option<Vec<u8>> {
         let target = Target::parse(name)?;
-        let service = self.service(&target.hostname, client)?;
-        let port = service.ports.iter().find(|port| port.service_port == u32::from(target.port))?;
-        let protocol = port.app_protocol();
-        if !is_http(protocol) {
-            return None;
-        }
-        let body = match kind {
-            ResourceType::Listener => render::listener(name).encode_to_vec(),
+        let service = self.visible(&target.hostname, client)?;
+        let protocol = protocol(service, target.port).filter(|protocol| is_http(*protocol))?;
+        let has_waypoint = service.waypoint.is_some() || !service.weighted_waypoints.is_empty();
+        Some(match kind {
+            ResourceType::Listener => render::listener::dialled(name).encode_to_vec(),
             ResourceType::Cluster => render::cluster(name, protocol).encode_to_vec(),
             ResourceType::RouteConfiguration => {
-                render::route::configuration(&target, self.entries(&target, service, client), client).encode_to_vec()
+                // A waypoint does what is asked for, once.
+                let attached = self.attached(&target).filter(|_| !has_waypoint);
+                let entries = attached.and_then(|attached| attached.of(&client.namespace));
+                render::route::configuration(&target, entries, client).encode_to_vec()
             }
-            ResourceType::ClusterLoadAssignment => {
-                let members = self.members(service);
-                assignment(name, service, target.port, members, client, &self.network).encode_to_vec()
-            }
+            ResourceType::ClusterLoadAssignment => self.endpoints(&target, service, client, false),
             ResourceType::Address | ResourceType::Authorization => return None,
-        };
-        Some(Resource::new(name.into(), body, Vec::new()))
+        })
     }
 
-    /// What is attached to a port, as far as it is for this client to do.
-    fn entries(&self, target: &Target, service: &Service, client: &Client) -> Option<&[super::model::Entry]> {
-        let attached = self.translation.routes.attached.get(target)?;
-        let has_waypoint = service.waypoint.is_some() || !service.weighted_waypoints.is_empty();
-        if has_waypoint && !client.is_waypoint {
-            // The waypoint does what the service's own namespace asks for, once.
-            return attached.consumers.get(&client.namespace).map(Vec::as_slice);
+    fn for_waypoint(&self, kind: ResourceType, name: &str, client: &Client, gateway: &GatewayName) -> Option<Vec<u8>> {
+        let plan = &self.translation.waypoints;
+        let own = plan.waypoints.get(gateway)?;
+        if name == WORKLOADS {
+            let policies = plan.policies(gateway, None);
+            let listener = render::listener::tcp(name, &[Ipv4Addr::UNSPECIFIED.into()], 0, &policies)?;
+            return (kind == ResourceType::Listener && own.for_workloads).then(|| listener.encode_to_vec());
         }
-        attached.of(&client.namespace)
-    }
-
-    fn invalid_backend(kind: ResourceType, client: &Client) -> Option<Resource> {
-        let body = match kind {
-            _ if !client.is_grpc => return None,
-            ResourceType::Cluster => render::cluster(INVALID_BACKEND, AppProtocol::Unknown).encode_to_vec(),
-            ResourceType::ClusterLoadAssignment => {
-                let nobody = Service::default();
-                assignment(INVALID_BACKEND, &nobody, 0, std::iter::empty(), client, "").encode_to_vec()
+        let target = Target::parse(name)?;
+        let service = self.service(&target.hostname)?;
+        let protocol = protocol(service, target.port)?;
+        let object = own.services.get(&key(service));
+        let is_known = || object.is_some() || self.index().backends.get(gateway).is_some_and(|it| it.contains(&target));
+        Some(match kind {
+            ResourceType::Listener => {
+                let policies = plan.policies(gateway, Some(object?));
+                let addresses: Vec<_> = render::endpoints::virtual_addresses(service).collect();
+                let render = if is_http(protocol) { render::listener::http } else { render::listener::tcp };
+                render(name, &addresses, target.port, &policies)?.encode_to_vec()
+            }
+            ResourceType::RouteConfiguration if object.is_some() && is_http(protocol) => {
+                render::route::at_waypoint(&target, self.attached(&target), client).encode_to_vec()
+            }
+            ResourceType::Cluster if is_known() => render::cluster(name, protocol).encode_to_vec(),
+            // Of others' services only the addresses, which lead by way of their waypoints.
+            ResourceType::ClusterLoadAssignment if is_known() => {
+                self.endpoints(&target, service, client, object.is_some())
             }
             _ => return None,
-        };
-        Some(Resource::new(INVALID_BACKEND.into(), body, Vec::new()))
+        })
+    }
+
+    fn endpoints(&self, target: &Target, service: &Service, client: &Client, is_direct: bool) -> Vec<u8> {
+        let (name, members) = (target.to_string(), self.members(service));
+        assignment(&name, service, target.port, members, client, &self.network, is_direct).encode_to_vec()
+    }
+
+    fn attached(&self, target: &Target) -> Option<&Attached> {
+        self.translation.routes.attached.get(target)
+    }
+
+    fn invalid_backend(kind: ResourceType, client: &Client) -> Option<Vec<u8>> {
+        match kind {
+            _ if !client.is_grpc => None,
+            ResourceType::Cluster => Some(render::cluster(INVALID_BACKEND, AppProtocol::Unknown).encode_to_vec()),
+            ResourceType::ClusterLoadAssignment => {
+                let nobody = Service::default();
+                let nobody = assignment(INVALID_BACKEND, &nobody, 0, std::iter::empty(), client, "", true);
+                Some(nobody.encode_to_vec())
+            }
+            _ => None,
+        }
     }
 
     /// All resources of a type, as this client needs them.
     pub fn all(&self, kind: ResourceType, client: &Client) -> impl Iterator<Item = Resource> {
-        let services = self.index().services.values();
-        let services = services.filter_map(|place| self.translation.desired.services.get(*place));
-        let names = services.flat_map(|service| {
-            service.ports.iter().map(move |port| format!("{}:{}", service.hostname, port.service_port))
-        });
-        names.filter_map(move |name| self.find(kind, &name, client))
+        let names: Vec<String> = match &client.gateway {
+            None => self.index().services.values().flat_map(|place| self.ports(*place)).collect(),
+            Some(gateway) => {
+                let own = self.translation.waypoints.waypoints.get(gateway);
+                let own = own.into_iter().flat_map(|own| own.services.keys());
+                let places = own.filter_map(|key| self.index().services.get(key.split_once('/')?.1));
+                let mut names: BTreeSet<String> = places.flat_map(|place| self.ports(*place)).collect();
+                let backends = self.index().backends.get(gateway).into_iter().flatten();
+                names.extend(backends.map(ToString::to_string));
+                names.insert(WORKLOADS.to_owned());
+                names.into_iter().collect()
+            }
+        };
+        names.into_iter().filter_map(move |name| self.find(kind, &name, client))
     }
+
+    fn ports(&self, place: usize) -> impl Iterator<Item = String> {
+        let service = self.translation.desired.services.get(place);
+        service
+            .into_iter()
+            .flat_map(|service| service.ports.iter().map(|port| format!("{}:{}", service.hostname, port.service_port)))
+    }
+}
+
+/// Key of a service in workload discovery.
+fn key(service: &Service) -> String {
+    format!("{}/{}", service.namespace, service.hostname)
+}
+
+fn protocol(service: &Service, port: u16) -> Option<AppProtocol> {
+    service.ports.iter().find(|known| known.service_port == u32::from(port)).map(Port::app_protocol)
 }

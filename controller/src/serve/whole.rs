@@ -68,7 +68,7 @@ impl Stream {
         connected.increment(1.0);
         let _leave = Leave(connected);
         tracing::info!(client = id, caller = %caller, "discovery client connected");
-        let mut session = Session::of(Client::new(&node, &caller.namespace));
+        let mut session = Session::of(Client::new(&node, &caller.namespace, &caller.service_account));
         self.take(&mut session, first, &id)?;
         let result = self.exchange(&mut session, &id, &membership).await;
         tracing::info!(client = id, reason = result.as_ref().err().map(Status::message), "discovery client left");

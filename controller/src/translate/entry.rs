@@ -23,6 +23,7 @@ use super::vip::Addresses;
 use super::waypoint::{ServiceBinding, Waypoints};
 use super::workload::{TUNNEL, canonical, trust_domain};
 use super::{Fault, Settings};
+use crate::l7::waypoints::Bound;
 
 const AUTOALLOCATE: &str = "networking.istio.io/enable-autoallocate-ip";
 const SOCKET: &str = "unix://";
@@ -34,6 +35,8 @@ pub struct Entries<'a> {
     pub services: Vec<Service>,
     /// Endpoints that are written in a ServiceEntry.
     pub endpoints: Vec<Workload>,
+    /// Which are bound to waypoints.
+    pub bound: Vec<Bound>,
     /// What a user should know.
     pub faults: Vec<(ObjectKey, Fault)>,
     /// What pods serve because an endpoint has their address.
@@ -141,7 +144,9 @@ impl<'a> Entries<'a> {
                     .map(IpNet::from)
                     .collect();
             }
-            keys.push(format!("{}/{host}", key.namespace));
+            let service_key = format!("{}/{host}", key.namespace);
+            self.bound.extend(Bound::of(&service_key, key, &binding));
+            keys.push(service_key);
             let is_canonical = canonical.insert((*host).to_owned());
             self.services.push(service(key, entry, host, &vips, is_canonical, &binding, around));
         }

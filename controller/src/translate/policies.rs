@@ -14,10 +14,11 @@ use serde_json::Value;
 use super::peer::{self, PeerRule, PeerRules};
 use super::policy::{self, Attachment, Outcome};
 use super::{Fault, Problem, Settings, Severity};
+use crate::l7::authz;
 
 const KEPT: &str = "the version before it stays in force until this is fixed";
 const REFUSING: &str = "it was never valid, so everything it could select is refused until this is fixed";
-const IGNORED: &str = "until this is fixed it has no effect, as it would only be watched or is for waypoints";
+const IGNORED: &str = "until this is fixed it has no effect, as it would only be watched";
 const STRICT: &str = "it was never valid, so everything it could select accepts mutual TLS only until this is fixed";
 
 /// The last good version of each policy, and as they are written those that never were valid.
@@ -78,6 +79,8 @@ fn written<T: Serialize>(object: &T) -> Value {
 pub struct Policies {
     /// What proxies are told, by key.
     pub authorizations: Vec<Authorization>,
+    /// What waypoints enforce.
+    pub attached: Vec<(ObjectKey, Arc<authz::Policy>)>,
     /// For the next translation.
     pub accepted: Accepted,
     /// What a user should know.
@@ -130,10 +133,11 @@ impl Policies {
         self.accepted.refused.insert(object.clone(), written);
         let then = if stance.ignored { IGNORED } else { REFUSING };
         self.report(object, Severity::Error, faults, then);
-        self.add(&policy::refusing(object, stance, root));
+        self.add(object, &policy::refusing(object, stance, root));
     }
 
-    fn add(&mut self, outcome: &Outcome) {
+    fn add(&mut self, key: &ObjectKey, outcome: &Outcome) {
+        self.attached.extend(outcome.attached.clone().map(|policy| (key.clone(), policy)));
         let Some((authorization, attachment)) = &outcome.enforced else {
             return;
         };
@@ -174,18 +178,18 @@ fn authorization_policies(
         match policy::outcome(object, root) {
             Ok(outcome) => {
                 policies.report(key, Severity::Warning, outcome.warnings.clone(), "");
-                policies.add(&outcome);
+                policies.add(key, &outcome);
                 let good = Good { object: Arc::clone(object), means: Arc::new(outcome) };
                 policies.accepted.authorization.insert(key.clone(), good);
             }
             Err(faults) => {
                 if let Some(last) = previous.authorization.get(key) {
                     policies.report(key, Severity::Error, faults, KEPT);
-                    policies.add(&last.means);
+                    policies.add(key, &last.means);
                     policies.accepted.authorization.insert(key.clone(), last.clone());
                 } else {
                     let written = Arc::new(written(object));
-                    policies.refuse(key, written, faults, &policy::Stance::of(object), root);
+                    policies.refuse(key, written, faults, &policy::Stance::of(object, root), root);
                 }
             }
         }
@@ -196,11 +200,17 @@ fn authorization_policies(
         }
         // The source reports what is wrong with it.
         if let Some(last) = previous.authorization.get(key) {
-            policies.add(&last.means);
+            policies.add(key, &last.means);
             policies.accepted.authorization.insert(key.clone(), last.clone());
         } else {
             let fault = Fault { field: String::new(), message: "cannot be read".to_owned() };
-            policies.refuse(key, Arc::clone(written), vec![fault], &policy::Stance::read(written), root);
+            policies.refuse(
+                key,
+                Arc::clone(written),
+                vec![fault],
+                &policy::Stance::read(written, &key.namespace, root),
+                root,
+            );
         }
     }
 }
@@ -248,7 +258,7 @@ fn peer_authentications(
             policies.accepted.refused.insert(key.clone(), Arc::clone(written));
             let fault = Fault { field: String::new(), message: "cannot be read".to_owned() };
             policies.report(key, Severity::Error, vec![fault], STRICT);
-            let selector = policy::Stance::read(written).selector;
+            let selector = policy::Stance::read(written, &key.namespace, &settings.root_namespace).selector;
             rules.push(Arc::new(PeerRule::strict(key, selector)));
         }
     }

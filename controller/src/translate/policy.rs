@@ -1,17 +1,19 @@
 //! AuthorizationPolicy to the layer 4 policy proxies enforce (interop §2.2, §2.5; api-surface A2).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use fairway_core::source::ObjectKey;
-use fairway_core::source::istio::{Action, AuthorizationPolicy};
+use fairway_core::source::istio::{Action, AuthorizationPolicy, TargetReference};
 use fairway_core::source::objects::annotation;
 use fairway_proto::security::{self, Authorization, Clause, Rule, Scope};
 use serde_json::Value;
 
 use super::Fault;
+use crate::l7::authz::{self, Place, read};
 
 mod rules;
-mod values;
+pub(crate) mod values;
 
 const DRY_RUN: &str = "istio.io/dry-run";
 /// Rules of one policy, as the CRD says (api-surface A2.1).
@@ -36,6 +38,8 @@ pub enum Attachment {
 pub struct Outcome {
     /// What is enforced by node proxies, unless the policy is not for them.
     pub enforced: Option<(Authorization, Attachment)>,
+    /// What is enforced by waypoints, if it is for those.
+    pub attached: Option<Arc<authz::Policy>>,
     /// Where this differs from what was written.
     pub warnings: Vec<Fault>,
 }
@@ -45,41 +49,60 @@ pub struct Outcome {
 pub struct Stance {
     /// Labels of the workloads; empty for all of the namespace.
     pub selector: BTreeMap<String, String>,
-    /// Node proxies would not enforce it, were it valid.
+    /// Nobody would enforce it, were it valid.
     pub ignored: bool,
+    /// What it is attached to, which makes it one for waypoints; none where it is for node proxies.
+    pub places: Option<Vec<Place>>,
 }
 
 impl Stance {
     /// Of a policy that can be read.
     #[must_use]
-    pub fn of(policy: &AuthorizationPolicy) -> Self {
+    pub fn of(policy: &AuthorizationPolicy, root: &str) -> Self {
         let spec = &policy.spec;
-        let attached = spec.target_ref.is_some() || !spec.target_refs.is_empty();
+        let namespace = policy.metadata.namespace.as_deref().unwrap_or_default();
+        let targets: Vec<_> = spec.target_ref.iter().chain(&spec.target_refs).collect();
+        // What is attached where it must not be is not in force there.
+        let places = || targets.iter().filter_map(|target| read::place(target, namespace, root).ok()).collect();
         Self {
             selector: spec.selector.clone().unwrap_or_default().match_labels,
+            ignored: spec.action == Action::Audit || is_dry_run(policy),
             // With both a selector and targets nobody can tell what was meant.
-            ignored: (attached && spec.selector.is_none()) || spec.action == Action::Audit || is_dry_run(policy),
+            places: (!targets.is_empty() && spec.selector.is_none()).then(places),
         }
     }
 
     /// Of a policy as it was written; what cannot be understood counts as absent, which selects more.
     #[must_use]
-    pub fn read(written: &Value) -> Self {
+    pub fn read(written: &Value, namespace: &str, root: &str) -> Self {
         let at = |path: &str| written.pointer(path);
         let labels = at("/spec/selector/matchLabels").and_then(Value::as_object);
         let selector: Option<BTreeMap<String, String>> = labels.and_then(|labels| {
             labels.iter().map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
         });
-        let attached = at("/spec/targetRef").is_some_and(Value::is_object)
-            || at("/spec/targetRefs").and_then(Value::as_array).is_some_and(|list| !list.is_empty());
+        let single = at("/spec/targetRef").filter(|target| target.is_object());
+        let targets: Vec<&Value> =
+            single.into_iter().chain(at("/spec/targetRefs").into_iter().flat_map(list)).collect();
+        let places = || {
+            let place = |target: &&Value| match serde_json::from_value::<TargetReference>((*target).clone()) {
+                Ok(target) => read::place(&target, namespace, root).ok(),
+                Err(_) => Some(Place::Namespace(namespace.to_owned())),
+            };
+            targets.iter().filter_map(place).collect()
+        };
         let annotation = at("/metadata/annotations").and_then(|all| all.get(DRY_RUN));
         Self {
             selector: selector.unwrap_or_default(),
-            ignored: (attached && at("/spec/selector").is_none())
-                || at("/spec/action").and_then(Value::as_str) == Some("AUDIT")
+            ignored: at("/spec/action").and_then(Value::as_str) == Some("AUDIT")
                 || annotation.and_then(Value::as_str) == Some("true"),
+            places: (!targets.is_empty() && at("/spec/selector").is_none()).then(places),
         }
     }
+}
+
+/// The entries of a list; what is none counts as one that cannot be read.
+fn list(value: &Value) -> impl Iterator<Item = &Value> {
+    value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice).iter()
 }
 
 fn is_dry_run(policy: &AuthorizationPolicy) -> bool {
@@ -111,25 +134,31 @@ pub fn outcome(policy: &AuthorizationPolicy, root: &str) -> Result<Outcome, Vec<
         Action::Deny | Action::Audit | Action::Custom => security::Action::Deny,
     };
     let rules = rules::rules(&spec.rules, namespace, action, &mut faults, &mut warnings);
+    let mut read = None;
+    if attached {
+        // What requests show, waypoints see.
+        warnings.clear();
+        read = Some(read::read(policy, root, &mut faults, &mut warnings));
+    }
     if !faults.is_empty() {
         return Err(faults);
     }
-    if attached {
-        warnings = vec![fault(
-            "spec.targetRefs",
-            "is enforced by waypoints only, and none is there: this policy has no effect",
-        )];
-        return Ok(Outcome { enforced: None, warnings });
-    }
+    let no_effect = |field: &str, message: &str| {
+        let message = format!("{message}: this policy has no effect");
+        Ok(Outcome { enforced: None, attached: None, warnings: vec![Fault { field: field.to_owned(), message }] })
+    };
     if spec.action == Action::Audit {
-        warnings = vec![fault("spec.action", "AUDIT is not supported: this policy has no effect")];
-        return Ok(Outcome { enforced: None, warnings });
+        return no_effect("spec.action", "AUDIT is not supported");
+    }
+    if attached && is_dry_run(policy) {
+        return no_effect(&format!("metadata.annotations[{DRY_RUN}]"), "waypoints do not try policies out");
     }
     if spec.action == Action::Custom {
-        warnings.push(fault(
-            "spec.action",
-            "CUSTOM asks an external authorizer, which node proxies cannot: what the rules match is refused",
-        ));
+        let who = if attached { "waypoints" } else { "node proxies" };
+        warnings.push(Fault {
+            field: "spec.action".to_owned(),
+            message: format!("CUSTOM asks an external authorizer, which {who} cannot: what the rules match is refused"),
+        });
     }
     match annotation(&policy.metadata, DRY_RUN) {
         None | Some("true" | "false") => {}
@@ -138,25 +167,41 @@ pub fn outcome(policy: &AuthorizationPolicy, root: &str) -> Result<Outcome, Vec<
             message: format!("{other:?} is neither \"true\" nor \"false\": the policy is enforced"),
         }),
     }
+    if let Some(read) = read {
+        return Ok(Outcome { enforced: None, attached: Some(Arc::new(read)), warnings });
+    }
     let labels = spec.selector.clone().unwrap_or_default().match_labels;
     let name = policy.metadata.name.as_deref().unwrap_or_default();
     let mut enforced = placed(name, namespace, labels, root);
     enforced.0.action = action.into();
     enforced.0.rules = rules;
     enforced.0.dry_run = is_dry_run(policy);
-    Ok(Outcome { enforced: Some(enforced), warnings })
+    Ok(Outcome { enforced: Some(enforced), attached: None, warnings })
 }
 
 /// A policy that refuses everything the policy `key` could select.
 #[must_use]
 pub fn refusing(key: &ObjectKey, stance: &Stance, root: &str) -> Outcome {
-    let enforced = (!stance.ignored).then(|| {
+    if stance.ignored {
+        return Outcome { enforced: None, attached: None, warnings: Vec::new() };
+    }
+    if let Some(places) = &stance.places {
+        let rule = authz::Rule { index: 0, who: authz::Check::ALWAYS, what: authz::Check::ALWAYS };
+        let attached = authz::Policy {
+            name: format!("{}/{}", key.namespace, key.name),
+            places: places.clone(),
+            verdict: authz::Verdict::Deny,
+            rules: vec![rule],
+        };
+        return Outcome { enforced: None, attached: Some(Arc::new(attached)), warnings: Vec::new() };
+    }
+    let enforced = {
         let mut enforced = placed(&key.name, &key.namespace, stance.selector.clone(), root);
         enforced.0.action = security::Action::Deny.into();
         enforced.0.rules = vec![match_everything()];
         enforced
-    });
-    Outcome { enforced, warnings: Vec::new() }
+    };
+    Outcome { enforced: Some(enforced), attached: None, warnings: Vec::new() }
 }
 
 /// A policy without rules, where it belongs (interop §2.5).

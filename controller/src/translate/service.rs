@@ -31,7 +31,7 @@ pub fn hostname(name: &str, namespace: &str, settings: &Settings) -> String {
 #[must_use]
 pub fn service(
     service: &KubernetesService,
-    binding: ServiceBinding,
+    binding: &ServiceBinding,
     network: &str,
     namespace_distribution: Option<&str>,
     settings: &Settings,
@@ -64,8 +64,8 @@ pub fn service(
         ip_families: ip_families(spec).into(),
         canonical: true,
         visibility: visibility.into(),
-        waypoint: binding.waypoint,
-        weighted_waypoints: binding.weighted,
+        waypoint: binding.waypoint.clone(),
+        weighted_waypoints: binding.weighted.clone(),
         ingress_use_waypoint: binding.ingress,
         ..Service::default()
     })

@@ -51,6 +51,8 @@ pub struct ServiceBinding {
     pub weighted: Vec<WeightedWaypoint>,
     /// Whether gateways use it, too.
     pub ingress: bool,
+    /// Namespaces and names of the gateways, those that have no address yet, too.
+    pub gateways: Vec<(String, String)>,
 }
 
 /// All gateways that may be waypoints.
@@ -99,7 +101,9 @@ impl<'a> Waypoints<'a> {
         let Some(primary) = wish(USE_WAYPOINT, USE_WAYPOINT_NAMESPACE) else { return ServiceBinding::default() };
         let waypoint = self.resolve(&primary, own_namespace, Traffic::Service, faults);
         let ingress = scopes.iter().flatten().find_map(|(metadata, _)| label(metadata, INGRESS_USE_WAYPOINT));
-        let mut binding = ServiceBinding { waypoint, weighted: Vec::new(), ingress: ingress == Some("true") };
+        let ingress = ingress == Some("true");
+        let gateways = self.gateway(&primary, own_namespace).into_iter().collect();
+        let mut binding = ServiceBinding { waypoint, weighted: Vec::new(), ingress, gateways };
         if let (Some(primary), Some(canary)) = (&binding.waypoint, wish(CANARY, CANARY_NAMESPACE)) {
             let weight = scopes.iter().flatten().find_map(|(metadata, _)| annotation(metadata, CANARY_WEIGHT));
             match weight.map(|weight| weight.parse::<u32>().ok().filter(|weight| *weight <= 100)) {
@@ -110,6 +114,7 @@ impl<'a> Waypoints<'a> {
                     message: "must be a number from 0 to 100; all traffic stays with the primary waypoint".to_owned(),
                 }),
                 Some(Some(weight)) => {
+                    binding.gateways.extend(self.gateway(&canary, own_namespace));
                     if let Some(canary) = self.resolve(&canary, own_namespace, Traffic::Service, faults) {
                         let share = |destination: &GatewayAddress, weight| WeightedWaypoint {
                             destination: Some(destination.clone()),
@@ -186,6 +191,29 @@ impl<'a> Waypoints<'a> {
     }
 
     fn usable(&self, wish: &Wish<'_>, own_namespace: &str, traffic: Traffic) -> Result<GatewayAddress, Unfit> {
+        let gateway = self.fit(wish, own_namespace, traffic)?;
+        let none = || Unfit::Unusable(format!("waypoint {}/{} has no address yet", wish.namespace, wish.name));
+        self.address(gateway).ok_or_else(none)
+    }
+
+    /// The gateway that a service is bound to by this wish.
+    fn gateway(&self, wish: &Wish<'_>, own_namespace: &str) -> Option<(String, String)> {
+        let name = (wish.namespace.to_owned(), wish.name.to_owned());
+        self.fit(wish, own_namespace, Traffic::Service).is_ok().then_some(name)
+    }
+
+    /// The gateways that are waypoints, with their class and whether they are for workloads.
+    pub fn all(&self) -> impl Iterator<Item = ((String, String), &str, bool)> {
+        self.gateways.iter().filter_map(|((namespace, name), gateway)| {
+            let class = gateway.spec.gateway_class_name.as_str();
+            let for_workloads = matches!(label(&gateway.metadata, WAYPOINT_FOR), Some("all" | "workload"));
+            let name = ((*namespace).to_owned(), (*name).to_owned());
+            CLASSES.contains(&class).then_some((name, class, for_workloads))
+        })
+    }
+
+    /// A gateway that is a waypoint for this.
+    fn fit(&self, wish: &Wish<'_>, own_namespace: &str, traffic: Traffic) -> Result<&'a Gateway, Unfit> {
         let title = format!("waypoint {}/{}", wish.namespace, wish.name);
         let Some(gateway) = self.gateways.get(&(wish.namespace, wish.name)) else {
             // Unless a gateway says otherwise, waypoints are for services.
@@ -220,7 +248,7 @@ impl<'a> Waypoints<'a> {
         if !self.admits(listener, wish.namespace, own_namespace) {
             return Err(Unfit::Unusable(format!("{title} does not admit namespace {own_namespace} (allowedRoutes)")));
         }
-        self.address(gateway).ok_or_else(|| Unfit::Unusable(format!("{title} has no address yet")))
+        Ok(gateway)
     }
 
     fn admits(&self, listener: &Listener, namespace: &str, from: &str) -> bool {

@@ -13,11 +13,15 @@ use fairway_proto::envoy::endpoint::ClusterLoadAssignment;
 use fairway_proto::envoy::endpoint::lb_endpoint::HostIdentifier;
 use fairway_proto::envoy::http_connection_manager::HttpConnectionManager;
 use fairway_proto::envoy::http_connection_manager::http_connection_manager::RouteSpecifier;
+use fairway_proto::envoy::http_connection_manager::http_filter::ConfigType;
 use fairway_proto::envoy::listener::Listener;
+use fairway_proto::envoy::listener::filter::ConfigType as FilterConfig;
+use fairway_proto::envoy::rbac::{Rbac, rbac};
 use fairway_proto::envoy::route::route::Action;
 use fairway_proto::envoy::route::route_action::ClusterSpecifier;
 use fairway_proto::envoy::route::route_match::PathSpecifier;
 use fairway_proto::envoy::route::{RetryPolicy, Route, RouteAction, RouteConfiguration};
+use fairway_proto::envoy::{http_rbac, network_rbac};
 use prost::Message;
 use prost_types::Any;
 
@@ -43,17 +47,72 @@ fn is_ads(source: Option<&ConfigSource>) -> bool {
 
 fn listener(name: &str, listener: &Listener) {
     assert_eq!(listener.name, name);
-    let any = listener.api_listener.as_ref().unwrap().api_listener.as_ref().unwrap();
-    assert_eq!(type_name(any), "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager");
+    let Some(dialled) = &listener.api_listener else { return standing(name, listener) };
+    assert!(listener.filter_chains.is_empty() && listener.address.is_none() && listener.bind_to_port.is_none());
+    assert_eq!(manager(name, dialled.api_listener.as_ref().unwrap()), 1);
+}
+
+/// What stands before a service at its waypoint.
+fn standing(name: &str, listener: &Listener) {
+    assert_eq!(listener.bind_to_port, Some(false), "{name}: it must not take what is not its own");
+    assert!(listener.address.is_some());
+    let [chain] = listener.filter_chains.as_slice() else { panic!("{name}: one chain") };
+    let names: BTreeSet<&str> = chain.filters.iter().map(|filter| filter.name.as_str()).collect();
+    assert_eq!(names.len(), chain.filters.len());
+    let configs: Vec<&Any> = chain
+        .filters
+        .iter()
+        .map(|filter| {
+            let Some(FilterConfig::TypedConfig(config)) = &filter.config_type else { panic!("{name}: no config") };
+            config
+        })
+        .collect();
+    let (last, others) = configs.split_last().unwrap();
+    if type_name(last) == MANAGER {
+        assert!(others.is_empty());
+        manager(name, last);
+        return;
+    }
+    assert_eq!(type_name(last), "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy");
+    for config in others {
+        assert_eq!(type_name(config), "envoy.extensions.filters.network.rbac.v3.RBAC");
+        let rbac = network_rbac::Rbac::decode(config.value.as_slice()).unwrap();
+        assert!(!rbac.stat_prefix.is_empty());
+        check_rules(name, rbac.rules.as_ref().unwrap(), false);
+    }
+}
+
+const MANAGER: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+
+/// Checks the filters and counts them.
+fn manager(name: &str, any: &Any) -> usize {
+    assert_eq!(type_name(any), MANAGER);
     let manager = HttpConnectionManager::decode(any.value.as_slice()).unwrap();
     let Some(RouteSpecifier::Rds(rds)) = &manager.route_specifier else { panic!("{name}: no routes") };
     assert!(is_ads(rds.config_source.as_ref()) && rds.route_config_name == name);
-    // Filters have unique names and end with the router; what gRPC does not know is optional (A39).
+    // Filters have unique names and end with the router; none is optional (A39).
     let names: BTreeSet<&str> = manager.http_filters.iter().map(|filter| filter.name.as_str()).collect();
     assert_eq!(names.len(), manager.http_filters.len());
-    let (last, others) = manager.http_filters.split_last().unwrap();
-    assert_eq!((last.name.as_str(), last.is_optional), ("envoy.filters.http.router", false));
-    assert!(others.iter().all(|filter| filter.is_optional));
+    assert!(manager.http_filters.iter().all(|filter| !filter.is_optional));
+    assert_eq!(manager.http_filters.last().unwrap().name, "envoy.filters.http.router");
+    for filter in &manager.http_filters {
+        let Some(ConfigType::TypedConfig(config)) = &filter.config_type else { panic!("{name}: no config") };
+        if type_name(config) == "envoy.extensions.filters.http.rbac.v3.RBAC" {
+            let rbac = http_rbac::Rbac::decode(config.value.as_slice()).unwrap();
+            check_rules(name, rbac.rules.as_ref().unwrap(), true);
+        }
+    }
+    manager.http_filters.len()
+}
+
+fn check_rules(name: &str, rules: &Rbac, sees_requests: bool) {
+    assert!(rules.action == rbac::Action::Allow as i32 || !rules.policies.is_empty(), "{name}: idle");
+    for policy in rules.policies.values() {
+        assert!(!policy.permissions.is_empty() && !policy.principals.is_empty(), "{name}");
+        let text = format!("{policy:?}");
+        let of_requests = ["Header(", "UrlPath(", "Metadata("].iter().any(|part| text.contains(part));
+        assert!(sees_requests || !of_requests, "{name}: nobody sees {text}");
+    }
 }
 
 fn cluster(name: &str, cluster: &Cluster) {
@@ -116,7 +175,7 @@ fn check_route(name: &str, route: &Route) {
     match route.action.as_ref().unwrap() {
         Action::Route(action) => check_action(name, action),
         Action::Redirect(redirect) => assert!(!redirect.host_redirect.contains(['\r', '\n'])),
-        Action::DirectResponse(response) => assert_eq!(response.status, 500),
+        Action::DirectResponse(response) => assert!(matches!(response.status, 404 | 500)),
     }
 }
 

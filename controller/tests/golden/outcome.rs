@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::lint;
 
-/// A line of this says for which clients resources are written down, each `NAMESPACE[/grpc][@REGION.ZONE]`.
+/// A line of this says for which clients resources are written down, each `NAMESPACE[/grpc|/waypoint=NAME][@REGION.ZONE]`.
 const CLIENTS: &str = "# clients:";
 /// A line of this says of which types, instead of routes alone.
 const TYPES: &str = "# types:";
@@ -26,7 +26,7 @@ fn client(text: &str) -> Client {
         namespace: namespace.to_owned(),
         locality: [region.to_owned(), zone.to_owned(), String::new()],
         is_grpc: kind == "grpc",
-        is_waypoint: kind == "waypoint",
+        gateway: kind.strip_prefix("waypoint=").map(|name| (namespace.to_owned(), name.to_owned())),
         ..Client::default()
     }
 }
@@ -85,8 +85,11 @@ pub(crate) fn outcome(input: &str, published: &Published) -> Option<Value> {
 /// Checks every resource for every kind of client.
 pub(crate) fn check_all(published: &Published) -> usize {
     let mut count = 0;
-    for text in ["shop", "shop/grpc", "other", "other/grpc", "shop/waypoint", "shop@r.z1", "shop/grpc@r.z2"] {
-        let client = client(text);
+    let plain = ["shop", "shop/grpc", "other", "other/grpc", "shop@r.z1", "shop/grpc@r.z2"];
+    let waypoints = published.world.l7().waypoints().waypoints.keys();
+    let waypoints = waypoints.map(|(namespace, name)| format!("{namespace}/waypoint={name}"));
+    for text in plain.map(str::to_owned).into_iter().chain(waypoints) {
+        let client = client(&text);
         for kind in ResourceType::L7 {
             for resource in published.world.l7().all(kind, &client) {
                 lint::check(kind, &resource);

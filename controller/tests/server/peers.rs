@@ -17,6 +17,7 @@ use crate::{PATIENCE, token};
 
 mod envoy;
 mod grpc;
+mod waypoint;
 
 /// The virtual environment with the peers, or nothing, said on the way out.
 fn environment(test: &str) -> Option<PathBuf> {

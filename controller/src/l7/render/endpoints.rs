@@ -19,7 +19,8 @@ type Place = [String; 3];
 /// Addresses and ports, where they are.
 type Places = BTreeMap<Place, BTreeSet<(IpAddr, u16)>>;
 
-/// The endpoints of one port of a service, for one client whose network is `network` unless it says another.
+/// The endpoints of one port of a service, for one client whose network is `network` unless it says another, and which
+/// reaches them by way of the service's waypoint unless `is_direct`.
 pub fn assignment<'a>(
     name: &str,
     service: &Service,
@@ -27,10 +28,12 @@ pub fn assignment<'a>(
     members: impl Iterator<Item = &'a Workload>,
     client: &Client,
     network: &str,
+    is_direct: bool,
 ) -> ClusterLoadAssignment {
     let network = client.network.as_deref().unwrap_or(network);
     let mut groups: BTreeMap<Reverse<usize>, Places> = BTreeMap::new();
-    match by_waypoint(service, port, client) {
+    let by_waypoint = if is_direct { None } else { by_waypoint(service, port) };
+    match by_waypoint {
         Some(endpoint) => {
             let place = Places::from([(Place::default(), BTreeSet::from([endpoint]))]);
             groups.insert(Reverse(0), place);
@@ -56,13 +59,14 @@ pub fn assignment<'a>(
 }
 
 /// Who dials endpoints goes around the waypoint of their service; its own address leads through.
-fn by_waypoint(service: &Service, port: u16, client: &Client) -> Option<(IpAddr, u16)> {
+fn by_waypoint(service: &Service, port: u16) -> Option<(IpAddr, u16)> {
     let has_waypoint = service.waypoint.is_some() || !service.weighted_waypoints.is_empty();
-    if !has_waypoint || client.is_waypoint {
-        return None;
-    }
-    let whole = service.addresses.iter().filter(|address| address.length.is_none());
-    whole.filter_map(|address| ip(&address.address)).next().map(|address| (address, port))
+    has_waypoint.then(|| virtual_addresses(service).next()).flatten().map(|address| (address, port))
+}
+
+/// The addresses of a service, without blocks.
+pub fn virtual_addresses(service: &Service) -> impl Iterator<Item = IpAddr> {
+    service.addresses.iter().filter(|address| address.length.is_none()).filter_map(|address| ip(&address.address))
 }
 
 fn is_up(workload: &Workload, balancing: &LoadBalancing) -> bool {

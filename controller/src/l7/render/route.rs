@@ -7,7 +7,9 @@ use fairway_proto::envoy::core::{HeaderValue, HeaderValueOption, RuntimeFraction
 use fairway_proto::envoy::fraction::FractionalPercent;
 use fairway_proto::envoy::fraction::fractional_percent::DenominatorType;
 use fairway_proto::envoy::matcher::string_matcher::MatchPattern;
-use fairway_proto::envoy::matcher::{RegexMatchAndSubstitute, RegexMatcher, StringMatcher};
+use fairway_proto::envoy::matcher::{
+    FilterStateMatcher, RegexMatchAndSubstitute, RegexMatcher, StringMatcher, filter_state_matcher,
+};
 use fairway_proto::envoy::previous_hosts::PreviousHostsPredicate;
 use fairway_proto::envoy::route::header_matcher::HeaderMatchSpecifier;
 use fairway_proto::envoy::route::query_parameter_matcher::QueryParameterMatchSpecifier;
@@ -28,7 +30,7 @@ use fairway_proto::envoy::route::{
 
 use super::super::Client;
 use super::super::model::{
-    Action, Backend, Compare, Edits, Entry, Forward, Match, NewPath, Path, Redirect, Retry, Target, Text,
+    Action, Attached, Backend, Compare, Edits, Entry, Forward, Match, NewPath, Path, Redirect, Retry, Target, Text,
 };
 use super::{INVALID_BACKEND, any, duration};
 
@@ -51,17 +53,65 @@ const GRPC_STATUSES: [(u32, &str); 5] = [
 ];
 /// The status of what cannot be done.
 const REFUSED: u32 = 500;
+/// The status of what no route matches.
+const NOT_FOUND: u32 = 404;
+/// Where a waypoint leaves the namespace of the tunnel's peer.
+const PEER_NAMESPACE: &str = "fairway.peer.namespace";
 
 /// The routes of one port of a service; without entries everything goes to the service itself.
 #[must_use]
 pub fn configuration(target: &Target, entries: Option<&[Entry]>, client: &Client) -> RouteConfiguration {
+    named(target, all(target, entries, client))
+}
+
+/// The routes that a waypoint follows before one port of a service: first those of consumers, each for the clients of its
+/// namespace and with nothing left for others to answer.
+#[must_use]
+pub fn at_waypoint(target: &Target, attached: Option<&Attached>, client: &Client) -> RouteConfiguration {
+    let of_consumers = attached.iter().flat_map(|attached| &attached.consumers).flat_map(|(namespace, entries)| {
+        let routes = entries.iter().flat_map(|entry| routes(entry, target, client));
+        routes.chain([nothing(namespace)]).map(|route| of_peers(namespace, route))
+    });
+    let mut routes: Vec<Route> = of_consumers.collect();
+    routes.extend(all(target, attached.and_then(|attached| attached.producer.as_deref()), client));
+    named(target, routes)
+}
+
+fn named(target: &Target, routes: Vec<Route>) -> RouteConfiguration {
     let name = target.to_string();
-    let routes = match entries {
-        Some(entries) => entries.iter().flat_map(|entry| routes(entry, target, client)).collect(),
-        None => vec![own(target)],
-    };
     let host = VirtualHost { name: name.clone(), domains: vec!["*".to_owned()], routes };
     RouteConfiguration { name, virtual_hosts: vec![host] }
+}
+
+fn all(target: &Target, entries: Option<&[Entry]>, client: &Client) -> Vec<Route> {
+    match entries {
+        Some(entries) => entries.iter().flat_map(|entry| routes(entry, target, client)).collect(),
+        None => vec![own(target)],
+    }
+}
+
+/// The same for peers from one namespace only.
+fn of_peers(namespace: &str, route: Route) -> Route {
+    let from = FilterStateMatcher {
+        key: PEER_NAMESPACE.to_owned(),
+        matcher: Some(filter_state_matcher::Matcher::StringMatch(exact(namespace))),
+    };
+    let matching = RouteMatch { filter_state: vec![from], ..route.r#match.unwrap_or_default() };
+    Route { r#match: Some(matching), ..route }
+}
+
+/// What none of the routes of a namespace matched.
+fn nothing(namespace: &str) -> Route {
+    Route {
+        name: format!("{namespace}/none"),
+        r#match: Some(everything()),
+        action: Some(RouteActionKind::DirectResponse(DirectResponseAction { status: NOT_FOUND, body: None })),
+        ..Route::default()
+    }
+}
+
+fn everything() -> RouteMatch {
+    RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".to_owned())), ..RouteMatch::default() }
 }
 
 /// What holds where nobody has attached anything.
@@ -71,10 +121,7 @@ fn own(target: &Target) -> Route {
     let action = forward(&Forward { backends: vec![backend], ..Forward::default() }, None);
     Route {
         name: "default".to_owned(),
-        r#match: Some(RouteMatch {
-            path_specifier: Some(PathSpecifier::Prefix("/".to_owned())),
-            ..RouteMatch::default()
-        }),
+        r#match: Some(everything()),
         action: Some(RouteActionKind::Route(action)),
         ..Route::default()
     }
@@ -125,6 +172,7 @@ fn routes(entry: &Entry, target: &Target, client: &Client) -> Vec<Route> {
                 path_specifier: Some(path),
                 headers: headers.clone(),
                 query_parameters: query_parameters.clone(),
+                filter_state: Vec::new(),
             }),
             action: Some(action),
             request_headers_to_add: added(&entry.rule.request),
@@ -136,7 +184,7 @@ fn routes(entry: &Entry, target: &Target, client: &Client) -> Vec<Route> {
     parts.into_iter().map(route).collect()
 }
 
-fn regex(pattern: &str) -> RegexMatcher {
+pub(super) fn regex(pattern: &str) -> RegexMatcher {
     RegexMatcher { regex: pattern.to_owned() }
 }
 

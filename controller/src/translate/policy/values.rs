@@ -2,14 +2,14 @@
 
 use std::net::IpAddr;
 
-use fairway_proto::security::string_match::MatchType;
+pub(crate) use fairway_proto::security::string_match::MatchType;
 use fairway_proto::security::{Address, ServiceAccountMatch, StringMatch};
 use ipnet::IpNet;
 
 use crate::translate::service::octets;
 
 /// `x` exact, `x*` prefix, `*x` suffix, `*` anything that is not empty (api-surface A2.1).
-pub(super) fn string(text: &str) -> Result<StringMatch, String> {
+pub(crate) fn string(text: &str) -> Result<StringMatch, String> {
     let inner = text.strip_prefix('*').unwrap_or(text);
     let inner = if inner.len() == text.len() { inner.strip_suffix('*').unwrap_or(inner) } else { inner };
     if inner.contains('*') {
@@ -27,7 +27,7 @@ pub(super) fn string(text: &str) -> Result<StringMatch, String> {
 }
 
 /// A SPIFFE identity without its scheme.
-pub(super) fn principal(text: &str) -> Result<StringMatch, String> {
+pub(crate) fn principal(text: &str) -> Result<StringMatch, String> {
     if text.contains("://") {
         return Err(format!(
             "{text:?} must be written without spiffe://, as <trust domain>/ns/<namespace>/sa/<account>"
@@ -37,7 +37,7 @@ pub(super) fn principal(text: &str) -> Result<StringMatch, String> {
 }
 
 /// A trust domain is what a principal starts with, so only the forms that fix its start can be checked.
-pub(super) fn trust_domain(text: &str) -> Result<StringMatch, String> {
+pub(crate) fn trust_domain(text: &str) -> Result<StringMatch, String> {
     if text.contains('/') {
         return Err(format!("{text:?} is not a trust domain"));
     }
@@ -55,17 +55,22 @@ fn of(match_type: MatchType) -> StringMatch {
 }
 
 /// An address, or a block in CIDR notation.
-pub(super) fn block(text: &str) -> Result<Address, String> {
+pub(crate) fn network(text: &str) -> Result<IpNet, String> {
     let parsed = text
         .parse::<IpNet>()
         .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
         .map_err(|_| format!("{text:?} is neither an IP address nor a block such as 10.0.0.0/8"))?;
-    let parsed = parsed.trunc();
+    Ok(parsed.trunc())
+}
+
+/// The same, as proxies have it.
+pub(crate) fn block(text: &str) -> Result<Address, String> {
+    let parsed = network(text)?;
     Ok(Address { address: octets(parsed.network()), length: parsed.prefix_len().into() })
 }
 
 /// A port number.
-pub(super) fn port(text: &str) -> Result<u32, String> {
+pub(crate) fn port(text: &str) -> Result<u32, String> {
     match text.parse::<u16>() {
         Ok(number) if number != 0 && !text.starts_with('+') => Ok(number.into()),
         _ => Err(format!("{text:?} is not a port number from 1 to 65535")),
@@ -73,7 +78,7 @@ pub(super) fn port(text: &str) -> Result<u32, String> {
 }
 
 /// `<namespace>/<account>` or, in the policy's namespace, `<account>`.
-pub(super) fn service_account(text: &str, namespace: &str) -> Result<ServiceAccountMatch, String> {
+pub(crate) fn service_account(text: &str, namespace: &str) -> Result<ServiceAccountMatch, String> {
     let (namespace, account) = text.split_once('/').unwrap_or((namespace, text));
     let is_name = |name: &str| {
         !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'))

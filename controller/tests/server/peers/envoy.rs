@@ -86,7 +86,7 @@ async fn answer(name: &'static str, request: Request<Incoming>) -> Result<Respon
     Ok(response)
 }
 
-async fn backend(address: String, name: &'static str) {
+pub(super) async fn backend(address: String, name: &'static str) {
     let listener = TcpListener::bind(address).await.unwrap();
     tokio::spawn(async move {
         loop {
@@ -99,9 +99,9 @@ async fn backend(address: String, name: &'static str) {
 }
 
 /// Envoy, which ends with the test.
-struct Envoy {
+pub(super) struct Envoy {
     child: std::process::Child,
-    listener: SocketAddr,
+    pub(super) listener: SocketAddr,
     admin: SocketAddr,
 }
 
@@ -112,12 +112,48 @@ impl Drop for Envoy {
     }
 }
 
-fn bootstrap(mesh: &Mesh) -> Value {
+/// The type of a part of Envoy.
+pub(super) fn type_of(name: &str) -> String {
+    format!("type.googleapis.com/envoy.extensions.{name}")
+}
+
+/// What leads requests to the routes of the service `echo`.
+fn listener() -> Value {
+    let manager = json!({
+        "@type": type_of("filters.network.http_connection_manager.v3.HttpConnectionManager"),
+        "stat_prefix": "in",
+        // After an answer of its own it would wait a second for the client to close.
+        "delayed_close_timeout": "0.01s",
+        "rds": {"route_config_name": "echo.shop.svc.cluster.local:7070", "config_source": ads()},
+        "http_filters": [{
+            "name": "envoy.filters.http.router",
+            "typed_config": {"@type": type_of("filters.http.router.v3.Router")},
+        }],
+    });
+    json!({
+        "name": "in",
+        "filter_chains": [{"filters": [{
+            "name": "envoy.filters.network.http_connection_manager", "typed_config": manager,
+        }]}],
+    })
+}
+
+fn ads() -> Value {
+    json!({"resource_api_version": "V3", "ads": {}})
+}
+
+fn socket(address: String, port: u16) -> Value {
+    json!({"socket_address": {"address": address, "port_value": port}})
+}
+
+fn address(mesh: &Mesh, last: u8) -> Value {
+    socket(format!("{}.{last}", mesh.prefix), mesh.pod_port)
+}
+
+/// Envoy's configuration, with this node id and this listener of its own.
+fn bootstrap(mesh: &Mesh, id: &str, listener: &Value) -> Value {
     let token = fs::read_to_string(mesh.token("shop")).unwrap();
-    let socket = |address: String, port: u16| json!({"socket_address": {"address": address, "port_value": port}});
-    let of = |last: u8| socket(format!("{}.{last}", mesh.prefix), mesh.pod_port);
-    let ads = json!({"resource_api_version": "V3", "ads": {}});
-    let type_of = |name: &str| format!("type.googleapis.com/envoy.extensions.{name}");
+    let ads = ads();
     let http2 = json!({
         "@type": type_of("upstreams.http.v3.HttpProtocolOptions"),
         "explicit_http_config": {"http2_protocol_options": {}},
@@ -131,20 +167,9 @@ fn bootstrap(mesh: &Mesh) -> Value {
             "validation_context": {"trusted_ca": {"filename": mesh.path("state/ca/root-cert.pem")}},
         },
     });
-    let manager = json!({
-        "@type": type_of("filters.network.http_connection_manager.v3.HttpConnectionManager"),
-        "stat_prefix": "in",
-        // After an answer of its own it would wait a second for the client to close.
-        "delayed_close_timeout": "0.01s",
-        "rds": {"route_config_name": "echo.shop.svc.cluster.local:7070", "config_source": ads},
-        "http_filters": [{
-            "name": "envoy.filters.http.router",
-            "typed_config": {"@type": type_of("filters.http.router.v3.Router")},
-        }],
-    });
     json!({
-        "node": {"id": "envoy.shop", "cluster": "shop"},
-        "admin": {"address": of(ADMIN)},
+        "node": {"id": id, "cluster": "shop"},
+        "admin": {"address": address(mesh, ADMIN)},
         "dynamic_resources": {
             "ads_config": {
                 "api_type": "DELTA_GRPC", "transport_api_version": "V3",
@@ -165,19 +190,16 @@ fn bootstrap(mesh: &Mesh) -> Value {
                     "endpoints": [{"lb_endpoints": [{"endpoint": {"address": socket("127.0.0.1".to_owned(), mesh.port)}}]}],
                 },
             }],
-            "listeners": [{
-                "name": "in", "address": of(LISTENER),
-                "filter_chains": [{"filters": [{
-                    "name": "envoy.filters.network.http_connection_manager", "typed_config": manager,
-                }]}],
-            }],
+            "listeners": [listener],
         },
     })
 }
 
-fn start(mesh: &Mesh) -> Envoy {
+/// Starts Envoy with this node id and this listener, which gets the listener's address.
+pub(super) fn start(mesh: &Mesh, id: &str, mut listener: Value) -> Envoy {
     let file = mesh.path("envoy.json");
-    fs::write(&file, bootstrap(mesh).to_string()).unwrap();
+    listener["address"] = address(mesh, LISTENER);
+    fs::write(&file, bootstrap(mesh, id, &listener).to_string()).unwrap();
     let log = fs::File::create(mesh.path("envoy.log")).unwrap();
     let child = Command::new(mesh.environment.join("bin/python"))
         // The program itself, so that nothing is left behind when it is stopped.
@@ -197,11 +219,21 @@ fn start(mesh: &Mesh) -> Envoy {
 
 /// Status, headers and body of an answer; nothing while nobody listens.
 async fn request(address: SocketAddr, method: &str, path: &str, headers: &str) -> Option<(u16, String, String)> {
-    let mut stream = TcpStream::connect(address).await.ok()?;
     let request = format!("{method} {path} HTTP/1.1\r\nHost: any.example\r\nConnection: close\r\n{headers}\r\n");
+    parts(&exchange(address, &request).await?)
+}
+
+/// All that comes for these bytes; nothing while nobody listens.
+pub(super) async fn exchange(address: SocketAddr, request: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).await.ok()?;
     stream.write_all(request.as_bytes()).await.ok()?;
     let mut reply = String::new();
     tokio::time::timeout(PATIENCE, stream.read_to_string(&mut reply)).await.unwrap().ok()?;
+    Some(reply)
+}
+
+/// Status, headers and body of an answer.
+pub(super) fn parts(reply: &str) -> Option<(u16, String, String)> {
     let (head, body) = reply.split_once("\r\n\r\n")?;
     let status = head.split(' ').nth(1)?.parse().ok()?;
     Some((status, head.to_ascii_lowercase(), body.to_owned()))
@@ -228,7 +260,7 @@ impl Envoy {
         }
     }
 
-    async fn stat(&self, suffix: &str) -> u64 {
+    pub(super) async fn stat(&self, suffix: &str) -> u64 {
         let (_, _, body) = request(self.admin, "GET", "/stats", "").await.unwrap();
         let of =
             |line: &str| line.split_once(": ").filter(|(name, _)| name.ends_with(suffix))?.1.trim().parse::<u64>().ok();
@@ -247,7 +279,7 @@ async fn envoy_takes_everything_and_routes_by_it() {
     for (last, name) in [(1, "one-a"), (2, "one-b"), (3, "two")] {
         backend(format!("{}.{last}:{}", mesh.prefix, mesh.pod_port), name).await;
     }
-    let envoy = start(&mesh);
+    let envoy = start(&mesh, "envoy.shop", listener());
     envoy.ready(&mesh).await;
 
     let table = [

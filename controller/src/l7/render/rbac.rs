@@ -1,0 +1,126 @@
+//! Policies in Envoy's words.
+
+use std::collections::BTreeMap;
+
+use fairway_proto::envoy::core::CidrRange;
+use fairway_proto::envoy::matcher::metadata_matcher::PathSegment;
+use fairway_proto::envoy::matcher::metadata_matcher::path_segment::Segment;
+use fairway_proto::envoy::matcher::{
+    ListMatcher, MetadataMatcher, OrMatcher, PathMatcher, StringMatcher, ValueMatcher, list_matcher, path_matcher,
+    string_matcher::MatchPattern, value_matcher::MatchPattern as ValuePattern,
+};
+use fairway_proto::envoy::rbac::permission::Rule as PermissionRule;
+use fairway_proto::envoy::rbac::principal::Identifier;
+use fairway_proto::envoy::rbac::{Permission, Policy as Named, Principal, Rbac, permission, principal, rbac};
+use fairway_proto::envoy::route::HeaderMatcher;
+use fairway_proto::envoy::route::header_matcher::HeaderMatchSpecifier;
+use ipnet::IpNet;
+
+use super::super::authz::{Check, Layer, Pattern, Policy, Verdict, What, Who};
+use super::route::regex;
+
+/// Where Envoy's filter for tokens leaves what it has found, below [`PAYLOAD`].
+const TOKENS: &str = "envoy.filters.http.jwt_authn";
+/// See [`TOKENS`].
+pub(super) const PAYLOAD: &str = "payload";
+
+/// What refuses, then what allows; each only if a policy asks for it.
+pub(super) fn rules(policies: &[&Policy], layer: Layer) -> Vec<(&'static str, Rbac)> {
+    [("deny", Verdict::Deny, rbac::Action::Deny), ("allow", Verdict::Allow, rbac::Action::Allow)]
+        .into_iter()
+        .filter_map(|(name, verdict, action)| {
+            let mut meant = policies.iter().filter(|policy| policy.verdict == verdict).peekable();
+            meant.peek()?;
+            let named = meant.flat_map(|policy| {
+                policy.rules_at(layer).map(|rule| {
+                    let named =
+                        Named { permissions: vec![permission(&rule.what)], principals: vec![principal(&rule.who)] };
+                    (format!("{}/{}", policy.name, rule.index), named)
+                })
+            });
+            let policies: BTreeMap<String, Named> = named.collect();
+            // Nothing to refuse needs no filter; nothing that is allowed does.
+            let is_idle = verdict == Verdict::Deny && policies.is_empty();
+            (!is_idle).then(|| (name, Rbac { action: action.into(), policies }))
+        })
+        .collect()
+}
+
+fn permission(check: &Check<What>) -> Permission {
+    let set = |checks: &[Check<What>]| permission::Set { rules: checks.iter().map(permission).collect() };
+    let rule = match check {
+        Check::All(checks) if checks.is_empty() => PermissionRule::Any(true),
+        Check::All(checks) | Check::Any(checks) if checks.len() == 1 => return permission(&checks[0]),
+        Check::All(checks) => PermissionRule::AndRules(set(checks)),
+        Check::Any(checks) if checks.is_empty() => return permission(&never()),
+        Check::Any(checks) => PermissionRule::OrRules(set(checks)),
+        Check::Not(check) => PermissionRule::NotRule(Box::new(permission(check))),
+        // Left out of what is rendered.
+        Check::Unknown => return permission(&never()),
+        Check::Is(What::Destination(block)) => PermissionRule::DestinationIp(range(*block)),
+        Check::Is(What::Port(port)) => PermissionRule::DestinationPort(u32::from(*port)),
+        Check::Is(What::Header(name, pattern)) => PermissionRule::Header(header(name, pattern)),
+        Check::Is(What::Path(pattern)) => {
+            PermissionRule::UrlPath(PathMatcher { rule: Some(path_matcher::Rule::Path(text(pattern))) })
+        }
+    };
+    Permission { rule: Some(rule) }
+}
+
+fn principal(check: &Check<Who>) -> Principal {
+    let set = |checks: &[Check<Who>]| principal::Set { ids: checks.iter().map(principal).collect() };
+    let identifier = match check {
+        Check::All(checks) if checks.is_empty() => Identifier::Any(true),
+        Check::All(checks) | Check::Any(checks) if checks.len() == 1 => return principal(&checks[0]),
+        Check::All(checks) => Identifier::AndIds(set(checks)),
+        Check::Any(checks) if checks.is_empty() => return principal(&never()),
+        Check::Any(checks) => Identifier::OrIds(set(checks)),
+        Check::Not(check) => Identifier::NotId(Box::new(principal(check))),
+        Check::Unknown => return principal(&never()),
+        Check::Is(Who::Peer(pattern)) => {
+            Identifier::Authenticated(principal::Authenticated { principal_name: Some(text(pattern)) })
+        }
+        Check::Is(Who::Source(block)) => Identifier::DirectRemoteIp(range(*block)),
+        Check::Is(Who::Header(name, pattern)) => Identifier::Header(header(name, pattern)),
+        Check::Is(Who::Claim(path, pattern)) => Identifier::Metadata(claim(path, pattern)),
+    };
+    Principal { identifier: Some(identifier) }
+}
+
+/// The opposite of everything.
+fn never<T>() -> Check<T> {
+    Check::Not(Box::new(Check::All(Vec::new())))
+}
+
+fn range(block: IpNet) -> CidrRange {
+    CidrRange { address_prefix: block.network().to_string(), prefix_len: Some(u32::from(block.prefix_len())) }
+}
+
+fn text(pattern: &Pattern) -> StringMatcher {
+    let pattern = match pattern {
+        Pattern::Exact(text) => MatchPattern::Exact(text.clone()),
+        Pattern::Prefix(text) => MatchPattern::Prefix(text.clone()),
+        Pattern::Suffix(text) => MatchPattern::Suffix(text.clone()),
+        Pattern::Regex(pattern) => MatchPattern::SafeRegex(regex(pattern)),
+    };
+    StringMatcher { match_pattern: Some(pattern), ignore_case: false }
+}
+
+fn header(name: &str, pattern: &Pattern) -> HeaderMatcher {
+    let specifier = HeaderMatchSpecifier::StringMatch(text(pattern));
+    HeaderMatcher { name: name.to_owned(), header_match_specifier: Some(specifier) }
+}
+
+/// A claim is a text, or a list of which one element will do.
+fn claim(path: &[String], pattern: &Pattern) -> MetadataMatcher {
+    let value = || ValueMatcher { match_pattern: Some(ValuePattern::StringMatch(text(pattern))) };
+    let element = ListMatcher { match_pattern: Some(list_matcher::MatchPattern::OneOf(Box::new(value()))) };
+    let list = ValueMatcher { match_pattern: Some(ValuePattern::ListMatch(Box::new(element))) };
+    let either = OrMatcher { value_matchers: vec![value(), list] };
+    let names = std::iter::once(PAYLOAD).chain(path.iter().map(String::as_str));
+    MetadataMatcher {
+        filter: TOKENS.to_owned(),
+        path: names.map(|name| PathSegment { segment: Some(Segment::Key(name.to_owned())) }).collect(),
+        value: Some(ValueMatcher { match_pattern: Some(ValuePattern::OrMatch(either)) }),
+    }
+}

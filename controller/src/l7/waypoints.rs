@@ -1,0 +1,135 @@
+//! What each waypoint stands before, and which policies it enforces there.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use fairway_core::source::{Kind, ObjectKey, Objects};
+
+use super::authz::{Place, Policy};
+use crate::translate::Fault;
+use crate::translate::waypoint::{ServiceBinding, Waypoints};
+
+/// Namespace and name of a gateway.
+pub type GatewayName = (String, String);
+
+/// A service that is bound to waypoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// Key of the service in workload discovery.
+    pub service: String,
+    /// The object that it is made of.
+    pub object: ObjectKey,
+    /// The waypoints.
+    pub gateways: Vec<GatewayName>,
+}
+
+impl Bound {
+    /// The service with this binding, if it has a waypoint.
+    #[must_use]
+    pub fn of(service: &str, object: &ObjectKey, binding: &ServiceBinding) -> Option<Self> {
+        let bound = || Self { service: service.to_owned(), object: object.clone(), gateways: binding.gateways.clone() };
+        (!binding.gateways.is_empty()).then(bound)
+    }
+}
+
+/// A waypoint.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Waypoint {
+    /// Class of its gateway.
+    pub class: String,
+    /// Whether connections to workloads come its way.
+    pub for_workloads: bool,
+    /// The services that are bound to it, by key, and the objects that they are made of.
+    pub services: BTreeMap<String, ObjectKey>,
+}
+
+/// All waypoints, and their policies.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// By namespace and name of the gateway.
+    pub waypoints: BTreeMap<GatewayName, Waypoint>,
+    policies: BTreeMap<Place, Vec<Arc<Policy>>>,
+}
+
+impl Plan {
+    /// Puts things where they belong; what is attached to nothing is a fault of the policy.
+    pub(crate) fn new(
+        objects: &Objects,
+        gateways: &Waypoints<'_>,
+        bound: Vec<Bound>,
+        policies: Vec<(ObjectKey, Arc<Policy>)>,
+        faults: &mut Vec<(ObjectKey, Fault)>,
+    ) -> Self {
+        let mut plan = Self::default();
+        for (name, class, for_workloads) in gateways.all() {
+            let waypoint = Waypoint { class: class.to_owned(), for_workloads, services: BTreeMap::new() };
+            plan.waypoints.insert(name, waypoint);
+        }
+        for Bound { service, object, gateways } in bound {
+            for name in gateways {
+                if let Some(waypoint) = plan.waypoints.get_mut(&name) {
+                    waypoint.services.insert(service.clone(), object.clone());
+                }
+            }
+        }
+        let bound: HashSet<&ObjectKey> =
+            plan.waypoints.values().flat_map(|waypoint| waypoint.services.values()).collect();
+        let mut attached: BTreeMap<Place, Vec<Arc<Policy>>> = BTreeMap::new();
+        for (key, policy) in policies {
+            for place in &policy.places {
+                if let Some(message) = plan.misses(place, objects, &bound) {
+                    let field = "spec.targetRefs".to_owned();
+                    faults.push((key.clone(), Fault { field, message: format!("{message}: it has no effect there") }));
+                }
+                attached.entry(place.clone()).or_default().push(Arc::clone(&policy));
+            }
+        }
+        plan.policies = attached;
+        plan
+    }
+
+    /// Why nobody enforces what is attached to a place.
+    fn misses(&self, place: &Place, objects: &Objects, bound: &HashSet<&ObjectKey>) -> Option<String> {
+        let Place::Object(key) = place else {
+            let Place::Class(class) = place else { return None };
+            let is_used = self.waypoints.values().any(|waypoint| waypoint.class == *class);
+            return (!is_used).then(|| format!("there is no waypoint of class {class}"));
+        };
+        let (exists, is_enforced) = match key.kind {
+            Kind::Gateway => {
+                let name = (key.namespace.clone(), key.name.clone());
+                (objects.gateways.contains_key(key), self.waypoints.contains_key(&name))
+            }
+            kind => {
+                let exists = if kind == Kind::Service {
+                    objects.services.contains_key(key)
+                } else {
+                    objects.service_entries.contains_key(key)
+                };
+                (exists, bound.contains(key))
+            }
+        };
+        match (exists, is_enforced) {
+            (false, _) => Some(format!("there is no {key}")),
+            (true, false) if key.kind == Kind::Gateway => Some(format!("{key} is no waypoint")),
+            (true, false) => Some(format!("{key} has no waypoint")),
+            (true, true) => None,
+        }
+    }
+
+    /// The policies that a waypoint enforces before a service, or before workloads.
+    #[must_use]
+    pub fn policies(&self, gateway: &GatewayName, service: Option<&ObjectKey>) -> Vec<&Policy> {
+        let Some(waypoint) = self.waypoints.get(gateway) else { return Vec::new() };
+        let (namespace, name) = gateway;
+        let own = service
+            .into_iter()
+            .flat_map(|object| [Place::Object(object.clone()), Place::Namespace(object.namespace.clone())]);
+        let of_gateway = [
+            Place::Object(ObjectKey::new(Kind::Gateway, namespace, name)),
+            Place::Namespace(namespace.clone()),
+            Place::Class(waypoint.class.clone()),
+        ];
+        own.chain(of_gateway).filter_map(|place| self.policies.get(&place)).flatten().map(Arc::as_ref).collect()
+    }
+}
