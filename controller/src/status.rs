@@ -27,6 +27,8 @@ mod routes;
 const ZTUNNEL_ACCEPTED: &str = "ZtunnelAccepted";
 /// Condition of what waypoints enforce.
 const WAYPOINT_ACCEPTED: &str = "WaypointAccepted";
+/// Condition of what clients and waypoints follow.
+const ACCEPTED: &str = "Accepted";
 /// Field of what is wrong with the targets of a policy.
 const TARGETS: &str = "spec.targetRefs";
 /// After this time the same is written again where it does not show: somebody removed it, or the object is one that
@@ -85,7 +87,8 @@ impl Statement {
 fn statements(published: &Published) -> BTreeMap<ObjectKey, Statement> {
     let policies = verdicts(published).into_iter().map(|(key, verdict)| (key, Statement::Policy(verdict)));
     let routes = routes::verdicts(published).into_iter().map(|(key, verdict)| (key, Statement::Route(verdict)));
-    policies.chain(routes).collect()
+    let traffic = traffic(published).into_iter().map(|(key, verdict)| (key, Statement::Policy(verdict)));
+    policies.chain(routes).chain(traffic).collect()
 }
 
 /// What is to be said of every policy.
@@ -151,12 +154,26 @@ fn verdict(faults: &[(Severity, String)], is_attached: bool, misses: bool, gener
     Verdict { condition, holds, reason, message, generation }
 }
 
+/// What is to be said of every VirtualService.
+fn traffic(published: &Published) -> BTreeMap<ObjectKey, Verdict> {
+    let ours = published.routes().verdicts.iter().filter(|(key, _)| key.kind == Kind::VirtualService);
+    let verdict = |verdict: &l7::verdict::Verdict| {
+        let texts = verdict.findings.iter().map(|finding| format!("{}: {}", finding.field, finding.message));
+        let message = texts.collect::<Vec<_>>().join("; ");
+        let holds = message.is_empty();
+        let (reason, message) = if holds { ("Accepted", "in force".to_owned()) } else { ("UnsupportedValue", message) };
+        Verdict { condition: ACCEPTED, holds, reason, message, generation: verdict.generation }
+    };
+    ours.map(|(key, found)| (key.clone(), verdict(found))).collect()
+}
+
 /// The conditions that an object has now.
 fn present<'a>(published: &'a Published, key: &ObjectKey) -> &'a [Value] {
     let objects = &published.loaded.objects;
     let status = match key.kind {
         Kind::AuthorizationPolicy => objects.authorization_policies.get(key).and_then(|policy| policy.status.as_ref()),
         Kind::PeerAuthentication => objects.peer_authentications.get(key).and_then(|policy| policy.status.as_ref()),
+        Kind::VirtualService => objects.virtual_services.get(key).and_then(|object| object.status.as_ref()),
         _ => None,
     };
     let conditions = status.and_then(|status| status.get("conditions")).and_then(Value::as_array);

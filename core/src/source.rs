@@ -12,6 +12,7 @@ pub mod freshness;
 pub mod gateway;
 pub mod istio;
 pub mod istio_network;
+pub mod istio_traffic;
 mod kind;
 mod loaded;
 mod name;

@@ -9,10 +9,12 @@ use fairway_core::source::{Kind, ObjectKey, Objects};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
 use super::catalog::{Catalog, Refusal};
-use super::model::{Attached, Entry, Routes, Target};
+use super::model::{Entry, Routes, Target};
 use super::rules::{Read, Reader};
 use super::verdict::{AtParent, Class, Verdict};
 use crate::translate::Settings;
+
+mod traffic;
 
 /// A route, read.
 struct Candidate<'a> {
@@ -67,17 +69,13 @@ pub fn attach(objects: &Objects, settings: &Settings) -> Routes {
         }
     }
     let mut routes = Routes::default();
+    let mut all_taken: BTreeMap<Place, ObjectKey> = BTreeMap::new();
     for route in candidates {
         let is_grpc = route.is_grpc;
         let beaten = |place: &Place| taken.get(place).filter(|_| !is_grpc);
         for place in places(&route).into_iter().filter(|place| beaten(place).is_none()) {
-            let (target, scope) = place;
-            let attached: &mut Attached = routes.attached.entry(target).or_default();
-            let entries = match scope {
-                None => attached.producer.get_or_insert_default(),
-                Some(namespace) => attached.consumers.entry(namespace).or_default(),
-            };
-            entries.extend(route.entries.iter().cloned());
+            all_taken.entry(place.clone()).or_insert_with(|| route.key.clone());
+            routes.entries(place).extend(route.entries.iter().cloned());
         }
         let verdicts = route.parents.iter().map(|parent| {
             let winners: Vec<_> = parent.places().map(|place| beaten(&place)).collect();
@@ -99,7 +97,14 @@ pub fn attach(objects: &Objects, settings: &Settings) -> Routes {
             entries.sort_by_key(|entry| Reverse(entry.matching.rank));
         }
     }
+    traffic::attach(catalog, &all_taken, &mut routes);
     routes
+}
+
+/// Objects in the order in which they came, and then by name.
+fn age<'a>(key: &'a ObjectKey, metadata: &'a ObjectMeta) -> (bool, Option<&'a Time>, &'a str, &'a str) {
+    let created = metadata.creation_timestamp.as_ref();
+    (created.is_none(), created, &key.namespace, &key.name)
 }
 
 fn read<'a, Rule: Default>(
@@ -133,10 +138,10 @@ fn read<'a, Rule: Default>(
         });
         entries.extend(named);
     }
-    let ObjectMeta { generation, creation_timestamp, .. } = &route.metadata;
+    let generation = &route.metadata.generation;
     Candidate {
         key,
-        age: (creation_timestamp.is_none(), creation_timestamp.as_ref(), &key.namespace, &key.name),
+        age: age(key, &route.metadata),
         is_grpc: key.kind == Kind::GRPCRoute,
         parents,
         entries,

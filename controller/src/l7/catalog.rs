@@ -42,7 +42,8 @@ impl<'a> Catalog<'a> {
         is_service.then(|| self.ports_of(parent.namespace.as_deref().unwrap_or(namespace), parent))
     }
 
-    fn ports_of(&self, namespace: &str, parent: &ParentReference) -> Result<Vec<Target>, Refusal> {
+    /// The ports of a service that routes are attached to by this reference.
+    pub(super) fn ports_of(&self, namespace: &str, parent: &ParentReference) -> Result<Vec<Target>, Refusal> {
         let name = parent.name.as_str();
         let Some(service) = self.service(namespace, name) else {
             return Err(("NoMatchingParent", format!("there is no Service {namespace}/{name}")));
@@ -74,6 +75,26 @@ impl<'a> Catalog<'a> {
             }
             (true, None) => Err(("NoMatchingParent", format!("Service {namespace}/{name} has no such port over TCP"))),
         }
+    }
+
+    /// Namespace and name of the service that `host` stands for in `namespace`; a name without dots is of that namespace.
+    pub(super) fn named<'h>(&self, namespace: &'h str, host: &'h str) -> Result<(&'h str, &'h str), Refusal> {
+        if !host.contains('.') && !host.is_empty() {
+            return Ok((namespace, host));
+        }
+        let name = host.strip_suffix(&self.settings.cluster_domain).and_then(|rest| rest.strip_suffix(".svc."));
+        let parts = name.and_then(|name| name.split_once('.'));
+        let (name, namespace) = parts
+            .filter(|(_, namespace)| !namespace.contains('.'))
+            .ok_or_else(|| ("BackendNotFound", format!("{host:?} is not the name of a Service of this cluster")))?;
+        Ok((namespace, name))
+    }
+
+    /// The port of a service that has a single one over TCP.
+    pub(super) fn only_port(&self, namespace: &str, name: &str) -> Option<u16> {
+        let mut ports = tcp_ports(sent(self.service(namespace, name)?)?);
+        let (_, only) = ports.next()?;
+        ports.next().is_none().then_some(only)
     }
 
     /// What a route of `namespace` sends requests to by this reference.

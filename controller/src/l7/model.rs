@@ -54,6 +54,17 @@ pub struct Attached {
     pub consumers: BTreeMap<String, Vec<Entry>>,
 }
 
+impl Routes {
+    /// What is attached to a port, for the clients of one namespace or for all.
+    pub(super) fn entries(&mut self, (target, scope): (Target, Option<String>)) -> &mut Vec<Entry> {
+        let attached: &mut Attached = self.attached.entry(target).or_default();
+        match scope {
+            None => attached.producer.get_or_insert_default(),
+            Some(namespace) => attached.consumers.entry(namespace).or_default(),
+        }
+    }
+}
+
 impl Attached {
     /// What counts for clients of one namespace.
     #[must_use]
@@ -109,6 +120,8 @@ pub enum Path {
     Exact(String),
     /// This one and those below, element by element; without a slash at the end, and empty for every path.
     Prefix(String),
+    /// Those that begin with this text.
+    Start(String),
     /// Those that match as a whole.
     Regex(String),
 }
@@ -203,6 +216,8 @@ pub enum NewPath {
     Full(String),
     /// In place of the prefix that matched; without a slash at the end, and empty to take it away.
     Prefix(String),
+    /// In place of the text that matched.
+    Start(String),
 }
 
 /// Copies of some requests.

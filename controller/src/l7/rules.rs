@@ -10,6 +10,7 @@ pub(super) mod filters;
 pub(super) mod grpc;
 pub(super) mod http;
 pub(super) mod text;
+mod traffic;
 
 use filters::{Effects, Place};
 

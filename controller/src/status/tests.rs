@@ -72,3 +72,26 @@ fn nothing_is_written_that_is_said_already() {
     let other = json!({"type": WAYPOINT_ACCEPTED, "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"});
     assert_eq!(compare(&[other]), (now.to_owned(), true));
 }
+
+#[test]
+fn verdicts_say_what_became_of_a_virtual_service() {
+    let head = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: it, namespace: shop, generation: 3}\n";
+    let service = "---\napiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}\n";
+    for (spec, holds, words) in [
+        ("{hosts: [web], http: [{route: [{destination: {host: web}}]}]}", true, "in force"),
+        ("{hosts: [web], http: [{fault: {}, route: [{destination: {host: web}}]}]}", false, "spec.http[0].fault"),
+        ("{hosts: [none]}", false, "spec.hosts[0]"),
+    ] {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::write(root.path().join("a.yaml"), format!("{head}spec: {spec}\n{service}")).unwrap();
+        let published = Published::default().next(Arc::new(load(root.path(), None)), &Settings::default());
+        let verdict = traffic(&published).into_values().next().unwrap();
+        assert_eq!((verdict.condition, verdict.holds, verdict.generation), (ACCEPTED, holds, Some(3)), "{spec}");
+        assert!(verdict.message.contains(words), "{spec}: {}", verdict.message);
+    }
+    // One that is for gateways alone is not ours to speak of.
+    let root = tempfile::tempdir().unwrap();
+    std::fs::write(root.path().join("a.yaml"), format!("{head}spec: {{hosts: [web], gateways: [edge]}}\n")).unwrap();
+    let published = Published::default().next(Arc::new(load(root.path(), None)), &Settings::default());
+    assert!(traffic(&published).is_empty());
+}

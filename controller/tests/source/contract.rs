@@ -176,6 +176,7 @@ fn one_of_each() -> Vec<Value> {
         object("security.istio.io/v1", "PeerAuthentication", "strict", json!({"spec": {"mtls": {"mode": "STRICT"}}})),
         object("networking.istio.io/v1", "ServiceEntry", "outside", json!({"spec": {"hosts": ["example.com"]}})),
         object("networking.istio.io/v1", "WorkloadEntry", "machine", json!({"spec": {"address": "192.0.2.1"}})),
+        object("networking.istio.io/v1", "VirtualService", "web", json!({"spec": {"hosts": ["web"]}})),
     ]
 }
 

@@ -163,6 +163,7 @@ fn typed(kind: Kind, value: &Value) -> Result<Typed, (FieldPath, String)> {
         Kind::PeerAuthentication => Typed::PeerAuthentication(read(value)?),
         Kind::ServiceEntry => Typed::ServiceEntry(read(value)?),
         Kind::WorkloadEntry => Typed::WorkloadEntry(read(value)?),
+        Kind::VirtualService => Typed::VirtualService(read(value)?),
     })
 }
 

@@ -33,11 +33,13 @@ pub enum Kind {
     ServiceEntry,
     /// `networking.istio.io`, `v1` or `v1beta1`.
     WorkloadEntry,
+    /// `networking.istio.io`, `v1` or `v1beta1`.
+    VirtualService,
 }
 
 impl Kind {
     /// Every kind, in the order they are listed to people.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Namespace,
         Self::Node,
         Self::Pod,
@@ -51,6 +53,7 @@ impl Kind {
         Self::PeerAuthentication,
         Self::ServiceEntry,
         Self::WorkloadEntry,
+        Self::VirtualService,
     ];
 
     /// The `kind` field of such an object.
@@ -70,6 +73,7 @@ impl Kind {
             Self::PeerAuthentication => "PeerAuthentication",
             Self::ServiceEntry => "ServiceEntry",
             Self::WorkloadEntry => "WorkloadEntry",
+            Self::VirtualService => "VirtualService",
         }
     }
 
@@ -90,6 +94,7 @@ impl Kind {
             Self::PeerAuthentication => "peerauthentications",
             Self::ServiceEntry => "serviceentries",
             Self::WorkloadEntry => "workloadentries",
+            Self::VirtualService => "virtualservices",
         }
     }
 
@@ -101,7 +106,7 @@ impl Kind {
             Self::EndpointSlice => "discovery.k8s.io",
             Self::Gateway | Self::HTTPRoute | Self::GRPCRoute => "gateway.networking.k8s.io",
             Self::AuthorizationPolicy | Self::PeerAuthentication => "security.istio.io",
-            Self::ServiceEntry | Self::WorkloadEntry => "networking.istio.io",
+            Self::ServiceEntry | Self::WorkloadEntry | Self::VirtualService => "networking.istio.io",
         }
     }
 
@@ -118,7 +123,8 @@ impl Kind {
             | Self::AuthorizationPolicy
             | Self::PeerAuthentication
             | Self::ServiceEntry
-            | Self::WorkloadEntry => &["v1", "v1beta1"],
+            | Self::WorkloadEntry
+            | Self::VirtualService => &["v1", "v1beta1"],
         }
     }
 
@@ -144,7 +150,7 @@ impl Kind {
     /// Whether objects of this kind say which requests go where.
     #[must_use]
     pub fn is_route(self) -> bool {
-        matches!(self, Self::HTTPRoute | Self::GRPCRoute)
+        matches!(self, Self::HTTPRoute | Self::GRPCRoute | Self::VirtualService)
     }
 
     /// Whether this kind is a custom resource, which a cluster may not have.

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::gateway::Gateway;
 use super::istio::{AuthorizationPolicy, PeerAuthentication};
 use super::istio_network::{ServiceEntry, WorkloadEntry};
+use super::istio_traffic::VirtualService;
 use super::route::{GrpcRoute as GRPCRoute, HttpRoute as HTTPRoute};
 use super::{Kind, ObjectKey};
 
@@ -130,6 +131,8 @@ objects! {
     service_entries: ServiceEntry,
     /// Workloads that are not pods.
     workload_entries: WorkloadEntry,
+    /// Istio's routes.
+    virtual_services: VirtualService,
 }
 
 impl Objects {

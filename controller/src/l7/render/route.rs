@@ -134,6 +134,8 @@ enum Part {
     Whole,
     /// What comes before the rest, with the slash between them.
     Start,
+    /// What begins with this text.
+    Text,
     /// It cannot be said.
     Pattern,
 }
@@ -158,6 +160,7 @@ fn routes(entry: &Entry, target: &Target, client: &Client) -> Vec<Route> {
             (PathSpecifier::Path(prefix.clone()), Part::Whole),
             (PathSpecifier::Prefix(format!("{prefix}/")), Part::Start),
         ],
+        Path::Start(text) => vec![(PathSpecifier::Prefix(text.clone()), Part::Text)],
         Path::Regex(pattern) => vec![(PathSpecifier::SafeRegex(regex(pattern)), Part::Pattern)],
     };
     let route = |(path, part): (PathSpecifier, Part)| {
@@ -257,7 +260,7 @@ fn clusters(backends: &[Backend]) -> ClusterSpecifier {
 fn prefix_rewrite(new: &str, part: Part) -> String {
     match part {
         Part::Whole if new.is_empty() => "/".to_owned(),
-        Part::Whole | Part::Pattern => new.to_owned(),
+        Part::Whole | Part::Text | Part::Pattern => new.to_owned(),
         Part::Start => format!("{new}/"),
     }
 }
@@ -280,6 +283,7 @@ fn forward(forward: &Forward, part: Option<Part>) -> RouteAction {
             });
         }
         (Some(NewPath::Prefix(new)), Some(part)) => rewritten = prefix_rewrite(new, part),
+        (Some(NewPath::Start(new)), Some(_)) => rewritten.clone_from(new),
         _ => {}
     }
     let mirrors = forward.mirrors.iter().filter(|mirror| mirror.per_million > 0).map(|mirror| RequestMirrorPolicy {
@@ -369,6 +373,7 @@ fn redirect(redirect: &Redirect, target: &Target, part: Part) -> RedirectAction 
     let path = redirect.path.as_ref().map(|path| match path {
         NewPath::Full(full) => PathRewriteSpecifier::PathRedirect(full.clone()),
         NewPath::Prefix(new) => PathRewriteSpecifier::PrefixRewrite(prefix_rewrite(new, part)),
+        NewPath::Start(new) => PathRewriteSpecifier::PrefixRewrite(new.clone()),
     });
     RedirectAction {
         host_redirect: redirect.host.clone().unwrap_or_default(),

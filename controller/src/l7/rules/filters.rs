@@ -108,7 +108,7 @@ impl Reader<'_> {
         written
     }
 
-    fn edits(&mut self, at: &str, modifier: Option<&HeaderModifier>) -> Option<Edits> {
+    pub(super) fn edits(&mut self, at: &str, modifier: Option<&HeaderModifier>) -> Option<Edits> {
         let modifier = self.missing(at, modifier)?;
         let mut edits = Edits::default();
         let mut names: Vec<String> = Vec::new();

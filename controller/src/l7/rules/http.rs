@@ -11,9 +11,9 @@ use super::{LEFT_OUT, REFUSED, Read, Reader, text};
 
 const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
 /// Repetitions of a rule that says when and not how often.
-const ATTEMPTS: u32 = 2;
+pub(super) const ATTEMPTS: u32 = 2;
 /// Most repetitions: more would only multiply the load of a service that is down.
-const MAXIMUM_ATTEMPTS: u32 = 10;
+pub(super) const MAXIMUM_ATTEMPTS: u32 = 10;
 /// Shortest time before a repetition: gRPC's clients (1.85) wait for ever where what chance makes of it rounds to 0 ms.
 const MINIMUM_BACKOFF: Duration = Duration::from_millis(5);
 
@@ -56,7 +56,7 @@ impl Reader<'_> {
             return None;
         }
         let length = match &path {
-            Path::Exact(text) | Path::Prefix(text) | Path::Regex(text) => text.len(),
+            Path::Exact(text) | Path::Prefix(text) | Path::Start(text) | Path::Regex(text) => text.len(),
         };
         let method = written.method.clone();
         let rank = [kind, length, usize::from(method.is_some()), headers.len(), query.len()];

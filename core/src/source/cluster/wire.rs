@@ -20,6 +20,7 @@ use super::super::decode::fault_of;
 use super::super::gateway::Gateway;
 use super::super::istio::{AuthorizationPolicy, PeerAuthentication};
 use super::super::istio_network::{ServiceEntry, WorkloadEntry};
+use super::super::istio_traffic::VirtualService;
 use super::super::objects::Typed;
 use super::super::route::{GrpcRoute as GRPCRoute, HttpRoute as HTTPRoute};
 use super::super::{Kind, ObjectKey};
@@ -275,6 +276,7 @@ fn typed(kind: Kind, text: &str, strip: Strip) -> Read<(Typed, String)> {
         Kind::PeerAuthentication => whole!(PeerAuthentication, strip::nothing),
         Kind::ServiceEntry => whole!(ServiceEntry, strip::nothing),
         Kind::WorkloadEntry => whole!(WorkloadEntry, strip::nothing),
+        Kind::VirtualService => whole!(VirtualService, strip::nothing),
     })
 }
 

@@ -47,6 +47,7 @@ fn reads_every_kind() {
          apiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {{name: web}}\n---\n\
          apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: web}}\n---\n\
          apiVersion: networking.istio.io/v1beta1\nkind: WorkloadEntry\nmetadata: {{name: web}}\n---\n\
+         apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: web}}\n---\n\
          apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: web}}\n"
     );
     let loaded = load_one(&text);

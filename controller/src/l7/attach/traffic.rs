@@ -1,0 +1,112 @@
+//! VirtualServices to what is attached where: oldest first, and after Gateway API's routes, which have a port alone.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use fairway_core::source::ObjectKey;
+use fairway_core::source::istio_traffic::VirtualService;
+use fairway_core::source::route::ParentReference;
+
+use super::super::catalog::Catalog;
+use super::super::model::{Entry, Routes};
+use super::super::rules::{Read, Reader};
+use super::super::verdict::{Class, Verdict};
+use super::{Place, age};
+
+/// Name of what holds between workloads, among gateways.
+const MESH: &str = "mesh";
+
+/// Attaches all of them, where none of the routes that have `taken` a place is.
+pub(super) fn attach(catalog: Catalog<'_>, taken: &BTreeMap<Place, ObjectKey>, routes: &mut Routes) {
+    let is_ours = |object: &VirtualService| {
+        object.spec.gateways.is_empty() || object.spec.gateways.iter().any(|gateway| gateway == MESH)
+    };
+    let mut objects: Vec<(&ObjectKey, &Arc<VirtualService>)> =
+        catalog.objects.virtual_services.iter().filter(|(_, object)| is_ours(object)).collect();
+    objects.sort_by(|left, right| age(left.0, &left.1.metadata).cmp(&age(right.0, &right.1.metadata)));
+    for (key, object) in objects {
+        let verdict = attach_one(catalog, key, object, taken, routes);
+        routes.verdicts.insert(key.clone(), verdict);
+    }
+}
+
+fn attach_one(
+    catalog: Catalog<'_>,
+    key: &ObjectKey,
+    object: &VirtualService,
+    taken: &BTreeMap<Place, ObjectKey>,
+    routes: &mut Routes,
+) -> Verdict {
+    let namespace = key.namespace.as_str();
+    let mut reader = Reader { catalog, namespace, findings: Vec::new() };
+    for name in object.spec.unread.keys() {
+        reader.find(Class::Different, format!("spec.{name}"), "is not supported and has no effect");
+    }
+    let mut is_supported = true;
+    for (index, host) in object.spec.hosts.iter().enumerate() {
+        let at = format!("spec.hosts[{index}]");
+        let found = catalog.named(namespace, host).and_then(|(owner, name)| {
+            let parent = ParentReference { name: name.to_owned(), ..ParentReference::default() };
+            catalog.ports_of(owner, &parent).map(|targets| (owner.to_owned(), targets))
+        });
+        let (owner, targets) = match found {
+            Ok(found) => found,
+            Err((reason, message)) => {
+                reader.find(Class::Reference(reason), at, format!("{message}; it has no effect there"));
+                continue;
+            }
+        };
+        for scope in scopes(object, namespace, &owner) {
+            for target in &targets {
+                let place = (target.clone(), scope.clone());
+                if let Some(winner) = taken.get(&place) {
+                    let message = format!("{winner} is attached to {target}, and its kind comes first");
+                    reader.find(Class::Unsupported, at.clone(), message);
+                    continue;
+                }
+                let mut entries = Vec::new();
+                for (index, rule) in object.spec.http.iter().enumerate() {
+                    let read = reader.traffic(&format!("spec.http[{index}]"), rule, target);
+                    let Read { matches, rule, is_supported: is_read } = read;
+                    is_supported &= is_read;
+                    let rule = Arc::new(rule);
+                    let named = matches.into_iter().map(|(place, matching)| Entry {
+                        name: format!("{namespace}/{}/{index}/{place}", key.name),
+                        matching,
+                        rule: Arc::clone(&rule),
+                    });
+                    entries.extend(named);
+                }
+                if !object.spec.http.is_empty() {
+                    routes.entries(place).extend(entries);
+                }
+            }
+        }
+    }
+    // Of each port the same is found.
+    let mut findings = Vec::new();
+    for finding in reader.findings {
+        if !findings.contains(&finding) {
+            findings.push(finding);
+        }
+    }
+    let generation = object.metadata.generation;
+    Verdict { generation, parents: Vec::new(), findings, is_unsupported: !is_supported }
+}
+
+/// Whose clients it is for: everybody's only where the service's own namespace says so.
+fn scopes(object: &VirtualService, namespace: &str, owner: &str) -> Vec<Option<String>> {
+    let exported = &object.spec.export_to;
+    if owner != namespace {
+        let is_seen = exported.is_empty() || exported.iter().any(|to| to == "*" || to == "." || to == namespace);
+        return is_seen.then(|| Some(namespace.to_owned())).into_iter().collect();
+    }
+    if exported.is_empty() || exported.iter().any(|to| to == "*") {
+        return vec![None];
+    }
+    let mut scopes: Vec<_> =
+        exported.iter().map(|to| Some(if to == "." { namespace } else { to }.to_owned())).collect();
+    scopes.sort();
+    scopes.dedup();
+    scopes
+}

@@ -1,0 +1,337 @@
+//! Rules of VirtualServices (api-surface A8), for one port of one service.
+
+use std::collections::BTreeMap;
+
+use fairway_core::source::istio_traffic::{
+    HeaderChanges, Percent, TextMatch, TrafficDestination, TrafficHeaders, TrafficMatch, TrafficRetries, TrafficRule,
+};
+use fairway_core::source::route::{BackendReference, Header, HeaderModifier, Unread};
+
+use super::super::model::{
+    Action, Backend, Compare, Edits, Forward, Match, Mirror, NewPath, Path, Redirect, Retry, Rule, Target, Text,
+};
+use super::super::verdict::Class;
+use super::http::{ATTEMPTS, MAXIMUM_ATTEMPTS};
+use super::{LEFT_OUT, REFUSED, Read, Reader, text};
+
+/// A copy of every request.
+const ALL: f64 = 1_000_000.0;
+/// After what requests are tried again where nothing is said: 499 is gRPC's `CANCELLED`, 503 its `UNAVAILABLE`.
+const DEFAULT_CODES: [u32; 2] = [499, 503];
+/// Names of Istio's for what is always tried again.
+const UNTOUCHED: [&str; 4] = ["connect-failure", "refused-stream", "reset-before-request", "retriable-status-codes"];
+/// Names for statuses.
+const NAMED_CODES: [(&str, &[u32]); 7] = [
+    ("5xx", &[500, 501, 502, 503, 504]),
+    ("gateway-error", &[502, 503, 504]),
+    ("cancelled", &[499]),
+    ("deadline-exceeded", &[504]),
+    ("internal", &[500]),
+    ("resource-exhausted", &[429]),
+    ("unavailable", &[503]),
+];
+
+impl Reader<'_> {
+    /// Reads one rule, as it is for requests to `target`.
+    pub(in super::super) fn traffic(&mut self, at: &str, written: &TrafficRule, target: &Target) -> Read {
+        let mut can_do = self.reads_all(at, &written.unread, REFUSED);
+        let mut matches = Vec::new();
+        for (index, matching) in written.matches.iter().enumerate() {
+            if matching.port.is_none_or(|port| port == target.port) {
+                let read = self.traffic_match(&format!("{at}.match[{index}]"), matching);
+                matches.extend(read.map(|matching| (index, matching)));
+            }
+        }
+        if written.matches.is_empty() {
+            matches.push((0, everything()));
+        }
+        let (request, mut host) = self.changes(&format!("{at}.headers"), written.headers.as_ref(), true);
+        let (response, _) = self.changes(&format!("{at}.headers"), written.headers.as_ref(), false);
+        can_do &= request.is_some() && response.is_some();
+        let action = match &written.redirect {
+            Some(redirect) => {
+                let at = format!("{at}.redirect");
+                can_do &= self.reads_all(&at, &redirect.unread, REFUSED) && written.route.is_empty();
+                let status = redirect.redirect_code.unwrap_or(301);
+                let is_path = redirect.uri.as_deref().is_none_or(text::is_path);
+                let is_host = redirect.authority.as_deref().is_none_or(text::is_host);
+                let is_scheme = redirect.scheme.as_deref().is_none_or(|scheme| matches!(scheme, "http" | "https"));
+                if !matches!(status, 301 | 302 | 303 | 307 | 308) || !is_path || !is_host || !is_scheme {
+                    self.unsupported(at, "is no redirection that can be made");
+                    can_do = false;
+                }
+                Action::Redirect(Redirect {
+                    scheme: redirect.scheme.clone(),
+                    host: redirect.authority.clone(),
+                    path: redirect.uri.clone().map(NewPath::Full),
+                    port: redirect.port,
+                    status,
+                })
+            }
+            None => {
+                let path = match &written.rewrite {
+                    None => None,
+                    Some(rewrite) => {
+                        let at = format!("{at}.rewrite");
+                        can_do &= self.reads_all(&at, &rewrite.unread, REFUSED);
+                        let has_pattern = matches.iter().any(|(_, matching)| matches!(matching.path, Path::Regex(_)));
+                        if rewrite.uri.as_deref().is_some_and(|uri| !text::is_path(uri) || has_pattern) {
+                            self.unsupported(
+                                format!("{at}.uri"),
+                                "must be a path, and needs matches that are no patterns",
+                            );
+                            can_do = false;
+                        }
+                        if rewrite.authority.as_deref().is_some_and(|host| !text::is_host(host)) {
+                            self.unsupported(format!("{at}.authority"), "is no name of a host");
+                            can_do = false;
+                        }
+                        host = rewrite.authority.clone().or(host);
+                        rewrite.uri.clone().map(NewPath::Start)
+                    }
+                };
+                let backends = self.shares(at, written, target);
+                let mirrors = self.copies(at, written, target);
+                let times = self.tries(at, written);
+                can_do &= times.is_some();
+                let (timeout, attempt_timeout, retry) = times.unwrap_or_default();
+                if backends.iter().all(|backend| backend.target.is_none()) {
+                    Action::Refuse
+                } else {
+                    Action::Forward(Forward { backends, host, path, mirrors, timeout, attempt_timeout, retry })
+                }
+            }
+        };
+        let (request, response) = (request.unwrap_or_default(), response.unwrap_or_default());
+        let refused = Rule { request: Edits::default(), response: Edits::default(), action: Action::Refuse };
+        let rule = if can_do { Rule { request, response, action } } else { refused };
+        Read { matches, rule, is_supported: can_do }
+    }
+
+    fn traffic_match(&mut self, at: &str, written: &TrafficMatch) -> Option<Match> {
+        // Clients of the mesh are all that come here.
+        let is_mesh = |value: &serde_json::Value| value.as_array().is_some_and(|all| all.iter().any(|it| it == "mesh"));
+        let mut unread = written.unread.clone();
+        unread.retain(|name, value| name != "statPrefix" && !(name == "gateways" && is_mesh(value)));
+        let is_read = self.reads_all(at, &unread, LEFT_OUT);
+        let path = match &written.uri {
+            None => Path::Start("/".to_owned()),
+            Some(uri) => match (&uri.exact, &uri.prefix, &uri.regex) {
+                (Some(path), None, None) if text::is_path(path) => Path::Exact(path.clone()),
+                (None, Some(prefix), None) if text::is_path(prefix) => Path::Start(prefix.clone()),
+                (None, None, Some(pattern)) if text::check_pattern(pattern).is_ok() => Path::Regex(pattern.clone()),
+                _ => {
+                    let message = format!("needs one of exact, prefix and regex, which must be a path; {LEFT_OUT}");
+                    self.find(Class::Unsupported, format!("{at}.uri"), message);
+                    return None;
+                }
+            },
+        };
+        let method = match &written.method {
+            None => None,
+            Some(TextMatch { exact: Some(method), prefix: None, regex: None }) if text::is_header_name(method) => {
+                Some(method.clone())
+            }
+            Some(_) => {
+                self.find(Class::Unsupported, format!("{at}.method"), format!("needs exact; {LEFT_OUT}"));
+                return None;
+            }
+        };
+        let headers = self.values(&format!("{at}.headers"), &written.headers, true)?;
+        let query = self.values(&format!("{at}.queryParams"), &written.query_params, false)?;
+        is_read.then_some(Match { path, method, headers, query, rank: [0; 5] })
+    }
+
+    /// Headers or query parameters to compare with.
+    fn values(&mut self, at: &str, wanted: &BTreeMap<String, TextMatch>, is_header: bool) -> Option<Vec<Compare>> {
+        let mut compared = Vec::new();
+        for (name, value) in wanted {
+            let name = if is_header { name.to_ascii_lowercase() } else { name.clone() };
+            let is_name =
+                if is_header { text::is_header_name(&name) } else { text::is_clean(&name) && !name.is_empty() };
+            let is_there = || Text::Regex(".*".to_owned());
+            let value = match (&value.exact, &value.prefix, &value.regex) {
+                (None, None, None) => Some(is_there()),
+                (Some(exact), None, None) if exact.is_empty() && !is_header => Some(is_there()),
+                (Some(exact), None, None) if text::is_clean(exact) => Some(Text::Exact(exact.clone())),
+                (None, Some(prefix), None) if text::is_clean(prefix) => {
+                    Some(Text::Regex(format!("{}.*", regex_syntax::escape(prefix))))
+                }
+                (None, None, Some(pattern)) if pattern == "*" => Some(is_there()),
+                (None, None, Some(pattern)) if text::check_pattern(pattern).is_ok() => {
+                    Some(Text::Regex(pattern.clone()))
+                }
+                _ => None,
+            };
+            let Some(value) = value.filter(|_| is_name) else {
+                self.find(Class::Unsupported, format!("{at}[{name}]"), format!("cannot be compared; {LEFT_OUT}"));
+                return None;
+            };
+            compared.push(Compare { name, value });
+        }
+        Some(compared)
+    }
+
+    /// What is changed in requests, or in answers; setting the host is another thing.
+    fn changes(
+        &mut self,
+        at: &str,
+        written: Option<&TrafficHeaders>,
+        is_request: bool,
+    ) -> (Option<Edits>, Option<String>) {
+        let Some(written) = written else { return (Some(Edits::default()), None) };
+        let (changes, side) = if is_request { (&written.request, "request") } else { (&written.response, "response") };
+        let is_host = |name: &str| is_request && matches!(name.to_ascii_lowercase().as_str(), "host" | ":authority");
+        let host = changes.set.iter().find(|(name, _)| is_host(name)).map(|(_, host)| host.clone());
+        if let Some(host) = host.as_deref().filter(|host| !text::is_host(host)) {
+            self.unsupported(format!("{at}.{side}.set"), &format!("{host:?} is no name of a host"));
+            return (None, None);
+        }
+        // Other parts of the first line are left alone, as Istio does.
+        let list = |map: &BTreeMap<String, String>| {
+            let kept = map.iter().filter(|(name, _)| !name.starts_with(':') && !is_host(name));
+            kept.map(|(name, value)| Header { name: name.clone(), value: value.clone() }).collect()
+        };
+        let HeaderChanges { set, add, remove } = changes;
+        let modifier = HeaderModifier { set: list(set), add: list(add), remove: remove.clone() };
+        (self.edits(&format!("{at}.{side}"), Some(&modifier)), host)
+    }
+
+    fn shares(&mut self, at: &str, written: &TrafficRule, target: &Target) -> Vec<Backend> {
+        let is_single = written.route.len() == 1;
+        let mut backends = Vec::new();
+        for (index, share) in written.route.iter().enumerate() {
+            let at = format!("{at}.route[{index}]");
+            let share_refused = "its share of requests is answered with 500";
+            let is_read = self.reads_all(&at, &share.unread, share_refused);
+            let mut to = self.destination(&format!("{at}.destination"), &share.destination, target, share_refused);
+            let (request, host) = self.changes(&format!("{at}.headers"), share.headers.as_ref(), true);
+            let (response, _) = self.changes(&format!("{at}.headers"), share.headers.as_ref(), false);
+            if host.is_some() {
+                self.unsupported(format!("{at}.headers"), "cannot change the host for a share of requests");
+            }
+            if !is_read || request.is_none() || response.is_none() || host.is_some() {
+                to = None;
+            }
+            let weight = if is_single && share.weight == 0 { 1 } else { share.weight };
+            if weight > 0 {
+                let (request, response) = (request.unwrap_or_default(), response.unwrap_or_default());
+                backends.push(Backend { weight, target: to, request, response });
+            }
+        }
+        backends
+    }
+
+    fn destination(
+        &mut self,
+        at: &str,
+        written: &TrafficDestination,
+        dialled: &Target,
+        consequence: &str,
+    ) -> Option<Target> {
+        let is_read = self.reads_all(at, &written.unread, consequence);
+        let found = match self.catalog.named(self.namespace, &written.host) {
+            Err(refusal) => Err(refusal),
+            Ok((namespace, name)) => {
+                let port = written.port.map(|port| port.number);
+                let port = port.or_else(|| self.catalog.only_port(namespace, name)).unwrap_or(dialled.port);
+                let reference = BackendReference {
+                    name: name.to_owned(),
+                    namespace: Some(namespace.to_owned()),
+                    port: Some(i32::from(port)),
+                    ..BackendReference::default()
+                };
+                self.catalog.backend(self.namespace, &reference)
+            }
+        };
+        match found {
+            Ok(target) => Some(target).filter(|_| is_read),
+            Err((reason, message)) => {
+                self.find(Class::Reference(reason), at.to_owned(), format!("{message}; {consequence}"));
+                None
+            }
+        }
+    }
+
+    fn copies(&mut self, at: &str, written: &TrafficRule, target: &Target) -> Vec<Mirror> {
+        let single = written.mirror.iter().map(|to| (format!("{at}.mirror"), to, written.mirror_percentage));
+        let several = written.mirrors.iter().enumerate();
+        let several = several.map(|(index, it)| (format!("{at}.mirrors[{index}]"), &it.destination, it.percentage));
+        let mut mirrors = Vec::new();
+        for (at, to, percent) in single.chain(several).collect::<Vec<_>>() {
+            let Percent { value } = percent.unwrap_or(Percent { value: 100.0 });
+            if let Some(target) = self.destination(&at, to, target, "nothing is mirrored there") {
+                let per_million = (value.clamp(0.0, 100.0) / 100.0 * ALL).round();
+                // Between 0 and a million.
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is clamped")]
+                mirrors.push(Mirror { target, per_million: per_million as u32 });
+            }
+        }
+        mirrors
+    }
+
+    /// How long requests may take, each attempt of them, and when they are tried again.
+    fn tries(
+        &mut self,
+        at: &str,
+        written: &TrafficRule,
+    ) -> Option<(Option<std::time::Duration>, Option<std::time::Duration>, Retry)> {
+        let timeout = self.time(&format!("{at}.timeout"), written.timeout.as_deref())?;
+        let default = TrafficRetries::default();
+        let retries = written.retries.as_ref().unwrap_or(&default);
+        let at = format!("{at}.retries");
+        self.notes_unread(&at, &retries.unread);
+        let attempt = self.time(&format!("{at}.perTryTimeout"), retries.per_try_timeout.as_deref())?;
+        let backoff = self.time(&format!("{at}.backoff"), retries.backoff.as_deref())?;
+        let attempts = retries.attempts.unwrap_or(ATTEMPTS).min(MAXIMUM_ATTEMPTS);
+        if attempts == 0 {
+            return Some((timeout, attempt, Retry::Never));
+        }
+        let mut codes: Vec<u32> = Vec::new();
+        for part in retries.retry_on.iter().flat_map(|list| list.split(',')).map(str::trim).filter(|it| !it.is_empty())
+        {
+            let named = NAMED_CODES.iter().find(|(name, _)| *name == part).map(|(_, codes)| *codes);
+            match (named, part.parse::<u32>()) {
+                (Some(named), _) => codes.extend(named),
+                (None, Ok(code)) if (400..=599).contains(&code) => codes.push(code),
+                _ if UNTOUCHED.contains(&part) => {}
+                _ => {
+                    let message = format!("{part:?} is not supported and has no effect");
+                    self.find(Class::Different, format!("{at}.retryOn"), message);
+                }
+            }
+        }
+        if retries.retry_on.is_none() {
+            codes.extend(DEFAULT_CODES);
+        }
+        codes.sort_unstable();
+        codes.dedup();
+        Some((timeout, attempt, Retry::Answers { codes, attempts, backoff }))
+    }
+
+    /// What is not read and changes little.
+    fn notes_unread(&mut self, at: &str, unread: &Unread) {
+        for name in unread.keys() {
+            self.find(Class::Different, format!("{at}.{name}"), "is not supported and has no effect");
+        }
+    }
+
+    /// A duration as Istio writes it, such as `1.5s`; zero stands for no limit.
+    fn time(&mut self, at: &str, written: Option<&str>) -> Option<Option<std::time::Duration>> {
+        let Some(written) = written else { return Some(None) };
+        let seconds = written.strip_suffix('s').filter(|number| number.len() <= 9);
+        let seconds = seconds.filter(|number| number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.'));
+        let decimal = seconds
+            .and_then(|number| number.parse().ok())
+            .and_then(|it| std::time::Duration::try_from_secs_f64(it).ok());
+        let Some(duration) = text::duration(written).or(decimal) else {
+            self.unsupported(at.to_owned(), &format!("{written:?} is no duration; write for example 1m30s or 250ms"));
+            return None;
+        };
+        Some((!duration.is_zero()).then_some(duration))
+    }
+}
+
+fn everything() -> Match {
+    Match { path: Path::Start("/".to_owned()), method: None, headers: Vec::new(), query: Vec::new(), rank: [0; 5] }
+}
