@@ -19,6 +19,8 @@ use node::Node;
 
 const MEGABYTE: f64 = 1e6;
 const MICROSECONDS: f64 = 1e6;
+/// From the end of all work until the agent's memory is looked at: it gives back a second later.
+const SETTLE: Duration = Duration::from_secs(4);
 
 /// What is measured, and with which programs.
 #[derive(Args)]
@@ -54,6 +56,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         ("chain with it, enrolled pod", &starts.enrolled),
         ("  the plugin's own part, pod outside", &starts.part_outside),
         ("  the plugin's own part, enrolled pod", &starts.part_enrolled),
+        ("back in a configuration that was rewritten", &starts.rewritten),
     ] {
         let Percentiles { p50, p99, .. } = times.percentiles().context("nothing was measured")?;
         table.row([name.to_owned(), "ms".to_owned(), milliseconds(p50), milliseconds(p99)]);
@@ -99,6 +102,7 @@ struct Starts {
     enrolled: Histogram,
     part_outside: Histogram,
     part_enrolled: Histogram,
+    rewritten: Histogram,
 }
 
 /// Starts pods with each chain in turns, so that whatever else the machine does meets all of them alike.
@@ -133,6 +137,9 @@ fn starts(node: &Node, pods: usize) -> Result<Starts> {
             node.delete(list, &pod)?;
         }
     }
+    for round in 0..pods {
+        starts.rewritten.record(node.rewrite(round)?);
+    }
     Ok(starts)
 }
 
@@ -145,7 +152,7 @@ struct Crowd {
 
 /// From the label on their namespace until all pods are captured: rules read back, and the proxy's word.
 fn crowd(node: &Node, pods: usize) -> Result<Crowd> {
-    let before = procfs::resident(node.agent())?;
+    let before = settled(node)?;
     for number in 0..pods {
         let pod = node.pod("crowd", &format!("p{number}"))?;
         node.run(&pod, number)?;
@@ -157,5 +164,11 @@ fn crowd(node: &Node, pods: usize) -> Result<Crowd> {
     node.wait_count("fairway_agent_pods{state=\"captured\"}", pods)?;
     let time = started.elapsed();
     let agent = procfs::cpu_time(node.agent())?.saturating_sub(cpu);
-    Ok(Crowd { time, agent, before, after: procfs::resident(node.agent())? })
+    Ok(Crowd { time, agent, before, after: settled(node)? })
+}
+
+/// The agent's memory once it has nothing to do.
+fn settled(node: &Node) -> Result<u64> {
+    std::thread::sleep(SETTLE);
+    procfs::resident(node.agent())
 }

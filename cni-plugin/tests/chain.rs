@@ -13,6 +13,7 @@ mod chain {
     mod kills;
     mod meddling;
     pub(crate) mod node;
+    mod peers;
     pub(crate) mod proxy;
     pub(crate) mod runtime;
     mod trouble;
@@ -21,29 +22,24 @@ mod chain {
 use std::io::{Read as _, Write as _};
 use std::time::{Duration, Instant};
 
-use chain::node::Node;
+use chain::node::{Node, capture};
 use chain::proxy::Proxy;
 
 #[test]
 fn a_pod_of_an_enrolled_namespace_starts_captured_through_the_real_chain() {
-    let Some(node) = Node::start("captured", "1.0.0") else { return };
-    node.enrol("shop");
-    let _proxy = Proxy::start(&node);
-    node.wait_installed();
+    let Some((node, _proxy)) = Node::enrolled("captured") else { return };
     node.declare("shop", "web", "u1");
     let result = node.add("shop", "web", "u1").unwrap();
     let addresses: Vec<&str> =
         result["ips"].as_array().unwrap().iter().filter_map(|ip| ip["address"].as_str()).collect();
     assert!(addresses.iter().any(|ip| ip.starts_with("10.240.")) && addresses.len() == 2, "{result}");
     // Not "will be": it was captured before the runtime heard of it.
-    let rules = node.in_pod("u1", &["nft", "list", "ruleset"]);
-    assert!(rules.contains("redirect to :15001") && rules.contains("redirect to :15006"), "{rules}");
+    let rules = node.rules("u1");
+    assert!(capture(&rules) && rules.contains("redirect to :15006"), "{rules}");
     assert!(node.status("shop", "web").contains("enabled"));
     node.call("CHECK", "shop", "web", "u1", Some(&result)).unwrap();
     node.in_pod("u1", &["nft", "delete", "table", "inet", "fairway-nat"]);
-    node.wait("the rules are put back", || {
-        node.in_pod("u1", &["nft", "list", "ruleset"]).contains("redirect to :15001")
-    });
+    node.wait("the rules are put back", || node.is_captured("u1"));
     node.del("shop", "web", "u1").unwrap();
     node.del("shop", "web", "u1").unwrap();
     node.stop_agent();
@@ -59,7 +55,7 @@ fn every_version_of_the_specification_passes_through() {
         let result = node.add("bank", "till", "u1").unwrap();
         assert_eq!(result["cniVersion"], version);
         assert_eq!(result["ips"][0].get("version").is_some(), version.starts_with("0."), "{result}");
-        assert_eq!(node.in_pod("u1", &["nft", "list", "ruleset"]), "", "it is not enrolled");
+        assert_eq!(node.rules("u1"), "", "it is not enrolled");
         node.del("bank", "till", "u1").unwrap();
         node.stop_agent();
     }
@@ -80,23 +76,20 @@ fn without_an_agent_enrolled_pods_wait_and_others_start() {
     node.start_agent();
     let _proxy = Proxy::start(&node);
     node.add("shop", "web", "u1").unwrap();
-    assert!(node.in_pod("u1", &["nft", "list", "ruleset"]).contains("redirect to :15001"));
+    assert!(node.is_captured("u1"));
     node.stop_agent();
 }
 
 #[test]
 fn uninstalled_pods_run_on_and_can_be_deleted() {
-    let Some(node) = Node::start("uninstall", "1.0.0") else { return };
-    node.enrol("shop");
-    let proxy = Proxy::start(&node);
-    node.wait_installed();
+    let Some((node, proxy)) = Node::enrolled("uninstall") else { return };
     node.declare("shop", "web", "u1");
     let configuration = node.configuration();
     node.add("shop", "web", "u1").unwrap();
     node.stop_agent();
     drop(proxy);
     node.uninstall().unwrap();
-    assert_eq!(node.in_pod("u1", &["nft", "list", "ruleset"]), "");
+    assert_eq!(node.rules("u1"), "");
     assert!(!node.configuration().contains("fairway"), "{}", node.configuration());
     assert_eq!(node.status("shop", "web"), "");
     // A runtime that ends the pod with what it was made with.
@@ -104,17 +97,14 @@ fn uninstalled_pods_run_on_and_can_be_deleted() {
     node.del_with(&configuration, "shop", "web", "u1").unwrap();
     node.declare("shop", "late", "u2");
     node.add("shop", "late", "u2").unwrap();
-    assert_eq!(node.in_pod("u2", &["nft", "list", "ruleset"]), "");
+    assert_eq!(node.rules("u2"), "");
     node.uninstall().unwrap();
     assert!(!node.has_program(), "no pod needs it any more");
 }
 
 #[test]
 fn a_kubelet_probes_from_the_nodes_own_address_and_nothing_else_of_the_node_gets_in() {
-    let Some(node) = Node::start("probes", "1.0.0") else { return };
-    node.enrol("shop");
-    let _proxy = Proxy::start(&node);
-    node.wait_installed();
+    let Some((node, _proxy)) = Node::enrolled("probes") else { return };
     node.declare_probed("shop", "web", "u1", 8080);
     node.add("shop", "web", "u1").unwrap();
     let heard = node.serve_in_pod("u1", &[8080, 9090]);
@@ -163,11 +153,8 @@ fn connections_of_a_running_pod_go_on_when_it_is_enrolled_and_are_cut_at_both_en
 #[test]
 fn what_the_plugin_adds_to_a_pods_start_is_measured() {
     const PODS: usize = 20;
-    let Some(node) = Node::start("cost", "1.0.0") else { return };
-    node.enrol("shop");
-    let _proxy = Proxy::start(&node);
+    let Some((node, _proxy)) = Node::enrolled("cost") else { return };
     let bare = node.configuration_without_us();
-    node.wait_installed();
     let mut with = Vec::new();
     let mut without = Vec::new();
     for number in 0..PODS {

@@ -156,6 +156,19 @@ impl Node {
         &self.bare
     }
 
+    /// Writes the configuration anew without the plugin, as another CNI does, and waits until the plugin is in it again.
+    pub(super) fn rewrite(&self, round: usize) -> Result<Duration> {
+        let mut list = self.bare.clone();
+        list["round"] = json!(round);
+        let started = Instant::now();
+        fs::write(self.path("net.d/10-pods.conflist"), list.to_string())?;
+        self.wait("the plugin to be back", |node| {
+            let chain = node.chain();
+            chain["round"] == list["round"] && chain.to_string().contains(PLUGIN)
+        })?;
+        Ok(started.elapsed())
+    }
+
     /// The chain as it is now.
     pub(super) fn chain(&self) -> Value {
         let text = fs::read(self.path("net.d/10-pods.conflist")).unwrap_or_default();

@@ -8,8 +8,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::json;
 
 use super::cri::{self, Runtime};
-use super::node::{Node, skip, succeeds};
-use super::proxy::Proxy;
+use super::node::{Node, capture, skip, succeeds};
 
 /// The one image there is: a statically linked busybox, for the sandbox itself and for its containers.
 const IMAGE: &str = "fairway.test/busybox:1";
@@ -155,9 +154,7 @@ fn containers_of_containerd_and_runc_start_captured_and_wait_for_an_agent_that_i
     let Some(node) = Node::start("cri", "1.0.0") else { return };
     let Some(containerd) = Containerd::start(&node) else { return };
     let runtime = Runtime::connect(&containerd.socket);
-    node.enrol("shop");
-    let proxy = Proxy::start(&node);
-    node.wait_installed();
+    let proxy = node.enrol_shop();
     node.declare("shop", "web", UID);
     let web = cri::sandbox("shop", "web", UID, &containerd.control_group(UID));
     // The runtime reads its configuration when it changes; until then it has none, or one without us.
@@ -180,7 +177,7 @@ fn containers_of_containerd_and_runc_start_captured_and_wait_for_an_agent_that_i
     });
     let process = containerd.process_of(&sandbox);
     let rules = || run("nsenter", &["--target", &process, "--net", "nft", "list", "ruleset"]);
-    assert!(rules().contains("redirect to :15001") && rules().contains("redirect to :15006"), "{}", rules());
+    assert!(capture(&rules()) && rules().contains("redirect to :15006"), "{}", rules());
     assert!(node.status("shop", "web").contains("enabled"));
     let group = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap();
     assert!(group.contains(&format!("pod{UID}")), "the pod is known by its control group: {group}");

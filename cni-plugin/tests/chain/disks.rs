@@ -3,9 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use super::faults::is_captured;
 use super::node::{Node, skip, succeeds};
-use super::proxy::Proxy;
 
 /// Size of each disk: room for what a test writes, and soon filled.
 const SIZE: &str = "size=512k";
@@ -68,9 +66,7 @@ fn full_and_read_only_disks_are_said_and_hold_pods_back_until_there_is_room() {
         return;
     };
     node.start_agent();
-    node.enrol("shop");
-    let _proxy = Proxy::start(&node);
-    node.wait_installed();
+    let _proxy = node.enrol_shop();
     for (uid, complaint) in [("full", "not full"), ("readonly", "writable")] {
         node.declare("shop", uid, uid);
         node.wait_seen(uid);
@@ -100,7 +96,7 @@ fn full_and_read_only_disks_are_said_and_hold_pods_back_until_there_is_room() {
                 node.add_until_it_starts("shop", uid, uid);
             }
         });
-        assert!(is_captured(&node, uid) && node.status("shop", uid).contains("enabled"), "{uid}");
+        assert!(node.is_captured(uid) && node.status("shop", uid).contains("enabled"), "{uid}");
         node.wait_installed();
     }
     node.stop_agent();

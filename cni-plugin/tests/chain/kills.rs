@@ -5,7 +5,6 @@ use std::io::Write as _;
 use std::os::unix::net::UnixListener;
 use std::sync::Mutex;
 
-use super::faults::is_captured;
 use super::node::Node;
 use super::proxy::{ADDITION, DELETION, Proxy, SNAPSHOT_SENT, Temper};
 
@@ -43,7 +42,7 @@ fn an_agent_killed_at_any_step_of_an_add_leaves_a_pod_that_waits_and_starts_capt
             node.wait(step, || match step {
                 "asked" => is_asked(&node),
                 "handed over" => proxy.has_heard(&uid),
-                _ => is_captured(&node, &uid),
+                _ => node.is_captured(&uid),
             });
             node.kill_agent();
             add.join().unwrap().unwrap_err()
@@ -59,7 +58,7 @@ fn an_agent_killed_at_any_step_of_an_add_leaves_a_pod_that_waits_and_starts_capt
         // The kubelet takes the sandbox down and tries again.
         node.del("shop", &uid, &uid).unwrap();
         node.add_until_it_starts("shop", &uid, &uid);
-        assert!(is_captured(&node, &uid), "{step}");
+        assert!(node.is_captured(&uid), "{step}");
         assert!(node.status("shop", &uid).contains("enabled"), "{step}");
         // The next step's proxy is to hear of its own pod first.
         node.del("shop", &uid, &uid).unwrap();
@@ -94,7 +93,7 @@ fn an_agent_killed_around_a_del_holds_no_pod_up_and_its_successor_forgets_the_po
         let successor = Proxy::start(&node);
         node.wait("the pod that stays is handed over", || successor.has_heard(stays));
         assert!(!successor.has_heard(ends));
-        assert!(is_captured(&node, stays));
+        assert!(node.is_captured(stays));
         drop(successor);
     }
     node.stop_agent();
@@ -135,7 +134,7 @@ fn a_proxy_killed_at_any_step_of_an_add_is_followed_by_one_that_serves_the_pod()
             successor
         });
         node.wait("the successor serves it", || successor.has_heard(step));
-        assert!(is_captured(&node, step), "{step}");
+        assert!(node.is_captured(step), "{step}");
         node.del("shop", step, step).unwrap();
     }
     node.stop_agent();
@@ -143,10 +142,7 @@ fn a_proxy_killed_at_any_step_of_an_add_is_followed_by_one_that_serves_the_pod()
 
 #[test]
 fn a_del_while_the_proxy_reconnects_is_not_undone_by_its_snapshot() {
-    let Some(node) = Node::start("reconnect", "1.0.0") else { return };
-    node.enrol("shop");
-    let proxy = Proxy::start(&node);
-    node.wait_installed();
+    let Some((node, proxy)) = Node::enrolled("reconnect") else { return };
     for uid in ["u1", "u2"] {
         node.declare("shop", uid, uid);
         node.add("shop", uid, uid).unwrap();
@@ -160,16 +156,13 @@ fn a_del_while_the_proxy_reconnects_is_not_undone_by_its_snapshot() {
     let successor = Proxy::start(&node);
     node.wait("the other pod is handed over", || successor.has_heard("u2"));
     assert!(!successor.has_heard("u1") || successor.has_heard_the_end_of("u1"));
-    assert!(is_captured(&node, "u2"));
+    assert!(node.is_captured("u2"));
     node.stop_agent();
 }
 
 #[test]
 fn an_add_that_is_repeated_changes_nothing() {
-    let Some(node) = Node::start("repeated", "1.0.0") else { return };
-    node.enrol("shop");
-    let _proxy = Proxy::start(&node);
-    node.wait_installed();
+    let Some((node, _proxy)) = Node::enrolled("repeated") else { return };
     node.declare("shop", "web", "u1");
     let result = node.add("shop", "web", "u1").unwrap();
     let rules = node.in_pod("u1", &["nft", "--stateless", "list", "ruleset"]);

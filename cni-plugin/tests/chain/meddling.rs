@@ -5,16 +5,12 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::faults::is_captured;
-use super::node::{Node, succeeds};
+use super::node::{Node, capture, succeeds};
 use super::proxy::Proxy;
 
 #[test]
 fn a_configuration_that_is_half_written_is_left_to_its_writer_and_joined_when_it_is_whole() {
-    let Some(node) = Node::start("half", "1.0.0") else { return };
-    node.enrol("shop");
-    let _proxy = Proxy::start(&node);
-    node.wait_installed();
+    let Some((node, _proxy)) = Node::enrolled("half") else { return };
     let file = node.path("net.d/10-bridge.conflist");
     let whole = node.configuration_without_us();
     let half = &whole[..whole.len() / 2];
@@ -25,16 +21,13 @@ fn a_configuration_that_is_half_written_is_left_to_its_writer_and_joined_when_it
     node.wait_installed();
     node.declare("shop", "web", "u1");
     node.add("shop", "web", "u1").unwrap();
-    assert!(is_captured(&node, "u1"));
+    assert!(node.is_captured("u1"));
     node.stop_agent();
 }
 
 #[test]
 fn a_namespace_path_that_another_pod_uses_again_is_not_served_for_the_first() {
-    let Some(node) = Node::start("reused", "1.0.0") else { return };
-    node.enrol("shop");
-    let proxy = Proxy::start(&node);
-    node.wait_installed();
+    let Some((node, proxy)) = Node::enrolled("reused") else { return };
     node.declare("shop", "web", "u1");
     node.add("shop", "web", "u1").unwrap();
     let netns = node.netns("u1");
@@ -45,7 +38,7 @@ fn a_namespace_path_that_another_pod_uses_again_is_not_served_for_the_first() {
     node.wait("it is found out", || node.page("/debug/pods").contains("none of its addresses"));
     node.wait("the status is taken back", || !node.status("shop", "web").contains("enabled"));
     assert!(proxy.has_heard_the_end_of("u1"));
-    assert_eq!(node.in_pod("u1", &["nft", "list", "ruleset"]), "");
+    assert_eq!(node.rules("u1"), "");
     node.stop_agent();
 }
 
@@ -57,9 +50,7 @@ fn a_pod_without_ipv6_is_captured_over_ipv4() {
     list["plugins"][0]["ipam"]["routes"] = json!([{"dst": "0.0.0.0/0"}]);
     fs::write(node.path("net.d/10-bridge.conflist"), list.to_string()).unwrap();
     node.start_agent();
-    node.enrol("shop");
-    let _proxy = Proxy::start(&node);
-    node.wait_installed();
+    let _proxy = node.enrol_shop();
     let netns = node.netns("u1");
     assert!(succeeds("ip", &["netns", "add", &netns]));
     let off = ["all", "lo"].map(|interface| format!("net.ipv6.conf.{interface}.disable_ipv6=1"));
@@ -67,8 +58,8 @@ fn a_pod_without_ipv6_is_captured_over_ipv4() {
     node.in_pod("u1", &["ip", "link", "set", "lo", "up"]);
     node.declare("shop", "web", "u1");
     node.add_at(Path::new("/run/netns").join(&netns).as_path(), "shop", "web", "u1").unwrap();
-    let rules = node.in_pod("u1", &["nft", "list", "ruleset"]);
-    assert!(rules.contains("redirect to :15001") && !rules.contains("ip6 "), "{rules}");
+    let rules = node.rules("u1");
+    assert!(capture(&rules) && !rules.contains("ip6 "), "{rules}");
     assert!(node.status("shop", "web").contains("enabled"));
     node.stop_agent();
 }
@@ -89,17 +80,28 @@ fn pods_that_run_already_are_all_captured_at_once_when_their_namespace_is_labell
     let captured = format!("fairway_agent_pods{{state=\"captured\"}} {PODS}");
     node.wait("all are captured", || node.page("/metrics").lines().any(|line| line == captured));
     for uid in &uids {
-        assert!(is_captured(&node, uid) && node.status("shop", uid).contains("enabled"), "{uid}");
+        assert!(node.is_captured(uid) && node.status("shop", uid).contains("enabled"), "{uid}");
     }
     node.stop_agent();
 }
 
 #[test]
+fn a_pod_that_the_chain_missed_is_captured_once_it_is_seen() {
+    let Some((node, _proxy)) = Node::enrolled("missed") else { return };
+    node.declare("shop", "web", "u1");
+    // Its runtime read the configuration just when another CNI had written it anew.
+    node.add_with(&node.configuration_without_us(), "shop", "web", "u1").unwrap();
+    assert!(!node.is_captured("u1"));
+    node.run_on("shop", "web", "u1");
+    node.wait("it is captured", || node.status("shop", "web").contains("enabled"));
+    assert!(node.is_captured("u1"));
+    node.del("shop", "web", "u1").unwrap();
+    node.stop_agent();
+}
+
+#[test]
 fn a_pod_in_its_nodes_network_is_told_at_once_and_nothing_is_done_to_the_node() {
-    let Some(node) = Node::start("hostnet", "1.0.0") else { return };
-    node.enrol("shop");
-    let _proxy = Proxy::start(&node);
-    node.wait_installed();
+    let Some((node, _proxy)) = Node::enrolled("hostnet") else { return };
     let before = node.exec(&["nft", "list", "ruleset"]);
     let manifest = json!({"apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": "web", "namespace": "shop", "uid": "u1"},
@@ -120,10 +122,7 @@ fn a_pod_in_its_nodes_network_is_told_at_once_and_nothing_is_done_to_the_node() 
 
 #[test]
 fn a_removal_that_was_killed_halfway_is_finished_by_the_next() {
-    let Some(node) = Node::start("halfgone", "1.0.0") else { return };
-    node.enrol("shop");
-    let proxy = Proxy::start(&node);
-    node.wait_installed();
+    let Some((node, proxy)) = Node::enrolled("halfgone") else { return };
     node.declare("shop", "web", "u1");
     let configuration = node.configuration();
     node.add("shop", "web", "u1").unwrap();
@@ -134,9 +133,9 @@ fn a_removal_that_was_killed_halfway_is_finished_by_the_next() {
     node.wait("the status is taken back", || node.status("shop", "web").is_empty());
     removal.kill().unwrap();
     removal.wait().unwrap();
-    assert!(!node.configuration().contains("fairway") && is_captured(&node, "u1"), "it was killed halfway");
+    assert!(!node.configuration().contains("fairway") && node.is_captured("u1"), "it was killed halfway");
     node.uninstall().unwrap();
-    assert_eq!(node.in_pod("u1", &["nft", "list", "ruleset"]), "");
+    assert_eq!(node.rules("u1"), "");
     node.del_with(&configuration, "shop", "web", "u1").unwrap();
     node.uninstall().unwrap();
     assert!(!node.has_program());

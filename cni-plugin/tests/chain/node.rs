@@ -14,6 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
+use super::proxy::Proxy;
 use super::runtime::{self, INTERFACE, Sandbox, container};
 
 /// Where Debian's containernetworking-plugins are.
@@ -38,6 +39,11 @@ pub(crate) fn skip(what: &str, needs: &str) {
     let _ = writeln!(std::io::stderr(), "SKIPPED: {what}: needs {needs}");
 }
 
+/// Whether these rules redirect to the node proxy what a pod sends.
+pub(crate) fn capture(rules: &str) -> bool {
+    rules.contains("redirect to :15001")
+}
+
 impl Node {
     /// Nothing, with a line that says so, where it cannot run.
     pub(crate) fn start(purpose: &str, version: &str) -> Option<Self> {
@@ -48,6 +54,21 @@ impl Node {
         let node = Self::prepare(purpose, version, flags)?;
         node.start_agent();
         Some(node)
+    }
+
+    /// A node where the namespace "shop" is enrolled, with the agent, the plugin and a proxy at work.
+    pub(crate) fn enrolled(purpose: &str) -> Option<(Self, Proxy)> {
+        let node = Self::start(purpose, "1.0.0")?;
+        let proxy = node.enrol_shop();
+        Some((node, proxy))
+    }
+
+    /// The same on a node that was started already.
+    pub(crate) fn enrol_shop(&self) -> Proxy {
+        self.enrol("shop");
+        let proxy = Proxy::start(self);
+        self.wait_installed();
+        proxy
     }
 
     /// A node whose agent has not been started.
@@ -335,6 +356,15 @@ impl Node {
     /// Runs a command in a pod; what it says.
     pub(crate) fn in_pod(&self, uid: &str, command: &[&str]) -> String {
         exec(&self.netns(uid), command)
+    }
+
+    /// The rules in a pod.
+    pub(crate) fn rules(&self, uid: &str) -> String {
+        self.in_pod(uid, &["nft", "list", "ruleset"])
+    }
+
+    pub(crate) fn is_captured(&self, uid: &str) -> bool {
+        capture(&self.rules(uid))
     }
 
     pub(crate) fn address_of(&self, uid: &str) -> String {
