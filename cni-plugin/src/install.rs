@@ -4,6 +4,7 @@
 //! the other way round at the end. Every file is replaced as a whole, so a runtime never reads half of one.
 
 pub mod conflist;
+mod exchange;
 mod files;
 mod keep;
 
@@ -161,6 +162,7 @@ impl Settings {
 
     /// Makes the configuration name us.
     fn assert(&self) -> Result<Installed, InstallError> {
+        self.recover()?;
         let found = self.configurations()?;
         let owned = match &self.place {
             Place::Owned(name) => Some(name),
@@ -221,18 +223,46 @@ impl Settings {
             }
             files::write(&path, render(&list).as_bytes(), 0o600).map_err(io_error(&path))?;
             // Runtimes would take the single plugin first.
-            files::remove(&self.net_dir.join(&source.name)).map_err(io_error(&path))?;
-            return Ok(true);
+            let single = self.net_dir.join(&source.name);
+            let is_gone = exchange::displace(&single, &source.text).map_err(io_error(&single))?;
+            // Its owner has just written it again.
+            return if is_gone { Ok(true) } else { Err(InstallError::Contended(single)) };
         }
         if serde_json::from_str::<Value>(&source.text).is_ok_and(|present| present == list) {
             return Ok(false);
         }
-        let again = |text: &str| chained(text, Form::List, &self.entry()).map(|list| render(&list));
-        files::exchange(&path, &source.text, &render(&list), |text| again(text).ok()).map_err(|error| match error {
-            files::ExchangeError::Contended => InstallError::Contended(path.clone()),
-            files::ExchangeError::Io(error) => InstallError::Io { path: path.clone(), error },
-        })?;
+        let again = |text: &str| chained(text, Form::List, &self.entry()).map(|list| render(&list)).ok();
+        self.exchange(source, &render(&list), again)?;
         Ok(true)
+    }
+
+    fn exchange(
+        &self,
+        file: &Found,
+        content: &str,
+        again: impl Fn(&str) -> Option<String>,
+    ) -> Result<(), InstallError> {
+        let path = self.real(&file.name);
+        exchange::exchange(&path, &file.text, content, again).map_err(|error| match error {
+            exchange::ExchangeError::Contended => InstallError::Contended(path),
+            exchange::ExchangeError::Io(error) => InstallError::Io { path, error },
+        })
+    }
+
+    /// The file itself where its name is a link: the link is its owner's, and stays.
+    fn real(&self, name: &str) -> PathBuf {
+        let path = self.net_dir.join(name);
+        fs::canonicalize(&path).unwrap_or(path)
+    }
+
+    /// Finishes what an agent before this one was killed at.
+    fn recover(&self) -> Result<(), InstallError> {
+        let entries = fs::read_dir(&self.net_dir).into_iter().flatten().flatten();
+        let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+        let files = names.filter(|name| Form::of(name).is_some()).map(|name| self.real(&name));
+        let mut directories: BTreeSet<PathBuf> = files.filter_map(|file| Some(file.parent()?.to_owned())).collect();
+        directories.extend(fs::canonicalize(&self.net_dir));
+        directories.iter().try_for_each(|directory| exchange::recover(directory).map_err(io_error(directory)))
     }
 
     /// Takes our entry out of a file.
@@ -241,15 +271,14 @@ impl Settings {
         let path = self.net_dir.join(&file.name);
         if form == Form::Single && file.form == Form::List {
             let single = path.with_extension("conf");
-            files::write(&single, render(&value).as_bytes(), 0o600).map_err(io_error(&single))?;
-            return files::remove(&path).map_err(io_error(&path));
+            // One that is there is its owner's, and newer than ours.
+            if !single.exists() {
+                files::write(&single, render(&value).as_bytes(), 0o600).map_err(io_error(&single))?;
+            }
+            let is_gone = exchange::displace(&path, &file.text).map_err(io_error(&path))?;
+            return if is_gone { Ok(()) } else { Err(InstallError::Contended(path)) };
         }
-        let again = |text: &str| unchained(text).map(|(value, _)| render(&value));
-        match files::exchange(&path, &file.text, &render(&value), again) {
-            Ok(()) => Ok(()),
-            Err(files::ExchangeError::Contended) => Err(InstallError::Contended(path)),
-            Err(files::ExchangeError::Io(error)) => Err(InstallError::Io { path, error }),
-        }
+        self.exchange(file, &render(&value), |text| unchained(text).map(|(value, _)| render(&value)))
     }
 
     /// Takes us out of every configuration, and looks whether it lasted. From then on no runtime calls the plugin for
@@ -258,8 +287,11 @@ impl Settings {
     /// # Errors
     /// When the file system refuses, or somebody puts us back.
     pub fn remove_configuration(&self) -> Result<(), InstallError> {
-        let Ok(found) = self.configurations() else { return Ok(()) };
-        for file in &found {
+        if !self.net_dir.is_dir() {
+            return Ok(());
+        }
+        self.recover()?;
+        for file in &self.configurations()? {
             match &self.place {
                 Place::Owned(name) if *name == file.name => {
                     let path = self.net_dir.join(name);
@@ -288,7 +320,9 @@ impl Settings {
             return Ok(false);
         }
         let program = self.bin_dir.join(PLUGIN);
-        files::remove(&program).map_err(io_error(&program))?;
+        for path in [files::beside(&program), program] {
+            files::remove(&path).map_err(io_error(&path))?;
+        }
         Ok(true)
     }
 

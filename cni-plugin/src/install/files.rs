@@ -1,38 +1,20 @@
-//! Files that others read at any moment: replaced as a whole, and never over what somebody else wrote meanwhile.
+//! Files that others read at any moment: replaced as a whole.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Seek, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-
-use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
-
-/// How often a file that somebody else writes at the same time is tried.
-const ATTEMPTS: usize = 10;
 
 /// How much of a program is compared at a time, in bytes.
 const CHUNK: usize = 64 * 1024;
 
-/// Why a file was not replaced.
-#[derive(Debug)]
-pub(super) enum ExchangeError {
-    /// It changed each time.
-    Contended,
-    /// The file system refused.
-    Io(io::Error),
-}
-
-impl From<io::Error> for ExchangeError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
+/// How the hidden names end under which files are made ready.
+pub(super) const HIDDEN: &str = ".fairway";
 
 /// A hidden name in the same directory; runtimes and our own readers pass over it.
-fn beside(path: &Path) -> PathBuf {
+pub(super) fn beside(path: &Path) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.fairway"))
+    path.with_file_name(format!(".{name}{HIDDEN}"))
 }
 
 /// Replaces `path` by a file of `content`.
@@ -45,7 +27,8 @@ fn write_by(path: &Path, mode: u32, fill: impl FnOnce(&mut File) -> io::Result<(
     fs::rename(&temporary, path).inspect_err(|_| drop(fs::remove_file(&temporary)))
 }
 
-fn prepare(path: &Path, mode: u32, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<PathBuf> {
+/// Makes a file of content beside `path`, safely on the disk.
+pub(super) fn prepare(path: &Path, mode: u32, fill: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<PathBuf> {
     let temporary = beside(path);
     let _ = fs::remove_file(&temporary);
     let written = (|| {
@@ -56,62 +39,6 @@ fn prepare(path: &Path, mode: u32, fill: impl FnOnce(&mut File) -> io::Result<()
         file.sync_all()
     })();
     written.map(|()| temporary.clone()).inspect_err(|_| drop(fs::remove_file(&temporary)))
-}
-
-/// Replaces `path`, believed to hold `believed`, by `content`. If it turns out to have held something else, that is
-/// what counts: `again` makes the new content from it.
-pub(super) fn exchange(
-    path: &Path,
-    believed: &str,
-    content: &str,
-    again: impl Fn(&str) -> Option<String>,
-) -> Result<(), ExchangeError> {
-    let mode = fs::metadata(path).map_or(0o600, |metadata| metadata.mode() & 0o777);
-    let (mut believed, mut content) = (believed.to_owned(), content.to_owned());
-    for attempt in 1..=ATTEMPTS {
-        let temporary = prepare(path, mode, |file| file.write_all(content.as_bytes()))?;
-        if let Err(error) = swap(&temporary, path) {
-            // Not every file system can exchange; the file may also be gone by now.
-            let unable = matches!(error, Errno::EINVAL | Errno::ENOSYS);
-            if unable && fs::read_to_string(path).is_ok_and(|present| present == believed) {
-                return Ok(fs::rename(&temporary, path)?);
-            }
-            let _ = fs::remove_file(&temporary);
-            return Err(ExchangeError::Io(error.into()));
-        }
-        let was = fs::read_to_string(&temporary);
-        if was.as_ref().is_ok_and(|was| *was == believed) {
-            let _ = fs::remove_file(&temporary);
-            return Ok(());
-        }
-        // Somebody wrote between our reading and our writing: what we put there is the old with our change.
-        match was.ok().and_then(|was| again(&was)) {
-            Some(newer) if attempt < ATTEMPTS => {
-                let _ = fs::remove_file(&temporary);
-                believed = content;
-                content = newer;
-            }
-            Some(_) => return give_back(&temporary, path, &content).and(Err(ExchangeError::Contended)),
-            None => return give_back(&temporary, path, &content),
-        }
-    }
-    Err(ExchangeError::Contended)
-}
-
-/// Puts a file back whose writer has no need of us, is not done yet, or never stops. It has to be the very same file: its writer
-/// holds it open and goes on writing there.
-fn give_back(taken: &Path, path: &Path, ours: &str) -> Result<(), ExchangeError> {
-    swap(taken, path).map_err(|error| ExchangeError::Io(error.into()))?;
-    if fs::read_to_string(taken).is_ok_and(|displaced| displaced == ours) {
-        let _ = fs::remove_file(taken);
-        return Ok(());
-    }
-    // A third file was put there meanwhile: that one is the newest.
-    Ok(fs::rename(taken, path)?)
-}
-
-fn swap(one: &Path, other: &Path) -> nix::Result<()> {
-    renameat2(AT_FDCWD, one, AT_FDCWD, other, RenameFlags::RENAME_EXCHANGE)
 }
 
 /// Copies a program unless it is there already; says whether it did. Never holds it in memory, of which it would take
@@ -178,29 +105,9 @@ pub(super) fn any(directory: &Path, holds: impl Fn(&str) -> bool) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::os::unix::fs::MetadataExt;
 
-    #[test]
-    fn who_gives_up_leaves_the_newest_file() {
-        let directory = tempfile::tempdir().unwrap();
-        let [path, theirs] = ["list", "theirs"].map(|name| directory.path().join(name));
-        // Written after our last look, or before it.
-        for rounds in [ATTEMPTS, ATTEMPTS - 1] {
-            let round = std::cell::Cell::new(0);
-            fs::write(&path, "round 0").unwrap();
-            let given_up = exchange(&path, "believed", "ours", |was| {
-                if round.get() < rounds {
-                    round.set(round.get() + 1);
-                    fs::write(&theirs, format!("round {}", round.get())).unwrap();
-                    fs::rename(&theirs, &path).unwrap();
-                }
-                Some(format!("{was} and us"))
-            });
-            assert!(matches!(given_up, Err(ExchangeError::Contended)), "{given_up:?}");
-            assert_eq!(fs::read_to_string(&path).unwrap(), format!("round {rounds}"));
-            assert!(!beside(&path).exists());
-        }
-    }
+    use super::*;
 
     #[test]
     fn a_program_is_copied_only_when_it_differs() {

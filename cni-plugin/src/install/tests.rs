@@ -169,7 +169,7 @@ fn what_another_cni_writes_while_we_write_is_not_lost() {
     let entry = node.settings.entry();
     let again = |text: &str| chained(text, Form::List, &entry).map(|list| render(&list)).ok();
     // We believe it to be the old one; it is the new one already.
-    files::exchange(&path, LIST, &again(LIST).unwrap(), again).unwrap();
+    exchange::exchange(&path, LIST, &again(LIST).unwrap(), again).unwrap();
     let text = node.read("10-a.conflist");
     assert!(text.contains("bandwidth") && names_us(&text), "{text}");
     // We meet the beginning of what it writes: it keeps its file, and what it writes on gets there.
@@ -177,7 +177,7 @@ fn what_another_cni_writes_while_we_write_is_not_lost() {
     let (beginning, rest) = whole.split_at(20);
     let mut writer = fs::File::create(&path).unwrap();
     writer.write_all(beginning.as_bytes()).unwrap();
-    files::exchange(&path, LIST, &again(LIST).unwrap(), again).unwrap();
+    exchange::exchange(&path, LIST, &again(LIST).unwrap(), again).unwrap();
     assert_eq!(node.read("10-a.conflist"), beginning);
     writer.write_all(rest.as_bytes()).unwrap();
     assert_eq!(node.read("10-a.conflist"), whole);
@@ -307,25 +307,22 @@ fn a_read_only_root_is_said_and_healed() {
     });
 }
 
-/// Longest time until we are back in a configuration that somebody rewrote.
-const REASSERTED_WITHIN: Duration = Duration::from_millis(100);
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_cni_that_rewrites_its_configuration_is_followed_at_once() {
+// The clock stands still while anything has something to do, as the loop below always has: nothing happens because its
+// time has come. How soon it happens is for `fairway-bench cni` to say.
+#[tokio::test(start_paused = true)]
+async fn a_cni_that_rewrites_its_configuration_is_followed_without_waiting_for_the_next_round() {
     let node = Node::with(&[("10-a.conflist", LIST)]);
     let stop = CancellationToken::new();
     let metrics = Metrics::new(&[]);
     let keeping = tokio::spawn(keep(Arc::new(node.settings.clone()), metrics.clone(), stop.clone()));
     let back = async || {
-        let started = Instant::now();
+        let limit = Instant::now() + Duration::from_secs(60);
         while !node.names_us("10-a.conflist") {
-            assert!(started.elapsed() < Duration::from_secs(30), "never");
+            assert!(Instant::now() < limit, "never");
             tokio::task::yield_now().await;
         }
-        started.elapsed()
     };
     back().await;
-    let mut times = Vec::new();
     for round in 0..20 {
         let text = LIST.replace("portmap", &format!("portmap{round}"));
         if round % 2 == 0 {
@@ -333,12 +330,9 @@ async fn a_cni_that_rewrites_its_configuration_is_followed_at_once() {
             node.write("10-a.conflist", &text[..20]);
         }
         node.write("10-a.conflist", &text);
-        times.push(back().await);
+        back().await;
         assert!(node.read("10-a.conflist").contains(&format!("portmap{round}")), "its newest content is kept");
     }
-    times.sort();
-    // The machine may be busy; the median is what our work takes.
-    assert!(times[times.len() / 2] < REASSERTED_WITHIN, "{times:?}");
     stop.cancel();
     keeping.await.unwrap();
     assert!(node.names_us("10-a.conflist"), "an agent that stops leaves it in place");
