@@ -28,8 +28,8 @@ use crate::serve::{self, Call};
 pub async fn run(config: Config, kernel: Arc<dyn Kernel>, stop: CancellationToken) -> anyhow::Result<()> {
     let metrics = metrics();
     let reports = Reports::default();
-    let events = Arc::new(Recorder::new(metrics.clone(), None));
     let mut place = Place::open(&config, &metrics).await?;
+    let events = Arc::new(Recorder::new(metrics.clone(), place.events.clone()));
     let monitoring = config.monitoring();
     let listener = TcpListener::bind(monitoring)
         .await

@@ -1,4 +1,6 @@
-//! What the agent tells of a pod when it happens: the port that an API server's Events fit, and the agent's own record.
+//! What the agent tells of a pod when it happens: its own record of that, and beyond it Events in an API server.
+
+mod server;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,6 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use fairway_core::io::metrics::Metrics;
 use fairway_core::source::ObjectKey;
 use serde::Serialize;
+
+pub use server::Announcer;
 
 /// Events that /debug/events shows: what a look at a node that misbehaves needs, at some 300 bytes each.
 const MOST_SHOWN: usize = 256;
@@ -52,7 +56,8 @@ pub struct PodEvent {
     pub message: String,
 }
 
-/// Where events go. They are said once when something changes, and again by an agent that has just started.
+/// Where events go. They are said when something changes, again now and then while it lasts, and again by an agent that
+/// has just started.
 pub trait Events: Send + Sync {
     /// Takes an event. It must not block: the agent waits for it.
     fn say(&self, event: &PodEvent);

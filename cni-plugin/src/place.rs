@@ -11,18 +11,20 @@ use fairway_core::source::{Loaded, Source as _, directory};
 use tokio::sync::watch;
 
 use crate::config::{Config, SourceConfig};
+use crate::events::{Announcer, Events};
 use crate::notices::{Marks, Notices};
 
 /// For the first reading, when there is no point in going on without.
 const FIRST_READING: Duration = Duration::from_secs(60);
 
 /// Where the agent reads and writes.
-#[derive(Debug)]
 pub struct Place {
     /// The objects.
     pub source: watch::Receiver<Arc<Loaded>>,
     /// What is said of pods.
     pub notices: Notices,
+    /// Where events of pods go besides the agent's own record.
+    pub events: Option<Arc<dyn Events>>,
 }
 
 impl Place {
@@ -35,7 +37,8 @@ impl Place {
             SourceConfig::Directory(root) => {
                 let owner = format!("cni-agent.{}", config.node_name);
                 let writer = Writer::new(&root, &owner)?;
-                Ok(Self { source: directory::watch_without(&root, &owner), notices: writer.into() })
+                let source = directory::watch_without(&root, &owner);
+                Ok(Self { source, notices: writer.into(), events: None })
             }
             SourceConfig::Kubernetes(kubeconfig) => {
                 let client = connect(kubeconfig.as_deref()).await.context("cannot talk to the API server")?;
@@ -46,8 +49,9 @@ impl Place {
                 metrics.before_render(move || {
                     gauge.set(freshness.stale_for(Instant::now()).unwrap_or_default().as_secs_f64());
                 });
-                let notices = Notices::Server(Marks::start(client, readings.loaded.clone()));
-                Ok(Self { source: readings.loaded, notices })
+                let notices = Notices::Server(Marks::start(client.clone(), readings.loaded.clone()));
+                let events: Arc<dyn Events> = Arc::new(Announcer::start(client, &config.node_name));
+                Ok(Self { source: readings.loaded, notices, events: Some(events) })
             }
         }
     }

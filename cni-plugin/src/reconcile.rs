@@ -55,6 +55,9 @@ pub const VERIFIED_PER_ROUND: usize = 64;
 pub const LEAVE_GRACE: Duration = Duration::from_secs(1);
 /// How long a pod that opts in may lack its capture before its annotations say so; starting one takes less.
 const COMPLAIN_AFTER: Duration = Duration::from_secs(10);
+/// How often events are said again while their reason lasts: an API server forgets them after an hour, unless it is told
+/// otherwise.
+const REMIND_EVERY: Duration = Duration::from_secs(30 * 60);
 
 /// What one agent works with.
 pub struct Settings {
@@ -99,16 +102,17 @@ pub struct Reconciler {
     forgetful: Option<String>,
     /// Work was left over from the last pass.
     is_behind: bool,
-    /// Pods that were told why they cannot be captured.
-    refused: BTreeSet<ObjectKey>,
+    /// Pods that opt in and cannot be captured: uid, and when it was told last.
+    refused: BTreeMap<ObjectKey, (String, Instant)>,
     /// Pods that opt in and are not captured.
     lacking: BTreeMap<ObjectKey, Lack>,
 }
 
-/// How long a pod has lacked its capture, and whether anybody was told.
+/// How long a pod has lacked its capture, and when it was told last.
 struct Lack {
+    uid: String,
     since: Instant,
-    is_told: bool,
+    told: Option<Instant>,
 }
 
 /// A pod that is in, on its way in, or on its way out.
@@ -175,7 +179,7 @@ impl Reconciler {
             remembered: None,
             forgetful: None,
             is_behind: false,
-            refused: BTreeSet::new(),
+            refused: BTreeMap::new(),
             lacking: BTreeMap::new(),
         }
     }
@@ -239,7 +243,7 @@ impl Reconciler {
         self.census = None;
         self.remember(loaded);
         self.forget_deleted(&present, &mut jobs);
-        let mut refused = BTreeSet::new();
+        let mut refused = BTreeMap::new();
         for pod in &pods {
             let decision = self.decide(pod, &loaded.objects);
             let mut report = report(pod, &decision);
@@ -258,8 +262,8 @@ impl Reconciler {
                     jobs.extend(self.leave(pod, now, full));
                     if let Some(why) = reason.refusal() {
                         report.error = Some(why.to_owned());
-                        refused.insert(pod_key(pod));
-                        self.refuse(pod, why);
+                        let told = self.refuse(pod, why, now);
+                        refused.insert(pod_key(pod), (report.uid.clone(), told));
                     }
                 }
             }

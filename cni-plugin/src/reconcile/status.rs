@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Map, json};
 
 use super::settle::{self, StatusChange, settle};
-use super::{COMPLAIN_AFTER, Lack, Reconciler, pod_key};
+use super::{COMPLAIN_AFTER, Lack, REMIND_EVERY, Reconciler, pod_key};
 use crate::enroll::{self, Decision, NOT_CAPTURED, REDIRECTION};
 use crate::events::{PodEvent, Reason};
 use crate::install::InstallError;
@@ -44,16 +44,19 @@ impl Reconciler {
         }
     }
 
-    /// Tells the owner of a pod that opts in why it is not in.
-    pub(super) fn refuse(&self, pod: &Pod, why: &str) {
-        let key = pod_key(pod);
-        if !self.refused.contains(&key) {
-            self.say(&key, pod_uid(pod).unwrap_or_default(), Reason::CannotBeCaptured, why);
+    /// Tells the owner of a pod that opts in why it is not in; when it was told last.
+    pub(super) fn refuse(&self, pod: &Pod, why: &str, now: Instant) -> Instant {
+        let (key, uid) = (pod_key(pod), pod_uid(pod).unwrap_or_default());
+        let recently =
+            self.refused.get(&key).filter(|(told, at)| told == uid && is_recent(*at, now)).map(|(_, at)| *at);
+        if recently.is_none() {
+            self.say(&key, uid, Reason::CannotBeCaptured, why);
         }
         let partial = json!({"metadata": {"annotations": {NOT_CAPTURED: why}}});
         if let Err(error) = self.status.write(&key, partial) {
             tracing::warn!(pod = %key, %error, "the pod's status could not be written; trying again");
         }
+        recently.unwrap_or(now)
     }
 
     fn say(&self, pod: &ObjectKey, uid: &str, reason: Reason, message: &str) {
@@ -100,15 +103,20 @@ impl Reconciler {
     fn has_lacked_capture(&mut self, key: &ObjectKey, report: &PodReport, now: Instant) -> bool {
         let error = report.error.as_deref().filter(|_| report.desired == Desired::Captured);
         let Some(error) = error.filter(|_| report.actual != Actual::Captured) else {
-            let was_told = self.lacking.remove(key).is_some_and(|lack| lack.is_told);
+            let was_told = self.lacking.remove(key).is_some_and(|lack| lack.told.is_some());
             if was_told && report.actual == Actual::Captured {
                 self.say(key, &report.uid, Reason::Captured, "its rules were read back and the node proxy listens");
             }
             return false;
         };
-        let lack = self.lacking.entry(key.clone()).or_insert(Lack { since: now, is_told: false });
+        let begun = || Lack { uid: report.uid.clone(), since: now, told: None };
+        let lack = self.lacking.entry(key.clone()).or_insert_with(begun);
+        if lack.uid != report.uid {
+            *lack = begun();
+        }
         let is_long = now.saturating_duration_since(lack.since) >= COMPLAIN_AFTER;
-        if is_long && !std::mem::replace(&mut lack.is_told, true) {
+        if is_long && !lack.told.is_some_and(|told| is_recent(told, now)) {
+            lack.told = Some(now);
             self.say(key, &report.uid, Reason::NotCaptured, error);
         }
         is_long
@@ -133,8 +141,8 @@ impl Reconciler {
                 return;
             }
         };
-        let told = self.lacking.iter().filter(|(_, lack)| lack.is_told).map(|(key, _)| key);
-        let in_use = self.tracked.values().map(|tracked| &tracked.key).chain(&self.refused).chain(told);
+        let told = self.lacking.iter().filter(|(_, lack)| lack.told.is_some()).map(|(key, _)| key);
+        let in_use = self.tracked.values().map(|tracked| &tracked.key).chain(self.refused.keys()).chain(told);
         let in_use: BTreeSet<_> = in_use.collect();
         for key in owned.iter().filter(|key| key.kind == Kind::Pod && !in_use.contains(key)) {
             let waits = objects.pods.get(key).is_some_and(|pod| {
@@ -145,4 +153,9 @@ impl Reconciler {
             }
         }
     }
+}
+
+/// Whether what was told then need not be told again now.
+fn is_recent(told: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(told) < REMIND_EVERY
 }

@@ -368,11 +368,19 @@ async fn a_pod_that_opts_in_and_cannot_be_captured_is_told_why_and_left_alone() 
     assert_eq!(world.kernel.calls(), Vec::<String>::new());
     let metrics = world.reconciler.metrics.render();
     assert!(metrics.contains(r#"fairway_agent_pods{state="refused"} 1"#), "{metrics}");
+    assert_eq!(world.said(), [Reason::CannotBeCaptured], "it is said once");
+    world.now += REMIND_EVERY;
+    world.pass().await;
+    assert_eq!(world.said(), [Reason::CannotBeCaptured; 2], "and again when others may have forgotten it");
+    // Another pod that takes its name has not been told.
+    world.write("pod.yaml", &pod("u2").replace("spec: {", "spec: {hostNetwork: true, "));
+    world.pass().await;
+    assert_eq!(world.said().len(), 3);
     world.label(None);
     world.pass().await;
     assert_eq!(note(&world), None, "it does not opt in any more");
-    let [event] = world.events.latest().try_into().unwrap();
-    assert_eq!((event.reason, event.uid.as_str()), (Reason::CannotBeCaptured, "u1"), "said once");
+    let event = world.events.latest().pop().unwrap();
+    assert_eq!((event.reason, event.uid.as_str()), (Reason::CannotBeCaptured, "u1"));
     assert_eq!(event.pod, ObjectKey::pod("shop", "web"));
     assert!(event.message.contains("hostNetwork"), "{event:?}");
 }
@@ -432,6 +440,11 @@ async fn a_pod_that_lacks_its_capture_for_long_is_told_why_until_it_has_it() {
         world.pass().await;
         assert_eq!(world.said(), [Reason::NotCaptured], "it is said once");
     }
+    world.now += REMIND_EVERY;
+    for _ in 0..2 {
+        world.pass().await;
+        assert_eq!(world.said(), [Reason::NotCaptured; 2], "and again when others may have forgotten it");
+    }
     assert!(note(&world).unwrap().contains("no network namespace"), "{:?}", note(&world));
     world.kernel.place(&world.netns("u1"), INODE);
     world.kernel.refuse_apply(true);
@@ -447,7 +460,7 @@ async fn a_pod_that_lacks_its_capture_for_long_is_told_why_until_it_has_it() {
     world.kernel.refuse_apply(false);
     assert_eq!(world.pass().await.actual, Actual::Captured);
     assert_eq!((note(&world), world.redirection().as_deref()), (None, Some("enabled")));
-    assert_eq!(world.said(), [Reason::NotCaptured, Reason::NotCaptured, Reason::Captured]);
+    assert_eq!(world.said(), [Reason::NotCaptured, Reason::NotCaptured, Reason::NotCaptured, Reason::Captured]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -26,6 +26,16 @@ spec:
   action: DENY
   rules: [{to: [{operation: {methods: [POST]}}]}]
 ";
+/// A pod of an enrolled namespace that can never be captured.
+const HOST_NETWORK: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: outsider, namespace: shop}
+spec:
+  hostNetwork: true
+  nodeName: node-1
+  containers: [{name: idle, image: host, command: [sleep, infinity]}]
+";
 /// Port of the server's echo.
 const ECHO: u16 = 7000;
 
@@ -39,6 +49,7 @@ fn kubectl_enrols_and_denies_and_the_loss_of_the_api_server_changes_nothing() {
     mutual_tls(&lab);
     denied_on_an_open_connection(&lab);
     conditions(&lab);
+    events_tell_who_is_not_captured(&lab);
     parts_may_do_no_more_than_they_need(&lab);
     without_api_server(&lab);
     released(&lab);
@@ -80,6 +91,26 @@ fn conditions(lab: &Lab) {
     answers(lab, true);
 }
 
+/// A pod that opts in and is not captured shows among the Events, once, however often agents say it.
+fn events_tell_who_is_not_captured(lab: &Lab) {
+    apply(lab, HOST_NETWORK);
+    let events = || {
+        let list = json(lab, &["-n", "shop", "get", "events", "--field-selector=involvedObject.name=outsider"]);
+        let items = list["items"].as_array().unwrap().clone();
+        items.into_iter().filter(|event| event["reason"] == "CannotBeCaptured").collect::<Vec<_>>()
+    };
+    lab.wait_for("an Event", || !events().is_empty()).unwrap();
+    let lines = kubectl(lab, &["-n", "shop", "get", "events"]);
+    let line = lines.lines().find(|line| line.contains("pod/outsider") && line.contains("CannotBeCaptured"));
+    assert!(line.is_some_and(|line| line.contains("Warning") && line.contains("hostNetwork")), "{lines}");
+    ends_and_comes_back(lab, "agent-node-1");
+    lab.wait_for("the agent's successor to say it again", || events()[0]["series"]["count"] == 2).unwrap();
+    let [event] = &events()[..] else { panic!("it is there more than once: {:?}", events()) };
+    let pod = json(lab, &["-n", "shop", "get", "pod", "outsider"]);
+    assert_eq!(event["involvedObject"]["uid"], pod["metadata"]["uid"]);
+    kubectl(lab, &["-n", "shop", "delete", "pod", "outsider", "--timeout=60s"]);
+}
+
 /// What the accounts of controller and agent may not do; that they may do what they need shows everywhere else.
 fn parts_may_do_no_more_than_they_need(lab: &Lab) {
     for (account, verb, what) in [
@@ -88,6 +119,8 @@ fn parts_may_do_no_more_than_they_need(lab: &Lab) {
         ("fairway-controller", "update", "authorizationpolicies.security.istio.io"),
         ("fairway-cni", "list", "services"),
         ("fairway-cni", "patch", "pods"),
+        ("fairway-cni", "list", "events.events.k8s.io"),
+        ("fairway-cni", "delete", "events.events.k8s.io"),
         ("ztunnel", "list", "pods"),
     ] {
         let user = format!("--as=system:serviceaccount:fairway-system:{account}");
