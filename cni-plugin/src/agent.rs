@@ -16,6 +16,7 @@ use crate::events::Recorder;
 use crate::handoff::Handoff;
 use crate::install;
 use crate::kernel::Kernel;
+use crate::memory;
 use crate::place::Place;
 use crate::reconcile::{LEAVE_GRACE, Reconciler, Settings};
 use crate::report::Reports;
@@ -59,6 +60,7 @@ pub async fn run(config: Config, kernel: Arc<dyn Kernel>, stop: CancellationToke
         memory: Some(Arc::clone(&install)),
         events,
     };
+    let giving_back = memory::give_back(reports.subscribe());
     let mut reconciler =
         Reconciler::new(settings, kernel, handoff.clone(), place.notices.clone(), reports.clone(), metrics.clone());
     let plugin = serve_plugin(plugins, calls, Arc::clone(&install), &reports, metrics, stop.clone());
@@ -81,6 +83,7 @@ pub async fn run(config: Config, kernel: Arc<dyn Kernel>, stop: CancellationToke
         result = server => result?,
         result = work => result?,
         () = plugin => {}
+        () = giving_back => {}
     }
     trigger.start(drain::Mode::Immediate);
     Ok(())

@@ -122,6 +122,9 @@ pub enum KernelError {
         /// How long it was given.
         limit: Duration,
     },
+    /// Rules were written and are others.
+    #[error("the rules were written but something else changes them; look for another CNI in the pod")]
+    Changed,
     /// Rules were removed and are there.
     #[error("its rules were removed and are there again; something else in the pod writes them")]
     StillThere,
@@ -153,6 +156,16 @@ pub trait Kernel: Send + Sync {
     /// When the file is absent, not a network namespace, or the node's own.
     fn open(&self, path: &Path) -> Result<Namespace, KernelError>;
 
+    /// Opens a pod's namespace and says which addresses it has: what comes first when a pod starts.
+    ///
+    /// # Errors
+    /// As [`Kernel::open`] and [`Kernel::addresses`].
+    fn look(&self, path: &Path) -> Result<(Namespace, Vec<IpAddr>), KernelError> {
+        let namespace = self.open(path)?;
+        let addresses = self.addresses(&namespace)?;
+        Ok((namespace, addresses))
+    }
+
     /// The addresses of all interfaces in the namespace.
     ///
     /// # Errors
@@ -183,9 +196,34 @@ pub trait Kernel: Send + Sync {
     /// When the kernel refuses; rules are then as they were before.
     fn apply(&self, namespace: &Namespace, capture: &Capture) -> Result<(), KernelError>;
 
+    /// Makes the namespace hold what `capture` says, unless it does, and reads it back: what counts is what is there then, not
+    /// that writing succeeded. A namespace that is `fresh` cannot have it, which saves a look. Says whether it was written.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or something else changes what was written.
+    fn ensure(&self, namespace: &Namespace, capture: &Capture, fresh: bool) -> Result<bool, KernelError> {
+        ensure(fresh, || self.inspect(namespace, capture), || self.apply(namespace, capture))
+    }
+
     /// Removes everything of ours; nothing there is fine.
     ///
     /// # Errors
     /// When the kernel refuses.
     fn remove(&self, namespace: &Namespace) -> Result<(), KernelError>;
+}
+
+/// See [`Kernel::ensure`].
+fn ensure(
+    fresh: bool,
+    inspect: impl Fn() -> Result<Inspection, KernelError>,
+    apply: impl FnOnce() -> Result<(), KernelError>,
+) -> Result<bool, KernelError> {
+    if !fresh && inspect()? == Inspection::Same {
+        return Ok(false);
+    }
+    apply()?;
+    match inspect()? {
+        Inspection::Same => Ok(true),
+        Inspection::Absent | Inspection::Different => Err(KernelError::Changed),
+    }
 }

@@ -13,6 +13,7 @@ pub mod events;
 pub mod handoff;
 pub mod install;
 pub mod kernel;
+mod memory;
 pub mod notices;
 pub mod place;
 pub mod plugin;

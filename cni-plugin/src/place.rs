@@ -42,8 +42,7 @@ impl Place {
             }
             SourceConfig::Kubernetes(kubeconfig) => {
                 let client = connect(kubeconfig.as_deref()).await.context("cannot talk to the API server")?;
-                // Whole pods: which ports are probed is in their containers.
-                let cluster = Cluster::new(client.clone()).of_node(&config.node_name).with_strip(Strip::Bookkeeping);
+                let cluster = Cluster::new(client.clone()).of_node(&config.node_name).with_strip(Strip::Node);
                 let readings = Box::new(cluster).start(&Loaded::default());
                 let (gauge, freshness) = (metrics.gauge("fairway_source_stale_seconds", &[]), readings.freshness);
                 metrics.before_render(move || {

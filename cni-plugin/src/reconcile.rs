@@ -348,8 +348,8 @@ impl Reconciler {
             }
             return Ok(None);
         }
-        let network = self.kernel.open(&path).map_err(|error| error.to_string())?;
-        self.verify(wanted, &network)?;
+        let (network, addresses) = self.kernel.look(&path).map_err(|error| error.to_string())?;
+        self.verify(wanted, &network, &addresses)?;
         Ok(self.hand_over(wanted, network, path))
     }
 

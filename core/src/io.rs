@@ -8,6 +8,7 @@ pub mod grpc;
 pub mod hbone;
 pub mod live;
 pub mod logging;
+pub mod memory;
 pub mod metrics;
 pub mod netns;
 pub mod read_ahead;

@@ -12,8 +12,8 @@ const LONG_FILES: &[(&str, &str)] = &[];
 
 /// Files that may contain unsafe code, each with the reason.
 const UNSAFE_FILES: &[(&str, &str)] = &[
-    ("ztunnel/src/memory.rs", "the C library's malloc_trim, which takes no pointers, has no safe wrapper"),
-    ("ztunnel/src/memory/program.rs", "madvise(2) on read-only code of our own has no safe wrapper"),
+    ("core/src/io/memory.rs", "the C library's malloc_trim, which takes no pointers, has no safe wrapper"),
+    ("core/src/io/memory/program.rs", "madvise(2) on read-only code of our own has no safe wrapper"),
 ];
 
 /// What each crate may use of the others: arrows point down, and no binary crate uses another.

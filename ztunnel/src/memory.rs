@@ -5,10 +5,10 @@
 //! belongs to its applications, so the proxy asks the allocator to return every free page once a crowd has left.
 
 pub mod pressure;
-mod program;
 
 use std::time::Duration;
 
+use fairway_core::io::memory::{let_go, return_free_pages};
 use fairway_core::io::metrics::Metrics;
 use fairway_core::limits::{self, Limits};
 use tokio::time::{MissedTickBehavior, interval};
@@ -36,7 +36,7 @@ pub async fn give_back(connections: ConnectionTable, limits: Limits) {
     // The first is at once.
     looks.tick().await;
     looks.tick().await;
-    program::let_go();
+    let_go();
     loop {
         looks.tick().await;
         if crowd.has_left(connections.len()) {
@@ -46,7 +46,7 @@ pub async fn give_back(connections: ConnectionTable, limits: Limits) {
         again = match again {
             Some(0) => {
                 return_free_pages();
-                program::let_go();
+                let_go();
                 None
             }
             looks => looks.map(|looks| looks - 1),
@@ -78,18 +78,6 @@ impl Crowd {
     }
 }
 
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn return_free_pages() {
-    // SAFETY: malloc_trim takes no pointers, has no preconditions and is safe to call from any thread (malloc_trim(3)).
-    #[expect(unsafe_code, reason = "the C library offers this to C only")]
-    let returned = unsafe { nix::libc::malloc_trim(0) };
-    tracing::debug!(returned = returned == 1, "free memory is given back");
-}
-
-/// Other allocators return memory by themselves, or offer no way to ask.
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn return_free_pages() {}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,6 +105,20 @@ mod tests {
             let after = crate::testing::resident();
             assert!(after + 15_000_000 < before, "{before} bytes became {after}");
             drop(last);
+        });
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn code_that_is_let_go_still_runs() {
+        crate::testing::alone("memory::tests::code_that_is_let_go_still_runs", || {
+            let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+            let text = format!("{:?}", maps.lines().collect::<Vec<_>>());
+            let before = crate::testing::resident();
+            let_go();
+            let after = crate::testing::resident();
+            assert!(after + (1 << 20) < before, "{before} bytes became {after}");
+            assert_eq!(format!("{:?}", maps.lines().collect::<Vec<_>>()), text);
         });
     }
 }

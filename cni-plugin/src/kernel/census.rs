@@ -2,11 +2,15 @@
 //! told us of it, and unmasks one that belongs to another pod.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::NamespaceId;
+
+/// Longest list of a process's control groups that is read, in bytes: a dozen of the older kind have a path each.
+const LONGEST_GROUPS: usize = 16 * 1024;
 
 /// The processes of a node at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -48,10 +52,11 @@ pub(super) fn take(proc: &Path, host: NamespaceId) -> Census {
     let mut processes: Vec<u32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
     // The oldest first: the sandbox itself rather than a helper that is gone in a moment.
     processes.sort_unstable();
+    let mut buffer = vec![0; LONGEST_GROUPS];
     for process in processes {
         let directory = proc.join(process.to_string());
-        let Ok(groups) = fs::read_to_string(directory.join("cgroup")) else { continue };
-        let Some(uid) = pod_uid(&groups) else { continue };
+        let Some(groups) = read(&directory.join("cgroup"), &mut buffer) else { continue };
+        let Some(uid) = pod_uid(groups) else { continue };
         let path = directory.join("ns/net");
         let Ok(metadata) = fs::metadata(&path) else { continue };
         let namespace = (metadata.dev(), metadata.ino());
@@ -60,6 +65,13 @@ pub(super) fn take(proc: &Path, host: NamespaceId) -> Census {
         }
     }
     census
+}
+
+/// A short file of the kernel's, which gives all of it at once. A pod that starts waits for hundreds of them, so nothing is
+/// asked before, such as its size.
+fn read<'a>(path: &Path, buffer: &'a mut [u8]) -> Option<&'a str> {
+    let length = File::open(path).ok()?.read(buffer).ok()?;
+    std::str::from_utf8(buffer.get(..length)?).ok()
 }
 
 /// The pod in a process's control groups. A kubelet names a pod's group `podUID`, or `...-podUID.slice` with

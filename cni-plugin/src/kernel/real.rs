@@ -98,13 +98,29 @@ impl RealKernel {
     }
 }
 
-impl Kernel for RealKernel {
-    fn identify(&self, path: &Path) -> Result<NamespaceId, KernelError> {
-        let metadata = fs::metadata(path).map_err(|error| open_error(path, error))?;
-        Ok((metadata.dev(), metadata.ino()))
+/// What is done on a thread that is in the pod's namespace.
+impl RealKernel {
+    fn inspect_here(&self, capture: &Capture) -> Result<Inspection, KernelError> {
+        let listing = list(self.backend)?;
+        if listing.is_empty() {
+            return Ok(Inspection::Absent);
+        }
+        let same = listing == *self.wanted_listing(capture)?;
+        Ok(if same { Inspection::Same } else { Inspection::Different })
     }
 
-    fn open(&self, path: &Path) -> Result<Namespace, KernelError> {
+    fn apply_here(&self, capture: &Capture) -> Result<(), KernelError> {
+        let written = self.wanted_listing(capture)?;
+        write_routing(capture)?;
+        self.backend.copy(capture, &written)
+    }
+
+    /// Opens a namespace and does something in it.
+    fn open_and<T: Send>(
+        &self,
+        path: &Path,
+        work: impl FnOnce() -> Result<T, KernelError> + Send,
+    ) -> Result<(Namespace, T), KernelError> {
         let file = File::open(path).map_err(|error| open_error(path, error))?;
         let metadata = file.metadata().map_err(|error| open_error(path, error))?;
         let id = (metadata.dev(), metadata.ino());
@@ -117,30 +133,42 @@ impl Kernel for RealKernel {
         }
         let namespace = Namespace::new(file.into(), id);
         // A file of another kind of namespace is refused by setns(2).
-        match within(&namespace, || Ok(())) {
+        match within(&namespace, work) {
             Err(KernelError::Enter(error)) if error.raw_os_error() == Some(nix::libc::EINVAL) => {
                 Err(KernelError::NotANamespace(path.to_owned()))
             }
             Err(error) => Err(error),
-            Ok(()) => Ok(namespace),
+            Ok(result) => Ok((namespace, result)),
         }
+    }
+}
+
+impl Kernel for RealKernel {
+    fn identify(&self, path: &Path) -> Result<NamespaceId, KernelError> {
+        let metadata = fs::metadata(path).map_err(|error| open_error(path, error))?;
+        Ok((metadata.dev(), metadata.ino()))
+    }
+
+    fn open(&self, path: &Path) -> Result<Namespace, KernelError> {
+        self.open_and(path, || Ok(())).map(|(namespace, ())| namespace)
+    }
+
+    fn look(&self, path: &Path) -> Result<(Namespace, Vec<IpAddr>), KernelError> {
+        self.open_and(path, own_addresses)
     }
 
     fn inspect(&self, namespace: &Namespace, capture: &Capture) -> Result<Inspection, KernelError> {
-        let (capture, listing) = within(namespace, || Ok((possible(capture), list(self.backend)?)))?;
-        if listing.is_empty() {
-            return Ok(Inspection::Absent);
-        }
-        let same = listing == *self.wanted_listing(&capture)?;
-        Ok(if same { Inspection::Same } else { Inspection::Different })
+        within(namespace, || self.inspect_here(&possible(capture)))
     }
 
     fn apply(&self, namespace: &Namespace, capture: &Capture) -> Result<(), KernelError> {
+        within(namespace, || self.apply_here(&possible(capture)))
+    }
+
+    fn ensure(&self, namespace: &Namespace, capture: &Capture, fresh: bool) -> Result<bool, KernelError> {
         within(namespace, || {
             let capture = possible(capture);
-            let written = self.wanted_listing(&capture)?;
-            write_routing(&capture)?;
-            self.backend.copy(&capture, &written)
+            super::ensure(fresh, || self.inspect_here(&capture), || self.apply_here(&capture))
         })
     }
 

@@ -75,7 +75,10 @@ impl Job {
 
     fn run(&self, kernel: &dyn Kernel) -> Result<Done, String> {
         match self {
-            Self::Ensure { network, capture, fresh, .. } => ensure(kernel, network, capture, *fresh),
+            Self::Ensure { network, capture, fresh, .. } => match kernel.ensure(network, capture, *fresh) {
+                Ok(written) => Ok(if written { Done::Written } else { Done::Held }),
+                Err(error) => Err(error.to_string()),
+            },
             Self::Remove { network, .. } => {
                 kernel.remove(network).map(|()| Done::Removed).map_err(|error| error.to_string())
             }
@@ -96,23 +99,10 @@ impl Job {
 
 /// First nothing new begins, then it is counted: the other way round, one could begin in between.
 fn drain(kernel: &dyn Kernel, network: &Namespace, capture: &Capture) -> Result<Done, String> {
-    ensure(kernel, network, capture, false)?;
+    kernel.ensure(network, capture, false).map_err(|error| error.to_string())?;
     match kernel.captured_connections(network) {
         Ok(0) => kernel.remove(network).map(|()| Done::Removed).map_err(|error| error.to_string()),
         Ok(_) => Ok(Done::Draining),
         Err(error) => Err(error.to_string()),
-    }
-}
-
-/// What counts is what is read back, not that writing succeeded.
-fn ensure(kernel: &dyn Kernel, network: &Namespace, capture: &Capture, fresh: bool) -> Result<Done, String> {
-    let inspect = || kernel.inspect(network, capture).map_err(|error| error.to_string());
-    if !fresh && inspect()? == Inspection::Same {
-        return Ok(Done::Held);
-    }
-    kernel.apply(network, capture).map_err(|error| error.to_string())?;
-    match inspect()? {
-        Inspection::Same => Ok(Done::Written),
-        _ => Err("the rules were written but something else changes them; look for another CNI in the pod".to_owned()),
     }
 }

@@ -1,5 +1,6 @@
 //! Where a pod's network namespace is, and whether it is really that pod's.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use fairway_core::source::ObjectKey;
@@ -26,16 +27,13 @@ impl Reconciler {
     }
 
     /// Refuses a namespace that another pod's identity must not be served in: its file may have been used again.
-    pub(super) fn verify(&mut self, wanted: &Wanted, network: &Namespace) -> Result<(), String> {
-        let addresses = self.kernel.addresses(network).map_err(|error| error.to_string())?;
+    pub(super) fn verify(&mut self, wanted: &Wanted, network: &Namespace, addresses: &[IpAddr]) -> Result<(), String> {
         if !wanted.addresses.iter().any(|address| addresses.contains(address)) {
-            let list = |addresses: &[std::net::IpAddr]| {
-                addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-            };
+            let list = |addresses: &[IpAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
             return Err(format!(
                 "the network namespace found for it has none of its addresses ({}) but {}; it may be another pod's",
                 list(&wanted.addresses),
-                if addresses.is_empty() { "none at all".to_owned() } else { list(&addresses) },
+                if addresses.is_empty() { "none at all".to_owned() } else { list(addresses) },
             ));
         }
         let id = network.id();

@@ -211,7 +211,8 @@ async fn what_nobody_reads_is_not_kept_and_makes_no_difference() {
                     "uid": "u", "managedFields": [{"manager": note}],
                     "annotations": {"ambient.istio.io/redirection": "enabled", "kubectl.kubernetes.io/last": note},
                 },
-                "spec": {"nodeName": "node-1", "containers": [{"name": "c", "image": image, "ports": [{"containerPort": 80}]}]},
+                "spec": {"nodeName": "node-1", "containers": [{"name": "c", "image": image, "ports": [{"containerPort": 80}],
+                    "readinessProbe": {"tcpSocket": {"port": 80}}}], "runtimeClassName": "kata", "os": {"name": "linux"}},
                 "status": {"podIP": "10.0.0.1", "conditions": [
                     {"type": "Ready", "status": "True", "message": note}, {"type": "Other", "status": "True"},
                 ]},
@@ -233,11 +234,14 @@ async fn what_nobody_reads_is_not_kept_and_makes_no_difference() {
     pods(&mut readings, 2).await;
     let after = readings.loaded.borrow().objects.pods.clone();
     assert!(std::sync::Arc::ptr_eq(after.values().next().unwrap(), read), "the same but for what is not read");
-    let whole = Cluster::new(fake.client()).of_node("node-1").with_strip(Strip::Bookkeeping).hurried(HURRY);
-    let mut readings = start(Box::new(whole));
+    assert_eq!((&container.readiness_probe, &read.spec.as_ref().unwrap().runtime_class_name), (&None, &None));
+    let of_node = Cluster::new(fake.client()).of_node("node-1").with_strip(Strip::Node).hurried(HURRY);
+    let mut readings = start(Box::new(of_node));
     pods(&mut readings, 2).await;
     let loaded = readings.loaded.borrow().clone();
-    let container = &loaded.objects.pod("shop", "a").unwrap().spec.as_ref().unwrap().containers[0];
-    assert_eq!(container.image.as_deref(), Some("image:2"));
+    let spec = loaded.objects.pod("shop", "a").unwrap().spec.as_ref().unwrap();
+    let container = &spec.containers[0];
+    assert_eq!((container.image.as_deref(), container.readiness_probe.is_some()), (None, true));
+    assert_eq!((spec.runtime_class_name.as_deref(), spec.os.is_some()), (Some("kata"), true));
     assert!(fake.requests().iter().any(|request| request.contains("fieldSelector=spec.nodeName%3Dnode-1")));
 }

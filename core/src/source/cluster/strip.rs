@@ -11,8 +11,8 @@ pub enum Strip {
     /// All that the mesh does not read.
     #[default]
     Unneeded,
-    /// Only who wrote which field, and the version, which changes with what is left out elsewhere.
-    Bookkeeping,
+    /// All that an agent on a node does not read, who needs to know of pods what is probed and what they run on.
+    Node,
 }
 
 /// Domains of the annotations that mean something to a mesh.
@@ -22,16 +22,17 @@ const ANNOTATIONS: [&str; 2] = ["istio.io", "fairway.dev"];
 pub(super) fn metadata(strip: Strip, metadata: &mut ObjectMeta) -> String {
     metadata.managed_fields = None;
     metadata.self_link = None;
-    if strip == Strip::Unneeded {
-        metadata.finalizers = None;
-        metadata.generate_name = None;
-        if let Some(annotations) = &mut metadata.annotations {
-            let is_read = |domain: &str| ANNOTATIONS.iter().any(|ours| domain.ends_with(ours));
-            annotations.retain(|key, _| key.split('/').next().is_some_and(is_read));
-        }
-        if metadata.annotations.as_ref().is_some_and(|annotations| annotations.is_empty()) {
-            metadata.annotations = None;
-        }
+    metadata.finalizers = None;
+    metadata.generate_name = None;
+    if strip == Strip::Node {
+        metadata.owner_references = None;
+    }
+    if let Some(annotations) = &mut metadata.annotations {
+        let is_read = |domain: &str| ANNOTATIONS.iter().any(|ours| domain.ends_with(ours));
+        annotations.retain(|key, _| key.split('/').next().is_some_and(is_read));
+    }
+    if metadata.annotations.as_ref().is_some_and(|annotations| annotations.is_empty()) {
+        metadata.annotations = None;
     }
     metadata.resource_version.take().unwrap_or_default()
 }
@@ -50,12 +51,13 @@ pub(super) fn written(object: &mut Value) {
 pub(super) fn nothing<T>(_: Strip, _: &mut T) {}
 
 pub(super) fn pod(strip: Strip, pod: &mut Pod) {
-    if strip == Strip::Bookkeeping {
-        return;
-    }
+    let is_node = strip == Strip::Node;
+    let container = if is_node { probed } else { container };
     pod.spec = pod.spec.take().map(|spec| PodSpec {
         containers: spec.containers.into_iter().map(container).collect(),
         init_containers: spec.init_containers.map(|all| all.into_iter().map(container).collect()),
+        os: spec.os.filter(|_| is_node),
+        runtime_class_name: spec.runtime_class_name.filter(|_| is_node),
         node_name: spec.node_name,
         service_account_name: spec.service_account_name,
         host_network: spec.host_network,
@@ -79,8 +81,8 @@ pub(super) fn pod(strip: Strip, pod: &mut Pod) {
             phase: status.phase,
             pod_ip: status.pod_ip,
             pod_ips: status.pod_ips,
-            host_ip: status.host_ip,
-            conditions: status.conditions.map(ready),
+            host_ip: status.host_ip.filter(|_| !is_node),
+            conditions: status.conditions.filter(|_| !is_node).map(ready),
             ..PodStatus::default()
         }
     });
@@ -95,17 +97,20 @@ fn container(container: Container) -> Container {
     }
 }
 
-pub(super) fn service(strip: Strip, service: &mut Service) {
-    if strip == Strip::Unneeded {
-        service.status = None;
-    }
+/// As the other one, and what the kubelet calls.
+fn probed(mut whole: Container) -> Container {
+    let (liveness_probe, readiness_probe) = (whole.liveness_probe.take(), whole.readiness_probe.take());
+    let (startup_probe, lifecycle) = (whole.startup_probe.take(), whole.lifecycle.take());
+    Container { liveness_probe, readiness_probe, startup_probe, lifecycle, ..container(whole) }
 }
 
-pub(super) fn endpoint_slice(strip: Strip, slice: &mut EndpointSlice) {
-    if strip == Strip::Unneeded {
-        for endpoint in &mut slice.endpoints {
-            endpoint.hints = None;
-            endpoint.deprecated_topology = None;
-        }
+pub(super) fn service(_: Strip, service: &mut Service) {
+    service.status = None;
+}
+
+pub(super) fn endpoint_slice(_: Strip, slice: &mut EndpointSlice) {
+    for endpoint in &mut slice.endpoints {
+        endpoint.hints = None;
+        endpoint.deprecated_topology = None;
     }
 }
