@@ -18,6 +18,7 @@ use crate::install;
 use crate::kernel::Kernel;
 use crate::memory;
 use crate::place::Place;
+use crate::plugin::protocol::Fail;
 use crate::reconcile::{LEAVE_GRACE, Reconciler, Settings};
 use crate::report::Reports;
 use crate::serve::{self, Call};
@@ -55,6 +56,7 @@ pub async fn run(config: Config, kernel: Arc<dyn Kernel>, stop: CancellationToke
         netns_dir: config.namespaces(),
         rules: config.rules(),
         leave_grace: LEAVE_GRACE,
+        pods_wait: config.plugin_fail == Fail::Closed,
         established_grace: Duration::from_millis(config.established_grace),
         host_mounts: config.host_mounts.clone(),
         memory: Some(Arc::clone(&install)),

@@ -68,6 +68,12 @@ impl Notices {
         }
     }
 
+    /// Whether what was said once stays, unless somebody meddles with it.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        matches!(self, Self::Files(_))
+    }
+
     /// Whether anything is said of an object.
     #[must_use]
     pub fn has(&self, key: &ObjectKey) -> bool {

@@ -5,9 +5,9 @@
 //! back from the kernel and with what the proxy answered, and takes the next step.
 //!
 //! Enrolment goes proxy, rules, status. Rules before listeners (Istio's order) would refuse every connection of a
-//! running pod until the proxy has bound its ports, and for as long as it cannot; the status comes last because it
-//! makes peers send tunnels. Un-enrolment goes the other way round, and waits between status and rules until peers
-//! have heard of it.
+//! running pod until the proxy has bound its ports, and for as long as it cannot; only a pod that does not run before both
+//! are done has them at once. The status comes last because it makes peers send tunnels. Un-enrolment goes the other way
+//! round, and waits between status and rules until peers have heard of it.
 
 mod arrivals;
 mod calls;
@@ -42,6 +42,7 @@ use crate::rules::{Capture, Phase};
 use crate::serve::Call;
 use arrivals::Arrivals;
 use job::Job;
+use settle::StatusChange;
 
 /// How often everything is looked at although nothing happened; also when refused pods are tried again.
 pub const EVERY: Duration = Duration::from_secs(5);
@@ -69,6 +70,8 @@ pub struct Settings {
     pub rules: enroll::Rules,
     /// Usually [`LEAVE_GRACE`].
     pub leave_grace: Duration,
+    /// Whether a pod of an enrolled namespace does not run before it is captured, whatever happens to this agent.
+    pub pods_wait: bool,
     /// How long connections may go on that were open when their pod came in or left; zero cuts them at once.
     pub established_grace: Duration,
     /// Where this agent sees the node's file system.
@@ -129,6 +132,8 @@ struct Tracked {
     rules_hold: bool,
     /// Why the rules could not be made to hold.
     rules_error: Option<String>,
+    /// What its annotation was last made to be.
+    said: Option<StatusChange>,
     /// When it started to leave.
     leaving: Option<Instant>,
 }
@@ -281,7 +286,7 @@ impl Reconciler {
             self.finish(&uid, result, now);
         }
         for report in &mut reports {
-            self.conclude(report, now);
+            self.conclude(report, now, full);
         }
         self.publish(reports);
         self.answer_arrivals(&loaded.objects, now, full);
@@ -378,17 +383,21 @@ impl Reconciler {
             is_fresh: is_new,
             rules_hold: false,
             rules_error: None,
+            said: None,
             leaving: None,
         };
         self.tracked.insert(wanted.uid.clone(), tracked);
         self.status.has(&wanted.key).then_some(probe)
     }
 
-    /// Rules are written once the proxy listens, and read back in turn ever after.
+    /// Rules are written once the proxy listens, and read back in turn ever after. A pod that starts has no connections to
+    /// lose, and neither starts nor stays unless its proxy listens as well.
     fn rules_job(&self, uid: &str, due: &BTreeSet<String>) -> Option<Job> {
         let tracked = self.tracked.get(uid)?;
         let listens = self.handoff.answer(uid) == Answer::Accepted;
-        let wanted = if tracked.rules_hold { due.contains(uid) } else { listens };
+        let is_noted = || self.remembered.as_ref().is_some_and(|noted| noted.contains(&tracked.key.namespace));
+        let waits = tracked.is_fresh && self.settings.pods_wait && is_noted();
+        let wanted = if tracked.rules_hold { due.contains(uid) } else { listens || waits };
         wanted.then(|| Job::Ensure {
             uid: uid.to_owned(),
             network: tracked.network.clone(),

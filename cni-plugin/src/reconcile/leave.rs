@@ -25,6 +25,7 @@ impl Reconciler {
             return None;
         }
         let since = *tracked.leaving.get_or_insert(now);
+        tracked.said = None;
         let (key, network) = (tracked.key.clone(), tracked.network.clone());
         let capture = Capture { phase: Phase::Leaving, ..tracked.capture.clone() };
         self.withdraw(&uid, &key);

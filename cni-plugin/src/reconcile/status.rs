@@ -65,8 +65,9 @@ impl Reconciler {
     }
 
     /// Writes the pod's status and completes its report.
-    pub(super) fn conclude(&mut self, report: &mut PodReport, now: Instant) {
+    pub(super) fn conclude(&mut self, report: &mut PodReport, now: Instant, full: bool) {
         let mut annotations = Map::new();
+        let mut change = StatusChange::Keep;
         if let Some(tracked) = self.tracked.get(&report.uid) {
             let outcome = settle(&settle::Facts {
                 leaving: tracked.leaving.is_some(),
@@ -76,7 +77,8 @@ impl Reconciler {
             });
             report.actual = outcome.actual;
             report.error = outcome.error.or_else(|| report.error.take());
-            match outcome.status {
+            change = outcome.status;
+            match change {
                 StatusChange::Enabled => drop(annotations.insert(REDIRECTION.to_owned(), json!("enabled"))),
                 StatusChange::Pending => drop(annotations.insert(REDIRECTION.to_owned(), json!("pending"))),
                 StatusChange::Keep => {}
@@ -89,6 +91,11 @@ impl Reconciler {
         if annotations.is_empty() && (!says_more || is_tracked && self.status.has(&key)) {
             return;
         }
+        // A file that says it already is looked at in turn with everything else, not each time something happens elsewhere.
+        let tracked = self.tracked.get_mut(&report.uid);
+        if !full && !says_more && self.status.is_kept() && tracked.is_some_and(|tracked| tracked.said == Some(change)) {
+            return;
+        }
         if says_more {
             annotations.insert(NOT_CAPTURED.to_owned(), json!(report.error));
         }
@@ -96,6 +103,10 @@ impl Reconciler {
             tracing::warn!(pod = %key, %error, "the pod's status could not be written; trying again");
             report.actual = Actual::Pending;
             report.error = Some(error.to_string());
+            change = StatusChange::Keep;
+        }
+        if let Some(tracked) = self.tracked.get_mut(&report.uid) {
+            tracked.said = (change != StatusChange::Keep && !says_more).then_some(change);
         }
     }
 

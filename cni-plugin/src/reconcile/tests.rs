@@ -56,6 +56,7 @@ impl World {
                 defaults: Capture::default(),
             },
             leave_grace: LEAVE_GRACE,
+            pods_wait: true,
             established_grace: GRACE,
             host_mounts: "/host".into(),
             memory: None,

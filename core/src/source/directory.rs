@@ -168,7 +168,7 @@ fn merge(read: Read) -> Loaded {
     for (name, file) in &read.overlays {
         errors.extend(file.errors.iter().cloned());
         for (key, overlay) in &file.entries {
-            patches.entry(key).or_default().push((name, overlay));
+            patches.entry(key).or_default().push((name, overlay.as_ref()));
         }
     }
     let mut objects = Objects::default();
@@ -217,7 +217,7 @@ fn overlaid(
     let mut typed = manifest.typed.clone();
     let mut value: Option<Value> = None;
     for (name, overlay) in patches {
-        let mut candidate = value.clone().unwrap_or_else(|| manifest.value.as_ref().clone());
+        let mut candidate = value.clone().unwrap_or_else(|| manifest.value());
         decode::merge(&mut candidate, &overlay.patch);
         let decoded = overlay.document.with_item(|item: &Item<'_>| item.typed(key.kind, &candidate));
         match decoded {

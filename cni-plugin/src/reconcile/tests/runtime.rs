@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use clap::Parser as _;
 use fairway_core::limits;
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
@@ -91,6 +92,50 @@ async fn an_add_is_answered_once_the_pod_is_captured() {
     let content = world.kernel.content(20).unwrap();
     assert_eq!(content.phase, Phase::Settled, "a pod that has not run has no connections to spare");
     assert_eq!(world.redirection().as_deref(), Some("enabled"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_starts_has_its_rules_before_its_proxy_answers_where_it_cannot_run_without_both() {
+    for (pods_wait, is_noted) in [(true, true), (false, true), (true, false)] {
+        let mut world = World::before_the_sandbox();
+        world.reconciler.settings.pods_wait = pods_wait;
+        let node = tempfile::tempdir().unwrap();
+        let configurations = node.path().to_str().unwrap();
+        let flags = ["agent", "--manifests", "m", "--node-name", NODE, "--cni-net-dir", configurations];
+        let noted = crate::config::Config::try_parse_from(flags).unwrap().install();
+        world.reconciler.settings.memory = is_noted.then(|| Arc::new(noted));
+        let client = world.ready().await;
+        world.make("one", 20);
+        let mut answer = world.add("one");
+        world.pass().await;
+        assert_eq!(world.kernel.content(20).is_some(), pods_wait && is_noted, "{pods_wait} {is_noted}");
+        assert_eq!(answer.try_recv(), Err(TryRecvError::Empty), "not before the proxy listens");
+        client.take("u1");
+        world.answered(Answer::Accepted).await;
+        world.pass().await;
+        assert!(agreed(&mut answer, true) && world.kernel.content(20).is_some());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_said_of_a_captured_pod_is_said_again_when_it_comes_back_or_somebody_takes_it_away() {
+    let (mut world, _client) = World::started("one", 20).await;
+    let status = world.directory.path().join(".status/cni-agent.node-1/Pod_shop_web.yaml");
+    let enabled = |world: &World| world.redirection().as_deref() == Some("enabled");
+    // In turn with everything else.
+    fs::remove_file(&status).unwrap();
+    world.reconciler.pass(&world.loaded, world.now, false).await;
+    assert!(!enabled(&world));
+    world.pass().await;
+    assert!(enabled(&world));
+    // At once when the pod itself has left meanwhile.
+    world.label(None);
+    world.pass().await;
+    assert!(!enabled(&world));
+    world.label(Some("ambient"));
+    world.loaded = load(world.directory.path(), Some(&world.loaded));
+    world.reconciler.pass(&world.loaded, world.now, false).await;
+    assert!(enabled(&world));
 }
 
 #[tokio::test(flavor = "multi_thread")]

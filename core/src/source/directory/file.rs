@@ -17,7 +17,8 @@ use crate::yaml::{self, Fault, FieldPath, Node, Place};
 pub(super) struct Parsed<T> {
     /// Of the text; none for what is remembered, which is no file's text.
     fingerprint: Option<u64>,
-    pub(super) entries: BTreeMap<ObjectKey, T>,
+    /// In boxes: most files have one, and the map makes room for many.
+    pub(super) entries: BTreeMap<ObjectKey, Box<T>>,
     pub(super) unknown: Vec<UnknownKind>,
     pub(super) errors: Vec<SourceError>,
     /// Objects in error that this file never gave a good version of.
@@ -58,8 +59,18 @@ pub(super) struct Manifest {
     pub(super) name_place: Place,
     /// The places of its fields, for kinds whose readers find faults in fields: the trees of all pods would be large.
     pub(super) document: Option<Origin>,
-    pub(super) value: Arc<Value>,
+    /// The whole of it as JSON: a tree of values would take many times the memory, and is needed only where somebody says
+    /// more of the object.
+    text: Arc<str>,
     pub(super) typed: Typed,
+}
+
+impl Manifest {
+    /// The object as it was written.
+    pub(super) fn value(&self) -> Value {
+        // It is ours, so it can be read.
+        serde_json::from_str(&self.text).unwrap_or_default()
+    }
 }
 
 /// Some fields of an object that is defined elsewhere.
@@ -79,14 +90,19 @@ pub(super) trait Content: Clone {
 
 impl Content for Manifest {
     fn build(item: &Item<'_>, key: &ObjectKey, document: Origin) -> Result<Self, Fault> {
-        let value = Arc::new(item.json(key, false));
+        let value = item.json(key, false);
         let typed = item.typed(key.kind, &value)?;
         let name_place = document.name_place();
-        Ok(Self { name_place, document: key.kind.is_policy().then_some(document), value, typed })
+        Ok(Self {
+            name_place,
+            document: key.kind.is_policy().then_some(document),
+            text: value.to_string().into(),
+            typed,
+        })
     }
 
     fn kept(&self) -> Self {
-        Self { name_place: Place::default(), document: None, value: self.value.clone(), typed: self.typed.clone() }
+        Self { name_place: Place::default(), document: None, text: self.text.clone(), typed: self.typed.clone() }
     }
 }
 
@@ -132,7 +148,7 @@ pub(super) fn remembered(name: &str, objects: &[&Value]) -> Arc<Parsed<Manifest>
         let documents = yaml::documents(&object.to_string()).unwrap_or_default();
         documents.into_iter().for_each(|document| parsed.add_document(name, document));
     }
-    parsed.entries.values_mut().for_each(|entry: &mut Manifest| *entry = entry.kept());
+    parsed.entries.values_mut().for_each(|entry: &mut Box<Manifest>| **entry = entry.kept());
     parsed.errors.clear();
     parsed.unseen = true;
     Arc::new(parsed)
@@ -185,7 +201,7 @@ impl<T: Content> Parsed<T> {
             return;
         }
         match T::build(item, &key, origin) {
-            Ok(entry) => drop(self.entries.insert(key, entry)),
+            Ok(entry) => drop(self.entries.insert(key, Box::new(entry))),
             Err(fault) => {
                 self.rejected.insert(key.clone(), Arc::new(item.json(&key, false)));
                 // A policy is known even so, and refuses.
@@ -201,7 +217,7 @@ impl<T: Content> Parsed<T> {
             return;
         }
         for (key, entry) in &previous.entries {
-            self.entries.entry(key.clone()).or_insert_with(|| entry.kept());
+            self.entries.entry(key.clone()).or_insert_with(|| Box::new(entry.kept()));
         }
         for (key, value) in &previous.rejected {
             self.rejected.entry(key.clone()).or_insert_with(|| value.clone());
