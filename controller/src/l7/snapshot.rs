@@ -34,6 +34,8 @@ struct Index {
     services: HashMap<String, usize>,
     /// Workloads by the key of a service.
     members: HashMap<String, Vec<usize>>,
+    /// The services of each waypoint by hostname: who is bound to it is meant, whoever else has the name.
+    bound: HashMap<GatewayName, HashMap<String, usize>>,
     /// What routes of each waypoint's services send requests to.
     backends: HashMap<GatewayName, BTreeSet<Target>>,
 }
@@ -56,10 +58,15 @@ impl Index {
             }
         }
         let Translation { routes, waypoints, desired, .. } = translation;
+        let by_key: HashMap<String, usize> =
+            desired.services.iter().enumerate().map(|(place, service)| (key(service), place)).collect();
         for (gateway, waypoint) in &waypoints.waypoints {
-            let places = waypoint.services.keys().filter_map(|key| index.services.get(key.split_once('/')?.1));
-            let services = places.filter_map(|place| desired.services.get(*place));
-            let targets = services.flat_map(|service| {
+            let places = waypoint.services.keys().filter_map(|key| by_key.get(key).copied());
+            let services = places.filter_map(|place| Some((place, desired.services.get(place)?)));
+            let services: Vec<_> = services.collect();
+            let bound = services.iter().map(|(place, service)| (service.hostname.clone(), *place)).collect();
+            index.bound.insert(gateway.clone(), bound);
+            let targets = services.into_iter().flat_map(|(_, service)| {
                 service.ports.iter().filter_map(|port| {
                     let port = u16::try_from(port.service_port).ok()?;
                     Some(Target { hostname: service.hostname.clone(), port })
@@ -154,7 +161,9 @@ impl Snapshot {
             return (kind == ResourceType::Listener && own.for_workloads).then(|| listener.encode_to_vec());
         }
         let target = Target::parse(name)?;
-        let service = self.service(&target.hostname)?;
+        let bound = self.index().bound.get(gateway).and_then(|bound| bound.get(&target.hostname));
+        let bound = bound.and_then(|place| self.translation.desired.services.get(*place));
+        let service = bound.or_else(|| self.service(&target.hostname))?;
         let protocol = protocol(service, target.port)?;
         let object = own.services.get(&key(service));
         let is_known = || object.is_some() || self.index().backends.get(gateway).is_some_and(|it| it.contains(&target));
@@ -204,9 +213,7 @@ impl Snapshot {
         let names: Vec<String> = match &client.gateway {
             None => self.index().services.values().flat_map(|place| self.ports(*place)).collect(),
             Some(gateway) => {
-                let own = self.translation.waypoints.waypoints.get(gateway);
-                let own = own.into_iter().flat_map(|own| own.services.keys());
-                let places = own.filter_map(|key| self.index().services.get(key.split_once('/')?.1));
+                let places = self.index().bound.get(gateway).into_iter().flat_map(HashMap::values);
                 let mut names: BTreeSet<String> = places.flat_map(|place| self.ports(*place)).collect();
                 let backends = self.index().backends.get(gateway).into_iter().flatten();
                 names.extend(backends.map(ToString::to_string));
