@@ -6,6 +6,7 @@ pub mod copy;
 pub mod drain;
 pub mod grpc;
 pub mod hbone;
+pub mod listen;
 pub mod live;
 pub mod logging;
 pub mod memory;

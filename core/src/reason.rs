@@ -200,6 +200,15 @@ reasons! {
     /// The tunnel names a hostname or service port that the workload does not serve.
     UnknownAuthority = "unknown_authority", None, 503,
         "See whether the service that is named exists, declares the port, and selects this pod.";
+    /// No route of the service matches the request.
+    RouteNotFound = "route_not_found", None, 503,
+        "See the HTTPRoute or GRPCRoute objects that are attached to the service; one without matches takes every request.";
+    /// The route itself says to answer so: what it asks for cannot be done, or it is no more than an answer.
+    RouteRefuses = "route_refuses", None, 503,
+        "The conditions of the route that is named say what of it cannot be done.";
+    /// The client left before its request was answered.
+    ClientLeft = "client_left", None, 503,
+        "Nothing to do if users cancel; otherwise compare the client's timeout with how long requests take.";
 
     /// The proxy is shutting down and the connection did not end in time.
     Draining = "draining", None, 503,
@@ -245,7 +254,8 @@ impl Reason {
             | Self::WorkloadUnknown
             | Self::NoHealthyUpstream
             | Self::ResourceInvalid
-            | Self::UnknownGateway => "destination_not_found",
+            | Self::UnknownGateway
+            | Self::RouteNotFound => "destination_not_found",
             Self::ConnectionLimit | Self::ResourceLimit => "connection_limit_reached",
             Self::Internal => "proxy_internal_error",
             _ => "http_request_denied",

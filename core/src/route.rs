@@ -4,6 +4,7 @@
 mod tests;
 
 mod arrival;
+mod bound;
 mod gateway;
 mod missing;
 mod reference;
@@ -18,6 +19,7 @@ use rand::Rng;
 
 pub use self::{
     arrival::{Arrival, inbound, passthrough},
+    bound::{Bound, bound, is_bound},
     missing::{missing, missing_inbound},
 };
 use crate::{
@@ -300,6 +302,21 @@ fn to_workload(
     }
     let target = Target::Address(destination.ip());
     to_endpoint(Pick { workload: workload.clone(), target, port: destination.port() }, None)
+}
+
+/// The plan for an endpoint that somebody else has picked: one of a service's, at an address in the network of whoever
+/// connects. Whoever picks endpoints does the work of a waypoint, so none is asked for.
+///
+/// # Errors
+/// A [`Refusal`] as for [`plan`].
+pub fn endpoint(
+    workload: &Arc<Workload>,
+    address: SocketAddr,
+    service: Option<&Arc<Service>>,
+) -> Result<Plan, Box<Refusal>> {
+    let address = canonical(address);
+    let target = Target::Address(address.ip());
+    to_endpoint(Pick { workload: workload.clone(), target, port: address.port() }, service)
 }
 
 fn to_endpoint(pick: Pick, service: Option<&Arc<Service>>) -> Result<Plan, Box<Refusal>> {

@@ -6,8 +6,6 @@ use fairway_core::io::admin::{Reply, Router, StatusCode, html, json, json_lines,
 use fairway_core::io::certs::Certificates;
 use fairway_core::io::live::Live;
 use fairway_core::io::logging::LogFilter;
-use fairway_core::io::metrics::{Metrics, page::page};
-use fairway_core::io::ready::Readiness;
 use fairway_core::io::xds::ClientStatus;
 use tokio_util::sync::CancellationToken;
 
@@ -95,30 +93,6 @@ impl Admin {
         });
         written.await.unwrap_or_else(|error| text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")))
     }
-}
-
-/// Pages of the metrics port.
-#[must_use]
-pub fn stats_router(metrics: &Metrics) -> Router {
-    let pages = |metrics: Metrics| move |request| page(metrics.clone(), request);
-    Router::new().get("/metrics", pages(metrics.clone())).get("/stats/prometheus", pages(metrics.clone()))
-}
-
-/// Pages of the readiness port.
-#[must_use]
-pub fn readiness_router(readiness: &Readiness) -> Router {
-    let readiness = readiness.clone();
-    Router::new().any("/healthz/ready", move |_| {
-        let pending = readiness.pending();
-        async move {
-            if pending.is_empty() {
-                text(StatusCode::OK, "ready\n")
-            } else {
-                let pending = format!("not ready, pending: {}\n", pending.join(", "));
-                text(StatusCode::INTERNAL_SERVER_ERROR, pending)
-            }
-        }
-    })
 }
 
 /// Istio's proxy profiles itself there. Ours has symbols instead: the kernel's profiler needs nothing from within.

@@ -28,7 +28,7 @@ use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::admin::{Admin, PodState, readiness_router, stats_router};
+use crate::admin::{Admin, PodState};
 use crate::config::{Config, Local, Mode as ProxyMode, Signer};
 use crate::dns::Dns;
 use crate::dns::lookup::Lookup;
@@ -297,8 +297,8 @@ async fn operate(
         tokio::spawn(admin::serve(listener, pages.router(), config.limits.clone(), drain.clone()));
     }
     for (port, flag, router) in [
-        (ports.stats, "--stats-port", stats_router(metrics)),
-        (ports.readiness, "--readiness-port", readiness_router(readiness)),
+        (ports.stats, "--stats-port", admin::stats_router(metrics)),
+        (ports.readiness, "--readiness-port", admin::readiness_router(readiness)),
     ] {
         let listener = admin::bind_any(port, config.ipv6).await;
         let listener =

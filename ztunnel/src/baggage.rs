@@ -8,22 +8,6 @@ use fairway_core::workload::Workload;
 use fairway_proto::workload as proto;
 use http::HeaderMap;
 
-/// The baggage of `workload`.
-#[must_use]
-pub fn of(workload: &Workload) -> Baggage {
-    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-    let kind = workload.workload_type.as_str().to_ascii_lowercase();
-    Baggage {
-        cluster: some(&workload.cluster_id),
-        namespace: some(workload.namespace()),
-        workload: some(&workload.workload_name).map(|name| (kind, name)),
-        service: some(&workload.canonical_name),
-        version: some(&workload.canonical_revision),
-        region: some(&workload.locality.region),
-        zone: some(&workload.locality.zone),
-    }
-}
-
 /// The workload at the other end, which proved to be `identity`, by its own word: for labels where it is not known by its
 /// address. What it says of another namespace than its certificate's is not believed, nor is anything else it says then.
 #[must_use]
@@ -74,7 +58,7 @@ mod tests {
             [&workload.workload_name, &workload.canonical_name, &workload.canonical_revision, &workload.cluster_id];
         assert_eq!(names.map(|name| &**name), ["sums", "cart", "v2", "west"]);
         assert_eq!((&*workload.locality.region, &*workload.locality.zone), ("r", "z"));
-        assert_eq!(of(&workload).service.as_deref(), Some("cart"));
+        assert_eq!(Baggage::of(&workload).service.as_deref(), Some("cart"));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use fairway_core::ident::Identity;
 use fairway_core::io::copy;
 use fairway_core::io::drain::Drain;
 use fairway_core::io::hbone::TunnelStream;
-use fairway_core::io::hbone::headers::{BAGGAGE, forwarded_host};
+use fairway_core::io::hbone::headers::{BAGGAGE, Baggage, forwarded_host};
 use fairway_core::io::hbone::lifetime::Lifetime;
 use fairway_core::io::hbone::server::{self, AcceptError, Incoming};
 use fairway_core::io::socket::reset_on_close;
@@ -342,5 +342,5 @@ impl Open {
 
 /// The 200's baggage: the client uses it for labels when it knew only a gateway (interop §1.3).
 fn describe(local: &Workload) -> HeaderMap {
-    baggage::of(local).to_value().map(|value| (BAGGAGE, value)).into_iter().collect()
+    Baggage::of(local).to_value().map(|value| (BAGGAGE, value)).into_iter().collect()
 }

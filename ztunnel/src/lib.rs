@@ -13,7 +13,6 @@ pub mod dns;
 mod exhaustion;
 #[cfg(test)]
 mod footprint;
-pub mod handshakes;
 pub mod inbound;
 pub mod listen;
 pub mod local;

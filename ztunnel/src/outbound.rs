@@ -12,6 +12,7 @@ use fairway_core::addr::canonical;
 use fairway_core::io::copy;
 use fairway_core::io::drain::Drain;
 use fairway_core::io::hbone::client::Opened;
+use fairway_core::io::hbone::headers::Baggage;
 use fairway_core::io::hbone::lifetime::Lifetime;
 use fairway_core::io::hbone::{ConnectRequest, TunnelError, TunnelKey, TunnelStream, headers};
 use fairway_core::io::socket::{original_destination, reset_on_close};
@@ -303,7 +304,7 @@ fn request(
     client: SocketAddr,
     service: Option<&Arc<Service>>,
 ) -> ConnectRequest {
-    let described = pod.mesh.exchange_baggage.then(|| baggage::of(source).to_value());
+    let described = pod.mesh.exchange_baggage.then(|| Baggage::of(source).to_value());
     let lines = [
         (headers::BAGGAGE, described.flatten()),
         (header::FORWARDED, headers::forwarded(client, service.map(|service| service.hostname()))),

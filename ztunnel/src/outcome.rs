@@ -8,7 +8,6 @@ use fairway_core::io::hbone::lifetime::Lifetime;
 use fairway_core::io::hbone::server::AcceptError;
 use fairway_core::io::hbone::stream::StreamError;
 use fairway_core::io::socket::DialError;
-use fairway_core::io::tls::verify::PeerRefused;
 use fairway_core::reason::Reason;
 use fairway_core::route::Refusal;
 use fairway_core::workload::Workload;
@@ -57,19 +56,8 @@ impl From<Result<(), CopyError>> for Outcome {
     fn from(result: Result<(), CopyError>) -> Self {
         match result {
             Ok(()) => Self::ok(),
-            Err(error) => Self::because(broken(&error), &error),
+            Err(error) => Self::because(error.reason(), &error),
         }
-    }
-}
-
-fn broken(error: &CopyError) -> Reason {
-    match error {
-        CopyError::Application(error) | CopyError::Peer(error) => match error.kind() {
-            io::ErrorKind::TimedOut => Reason::TimedOut,
-            _ => Reason::ResetByPeer,
-        },
-        CopyError::Tunnel(StreamError::Reset(_)) => Reason::ResetByPeer,
-        CopyError::Tunnel(StreamError::Connection(_)) => Reason::Http2Failed,
     }
 }
 
@@ -115,53 +103,15 @@ pub fn of_tunnel(result: Result<(), CopyError>, lifetime: &Lifetime) -> Outcome 
     }
 }
 
-fn tunnel_reason(error: &TunnelError) -> Reason {
-    match error {
-        TunnelError::Certificate(_) => Reason::CertificateUnavailable,
-        TunnelError::Dial { source: DialError::Timeout { .. }, .. } => Reason::TunnelConnectTimeout,
-        TunnelError::Dial { source, .. } if source.is_exhaustion() => Reason::ResourceLimit,
-        TunnelError::Dial { .. } => Reason::TunnelConnectFailed,
-        TunnelError::Tls { source, .. } => tls_reason(source),
-        TunnelError::PeerRefused { .. } => Reason::PeerIdentityMismatch,
-        TunnelError::TlsTimeout { .. } => Reason::TlsHandshakeFailed,
-        TunnelError::Http2 { .. } | TunnelError::Request { .. } => Reason::Http2Failed,
-        // The far side's own reason, where it is told: the same at both ends.
-        TunnelError::Refused { reason, .. } => reason.unwrap_or(Reason::TunnelRefused),
-        TunnelError::AnswerTimeout { .. } => Reason::TimedOut,
-        TunnelError::PoolTimeout { .. } | TunnelError::PoolFull { .. } => Reason::ConnectionLimit,
-        TunnelError::Silent { .. } => Reason::TunnelConnectTimeout,
-        TunnelError::Inner { source, .. } => tunnel_reason(source),
-        TunnelError::Shared(error) => tunnel_reason(error),
-    }
-}
-
 impl From<&TunnelError> for Outcome {
     fn from(error: &TunnelError) -> Self {
-        Self::because(tunnel_reason(error), error)
+        Self::because(error.reason(), error)
     }
 }
 
 impl From<&AcceptError> for Outcome {
     fn from(error: &AcceptError) -> Self {
-        let reason = match error {
-            AcceptError::Tls(source) => tls_reason(source),
-            AcceptError::PeerRefused(PeerRefused::ForeignTrustDomain { .. }) => Reason::PeerUntrusted,
-            AcceptError::PeerRefused(_) | AcceptError::NoIdentity => Reason::PeerIdentityMismatch,
-            AcceptError::Timeout(_) | AcceptError::Silent(_) => Reason::TimedOut,
-            AcceptError::Http2(_) => Reason::Http2Failed,
-        };
-        Self::because(reason, error)
-    }
-}
-
-/// The cause inside a TLS failure, where rustls says it.
-fn tls_reason(error: &io::Error) -> Reason {
-    use rustls::{CertificateError, Error};
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
-        Some(Error::NoCertificatesPresented) => Reason::ClientCertificateMissing,
-        Some(Error::InvalidCertificate(CertificateError::Revoked)) => Reason::CertificateRevoked,
-        Some(Error::InvalidCertificate(_)) => Reason::PeerUntrusted,
-        _ => Reason::TlsHandshakeFailed,
+        Self::because(error.reason(), error)
     }
 }
 

@@ -21,11 +21,11 @@ use tokio::time::timeout;
 
 use crate::dns::Dns;
 use crate::dns::lookup::Lookup;
-use crate::handshakes::Handshakes;
 use crate::memory::pressure::Pressure;
 use crate::neighbours::Neighbours;
 use crate::telemetry::Telemetry;
 use crate::workers::{Place, Workers};
+use fairway_core::io::hbone::handshakes::Handshakes;
 
 /// What all pods of the node share.
 pub struct Mesh {

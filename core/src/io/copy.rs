@@ -21,6 +21,7 @@ use crate::io::hbone::TunnelStream;
 use crate::io::hbone::stream::{StreamError, TunnelReceiver, TunnelSender};
 use crate::io::socket::reset_on_close;
 use crate::limits::{self, Limits};
+use crate::reason::Reason;
 
 /// Told about bytes as they pass. The local side is the application's connection.
 pub trait Meter {
@@ -42,6 +43,21 @@ pub enum CopyError {
     /// The tunnel stream failed.
     #[error(transparent)]
     Tunnel(#[from] StreamError),
+}
+
+impl CopyError {
+    /// The reason to report.
+    #[must_use]
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Application(error) | Self::Peer(error) => match error.kind() {
+                io::ErrorKind::TimedOut => Reason::TimedOut,
+                _ => Reason::ResetByPeer,
+            },
+            Self::Tunnel(StreamError::Reset(_)) => Reason::ResetByPeer,
+            Self::Tunnel(StreamError::Connection(_)) => Reason::Http2Failed,
+        }
+    }
 }
 
 /// Copies between the application and a tunnel stream.

@@ -4,11 +4,13 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use fairway_core::ident::Identity;
-use fairway_core::io::admin::serve;
+use fairway_core::io::admin::{readiness_router, serve, stats_router};
 use fairway_core::io::certs::Authority;
 use fairway_core::io::certs::authority::{Answer, AuthorityError};
 use fairway_core::io::drain;
 use fairway_core::io::logging::{Shape, subscriber};
+use fairway_core::io::metrics::Metrics;
+use fairway_core::io::ready::Readiness;
 use fairway_core::io::tls::provider;
 use fairway_core::limits::Limits;
 use fairway_core::workload::Workload;

@@ -6,6 +6,7 @@ use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, header};
 
 use crate::reason::Reason;
+use crate::workload::Workload;
 
 /// `baggage`: a workload describes itself to the other end.
 pub const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
@@ -44,6 +45,22 @@ pub struct Baggage {
 const WORKLOAD_TYPES: [&str; 4] = ["deployment", "cronjob", "pod", "job"];
 
 impl Baggage {
+    /// What `workload` says of itself.
+    #[must_use]
+    pub fn of(workload: &Workload) -> Self {
+        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let kind = workload.workload_type.as_str().to_ascii_lowercase();
+        Self {
+            cluster: some(&workload.cluster_id),
+            namespace: some(workload.namespace()),
+            workload: some(&workload.workload_name).map(|name| (kind, name)),
+            service: some(&workload.canonical_name),
+            version: some(&workload.canonical_revision),
+            region: some(&workload.locality.region),
+            zone: some(&workload.locality.zone),
+        }
+    }
+
     /// Reads every `baggage` line; unknown keys and empty values count as absent.
     #[must_use]
     pub fn parse(headers: &HeaderMap) -> Self {

@@ -1,5 +1,7 @@
 //! One open tunnel stream: bytes in, bytes out, half-close and reset.
 
+mod io;
+
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -11,6 +13,7 @@ use h2::{Reason, RecvStream, SendStream};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+pub use self::io::TunnelIo;
 use super::window::Drained;
 
 /// A stream of bytes inside a tunnel, either end.

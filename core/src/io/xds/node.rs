@@ -28,6 +28,12 @@ impl NodeInfo {
     /// The message: id `ztunnel~<ip>~<pod>.<ns>~<ns>.svc.cluster.local` and metadata (interop §3.2).
     #[must_use]
     pub fn message(&self) -> Node {
+        self.message_of("ztunnel")
+    }
+
+    /// The same of another kind of proxy: a waypoint is called `waypoint`.
+    #[must_use]
+    pub fn message_of(&self, kind: &str) -> Node {
         let address = self.address.as_deref().unwrap_or(UNKNOWN_ADDRESS);
         let (pod, namespace) = (&self.pod_name, &self.namespace);
         let fixed = [
@@ -40,7 +46,7 @@ impl NodeInfo {
             fixed.into_iter().map(|(key, value)| (key.to_owned(), text(value))).collect();
         fields.extend(self.metadata.iter().map(|(key, value)| (key.clone(), wire_value(value))));
         Node {
-            id: format!("ztunnel~{address}~{pod}.{namespace}~{namespace}.svc.cluster.local"),
+            id: format!("{kind}~{address}~{pod}.{namespace}~{namespace}.svc.cluster.local"),
             cluster: String::new(),
             metadata: Some(Struct { fields: fields.into_iter().collect() }),
             ..Node::default()

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use fairway_core::limits::{self, Limits};
+use crate::limits::{self, Limits};
 
 /// The handshakes of one pod that are under way.
 #[derive(Debug)]

@@ -1,0 +1,146 @@
+//! What a tunnel that arrives at a waypoint asks for: only what is bound to this very waypoint.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use super::{Refusal, waypoint};
+use crate::{
+    addr::{Authority, NetworkAddress, canonical},
+    reason::Reason,
+    service::Service,
+    snapshot::Snapshot,
+    workload::Workload,
+};
+
+/// What a client of a waypoint wants to reach.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Bound {
+    /// A port of a service.
+    Service {
+        /// The service.
+        service: Arc<Service>,
+        /// What the client dialled: an address of the service, its first one where the client named it.
+        address: SocketAddr,
+    },
+    /// A port of a workload.
+    Workload {
+        /// The workload.
+        workload: Arc<Workload>,
+        /// What the client dialled.
+        address: SocketAddr,
+    },
+}
+
+impl Bound {
+    /// What the client dialled.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        match self {
+            Self::Service { address, .. } | Self::Workload { address, .. } => *address,
+        }
+    }
+
+    /// The service, if it is one.
+    #[must_use]
+    pub fn service(&self) -> Option<&Arc<Service>> {
+        match self {
+            Self::Service { service, .. } => Some(service),
+            Self::Workload { .. } => None,
+        }
+    }
+}
+
+/// Whether `local` is a waypoint of the service.
+#[must_use]
+pub fn is_bound(snapshot: &Snapshot, service: &Service, local: &Workload) -> bool {
+    waypoint::serves(snapshot, service, local)
+}
+
+/// What `authority` means at the waypoint `local`.
+///
+/// # Errors
+/// A [`Refusal`] when it makes no sense, is unknown, or is not bound to this waypoint.
+pub fn bound(snapshot: &Snapshot, local: &Workload, authority: &str) -> Result<Bound, Box<Refusal>> {
+    let parsed: Authority =
+        authority.parse().map_err(|error| Refusal::new(Reason::BadRequest, format_args!("{authority:?}: {error}")))?;
+    let foreign = || Refusal::new(Reason::AuthorityMismatch, format_args!("{authority} is not bound to this waypoint"));
+    let (service, address) = match &parsed {
+        Authority::Address(address) => {
+            let address = canonical(*address);
+            let key = NetworkAddress { network: local.network.clone(), ip: address.ip() };
+            match snapshot.service_by_vip(&key, local.namespace()) {
+                Some(service) => (service, address),
+                None => {
+                    let workload = snapshot.workload_by_address(&key).ok_or_else(foreign)?;
+                    let reference = workload.waypoint.as_deref();
+                    return match reference.filter(|reference| waypoint::includes(snapshot, reference, local)) {
+                        Some(_) => Ok(Bound::Workload { workload: workload.clone(), address }),
+                        None => Err(foreign().with_workload(workload)),
+                    };
+                }
+            }
+        }
+        Authority::Hostname { host, port } => {
+            let unknown = || Refusal::new(Reason::UnknownAuthority, authority);
+            let service = snapshot.service_by_hostname(host, local.namespace()).ok_or_else(unknown)?;
+            let own = service.vips.iter().find(|vip| vip.network == local.network).or(service.vips.first());
+            (service, SocketAddr::new(own.ok_or_else(unknown)?.ip, *port))
+        }
+    };
+    if !waypoint::serves(snapshot, service, local) {
+        return Err(foreign().with_service(Some(service)));
+    }
+    if service.port(address.port()).is_none() {
+        return Err(Refusal::new(Reason::UnknownAuthority, authority).with_service(Some(service)));
+    }
+    Ok(Bound::Service { service: service.clone(), address })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        snapshot::World,
+        testing::{gateway_by_hostname, pod, service, service_message, serving, socket, workload},
+    };
+
+    #[test]
+    fn only_what_is_bound_to_this_waypoint_is_served() {
+        let mut world = World::complete();
+        let local = workload(serving(pod("waypoint", &["10.0.0.1"]), "waypoint", &[(15_008, 15_008)]));
+        let mut web = service_message("web", &["10.96.0.1"], &[(80, 8080)]);
+        web.waypoint = Some(gateway_by_hostname("waypoint"));
+        let mut elsewhere = service_message("elsewhere", &["10.96.0.2"], &[(80, 8080)]);
+        elsewhere.waypoint = Some(gateway_by_hostname("other"));
+        let mut guarded = pod("guarded", &["10.0.0.2"]);
+        guarded.waypoint = Some(gateway_by_hostname("waypoint"));
+        world.apply(vec![
+            service(web).into(),
+            service(elsewhere).into(),
+            service(service_message("bare", &["10.96.0.3"], &[(80, 80)])).into(),
+            service(service_message("waypoint", &["10.96.0.9"], &[(15_008, 15_008)])).into(),
+            workload(guarded).into(),
+            workload(pod("open", &["10.0.0.3"])).into(),
+        ]);
+        let snapshot = world.snapshot();
+        let rows = [
+            ("10.96.0.1:80", Ok("10.96.0.1:80")),
+            ("[::ffff:10.96.0.1]:80", Ok("10.96.0.1:80")),
+            ("web:80", Ok("10.96.0.1:80")),
+            ("10.0.0.2:9000", Ok("10.0.0.2:9000")),
+            ("10.96.0.1:81", Err(Reason::UnknownAuthority)),
+            ("web:81", Err(Reason::UnknownAuthority)),
+            ("nobody:80", Err(Reason::UnknownAuthority)),
+            ("10.96.0.2:80", Err(Reason::AuthorityMismatch)),
+            ("10.96.0.3:80", Err(Reason::AuthorityMismatch)),
+            ("elsewhere:80", Err(Reason::AuthorityMismatch)),
+            ("10.0.0.3:80", Err(Reason::AuthorityMismatch)),
+            ("192.0.2.1:80", Err(Reason::AuthorityMismatch)),
+            ("nothing", Err(Reason::BadRequest)),
+        ];
+        for (authority, expected) in rows {
+            let found = bound(&snapshot, &local, authority);
+            let found = found.map(|found| found.address()).map_err(|refusal| refusal.reason);
+            assert_eq!(found, expected.map(socket), "{authority}");
+        }
+    }
+}
