@@ -1,1 +1,37 @@
-//! L7 proxy of the mesh, per namespace or per service account: routing, retries and policy on requests. Nothing of it exists yet.
+//! The waypoint: takes tunnels for the services that are bound to it, and does with their requests what routes and policies
+//! say.
+
+pub mod admin;
+pub mod app;
+pub mod body;
+pub mod config;
+pub mod dial;
+pub mod edits;
+pub mod facts;
+pub mod failure;
+pub mod forward;
+pub mod framing;
+pub mod http_server;
+pub mod load;
+pub mod matching;
+pub mod opaque;
+pub mod path;
+pub mod rbac;
+pub mod replay;
+pub mod reply;
+pub mod request;
+pub mod retry;
+pub mod settings;
+pub mod sniff;
+pub mod stream;
+pub mod telemetry;
+pub mod tunnel;
+pub mod upgrade;
+pub mod upstream;
+pub mod waypoint;
+pub mod xds;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

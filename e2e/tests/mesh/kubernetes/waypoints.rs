@@ -74,7 +74,7 @@ fn says(gateway: &Value, kind: &str, status: &str, words: &str) -> bool {
     })
 }
 
-/// There is no program of a waypoint yet, so its pod cannot be ready, and that is what its gateway says.
+/// Nobody has put the root of the mesh into the namespace, so its pod cannot be ready, and that is what its gateway says.
 fn not_ready_before_its_pods_are(lab: &Lab) {
     let gateway = wait(lab, &["gateway", "waypoint"], "the gateway to say that no pod is ready", |gateway| {
         says(gateway, "Accepted", "True", "") && says(gateway, "Programmed", "False", "none of 1 pods")

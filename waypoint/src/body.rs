@@ -1,0 +1,175 @@
+//! The body of an answer: an endpoint's, or our own. When it ends, however it does, the request is counted and logged.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use fairway_core::reason::Reason;
+use http::{HeaderMap, HeaderValue};
+use hyper::body::{Body as _, Frame, Incoming, SizeHint};
+use tokio::time::Sleep;
+
+use crate::load::UnderWay;
+use crate::replay::Replay;
+use crate::stream::Connection;
+use crate::telemetry::Done;
+use crate::upstream::{Key, Sender};
+
+/// The body of an answer.
+pub struct Body {
+    source: Source,
+    done: Option<Ending>,
+}
+
+enum Source {
+    Ours(Option<Bytes>),
+    Endpoint(Box<Endpoint>),
+}
+
+/// What an answer of an endpoint holds until its end.
+pub struct Endpoint {
+    /// What comes of it.
+    pub body: Incoming,
+    /// The connection it comes on, to be used again if it comes to its end.
+    pub sender: Option<(Key, Sender)>,
+    /// When it has to be there.
+    pub deadline: Option<Pin<Box<Sleep>>>,
+    /// The request, under way until then.
+    pub under_way: UnderWay,
+    /// The request's body.
+    pub request: Replay,
+}
+
+/// What happened so far. When this is dropped it is over, and counted and logged.
+pub struct Ending {
+    /// Where it happened.
+    pub connection: Arc<Connection>,
+    /// What happened.
+    pub done: Done,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.connection.waypoint.telemetry.request(&self.connection, &self.done);
+    }
+}
+
+/// An answer that could not be brought to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum AnswerError {
+    /// The endpoint broke off.
+    #[error("the endpoint broke off: {0}")]
+    Endpoint(#[from] hyper::Error),
+    /// It took too long.
+    #[error("the answer took longer than the route's timeout")]
+    Late,
+}
+
+impl Body {
+    /// An answer of our own.
+    #[must_use]
+    pub fn ours(text: Bytes, ending: Option<Ending>) -> Self {
+        let done = ending.map(|mut ending| {
+            ending.done.sent = u64::try_from(text.len()).unwrap_or(u64::MAX);
+            ending
+        });
+        Self { source: Source::Ours(Some(text).filter(|text| !text.is_empty())), done }
+    }
+
+    /// An answer of an endpoint.
+    #[must_use]
+    pub fn of(endpoint: Endpoint, ending: Ending) -> Self {
+        Self { source: Source::Endpoint(Box::new(endpoint)), done: Some(ending) }
+    }
+
+    fn note(&mut self, change: impl FnOnce(&mut Done)) {
+        if let Some(ending) = &mut self.done {
+            change(&mut ending.done);
+        }
+    }
+}
+
+/// The status of gRPC among headers or trailers.
+#[must_use]
+pub fn grpc_status(headers: &HeaderMap) -> Option<u32> {
+    headers.get("grpc-status").and_then(|status: &HeaderValue| status.to_str().ok()?.parse().ok())
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = AnswerError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        let this = &mut *self;
+        let endpoint = match &mut this.source {
+            Source::Ours(text) => return Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            Source::Endpoint(endpoint) => endpoint,
+        };
+        if let Some(deadline) = &mut endpoint.deadline
+            && deadline.as_mut().poll(context).is_ready()
+        {
+            this.note(|done| (done.reason, done.detail) = (Reason::TimedOut, Some(AnswerError::Late.to_string())));
+            return Poll::Ready(Some(Err(AnswerError::Late)));
+        }
+        let frame = ready!(Pin::new(&mut endpoint.body).poll_frame(context));
+        match &frame {
+            Some(Ok(frame)) => {
+                let length = frame.data_ref().map_or(0, |bytes| u64::try_from(bytes.len()).unwrap_or(u64::MAX));
+                let status = frame.trailers_ref().and_then(grpc_status);
+                this.note(|done| {
+                    done.sent += length;
+                    done.grpc_status = status.or(done.grpc_status);
+                });
+            }
+            Some(Err(error)) => {
+                let detail = error.to_string();
+                this.note(|done| (done.reason, done.detail) = (Reason::ResetByPeer, Some(detail)));
+            }
+            None => {}
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(AnswerError::from)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Ours(text) => text.is_none(),
+            Source::Endpoint(endpoint) => endpoint.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Ours(text) => {
+                SizeHint::with_exact(text.as_ref().map_or(0, |text| u64::try_from(text.len()).unwrap_or(u64::MAX)))
+            }
+            Source::Endpoint(endpoint) => endpoint.body.size_hint(),
+        }
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        let mut whole = true;
+        if let Source::Endpoint(endpoint) = &mut self.source {
+            whole = endpoint.body.is_end_stream();
+            let received = endpoint.request.passed();
+            if let Some((key, sender)) = endpoint.sender.take()
+                && whole
+                && endpoint.request.has_ended()
+                && let Some(ending) = &self.done
+            {
+                ending.connection.waypoint.upstreams.put(key, sender);
+            }
+            self.note(|done| done.received = received);
+        }
+        self.note(|done| {
+            if !whole && done.reason == Reason::Ok {
+                done.reason = Reason::ClientLeft;
+            }
+        });
+    }
+}

@@ -1,0 +1,424 @@
+//! What the waypoint does with which traffic: Envoy's resources, checked, and immutable from then on.
+//!
+//! Everything in a resource is understood or the resource is refused by the name of the field, and the last good one stays.
+
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use http::StatusCode;
+use http::header::{HeaderName, HeaderValue};
+use regex::Regex;
+use tokio::sync::watch;
+
+pub use cluster::{assignment, cluster};
+pub use listener::listener;
+pub use policy::{Permission, Policy, Principal, Rules, Verdict};
+pub use route::table;
+pub use text::Text;
+pub use wrong::Wrong;
+
+mod cluster;
+mod fields;
+mod listener;
+mod policy;
+mod route;
+mod text;
+mod wrong;
+
+#[cfg(test)]
+mod tests;
+
+/// One state of the configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    /// By name, `<hostname>:<port>`.
+    pub listeners: HashMap<String, Arc<Listener>>,
+    /// By name.
+    pub routes: HashMap<String, Arc<Table>>,
+    /// By name.
+    pub clusters: HashMap<String, Arc<Cluster>>,
+    /// By name.
+    pub endpoints: HashMap<String, Arc<Assignment>>,
+    /// Listeners that the controller says do not exist.
+    pub absent: HashSet<String>,
+    /// What is wrong with resources of which there is no good version, by name.
+    pub faults: HashMap<String, String>,
+}
+
+/// The configuration in force, and who hears when it changes.
+#[derive(Debug)]
+pub struct Current {
+    now: ArcSwap<Config>,
+    version: watch::Sender<u64>,
+}
+
+impl Default for Current {
+    fn default() -> Self {
+        Self { now: ArcSwap::default(), version: watch::Sender::new(0) }
+    }
+}
+
+impl Current {
+    /// The one in force. Take it once for a whole decision.
+    #[must_use]
+    pub fn load(&self) -> Arc<Config> {
+        self.now.load_full()
+    }
+
+    /// Puts another one in force.
+    pub fn publish(&self, config: Config) {
+        self.now.store(Arc::new(config));
+        self.version.send_modify(|version| *version += 1);
+    }
+
+    /// Hears of changes from now on.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+}
+
+/// What is done with the connections to one port.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Listener {
+    /// They carry requests.
+    Http {
+        /// Who may do what, in order: all must agree.
+        policies: Vec<Rules>,
+        /// Name of the routes.
+        routes: String,
+        /// Several slashes in a path are one.
+        merge_slashes: bool,
+    },
+    /// They are passed on as they are.
+    Opaque {
+        /// Who may connect, in order: all must agree.
+        policies: Vec<Rules>,
+        /// Where to.
+        clusters: Weighted<String>,
+    },
+}
+
+/// Alternatives with weights.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Weighted<T> {
+    entries: Vec<(u32, T)>,
+    total: u64,
+}
+
+impl<T> Weighted<T> {
+    /// Alternatives of which one has a weight at least; none otherwise.
+    #[must_use]
+    pub fn new(entries: Vec<(u32, T)>) -> Option<Self> {
+        let total = entries.iter().map(|(weight, _)| u64::from(*weight)).sum();
+        (total > 0).then_some(Self { entries, total })
+    }
+
+    /// The sum of the weights.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// The alternative that `draw`, which is below the sum of the weights, falls on.
+    #[must_use]
+    pub fn at(&self, mut draw: u64) -> Option<&T> {
+        for (weight, entry) in &self.entries {
+            match draw.checked_sub(u64::from(*weight)) {
+                Some(rest) => draw = rest,
+                None => return Some(entry),
+            }
+        }
+        None
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.entries.iter().map(|(_, entry)| entry)
+    }
+}
+
+/// Routes in order; the first that matches counts.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    /// Each with the hosts it is for: these, or all (`*`).
+    pub hosts: Vec<(Vec<String>, Vec<Route>)>,
+}
+
+impl Table {
+    /// Clusters that requests may be sent to.
+    pub fn clusters(&self) -> impl Iterator<Item = &str> {
+        let routes = self.hosts.iter().flat_map(|(_, routes)| routes);
+        routes.flat_map(|route| {
+            let (backends, mirrors) = match &route.action {
+                Action::Forward(forward) => (Some(forward.backends.iter()), Some(forward.mirrors.iter())),
+                _ => (None, None),
+            };
+            let backends = backends.into_iter().flatten().map(|backend| &*backend.cluster);
+            backends.chain(mirrors.into_iter().flatten().map(|mirror| &*mirror.cluster))
+        })
+    }
+}
+
+/// One route.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// For the log.
+    pub name: String,
+    /// Which requests.
+    pub matching: Match,
+    /// What is done with them.
+    pub action: Action,
+    /// Changes of their headers.
+    pub request: Edits,
+    /// Changes of their answers' headers.
+    pub response: Edits,
+}
+
+/// What a request must be like: all of this.
+#[derive(Clone, Debug)]
+pub struct Match {
+    /// Its path, without the query.
+    pub path: PathMatch,
+    /// Its headers.
+    pub headers: Vec<HeaderMatch>,
+    /// Its query parameters.
+    pub query: Vec<(String, Text)>,
+    /// Namespaces of its client, each of them.
+    pub namespace: Vec<Text>,
+}
+
+/// A path to compare with.
+#[derive(Clone, Debug)]
+pub enum PathMatch {
+    /// It begins so.
+    Prefix(String),
+    /// It is this one.
+    Exact(String),
+    /// It matches as a whole.
+    Regex(Regex),
+}
+
+/// A header to compare with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeaderMatch {
+    /// Whose value.
+    pub name: Header,
+    /// What it must be.
+    pub value: Text,
+}
+
+/// A header or what HTTP/2 has in place of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Header {
+    /// `:method`
+    Method,
+    /// `:authority`
+    Authority,
+    /// `:path`, with the query.
+    Path,
+    /// `:scheme`
+    Scheme,
+    /// Any other.
+    Named(HeaderName),
+}
+
+/// Changes of headers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Edits {
+    /// Removed, before the others.
+    pub remove: Vec<HeaderName>,
+    /// Set or added.
+    pub put: Vec<Put>,
+}
+
+/// One header to write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Put {
+    /// Its name.
+    pub name: HeaderName,
+    /// Its value.
+    pub value: HeaderValue,
+    /// What of one that is there.
+    pub manner: Manner,
+}
+
+/// What becomes of a header that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// It gets one more value.
+    Append,
+    /// It stays as it is.
+    AddIfAbsent,
+    /// It is replaced.
+    Overwrite,
+    /// It is replaced, and not written if it is not there.
+    OverwriteIfPresent,
+}
+
+/// What is done with a request.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Sent on.
+    Forward(Box<Forward>),
+    /// Sent elsewhere by the client.
+    Redirect(Redirect),
+    /// Answered at once.
+    Reply {
+        /// With this status.
+        status: StatusCode,
+        /// And this text.
+        body: bytes::Bytes,
+    },
+}
+
+/// How a request is sent on.
+#[derive(Clone, Debug)]
+pub struct Forward {
+    /// Where to.
+    pub backends: Weighted<Backend>,
+    /// The status where there is no such cluster.
+    pub no_cluster: StatusCode,
+    /// Another path.
+    pub path: Option<PathRewrite>,
+    /// Another host.
+    pub host: Option<HeaderValue>,
+    /// For a request with all its attempts, until the end of the answer.
+    pub timeout: Option<Duration>,
+    /// When it is tried again.
+    pub retry: Option<Retry>,
+    /// Who gets a copy.
+    pub mirrors: Vec<Mirror>,
+}
+
+/// One share of requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Where they go.
+    pub cluster: Arc<str>,
+    /// Changes of their headers.
+    pub request: Edits,
+    /// Changes of their answers' headers.
+    pub response: Edits,
+}
+
+/// Another path.
+#[derive(Clone, Debug)]
+pub enum PathRewrite {
+    /// In place of the part that matched.
+    Matched(String),
+    /// In place of what matches.
+    Regex(Regex, String),
+}
+
+/// Copies of some requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mirror {
+    /// Where to.
+    pub cluster: Arc<str>,
+    /// How many in a million.
+    pub per_million: u32,
+}
+
+/// When a request is tried again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Retry {
+    /// The endpoint could not be reached.
+    pub connect_failure: bool,
+    /// The endpoint said that it has not begun.
+    pub refused_stream: bool,
+    /// The endpoint broke off without an answer.
+    pub reset: bool,
+    /// After these statuses.
+    pub statuses: Vec<StatusCode>,
+    /// After every status from 500 on.
+    pub server_errors: bool,
+    /// After these statuses of gRPC.
+    pub grpc_statuses: Vec<u32>,
+    /// How often.
+    pub attempts: u32,
+    /// For each attempt.
+    pub attempt_timeout: Option<Duration>,
+    /// Before the first repetition, and at most.
+    pub back_off: (Duration, Duration),
+}
+
+/// Where a client is sent; what is none is as in its request.
+#[derive(Clone, Debug, Default)]
+pub struct Redirect {
+    /// `http` or `https`.
+    pub scheme: Option<String>,
+    /// Host.
+    pub host: Option<String>,
+    /// Port.
+    pub port: Option<u16>,
+    /// Path.
+    pub path: Option<RedirectPath>,
+    /// Status of the answer.
+    pub status: StatusCode,
+}
+
+/// The path of a redirect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RedirectPath {
+    /// In place of all of it.
+    Full(String),
+    /// In place of the part that matched.
+    Matched(String),
+}
+
+/// How the endpoints of a cluster are spoken to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// Name of its endpoints.
+    pub endpoints: String,
+    /// What they speak.
+    pub protocol: Protocol,
+    /// For an endpoint to accept a connection.
+    pub connect_timeout: Duration,
+    /// Requests under way at once.
+    pub requests: u32,
+    /// Repetitions under way at once.
+    pub retries: u32,
+}
+
+/// What endpoints speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1.
+    Http1,
+    /// HTTP/2 without asking.
+    Http2,
+    /// What the client speaks.
+    AsClient,
+}
+
+/// Who serves, best first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Assignment {
+    /// Of several the first counts that has somebody.
+    pub priorities: Vec<Vec<SocketAddr>>,
+}
+
+/// An address of an Envoy message.
+fn address(message: Option<&fairway_proto::envoy::core::Address>) -> Result<SocketAddr, Wrong> {
+    use fairway_proto::envoy::core::address::Address;
+    use fairway_proto::envoy::core::socket_address::PortSpecifier;
+    let Some(Address::SocketAddress(socket)) = message.and_then(|message| message.address.as_ref()) else {
+        return Err(Wrong::missing("socket_address"));
+    };
+    let ip: IpAddr = socket.address.parse().map_err(|_| Wrong::new("socket_address.address", "is no IP address"))?;
+    let Some(PortSpecifier::PortValue(port)) = socket.port_specifier else {
+        return Err(Wrong::missing("socket_address.port_value"));
+    };
+    let port = u16::try_from(port).map_err(|_| Wrong::new("socket_address.port_value", "is above 65535"))?;
+    Ok(SocketAddr::new(ip, port))
+}
+
+/// A duration of a message.
+fn duration(message: &prost_types::Duration) -> Result<Duration, Wrong> {
+    Duration::try_from(*message).map_err(|_| Wrong::here("is negative"))
+}

@@ -1,0 +1,144 @@
+//! What is done with the connections to one port.
+
+use fairway_proto::envoy::core::ConfigSource;
+use fairway_proto::envoy::core::config_source::ConfigSourceSpecifier;
+use fairway_proto::envoy::http_connection_manager::http_connection_manager::{
+    PathWithEscapedSlashesAction, RouteSpecifier,
+};
+use fairway_proto::envoy::http_connection_manager::http_filter::ConfigType;
+use fairway_proto::envoy::http_connection_manager::{HttpConnectionManager, HttpFilter};
+use fairway_proto::envoy::listener::{Filter, FilterChain, Listener as Message, filter};
+use fairway_proto::envoy::tcp_proxy::TcpProxy;
+use fairway_proto::envoy::tcp_proxy::tcp_proxy::ClusterSpecifier;
+use fairway_proto::envoy::{http_rbac, network_rbac};
+use prost_types::Any;
+
+use super::policy::Rules;
+use super::wrong::{Within, Wrong, all};
+use super::{Listener, Weighted, fields};
+
+const HTTP_CONNECTION_MANAGER: &str =
+    "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+const TCP_PROXY: &str = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
+const NETWORK_RBAC: &str = "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC";
+const HTTP_RBAC: &str = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC";
+const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
+
+/// Reads a `Listener`.
+///
+/// # Errors
+/// The field that cannot be used.
+pub fn listener(bytes: &[u8]) -> Result<Listener, Wrong> {
+    fields::check("envoy.config.listener.v3.Listener", bytes)?;
+    let message: Message = decode(bytes)?;
+    if let Some(api) = &message.api_listener {
+        return manager(any(api.api_listener.as_ref())?).within("api_listener.api_listener");
+    }
+    match &*message.filter_chains {
+        [only] => chain(only).within("filter_chains[0]"),
+        [] => Err(Wrong::missing("filter_chains")),
+        _ => Err(Wrong::new("filter_chains[1]", "more than one is not supported")),
+    }
+}
+
+fn decode<M: prost::Message + Default>(bytes: &[u8]) -> Result<M, Wrong> {
+    M::decode(bytes).map_err(|error| Wrong::here(error.to_string()))
+}
+
+fn any(any: Option<&Any>) -> Result<&Any, Wrong> {
+    any.ok_or_else(|| Wrong::missing("typed_config"))
+}
+
+/// Policies first, then the filter that does the work.
+fn chain(message: &FilterChain) -> Result<Listener, Wrong> {
+    let Some((last, first)) = message.filters.split_last() else { return Err(Wrong::missing("filters")) };
+    let config = |filter: &Filter| -> Result<Any, Wrong> {
+        let Some(filter::ConfigType::TypedConfig(config)) = &filter.config_type else {
+            return Err(Wrong::missing("typed_config"));
+        };
+        Ok(config.clone())
+    };
+    let mut before = all("filters", first, |filter| {
+        let config = config(filter)?;
+        if config.type_url != NETWORK_RBAC {
+            return Err(unsupported(&config));
+        }
+        let message: network_rbac::Rbac = decode(&config.value)?;
+        Rules::of(message.rules.as_ref()).within("rules")
+    })?;
+    let name = || format!("filters[{}]", first.len());
+    let last = config(last).within(name())?;
+    match last.type_url.as_str() {
+        TCP_PROXY => tcp_proxy(before, &last).within(name()),
+        HTTP_CONNECTION_MANAGER => match manager(&last).within(name())? {
+            Listener::Http { policies, routes, merge_slashes } => {
+                before.extend(policies);
+                Ok(Listener::Http { policies: before, routes, merge_slashes })
+            }
+            other => Ok(other),
+        },
+        _ => Err(unsupported(&last)).within(name()),
+    }
+}
+
+fn unsupported(config: &Any) -> Wrong {
+    Wrong::new("typed_config", format!("{} is not supported here", config.type_url))
+}
+
+fn tcp_proxy(policies: Vec<Rules>, config: &Any) -> Result<Listener, Wrong> {
+    let message: TcpProxy = decode(&config.value)?;
+    let clusters = match message.cluster_specifier {
+        Some(ClusterSpecifier::Cluster(name)) => vec![(1, name)],
+        Some(ClusterSpecifier::WeightedClusters(several)) => {
+            several.clusters.into_iter().map(|cluster| (cluster.weight, cluster.name)).collect()
+        }
+        None => return Err(Wrong::missing("cluster")),
+    };
+    let clusters = Weighted::new(clusters).ok_or_else(|| Wrong::new("weighted_clusters", "have no weight"))?;
+    Ok(Listener::Opaque { policies, clusters })
+}
+
+fn manager(config: &Any) -> Result<Listener, Wrong> {
+    if config.type_url != HTTP_CONNECTION_MANAGER {
+        return Err(unsupported(config));
+    }
+    let message: HttpConnectionManager = decode(&config.value)?;
+    let Some(RouteSpecifier::Rds(rds)) = &message.route_specifier else { return Err(Wrong::missing("rds")) };
+    from_this_stream(rds.config_source.as_ref()).within("rds.config_source")?;
+    if rds.route_config_name.is_empty() {
+        return Err(Wrong::missing("rds.route_config_name"));
+    }
+    let normalised = message.normalize_path.unwrap_or(true);
+    if !normalised {
+        return Err(Wrong::new("normalize_path", "must be true: policies are asked about normalised paths"));
+    }
+    match PathWithEscapedSlashesAction::try_from(message.path_with_escaped_slashes_action) {
+        Ok(_keeps) => {}
+        Err(_) => return Err(Wrong::new("path_with_escaped_slashes_action", "must be KEEP_UNCHANGED")),
+    }
+    let Some((last, filters)) = message.http_filters.split_last() else { return Err(Wrong::missing("http_filters")) };
+    let is_router = matches!(&last.config_type, Some(ConfigType::TypedConfig(config)) if config.type_url == ROUTER);
+    if !is_router {
+        return Err(Wrong::new(format!("http_filters[{}]", filters.len()), "the last filter must be the router"));
+    }
+    let policies = all("http_filters", filters, |filter: &HttpFilter| {
+        let Some(ConfigType::TypedConfig(config)) = &filter.config_type else {
+            return Err(Wrong::missing("typed_config"));
+        };
+        if config.type_url != HTTP_RBAC {
+            return Err(unsupported(config));
+        }
+        let message: http_rbac::Rbac = decode(&config.value)?;
+        Rules::of(message.rules.as_ref()).within("rules")
+    })?;
+    Ok(Listener::Http { policies, routes: rds.route_config_name.clone(), merge_slashes: message.merge_slashes })
+}
+
+/// Everything comes on the one stream.
+fn from_this_stream(source: Option<&ConfigSource>) -> Result<(), Wrong> {
+    match source.and_then(|source| source.config_source_specifier.as_ref()) {
+        Some(ConfigSourceSpecifier::Ads(_)) => Ok(()),
+        #[allow(unreachable_patterns, clippy::allow_attributes, reason = "the contract has one way")]
+        _ => Err(Wrong::here("must be ADS")),
+    }
+}

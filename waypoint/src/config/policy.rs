@@ -1,0 +1,160 @@
+//! Who may do what: Envoy's RBAC rules, checked.
+
+use std::net::IpAddr;
+
+use fairway_proto::envoy::core::CidrRange;
+use fairway_proto::envoy::matcher::StringMatcher;
+use fairway_proto::envoy::matcher::path_matcher::Rule as PathRule;
+use fairway_proto::envoy::rbac::permission::Rule as PermissionRule;
+use fairway_proto::envoy::rbac::principal::Identifier;
+use fairway_proto::envoy::rbac::rbac::Action;
+use fairway_proto::envoy::rbac::{
+    Permission as PermissionMessage, Policy as PolicyMessage, Principal as PrincipalMessage, Rbac,
+};
+use ipnet::IpNet;
+
+use super::HeaderMatch;
+use super::route::header;
+use super::text::Text;
+use super::wrong::{Within, Wrong, all};
+
+/// The filter that finds out what tokens claim.
+const CLAIMS: &str = "envoy.filters.http.jwt_authn";
+
+/// What rules say of what they match.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing else may pass.
+    Allow,
+    /// It must not pass.
+    Deny,
+}
+
+/// One set of rules; any may match.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rules {
+    /// What follows from a match.
+    pub verdict: Verdict,
+    /// The rules.
+    pub policies: Vec<Policy>,
+}
+
+/// One rule: one of the permissions and one of the principals must match.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    /// `<namespace>/<name>/<rule>`
+    pub name: String,
+    /// What is done.
+    pub permissions: Vec<Permission>,
+    /// By whom.
+    pub principals: Vec<Principal>,
+}
+
+/// What is done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Permission {
+    /// Whatever.
+    Any,
+    /// All of these.
+    All(Vec<Permission>),
+    /// One of these.
+    OneOf(Vec<Permission>),
+    /// Not this.
+    Not(Box<Permission>),
+    /// A request with this header.
+    Header(HeaderMatch),
+    /// A request for this path, without the query.
+    Path(Text),
+    /// To an address in here.
+    Destination(IpNet),
+    /// To this port.
+    Port(u16),
+}
+
+/// By whom.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Principal {
+    /// Whoever.
+    Any,
+    /// All of these.
+    All(Vec<Principal>),
+    /// One of these.
+    OneOf(Vec<Principal>),
+    /// Not this.
+    Not(Box<Principal>),
+    /// A client that has proved an identity; of this name, if one is asked for.
+    Authenticated(Option<Text>),
+    /// From an address in here.
+    Source(IpNet),
+    /// With this header.
+    Header(HeaderMatch),
+    /// With a token that claims something. No listener with filters that read tokens is taken, so no request has claims.
+    Claims,
+}
+
+impl Rules {
+    pub(super) fn of(message: Option<&Rbac>) -> Result<Self, Wrong> {
+        let message = message.ok_or_else(|| Wrong::here("is missing"))?;
+        let verdict = match message.action() {
+            Action::Allow if message.action == i32::from(Action::Allow) => Verdict::Allow,
+            Action::Deny => Verdict::Deny,
+            _ => return Err(Wrong::new("action", "must be ALLOW or DENY")),
+        };
+        let policy = |(name, message): (&String, &PolicyMessage)| {
+            let read = || -> Result<Policy, Wrong> {
+                Ok(Policy {
+                    name: name.clone(),
+                    permissions: all("permissions", &message.permissions, permission)?,
+                    principals: all("principals", &message.principals, principal)?,
+                })
+            };
+            read().within(format_args!("policies[{name}]"))
+        };
+        Ok(Self { verdict, policies: message.policies.iter().map(policy).collect::<Result<_, _>>()? })
+    }
+}
+
+fn permission(message: &PermissionMessage) -> Result<Permission, Wrong> {
+    Ok(match message.rule.as_ref().ok_or_else(|| Wrong::missing("rule"))? {
+        PermissionRule::Any(true) => Permission::Any,
+        PermissionRule::Any(false) => return Err(Wrong::new("any", "must be true")),
+        PermissionRule::AndRules(set) => Permission::All(all("and_rules.rules", &set.rules, permission)?),
+        PermissionRule::OrRules(set) => Permission::OneOf(all("or_rules.rules", &set.rules, permission)?),
+        PermissionRule::NotRule(inner) => Permission::Not(Box::new(permission(inner).within("not_rule")?)),
+        PermissionRule::Header(matcher) => Permission::Header(header(matcher).within("header")?),
+        PermissionRule::UrlPath(matcher) => match &matcher.rule {
+            Some(PathRule::Path(text)) => Permission::Path(Text::of(text).within("url_path.path")?),
+            None => return Err(Wrong::missing("url_path.path")),
+        },
+        PermissionRule::DestinationIp(range) => Permission::Destination(block(range).within("destination_ip")?),
+        PermissionRule::DestinationPort(port) => {
+            let port = u16::try_from(*port).map_err(|_| Wrong::new("destination_port", "is above 65535"))?;
+            Permission::Port(port)
+        }
+    })
+}
+
+fn principal(message: &PrincipalMessage) -> Result<Principal, Wrong> {
+    Ok(match message.identifier.as_ref().ok_or_else(|| Wrong::missing("identifier"))? {
+        Identifier::Any(true) => Principal::Any,
+        Identifier::Any(false) => return Err(Wrong::new("any", "must be true")),
+        Identifier::AndIds(set) => Principal::All(all("and_ids.ids", &set.ids, principal)?),
+        Identifier::OrIds(set) => Principal::OneOf(all("or_ids.ids", &set.ids, principal)?),
+        Identifier::NotId(inner) => Principal::Not(Box::new(principal(inner).within("not_id")?)),
+        Identifier::Authenticated(authenticated) => {
+            let name = |matcher: &StringMatcher| Text::of(matcher).within("authenticated.principal_name");
+            Principal::Authenticated(authenticated.principal_name.as_ref().map(name).transpose()?)
+        }
+        Identifier::DirectRemoteIp(range) => Principal::Source(block(range).within("direct_remote_ip")?),
+        Identifier::Header(matcher) => Principal::Header(header(matcher).within("header")?),
+        Identifier::Metadata(claims) if claims.filter == CLAIMS => Principal::Claims,
+        Identifier::Metadata(_) => return Err(Wrong::new("metadata.filter", format!("must be {CLAIMS}"))),
+    })
+}
+
+fn block(message: &CidrRange) -> Result<IpNet, Wrong> {
+    let ip: IpAddr = message.address_prefix.parse().map_err(|_| Wrong::new("address_prefix", "is no IP address"))?;
+    let length = message.prefix_len.unwrap_or_default();
+    let length = u8::try_from(length).map_err(|_| Wrong::new("prefix_len", "is too long"))?;
+    IpNet::new(ip, length).map(|net| net.trunc()).map_err(|_| Wrong::new("prefix_len", "is too long"))
+}

@@ -1,0 +1,198 @@
+//! Tests of what is read from resources: every word that the controller uses, and what is refused by its name.
+
+use fairway_proto::envoy::core::header_value_option::HeaderAppendAction;
+use fairway_proto::envoy::core::{HeaderValue as Value, HeaderValueOption};
+use fairway_proto::envoy::matcher::string_matcher::MatchPattern;
+use fairway_proto::envoy::matcher::{RegexMatchAndSubstitute, RegexMatcher, StringMatcher};
+use fairway_proto::envoy::rbac::{Policy as PolicyMessage, Rbac, permission, principal};
+use fairway_proto::envoy::route::route::Action as ActionMessage;
+use fairway_proto::envoy::route::route_action::ClusterSpecifier;
+use fairway_proto::envoy::route::route_match::PathSpecifier;
+use fairway_proto::envoy::route::{
+    RetryPolicy, Route as RouteMessage, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
+};
+use fairway_proto::envoy::{cluster as cluster_proto, rbac};
+use prost::Message;
+
+use super::*;
+
+/// The table with one route, as changed.
+fn read(change: impl FnOnce(&mut RouteMessage, &mut RouteAction)) -> Result<Route, String> {
+    let mut action =
+        RouteAction { cluster_specifier: Some(ClusterSpecifier::Cluster("c".into())), ..Default::default() };
+    let matching = RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".into())), ..Default::default() };
+    let mut route = RouteMessage { r#match: Some(matching), ..Default::default() };
+    change(&mut route, &mut action);
+    route.action.get_or_insert(ActionMessage::Route(action));
+    let host = VirtualHost { name: "h".into(), domains: vec!["*".into()], routes: vec![route] };
+    let message = RouteConfiguration { name: "t".into(), virtual_hosts: vec![host] };
+    let mut table = table(&message.encode_to_vec()).map_err(|wrong| wrong.to_string())?;
+    Ok(table.hosts.remove(0).1.remove(0))
+}
+
+fn forward(change: impl FnOnce(&mut RouteAction)) -> Forward {
+    match read(|_, action| change(action)).unwrap().action {
+        Action::Forward(forward) => *forward,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn seconds(seconds: i64) -> Option<prost_types::Duration> {
+    Some(prost_types::Duration { seconds, nanos: 0 })
+}
+
+#[test]
+fn timeouts_are_envoys() {
+    assert_eq!(forward(|_| {}).timeout, Some(Duration::from_secs(15)), "Envoy's own where none is named");
+    assert_eq!(forward(|action| action.timeout = seconds(0)).timeout, None, "zero is none");
+    assert_eq!(forward(|action| action.timeout = seconds(3)).timeout, Some(Duration::from_secs(3)));
+}
+
+#[test]
+fn retries_are_read_condition_by_condition() {
+    let policy = |retry_on: &str| RetryPolicy {
+        retry_on: retry_on.into(),
+        retriable_status_codes: vec![503],
+        ..Default::default()
+    };
+    let retry = |retry_on: &str| forward(|action| action.retry_policy = Some(policy(retry_on))).retry.unwrap();
+    let untouched = retry("connect-failure,refused-stream");
+    assert!(untouched.connect_failure && untouched.refused_stream && untouched.statuses.is_empty());
+    assert_eq!(untouched.attempts, 1);
+    assert_eq!(retry("retriable-status-codes").statuses, [StatusCode::SERVICE_UNAVAILABLE]);
+    assert_eq!(retry("unavailable, cancelled").grpc_statuses, [14, 1]);
+    let wrong = read(|_, action| action.retry_policy = Some(policy("sometimes"))).unwrap_err();
+    assert_eq!(wrong, "virtual_hosts[0].routes[0].route.retry_policy.retry_on: \"sometimes\" is not supported");
+}
+
+#[test]
+fn values_of_headers_are_formats() {
+    let with = |value: &str| {
+        let header = HeaderValueOption {
+            header: Some(Value { key: "x".into(), value: value.into() }),
+            append_action: HeaderAppendAction::OverwriteIfExistsOrAdd.into(),
+            keep_empty_value: true,
+        };
+        read(|route, _| route.request_headers_to_add = vec![header])
+    };
+    assert_eq!(with("100%%").unwrap().request.put[0].value, "100%");
+    assert_eq!(with("").unwrap().request.put[0].manner, Manner::Overwrite);
+    let wrong = with("%DOWNSTREAM_REMOTE_ADDRESS%").unwrap_err();
+    assert_eq!(
+        wrong,
+        "virtual_hosts[0].routes[0].request_headers_to_add[0].header.value: commands (%…%) are not supported"
+    );
+}
+
+#[test]
+fn patterns_match_as_a_whole_and_substitutions_are_ours() {
+    let regex = |text: &str| RegexMatcher { regex: text.into() };
+    let route = read(|route, _| {
+        let path = Some(PathSpecifier::SafeRegex(regex("/a|/b")));
+        route.r#match = Some(RouteMatch { path_specifier: path, ..Default::default() });
+    });
+    let PathMatch::Regex(pattern) = route.unwrap().matching.path else { panic!("no pattern") };
+    assert!(pattern.is_match("/b") && !pattern.is_match("/b/c"));
+    let rewrite = forward(|action| {
+        let (pattern, substitution) = (Some(regex("^/u/(.*)$")), "/$user/\\1\\\\".to_owned());
+        action.regex_rewrite = Some(RegexMatchAndSubstitute { pattern, substitution });
+    });
+    let Some(PathRewrite::Regex(pattern, new)) = rewrite.path else { panic!("no rewrite") };
+    assert_eq!(pattern.replace("/u/x", new.as_str()), "/$user/x\\");
+    let wrong = read(|_, action| {
+        action.regex_rewrite = Some(RegexMatchAndSubstitute { pattern: Some(regex("(")), substitution: String::new() });
+    });
+    assert!(wrong.unwrap_err().starts_with("virtual_hosts[0].routes[0].route.regex_rewrite.pattern.regex: "));
+}
+
+#[test]
+fn texts_are_compared_in_every_way() {
+    let text = |pattern: MatchPattern, ignore_case| {
+        Text::of(&StringMatcher { match_pattern: Some(pattern), ignore_case }).unwrap()
+    };
+    let rows = [
+        (text(MatchPattern::Exact("Ab".into()), false), "Ab", "ab"),
+        (text(MatchPattern::Exact("Ab".into()), true), "aB", "abc"),
+        (text(MatchPattern::Prefix("a".into()), false), "ab", "ba"),
+        (text(MatchPattern::Suffix("B".into()), true), "ab", "ba"),
+        (text(MatchPattern::Contains("b".into()), false), "abc", "ac"),
+        (text(MatchPattern::SafeRegex(RegexMatcher { regex: "a.".into() }), false), "ab", "abc"),
+    ];
+    for (text, yes, no) in rows {
+        assert!(text.matches(yes) && !text.matches(no), "{text:?}");
+    }
+}
+
+#[test]
+fn policies_are_read_and_what_is_not_known_refuses_the_whole() {
+    let any = |rule| rbac::Permission { rule: Some(rule) };
+    let rules = |permission, identifier| Rbac {
+        policies: [(
+            "shop/p/0".to_owned(),
+            PolicyMessage {
+                permissions: vec![any(permission)],
+                principals: vec![rbac::Principal { identifier: Some(identifier) }],
+            },
+        )]
+        .into(),
+        ..Default::default()
+    };
+    let read = |message: &Rbac| Rules::of(Some(message)).map_err(|wrong| wrong.to_string());
+    let good = rules(permission::Rule::DestinationPort(80), principal::Identifier::Any(true));
+    assert_eq!(read(&good).unwrap().policies[0].permissions, [Permission::Port(80)]);
+    let token = principal::Identifier::Metadata(fairway_proto::envoy::matcher::MetadataMatcher::default());
+    let wrong = read(&rules(permission::Rule::Any(true), token)).unwrap_err();
+    assert!(wrong.starts_with("policies[shop/p/0].principals[0].metadata.filter: "), "{wrong}");
+    let log = Rbac { action: 2, ..Default::default() };
+    assert_eq!(read(&log).unwrap_err(), "action: must be ALLOW or DENY");
+    let future = Rbac { action: 7, ..Default::default() };
+    assert_eq!(read(&future).unwrap_err(), "action: must be ALLOW or DENY");
+}
+
+#[test]
+fn only_clusters_with_discovered_endpoints_are_taken() {
+    let message = cluster_proto::Cluster { name: "c".into(), ..Default::default() };
+    assert_eq!(cluster(&message.encode_to_vec()).unwrap_err().to_string(), "type: must be EDS");
+    // Field 24, TLS to endpoints, which would otherwise be left out.
+    let error = cluster(&[24 << 3 & 0x7f | 0x80 | 2, 1, 0]).unwrap_err().to_string();
+    assert_eq!(error, "transport_socket: is not supported in envoy.config.cluster.v3.Cluster");
+}
+
+/// Every resource in the controller's golden files, for every kind of client.
+#[test]
+fn all_that_the_controller_sends_is_taken() {
+    let pool = prost_reflect::DescriptorPool::decode(fairway_proto::DESCRIPTORS).unwrap();
+    let bytes = |kind: &str, value: &serde_json::Value| {
+        let descriptor = pool.get_message_by_name(kind).unwrap();
+        prost_reflect::DynamicMessage::deserialize(descriptor, value).unwrap().encode_to_vec()
+    };
+    let read = |kind: &str, value: &serde_json::Value| match kind {
+        "Listener" => listener(&bytes("envoy.config.listener.v3.Listener", value)).map(drop),
+        "RouteConfiguration" => table(&bytes("envoy.config.route.v3.RouteConfiguration", value)).map(drop),
+        "Cluster" => cluster(&bytes("envoy.config.cluster.v3.Cluster", value)).map(drop),
+        "ClusterLoadAssignment" => {
+            assignment(&bytes("envoy.config.endpoint.v3.ClusterLoadAssignment", value)).map(drop)
+        }
+        other => panic!("what is {other}?"),
+    };
+    let mut taken = std::collections::BTreeMap::new();
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../controller/tests/golden");
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let Some((_, expected)) = text.split_once("# === expected ===\n") else { continue };
+        let expected: serde_json::Value = serde_json::from_str(expected).unwrap();
+        for (client, kinds) in expected["clients"].as_object().into_iter().flatten() {
+            for (kind, resources) in kinds.as_object().into_iter().flatten() {
+                for (name, value) in resources.as_object().into_iter().flatten().filter(|(_, value)| value.is_object())
+                {
+                    let result = read(kind, value);
+                    assert!(result.is_ok(), "{}, {client}, {kind} {name}: {result:?}", path.display());
+                    *taken.entry(kind.clone()).or_insert(0) += 1;
+                }
+            }
+        }
+    }
+    let few: Vec<_> = taken.iter().filter(|(_, count)| **count < 3).collect();
+    assert!(taken.len() == 4 && few.is_empty(), "{taken:?}");
+}

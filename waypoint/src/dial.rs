@@ -1,0 +1,125 @@
+//! Opens a way to an endpoint: through a tunnel to its node, or in clear text to what is not in the mesh.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use fairway_core::addr::NetworkAddress;
+use fairway_core::ident::Identity;
+use fairway_core::io::hbone::headers::{self, Baggage};
+use fairway_core::io::hbone::lifetime::Lifetime;
+use fairway_core::io::hbone::{ConnectRequest, TunnelKey, TunnelStream};
+use fairway_core::reason::Reason;
+use fairway_core::route::{self, Hop, Plan};
+use fairway_core::service::Service;
+use fairway_core::snapshot::Snapshot;
+use fairway_core::workload::Workload;
+use http::{HeaderMap, header};
+use tokio::net::TcpStream;
+
+use crate::failure::Failure;
+use crate::waypoint::Waypoint;
+
+/// Who the endpoint is spoken to for.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// Whom it has proved to be.
+    pub identity: Identity,
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Its workload, if the world agrees with the certificate.
+    pub workload: Option<Arc<Workload>>,
+    /// What it says of itself.
+    pub baggage: Baggage,
+}
+
+/// A way to an endpoint.
+pub enum Opened {
+    /// Mutual TLS to its node.
+    Tunnel {
+        /// The stream in it.
+        stream: TunnelStream,
+        /// Whom the endpoint has proved to be.
+        identity: Option<Identity>,
+        /// How long the tunnel holds.
+        lifetime: Lifetime,
+    },
+    /// Clear text, to what is not in the mesh.
+    Plain(TcpStream),
+}
+
+/// The workload that has this address; of several on one host, the endpoint of the service.
+#[must_use]
+pub fn workload_at(
+    snapshot: &Snapshot,
+    local: &Workload,
+    service: Option<&Service>,
+    address: IpAddr,
+) -> Option<Arc<Workload>> {
+    let key = NetworkAddress::new(local.network.clone(), address);
+    let among = || {
+        let endpoints = snapshot.endpoints(&service?.key).iter();
+        endpoints.map(|endpoint| &endpoint.workload).find(|workload| workload.addresses.contains(&address))
+    };
+    snapshot.workload_by_address(&key).or_else(among).cloned()
+}
+
+/// Opens a way to `plan`'s endpoint on behalf of `client`.
+///
+/// # Errors
+/// Why there is none.
+pub async fn open(waypoint: &Waypoint, local: &Workload, plan: &Plan, client: &Client) -> Result<Opened, Failure> {
+    match plan {
+        Plan::Tunnel { hop, workload, service } => {
+            let key = key(local, hop, workload);
+            let request = request(hop, client, service.as_deref());
+            let opened = waypoint.tunnels.open(&key, &request).await.map_err(|error| Failure::from(&error))?;
+            Ok(Opened::Tunnel { stream: opened.stream, identity: opened.peer_identity, lifetime: opened.lifetime })
+        }
+        Plan::Direct { address, .. } | Plan::Passthrough { address, .. } => {
+            let stream = waypoint.sockets.connect(*address).await.map_err(|error| Failure::from(&error))?;
+            Ok(Opened::Plain(stream))
+        }
+        Plan::ViaWaypoint { .. } => Err(Failure::new(Reason::UnknownWaypoint, "a waypoint behind a waypoint")),
+        Plan::ViaGateway { .. } => Err(Failure::new(Reason::WrongNetwork, "the endpoint is in another network")),
+        Plan::Resolve { hostname, .. } => Err(Failure::new(Reason::DnsFailed, hostname)),
+    }
+}
+
+/// The plan for an endpoint at `address`. One that the mesh does not know is not spoken to: it could be one that must not be
+/// spoken to in clear text.
+///
+/// # Errors
+/// When it is not known, or cannot be reached.
+pub fn plan(
+    snapshot: &Snapshot,
+    local: &Workload,
+    service: Option<&Arc<Service>>,
+    address: SocketAddr,
+) -> Result<Plan, Failure> {
+    let workload = workload_at(snapshot, local, service.map(|service| &**service), address.ip());
+    let workload = workload.ok_or_else(|| Failure::new(Reason::DestinationUnknown, address))?;
+    route::endpoint(&workload, address, service).map_err(|refusal| Failure::from(&*refusal))
+}
+
+fn key(local: &Workload, hop: &Hop, workload: &Workload) -> TunnelKey {
+    TunnelKey {
+        source: local.identity(),
+        accepted: Arc::clone(&hop.identities),
+        peer: hop.address,
+        workload: Some(workload.uid.clone()),
+        // Our own sockets make the tunnel, whoever it carries.
+        client: local.addresses.first().copied().unwrap_or_else(|| hop.address.ip()),
+    }
+}
+
+/// The client as it is known here; its tunnel's baggage where it is not.
+fn request(hop: &Hop, client: &Client, service: Option<&Service>) -> ConnectRequest {
+    let baggage = client.workload.as_deref().map_or_else(|| client.baggage.clone(), Baggage::of);
+    let lines = [
+        (headers::BAGGAGE, baggage.to_value()),
+        (header::FORWARDED, headers::forwarded(client.address, service.map(Service::hostname))),
+        (headers::TRACEPARENT, headers::traceparent(rand::random(), rand::random())),
+    ];
+    let headers: HeaderMap = lines.into_iter().filter_map(|(name, value)| Some((name, value?))).collect();
+    ConnectRequest { authority: hop.authority.to_string(), headers }
+}

@@ -1,0 +1,77 @@
+//! What is known of a connection and of one request on it, in the form that routes and policies compare with.
+
+use std::borrow::Cow;
+use std::net::{IpAddr, SocketAddr};
+
+use fairway_core::ident::Identity;
+use http::HeaderMap;
+use http::header::HeaderName;
+
+use crate::config::Header;
+
+/// What is known.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// Whom the client has proved to be.
+    pub identity: &'a Identity,
+    /// Where the tunnel comes from.
+    pub source: IpAddr,
+    /// What was dialled.
+    pub destination: SocketAddr,
+    /// The request; none where nobody looks into the connection.
+    pub request: Option<Head<'a>>,
+}
+
+/// The head of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Head<'a> {
+    /// Method.
+    pub method: &'a str,
+    /// Host, and port if there is one.
+    pub authority: &'a str,
+    /// Normalised path, without the query.
+    pub path: &'a str,
+    /// Query, without the question mark.
+    pub query: Option<&'a str>,
+    /// Headers.
+    pub headers: &'a HeaderMap,
+}
+
+impl<'a> Head<'a> {
+    /// The value of a header; several are joined with commas (RFC 9110 §5.3).
+    #[must_use]
+    pub fn header(&self, name: &Header) -> Option<Cow<'a, str>> {
+        match name {
+            Header::Method => Some(self.method.into()),
+            Header::Authority => Some(self.authority.into()),
+            Header::Scheme => Some("http".into()),
+            Header::Path => Some(match self.query {
+                Some(query) => format!("{}?{query}", self.path).into(),
+                None => self.path.into(),
+            }),
+            Header::Named(name) => joined(self.headers, name),
+        }
+    }
+
+    /// The first query parameter of this name, as it is written.
+    #[must_use]
+    pub fn parameter(&self, name: &str) -> Option<&'a str> {
+        self.query?.split('&').find_map(|pair| {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (key == name).then_some(value)
+        })
+    }
+}
+
+/// All values of a header, joined with commas.
+#[must_use]
+pub fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, str>> {
+    let mut values = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+    let mut first = values.next()?;
+    for value in values {
+        let text = first.to_mut();
+        text.push(',');
+        text.push_str(&value);
+    }
+    Some(first)
+}

@@ -1,0 +1,61 @@
+//! Why something was not done: one reason of the closed list, and what exactly went wrong.
+
+use fairway_core::io::hbone::TunnelError;
+use fairway_core::io::socket::DialError;
+use fairway_core::reason::Reason;
+use fairway_core::route::Refusal;
+use http::StatusCode;
+
+/// Why something was not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The reason.
+    pub reason: Reason,
+    /// What exactly.
+    pub detail: String,
+    /// Where the route says which status: that one.
+    pub status: Option<StatusCode>,
+}
+
+impl Failure {
+    /// For this reason.
+    #[must_use]
+    pub fn new(reason: Reason, detail: impl ToString) -> Self {
+        Self { reason, detail: detail.to_string(), status: None }
+    }
+
+    /// The status that tells the client of a request.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.status.unwrap_or(match self.reason {
+            reason if reason.is_denial() => StatusCode::FORBIDDEN,
+            Reason::BadRequest => StatusCode::BAD_REQUEST,
+            Reason::RouteNotFound => StatusCode::NOT_FOUND,
+            Reason::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        })
+    }
+}
+
+impl From<&TunnelError> for Failure {
+    fn from(error: &TunnelError) -> Self {
+        Self::new(error.reason(), error)
+    }
+}
+
+impl From<&Refusal> for Failure {
+    fn from(refusal: &Refusal) -> Self {
+        Self::new(refusal.reason, refusal)
+    }
+}
+
+impl From<&DialError> for Failure {
+    fn from(error: &DialError) -> Self {
+        let reason = match error {
+            DialError::Timeout { .. } => Reason::UpstreamConnectTimeout,
+            error if error.is_exhaustion() => Reason::ResourceLimit,
+            _ => Reason::UpstreamConnectFailed,
+        };
+        Self::new(reason, error)
+    }
+}

@@ -1,0 +1,77 @@
+//! Speaks HTTP with a client, in the stream of its tunnel.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fairway_core::io::hbone::TunnelIo;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+
+use crate::request;
+use crate::stream::Connection;
+
+/// A client gets so long to send the head of a request, the wait for it on a kept connection included; Envoy's idle timeout.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Header bytes of a request: what Envoy allows.
+const HEADER_BYTES: usize = 60 * 1024;
+/// Headers of a request: what Envoy allows.
+const HEADERS: usize = 100;
+/// Requests one client may have under way on one connection over HTTP/2.
+const STREAMS: u32 = 100;
+/// Bytes that a stream and a connection over HTTP/2 may have in flight to us.
+const WINDOWS: (u32, u32) = (256 * 1024, 1024 * 1024);
+
+/// Serves HTTP/1 until the client is done or we stop.
+pub async fn serve_http1(connection: Arc<Connection>, io: TunnelIo) {
+    let mut drain = connection.waypoint.drain.clone();
+    let shared = Arc::clone(&connection);
+    let service = service_fn(move |request| request::serve(Arc::clone(&shared), request));
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEADER_BYTES).max_headers(HEADERS);
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
+    let served = tokio::select! {
+        served = &mut serving => served,
+        _mode = drain.started() => {
+            serving.as_mut().graceful_shutdown();
+            tokio::select! {
+                served = &mut serving => served,
+                () = drain.immediate() => return,
+            }
+        }
+    };
+    report(&connection, served);
+}
+
+/// Serves HTTP/2 until the client is done or we stop.
+pub async fn serve_http2(connection: Arc<Connection>, io: TunnelIo) {
+    let mut drain = connection.waypoint.drain.clone();
+    let shared = Arc::clone(&connection);
+    let service = service_fn(move |request| request::serve(Arc::clone(&shared), request));
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_header_list_size(u32::try_from(HEADER_BYTES).unwrap_or(u32::MAX))
+        .max_concurrent_streams(STREAMS)
+        .initial_stream_window_size(WINDOWS.0)
+        .initial_connection_window_size(WINDOWS.1);
+    let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service));
+    let served = tokio::select! {
+        served = &mut serving => served,
+        _mode = drain.started() => {
+            serving.as_mut().graceful_shutdown();
+            tokio::select! {
+                served = &mut serving => served,
+                () = drain.immediate() => return,
+            }
+        }
+    };
+    report(&connection, served);
+}
+
+fn report(connection: &Connection, served: Result<(), hyper::Error>) {
+    if let Err(error) = served {
+        tracing::debug!(client = %connection.client.identity, service = connection.listener, %error, "HTTP connection ended");
+    }
+}

@@ -1,0 +1,30 @@
+//! Finds the route of a request.
+
+use crate::config::{Match, PathMatch, Route, Table};
+use crate::facts::Facts;
+
+/// The first route that matches; none if there is none.
+#[must_use]
+pub fn find<'a>(table: &'a Table, facts: &Facts<'_>) -> Option<&'a Route> {
+    let authority = facts.request?.authority.to_ascii_lowercase();
+    let host = authority.rsplit_once(':').map_or(authority.as_str(), |(host, _)| host);
+    let is_named = |(domains, _): &&(Vec<String>, _)| domains.iter().any(|name| *name == authority || name == host);
+    let for_all = |(domains, _): &&(Vec<String>, _)| domains.iter().any(|name| name == "*");
+    let (_, routes) = table.hosts.iter().find(is_named).or_else(|| table.hosts.iter().find(for_all))?;
+    routes.iter().find(|route| matches(&route.matching, facts))
+}
+
+fn matches(wanted: &Match, facts: &Facts<'_>) -> bool {
+    let Some(head) = facts.request else { return false };
+    let path = match &wanted.path {
+        PathMatch::Prefix(prefix) => head.path.starts_with(prefix),
+        PathMatch::Exact(path) => head.path == path,
+        PathMatch::Regex(regex) => regex.is_match(head.path),
+    };
+    path && wanted
+        .headers
+        .iter()
+        .all(|header| head.header(&header.name).is_some_and(|value| header.value.matches(&value)))
+        && wanted.query.iter().all(|(name, value)| head.parameter(name).is_some_and(|found| value.matches(found)))
+        && wanted.namespace.iter().all(|namespace| namespace.matches(facts.identity.namespace()))
+}

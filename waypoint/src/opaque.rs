@@ -1,0 +1,193 @@
+//! Connections that nobody looks into: bytes both ways until both ends are done, or policy says no.
+
+use std::pin::pin;
+
+use bytes::Bytes;
+use fairway_core::io::copy::{self, CopyError, Meter};
+use fairway_core::io::hbone::TunnelStream;
+use fairway_core::io::hbone::stream::{StreamError, TunnelReceiver, TunnelSender};
+use fairway_core::reason::Reason;
+use h2::Reason as Code;
+use rand::RngExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::config::{Listener, Weighted};
+use crate::dial::{self, Opened};
+use crate::failure::Failure;
+use crate::rbac;
+use crate::stream::{self, Connection};
+use fairway_core::workload::Workload;
+
+/// Room for the first bytes of a server in clear text; more stays in its socket.
+const FIRST_BYTES: usize = 4096;
+
+/// Where a connection goes.
+pub enum Route {
+    /// To what was dialled.
+    Dialled,
+    /// To one of these clusters.
+    Clusters(Weighted<String>),
+}
+
+/// A way to an endpoint.
+pub struct Way {
+    opened: Opened,
+    workload: Option<Arc<Workload>>,
+}
+
+/// Opens a way to an endpoint.
+///
+/// # Errors
+/// Why there is none.
+pub async fn open(connection: &Connection, route: &Route) -> Result<Way, Failure> {
+    let waypoint = &connection.waypoint;
+    let plan = match route {
+        Route::Dialled => stream::plan(connection)?,
+        Route::Clusters(clusters) => {
+            let (config, snapshot) = (waypoint.config.load(), waypoint.live.snapshot());
+            let nobody = || Failure::new(Reason::NoHealthyUpstream, &connection.listener);
+            let name = clusters.at(rand::rng().random_range(0..clusters.total())).ok_or_else(nobody)?;
+            let cluster = config.clusters.get(name).ok_or_else(nobody)?;
+            let endpoints = config.endpoints.get(&cluster.endpoints).ok_or_else(nobody)?;
+            let load = waypoint.loads.of(&name.as_str().into());
+            let endpoint = load.pick(endpoints, &[]).ok_or_else(nobody)?;
+            dial::plan(&snapshot, &connection.local, connection.bound.service(), endpoint)?
+        }
+    };
+    let opened = dial::open(waypoint, &connection.local, &plan, &connection.client).await?;
+    Ok(Way { opened, workload: plan.workload().cloned() })
+}
+
+impl Way {
+    /// What the server says before the client does; safe to cancel. None where it has ended or broken off.
+    pub async fn first_bytes(&mut self) -> Option<Bytes> {
+        match &mut self.opened {
+            Opened::Tunnel { stream, .. } => stream.receiver.receive().await.ok().flatten(),
+            Opened::Plain(socket) => {
+                let mut first = bytes::BytesMut::with_capacity(FIRST_BYTES);
+                socket.read_buf(&mut first).await.ok()?;
+                Some(first.freeze())
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Counted {
+    to_endpoint: AtomicU64,
+    to_client: AtomicU64,
+}
+
+impl Meter for Counted {
+    fn out_of_application(&self, bytes: u64) {
+        self.to_client.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn towards_application(&self, bytes: u64) {
+        self.to_endpoint.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Carries bytes, those first that were read `ahead` of the client and of the endpoint.
+pub async fn carry(connection: &Connection, mut client: TunnelStream, ahead: (Bytes, Bytes), way: Way) {
+    let waypoint = &connection.waypoint;
+    let Way { mut opened, workload } = way;
+    let counted = Counted::default();
+    let mut drain = waypoint.drain.clone();
+    let result = {
+        let copied = pin!(async {
+            match &mut opened {
+                Opened::Tunnel { stream, .. } => between_tunnels(&mut client, stream, ahead, &counted).await,
+                Opened::Plain(socket) => {
+                    let (from_client, from_endpoint) = ahead;
+                    let length = from_client.len();
+                    client.sender.send_all(from_endpoint).await?;
+                    socket.write_all(&from_client).await.map_err(CopyError::Peer)?;
+                    if length > 0 {
+                        client.receiver.consumed(length)?;
+                    }
+                    copy::with_tunnel(socket, &mut client, &waypoint.limits, &counted).await
+                }
+            }
+        });
+        tokio::select! {
+            copied = copied => copied.map_err(|error| Failure::new(error.reason(), error)),
+            failure = denied_later(connection) => Err(failure),
+            () = drain.immediate() => Err(Failure::new(Reason::Draining, "the waypoint stops")),
+        }
+    };
+    if result.is_err() {
+        client.abort();
+        match &mut opened {
+            Opened::Tunnel { stream, .. } => stream.abort(),
+            Opened::Plain(socket) => fairway_core::io::socket::reset_on_close(socket),
+        }
+    }
+    let bytes = (counted.to_endpoint.load(Ordering::Relaxed), counted.to_client.load(Ordering::Relaxed));
+    waypoint.telemetry.connection(connection, workload.as_deref(), bytes, result.err().as_ref());
+}
+
+/// Resolves when policy changes its mind.
+async fn denied_later(connection: &Connection) -> Failure {
+    let mut changes = connection.waypoint.config.changes();
+    loop {
+        {
+            let config = connection.waypoint.config.load();
+            // What is gone from the configuration cannot be asked; its last answer stands.
+            if let Some(Listener::Opaque { policies, .. } | Listener::Http { policies, .. }) =
+                config.listeners.get(&connection.listener).map(|listener| &**listener)
+                && let Err(denial) = rbac::judge(policies, &connection.facts())
+            {
+                return stream::denied(&denial);
+            }
+        }
+        if changes.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+async fn between_tunnels(
+    client: &mut TunnelStream,
+    endpoint: &mut TunnelStream,
+    (from_client, from_endpoint): (Bytes, Bytes),
+    counted: &Counted,
+) -> Result<(), CopyError> {
+    let outward = one_way(&mut client.receiver, &mut endpoint.sender, from_client, &counted.to_endpoint);
+    let inward = one_way(&mut endpoint.receiver, &mut client.sender, from_endpoint, &counted.to_client);
+    tokio::try_join!(outward, inward)?;
+    Ok(())
+}
+
+async fn one_way(
+    from: &mut TunnelReceiver,
+    to: &mut TunnelSender,
+    first: Bytes,
+    counted: &AtomicU64,
+) -> Result<(), StreamError> {
+    let mut next = Some(first).filter(|first| !first.is_empty());
+    loop {
+        let bytes = match next.take() {
+            Some(bytes) => bytes,
+            None => tokio::select! {
+                biased;
+                received = from.receive() => match received? {
+                    Some(bytes) => bytes,
+                    None => return to.finish(),
+                },
+                reset = to.reset() => return match reset {
+                    // Whoever takes no more may still have something to say.
+                    StreamError::Reset(Code::NO_ERROR | Code::CANCEL) => Ok(()),
+                    broken => Err(broken),
+                },
+            },
+        };
+        let length = bytes.len();
+        to.send_all(bytes).await?;
+        counted.fetch_add(u64::try_from(length).unwrap_or(u64::MAX), Ordering::Relaxed);
+        // The last bytes of a stream that has ended need no credit.
+        let _ = from.consumed(length);
+    }
+}

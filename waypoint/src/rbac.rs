@@ -1,0 +1,195 @@
+//! Decides who may do what. A fact that is missing never widens access: it makes no ALLOW match, and every DENY that asks for it.
+
+use fairway_core::reason::Reason;
+
+use crate::config::{HeaderMatch, Permission, Policy, Principal, Rules, Text, Verdict};
+use crate::facts::{Facts, Head};
+
+/// A refusal, and what refuses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Denial<'a> {
+    /// Why.
+    pub reason: Reason,
+    /// The rule that refuses; none where it is the lack of one.
+    pub policy: Option<&'a str>,
+}
+
+/// Whether something holds; none where a fact is missing that would tell.
+type Holds = Option<bool>;
+
+/// Asks all sets of rules.
+///
+/// # Errors
+/// The first that refuses.
+pub fn judge<'a>(rules: &'a [Rules], facts: &Facts<'_>) -> Result<(), Denial<'a>> {
+    for set in rules {
+        let matching = |wanted: fn(Holds) -> bool| set.policies.iter().find(|policy| wanted(applies(policy, facts)));
+        match set.verdict {
+            Verdict::Deny => {
+                if let Some(policy) = matching(|holds| holds != Some(false)) {
+                    return Err(Denial { reason: Reason::PolicyDenied, policy: Some(&policy.name) });
+                }
+            }
+            Verdict::Allow => {
+                if matching(|holds| holds == Some(true)).is_none() {
+                    return Err(Denial { reason: Reason::PolicyNotAllowed, policy: None });
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn applies(policy: &Policy, facts: &Facts<'_>) -> Holds {
+    let permitted = any(policy.permissions.iter().map(|permission| permission_holds(permission, facts)));
+    and(permitted, || any(policy.principals.iter().map(|principal| principal_holds(principal, facts))))
+}
+
+fn permission_holds(permission: &Permission, facts: &Facts<'_>) -> Holds {
+    match permission {
+        Permission::Any => Some(true),
+        Permission::All(inner) => every(inner.iter().map(|inner| permission_holds(inner, facts))),
+        Permission::OneOf(inner) => any(inner.iter().map(|inner| permission_holds(inner, facts))),
+        Permission::Not(inner) => permission_holds(inner, facts).map(|holds| !holds),
+        Permission::Header(header) => header_holds(header, facts.request),
+        Permission::Path(path) => Some(path.matches(facts.request?.path)),
+        Permission::Destination(block) => Some(block.contains(&facts.destination.ip().to_canonical())),
+        Permission::Port(port) => Some(facts.destination.port() == *port),
+    }
+}
+
+fn principal_holds(principal: &Principal, facts: &Facts<'_>) -> Holds {
+    match principal {
+        Principal::Any => Some(true),
+        Principal::All(inner) => every(inner.iter().map(|inner| principal_holds(inner, facts))),
+        Principal::OneOf(inner) => any(inner.iter().map(|inner| principal_holds(inner, facts))),
+        Principal::Not(inner) => principal_holds(inner, facts).map(|holds| !holds),
+        Principal::Authenticated(name) => {
+            Some(name.as_ref().is_none_or(|name: &Text| name.matches(facts.identity.as_str())))
+        }
+        Principal::Source(block) => Some(block.contains(&facts.source.to_canonical())),
+        Principal::Header(header) => header_holds(header, facts.request),
+        Principal::Claims => facts.request.map(|_has_none| false),
+    }
+}
+
+fn header_holds(header: &HeaderMatch, request: Option<Head<'_>>) -> Holds {
+    Some(request?.header(&header.name).is_some_and(|value| header.value.matches(&value)))
+}
+
+fn and(first: Holds, second: impl FnOnce() -> Holds) -> Holds {
+    match first {
+        Some(false) => Some(false),
+        first => match (first, second()) {
+            (_, Some(false)) => Some(false),
+            (Some(true), second) => second,
+            _ => None,
+        },
+    }
+}
+
+fn every(all: impl Iterator<Item = Holds>) -> Holds {
+    // Not to stop at the first that cannot be told: a later one may tell.
+    let mut so_far = Some(true);
+    for next in all {
+        so_far = and(so_far, || next);
+        if so_far == Some(false) {
+            break;
+        }
+    }
+    so_far
+}
+
+fn any(all: impl Iterator<Item = Holds>) -> Holds {
+    every(all.map(|holds| holds.map(|holds| !holds))).map(|none| !none)
+}
+
+#[cfg(test)]
+mod tests {
+    use fairway_core::ident::Identity;
+    use http::HeaderMap;
+
+    use super::*;
+    use crate::config::Header;
+
+    fn set(verdict: Verdict, permission: Permission, principal: Principal) -> Rules {
+        let policy = Policy { name: "shop/p/0".into(), permissions: vec![permission], principals: vec![principal] };
+        Rules { verdict, policies: vec![policy] }
+    }
+
+    fn client(name: &str) -> Principal {
+        Principal::Authenticated(Some(Text::Exact(format!("spiffe://cluster.local/ns/shop/sa/{name}"))))
+    }
+
+    fn path(prefix: &str) -> Permission {
+        Permission::Path(Text::Prefix(prefix.into()))
+    }
+
+    fn method(name: &str) -> Permission {
+        Permission::Header(HeaderMatch { name: Header::Method, value: Text::Exact(name.into()) })
+    }
+
+    /// Each row as a request `GET /admin/x` by `web` to port 80, and as a connection that nobody looks into.
+    #[test]
+    fn rules_hold_or_not_and_what_is_unknown_never_widens_access() {
+        use Principal as P;
+        use Verdict::{Allow, Deny};
+        let not = |permission| Permission::Not(Box::new(permission));
+        let rows = [
+            ("deny path", set(Deny, path("/admin"), P::Any), false, false),
+            ("deny other path", set(Deny, path("/public"), P::Any), true, false),
+            ("deny all but path", set(Deny, not(path("/admin")), P::Any), true, false),
+            ("deny path of another client", set(Deny, path("/admin"), client("other")), true, true),
+            ("allow path", set(Allow, path("/admin"), P::Any), true, false),
+            ("allow other path", set(Allow, path("/public"), P::Any), false, false),
+            ("allow all but path", set(Allow, not(path("/public")), P::Any), true, false),
+            ("allow client", set(Allow, Permission::Any, client("web")), true, true),
+            ("allow another client", set(Allow, Permission::Any, client("other")), false, false),
+            ("allow all but client", set(Allow, Permission::Any, P::Not(Box::new(client("web")))), false, false),
+            ("allow method", set(Allow, method("GET"), P::Any), true, false),
+            ("deny method", set(Deny, method("POST"), P::Any), true, false),
+            ("allow port", set(Allow, Permission::Port(80), P::Any), true, true),
+            ("deny other port", set(Deny, Permission::Port(81), P::Any), true, true),
+            ("allow block", set(Allow, Permission::Any, P::Source("10.0.0.0/8".parse().unwrap())), true, true),
+            ("deny block", set(Deny, Permission::Any, P::Source("10.0.0.0/8".parse().unwrap())), false, false),
+            ("allow either", set(Allow, Permission::OneOf(vec![path("/x"), Permission::Port(80)]), P::Any), true, true),
+            ("allow both", set(Allow, Permission::All(vec![path("/admin"), method("GET")]), P::Any), true, false),
+            ("allow claims", set(Allow, Permission::Any, P::Claims), false, false),
+            ("deny without claims", set(Deny, Permission::Any, P::Not(Box::new(P::Claims))), false, false),
+            ("allow nothing", Rules { verdict: Allow, policies: vec![] }, false, false),
+            ("deny nothing", Rules { verdict: Deny, policies: vec![] }, true, true),
+        ];
+        let (identity, headers) = (Identity::new("cluster.local", "shop", "web").unwrap(), HeaderMap::new());
+        let head = Head { method: "GET", authority: "a", path: "/admin/x", query: None, headers: &headers };
+        let facts = |request| Facts {
+            identity: &identity,
+            source: "::ffff:10.0.0.1".parse().unwrap(),
+            destination: "10.96.0.1:80".parse().unwrap(),
+            request,
+        };
+        for (name, rules, request, opaque) in rows {
+            let rules = [rules];
+            assert_eq!(judge(&rules, &facts(Some(head))).is_ok(), request, "{name}, request");
+            assert_eq!(judge(&rules, &facts(None)).is_ok(), opaque, "{name}, opaque");
+        }
+    }
+
+    #[test]
+    fn all_sets_must_agree_and_the_one_that_refuses_is_named() {
+        let identity = Identity::new("cluster.local", "shop", "web").unwrap();
+        let facts = Facts {
+            identity: &identity,
+            source: "10.0.0.1".parse().unwrap(),
+            destination: "10.96.0.1:80".parse().unwrap(),
+            request: None,
+        };
+        let allow = || set(Verdict::Allow, Permission::Any, Principal::Any);
+        let deny = || set(Verdict::Deny, Permission::Port(80), Principal::Any);
+        assert_eq!(judge(&[], &facts), Ok(()));
+        assert_eq!(judge(&[allow()], &facts), Ok(()));
+        let denied = Denial { reason: Reason::PolicyDenied, policy: Some("shop/p/0") };
+        assert_eq!(judge(&[allow(), deny()], &facts), Err(denied));
+        let nothing = Rules { verdict: Verdict::Allow, policies: vec![] };
+        assert_eq!(judge(&[nothing], &facts), Err(Denial { reason: Reason::PolicyNotAllowed, policy: None }));
+    }
+}

@@ -1,0 +1,234 @@
+//! The body of a request, kept while it is short, so that it can be sent again.
+
+use std::error::Error;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+
+/// Bytes of a body that are kept to be sent again; what is longer is sent once. A message of most APIs fits.
+const KEPT_BYTES: usize = 64 * 1024;
+/// Frames that are kept; with single bytes in each, more would cost more memory than the bytes.
+const KEPT_FRAMES: usize = 256;
+
+/// The body of a request.
+#[derive(Clone)]
+pub struct Replay(Arc<Mutex<Shared>>);
+
+/// The body as one attempt sends it.
+pub struct Attempt {
+    shared: Arc<Mutex<Shared>>,
+    number: u32,
+    at: usize,
+}
+
+struct Shared {
+    source: Source,
+    kept: Vec<Piece>,
+    kept_bytes: usize,
+    keeps: bool,
+    ended: bool,
+    begun: bool,
+    attempt: u32,
+    length: Option<u64>,
+    passed: u64,
+}
+
+enum Source {
+    Client(Incoming),
+    Nothing,
+}
+
+#[derive(Clone)]
+enum Piece {
+    Data(Bytes),
+    Trailers(HeaderMap),
+}
+
+/// The client broke off, or another attempt has taken over.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The client broke off.
+    #[error("the client's request ended early: {0}")]
+    Client(#[source] hyper::Error),
+    /// Another attempt sends the body now.
+    #[error("another attempt sends the request's body")]
+    Superseded,
+}
+
+/// Whether an error of an attempt is the client's doing.
+#[must_use]
+pub fn is_clients(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(BodyError::Client(_)) = error.downcast_ref::<BodyError>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+impl Replay {
+    /// The body; `keeps` where it may have to be sent again.
+    #[must_use]
+    pub fn new(source: Incoming, keeps: bool) -> Self {
+        let length = source.size_hint().exact();
+        // What is known to be too long need not be begun with.
+        let keeps = keeps && length.is_none_or(|length| length <= u64::try_from(KEPT_BYTES).unwrap_or(u64::MAX));
+        let ended = source.is_end_stream();
+        Self::of(Source::Client(source), keeps, ended, length)
+    }
+
+    /// No body.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self::of(Source::Nothing, true, true, Some(0))
+    }
+
+    fn of(source: Source, keeps: bool, ended: bool, length: Option<u64>) -> Self {
+        let (kept, kept_bytes, begun, attempt, passed) = (Vec::new(), 0, false, 0, 0);
+        Self(Arc::new(Mutex::new(Shared { source, kept, kept_bytes, keeps, ended, begun, attempt, length, passed })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        lock(&self.0)
+    }
+
+    /// The body for a new attempt; those before get no more of it.
+    #[must_use]
+    pub fn attempt(&self) -> Attempt {
+        let mut shared = self.lock();
+        shared.attempt += 1;
+        Attempt { shared: Arc::clone(&self.0), number: shared.attempt, at: 0 }
+    }
+
+    /// Whether all that was sent so far can be sent again.
+    #[must_use]
+    pub fn can_repeat(&self) -> bool {
+        let shared = self.lock();
+        shared.keeps || !shared.begun || (shared.ended && shared.passed == 0)
+    }
+
+    /// Whether all of it has come and is kept.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        let shared = self.lock();
+        shared.ended && (shared.keeps || shared.passed == 0)
+    }
+
+    /// Whether the client has sent all of it.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.lock().ended
+    }
+
+    /// Bytes that came.
+    #[must_use]
+    pub fn passed(&self) -> u64 {
+        self.lock().passed
+    }
+
+    /// A copy of a body that is whole.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let shared = self.lock();
+        let copy = Self::of(Source::Nothing, true, true, shared.length);
+        {
+            let mut inner = copy.lock();
+            inner.kept.clone_from(&shared.kept);
+            inner.passed = shared.passed;
+        }
+        copy
+    }
+}
+
+fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    fn keep(&mut self, piece: Piece) {
+        let length = if let Piece::Data(bytes) = &piece { bytes.len() } else { 0 };
+        self.begun = true;
+        self.passed += u64::try_from(length).unwrap_or(u64::MAX);
+        self.kept_bytes += length;
+        if self.keeps && self.kept_bytes <= KEPT_BYTES && self.kept.len() < KEPT_FRAMES {
+            self.kept.push(piece);
+        } else {
+            self.keeps = false;
+            self.kept = Vec::new();
+        }
+    }
+}
+
+impl Body for Attempt {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        let mut guard = lock(&this.shared);
+        let shared = &mut *guard;
+        if shared.attempt != this.number {
+            return Poll::Ready(Some(Err(BodyError::Superseded)));
+        }
+        if let Some(piece) = shared.kept.get(this.at) {
+            this.at += 1;
+            return Poll::Ready(Some(Ok(match piece.clone() {
+                Piece::Data(bytes) => Frame::data(bytes),
+                Piece::Trailers(trailers) => Frame::trailers(trailers),
+            })));
+        }
+        let Source::Client(source) = &mut shared.source else { return Poll::Ready(None) };
+        if shared.ended {
+            return Poll::Ready(None);
+        }
+        let frame = match ready!(Pin::new(&mut *source).poll_frame(context)) {
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => return Poll::Ready(Some(Err(BodyError::Client(error)))),
+            None => {
+                shared.ended = true;
+                return Poll::Ready(None);
+            }
+        };
+        let ended = source.is_end_stream();
+        shared.ended |= ended;
+        let frame = match frame.into_data() {
+            Ok(bytes) => {
+                shared.keep(Piece::Data(bytes.clone()));
+                Frame::data(bytes)
+            }
+            Err(frame) => match frame.into_trailers() {
+                Ok(trailers) => {
+                    shared.keep(Piece::Trailers(trailers.clone()));
+                    Frame::trailers(trailers)
+                }
+                Err(other) => other,
+            },
+        };
+        if shared.keeps {
+            this.at += 1;
+        } else {
+            this.at = 0;
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let shared = lock(&self.shared);
+        shared.attempt == self.number && shared.ended && self.at >= shared.kept.len()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let shared = lock(&self.shared);
+        // What is asked before anything is sent is the length of the whole.
+        shared.length.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}

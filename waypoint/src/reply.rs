@@ -1,0 +1,103 @@
+//! Answers of our own: each says why, to whoever reads it and to programs.
+
+use bytes::Bytes;
+use fairway_core::io::hbone::headers;
+use fairway_core::reason::Reason;
+use http::header::{self, HeaderValue};
+use http::{Response, StatusCode};
+
+use crate::body::{Body, Ending};
+use crate::failure::Failure;
+
+/// What Envoy says of a request that policy denies, and users know.
+const DENIED: &str = "RBAC: access denied";
+
+/// The answer to a request that was not done for `failure`.
+#[must_use]
+pub fn failed(failure: &Failure, mut ending: Ending) -> Response<Body> {
+    let status = failure.status();
+    let text = match failure.reason {
+        reason if reason.is_denial() => DENIED.to_owned(),
+        reason => format!("{} ({reason})\n", reason.message()),
+    };
+    let done = &mut ending.done;
+    (done.status, done.reason, done.detail) = (status.as_u16(), failure.reason, Some(failure.detail.clone()));
+    let is_grpc = done.is_grpc;
+    let mut response = if is_grpc { grpc(status, &text, ending) } else { plain(status, Bytes::from(text), ending) };
+    let line = headers::proxy_status(failure.reason).map(|line| (headers::PROXY_STATUS, line));
+    response.headers_mut().extend(line);
+    response
+}
+
+/// The answer that a route is.
+#[must_use]
+pub fn direct(status: StatusCode, text: Bytes, mut ending: Ending) -> Response<Body> {
+    let refuses = status.is_server_error();
+    ending.done.status = status.as_u16();
+    ending.done.reason = if refuses { Reason::RouteRefuses } else { Reason::Ok };
+    let mut response = plain(status, text, ending);
+    if refuses {
+        let line = headers::proxy_status(Reason::RouteRefuses).map(|line| (headers::PROXY_STATUS, line));
+        response.headers_mut().extend(line);
+    }
+    response
+}
+
+/// The answer that sends the client elsewhere.
+#[must_use]
+pub fn redirect(status: StatusCode, location: &str, mut ending: Ending) -> Response<Body> {
+    ending.done.status = status.as_u16();
+    let mut response = Response::new(Body::ours(Bytes::new(), Some(ending)));
+    *response.status_mut() = status;
+    response.headers_mut().extend(HeaderValue::try_from(location).ok().map(|location| (header::LOCATION, location)));
+    response
+}
+
+fn plain(status: StatusCode, text: Bytes, ending: Ending) -> Response<Body> {
+    let has_text = !text.is_empty();
+    let mut response = Response::new(Body::ours(text, Some(ending)));
+    *response.status_mut() = status;
+    if has_text {
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    }
+    response
+}
+
+/// What gRPC's clients understand: the status among the headers, and nothing else.
+fn grpc(status: StatusCode, text: &str, mut ending: Ending) -> Response<Body> {
+    let code = grpc_code(status);
+    ending.done.grpc_status = Some(code);
+    ending.done.status = StatusCode::OK.as_u16();
+    let mut response = Response::new(Body::ours(Bytes::new(), Some(ending)));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-status", HeaderValue::from(code));
+    headers.extend(
+        HeaderValue::try_from(text.trim_end()).ok().map(|text| (http::HeaderName::from_static("grpc-message"), text)),
+    );
+    response
+}
+
+/// As gRPC itself reads a status of HTTP (its document http-grpc-status-mapping).
+fn grpc_code(status: StatusCode) -> u32 {
+    match status.as_u16() {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502..=504 => 14,
+        _ => 2,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_of_grpc() {
+        for (status, code) in [(400, 13), (403, 7), (404, 12), (503, 14), (504, 14), (500, 2), (418, 2)] {
+            assert_eq!(grpc_code(StatusCode::from_u16(status).unwrap()), code, "{status}");
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! One request, top to bottom: framing, path, policy, route, and what the route says.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fairway_core::reason::Reason;
+use http::header::{self, HeaderName, HeaderValue};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request};
+use hyper::body::Incoming;
+
+use crate::body::{Body, Ending};
+use crate::config::{Action, Edits, Listener};
+use crate::edits;
+use crate::facts::{Facts, Head};
+use crate::failure::Failure;
+use crate::forward::{self, Answered, Outgoing};
+use crate::framing;
+use crate::matching;
+use crate::path;
+use crate::rbac;
+use crate::reply;
+use crate::stream::{Connection, denied};
+use crate::telemetry::Done;
+use crate::upgrade;
+
+/// `x-forwarded-for`: addresses of clients, the last one ours.
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// `x-forwarded-proto`: what the client spoke.
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// `x-forwarded-client-cert`: whom the client has proved to be, in the form Envoy writes it.
+const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+/// `x-request-id`: the same all the way.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What a request leads to.
+enum Answer {
+    /// An answer that the route is.
+    Direct(StatusCode, Bytes),
+    /// The client goes elsewhere.
+    Redirect(StatusCode, String),
+    /// An endpoint's.
+    Endpoint(Box<Answered>),
+}
+
+/// Serves one request.
+pub async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let mut ending = begin(&connection, &request);
+    let mut response_edits = Vec::new();
+    let answer = Box::pin(walk(&connection, request, &mut ending.done, &mut response_edits)).await;
+    let mut response = match answer {
+        Ok(Answer::Direct(status, text)) => reply::direct(status, text, ending),
+        Ok(Answer::Redirect(status, location)) => reply::redirect(status, &location, ending),
+        Ok(Answer::Endpoint(answered)) => answered.into_response(ending),
+        Err(failure) => reply::failed(&failure, ending),
+    };
+    for edits in &response_edits {
+        edits::apply(edits, response.headers_mut());
+    }
+    Ok(response)
+}
+
+fn begin(connection: &Arc<Connection>, request: &Request<Incoming>) -> Ending {
+    let content = request.headers().get(header::CONTENT_TYPE);
+    let is_grpc = content.is_some_and(|content| {
+        let rest = content.as_bytes().strip_prefix(b"application/grpc");
+        rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+    });
+    let done = Done::begun(request.method().clone(), request.uri().path().to_owned(), is_grpc);
+    Ending { connection: Arc::clone(connection), done }
+}
+
+async fn walk(
+    connection: &Arc<Connection>,
+    mut request: Request<Incoming>,
+    done: &mut Done,
+    response_edits: &mut Vec<Edits>,
+) -> Result<Answer, Failure> {
+    let bad = |problem: &dyn std::fmt::Display| Failure::new(Reason::BadRequest, problem);
+    framing::check(&request).map_err(|error| bad(&error))?;
+    let upgrade = upgrade::asked(&mut request);
+    let (parts, body) = request.into_parts();
+    done.authority = authority(&parts).ok_or_else(|| bad(&"the request's host cannot be read"))?;
+
+    // One state of the configuration for the whole request.
+    let config = connection.waypoint.config.load();
+    let (policies, routes, merge_slashes) = match config.listeners.get(&connection.listener).map(|it| &**it) {
+        Some(Listener::Http { policies, routes, merge_slashes }) => (policies, routes, *merge_slashes),
+        _ => return Err(Failure::new(Reason::DestinationUnknown, "the port does not carry requests any more")),
+    };
+    done.path = path::normalise(parts.uri.path(), merge_slashes).map_err(|error| bad(&error))?.into_owned();
+    let head = Head {
+        method: parts.method.as_str(),
+        authority: &done.authority,
+        path: &done.path,
+        query: parts.uri.query(),
+        headers: &parts.headers,
+    };
+    let facts = Facts { request: Some(head), ..connection.facts() };
+    rbac::judge(policies, &facts).map_err(|denial| denied(&denial))?;
+
+    let missing = || Failure::new(Reason::DestinationUnknown, format_args!("no routes {routes:?} yet").to_string());
+    let table = config.routes.get(routes).ok_or_else(missing)?;
+    let none = || Failure::new(Reason::RouteNotFound, format_args!("{} {}", parts.method, done.path).to_string());
+    let route = matching::find(table, &facts).ok_or_else(none)?;
+    done.route.clone_from(&route.name);
+    response_edits.push(route.response.clone());
+    match &route.action {
+        Action::Reply { status, body } => Ok(Answer::Direct(*status, body.clone())),
+        Action::Redirect(redirect) => {
+            Ok(Answer::Redirect(redirect.status, edits::location(redirect, &route.matching.path, &head)))
+        }
+        Action::Forward(forward) => {
+            let path = match &forward.path {
+                Some(rewrite) => edits::rewritten(rewrite, &route.matching.path, &done.path),
+                None => done.path.clone(),
+            };
+            let target = match parts.uri.query() {
+                Some(query) => format!("{path}?{query}"),
+                None => path,
+            };
+            let host = match &forward.host {
+                Some(host) => host.clone(),
+                None => HeaderValue::try_from(&done.authority).map_err(|error| bad(&error))?,
+            };
+            let is_http2 = parts.version == Version::HTTP_2;
+            let outgoing = Outgoing {
+                method: parts.method.clone(),
+                target,
+                host,
+                headers: onward(connection, parts, upgrade.as_ref()),
+                is_http2,
+            };
+            let outgoing = outgoing.edited(&route.request);
+            let answered =
+                forward::send(connection, &config, forward, outgoing, body, upgrade.map(|it| it.client), done).await?;
+            response_edits.insert(0, answered.edits.clone());
+            Ok(Answer::Endpoint(Box::new(answered)))
+        }
+    }
+}
+
+/// The host that was asked for: of the request's target before the header (RFC 9112 §3.2.2).
+fn authority(parts: &request::Parts) -> Option<String> {
+    if let Some(authority) = parts.uri.authority() {
+        // Names of users are no part of it.
+        let text = authority.as_str();
+        return Some(text.rsplit_once('@').map_or(text, |(_, host)| host).to_owned());
+    }
+    let host = parts.headers.get(header::HOST)?.to_str().ok()?;
+    let odd = |byte: u8| !byte.is_ascii_graphic() || matches!(byte, b'/' | b'?' | b'#' | b'@' | b'\\' | b',');
+    (!host.is_empty() && !host.bytes().any(odd)).then(|| host.to_owned())
+}
+
+/// The headers as the endpoint gets them: who the client is, said by us alone.
+fn onward(connection: &Connection, parts: request::Parts, upgrade: Option<&upgrade::Asked>) -> HeaderMap {
+    let mut headers = parts.headers;
+    framing::remove_hop_by_hop(&mut headers);
+    headers.remove(header::HOST);
+    if let Some(upgrade) = upgrade {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, upgrade.protocol.clone());
+    }
+    let client = &connection.client;
+    let before = crate::facts::joined(&headers, &FORWARDED_FOR);
+    let address = client.address.ip().to_canonical();
+    let line = before.map_or_else(|| address.to_string(), |before| format!("{before},{address}"));
+    let certificate = format!("By={};URI={}", connection.local.identity(), client.identity);
+    let ours = [(FORWARDED_FOR, HeaderValue::try_from(line)), (CLIENT_CERTIFICATE, HeaderValue::try_from(certificate))];
+    for (name, value) in ours {
+        headers.remove(&name);
+        headers.extend(value.ok().map(|value| (name, value)));
+    }
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+    if !headers.contains_key(&REQUEST_ID) {
+        headers.extend(HeaderValue::try_from(identifier(rand::random())).ok().map(|id| (REQUEST_ID, id)));
+    }
+    headers
+}
+
+/// A random UUID (RFC 9562 §5.4).
+fn identifier(random: u128) -> String {
+    let random = (random & !(0xf << 76) & !(0b11 << 62)) | (4 << 76) | (0b10 << 62);
+    let text = format!("{random:032x}");
+    [0..8, 8..12, 12..16, 16..20, 20..32].map(|range| text.get(range).unwrap_or_default()).join("-")
+}
+
+/// Methods whose repetition changes nothing (RFC 9110 §9.2.2).
+#[must_use]
+pub fn is_idempotent(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_are_random_uuids() {
+        assert_eq!(identifier(0), "00000000-0000-4000-8000-000000000000");
+        assert_eq!(identifier(u128::MAX), "ffffffff-ffff-4fff-bfff-ffffffffffff");
+    }
+}

@@ -1,0 +1,302 @@
+//! One stream of a tunnel, top to bottom: what it asks for, who may, what it carries, and on it goes.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use fairway_core::addr::canonical;
+use fairway_core::ident::Identity;
+use fairway_core::io::hbone::headers::{BAGGAGE, Baggage};
+use fairway_core::io::hbone::lifetime::Lifetime;
+use fairway_core::io::hbone::server::Incoming;
+use fairway_core::io::hbone::{TunnelIo, TunnelStream};
+use fairway_core::reason::Reason;
+use fairway_core::route::{self, Bound};
+use fairway_core::service::AppProtocol;
+use fairway_core::workload::Workload;
+use http::HeaderMap;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Duration, timeout};
+
+use crate::config::{Config, Listener, Rules};
+use crate::dial::{self, Client};
+use crate::facts::Facts;
+use crate::failure::Failure;
+use crate::http_server;
+use crate::opaque::{self, Route};
+use crate::rbac;
+use crate::sniff::{self, Speech};
+use crate::telemetry::AtHand;
+use crate::waypoint::Waypoint;
+
+/// How long a client that says nothing is taken for one that waits for the server to begin. Only then is a server connected
+/// that may turn out not to be needed; whoever speaks first still decides.
+const SERVER_FIRST: Duration = Duration::from_millis(100);
+/// Name of the listener for what is addressed to workloads.
+const WORKLOADS: &str = "workloads";
+
+/// A stream that asks to be let through, and what is known of it from the connection it came on.
+pub struct Stream {
+    /// What all connections share.
+    pub waypoint: Arc<Waypoint>,
+    /// Where the tunnel comes from.
+    pub peer: SocketAddr,
+    /// Whom the client has proved to be.
+    pub identity: Identity,
+    /// How long the tunnel holds.
+    pub lifetime: Lifetime,
+    /// The request.
+    pub incoming: Incoming,
+    /// Held for as long as the stream lives.
+    pub permit: OwnedSemaphorePermit,
+}
+
+/// A stream of which it is known what it asks for.
+pub struct Connection {
+    /// What all connections share.
+    pub waypoint: Arc<Waypoint>,
+    /// Ourselves.
+    pub local: Arc<Workload>,
+    /// The client.
+    pub client: Client,
+    /// What it dialled.
+    pub bound: Bound,
+    /// Name of the listener.
+    pub listener: String,
+    /// How long the tunnel holds.
+    pub lifetime: Lifetime,
+    /// Counters at hand.
+    pub series: AtHand,
+}
+
+/// What is done with a stream.
+enum Way {
+    /// It carries requests.
+    Http,
+    /// Its first bytes tell whether it carries requests.
+    Sniff,
+    /// It is passed on as it is.
+    Opaque(Vec<Rules>, Route),
+}
+
+impl Stream {
+    /// Serves the stream until it ends.
+    pub async fn serve(self) {
+        let Self { waypoint, peer, identity, lifetime, incoming, permit } = self;
+        let _permit = permit;
+        let Some(local) = waypoint.known() else { return incoming.refuse(Reason::WorkloadUnknown) };
+        let refuse = |incoming: Incoming, failure: &Failure| {
+            incoming.refuse(failure.reason);
+            waypoint.telemetry.stream_refused(peer, &identity, failure);
+        };
+        let authority = incoming.authority().filter(|_| incoming.is_connect());
+        let Some(authority) = authority else {
+            return refuse(incoming, &Failure::new(Reason::BadRequest, "not a CONNECT with an authority"));
+        };
+        let snapshot = waypoint.live.snapshot();
+        let bound = match route::bound(&snapshot, &local, authority) {
+            Ok(bound) => bound,
+            Err(refusal) => return refuse(incoming, &Failure::from(&*refusal)),
+        };
+        let source = snapshot.workload_at(&local.network, canonical(peer).ip());
+        let workload = source.filter(|source| source.identity() == identity).cloned();
+        let baggage = Baggage::parse(incoming.headers());
+        let client = Client { identity: identity.clone(), address: peer, workload, baggage };
+        let (listener, way) = match way(&waypoint.config.load(), &bound) {
+            Ok(way) => way,
+            Err(failure) => return refuse(incoming, &failure),
+        };
+        let (waypoint, series) = (Arc::clone(&waypoint), AtHand::default());
+        let connection = Arc::new(Connection { waypoint, local, client, bound, listener, lifetime, series });
+        match way {
+            Way::Opaque(policies, route) => connection.opaque(incoming, &policies, &route).await,
+            Way::Http => {
+                if let Some((tunnel, ahead, speech)) = connection.listen(incoming).await {
+                    connection.http(tunnel, ahead, speech).await;
+                }
+            }
+            Way::Sniff => connection.sniff(incoming).await,
+        }
+    }
+}
+
+/// What the configuration says of what was dialled. What is not configured yet is refused: a policy could be missing.
+fn way(config: &Config, bound: &Bound) -> Result<(String, Way), Failure> {
+    let missing = |name: &str| match config.faults.get(name) {
+        Some(fault) => Failure::new(Reason::ResourceInvalid, format!("listener {name}: {fault}")),
+        None => Failure::new(Reason::DestinationUnknown, format!("no configuration for {name} yet")),
+    };
+    let (name, protocol) = match bound {
+        Bound::Service { service, address } => {
+            let declared = service.port(address.port()).map(|port| port.app_protocol).unwrap_or_default();
+            (format!("{}:{}", service.hostname(), address.port()), declared)
+        }
+        Bound::Workload { .. } => (WORKLOADS.to_owned(), AppProtocol::Tcp),
+    };
+    let is_opaque = matches!(protocol, AppProtocol::Tcp | AppProtocol::Tls);
+    let way = match config.listeners.get(&name).map(|listener| &**listener) {
+        Some(Listener::Http { .. }) if protocol == AppProtocol::Unknown => Way::Sniff,
+        Some(Listener::Http { .. }) => Way::Http,
+        Some(Listener::Opaque { policies, .. }) if matches!(bound, Bound::Workload { .. }) => {
+            Way::Opaque(policies.clone(), Route::Dialled)
+        }
+        Some(Listener::Opaque { policies, clusters }) => {
+            Way::Opaque(policies.clone(), Route::Clusters(clusters.clone()))
+        }
+        // The controller says that there is nothing to be said of it.
+        None if is_opaque && config.absent.contains(&name) => Way::Opaque(Vec::new(), Route::Dialled),
+        None => return Err(missing(&name)),
+    };
+    Ok((name, way))
+}
+
+impl Connection {
+    /// What is known of the connection, without a request.
+    #[must_use]
+    pub fn facts(&self) -> Facts<'_> {
+        Facts {
+            identity: &self.client.identity,
+            source: self.client.address.ip(),
+            destination: self.bound.address(),
+            request: None,
+        }
+    }
+
+    /// Policy, then the endpoint, then 200.
+    async fn opaque(&self, incoming: Incoming, policies: &[Rules], route: &Route) {
+        if let Err(denial) = rbac::judge(policies, &self.facts()) {
+            let failure = denied(&denial);
+            incoming.refuse(failure.reason);
+            return self.waypoint.telemetry.connection(self, None, (0, 0), Some(&failure));
+        }
+        let way = match opaque::open(self, route).await {
+            Ok(way) => way,
+            Err(failure) => {
+                incoming.refuse(failure.reason);
+                return self.waypoint.telemetry.connection(self, None, (0, 0), Some(&failure));
+            }
+        };
+        if let Ok(tunnel) = incoming.accept(describe(&self.local)) {
+            opaque::carry(self, tunnel, (Bytes::new(), Bytes::new()), way).await;
+        }
+    }
+
+    /// The first bytes of a client that has to speak first.
+    async fn listen(&self, incoming: Incoming) -> Option<(TunnelStream, Bytes, Speech)> {
+        let mut tunnel = incoming.accept(describe(&self.local)).ok()?;
+        let mut ahead = BytesMut::new();
+        let speech = hear(&mut tunnel, &mut ahead).await?;
+        Some((tunnel, ahead.freeze(), speech))
+    }
+
+    async fn http(self: Arc<Self>, mut tunnel: TunnelStream, ahead: Bytes, speech: Speech) {
+        match speech {
+            Speech::Http1 => http_server::serve_http1(self, TunnelIo::new(tunnel, ahead)).await,
+            Speech::Http2 => http_server::serve_http2(self, TunnelIo::new(tunnel, ahead)).await,
+            Speech::Opaque | Speech::Unclear => {
+                let failure =
+                    Failure::new(Reason::BadRequest, "the port is declared as HTTP and carries something else");
+                self.waypoint.telemetry.connection(&self, None, (0, 0), Some(&failure));
+                tunnel.abort();
+            }
+        }
+    }
+
+    /// Nobody has said what the port speaks: whoever speaks first tells.
+    async fn sniff(self: Arc<Self>, incoming: Incoming) {
+        let Ok(mut tunnel) = incoming.accept(describe(&self.local)) else { return };
+        let mut ahead = BytesMut::new();
+        let heard = timeout(SERVER_FIRST, hear(&mut tunnel, &mut ahead)).await;
+        match heard {
+            Ok(None) => return,
+            Ok(Some(speech @ (Speech::Http1 | Speech::Http2))) => {
+                return self.http(tunnel, ahead.freeze(), speech).await;
+            }
+            Ok(Some(Speech::Opaque | Speech::Unclear)) | Err(_) => {}
+        }
+        let refused = |mut tunnel: TunnelStream, failure: &Failure| {
+            self.waypoint.telemetry.connection(&self, None, (0, 0), Some(failure));
+            tunnel.abort();
+        };
+        // What needs a request to be known is missing here, and does not widen access.
+        let config = self.waypoint.config.load();
+        let policies = match config.listeners.get(&self.listener).map(|listener| &**listener) {
+            Some(Listener::Http { policies, .. } | Listener::Opaque { policies, .. }) => policies,
+            None => return refused(tunnel, &Failure::new(Reason::DestinationUnknown, &self.listener)),
+        };
+        let way = match rbac::judge(policies, &self.facts()) {
+            Ok(()) => opaque::open(&self, &Route::Dialled).await,
+            Err(denial) => Err(denied(&denial)),
+        };
+        let mut way = match way {
+            Ok(way) => way,
+            Err(failure) if heard.is_ok() => return refused(tunnel, &failure),
+            // The client may still turn out to speak HTTP, about which more can be known.
+            Err(failure) => {
+                return match hear(&mut tunnel, &mut ahead).await {
+                    Some(speech @ (Speech::Http1 | Speech::Http2)) => self.http(tunnel, ahead.freeze(), speech).await,
+                    _ => refused(tunnel, &failure),
+                };
+            }
+        };
+        if heard.is_ok() {
+            return opaque::carry(&self, tunnel, (ahead.freeze(), Bytes::new()), way).await;
+        }
+        tokio::select! {
+            spoken = way.first_bytes() => {
+                let spoken = spoken.unwrap_or_default();
+                opaque::carry(&self, tunnel, (ahead.freeze(), spoken), way).await;
+            }
+            heard = hear(&mut tunnel, &mut ahead) => match heard {
+                Some(speech @ (Speech::Http1 | Speech::Http2)) => self.http(tunnel, ahead.freeze(), speech).await,
+                Some(_) => opaque::carry(&self, tunnel, (ahead.freeze(), Bytes::new()), way).await,
+                None => {}
+            },
+        }
+    }
+}
+
+/// Reads until it is clear what is spoken. None when the client has broken off. Safe to cancel and call again.
+async fn hear(tunnel: &mut TunnelStream, ahead: &mut BytesMut) -> Option<Speech> {
+    loop {
+        match sniff::classify(ahead) {
+            Speech::Unclear => {}
+            speech => return Some(speech),
+        }
+        match tunnel.receiver.receive().await {
+            Ok(Some(bytes)) => ahead.extend_from_slice(&bytes),
+            Ok(None) => return Some(Speech::Unclear),
+            Err(_broken) => return None,
+        }
+    }
+}
+
+/// The failure of a denial.
+#[must_use]
+pub fn denied(denial: &rbac::Denial<'_>) -> Failure {
+    let detail = match denial.policy {
+        Some(policy) => format!("{} (policy {policy})", denial.reason.message().trim_end_matches('.')),
+        None => denial.reason.message().to_owned(),
+    };
+    Failure::new(denial.reason, detail)
+}
+
+/// The 200's baggage (interop §1.3).
+fn describe(local: &Workload) -> HeaderMap {
+    Baggage::of(local).to_value().map(|value| (BAGGAGE, value)).into_iter().collect()
+}
+
+/// The plan for what was dialled.
+///
+/// # Errors
+/// When it cannot be reached.
+pub fn plan(connection: &Connection) -> Result<route::Plan, Failure> {
+    let snapshot = connection.waypoint.live.snapshot();
+    match &connection.bound {
+        Bound::Service { address, .. } => {
+            let planned = route::plan(&snapshot, &connection.local, *address, &mut rand::rng());
+            planned.map_err(|refusal| Failure::from(&*refusal))
+        }
+        Bound::Workload { address, .. } => dial::plan(&snapshot, &connection.local, None, *address),
+    }
+}

@@ -1,0 +1,337 @@
+//! What is counted and logged about each request and each connection, in Istio's words (interop §9.3).
+
+use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use fairway_core::ident::Identity;
+use fairway_core::io::metrics::{HeldCounter, LabelPair, Metrics};
+use fairway_core::reason::Reason;
+use fairway_core::workload::Workload;
+
+use crate::failure::Failure;
+use crate::stream::Connection;
+
+const REQUESTS: &str = "istio_requests_total";
+const DURATION: &str = "istio_request_duration_milliseconds";
+const REQUEST_BYTES: &str = "istio_request_bytes";
+const RESPONSE_BYTES: &str = "istio_response_bytes";
+const TCP_OPENED: &str = "istio_tcp_connections_opened_total";
+const TCP_CLOSED: &str = "istio_tcp_connections_closed_total";
+const TCP_SENT: &str = "istio_tcp_sent_bytes_total";
+const TCP_RECEIVED: &str = "istio_tcp_received_bytes_total";
+const REFUSED: &str = "fairway_waypoint_tunnels_refused_total";
+const MIRRORED: &str = "fairway_waypoint_mirrored_requests_total";
+
+/// Upper bounds in milliseconds and bytes, as Istio's waypoints have them.
+const BUCKETS: &[f64] = &[
+    0.5,
+    1.0,
+    5.0,
+    10.0,
+    25.0,
+    50.0,
+    100.0,
+    250.0,
+    500.0,
+    1000.0,
+    2500.0,
+    5000.0,
+    10_000.0,
+    30_000.0,
+    60_000.0,
+    300_000.0,
+    600_000.0,
+    1_800_000.0,
+    3_600_000.0,
+];
+/// The histograms' buckets.
+pub const HISTOGRAMS: [(&str, &[f64]); 3] = [(DURATION, BUCKETS), (REQUEST_BYTES, BUCKETS), (RESPONSE_BYTES, BUCKETS)];
+
+/// Value of a label nothing is known for.
+const UNKNOWN: &str = "unknown";
+/// Series whose counters one connection keeps at hand: a few answers of each of a few endpoints.
+const SERIES_AT_HAND: usize = 32;
+
+/// Counts and logs. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Telemetry {
+    metrics: Metrics,
+}
+
+/// One request, as it turned out.
+#[derive(Debug)]
+pub struct Done {
+    /// When it began.
+    pub started: Instant,
+    /// Method.
+    pub method: http::Method,
+    /// Host.
+    pub authority: String,
+    /// Path, without the query, which may hold secrets.
+    pub path: String,
+    /// Name of the route.
+    pub route: String,
+    /// Attempts beyond the first.
+    pub retries: u32,
+    /// Whether it is gRPC's.
+    pub is_grpc: bool,
+    /// Status of the answer; 0 where the client left before it.
+    pub status: u16,
+    /// gRPC's status of the answer.
+    pub grpc_status: Option<u32>,
+    /// Why it ended so.
+    pub reason: Reason,
+    /// More of that.
+    pub detail: Option<String>,
+    /// The endpoint.
+    pub endpoint: Option<SocketAddr>,
+    /// The endpoint's workload.
+    pub workload: Option<std::sync::Arc<Workload>>,
+    /// Whom it has proved to be.
+    pub identity: Option<Identity>,
+    /// Bytes of the request's body.
+    pub received: u64,
+    /// Bytes of the answer's body.
+    pub sent: u64,
+}
+
+impl Done {
+    /// Nothing yet, of a request that starts now.
+    #[must_use]
+    pub fn begun(method: http::Method, path: String, is_grpc: bool) -> Self {
+        Self {
+            started: Instant::now(),
+            method,
+            authority: String::new(),
+            path,
+            route: String::new(),
+            retries: 0,
+            is_grpc,
+            status: 0,
+            grpc_status: None,
+            reason: Reason::ClientLeft,
+            detail: None,
+            endpoint: None,
+            workload: None,
+            identity: None,
+            received: 0,
+            sent: 0,
+        }
+    }
+}
+
+/// Counters that one connection keeps at hand.
+#[derive(Default)]
+pub struct AtHand(Mutex<Vec<(SeriesKey, HeldCounter)>>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct SeriesKey {
+    status: u16,
+    flags: &'static str,
+    grpc: Option<u32>,
+    is_grpc: bool,
+    workload: Option<fairway_core::workload::WorkloadUid>,
+}
+
+impl Telemetry {
+    /// Counts into `metrics`.
+    #[must_use]
+    pub fn new(metrics: &Metrics) -> Self {
+        metrics.describe(REQUESTS, "Requests that were answered.");
+        metrics.describe(DURATION, "Time from the head of a request to the end of its answer, in milliseconds.");
+        metrics.describe(REQUEST_BYTES, "Bytes of request bodies.");
+        metrics.describe(RESPONSE_BYTES, "Bytes of bodies of answers.");
+        metrics.describe(TCP_OPENED, "Connections that were passed on without being looked into.");
+        metrics.describe(TCP_CLOSED, "Of these, those that have ended.");
+        metrics.describe(TCP_SENT, "Bytes of these towards clients.");
+        metrics.describe(TCP_RECEIVED, "Bytes of these towards endpoints.");
+        metrics
+            .describe(REFUSED, "Tunnels and streams in them that were refused before it was known what they are for.");
+        metrics
+            .describe(MIRRORED, "Copies of requests, and those that could not be made because the body is too long.");
+        Self { metrics: metrics.clone() }
+    }
+
+    /// A tunnel whose client did not prove who it is, or that there is no room for.
+    pub fn tunnel_refused(&self, peer: SocketAddr, failure: &Failure) {
+        self.metrics.counter(REFUSED, &[("reason", failure.reason.label())]).increment(1);
+        tracing::event!(
+            target: "access", tracing::Level::WARN,
+            src.addr = %peer, error = failure.detail, reason = failure.reason.label(), hint = failure.reason.hint(),
+            "connection failed"
+        );
+    }
+
+    /// A stream that asks for what it cannot have.
+    pub fn stream_refused(&self, peer: SocketAddr, client: &Identity, failure: &Failure) {
+        self.metrics.counter(REFUSED, &[("reason", failure.reason.label())]).increment(1);
+        tracing::event!(
+            target: "access", tracing::Level::WARN,
+            src.addr = %peer, src.identity = client.as_str(), error = failure.detail, reason = failure.reason.label(),
+            hint = failure.reason.hint(), "connection failed"
+        );
+    }
+
+    /// A copy of a request was sent, or could not be.
+    pub fn mirrored(&self, sent: bool) {
+        let result = if sent { "sent" } else { "too_long" };
+        self.metrics.counter(MIRRORED, &[("result", result)]).increment(1);
+    }
+
+    /// A connection that nobody looked into has ended; `bytes` towards the endpoint and towards the client.
+    pub fn connection(
+        &self,
+        connection: &Connection,
+        workload: Option<&Workload>,
+        bytes: (u64, u64),
+        failure: Option<&Failure>,
+    ) {
+        let reason = failure.map_or(Reason::Ok, |failure| failure.reason);
+        let identity = workload.map(Workload::identity);
+        let mut labels = ends(connection, workload, identity.as_ref());
+        labels.extend([("request_protocol", "tcp"), ("response_flags", reason.response_flag().as_str())]);
+        for (name, value) in [(TCP_OPENED, 1), (TCP_CLOSED, 1), (TCP_RECEIVED, bytes.0), (TCP_SENT, bytes.1)] {
+            self.metrics.held_counter(name, &labels).increment(value);
+        }
+        let client = &connection.client;
+        let error = failure.map(|failure| failure.detail.as_str());
+        tracing::event!(
+            target: "access", tracing::Level::INFO,
+            src.addr = %client.address,
+            src.workload = client.workload.as_deref().map(|workload| &*workload.name),
+            src.identity = client.identity.as_str(),
+            dst.hbone_addr = %connection.bound.address(),
+            dst.service = connection.bound.service().map(|service| service.hostname()),
+            dst.workload = workload.map(|workload| &*workload.name),
+            bytes_sent = bytes.1, bytes_recv = bytes.0,
+            reason = reason.label(), error, hint = failure.map(|_| reason.hint()),
+            "connection complete"
+        );
+    }
+
+    /// A request has ended.
+    pub fn request(&self, connection: &Connection, done: &Done) {
+        let flags = flags(done.reason);
+        let key = SeriesKey {
+            status: done.status,
+            flags,
+            grpc: done.grpc_status,
+            is_grpc: done.is_grpc,
+            workload: done.workload.as_ref().map(|workload| workload.uid.clone()),
+        };
+        let milliseconds = done.started.elapsed().as_secs_f64() * 1000.0;
+        let status = done.status.to_string();
+        let grpc = done.grpc_status.map(|status| status.to_string()).unwrap_or_default();
+        let mut labels = ends(connection, done.workload.as_deref(), done.identity.as_ref());
+        labels.extend([
+            ("request_protocol", if done.is_grpc { "grpc" } else { "http" }),
+            ("response_code", status.as_str()),
+            ("grpc_response_status", grpc.as_str()),
+            ("response_flags", flags),
+        ]);
+        connection.series.count(key, || self.metrics.held_counter(REQUESTS, &labels));
+        #[expect(clippy::cast_precision_loss, reason = "bytes of a body, for a histogram")]
+        let observed =
+            [(DURATION, milliseconds), (REQUEST_BYTES, done.received as f64), (RESPONSE_BYTES, done.sent as f64)];
+        for (name, value) in observed {
+            self.metrics.held_histogram(name, &labels).record(value);
+        }
+        log(connection, done, milliseconds);
+    }
+}
+
+impl AtHand {
+    fn count(&self, key: SeriesKey, make: impl FnOnce() -> HeldCounter) {
+        let mut series = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, counter)) = series.iter().find(|(known, _)| *known == key) {
+            return counter.increment(1);
+        }
+        let counter = make();
+        counter.increment(1);
+        if series.len() >= SERIES_AT_HAND {
+            series.remove(0);
+        }
+        series.push((key, counter));
+    }
+}
+
+fn log(connection: &Connection, done: &Done, milliseconds: f64) {
+    let client = &connection.client;
+    let failed = done.reason != Reason::Ok;
+    tracing::event!(
+        target: "access", tracing::Level::INFO,
+        src.addr = %client.address,
+        src.workload = client.workload.as_deref().map(|workload| &*workload.name),
+        src.identity = client.identity.as_str(),
+        dst.hbone_addr = %connection.bound.address(),
+        dst.service = connection.bound.service().map(|service| service.hostname()),
+        dst.workload = done.workload.as_deref().map(|workload| &*workload.name),
+        dst.addr = done.endpoint.map(tracing::field::display),
+        dst.identity = done.identity.as_ref().map(Identity::as_str),
+        method = done.method.as_str(),
+        authority = done.authority,
+        path = done.path,
+        route = done.route,
+        status = done.status,
+        grpc_status = done.grpc_status,
+        retries = done.retries,
+        bytes_sent = done.sent,
+        bytes_recv = done.received,
+        duration = format!("{milliseconds:.1}ms"),
+        reason = done.reason.label(),
+        error = done.detail.as_deref(),
+        hint = failed.then(|| done.reason.hint()),
+        "request complete"
+    );
+}
+
+/// The short codes that users of Envoy know.
+fn flags(reason: Reason) -> &'static str {
+    match reason {
+        Reason::NoHealthyUpstream => "UH",
+        Reason::RouteNotFound => "NR",
+        Reason::TimedOut => "UT",
+        Reason::ConnectionLimit => "UO",
+        Reason::ResetByPeer | Reason::Http2Failed => "UC",
+        Reason::ClientLeft => "DC",
+        Reason::Ok | Reason::BadRequest | Reason::RouteRefuses => "-",
+        reason if reason.is_denial() => "-",
+        _ => "UF",
+    }
+}
+
+fn ends<'a>(
+    connection: &'a Connection,
+    workload: Option<&'a Workload>,
+    identity: Option<&'a Identity>,
+) -> Vec<LabelPair<'a>> {
+    fn of<'a>(workload: Option<&'a Workload>, field: impl Fn(&'a Workload) -> &'a str) -> &'a str {
+        workload.map(field).filter(|text| !text.is_empty()).unwrap_or(UNKNOWN)
+    }
+    let source = connection.client.workload.as_deref();
+    let service = connection.bound.service();
+    vec![
+        ("reporter", "waypoint"),
+        ("source_workload", of(source, |workload| &workload.workload_name)),
+        ("source_canonical_service", of(source, |workload| &workload.canonical_name)),
+        ("source_canonical_revision", of(source, |workload| &workload.canonical_revision)),
+        ("source_workload_namespace", connection.client.identity.namespace()),
+        ("source_principal", connection.client.identity.as_str()),
+        ("source_app", of(source, |workload| &workload.canonical_name)),
+        ("source_version", of(source, |workload| &workload.canonical_revision)),
+        ("source_cluster", of(source, |workload| &workload.cluster_id)),
+        ("destination_service", service.map_or(UNKNOWN, |service| service.hostname())),
+        ("destination_service_namespace", service.map_or(UNKNOWN, |service| service.namespace())),
+        ("destination_service_name", service.map_or(UNKNOWN, |service| &service.name)),
+        ("destination_workload", of(workload, |workload| &workload.workload_name)),
+        ("destination_canonical_service", of(workload, |workload| &workload.canonical_name)),
+        ("destination_canonical_revision", of(workload, |workload| &workload.canonical_revision)),
+        ("destination_workload_namespace", of(workload, Workload::namespace)),
+        ("destination_principal", identity.map_or(UNKNOWN, Identity::as_str)),
+        ("destination_app", of(workload, |workload| &workload.canonical_name)),
+        ("destination_version", of(workload, |workload| &workload.canonical_revision)),
+        ("destination_cluster", of(workload, |workload| &workload.cluster_id)),
+        ("connection_security_policy", "mutual_tls"),
+    ]
+}

@@ -1,0 +1,66 @@
+//! What all connections through the waypoint share.
+
+use std::sync::Arc;
+
+use fairway_core::io::certs::Certificates;
+use fairway_core::io::drain::Drain;
+use fairway_core::io::hbone::handshakes::Handshakes;
+use fairway_core::io::hbone::{Pool, ReceiveBudget};
+use fairway_core::io::live::Live;
+use fairway_core::io::socket::SocketFactory;
+use fairway_core::limits::{self, Limits};
+use fairway_core::view::PodView;
+use fairway_core::workload::Workload;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::config::Current;
+use crate::load::Loads;
+use crate::telemetry::Telemetry;
+use crate::upstream::Upstreams;
+
+/// What all connections share.
+pub struct Waypoint {
+    /// The world as it is now.
+    pub live: Live,
+    /// What is done with requests.
+    pub config: Arc<Current>,
+    /// What the world says of ourselves.
+    pub view: watch::Receiver<Arc<PodView>>,
+    /// Our certificate.
+    pub certificates: Certificates,
+    /// Makes sockets.
+    pub sockets: SocketFactory,
+    /// Tunnels to the nodes of endpoints.
+    pub tunnels: Pool,
+    /// Connections inside those that carry requests.
+    pub upstreams: Upstreams,
+    /// How busy clusters are.
+    pub loads: Loads,
+    /// Metrics and access log.
+    pub telemetry: Telemetry,
+    /// Tunnels to us whose clients are not proven yet.
+    pub handshakes: Handshakes,
+    /// Every bound.
+    pub limits: Limits,
+    /// What clients may have on its way to us.
+    pub budget: ReceiveBudget,
+    /// Starts when we stop.
+    pub drain: Drain,
+}
+
+impl Waypoint {
+    /// Our own workload, if the controller has announced it.
+    #[must_use]
+    pub fn known(&self) -> Option<Arc<Workload>> {
+        self.view.borrow().workload.clone()
+    }
+
+    /// Our own workload, waited for.
+    pub async fn workload(&self) -> Option<Arc<Workload>> {
+        let mut view = self.view.clone();
+        let known = view.wait_for(|view| view.workload.is_some());
+        let view = timeout(self.limits.duration(&limits::WORKLOAD_WAIT), known).await.ok()?.ok()?;
+        view.workload.clone()
+    }
+}

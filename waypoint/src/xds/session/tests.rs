@@ -1,0 +1,162 @@
+//! Tests of the session: one thing leads to the next, and what is not understood leaves what there was.
+
+use std::collections::BTreeSet;
+
+use fairway_proto::envoy::core::config_source::ConfigSourceSpecifier;
+use fairway_proto::envoy::core::{AggregatedConfigSource, ConfigSource};
+use fairway_proto::envoy::http_connection_manager::http_connection_manager::RouteSpecifier;
+use fairway_proto::envoy::http_connection_manager::http_filter::ConfigType;
+use fairway_proto::envoy::http_connection_manager::{HttpConnectionManager, HttpFilter, Rds};
+use fairway_proto::envoy::route::route::Action;
+use fairway_proto::envoy::route::route_action::ClusterSpecifier;
+use fairway_proto::envoy::route::route_match::PathSpecifier;
+use fairway_proto::envoy::route::{Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost};
+use fairway_proto::envoy::{cluster, endpoint, listener};
+use prost::Message;
+use prost_types::Any;
+
+use super::*;
+
+const WEB: &str = "web.shop:80";
+
+fn any(kind: &str, message: &impl Message) -> Any {
+    Any { type_url: format!("type.googleapis.com/{kind}"), value: message.encode_to_vec() }
+}
+
+fn ads() -> Option<ConfigSource> {
+    let specifier = ConfigSourceSpecifier::Ads(AggregatedConfigSource {});
+    Some(ConfigSource { config_source_specifier: Some(specifier), ..Default::default() })
+}
+
+fn listener_message(name: &str) -> listener::Listener {
+    let router = "envoy.extensions.filters.http.router.v3.Router";
+    let filter = HttpFilter {
+        name: "router".into(),
+        config_type: Some(ConfigType::TypedConfig(any(router, &fairway_proto::envoy::router::Router {}))),
+        ..Default::default()
+    };
+    let manager = HttpConnectionManager {
+        route_specifier: Some(RouteSpecifier::Rds(Rds { config_source: ads(), route_config_name: name.into() })),
+        http_filters: vec![filter],
+        ..Default::default()
+    };
+    let kind = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
+    let api_listener = Some(listener::ApiListener { api_listener: Some(any(kind, &manager)) });
+    listener::Listener { name: name.into(), api_listener, ..Default::default() }
+}
+
+fn routes(name: &str, cluster: &str) -> RouteConfiguration {
+    let action =
+        RouteAction { cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.into())), ..Default::default() };
+    let matching = RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".into())), ..Default::default() };
+    let route = Route { r#match: Some(matching), action: Some(Action::Route(action)), ..Default::default() };
+    let host = VirtualHost { name: name.into(), domains: vec!["*".into()], routes: vec![route] };
+    RouteConfiguration { name: name.into(), virtual_hosts: vec![host] }
+}
+
+fn eds(name: &str) -> cluster::Cluster {
+    use cluster::cluster::{ClusterDiscoveryType, DiscoveryType};
+    let kind = Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into()));
+    cluster::Cluster { name: name.into(), cluster_discovery_type: kind, ..Default::default() }
+}
+
+fn response(kind: Kind, name: &str, value: Vec<u8>) -> DeltaDiscoveryResponse {
+    let any = Any { type_url: kind.url().into(), value };
+    let resource = Resource { name: name.into(), version: "1".into(), resource: Some(any), ..Default::default() };
+    DeltaDiscoveryResponse {
+        type_url: kind.url().into(),
+        nonce: "n".into(),
+        resources: vec![resource],
+        ..Default::default()
+    }
+}
+
+fn removal(kind: Kind, name: &str) -> DeltaDiscoveryResponse {
+    DeltaDiscoveryResponse { type_url: kind.url().into(), removed_resources: vec![name.into()], ..Default::default() }
+}
+
+fn asked(requests: &[DeltaDiscoveryRequest]) -> Vec<(&str, Vec<&str>, Vec<&str>)> {
+    requests
+        .iter()
+        .filter(|request| request.response_nonce.is_empty())
+        .map(|request| {
+            let kind = request.type_url.rsplit('.').next().unwrap();
+            let subscribe = request.resource_names_subscribe.iter().map(String::as_str).collect();
+            (kind, subscribe, request.resource_names_unsubscribe.iter().map(String::as_str).collect())
+        })
+        .collect()
+}
+
+#[test]
+fn listeners_lead_to_routes_to_clusters_to_endpoints_and_back() {
+    let mut session = Session::new(Node::default());
+    assert!(session.connected().is_empty(), "a request for nothing would be one for everything");
+    let requests = session.want(vec![WEB.into()]);
+    assert_eq!(asked(&requests), [("Listener", vec![WEB], vec![])]);
+    let received = session.receive(response(Kind::Listener, WEB, listener_message(WEB).encode_to_vec()));
+    assert_eq!(asked(&received.requests), [("RouteConfiguration", vec![WEB], vec![])]);
+    assert!(!session.is_answered());
+    let received = session.receive(response(Kind::Routes, WEB, routes(WEB, "canary").encode_to_vec()));
+    assert_eq!(asked(&received.requests), [("Cluster", vec!["canary"], vec![])]);
+    let received = session.receive(response(Kind::Cluster, "canary", eds("canary").encode_to_vec()));
+    assert_eq!(asked(&received.requests), [("ClusterLoadAssignment", vec!["canary"], vec![])]);
+    let nobody = endpoint::ClusterLoadAssignment { cluster_name: "canary".into(), ..Default::default() };
+    session.receive(response(Kind::Endpoints, "canary", nobody.encode_to_vec()));
+    assert!(session.is_answered());
+
+    // Another stream: what is held is said, and asked for again.
+    let again = session.connected();
+    assert_eq!(again.len(), 4);
+    assert!(again.iter().all(|request| request.initial_resource_versions.values().eq(["1"])));
+
+    // What nothing leads to any more is let go.
+    let received = session.receive(response(Kind::Routes, WEB, routes(WEB, "stable").encode_to_vec()));
+    assert_eq!(
+        asked(&received.requests),
+        [("Cluster", vec!["stable"], vec!["canary"]), ("ClusterLoadAssignment", vec![], vec!["canary"])]
+    );
+    assert!(session.config().clusters.is_empty() && session.config().endpoints.is_empty());
+    session.want(vec![]);
+    assert_eq!(session.config().listeners.len() + session.config().routes.len(), 0);
+}
+
+#[test]
+fn what_is_not_understood_is_named_and_the_last_good_one_stays() {
+    let mut session = Session::new(Node::default());
+    session.want(vec![WEB.into()]);
+    session.receive(response(Kind::Listener, WEB, listener_message(WEB).encode_to_vec()));
+    session.receive(response(Kind::Routes, WEB, routes(WEB, "stable").encode_to_vec()));
+    // Field 13 of a route: filters of its own, such as authorization by somebody else.
+    let mut broken = routes(WEB, "canary");
+    let mut route = broken.virtual_hosts[0].routes[0].encode_to_vec();
+    route.extend([13 << 3 | 2, 0]);
+    broken.virtual_hosts[0].routes.clear();
+    let mut host = broken.virtual_hosts[0].encode_to_vec();
+    host.extend([3 << 3 | 2, u8::try_from(route.len()).unwrap()]);
+    host.extend(route);
+    let mut bytes = vec![2 << 3 | 2, u8::try_from(host.len()).unwrap()];
+    bytes.extend(host);
+    let received = session.receive(response(Kind::Routes, WEB, bytes));
+    let expected =
+        "virtual_hosts[0].routes[0].typed_per_filter_config: is not supported in envoy.config.route.v3.Route";
+    assert_eq!(received.rejections, [(WEB.to_owned(), expected.to_owned())]);
+    let nack = received.requests[0].error_detail.as_ref().unwrap();
+    assert_eq!((nack.code, nack.message.as_str()), (INVALID, &*format!("{WEB}: {expected}")));
+    let held: BTreeSet<&str> = session.config().routes[WEB].clusters().collect();
+    assert_eq!(held, BTreeSet::from(["stable"]));
+    assert_eq!(session.config().faults[WEB], expected);
+    session.receive(response(Kind::Routes, WEB, routes(WEB, "canary").encode_to_vec()));
+    assert!(session.config().faults.is_empty());
+}
+
+#[test]
+fn a_listener_that_does_not_exist_is_known_not_to() {
+    let mut session = Session::new(Node::default());
+    session.want(vec![WEB.into()]);
+    session.receive(removal(Kind::Listener, WEB));
+    assert!(session.is_answered() && session.config().absent.contains(WEB));
+    session.receive(response(Kind::Listener, WEB, listener_message(WEB).encode_to_vec()));
+    assert!(session.config().absent.is_empty() && session.config().listeners.contains_key(WEB));
+    session.receive(removal(Kind::Listener, WEB));
+    assert!(session.config().listeners.is_empty());
+}
