@@ -233,12 +233,24 @@ pub fn plan(
             .map_err(|refusal| refusal.with_service(Some(service)));
     }
     let Some(workload) = snapshot.workload_by_address(&address) else {
-        if let Some(resource) = snapshot.refused_address(&address) {
-            return Err(Refusal::new(Reason::ResourceInvalid, format_args!("{destination} of {}", resource.name)));
-        }
+        known_or_refused(snapshot, &address, destination)?;
         return Ok(Plan::Passthrough { address: destination, service: None });
     };
     to_workload(snapshot, source, workload, destination, rng).map_err(|refusal| refusal.with_workload(workload))
+}
+
+/// Refuses what the controller has said something of that could not be understood.
+fn known_or_refused(
+    snapshot: &Snapshot,
+    address: &NetworkAddress,
+    destination: SocketAddr,
+) -> Result<(), Box<Refusal>> {
+    match snapshot.refused_address(address) {
+        Some(resource) => {
+            Err(Refusal::new(Reason::ResourceInvalid, format_args!("{destination} of {}", resource.name)))
+        }
+        None => Ok(()),
+    }
 }
 
 fn to_service(
@@ -261,12 +273,15 @@ fn to_service(
         return Ok(Plan::ViaWaypoint { hop, waypoint: pick.workload, service: Some(service.clone()), workload: None });
     }
     if service.load_balancing.mode == Mode::Passthrough {
-        // A service that anybody may declare for an address takes no member of the mesh off its tunnel.
+        // A service that anybody may declare for an address takes no member of the mesh off its tunnel or its waypoint.
         let address = NetworkAddress { network: source.network.clone(), ip: destination.ip() };
-        if let Some(workload) = snapshot.workload_by_address(&address).filter(|there| there.protocol == Protocol::Hbone)
-        {
-            return to_workload(snapshot, source, workload, destination, rng)
-                .map_err(|refusal| refusal.with_workload(workload));
+        match snapshot.workload_by_address(&address) {
+            Some(workload) if workload.protocol == Protocol::Hbone || workload.waypoint.is_some() => {
+                return to_workload(snapshot, source, workload, destination, rng)
+                    .map_err(|refusal| refusal.with_workload(workload));
+            }
+            Some(_) => {}
+            None => known_or_refused(snapshot, &address, destination)?,
         }
         return Ok(Plan::Passthrough { address: destination, service: Some(service.clone()) });
     }

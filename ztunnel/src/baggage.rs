@@ -8,12 +8,22 @@ use fairway_core::workload::Workload;
 use fairway_proto::workload as proto;
 use http::HeaderMap;
 
+/// Longest name in Kubernetes (RFC 1123 §2.1).
+const NAME_MAX: usize = 253;
+
 /// The workload at the other end, which proved to be `identity`, by its own word: for labels where it is not known by its
-/// address. What it says of another namespace than its certificate's is not believed, nor is anything else it says then.
+/// address. What it says of another namespace than its certificate's is not believed, nor is anything else it says then;
+/// and what is no name is no label, as labels are kept.
 #[must_use]
 pub fn described(headers: &HeaderMap, identity: &Identity) -> Option<Arc<Workload>> {
     let baggage = Baggage::parse(headers);
-    if baggage == Baggage::default() || baggage.namespace.is_some_and(|namespace| namespace != identity.namespace()) {
+    let Baggage { cluster, namespace, workload, service, version, region, zone } = &baggage;
+    let workload = workload.as_ref().map(|(_kind, name)| name);
+    let said = [cluster, service, version, region, zone].into_iter().flatten().chain(workload);
+    if baggage == Baggage::default() || !said.into_iter().all(|value| is_name(value)) {
+        return None;
+    }
+    if namespace.as_ref().is_some_and(|namespace| namespace != identity.namespace()) {
         return None;
     }
     let (_kind, name) = baggage.workload.unwrap_or_default();
@@ -35,6 +45,11 @@ pub fn described(headers: &HeaderMap, identity: &Identity) -> Option<Arc<Workloa
         ..proto::Workload::default()
     });
     workload.ok().map(Arc::new)
+}
+
+/// Whether the text could be a name in Kubernetes, whose longest are those of DNS, or of a place.
+fn is_name(text: &str) -> bool {
+    text.len() <= NAME_MAX && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte))
 }
 
 #[cfg(test)]
@@ -62,12 +77,16 @@ mod tests {
     }
 
     #[test]
-    fn who_speaks_for_another_namespace_is_not_believed() {
+    fn who_speaks_for_another_namespace_or_in_no_names_is_not_believed() {
         for (line, is_believed) in [
             ("service.name=cart", true),
             ("k8s.namespace.name=shop", true),
             ("k8s.namespace.name=bank,service.name=vault", false),
             ("nonsense", false),
+            ("service.name=a b", false),
+            (&format!("service.name={}", "a".repeat(NAME_MAX)), true),
+            (&format!("service.name={}", "a".repeat(NAME_MAX + 1)), false),
+            (&format!("k8s.pod.name={}", "a".repeat(NAME_MAX + 1)), false),
         ] {
             assert_eq!(described_by(line).is_some(), is_believed, "{line}");
         }

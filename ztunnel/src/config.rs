@@ -112,7 +112,7 @@ pub struct Arguments {
     /// Ask for workloads and services when connections need them, instead of holding all of the mesh
     #[arg(long, env = "XDS_ON_DEMAND", value_name = "BOOL", default_value = "false")]
     pub xds_on_demand: String,
-    /// Tell other proxies which workload a connection is of, and use their word for labels where there is no other
+    /// Describe the workload in answers to other proxies, and use their word for labels where there is no other
     #[arg(long, env = "ENABLE_RESPONSE_BAGGAGE", value_name = "BOOL", default_value = "true")]
     pub enable_response_baggage: String,
     /// Speak over loopback to an application that takes the PROXY protocol, instead of at its pod's address
@@ -239,7 +239,7 @@ pub struct Config {
     pub keepalive: bool,
     /// Give up connections whose data is not acknowledged.
     pub user_timeout: bool,
-    /// Tell other proxies what a connection is of, and use their word for labels.
+    /// Describe the workload in answers to other proxies, and use their word for labels.
     pub exchange_baggage: bool,
     /// Speak over loopback to an application that takes the PROXY protocol.
     pub tunnel_over_loopback: bool,

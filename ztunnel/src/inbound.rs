@@ -143,7 +143,11 @@ pub(crate) async fn carry_streams(proven: Box<Proven>) {
     let mut asked = false;
     // The client's own limit counts the streams it has not given up; this one those that still cost us something.
     let permits = Arc::new(Semaphore::new(pod.mesh.limits.size(&limits::MAX_CONCURRENT_STREAMS)));
-    let shed = ConnectionInfo { source_identity: Some(client.clone()), ..info.clone() };
+    let shed = |reason, detail| {
+        let destination_identity = info.destination_workload.as_deref().map(Workload::identity);
+        let info = ConnectionInfo { source_identity: Some(client.clone()), destination_identity, ..info.clone() };
+        pod.mesh.telemetry.shed(&info, &Outcome::because(reason, detail));
+    };
     let streams = |incoming: Incoming| {
         asked = true;
         let permit = match Arc::clone(&permits).try_acquire_owned() {
@@ -154,7 +158,7 @@ pub(crate) async fn carry_streams(proven: Box<Proven>) {
                     Err(_) => (Reason::ConnectionLimit, STREAMS_TAKEN),
                 };
                 incoming.refuse(reason);
-                return pod.mesh.telemetry.refused(&shed, Instant::now(), &Outcome::because(reason, detail));
+                return shed(reason, detail);
             }
         };
         let arrived = Arrived {
@@ -230,6 +234,7 @@ impl Arrived {
         let snapshot = pod.mesh.live.snapshot();
         let local = view.borrow().workload.clone();
         let info = self.describe(&snapshot, local.as_ref());
+        let described = baggage::described(self.incoming.headers(), &self.client);
         let refuse = |incoming: Incoming, outcome: &Outcome| {
             incoming.refuse(outcome.reason);
             pod.mesh.telemetry.refused(&info, started, outcome);
@@ -273,6 +278,11 @@ impl Arrived {
             Ok(delivered) => delivered,
             Err(outcome) => return refuse(self.incoming, &outcome),
         };
+        let mut info = info;
+        if info.source_workload.is_none() && pod.mesh.exchange_baggage {
+            // Now that the client may come in, its word is good for labels; nobody else's makes any.
+            info.source_workload = described;
+        }
         let ourselves = if pod.mesh.exchange_baggage { describe(&local) } else { HeaderMap::new() };
         let Ok(tunnel) = self.incoming.accept(ourselves) else {
             pod.mesh.telemetry.refused(&info, started, &Outcome::because(Reason::ResetByPeer, LEFT));
@@ -298,9 +308,7 @@ impl Arrived {
         let Some(local) = local else { return info };
         // The address says which workload it is only if the certificate agrees: behind a gateway or waypoint it does not.
         let source = snapshot.workload_at(&local.network, self.peer.ip());
-        let source = source.filter(|source| source.identity() == self.client).cloned();
-        let described = || baggage::described(self.incoming.headers(), &self.client);
-        info.source_workload = source.or_else(|| self.pod.mesh.exchange_baggage.then(described)?);
+        info.source_workload = source.filter(|source| source.identity() == self.client).cloned();
         info.destination_identity = Some(local.identity());
         info.destination_workload = Some(Arc::clone(local));
         let named = forwarded_host(self.incoming.headers());

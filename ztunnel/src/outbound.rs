@@ -94,12 +94,12 @@ async fn open(pod: &Pod, place: &Place, stream: TcpStream, client: SocketAddr) -
         }
         Plan::Tunnel { hop, workload: peer, .. } | Plan::ViaWaypoint { hop, waypoint: peer, .. } => {
             let key = key(&source, hop, peer, client);
-            let request = request(pod, &source, hop, client, plan.service());
+            let request = request(&source, hop, client, plan.service());
             connection.tunnel(&key, hop, peer, pod.pool(place).open(&key, &request)).await
         }
         Plan::ViaGateway { hop, inner, gateway, .. } => {
             let key = key(&source, hop, gateway, client);
-            let outer = request(pod, &source, hop, client, plan.service());
+            let outer = request(&source, hop, client, plan.service());
             let nested = nested_request(&source, &outer);
             connection.who_answers_is_unknown = pod.mesh.exchange_baggage;
             let opening = pod.pool(place).open_through(&key, &outer, inner, &nested);
@@ -297,16 +297,9 @@ fn nested_request(source: &Workload, outer: &ConnectRequest) -> ConnectRequest {
     request
 }
 
-fn request(
-    pod: &Pod,
-    source: &Workload,
-    hop: &Hop,
-    client: SocketAddr,
-    service: Option<&Arc<Service>>,
-) -> ConnectRequest {
-    let described = pod.mesh.exchange_baggage.then(|| Baggage::of(source).to_value());
+fn request(source: &Workload, hop: &Hop, client: SocketAddr, service: Option<&Arc<Service>>) -> ConnectRequest {
     let lines = [
-        (headers::BAGGAGE, described.flatten()),
+        (headers::BAGGAGE, Baggage::of(source).to_value()),
         (header::FORWARDED, headers::forwarded(client, service.map(|service| service.hostname()))),
         (headers::TRACEPARENT, headers::traceparent(rand::random(), rand::random())),
     ];

@@ -45,7 +45,7 @@ pub struct Mesh {
     pub pressure: Pressure,
     /// Whether pods are served on IPv6 as well.
     pub ipv6: bool,
-    /// Whether proxies tell each other what they carry connections for, for labels.
+    /// Whether answers describe the pod, and the word of peers gives labels where no address does.
     pub exchange_baggage: bool,
     /// Whether an application that takes the PROXY protocol is spoken to over loopback, and not at its pod's address.
     pub tunnel_over_loopback: bool,

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fairway_core::io::certs::CertificateHandle;
 use fairway_core::io::drain::{self, Drain, Mode, Trigger};
@@ -283,8 +283,13 @@ fn refuse_for_memory(name: &str, pod: &Pod, arrival: &Arrival) {
     let destination = original_destination(&arrival.stream).or_else(|_| arrival.stream.local_addr());
     reset_on_close(&arrival.stream);
     if let Ok(destination) = destination {
-        let info = ConnectionInfo::new(reporter, arrival.peer, destination);
-        pod.mesh.telemetry.refused(&info, Instant::now(), &Outcome::because(Reason::ResourceLimit, NO_MEMORY));
+        let mut info = ConnectionInfo::new(reporter, arrival.peer, destination);
+        let ours = pod.view().borrow().workload.clone();
+        match reporter {
+            Reporter::Source => info.source_workload = ours,
+            Reporter::Destination => info.destination_workload = ours,
+        }
+        pod.mesh.telemetry.shed(&info, &Outcome::because(Reason::ResourceLimit, NO_MEMORY));
     }
 }
 

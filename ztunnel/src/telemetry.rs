@@ -6,9 +6,9 @@
 //! ```
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use fairway_core::authz::Denial;
 use fairway_core::ident::Identity;
@@ -35,6 +35,9 @@ use table::{Entry, TableGuard};
 const SOCKETS_OPEN: &str = "istio_tcp_sockets_open";
 const REVOKED: &str = "istio_crl_policy_rejections_total";
 const UNTRACKED: &str = "istio_crl_untracked_connections_total";
+/// What is shed is told of once in so long.
+const BETWEEN_SHED: Duration = Duration::from_secs(1);
+
 const BEFORE_ANNOUNCEMENT: &str = "fairway_connections_before_announcement_total";
 
 /// Which end of the connection tells about it.
@@ -162,6 +165,7 @@ struct Shared {
     table: ConnectionTable,
     dry_runs: DryRuns,
     before_announcement: Counter,
+    shed: Seldom,
     revoked: [Counter; 2],
     outbound_open: Gauge,
     inbound_open: Gauge,
@@ -194,6 +198,7 @@ impl Telemetry {
                 series: SeriesCache::new(metrics, labels),
                 table: ConnectionTable::default(),
                 dry_runs: DryRuns::new(metrics),
+                shed: Seldom::default(),
                 before_announcement: metrics.counter(BEFORE_ANNOUNCEMENT, &[]),
                 revoked: [revoked(Reporter::Source), revoked(Reporter::Destination)],
                 outbound_open: open(Reporter::Source),
@@ -246,6 +251,18 @@ impl Telemetry {
         }
     }
 
+    /// A connection or stream was refused because there are too many: counted like others, but told of only now and then,
+    /// as these come in crowds and writing costs what is short.
+    pub fn shed(&self, info: &ConnectionInfo, outcome: &Outcome) {
+        self.failed(info, outcome.reason);
+        if let Some(untold) = self.shared.shed.tell(Instant::now()) {
+            if untold > 0 {
+                tracing::warn!(untold, "more were refused like the next since the last one was told of");
+            }
+            access::complete(info, outcome, None, (0, 0), Instant::now());
+        }
+    }
+
     fn failed(&self, info: &ConnectionInfo, reason: Reason) {
         self.shared.series.failed(info, reason);
         if reason == Reason::CertificateRevoked {
@@ -255,6 +272,24 @@ impl Telemetry {
                 Reporter::Destination => destination.increment(1),
             }
         }
+    }
+}
+
+/// Says what happens often only now and then.
+#[derive(Debug, Default)]
+struct Seldom(Mutex<(Option<Instant>, u64)>);
+
+impl Seldom {
+    /// Whether to tell of what happens `now`; and how often it happened untold before.
+    fn tell(&self, now: Instant) -> Option<u64> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (told, untold) = &mut *state;
+        if told.is_some_and(|told| now.saturating_duration_since(told) < BETWEEN_SHED) {
+            *untold += 1;
+            return None;
+        }
+        *told = Some(now);
+        Some(std::mem::take(untold))
     }
 }
 

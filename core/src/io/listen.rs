@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep};
@@ -46,7 +45,7 @@ pub async fn accept(
             complained = Some(Instant::now());
             tracing::warn!(
                 listener = name,
-                "the pod has as many connections as it may have (connections_per_pod); more wait in the kernel's queue"
+                "as many connections are open as a pod may have through one listener; more wait in the kernel's queue"
             );
         }
         let accepted = tokio::select! {
@@ -65,9 +64,16 @@ pub async fn accept(
             }
         }
     }
-    // Closing a listener resets what waits in its queue; these clients have connected already.
-    while let Some(Ok(accepted)) = accept_one(&listener, &permits).now_or_never() {
-        handle(accepted);
+    // Closing a listener resets what waits in its queue; these clients have connected already. The runtime may not have
+    // heard of them yet, so the kernel is asked.
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok(permit) = Arc::clone(&permits).try_acquire_owned()
+        && let Ok((stream, peer)) = listener.accept()
+    {
+        let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+        if let Ok(stream) = stream {
+            handle(Arrival { stream, peer: canonical(peer), permit });
+        }
     }
 }
 

@@ -30,6 +30,8 @@ fn updates() -> Vec<Update> {
     let waypoint = || gateway_by_hostname("waypoint");
     let mut behind = pod("behind", &["10.0.0.4", "fd00::4"]);
     behind.waypoint = Some(waypoint());
+    let mut covered_behind = plain(pod("covered-behind", &["240.0.0.7"]));
+    covered_behind.waypoint = Some(waypoint());
     let mut lost = pod("lost", &["10.0.0.5"]);
     lost.waypoint = Some(gateway_by_hostname("nothing"));
     // Waypoints are not captured and show no tunnel; they are spoken to by HBONE all the same.
@@ -69,6 +71,7 @@ fn updates() -> Vec<Update> {
         plain(serving(pod("outside", &["10.0.0.3"]), "outside", &[(80, 8080)])),
         pod("covered", &["240.0.0.5"]),
         plain(pod("covered-outside", &["240.0.0.6"])),
+        covered_behind,
         behind,
         lost,
         waypoint_pod,
@@ -175,6 +178,7 @@ fn outbound() {
         // Whoever declares such a service for the address of a member takes it off its tunnel as little as its waypoint.
         ("240.0.0.5:80", "tunnel 240.0.0.5:15008 240.0.0.5:80"),
         ("240.0.0.6:80", "passthrough 240.0.0.6:80"),
+        ("240.0.0.7:80", "waypoint 10.0.0.100:15008 240.0.0.7:80"),
         // Services with a waypoint: by hostname, by service address, by pod address, unknown ones; it beats passthrough
         // and does not mind a port that is not declared.
         ("10.96.0.4:80", "waypoint 10.0.0.100:15008 10.96.0.4:80"),
@@ -389,13 +393,13 @@ fn plaintext_that_arrives() {
 #[test]
 fn addresses_of_rejected_resources_are_refused_unless_somebody_known_has_them() {
     let uid = "Kubernetes//Pod/shop/broken";
-    let rejected = RefusedResource::workload(uid, &pod("broken", &["10.0.0.77", "10.0.0.2"]));
+    let rejected = RefusedResource::workload(uid, &pod("broken", &["10.0.0.77", "10.0.0.2", "240.0.0.8"]));
     let vip = RefusedResource::service("shop/broken", &service_message("broken", &["10.96.0.77"], &[]));
     let mut all = updates();
     all.extend([rejected, vip].map(|resource| Update::RefusedAddress(Box::new(resource))));
     let snapshot = World::new().apply(all);
     let plan = |to: &str| plan(&snapshot, find(&snapshot, "client"), socket(to), &mut Draws(1));
-    for (to, name) in [("10.0.0.77:80", uid), ("10.96.0.77:80", "shop/broken")] {
+    for (to, name) in [("10.0.0.77:80", uid), ("10.96.0.77:80", "shop/broken"), ("240.0.0.8:80", uid)] {
         let refusal = plan(to).unwrap_err();
         assert_eq!(refusal.reason, Reason::ResourceInvalid);
         assert!(refusal.subject.contains(name), "{refusal}");

@@ -2,6 +2,7 @@
 //! ends the process and every open connection with it.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,10 +10,13 @@ use std::time::Duration;
 
 use fairway_core::io::metrics::Metrics;
 use fairway_core::limits::{self, Limits};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 /// How often is looked. A crowd opens some thousand connections meanwhile, which is what the part kept back is for.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Giving back what is free is a walk through the heap, during which nobody gets any: not more often than this.
+const BETWEEN_RELIEFS: Duration = Duration::from_secs(10);
 
 /// Percent of the limit that must have come back before connections are let in again.
 const RELIEF: u64 = 5;
@@ -43,27 +47,36 @@ impl Pressure {
     /// Follows the memory of this process for ever, if the kernel says how much it may have. `relieve` is called before
     /// anybody is refused, to give back what is free.
     pub async fn follow(self, group: Option<Group>, limits: Limits, metrics: Metrics, relieve: impl Fn()) {
-        let Some(group) = group else { return };
-        metrics.describe(LIMIT, "Bytes of memory this process may have, by its cgroup.");
+        let Some(group) = group else {
+            return tracing::info!("no cgroup of ours is known; nobody is refused for want of memory");
+        };
+        tracing::info!(cgroup = %group.directory.display(), "the memory limit of this cgroup is followed");
+        metrics.describe(LIMIT, "Bytes of memory this process may have, by its cgroup; none is told without a limit.");
         metrics.describe(USED, "Bytes of them that are used, caches of files aside.");
         metrics.describe(SHEDDING, "1 while new connections are refused for want of memory.");
-        let gauges = [LIMIT, USED, SHEDDING].map(|name| metrics.gauge(name, &[]));
         let threshold = limits.value(&limits::MEMORY_SHED);
         let mut looks = interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut relieved: Option<Instant> = None;
         loop {
             looks.tick().await;
+            // What cannot be read says nothing; descriptors, for one, are short when connections are many.
+            let Ok(mut reading) = group.read() else { continue };
             let was = self.is_high();
-            let mut reading = group.read();
-            if !was && reading.is_some_and(|reading| reading.is_high(threshold, was)) {
+            let may_relieve = relieved.is_none_or(|at| at.elapsed() >= BETWEEN_RELIEFS);
+            // While it lasts, too: what connections that have ended leave behind does not come back by itself.
+            if may_relieve && reading.is_high(threshold, was) {
+                relieved = Some(Instant::now());
                 relieve();
-                reading = group.read();
+                reading = group.read().unwrap_or(reading);
             }
-            let is_high = reading.is_some_and(|reading| reading.is_high(threshold, was));
+            let is_high = reading.is_high(threshold, was);
             self.0.store(is_high, Ordering::Relaxed);
-            let Reading { limit, used } = reading.unwrap_or_default();
-            for (gauge, value) in gauges.iter().zip([limit, used, u64::from(is_high)]) {
-                gauge.set(value as f64);
+            let Reading { limit, used } = reading;
+            metrics.gauge(USED, &[]).set(used as f64);
+            metrics.gauge(SHEDDING, &[]).set(u8::from(is_high));
+            if let Some(limit) = limit {
+                metrics.gauge(LIMIT, &[]).set(limit as f64);
             }
             match (was, is_high) {
                 (false, true) => {
@@ -79,7 +92,8 @@ impl Pressure {
 /// How much memory there may be and is, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Reading {
-    limit: u64,
+    /// None where the process may have all there is.
+    limit: Option<u64>,
     used: u64,
 }
 
@@ -87,7 +101,7 @@ impl Reading {
     /// Whether it is too much, or still is if it `was`.
     fn is_high(self, threshold: u64, was: bool) -> bool {
         let percent = if was { threshold.saturating_sub(RELIEF) } else { threshold };
-        threshold < 100 && self.used > self.limit / 100 * percent
+        threshold < 100 && self.limit.is_some_and(|limit| self.used > limit / 100 * percent)
     }
 }
 
@@ -136,14 +150,14 @@ impl Group {
         candidates.into_iter().find(|group| group.directory.join(group.files.limit).is_file())
     }
 
-    /// `None` without a limit, or where nothing can be read.
-    fn read(&self) -> Option<Reading> {
-        let number = |name| fs::read_to_string(self.directory.join(name)).ok()?.trim().parse::<u64>().ok();
-        let limit = number(self.files.limit).filter(|limit| *limit < NO_LIMIT)?;
-        let used = number(self.files.used)?;
-        let stat = fs::read_to_string(self.directory.join("memory.stat")).unwrap_or_default();
+    fn read(&self) -> io::Result<Reading> {
+        let text = |name| fs::read_to_string(self.directory.join(name));
+        let number = |text: &str| text.trim().parse::<u64>().map_err(io::Error::other);
+        let limit = text(self.files.limit)?;
+        let limit = if limit.trim() == "max" { None } else { Some(number(&limit)?).filter(|limit| *limit < NO_LIMIT) };
+        let (used, stat) = (number(&text(self.files.used)?)?, text("memory.stat")?);
         let reclaimable = stat.lines().find_map(|line| line.strip_prefix(self.files.reclaimable)?.trim().parse().ok());
-        Some(Reading { limit, used: used.saturating_sub(reclaimable.unwrap_or(0)) })
+        Ok(Reading { limit, used: used.saturating_sub(reclaimable.unwrap_or(0)) })
     }
 }
 
@@ -161,7 +175,11 @@ mod tests {
             (1_000, 100, false, false),
             (1_000, 100, true, false),
         ] {
-            assert_eq!(Reading { limit: 1_000, used }.is_high(threshold, was), expected, "{used} {threshold} {was}");
+            assert_eq!(
+                Reading { limit: Some(1_000), used }.is_high(threshold, was),
+                expected,
+                "{used} {threshold} {was}"
+            );
         }
     }
 
@@ -190,43 +208,61 @@ mod tests {
             let root = tempfile::tempdir().unwrap();
             write(&root.path().join(directory), files);
             let group = Group::named_by(membership, root.path()).unwrap();
-            assert_eq!(group.read(), Some(Reading { limit: 1_000, used: 500 }), "{membership}");
+            assert_eq!(group.read().unwrap(), Reading { limit: Some(1_000), used: 500 }, "{membership}");
         }
         assert_eq!(Group::named_by("0::/\n", tempfile::tempdir().unwrap().path()), None);
     }
 
     #[test]
-    fn without_a_limit_there_is_no_pressure() {
+    fn without_a_limit_there_is_no_pressure_and_what_cannot_be_read_is_not_taken_for_it() {
         let root = tempfile::tempdir().unwrap();
-        for limit in ["max", "9223372036854771712", ""] {
-            write(root.path(), &[("memory.max", limit), ("memory.current", "700")]);
-            assert_eq!(Group::named_by("0::/\n", root.path()).unwrap().read(), None, "{limit}");
+        let files = [("memory.max", ""), ("memory.current", "700"), ("memory.stat", "")];
+        write(root.path(), &files);
+        let group = Group::named_by("0::/\n", root.path()).unwrap();
+        assert!(group.read().is_err(), "a limit that is no number");
+        for limit in ["max", "9223372036854771712"] {
+            write(root.path(), &[("memory.max", limit)]);
+            assert_eq!(group.read().unwrap(), Reading { limit: None, used: 700 }, "{limit}");
         }
+        fs::remove_file(root.path().join("memory.stat")).unwrap();
+        assert!(group.read().is_err(), "caches cannot be told from what is used");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn pressure_comes_and_goes_with_memory_unless_it_can_be_relieved() {
+    async fn pressure_comes_and_goes_with_memory_and_what_can_be_given_back_ends_it() {
         let root = tempfile::tempdir().unwrap();
-        let used = |bytes: &str| write(root.path(), &[("memory.max", "1000"), ("memory.current", bytes)]);
+        let used = |bytes: &str| {
+            write(root.path(), &[("memory.max", "1000"), ("memory.current", bytes), ("memory.stat", "")]);
+        };
         used("100");
         let (pressure, metrics) = (Pressure::default(), Metrics::new(&[]));
-        let (relieved, returned) = (Arc::new(AtomicBool::new(false)), root.path().to_owned());
-        let once = Arc::clone(&relieved);
+        // What is free, and given back when asked for.
+        let free = Arc::new(AtomicBool::new(false));
+        let (given, file) = (Arc::clone(&free), root.path().join("memory.current"));
         let relieve = move || {
-            // The first time something is free that can be given back.
-            if !once.swap(true, Ordering::Relaxed) {
-                fs::write(returned.join("memory.current"), "800").unwrap();
+            if given.swap(false, Ordering::Relaxed) {
+                fs::write(&file, "800").unwrap();
             }
         };
         let group = Group::named_by("0::/\n", root.path());
         tokio::spawn(pressure.clone().follow(group, Limits::default(), metrics.clone(), relieve));
-        for (bytes, is_high) in [("100", false), ("950", false), ("950", true), ("860", true), ("500", false)] {
+        for (bytes, is_free, after, is_high) in [
+            ("100", false, LOOK_EVERY, false),
+            ("950", true, LOOK_EVERY, false),
+            ("950", false, LOOK_EVERY, true),
+            ("860", false, LOOK_EVERY, true),
+            ("", false, LOOK_EVERY, true),
+            ("500", false, LOOK_EVERY, false),
+            ("950", false, LOOK_EVERY, true),
+            // The connections have ended, and their memory is free but not given back.
+            ("950", true, BETWEEN_RELIEFS, false),
+        ] {
             used(bytes);
+            free.store(is_free, Ordering::Relaxed);
             // The clock is the test's own.
-            tokio::time::sleep(LOOK_EVERY * 2).await;
+            tokio::time::sleep(after * 2).await;
             assert_eq!(pressure.is_high(), is_high, "{bytes}");
             assert!(metrics.render().contains(&format!("{SHEDDING} {}", u8::from(is_high))), "{}", metrics.render());
         }
-        assert!(relieved.load(Ordering::Relaxed));
     }
 }
