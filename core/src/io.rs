@@ -15,6 +15,7 @@ pub mod netns;
 pub mod read_ahead;
 pub mod ready;
 pub mod socket;
+pub mod stop;
 pub mod tls;
 pub(crate) mod wall_clock;
 pub mod xds;

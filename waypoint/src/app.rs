@@ -16,11 +16,10 @@ use fairway_core::io::logging::LogFilter;
 use fairway_core::io::metrics::{Metrics, runtime};
 use fairway_core::io::ready::Readiness;
 use fairway_core::io::socket::{Probing, SocketFactory};
-use fairway_core::io::{admin, certs, xds};
+use fairway_core::io::{admin, certs, stop, xds};
 use fairway_core::limits;
 use fairway_core::snapshot::PodRef;
 use tokio::runtime::Handle;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -103,7 +102,7 @@ pub async fn run(settings: Settings, log_filter: LogFilter) -> anyhow::Result<()
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pod = settings.node.pod_name, port, "waypoint is running");
 
     tokio::select! {
-        requested = stop_requested(&shutdown) => requested?,
+        requested = stop::requested(&shutdown) => requested?,
         // Neither ends by itself. Carrying on with frozen policies would look healthy.
         ended = &mut world => bail!("the task of the configuration stream ended: {ended:?}"),
         ended = &mut routes => bail!("the task of the stream of routes ended: {ended:?}"),
@@ -162,17 +161,6 @@ async fn operate(
     {
         let listener = admin::bind_any(port, true).await.with_context(|| taken(port))?;
         tokio::spawn(admin::serve(listener, router, settings.limits.clone(), drain.clone()));
-    }
-    Ok(())
-}
-
-async fn stop_requested(shutdown: &CancellationToken) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        () = shutdown.cancelled() => {}
     }
     Ok(())
 }

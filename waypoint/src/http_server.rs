@@ -1,6 +1,6 @@
 //! Speaks HTTP with a client, in the stream of its tunnel.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,28 +25,16 @@ const WINDOWS: (u32, u32) = (256 * 1024, 1024 * 1024);
 
 /// Serves HTTP/1 until the client is done or we stop.
 pub async fn serve_http1(connection: Arc<Connection>, io: TunnelIo) {
-    let mut drain = connection.waypoint.drain.clone();
     let shared = Arc::clone(&connection);
     let service = service_fn(move |request| request::serve(Arc::clone(&shared), request));
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEADER_BYTES).max_headers(HEADERS);
-    let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
-    let served = tokio::select! {
-        served = &mut serving => served,
-        _mode = drain.started() => {
-            serving.as_mut().graceful_shutdown();
-            tokio::select! {
-                served = &mut serving => served,
-                () = drain.immediate() => return,
-            }
-        }
-    };
-    report(&connection, served);
+    let serving = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
+    serve_until_done(&connection, serving, |serving| serving.graceful_shutdown()).await;
 }
 
 /// Serves HTTP/2 until the client is done or we stop.
 pub async fn serve_http2(connection: Arc<Connection>, io: TunnelIo) {
-    let mut drain = connection.waypoint.drain.clone();
     let shared = Arc::clone(&connection);
     let service = service_fn(move |request| request::serve(Arc::clone(&shared), request));
     let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -56,21 +44,27 @@ pub async fn serve_http2(connection: Arc<Connection>, io: TunnelIo) {
         .max_concurrent_streams(STREAMS)
         .initial_stream_window_size(WINDOWS.0)
         .initial_connection_window_size(WINDOWS.1);
-    let mut serving = pin!(builder.serve_connection(TokioIo::new(io), service));
+    let serving = pin!(builder.serve_connection(TokioIo::new(io), service));
+    serve_until_done(&connection, serving, |serving| serving.graceful_shutdown()).await;
+}
+
+/// Ends with the connection; when we stop, `shut_down` asks the client to open no more requests, and those under way may
+/// end.
+async fn serve_until_done<C>(connection: &Connection, mut serving: Pin<&mut C>, shut_down: impl FnOnce(Pin<&mut C>))
+where
+    C: Future<Output = Result<(), hyper::Error>>,
+{
+    let mut drain = connection.waypoint.drain.clone();
     let served = tokio::select! {
         served = &mut serving => served,
         _mode = drain.started() => {
-            serving.as_mut().graceful_shutdown();
+            shut_down(serving.as_mut());
             tokio::select! {
                 served = &mut serving => served,
                 () = drain.immediate() => return,
             }
         }
     };
-    report(&connection, served);
-}
-
-fn report(connection: &Connection, served: Result<(), hyper::Error>) {
     if let Err(error) = served {
         tracing::debug!(client = %connection.client.identity, service = connection.listener, %error, "HTTP connection ended");
     }

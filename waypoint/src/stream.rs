@@ -33,7 +33,7 @@ use crate::waypoint::Waypoint;
 /// that may turn out not to be needed; whoever speaks first still decides.
 const SERVER_FIRST: Duration = Duration::from_millis(100);
 /// Name of the listener for what is addressed to workloads.
-const WORKLOADS: &str = "workloads";
+pub(crate) const WORKLOADS: &str = "workloads";
 
 /// A stream that asks to be let through, and what is known of it from the connection it came on.
 pub struct Stream {

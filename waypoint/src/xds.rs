@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use fairway_core::io::drain::Drain;
-use fairway_core::io::grpc::{ConnectError, ControlPlane};
+use fairway_core::io::grpc::ControlPlane;
 use fairway_core::io::metrics::{Counter, Gauge, Metrics};
 use fairway_core::io::ready::{Readiness, ReadyToken};
 use fairway_core::io::xds::{Backoff, Ending, NodeInfo};
@@ -19,6 +19,7 @@ use rand::RngExt;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::stream::WORKLOADS;
 use crate::waypoint::Waypoint;
 
 mod session;
@@ -27,8 +28,6 @@ pub use session::Session;
 
 /// Requests waiting to be sent: for each of the four types a subscription and an answer.
 const REQUEST_QUEUE: usize = 64;
-/// Name of the listener for what is addressed to workloads.
-const WORKLOADS: &str = "workloads";
 
 const CONNECTED: &str = "fairway_waypoint_xds_connected";
 const REJECTED: &str = "fairway_waypoint_xds_rejected_resources_total";
@@ -118,12 +117,7 @@ impl Client {
         }
         let mut responses = match client.delta_aggregated_resources(ReceiverStream::new(receiver)).await {
             Ok(response) => response.into_inner(),
-            Err(status) => {
-                return match ConnectError::find(&status) {
-                    Some(error) => Ending::Connect(error.clone()),
-                    None => Ending::of_status(status),
-                };
-            }
+            Err(status) => return Ending::of_status(status),
         };
         self.connected.set(1.0);
         tracing::info!("stream of routes is up");
@@ -144,10 +138,7 @@ impl Client {
                         received.requests
                     }
                     Ok(None) => return Ending::Complete,
-                    Err(status) => return match ConnectError::find(&status) {
-                        Some(error) => Ending::Connect(error.clone()),
-                        None => Ending::of_status(status),
-                    },
+                    Err(status) => return Ending::of_status(status),
                 },
                 changed = versions.changed() => {
                     if changed.is_err() {

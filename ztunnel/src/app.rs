@@ -19,13 +19,12 @@ use fairway_core::io::ready::Readiness;
 use fairway_core::io::socket::{Probing, SocketFactory, may_borrow_addresses};
 use fairway_core::io::tls::profile::Report;
 use fairway_core::io::tls::revocation::RevocationFile;
-use fairway_core::io::{admin, certs, xds};
+use fairway_core::io::{admin, certs, stop, xds};
 use fairway_core::limits;
 use fairway_core::local::Defaults;
 use fairway_core::workload::newcomer::Site;
 use rustls::crypto::CryptoProvider;
 use tokio::runtime::Handle;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{Admin, PodState};
@@ -178,7 +177,7 @@ pub async fn run(config: Config, log_filter: LogFilter, workers: Workers) -> any
         "ztunnel is running"
     );
     tokio::select! {
-        requested = stop_requested(&shutdown) => requested?,
+        requested = stop::requested(&shutdown) => requested?,
         // None ends by itself. Carrying on with a frozen policy, or deaf to the agent, would look healthy.
         ended = &mut stream => bail!("the configuration stream's task ended: {ended:?}"),
         ended = &mut file => bail!("the task that follows the configuration file ended: {ended:?}"),
@@ -304,17 +303,6 @@ async fn operate(
         let listener =
             listener.with_context(|| format!("cannot listen on port {port}; another ztunnel? see {flag}"))?;
         tokio::spawn(admin::serve(listener, router, config.limits.clone(), drain.clone()));
-    }
-    Ok(())
-}
-
-async fn stop_requested(shutdown: &CancellationToken) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        () = shutdown.cancelled() => {}
     }
     Ok(())
 }

@@ -234,7 +234,6 @@ impl Arrived {
         let snapshot = pod.mesh.live.snapshot();
         let local = view.borrow().workload.clone();
         let info = self.describe(&snapshot, local.as_ref());
-        let described = baggage::described(self.incoming.headers(), &self.client);
         let refuse = |incoming: Incoming, outcome: &Outcome| {
             incoming.refuse(outcome.reason);
             pod.mesh.telemetry.refused(&info, started, outcome);
@@ -281,7 +280,8 @@ impl Arrived {
         let mut info = info;
         if info.source_workload.is_none() && pod.mesh.exchange_baggage {
             // Now that the client may come in, its word is good for labels; nobody else's makes any.
-            info.source_workload = described;
+            let headers = self.incoming.headers();
+            info.source_workload = info.source_identity.as_ref().and_then(|client| baggage::described(headers, client));
         }
         let ourselves = if pod.mesh.exchange_baggage { describe(&local) } else { HeaderMap::new() };
         let Ok(tunnel) = self.incoming.accept(ourselves) else {

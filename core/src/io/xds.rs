@@ -17,7 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::drain::Drain;
-use super::grpc::{ConnectError, ControlPlane};
+use super::grpc::ControlPlane;
 use super::live::Live;
 use super::metrics::{Counter, Gauge, Metrics};
 use super::ready::{Readiness, ReadyToken};
@@ -218,7 +218,7 @@ impl Client {
             .max_encoding_message_size(largest);
         let mut responses = match client.delta_aggregated_resources(ReceiverStream::new(receiver)).await {
             Ok(response) => response.into_inner(),
-            Err(status) => return ended(status),
+            Err(status) => return Ending::of_status(status),
         };
         self.metrics.connected.set(1.0);
         if let Some(demand) = &demand {
@@ -230,7 +230,7 @@ impl Client {
                 response = responses.message() => match response {
                     Ok(Some(response)) => response,
                     Ok(None) => return Ending::Complete,
-                    Err(status) => return ended(status),
+                    Err(status) => return Ending::of_status(status),
                 },
                 // The rest of the answer is late: what there is of it is not held up any longer.
                 () = sleep_until((self.published + limits::XDS_PUBLISH_DELAY.duration()).into()), if self.staged => {
@@ -345,13 +345,6 @@ async fn wanted(demand: Option<&Demand>) {
 
 fn lock(session: &Mutex<Session>) -> std::sync::MutexGuard<'_, Session> {
     session.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn ended(status: Status) -> Ending {
-    match ConnectError::find(&status) {
-        Some(error) => Ending::Connect(error.clone()),
-        None => Ending::of_status(status),
-    }
 }
 
 #[derive(Debug)]

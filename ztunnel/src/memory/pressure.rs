@@ -54,6 +54,7 @@ impl Pressure {
         metrics.describe(LIMIT, "Bytes of memory this process may have, by its cgroup; none is told without a limit.");
         metrics.describe(USED, "Bytes of them that are used, caches of files aside.");
         metrics.describe(SHEDDING, "1 while new connections are refused for want of memory.");
+        let [used_gauge, shedding_gauge] = [USED, SHEDDING].map(|name| metrics.gauge(name, &[]));
         let threshold = limits.value(&limits::MEMORY_SHED);
         let mut looks = interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -73,8 +74,8 @@ impl Pressure {
             let is_high = reading.is_high(threshold, was);
             self.0.store(is_high, Ordering::Relaxed);
             let Reading { limit, used } = reading;
-            metrics.gauge(USED, &[]).set(used as f64);
-            metrics.gauge(SHEDDING, &[]).set(u8::from(is_high));
+            used_gauge.set(used as f64);
+            shedding_gauge.set(u8::from(is_high));
             if let Some(limit) = limit {
                 metrics.gauge(LIMIT, &[]).set(limit as f64);
             }

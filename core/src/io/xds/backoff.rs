@@ -22,10 +22,13 @@ pub enum Ending {
 }
 
 impl Ending {
-    /// Sorts a gRPC status. Istio's control plane ends streams in these ways when it restarts or reaches
-    /// its maximum connection age.
+    /// Sorts a gRPC status, which may be that of a connection that could not be made. Istio's control plane ends streams
+    /// in the benign ways when it restarts or reaches its maximum connection age.
     #[must_use]
     pub fn of_status(status: Status) -> Self {
+        if let Some(error) = ConnectError::find(&status) {
+            return Self::Connect(error.clone());
+        }
         let message = status.message();
         let benign = match status.code() {
             Code::Unknown | Code::Cancelled | Code::DeadlineExceeded => true,
