@@ -1,14 +1,26 @@
-//! Writing to the API server: as whom, how long an answer may take, and what a refusal means.
+//! Writing to the API server: as whom, how long an answer may take, what a refusal means, and watching what was written.
 
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::ops::ControlFlow;
+use std::pin::pin;
 use std::time::Duration;
 
 use kube::api::{Api, ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
+use kube::runtime::watcher::{self, Event, watcher};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio_stream::StreamExt as _;
 
 /// Name of the controller among the owners of fields.
 const MANAGER: &str = "fairway-controller";
 /// For an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Pause after a watch that failed.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Namespace and name; without a namespace where that is empty.
+pub(crate) type Name = (String, String);
 
 /// Why a request gave nothing.
 #[derive(Debug, thiserror::Error)]
@@ -63,4 +75,72 @@ pub(crate) async fn say(
     };
     let patch = Patch::Apply(&partial);
     within(api.patch_status(name, &application(), &patch)).await.map(drop).or_else(unless_gone)
+}
+
+/// Tells `take` what there is and what becomes of it, until it breaks off. `what` is for the log.
+pub(crate) async fn follow<K>(
+    api: Api<K>,
+    config: watcher::Config,
+    what: &str,
+    mut take: impl FnMut(Event<K>) -> ControlFlow<()>,
+) where
+    K: kube::Resource + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let mut events = pin!(watcher(api, config));
+    let mut complained = false;
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(event) => {
+                complained = false;
+                if take(event).is_break() {
+                    return;
+                }
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut complained, true) {
+                    tracing::info!(%error, "cannot watch {what}, and writes none meanwhile");
+                }
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+/// What fails, as it was logged: once, and when it does not any more.
+#[derive(Debug)]
+pub(crate) struct Complaints {
+    what: &'static str,
+    failing: BTreeMap<Name, String>,
+}
+
+impl Complaints {
+    /// None yet about any `what`.
+    pub(crate) fn new(what: &'static str) -> Self {
+        Self { what, failing: BTreeMap::new() }
+    }
+
+    /// Logs what is news; whether it went well.
+    pub(crate) fn note(&mut self, name: Name, result: Result<(), String>) -> bool {
+        let what = self.what;
+        match result {
+            Ok(()) => {
+                if self.failing.remove(&name).is_some() {
+                    tracing::info!(namespace = name.0, name = name.1, "the {what} is as it should be");
+                }
+                true
+            }
+            Err(error) => {
+                if self.failing.get(&name) != Some(&error) {
+                    tracing::warn!(namespace = name.0, name = name.1, "the {what} is not as it should be: {error}");
+                }
+                self.failing.insert(name, error);
+                false
+            }
+        }
+    }
+
+    /// Forgets all but these.
+    pub(crate) fn forget_but(&mut self, is_present: impl Fn(&Name) -> bool) {
+        self.failing.retain(|name, _| is_present(name));
+    }
 }

@@ -31,7 +31,7 @@ use crate::state::{Published, Publisher};
 use crate::tls::{self, ServerCertificate, TlsError};
 use crate::token::review::Reviewer;
 use crate::token::{KeyError, Keys, Verifier};
-use crate::{admin, lifecycle, state, status};
+use crate::{admin, announce, lifecycle, state, status};
 
 /// Time between pings on a silent connection, and for the answer: a node that vanished is noticed within 40 s.
 const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
@@ -127,7 +127,7 @@ impl Controller {
         let publisher = Publisher::new(&remembered, store, config.settings.clone(), metrics.clone());
         let published = state::publish(readings.loaded, publisher, drain.clone());
         tokio::spawn(watch_freshness(readings.freshness, metrics.clone(), drain.clone()));
-        write_back(place, &config, &published, &drain);
+        write_back(place, &config, &root, &published, &drain);
         let pages = admin::router(published.clone(), clients.clone(), metrics.clone());
         tokio::spawn(http::serve(admin_listener, pages, Limits::default(), drain.clone()));
         tokio::spawn(certificate.renew(drain.clone()));
@@ -198,8 +198,15 @@ fn verifier(config: &Config, place: &Place) -> Result<Verifier, StartError> {
     }
 }
 
-/// Tells users on their policies what became of them, and makes waypoints of gateways. Of several replicas, one does.
-fn write_back(place: Place, config: &Config, published: &watch::Receiver<Arc<Published>>, drain: &Drain) {
+/// Tells users on their policies what became of them, makes waypoints of gateways, and tells namespaces the root. Of
+/// several replicas, one does.
+fn write_back(
+    place: Place,
+    config: &Config,
+    root: &Arc<Root>,
+    published: &watch::Receiver<Arc<Published>>,
+    drain: &Drain,
+) {
     match place {
         Place::Directory(root) => {
             if config.write_status {
@@ -207,19 +214,23 @@ fn write_back(place: Place, config: &Config, published: &watch::Receiver<Arc<Pub
                 tokio::spawn(status::keep(published.clone(), writer, drain.clone()));
             }
         }
-        Place::Cluster(client) if config.write_status || config.waypoints.is_some() => {
+        Place::Cluster(client) => {
             let namespace = &config.settings.root_namespace;
             let leads = status::lease::strive(client.clone(), namespace, config.replica.clone(), drain.clone());
+            let here = || (client.clone(), published.clone(), leads.clone());
+            if let Some(name) = config.root_config_map.clone() {
+                let (client, published, leads) = here();
+                tokio::spawn(announce::run(client, published, leads, Arc::clone(root), name, drain.clone()));
+            }
             if let Some(settings) = config.waypoints.clone() {
-                let (client, published) = (client.clone(), published.clone());
-                tokio::spawn(lifecycle::run(client, published, leads.clone(), settings, drain.clone()));
+                let (client, published, leads) = here();
+                tokio::spawn(lifecycle::run(client, published, leads, settings, drain.clone()));
             }
             if config.write_status {
                 let writer = status::cluster::Cluster::new(client, leads);
                 tokio::spawn(status::keep(published.clone(), writer, drain.clone()));
             }
         }
-        Place::Cluster(_) => {}
     }
 }
 

@@ -86,6 +86,10 @@ pub struct Args {
     /// About how long a proxy's stream may last before it must connect again, such as 30m; 0s for no limit.
     #[arg(long, default_value = "30m", value_parser = duration, env = "FAIRWAY_MAX_CONNECTION_AGE")]
     pub max_connection_age: Duration,
+    /// Config map in which every namespace is told the mesh's root, as root-cert.pem; takes an API server, and an empty
+    /// name leaves it out.
+    #[arg(long, value_name = "NAME", default_value = "istio-ca-root-cert", env = "FAIRWAY_ROOT_CONFIG_MAP")]
+    pub root_config_map: String,
     /// About waypoints.
     #[command(flatten)]
     pub waypoints: WaypointArgs,
@@ -156,6 +160,8 @@ pub struct Config {
     pub server_names: Vec<String>,
     /// Longest lifetime of workload certificates.
     pub certificate_lifetime: Duration,
+    /// Config map that tells every namespace the root, if any.
+    pub root_config_map: Option<String>,
     /// How waypoints are made; not at all unless this is set.
     pub waypoints: Option<WaypointSettings>,
     /// How long streams may last.
@@ -230,12 +236,18 @@ impl TryFrom<Args> for Config {
         if args.service_account_key.is_none() && matches!(source, SourceConfig::Directory(_)) {
             return Err(ConfigError::Tokens);
         }
-        let waypoints =
-            args.waypoints.settings(&args.token_audience, &args.root_namespace, &args.cluster_domain, &args.cluster_id);
+        let waypoints = args.waypoints.settings(
+            &args.token_audience,
+            &args.root_namespace,
+            &args.cluster_domain,
+            &args.cluster_id,
+            &args.root_config_map,
+        );
         let issuer = format!("https://kubernetes.default.svc.{}", args.cluster_domain);
         Ok(Self {
             source,
             waypoints,
+            root_config_map: (!args.root_config_map.is_empty()).then_some(args.root_config_map),
             replica: args.replica.unwrap_or_else(|| format!("controller-{:016x}", rand::random::<u64>())),
             write_status: args.write_status,
             ca_directory: args.state_dir.join("ca"),

@@ -1,9 +1,11 @@
 //! The controller: Kubernetes objects in, proxy configuration and certificates out.
 //!
-//! [`translate`], [`l7`] and [`world`] decide and are pure; [`state`] publishes what they say and [`kept`] remembers it, [`serve`] and [`ca`] hand it out over
-//! gRPC, [`status`] tells users, [`lifecycle`] makes waypoints, [`admin`] shows it to operators, [`app`] wires all of it.
+//! [`translate`], [`l7`] and [`world`] decide and are pure; [`state`] publishes what they say and [`kept`] remembers it,
+//! [`serve`] and [`ca`] hand it out over gRPC, [`status`] tells users, [`lifecycle`] makes waypoints, [`announce`] tells
+//! every namespace the mesh's root, [`admin`] shows it to operators, [`app`] wires all of it.
 
 pub mod admin;
+pub mod announce;
 mod api_server;
 pub mod app;
 pub mod ca;

@@ -17,12 +17,12 @@ use fairway_core::io::drain::Drain;
 use fairway_core::source::gateway::Gateway;
 use tokio::sync::watch;
 
-use crate::api_server;
+use crate::api_server::{self, Complaints, Name};
 use crate::state::Published;
 use crate::status::condition::now;
 use apply::Applied;
 use conditions::Outcome;
-use owned::{Name, Owned};
+use owned::Owned;
 use render::{CLASS, Part, WaypointSettings};
 
 /// Time changes are gathered before they are worked on: an object that is made changes several times.
@@ -41,7 +41,8 @@ pub async fn run(
     mut drain: Drain,
 ) {
     let owned = Owned::watch(&client);
-    let mut keeper = Keeper { client, settings, applied: BTreeMap::new(), failing: BTreeMap::new() };
+    let complaints = (Complaints::new("waypoint"), Complaints::new("class of waypoints"));
+    let mut keeper = Keeper { client, settings, applied: BTreeMap::new(), complaints };
     loop {
         let loaded = Arc::clone(&published.borrow_and_update().loaded);
         let mut is_behind = false;
@@ -66,8 +67,8 @@ struct Keeper {
     client: kube::Client,
     settings: WaypointSettings,
     applied: BTreeMap<Name, (String, Applied)>,
-    /// What failed, as it was logged.
-    failing: BTreeMap<Name, String>,
+    /// About waypoints, and about classes.
+    complaints: (Complaints, Complaints),
 }
 
 impl Keeper {
@@ -84,7 +85,7 @@ impl Keeper {
         };
         let present: Vec<Name> = gateways.iter().map(|gateway| name(gateway)).collect();
         self.applied.retain(|name, _| present.contains(name));
-        self.failing.retain(|name, _| present.contains(name) || name.0.is_empty());
+        self.complaints.0.forget_but(|name| present.contains(name));
         for gateway in gateways.into_iter().filter(|gateway| gateway.metadata.deletion_timestamp.is_none()) {
             is_done &= self.gateway(owned, gateway, name(gateway)).await;
         }
@@ -119,7 +120,7 @@ impl Keeper {
             let said = api_server::say(&self.client, &owned::gateway_resource(), &name.0, &name.1, &status).await;
             result = result.and(said);
         }
-        self.note(name, "waypoint", result)
+        self.complaints.0.note(name, result)
     }
 
     /// Says of our classes that they are.
@@ -129,27 +130,8 @@ impl Keeper {
         for (name, class) in classes {
             let Some(status) = conditions::class(class.generation, &class.conditions, &now()) else { continue };
             let result = api_server::say(&self.client, &owned::class_resource(), "", &name, &status).await;
-            is_done &= self.note((String::new(), name), "class", result);
+            is_done &= self.complaints.1.note((String::new(), name), result);
         }
         is_done
-    }
-
-    /// Logs what fails, once, and when it does not any more.
-    fn note(&mut self, name: Name, what: &str, result: Result<(), String>) -> bool {
-        match result {
-            Ok(()) => {
-                if self.failing.remove(&name).is_some() {
-                    tracing::info!(namespace = name.0, name = name.1, "the {what} is as it should be");
-                }
-                true
-            }
-            Err(error) => {
-                if self.failing.get(&name) != Some(&error) {
-                    tracing::warn!(namespace = name.0, name = name.1, "the {what} is not as it should be: {error}");
-                }
-                self.failing.insert(name, error);
-                false
-            }
-        }
     }
 }

@@ -20,9 +20,6 @@ pub struct WaypointArgs {
     /// Where waypoints find the controller [default: https://fairway-controller.<root namespace>.svc:15012].
     #[arg(long, value_name = "URL", env = "FAIRWAY_WAYPOINT_CONTROLLER")]
     pub waypoint_controller: Option<String>,
-    /// Config map of each namespace with the mesh's root in root-cert.pem.
-    #[arg(long, value_name = "NAME", default_value = "istio-ca-root-cert", env = "FAIRWAY_WAYPOINT_ROOT_CONFIG_MAP")]
-    pub waypoint_root_config_map: String,
 }
 
 impl WaypointArgs {
@@ -34,6 +31,7 @@ impl WaypointArgs {
         root_namespace: &str,
         domain: &str,
         cluster: &str,
+        root_config_map: &str,
     ) -> Option<WaypointSettings> {
         let controller = || format!("https://fairway-controller.{root_namespace}.svc:15012");
         self.waypoints.then(|| WaypointSettings {
@@ -41,7 +39,7 @@ impl WaypointArgs {
             cpu: self.waypoint_cpu,
             memory: self.waypoint_memory,
             controller: self.waypoint_controller.unwrap_or_else(controller),
-            root_config_map: self.waypoint_root_config_map,
+            root_config_map: root_config_map.to_owned(),
             token_audience: audience.to_owned(),
             cluster_domain: domain.to_owned(),
             cluster_id: cluster.to_owned(),

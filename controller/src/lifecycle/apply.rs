@@ -6,9 +6,9 @@ use fairway_core::source::gateway::Gateway;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch};
 use serde_json::Value;
 
-use super::owned::{self, Name, Owned, Present};
+use super::owned::{self, Owned, Present};
 use super::render::Part;
-use crate::api_server::{application, unless_gone, within};
+use crate::api_server::{Name, application, unless_gone, within};
 
 /// What was applied last: what was asked for, and what the API server made of it.
 #[derive(Clone, Debug, Default, PartialEq)]

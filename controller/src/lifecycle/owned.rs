@@ -1,27 +1,20 @@
 //! What there is of our waypoints in the API server, and which classes are ours: watched, so that drift shows at once.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::pin::pin;
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, ApiResource, DynamicObject};
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{self, Event};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
-use tokio_stream::StreamExt as _;
 
 use super::render::{CLASS, CONTROLLER_NAME, GATEWAY_CLASS, Part};
-use crate::api_server;
+use crate::api_server::{self, Name};
 
-/// Pause after a watch that failed.
-const RETRY: Duration = Duration::from_secs(2);
 /// Group of Gateway API.
 const GATEWAY_GROUP: &str = "gateway.networking.k8s.io";
-
-/// Namespace and name, of a gateway and of all that is made of it.
-pub type Name = (String, String);
 
 /// An object as the API server has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -83,34 +76,18 @@ impl Owned {
         let owned = Arc::new(Self::default());
         for watched in Part::ALL.into_iter().map(Watched::Part).chain([Watched::Classes]) {
             let weak = Arc::downgrade(&owned);
-            let client = client.clone();
-            tokio::spawn(async move {
-                let api: Api<DynamicObject> = Api::all_with(client, &watched.resource());
-                let config = match watched {
-                    Watched::Part(_) => watcher::Config::default().labels(&format!("{GATEWAY_CLASS}={CLASS}")),
-                    Watched::Classes => watcher::Config::default(),
-                };
-                let mut events = pin!(watcher(api, config));
-                let mut listing = BTreeMap::new();
-                let mut complained = false;
-                while let Some(event) = events.next().await {
-                    let Some(owned) = weak.upgrade() else { return };
-                    match event {
-                        Ok(event) => {
-                            complained = false;
-                            owned.take(watched, event, &mut listing);
-                        }
-                        Err(error) => {
-                            // Gateway API may not be installed, which is as good as no class.
-                            if !std::mem::replace(&mut complained, true) {
-                                tracing::info!(%error, kind = watched.resource().kind, "waypoints cannot be made while this cannot be watched");
-                            }
-                            drop(owned);
-                            tokio::time::sleep(RETRY).await;
-                        }
-                    }
-                }
-            });
+            let api: Api<DynamicObject> = Api::all_with(client.clone(), &watched.resource());
+            let config = match watched {
+                Watched::Part(_) => watcher::Config::default().labels(&format!("{GATEWAY_CLASS}={CLASS}")),
+                Watched::Classes => watcher::Config::default(),
+            };
+            let mut listing = BTreeMap::new();
+            // Gateway API may not be installed, which is as good as no class.
+            tokio::spawn(api_server::follow(api, config, watched.plural(), move |event| {
+                let Some(owned) = weak.upgrade() else { return ControlFlow::Break(()) };
+                owned.take(watched, event, &mut listing);
+                ControlFlow::Continue(())
+            }));
         }
         owned
     }
@@ -144,11 +121,19 @@ impl Owned {
 }
 
 impl Watched {
-    fn resource(self) -> ApiResource {
-        let (group, version, kind, plural) = match self {
+    fn names(self) -> (&'static str, &'static str, &'static str, &'static str) {
+        match self {
             Self::Part(part) => part.names(),
             Self::Classes => (GATEWAY_GROUP, "v1", "GatewayClass", "gatewayclasses"),
-        };
+        }
+    }
+
+    fn plural(self) -> &'static str {
+        self.names().3
+    }
+
+    fn resource(self) -> ApiResource {
+        let (group, version, kind, plural) = self.names();
         api_server::resource(group, version, kind, plural)
     }
 }
