@@ -41,6 +41,9 @@ pub struct Args {
     /// What becomes of traffic whose waypoint is missing or not ready.
     #[arg(long, value_enum, default_value = "refuse", env = "FAIRWAY_MISSING_WAYPOINT")]
     pub missing_waypoint: MissingWaypoint,
+    /// Whom a ServiceEntry or WorkloadEntry outside the root namespace may mean something to.
+    #[arg(long, value_enum, default_value = "mesh", env = "FAIRWAY_ENTRIES_REACH")]
+    pub entries_reach: EntriesReach,
     /// Directory for what must survive a restart: the mesh's root, in ca/, and the last good version of every policy.
     #[arg(long, value_name = "DIR", env = "FAIRWAY_STATE_DIR")]
     pub state_dir: PathBuf,
@@ -109,6 +112,15 @@ pub enum SourceKind {
     Directory,
     /// The API server of a cluster.
     Kubernetes,
+}
+
+/// Whom entries for the world outside the cluster may mean something to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum EntriesReach {
+    /// All clients of the mesh, as with Istio.
+    Mesh,
+    /// Clients of the same namespace.
+    Namespace,
 }
 
 /// What becomes of traffic whose waypoint is missing or not ready.
@@ -265,6 +277,7 @@ impl TryFrom<Args> for Config {
                 root_namespace: args.root_namespace,
                 network: args.network,
                 lenient_waypoints: args.missing_waypoint == MissingWaypoint::Bypass,
+                private_entries: args.entries_reach == EntriesReach::Namespace,
             },
             server_names,
             certificate_lifetime: args.workload_cert_ttl,

@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{Pod, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::Value;
 
+pub mod claims;
 pub mod endpoints;
 pub mod entry;
 pub mod nodes;
@@ -26,6 +27,7 @@ pub mod workload;
 use crate::l7::attach::attach;
 use crate::l7::model::Routes;
 use crate::l7::waypoints::{Bound, Plan};
+use claims::Claims;
 use endpoints::{Endpoints, PodAddresses, Served};
 use entry::{Entries, Surroundings};
 use nodes::Nodes;
@@ -47,6 +49,16 @@ pub struct Settings {
     pub network: String,
     /// Traffic goes without a waypoint that is missing or not ready, instead of being refused.
     pub lenient_waypoints: bool,
+    /// ServiceEntries and WorkloadEntries outside the root namespace mean nothing to clients of other namespaces.
+    pub private_entries: bool,
+}
+
+impl Settings {
+    /// Whether what a namespace writes of the world outside the cluster may mean something to all clients.
+    #[must_use]
+    pub fn is_exported(&self, namespace: &str) -> bool {
+        !self.private_entries || namespace == self.root_namespace
+    }
 }
 
 impl Default for Settings {
@@ -58,6 +70,7 @@ impl Default for Settings {
             root_namespace: "fairway-system".to_owned(),
             network: String::new(),
             lenient_waypoints: false,
+            private_entries: false,
         }
     }
 }
@@ -146,6 +159,7 @@ pub fn translate(
     let pods = PodAddresses::new(objects);
     let waypoints = Waypoints::new(objects, settings);
     let around = Surroundings { objects, settings, nodes: &nodes, pods: &pods, waypoints: &waypoints };
+    let mut claims = Claims::new(objects, settings);
     let world = Translator {
         objects,
         settings,
@@ -153,12 +167,12 @@ pub fn translate(
         nodes: &nodes,
         waypoints: &waypoints,
         endpoints: Endpoints::new(objects, &pods, &nodes, settings),
-        entries: Entries::new(&around),
+        entries: Entries::new(&around, &mut claims),
         backends: service::Backends::new(objects, settings),
     };
     let mut faults = Vec::new();
     let mut workloads = world.pods(&mut faults);
-    workloads.extend(world.workload_entries(&mut faults));
+    workloads.extend(world.workload_entries(&owners_of_claimed(objects, &mut claims), &mut faults));
     let mut bound = Vec::new();
     let mut services = world.services(&mut faults, &mut bound);
     let Translator { endpoints, entries, .. } = world;
@@ -238,8 +252,13 @@ impl Translator<'_> {
         served
     }
 
-    fn workload_entries(&self, faults: &mut Faults) -> Vec<Workload> {
+    fn workload_entries(&self, claimed: &BTreeMap<&ObjectKey, String>, faults: &mut Faults) -> Vec<Workload> {
         let entries = self.objects.workload_entries.iter().filter_map(|(key, entry)| {
+            if let Some(owner) = claimed.get(key) {
+                let message = format!("{} is the address of {owner}; the entry is left out", entry.spec.address);
+                faults.push((key.clone(), Fault { field: "spec.address".to_owned(), message }));
+                return None;
+            }
             let metadata = entry::selectable(entry);
             // Slices never name what is no pod.
             let named = |port: &ServicePort| match &port.target_port {
@@ -261,7 +280,8 @@ impl Translator<'_> {
             faults.extend(found.into_iter().map(|fault| (key.clone(), fault)));
             let mut workload = translated?;
             workload.authorization_policies = self.policies.attached_to(&key.namespace, &metadata);
-            workload.waypoint = waypoint.filter(|_| !workload.native_tunnel);
+            let may_have_waypoint = !workload.native_tunnel && self.settings.is_exported(&key.namespace);
+            workload.waypoint = waypoint.filter(|_| may_have_waypoint);
             Some(workload)
         });
         entries.collect()
@@ -281,4 +301,14 @@ impl Translator<'_> {
         });
         services.collect()
     }
+}
+
+/// WorkloadEntries whose address is somebody else's, and whose.
+fn owners_of_claimed<'a>(objects: &'a Objects, claims: &mut Claims<'a>) -> BTreeMap<&'a ObjectKey, String> {
+    let by_age = entry::by_age(objects.workload_entries.iter(), |entry| &entry.metadata);
+    let claimed = by_age.into_iter().filter_map(|(key, entry)| {
+        let address = entry.spec.address.parse().ok()?;
+        Some((key, claims.workload_entry(key, address).err()?))
+    });
+    claimed.collect()
 }

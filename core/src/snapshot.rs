@@ -217,13 +217,15 @@ impl Snapshot {
         self.services.get(key)
     }
 
-    /// The service behind a virtual address, as a client of the namespace sees it. An exact address beats a block;
-    /// the client's own namespace beats canonical services, which beat the first by key; of blocks the longest wins
-    /// within a namespace.
+    /// The service behind a virtual address, as a client of the namespace sees it. An exact address beats a block, which
+    /// means only addresses that no workload has; the client's own namespace beats canonical services, which beat the
+    /// first by key; of blocks the longest wins within a namespace.
     #[must_use]
     pub fn service_by_vip(&self, address: &NetworkAddress, client_namespace: &str) -> Option<&Arc<Service>> {
-        preferred(self.vips.members(address), client_namespace)
-            .or_else(|| self.service_by_block(address, client_namespace))
+        preferred(self.vips.members(address), client_namespace).or_else(|| {
+            let is_free = self.workload_by_address(address).is_none();
+            is_free.then(|| self.service_by_block(address, client_namespace)).flatten()
+        })
     }
 
     fn service_by_block(&self, address: &NetworkAddress, client_namespace: &str) -> Option<&Arc<Service>> {

@@ -29,10 +29,9 @@ pub fn status(gateway: &Gateway, outcome: &Outcome, cluster_domain: &str, now: &
     let namespace = gateway.metadata.namespace.as_deref().unwrap_or_default();
     let hostname = json!([{"type": "Hostname", "value": format!("{name}.{namespace}.svc.{cluster_domain}")}]);
     let present: Vec<Value> = gateway.status.addresses.iter().map(|address| json!(address)).collect();
-    // Without an address, what is bound to it is refused.
+    // Without an address, what is bound to it is refused. What was made before a mistake goes on as it was.
     let addresses = match outcome {
-        Outcome::Refused(_) => json!([]),
-        Outcome::Failed(_) => json!(present),
+        Outcome::Refused(_) | Outcome::Failed(_) => json!(present),
         Outcome::Made { .. } => hostname,
     };
     let (accepted, programmed) = verdicts(outcome, name);
@@ -88,7 +87,8 @@ fn verdicts(outcome: &Outcome, name: &str) -> (Verdict, Verdict) {
     match outcome {
         Outcome::Refused(fault) => {
             let reason = if fault.field.starts_with("spec.listeners") { "ListenersNotValid" } else { "Invalid" };
-            (no(reason, fault.to_string()), no("Invalid", format!("it is no waypoint; {fault}")))
+            let message = format!("a waypoint that was made before goes on as it was, and none is made now; {fault}");
+            (no(reason, fault.to_string()), no("Invalid", message))
         }
         Outcome::Failed(why) => (accepted, no("Pending", why.clone())),
         Outcome::Made { ready: 0, wanted } => {
@@ -153,8 +153,11 @@ mod tests {
         let times = [0, 1].map(|index| second["conditions"][index]["lastTransitionTime"].as_str().unwrap().to_owned());
         assert_eq!(times, [NOW, LATER]);
         // What cannot be reached now has the address that it had.
-        let failed = say(&gateway(&second), &Outcome::Failed("slow".to_owned()), LATER).unwrap();
-        assert_eq!(failed["addresses"], second["addresses"]);
+        let typo = Fault { field: "metadata.annotations".to_owned(), message: "two is not a number".to_owned() };
+        for outcome in [Outcome::Failed("slow".to_owned()), Outcome::Refused(typo)] {
+            let said = say(&gateway(&second), &outcome, LATER).unwrap();
+            assert_eq!(said["addresses"], second["addresses"], "{outcome:?}");
+        }
     }
 
     #[test]

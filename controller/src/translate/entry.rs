@@ -16,9 +16,10 @@ use fairway_proto::workload::{
 use ipnet::IpNet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
+use super::claims::{Claimed, Claims};
 use super::endpoints::{PodAddresses, Served};
 use super::nodes::{Nodes, written_locality};
-use super::service::{TRAFFIC_DISTRIBUTION, distribution, hostname, octets};
+use super::service::{TRAFFIC_DISTRIBUTION, distribution, hostname, octets, visibility};
 use super::vip::Addresses;
 use super::waypoint::{ServiceBinding, Waypoints};
 use super::workload::{TUNNEL, canonical, trust_domain};
@@ -71,7 +72,7 @@ pub struct Surroundings<'a, 'b> {
 impl<'a> Entries<'a> {
     /// Translates every ServiceEntry. The oldest object that claims a host has it.
     #[must_use]
-    pub fn new(around: &Surroundings<'a, '_>) -> Self {
+    pub fn new(around: &Surroundings<'a, '_>, claims: &mut Claims<'a>) -> Self {
         let Surroundings { objects, settings, .. } = *around;
         let mut entries = Self::default();
         // A Service has its name before any entry.
@@ -81,13 +82,8 @@ impl<'a> Entries<'a> {
             .map(|key| (key.namespace.as_str(), hostname(&key.name, &key.namespace, settings)))
             .collect();
         let mut canonical: HashSet<String> = taken.iter().map(|(_, host)| host.clone()).collect();
-        let mut by_age: Vec<(&ObjectKey, &Arc<ServiceEntry>)> = objects.service_entries.iter().collect();
-        by_age.sort_by_key(|(key, entry)| {
-            let created = entry.metadata.creation_timestamp.as_ref();
-            (created.is_none(), created, key.namespace.as_str(), key.name.as_str())
-        });
         let mut allocated = Addresses::new(objects);
-        for (key, entry) in by_age {
+        for (key, entry) in by_age(objects.service_entries.iter(), |entry| &entry.metadata) {
             let mut hosts = Vec::new();
             for (index, host) in entry.spec.hosts.iter().enumerate() {
                 let at = |message: &str| Fault { field: format!("spec.hosts[{index}]"), message: message.to_owned() };
@@ -101,7 +97,7 @@ impl<'a> Entries<'a> {
                     hosts.push(host.as_str());
                 }
             }
-            entries.add(key, entry, &hosts, &mut canonical, &mut allocated, around);
+            entries.add(key, entry, &hosts, &mut canonical, &mut allocated, claims, around);
         }
         entries
     }
@@ -110,6 +106,7 @@ impl<'a> Entries<'a> {
         self.faults.push((key.clone(), fault));
     }
 
+    #[expect(clippy::too_many_arguments, reason = "one step of a loop, named for its length")]
     fn add(
         &mut self,
         key: &'a ObjectKey,
@@ -117,6 +114,7 @@ impl<'a> Entries<'a> {
         hosts: &[&'a str],
         canonical: &mut HashSet<String>,
         allocated: &mut Addresses,
+        claims: &mut Claims<'a>,
         around: &Surroundings<'a, '_>,
     ) {
         let spec = &entry.spec;
@@ -126,7 +124,17 @@ impl<'a> Entries<'a> {
         }
         let mut faults = Vec::new();
         let binding = around.waypoints.of_service(&entry.metadata, &mut faults);
-        let addresses = written_addresses(entry, &mut faults);
+        let Claimed { addresses, is_private, faults: claimed } =
+            claims.service_entry(key, written_addresses(entry, &mut faults));
+        faults.extend(claimed);
+        let visibility = match visibility(spec.export_to.iter().map(String::as_str)) {
+            Visibility::Public if !is_private && around.settings.is_exported(&key.namespace) => Visibility::Public,
+            _ => Visibility::Namespace,
+        };
+        if visibility == Visibility::Namespace && spec.export_to.iter().any(|namespace| namespace != ".") {
+            let message = format!("only clients in {} see this entry", key.namespace);
+            faults.push(Fault { field: "spec.exportTo".to_owned(), message });
+        }
         self.faults.extend(faults.into_iter().map(|fault| (key.clone(), fault)));
         let mut keys = Vec::new();
         for host in hosts {
@@ -148,7 +156,7 @@ impl<'a> Entries<'a> {
             self.bound.extend(Bound::of(&service_key, key, &binding));
             keys.push(service_key);
             let is_canonical = canonical.insert((*host).to_owned());
-            self.services.push(service(key, entry, host, &vips, is_canonical, &binding, around));
+            self.services.push(service(key, entry, host, &vips, (is_canonical, visibility), &binding, around));
         }
         if let Some(selector) = &spec.workload_selector {
             if !spec.endpoints.is_empty() {
@@ -238,7 +246,7 @@ fn service(
     entry: &ServiceEntry,
     host: &str,
     addresses: &[IpNet],
-    canonical: bool,
+    (canonical, visibility): (bool, Visibility),
     binding: &ServiceBinding,
     around: &Surroundings<'_, '_>,
 ) -> Service {
@@ -264,7 +272,6 @@ fn service(
             ..LoadBalancing::default()
         })
     };
-    let visibility = if spec.export_to == ["."] { Visibility::Namespace } else { Visibility::Public };
     Service {
         name: key.name.clone(),
         namespace: key.namespace.clone(),
@@ -305,12 +312,25 @@ fn ports(ports: &[EntryPort], endpoint: &WorkloadEntrySpec) -> PortList {
     PortList { ports: tcp(ports).map(|port| announced(port, endpoint.ports.get(&port.name).copied())).collect() }
 }
 
-/// The virtual addresses and blocks that are written.
-fn written_addresses(entry: &ServiceEntry, faults: &mut Vec<Fault>) -> Vec<IpNet> {
+/// Objects from the oldest to the newest; those without a time come last, by namespace and name.
+pub fn by_age<'a, T>(
+    objects: impl Iterator<Item = (&'a ObjectKey, &'a Arc<T>)>,
+    metadata: impl Fn(&'a T) -> &'a ObjectMeta,
+) -> Vec<(&'a ObjectKey, &'a Arc<T>)> {
+    let mut sorted: Vec<_> = objects.collect();
+    sorted.sort_by_key(|(key, object)| {
+        let created = metadata(object).creation_timestamp.as_ref();
+        (created.is_none(), created, key.namespace.as_str(), key.name.as_str())
+    });
+    sorted
+}
+
+/// The virtual addresses and blocks that are written, each with the path of its field.
+fn written_addresses(entry: &ServiceEntry, faults: &mut Vec<Fault>) -> Vec<(String, IpNet)> {
     let mut blocks = Vec::new();
     for (index, text) in entry.spec.addresses.iter().enumerate() {
         match text.parse::<IpNet>().map(|block| block.trunc()).or_else(|_| text.parse::<IpAddr>().map(IpNet::from)) {
-            Ok(block) => blocks.push(block),
+            Ok(block) => blocks.push((format!("spec.addresses[{index}]"), block)),
             Err(_) => faults.push(Fault {
                 field: format!("spec.addresses[{index}]"),
                 message: format!("{text:?} is neither an address nor a block of addresses; it is left out"),

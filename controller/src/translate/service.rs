@@ -41,10 +41,8 @@ pub fn service(
     let metadata = &service.metadata;
     let name = metadata.name.clone().unwrap_or_default();
     let namespace = metadata.namespace.clone().unwrap_or_default();
-    let visibility = match annotation(metadata, EXPORT_TO) {
-        Some(".") => Visibility::Namespace,
-        _ => Visibility::Public,
-    };
+    let export_to = annotation(metadata, EXPORT_TO).unwrap_or_default();
+    let visibility = visibility(export_to.split(',').map(str::trim).filter(|namespace| !namespace.is_empty()));
     Some(Service {
         hostname: hostname(&name, &namespace, settings),
         name,
@@ -76,7 +74,16 @@ pub(crate) fn sent(service: &KubernetesService) -> Option<&ServiceSpec> {
     service.spec.as_ref().filter(|spec| spec.type_.as_deref() != Some("ExternalName"))
 }
 
-fn virtual_addresses(spec: &ServiceSpec) -> impl Iterator<Item = IpAddr> {
+/// Who is told of a service that is exported to these namespaces; to nobody else in particular means to all. Node proxies
+/// know all namespaces and the service's own: what names others, or none (`~`), is told to its own only, as more would be
+/// told to too many.
+pub(super) fn visibility<'a>(mut export_to: impl Iterator<Item = &'a str>) -> Visibility {
+    let Some(first) = export_to.next() else { return Visibility::Public };
+    let is_for_all = first == "*" || export_to.any(|namespace| namespace == "*");
+    if is_for_all { Visibility::Public } else { Visibility::Namespace }
+}
+
+pub(super) fn virtual_addresses(spec: &ServiceSpec) -> impl Iterator<Item = IpAddr> {
     let several = spec.cluster_ips.as_deref().unwrap_or_default();
     let single = spec.cluster_ip.iter().filter(|_| several.is_empty());
     // A headless service says `None`, which is no address.

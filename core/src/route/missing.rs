@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::reference::{self, Found};
 use crate::{
     addr::{Authority, NetworkAddress, canonical},
-    service::{GatewayAddress, Service},
+    service::{GatewayAddress, Mode, Service},
     snapshot::Snapshot,
     workload::Workload,
 };
@@ -27,12 +27,18 @@ pub fn missing(snapshot: &Snapshot, source: &Workload, destination: SocketAddr) 
         if let Some(reference) = waypoints.clone().find(unknown) {
             return Some(reference.destination.to_string());
         }
-        return missing_gateway(snapshot, source, service).or_else(|| {
+        let gateway = missing_gateway(snapshot, source, service).or_else(|| {
             waypoints.find_map(|reference| match reference::find(snapshot, source, reference)? {
                 Found::Service(waypoint) => missing_gateway(snapshot, source, waypoint),
                 Found::Workload(_) => None,
             })
         });
+        // Somebody may have the very address, and a block, or a service that leaves the choice to its clients, is not to
+        // hide that.
+        let may_be_owned = !service.vips.contains(&address) || service.load_balancing.mode == Mode::Passthrough;
+        let is_unknown =
+            || snapshot.workload_by_address(&address).is_none() && snapshot.refused_address(&address).is_none();
+        return gateway.or_else(|| (may_be_owned && is_unknown()).then(|| address.to_string()));
     }
     if let Some(workload) = snapshot.workload_by_address(&address) {
         return workload.waypoint.as_deref().filter(unknown).map(|reference| reference.destination.to_string());
@@ -88,7 +94,7 @@ mod tests {
     use super::*;
     use crate::{
         snapshot::World,
-        testing::{gateway_by_hostname, pod, service, service_message, serving, socket, workload},
+        testing::{gateway_by_hostname, network_address, pod, service, service_message, serving, socket, workload},
     };
 
     #[test]
@@ -106,6 +112,14 @@ mod tests {
         assert_eq!(needs(&world, "10.96.0.1:80").as_deref(), Some("shop/waypoint"));
         world.apply(vec![service(service_message("waypoint", &[], &[])).into()]);
         assert_eq!(needs(&world, "10.96.0.1:80"), None);
+
+        // Somebody may have an address of a block.
+        let mut block = service_message("wide", &[], &[(80, 80)]);
+        block.addresses = vec![network_address("198.51.100.0/24")];
+        world.apply(vec![service(block).into()]);
+        assert_eq!(needs(&world, "198.51.100.1:80").as_deref(), Some("/198.51.100.1"));
+        world.apply(vec![workload(pod("owner", &["198.51.100.1"])).into()]);
+        assert_eq!(needs(&world, "198.51.100.1:80"), None);
 
         let mut far = serving(pod("far", &[]), "waypoint", &[(15_008, 15_008)]);
         far.network = "east".into();

@@ -177,7 +177,7 @@ fn outbound() {
         ("240.1.2.3:80", "passthrough 240.1.2.3:80"),
         // Whoever declares such a service for the address of a member takes it off its tunnel as little as its waypoint.
         ("240.0.0.5:80", "tunnel 240.0.0.5:15008 240.0.0.5:80"),
-        ("240.0.0.6:80", "passthrough 240.0.0.6:80"),
+        ("240.0.0.6:80", "direct 240.0.0.6:80"),
         ("240.0.0.7:80", "waypoint 10.0.0.100:15008 240.0.0.7:80"),
         // Services with a waypoint: by hostname, by service address, by pod address, unknown ones; it beats passthrough
         // and does not mind a port that is not declared.

@@ -196,6 +196,12 @@ pub fn pod_ips(pod: &Pod) -> Vec<IpAddr> {
     addresses
 }
 
+/// The address of the node a pod is on, once it is known.
+#[must_use]
+pub fn host_ip(pod: &Pod) -> Option<IpAddr> {
+    pod.status.as_ref()?.host_ip.as_deref()?.parse().ok()
+}
+
 /// The uid of a pod, once it has one.
 #[must_use]
 pub fn pod_uid(pod: &Pod) -> Option<&str> {
