@@ -68,10 +68,14 @@ impl Agent {
         (Self { _directory: directory, listener: Arc::new(listener) }, path)
     }
 
+    async fn accept_silently(&self) -> Connection {
+        let listener = Arc::clone(&self.listener);
+        blocking(move || Connection(Arc::new(acceptfrom(&*listener).unwrap().0))).await
+    }
+
     /// Accepts and reads hello.
     async fn accept(&self) -> Connection {
-        let listener = Arc::clone(&self.listener);
-        let connection = blocking(move || Connection(Arc::new(acceptfrom(&*listener).unwrap().0))).await;
+        let connection = self.accept_silently().await;
         let hello = ZdsHello::decode(connection.read().await.as_slice()).unwrap();
         assert_eq!(hello.version, i32::from(Version::V1));
         connection
@@ -226,4 +230,43 @@ async fn breaches_are_answered_with_their_reason_and_a_new_connection() {
     }
     let agent = fixture.agent.accept().await;
     assert_eq!(agent.ask(add("u1")).await, "");
+}
+
+/// As Istio's istio-cni writes and reads it (interoperability notes §5.2), without our own description of the messages: one
+/// that is wrong at both ends would not be noticed otherwise.
+#[tokio::test]
+async fn istios_agent_is_understood_byte_by_byte() {
+    const NETNS: &[&str] = &["/proc/self/ns/net"];
+    const DONE: &[u8] = b"\x0a\x00";
+    let fixture = start(Pods { failures_left: Mutex::new(1), ..Pods::default() });
+    let agent = fixture.agent.accept_silently().await;
+    assert_eq!(agent.read().await, b"\x08\x01", "hello, version 1");
+    let add_u1 = b"\x0a\x16\x0a\x02u1\x12\x10\x0a\x03web\x12\x04shop\x1a\x03api";
+    let add_u2 = b"\x0a\x16\x0a\x02u2\x12\x10\x0a\x03web\x12\x04shop\x1a\x03api";
+    // what is sent, the answer, who is served then
+    let rows: [(&str, &[u8], &[u8], &str); 5] = [
+        ("one that fails", add_u1, b"\x0a\x15\x0a\x13port 15008 is taken", ""),
+        ("again", add_u1, DONE, "u1"),
+        ("the snapshot is sent", b"\x1a\x00", DONE, "u1"),
+        ("another", add_u2, DONE, "u1 u2"),
+        ("the end of one", b"\x12\x04\x12\x02u1", DONE, "u2"),
+    ];
+    for (what, request, answer, served) in rows {
+        agent.send_raw(request, if request.starts_with(b"\x0a") { NETNS } else { &[] });
+        assert_eq!(agent.read().await, answer, "{what}");
+        assert_eq!(fixture.served().join(" "), served, "{what}");
+    }
+    let info = fixture.pods.served.lock().unwrap().values().next().cloned().unwrap();
+    assert_eq!((&*info.name, &*info.namespace, &*info.service_account), ("web", "shop", "api"));
+
+    // It restarts, and does not know yet where the namespace of the one is.
+    drop(agent);
+    let agent = fixture.agent.accept_silently().await;
+    assert_eq!(agent.read().await, b"\x08\x01");
+    for request in [&b"\x2a\x04\x0a\x02u2"[..], b"\x1a\x00"] {
+        agent.send_raw(request, &[]);
+        assert_eq!(agent.read().await, DONE);
+    }
+    assert_eq!(fixture.served(), ["u2"]);
+    fixture.readiness.wait().await;
 }
