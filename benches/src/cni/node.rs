@@ -267,10 +267,18 @@ impl Node {
     }
 }
 
+/// A pod as most are: one container, probed.
 fn object(pod: &Pod, status: Value) -> Value {
     json!({"apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": pod.name, "namespace": pod.namespace, "uid": pod.uid},
-        "spec": {"nodeName": "node-1", "containers": []}, "status": status})
+        "metadata": {"name": pod.name, "namespace": pod.namespace, "uid": pod.uid,
+            "labels": {"app": pod.namespace, "pod-template-hash": "5c68b23984"}},
+        "spec": {"nodeName": "node-1", "serviceAccountName": pod.namespace, "containers": [{
+            "name": "server", "image": "registry.example/shop/server:1.2.3", "args": ["--port", "8080"],
+            "env": [{"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
+            "ports": [{"name": "http", "containerPort": 8080}],
+            "resources": {"requests": {"cpu": "100m", "memory": "64Mi"}, "limits": {"memory": "64Mi"}},
+            "readinessProbe": {"httpGet": {"path": "/ready", "port": "http"}, "periodSeconds": 5},
+        }]}, "status": status})
 }
 
 impl Drop for Node {
