@@ -3,14 +3,13 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use fairway_core::source::objects::{annotation, is_host_network, is_terminal, label, pod_ips, pod_uid};
-use k8s_openapi::api::core::v1::{Namespace, Pod};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use fairway_core::source::objects::label;
+use fairway_core::source::{NodePod, ObjectKey};
+use k8s_openapi::api::core::v1::Namespace;
 
 use crate::rules::{Capture, InterfaceName};
 use selector::By;
 
-mod probes;
 mod selector;
 
 pub use selector::{SelectorError, Selectors};
@@ -140,24 +139,30 @@ pub struct Rules {
     pub defaults: Capture,
 }
 
-/// Decides on `pod`, which lives in `namespace` when that is known. `assigned` are the addresses it was just given,
-/// which its status does not have yet.
+/// Decides on `pod`, called `key`, which lives in `namespace` when that is known. `assigned` are the addresses it was just
+/// given, which its status does not have yet.
 #[must_use]
-pub fn decide(pod: &Pod, namespace: Option<&Namespace>, rules: &Rules, assigned: &[IpAddr]) -> Decision {
+pub fn decide(
+    key: &ObjectKey,
+    pod: &NodePod,
+    namespace: Option<&Namespace>,
+    rules: &Rules,
+    assigned: &[IpAddr],
+) -> Decision {
     let reason = match opted_in(pod, namespace, &rules.selectors) {
-        _ if is_excluded(pod, rules) => return Decision::Exclude(Reason::ExcludedNamespace),
+        _ if rules.excluded_namespaces.contains(&key.namespace) => return Decision::Exclude(Reason::ExcludedNamespace),
         Err(reason) => return Decision::Exclude(reason),
-        Ok(_) if is_host_network(pod) => return Decision::Exclude(Reason::HostNetwork),
-        Ok(_) if is_windows(pod) => return Decision::Exclude(Reason::Windows),
+        Ok(_) if pod.is_host_network => return Decision::Exclude(Reason::HostNetwork),
+        Ok(_) if pod.is_windows => return Decision::Exclude(Reason::Windows),
         Ok(_) if is_virtual_machine(pod) => return Decision::Exclude(Reason::VirtualMachine),
-        Ok(_) if annotation(&pod.metadata, SIDECAR_STATUS).is_some() => return Decision::Exclude(Reason::Sidecar),
-        Ok(_) if is_terminal(pod) => return Decision::Exclude(Reason::Terminal),
+        Ok(_) if pod.annotation(SIDECAR_STATUS).is_some() => return Decision::Exclude(Reason::Sidecar),
+        Ok(_) if pod.is_terminal => return Decision::Exclude(Reason::Terminal),
         Ok(reason) => reason,
     };
-    if pod_uid(pod).is_none() {
+    if pod.uid().is_none() {
         return Decision::Wait(Reason::NoUid);
     }
-    if assigned.is_empty() && pod_ips(pod).is_empty() {
+    if assigned.is_empty() && pod.addresses.is_empty() {
         return Decision::Wait(Reason::NoAddress);
     }
     let mut warnings = Vec::new();
@@ -169,36 +174,29 @@ pub fn decide(pod: &Pod, namespace: Option<&Namespace>, rules: &Rules, assigned:
 #[must_use]
 pub fn is_enrolled(namespace: &Namespace, rules: &Rules) -> bool {
     let name = namespace.metadata.name.as_deref().unwrap_or_default();
-    let by = rules.selectors.select(&ObjectMeta::default(), Some(&namespace.metadata));
+    let by = rules.selectors.select(&|_| None, Some(&|key| label(&namespace.metadata, key)));
     by.is_some() && !rules.excluded_namespaces.contains(name)
-}
-
-fn is_windows(pod: &Pod) -> bool {
-    pod.spec.as_ref().and_then(|spec| spec.os.as_ref()).is_some_and(|os| os.name == "windows")
 }
 
 /// By the name of its runtime class: what a runtime really does is known to it alone, and Kata's are named so by its
 /// own installation.
-fn is_virtual_machine(pod: &Pod) -> bool {
-    let class = pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.as_deref());
-    class.is_some_and(|class| class == "kata" || class.starts_with("kata-"))
+fn is_virtual_machine(pod: &NodePod) -> bool {
+    let class = &*pod.runtime_class;
+    class == "kata" || class.starts_with("kata-")
 }
 
-fn is_excluded(pod: &Pod, rules: &Rules) -> bool {
-    pod.metadata.namespace.as_ref().is_some_and(|namespace| rules.excluded_namespaces.contains(namespace))
-}
-
-fn opted_in(pod: &Pod, namespace: Option<&Namespace>, selectors: &Selectors) -> Result<Reason, Reason> {
-    match selectors.select(&pod.metadata, namespace.map(|namespace| &namespace.metadata)) {
+fn opted_in(pod: &NodePod, namespace: Option<&Namespace>, selectors: &Selectors) -> Result<Reason, Reason> {
+    let of_namespace = |key: &str| label(&namespace?.metadata, key);
+    match selectors.select(&|key| pod.label(key), namespace.is_some().then_some(&of_namespace)) {
         Some(By::Pod) => Ok(Reason::PodLabel),
         Some(By::Namespace) => Ok(Reason::NamespaceLabel),
-        None if label(&pod.metadata, DATAPLANE_MODE) == Some("none") => Err(Reason::PodOptsOut),
+        None if pod.label(DATAPLANE_MODE) == Some("none") => Err(Reason::PodOptsOut),
         None => Err(Reason::NotLabelled),
     }
 }
 
-fn capture_of(pod: &Pod, defaults: &Capture, warnings: &mut Vec<String>) -> Capture {
-    let mut flag = |name: &str| match annotation(&pod.metadata, name)? {
+fn capture_of(pod: &NodePod, defaults: &Capture, warnings: &mut Vec<String>) -> Capture {
+    let mut flag = |name: &str| match pod.annotation(name)? {
         "true" => Some(true),
         "false" => Some(false),
         other => {
@@ -207,10 +205,10 @@ fn capture_of(pod: &Pod, defaults: &Capture, warnings: &mut Vec<String>) -> Capt
         }
     };
     let mut capture = defaults.clone();
-    capture.probes.ports = probes::ports(pod);
+    capture.probes.ports = pod.probed.iter().copied().collect();
     capture.dns = flag(DNS_CAPTURE).unwrap_or(capture.dns);
     capture.inbound = !flag(BYPASS_INBOUND).unwrap_or(!capture.inbound);
-    let names = annotation(&pod.metadata, VIRTUAL_INTERFACES).unwrap_or_default();
+    let names = pod.annotation(VIRTUAL_INTERFACES).unwrap_or_default();
     for name in names.split(',').map(str::trim).filter(|name| !name.is_empty()) {
         match InterfaceName::parse(name) {
             Ok(name) => drop(capture.virtual_interfaces.insert(name)),

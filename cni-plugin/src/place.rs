@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use fairway_core::io::metrics::Metrics;
-use fairway_core::source::cluster::{Cluster, Strip, connect};
+use fairway_core::source::cluster::{Cluster, connect};
 use fairway_core::source::status::Writer;
-use fairway_core::source::{Loaded, Source as _, directory};
+use fairway_core::source::{Loaded, Source as _, Strip, directory};
 use tokio::sync::watch;
 
 use crate::config::{Config, SourceConfig};
@@ -37,7 +37,7 @@ impl Place {
             SourceConfig::Directory(root) => {
                 let owner = format!("cni-agent.{}", config.node_name);
                 let writer = Writer::new(&root, &owner)?;
-                let source = directory::watch_without(&root, &owner);
+                let source = directory::watch_for_node(&root, &owner);
                 Ok(Self { source, notices: writer.into(), events: None })
             }
             SourceConfig::Kubernetes(kubeconfig) => {

@@ -25,9 +25,7 @@ use std::time::{Duration, Instant};
 
 use fairway_core::io::metrics::Metrics;
 use fairway_core::source::directory::Loaded;
-use fairway_core::source::objects::{node_name, pod_ips, pod_uid, service_account_name};
-use fairway_core::source::{ObjectKey, Objects};
-use k8s_openapi::api::core::v1::Pod;
+use fairway_core::source::{NodePod, ObjectKey, Objects};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -239,23 +237,23 @@ impl Reconciler {
 
     /// Looks at every pod of the node once and takes the next step for each; `full` also retries and verifies.
     pub async fn pass(&mut self, loaded: &Loaded, now: Instant, full: bool) {
-        let pods: Vec<&Arc<Pod>> =
-            loaded.objects.pods.values().filter(|pod| node_name(pod) == Some(&self.settings.node)).collect();
+        let pods = loaded.objects.node_pods.iter().filter(|(_, pod)| pod.node() == Some(&self.settings.node));
+        let pods: Vec<(&ObjectKey, &NodePod)> = pods.map(|(key, pod)| (key, pod.as_ref())).collect();
         let mut reports = Vec::with_capacity(pods.len());
         let mut jobs = Vec::new();
-        let present: BTreeSet<&str> = pods.iter().filter_map(|pod| pod_uid(pod)).collect();
+        let present: BTreeSet<&str> = pods.iter().filter_map(|(_, pod)| pod.uid()).collect();
         let due = if full { self.take_turns() } else { BTreeSet::new() };
         self.census = None;
         self.remember(loaded);
         self.forget_deleted(&present, &mut jobs);
         let mut refused = BTreeMap::new();
-        for pod in &pods {
-            let decision = self.decide(pod, &loaded.objects);
-            let mut report = report(pod, &decision);
+        for (key, pod) in pods {
+            let decision = self.decide(key, pod, &loaded.objects);
+            let mut report = report(key, pod, &decision);
             match decision {
                 Decision::Capture { capture, warnings, .. } => {
                     report.error = (!warnings.is_empty()).then(|| warnings.join("; "));
-                    let wanted = self.wanted(pod, capture);
+                    let wanted = self.wanted(key, pod, capture, full);
                     match self.join(&wanted, now, full) {
                         Ok(Some(probe)) => jobs.push(probe),
                         Ok(None) => jobs.extend(self.rules_job(&wanted.uid, &due)),
@@ -264,18 +262,18 @@ impl Reconciler {
                 }
                 Decision::Wait(_) => {}
                 Decision::Exclude(reason) => {
-                    jobs.extend(self.leave(pod, now, full));
+                    jobs.extend(self.leave(key, pod, now, full));
                     if let Some(why) = reason.refusal() {
                         report.error = Some(why.to_owned());
-                        let told = self.refuse(pod, why, now);
-                        refused.insert(pod_key(pod), (report.uid.clone(), told));
+                        let told = self.refuse(key, pod, why, now);
+                        refused.insert(key.clone(), (report.uid.clone(), told));
                     }
                 }
             }
             reports.push(report);
         }
         self.refused = refused;
-        self.lacking.retain(|key, _| loaded.objects.pods.contains_key(key));
+        self.lacking.retain(|key, _| loaded.objects.node_pods.contains_key(key));
         if full && loaded.errors.is_empty() {
             self.withdraw_stale_status(&loaded.objects);
         }
@@ -313,10 +311,10 @@ impl Reconciler {
         self.handoff.flush().await;
     }
 
-    fn decide(&self, pod: &Pod, objects: &Objects) -> Decision {
-        let namespace = pod.metadata.namespace.as_deref().and_then(|namespace| objects.namespace(namespace));
-        let assigned = self.arrivals.addresses(&pod_key(pod), pod_uid(pod).unwrap_or_default());
-        enroll::decide(pod, namespace.map(Arc::as_ref), &self.settings.rules, &assigned)
+    fn decide(&self, key: &ObjectKey, pod: &NodePod, objects: &Objects) -> Decision {
+        let namespace = objects.namespace(&key.namespace);
+        let assigned = self.arrivals.addresses(key, pod.uid().unwrap_or_default());
+        enroll::decide(key, pod, namespace.map(Arc::as_ref), &self.settings.rules, &assigned)
     }
 
     /// Makes sure that the proxies were handed the pod's present namespace.
@@ -472,16 +470,21 @@ impl Reconciler {
     }
 
     /// All that it takes to capture `pod`.
-    fn wanted(&self, pod: &Pod, mut capture: Capture) -> Wanted {
-        let key = pod_key(pod);
-        let uid = pod_uid(pod).unwrap_or_default().to_owned();
-        let mut addresses = self.arrivals.addresses(&key, &uid);
-        addresses.extend(pod_ips(pod));
+    fn wanted(&self, key: &ObjectKey, pod: &NodePod, mut capture: Capture, full: bool) -> Wanted {
+        let uid = pod.uid().unwrap_or_default().to_owned();
+        let mut addresses = self.arrivals.addresses(key, &uid);
+        addresses.extend(&pod.addresses);
         if !capture.probes.ports.is_empty() {
-            let sources = addresses.iter().filter_map(|address| self.kernel.source_towards(*address));
-            capture.probes.sources.extend(sources);
+            // Routes seldom change, and each is asked for with a socket: in turn, not each time something happens elsewhere.
+            match self.tracked.get(&uid).filter(|_| !full) {
+                Some(tracked) => capture.probes.sources.extend(&tracked.capture.probes.sources),
+                None => {
+                    let sources = addresses.iter().filter_map(|address| self.kernel.source_towards(*address));
+                    capture.probes.sources.extend(sources);
+                }
+            }
         }
-        Wanted { key, uid, service_account: service_account_name(pod).to_owned(), addresses, capture }
+        Wanted { key: key.clone(), uid, service_account: pod.service_account.to_string(), addresses, capture }
     }
 
     /// The captured pods whose turn it is to be verified.
@@ -533,16 +536,11 @@ fn is_plain(uid: &str) -> bool {
     !uid.is_empty() && uid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
-fn pod_key(pod: &Pod) -> ObjectKey {
-    let (namespace, name) = (pod.metadata.namespace.clone(), pod.metadata.name.clone());
-    ObjectKey::pod(namespace.unwrap_or_default(), name.unwrap_or_default())
-}
-
-fn report(pod: &Pod, decision: &Decision) -> PodReport {
+fn report(key: &ObjectKey, pod: &NodePod, decision: &Decision) -> PodReport {
     PodReport {
-        uid: pod_uid(pod).unwrap_or_default().to_owned(),
-        namespace: pod.metadata.namespace.clone().unwrap_or_default(),
-        name: pod.metadata.name.clone().unwrap_or_default(),
+        uid: pod.uid().unwrap_or_default().to_owned(),
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
         desired: if decision.is_wanted() { Desired::Captured } else { Desired::Excluded },
         reason: decision.reason().label(),
         actual: Actual::Absent,

@@ -16,6 +16,7 @@ pub mod istio_traffic;
 mod kind;
 mod loaded;
 mod name;
+mod node_pod;
 pub mod objects;
 pub mod route;
 pub mod status;
@@ -30,10 +31,21 @@ use tokio::sync::watch::Receiver;
 pub use freshness::Freshness;
 pub use kind::Kind;
 pub use loaded::{Loaded, Remembered};
+pub use node_pod::NodePod;
 pub use objects::{Objects, UnknownKind};
 
 /// Namespace given to a namespaced object that names none, as `kubectl` does.
 pub const DEFAULT_NAMESPACE: &str = "default";
+
+/// What of objects is not kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Strip {
+    /// What the mesh does not read of an API server's objects; manifests are kept whole.
+    #[default]
+    Unneeded,
+    /// All that an agent on a node does not read: its pods are [`Objects::node_pods`].
+    Node,
+}
 
 /// Where objects come from.
 ///

@@ -3,8 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use fairway_core::source::objects::label;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 
 /// The label opts in, on the pod, or on its namespace unless the pod opts out.
@@ -13,6 +11,9 @@ const DEFAULT: &str = r#"[
   {"podSelector": {"matchExpressions": [{"key": "istio.io/dataplane-mode", "operator": "NotIn", "values": ["none"]}]},
    "namespaceSelector": {"matchLabels": {"istio.io/dataplane-mode": "ambient"}}}
 ]"#;
+
+/// The labels of an object: the value of each.
+pub(super) type Labels<'a> = &'a dyn Fn(&str) -> Option<&'a str>;
 
 /// A pod opts in when one of the entries selects it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +85,7 @@ impl Selectors {
     }
 
     /// Whether they select the pod. A namespace that is not known has no labels that anybody could select.
-    pub(super) fn select(&self, pod: &ObjectMeta, namespace: Option<&ObjectMeta>) -> Option<By> {
+    pub(super) fn select(&self, pod: Labels<'_>, namespace: Option<Labels<'_>>) -> Option<By> {
         let selecting = self.0.iter().find(|entry| {
             let by_namespace = || namespace.is_some_and(|namespace| entry.namespace_selector.selects(namespace));
             entry.pod_selector.selects(pod) && (entry.namespace_selector.is_empty() || by_namespace())
@@ -98,9 +99,9 @@ impl Selector {
         self.match_labels.is_empty() && self.match_expressions.is_empty()
     }
 
-    fn selects(&self, metadata: &ObjectMeta) -> bool {
-        self.match_labels.iter().all(|(key, value)| label(metadata, key) == Some(value))
-            && self.match_expressions.iter().all(|requirement| requirement.holds(label(metadata, &requirement.key)))
+    fn selects(&self, labels: Labels<'_>) -> bool {
+        self.match_labels.iter().all(|(key, value)| labels(key) == Some(value))
+            && self.match_expressions.iter().all(|requirement| requirement.holds(labels(&requirement.key)))
     }
 }
 
@@ -120,9 +121,8 @@ impl Requirement {
 mod tests {
     use super::*;
 
-    fn labelled(labels: &[(&str, &str)]) -> ObjectMeta {
-        let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        ObjectMeta { labels: Some(labels), ..ObjectMeta::default() }
+    fn value<'a>(labels: &[(&str, &'a str)], key: &str) -> Option<&'a str> {
+        labels.iter().find(|(name, _)| *name == key).map(|(_, value)| *value)
     }
 
     #[test]
@@ -153,8 +153,8 @@ mod tests {
             (&[], None, None),
         ];
         for (pod, namespace, wanted) in rows {
-            let namespace_labels = namespace.map(labelled);
-            let found = selectors.select(&labelled(pod), namespace_labels.as_ref());
+            let of_namespace = |key: &str| value(namespace.unwrap_or_default(), key);
+            let found = selectors.select(&|key| value(pod, key), namespace.is_some().then_some(&of_namespace));
             assert_eq!(found, wanted, "{pod:?} in {namespace:?}");
         }
     }
@@ -174,6 +174,6 @@ mod tests {
         }
         assert_eq!(Selectors::parse(" \n"), Ok(Selectors::default()));
         assert_eq!(Selectors::default().0.len(), 2);
-        assert_eq!(Selectors::parse("[]").unwrap().select(&labelled(&[]), None), None);
+        assert_eq!(Selectors::parse("[]").unwrap().select(&|_| None, None), None);
     }
 }

@@ -12,7 +12,7 @@ fn rules() -> Rules {
 }
 
 /// A running pod with `change` merged at the top level of its fields.
-fn pod(change: &Value) -> Pod {
+fn pod(change: &Value) -> NodePod {
     let mut value = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": "a", "namespace": "shop", "uid": "u1"},
@@ -24,7 +24,15 @@ fn pod(change: &Value) -> Pod {
             value[section][field] = content.clone();
         }
     }
-    serde_json::from_value(value).unwrap()
+    NodePod::of(&serde_json::from_value(value).unwrap())
+}
+
+fn key(change: &Value) -> ObjectKey {
+    ObjectKey::pod(change["metadata"]["namespace"].as_str().unwrap_or("shop"), "a")
+}
+
+fn shop() -> ObjectKey {
+    key(&Value::Null)
 }
 
 fn namespace(mode: Option<&str>) -> Namespace {
@@ -124,7 +132,7 @@ fn verdicts() {
         ),
     ];
     for (mode, change, wanted, waiting, reason) in rows {
-        let decision = decide(&pod(&change), Some(&namespace(mode)), &rules(), &[]);
+        let decision = decide(&key(&change), &pod(&change), Some(&namespace(mode)), &rules(), &[]);
         let got = (decision.is_wanted(), matches!(decision, Decision::Wait(_)), decision.reason());
         assert_eq!(got, (wanted, waiting, reason), "namespace {mode:?}, pod {change}");
     }
@@ -132,15 +140,15 @@ fn verdicts() {
 
 #[test]
 fn an_unknown_namespace_opts_nobody_in() {
-    assert_eq!(decide(&pod(&json!({})), None, &rules(), &[]).reason(), Reason::NotLabelled);
-    assert_eq!(decide(&pod(&labelled("ambient")), None, &rules(), &[]).reason(), Reason::PodLabel);
+    assert_eq!(decide(&shop(), &pod(&json!({})), None, &rules(), &[]).reason(), Reason::NotLabelled);
+    assert_eq!(decide(&shop(), &pod(&labelled("ambient")), None, &rules(), &[]).reason(), Reason::PodLabel);
 }
 
 #[test]
 fn annotations_change_how_a_pod_is_captured() {
     let captured = |annotations: Value| {
         let pod = pod(&json!({"metadata": {"annotations": annotations, "labels": {DATAPLANE_MODE: "ambient"}}}));
-        match decide(&pod, None, &rules(), &[]) {
+        match decide(&shop(), &pod, None, &rules(), &[]) {
             Decision::Capture { capture, warnings, .. } => (capture, warnings),
             other => panic!("{other:?}"),
         }
@@ -170,6 +178,6 @@ fn what_cannot_be_captured_is_said_only_to_those_who_asked() {
 #[test]
 fn an_address_that_was_just_given_is_as_good_as_one_in_the_status() {
     let pod = pod(&json!({"metadata": {"labels": {DATAPLANE_MODE: "ambient"}}, "status": {"podIP": null}}));
-    assert_eq!(decide(&pod, None, &rules(), &[]), Decision::Wait(Reason::NoAddress));
-    assert!(matches!(decide(&pod, None, &rules(), &["10.0.0.1".parse().unwrap()]), Decision::Capture { .. }));
+    assert_eq!(decide(&shop(), &pod, None, &rules(), &[]), Decision::Wait(Reason::NoAddress));
+    assert!(matches!(decide(&shop(), &pod, None, &rules(), &["10.0.0.1".parse().unwrap()]), Decision::Capture { .. }));
 }

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::time::Instant;
 
-use fairway_core::source::objects::pod_uid;
 use fairway_core::source::{ObjectKey, Objects};
 
 use super::arrivals::Standing;
@@ -79,8 +78,8 @@ impl Reconciler {
         self.arrivals = arrivals;
         if full {
             let tracked: Vec<&ObjectKey> = self.tracked.values().map(|tracked| &tracked.key).collect();
-            let has_pod = |uid: &str| objects.pods.values().any(|pod| pod_uid(pod) == Some(uid));
-            self.arrivals.forget(|key| objects.pods.contains_key(key) || tracked.contains(&key), has_pod);
+            let has_pod = |uid: &str| objects.node_pods.values().any(|pod| pod.uid() == Some(uid));
+            self.arrivals.forget(|key| objects.node_pods.contains_key(key) || tracked.contains(&key), has_pod);
         }
     }
 
@@ -89,13 +88,13 @@ impl Reconciler {
         let unseen = || Standing::Unseen {
             enrolled: namespace.is_some_and(|namespace| enroll::is_enrolled(namespace, &self.settings.rules)),
         };
-        let Some(pod) = objects.pods.get(key) else { return unseen() };
-        let uid = pod_uid(pod).unwrap_or_default();
+        let Some(pod) = objects.node_pods.get(key) else { return unseen() };
+        let uid = pod.uid().unwrap_or_default();
         if !attachment.pod_uid.is_empty() && attachment.pod_uid != uid {
             return unseen();
         }
         let namespace = namespace.map(std::sync::Arc::as_ref);
-        let decision = enroll::decide(pod, namespace, &self.settings.rules, &attachment.addresses());
+        let decision = enroll::decide(key, pod, namespace, &self.settings.rules, &attachment.addresses());
         if let Decision::Exclude(reason) = decision {
             return Standing::Excluded(reason.label());
         }

@@ -3,21 +3,20 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use fairway_core::source::objects::{is_host_network, pod_uid};
-use k8s_openapi::api::core::v1::Pod;
+use fairway_core::source::{NodePod, ObjectKey};
 
 use super::job::Job;
-use super::{Reconciler, is_plain, pod_key};
+use super::{Reconciler, is_plain};
 use crate::rules::{Capture, Phase};
 
 impl Reconciler {
     /// The next step out for a pod that does not belong in.
-    pub(super) fn leave(&mut self, pod: &Pod, now: Instant, full: bool) -> Option<Job> {
-        let uid = pod_uid(pod)?.to_owned();
+    pub(super) fn leave(&mut self, key: &ObjectKey, pod: &NodePod, now: Instant, full: bool) -> Option<Job> {
+        let uid = pod.uid()?.to_owned();
         if !self.tracked.contains_key(&uid) {
-            return self.look_for_leftovers(pod, &uid, full);
+            return self.look_for_leftovers(key, pod, &uid, full);
         }
-        let found = self.locate(&pod_key(pod), &uid).ok();
+        let found = self.locate(key, &uid).ok();
         let tracked = self.tracked.get_mut(&uid)?;
         if found.map(|(_, id)| id) != Some(tracked.network.id()) {
             // The namespace is gone, and its rules with it.
@@ -38,12 +37,12 @@ impl Reconciler {
     }
 
     /// Rules that an earlier agent left in a pod that was un-enrolled while no agent ran.
-    fn look_for_leftovers(&mut self, pod: &Pod, uid: &str, full: bool) -> Option<Job> {
+    fn look_for_leftovers(&mut self, key: &ObjectKey, pod: &NodePod, uid: &str, full: bool) -> Option<Job> {
         // The namespace of a host network pod is the node's own: never touched.
-        if !full || !is_plain(uid) || is_host_network(pod) || self.clean.contains(uid) {
+        if !full || !is_plain(uid) || pod.is_host_network || self.clean.contains(uid) {
             return None;
         }
-        let (path, _) = self.locate(&pod_key(pod), uid).ok()?;
+        let (path, _) = self.locate(key, uid).ok()?;
         let network = self.kernel.open(&path).ok()?;
         Some(Job::Clean { uid: uid.to_owned(), network })
     }

@@ -4,13 +4,11 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use fairway_core::source::directory::Loaded;
-use fairway_core::source::objects::{node_name, pod_uid};
-use fairway_core::source::{Kind, ObjectKey, Objects};
-use k8s_openapi::api::core::v1::Pod;
+use fairway_core::source::{Kind, NodePod, ObjectKey, Objects};
 use serde_json::{Map, json};
 
 use super::settle::{self, StatusChange, settle};
-use super::{COMPLAIN_AFTER, Lack, REMIND_EVERY, Reconciler, pod_key};
+use super::{COMPLAIN_AFTER, Lack, REMIND_EVERY, Reconciler};
 use crate::enroll::{self, Decision, NOT_CAPTURED, REDIRECTION};
 use crate::events::{PodEvent, Reason};
 use crate::install::InstallError;
@@ -45,15 +43,14 @@ impl Reconciler {
     }
 
     /// Tells the owner of a pod that opts in why it is not in; when it was told last.
-    pub(super) fn refuse(&self, pod: &Pod, why: &str, now: Instant) -> Instant {
-        let (key, uid) = (pod_key(pod), pod_uid(pod).unwrap_or_default());
-        let recently =
-            self.refused.get(&key).filter(|(told, at)| told == uid && is_recent(*at, now)).map(|(_, at)| *at);
+    pub(super) fn refuse(&self, key: &ObjectKey, pod: &NodePod, why: &str, now: Instant) -> Instant {
+        let uid = pod.uid().unwrap_or_default();
+        let recently = self.refused.get(key).filter(|(told, at)| told == uid && is_recent(*at, now)).map(|(_, at)| *at);
         if recently.is_none() {
-            self.say(&key, uid, Reason::CannotBeCaptured, why);
+            self.say(key, uid, Reason::CannotBeCaptured, why);
         }
         let partial = json!({"metadata": {"annotations": {NOT_CAPTURED: why}}});
-        if let Err(error) = self.status.write(&key, partial) {
+        if let Err(error) = self.status.write(key, partial) {
             tracing::warn!(pod = %key, %error, "the pod's status could not be written; trying again");
         }
         recently.unwrap_or(now)
@@ -156,8 +153,8 @@ impl Reconciler {
         let in_use = self.tracked.values().map(|tracked| &tracked.key).chain(self.refused.keys()).chain(told);
         let in_use: BTreeSet<_> = in_use.collect();
         for key in owned.iter().filter(|key| key.kind == Kind::Pod && !in_use.contains(key)) {
-            let waits = objects.pods.get(key).is_some_and(|pod| {
-                node_name(pod) == Some(&self.settings.node) && matches!(self.decide(pod, objects), Decision::Wait(_))
+            let waits = objects.node_pods.get(key).is_some_and(|pod| {
+                pod.node() == Some(&self.settings.node) && matches!(self.decide(key, pod, objects), Decision::Wait(_))
             });
             if !waits {
                 self.withdraw("", key);

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use fairway_core::source::directory::load;
+use fairway_core::source::directory::{load, load_for_node};
 use fairway_core::source::objects::annotation;
 use fairway_core::source::status::Writer;
 use fairway_proto::zds::workload_request::Payload;
@@ -123,7 +123,7 @@ impl World {
     }
 
     async fn pass(&mut self) -> PodReport {
-        self.loaded = load(self.directory.path(), Some(&self.loaded));
+        self.loaded = load_for_node(self.directory.path(), Some(&self.loaded));
         self.reconciler.pass(&self.loaded, self.now, true).await;
         self.report()
     }

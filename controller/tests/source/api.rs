@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use fairway_core::source::cluster::{Cluster, Selection, Strip};
-use fairway_core::source::{Kind, Readings};
+use fairway_core::source::cluster::{Cluster, Selection};
+use fairway_core::source::{Kind, ObjectKey, Readings, Strip};
 use serde_json::json;
 
 use super::contract::{HURRY, object, pod, policy, start, until, until_stale};
@@ -237,11 +237,9 @@ async fn what_nobody_reads_is_not_kept_and_makes_no_difference() {
     assert_eq!((&container.readiness_probe, &read.spec.as_ref().unwrap().runtime_class_name), (&None, &None));
     let of_node = Cluster::new(fake.client()).of_node("node-1").with_strip(Strip::Node).hurried(HURRY);
     let mut readings = start(Box::new(of_node));
-    pods(&mut readings, 2).await;
+    until(&mut readings, "pods", |loaded| loaded.objects.node_pods.len() == 2).await;
     let loaded = readings.loaded.borrow().clone();
-    let spec = loaded.objects.pod("shop", "a").unwrap().spec.as_ref().unwrap();
-    let container = &spec.containers[0];
-    assert_eq!((container.image.as_deref(), container.readiness_probe.is_some()), (None, true));
-    assert_eq!((spec.runtime_class_name.as_deref(), spec.os.is_some()), (Some("kata"), true));
+    let pod = &loaded.objects.node_pods[&ObjectKey::pod("shop", "a")];
+    assert_eq!((&*pod.probed, &*pod.runtime_class, pod.is_windows), (&[80][..], "kata", false));
     assert!(fake.requests().iter().any(|request| request.contains("fieldSelector=spec.nodeName%3Dnode-1")));
 }

@@ -19,9 +19,8 @@ use tokio::sync::{mpsc, watch};
 
 pub use connect::{ConnectError, connect};
 pub use request::{Resource, read_body};
-pub use strip::Strip;
 
-use super::{Freshness, Kind, Loaded, Readings, Source, SourceError};
+use super::{Freshness, Kind, Loaded, Readings, Source, SourceError, Strip};
 use reflector::{Pace, Reflector};
 use state::State;
 

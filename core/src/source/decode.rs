@@ -8,7 +8,7 @@ use serde_path_to_error::Segment;
 
 use super::name::{check_label, check_name};
 use super::objects::Typed;
-use super::{DEFAULT_NAMESPACE, Kind, ObjectKey};
+use super::{DEFAULT_NAMESPACE, Kind, NodePod, ObjectKey, Strip};
 use crate::yaml::{Fault, FieldPath, Node, Step};
 
 /// Who a document says it is.
@@ -137,8 +137,12 @@ impl Item<'_> {
     }
 
     /// The typed object that `value`, which is this item or was made from it, stands for.
-    pub(super) fn typed(&self, kind: Kind, value: &Value) -> Result<Typed, Fault> {
-        typed(kind, value).map_err(|(path, message)| self.fault(&path, message))
+    pub(super) fn typed(&self, kind: Kind, value: &Value, strip: Strip) -> Result<Typed, Fault> {
+        let typed = match (kind, strip) {
+            (Kind::Pod, Strip::Node) => read(value).map(|pod| Typed::NodePod(Arc::new(NodePod::of(&pod)))),
+            _ => typed(kind, value),
+        };
+        typed.map_err(|(path, message)| self.fault(&path, message))
     }
 }
 

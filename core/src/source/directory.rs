@@ -21,12 +21,12 @@ use serde_json::Value;
 use super::decode::{self, Item};
 use super::loaded::Origin;
 use super::objects::Objects;
-use super::{Freshness, ObjectKey, Readings, Source, SourceError};
+use super::{Freshness, ObjectKey, Readings, Source, SourceError, Strip};
 use file::{Manifest, Overlay, Parsed};
 use scan::Area;
 
 pub use super::loaded::{Loaded, Remembered};
-pub use super::watch::{watch, watch_from, watch_without};
+pub use super::watch::{watch, watch_for_node, watch_from};
 pub use scan::MAX_MANIFEST_BYTES;
 pub(crate) use scan::STATUS_DIRECTORY;
 
@@ -42,6 +42,17 @@ pub(super) struct Read {
     pub(super) never_read: bool,
     /// The root could not be read this time.
     is_missing: bool,
+    /// What is left out of objects.
+    strip: Strip,
+}
+
+/// For whom a directory is read.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Reader {
+    /// Whose status is left out, as its owner knows it.
+    pub(super) without: Option<String>,
+    /// What is left out of objects.
+    pub(super) strip: Strip,
 }
 
 type Files<T> = BTreeMap<String, Arc<Parsed<T>>>;
@@ -78,7 +89,10 @@ pub struct Directory {
 impl Source for Directory {
     fn start(self: Box<Self>, remembered: &Loaded) -> Readings {
         let freshness = Freshness::default();
-        Readings { loaded: super::watch::start(&self.root, None, Some(remembered), freshness.clone()), freshness }
+        Readings {
+            loaded: super::watch::start(&self.root, Reader::default(), Some(remembered), freshness.clone()),
+            freshness,
+        }
     }
 }
 
@@ -108,20 +122,27 @@ fn same_files<T>(left: &Files<T>, right: &Files<T>) -> bool {
 /// what is wrong is in [`Loaded::errors`].
 #[must_use]
 pub fn load(root: &Path, previous: Option<&Loaded>) -> Loaded {
-    load_without(root, None, previous)
+    load_as(root, &Reader::default(), previous)
 }
 
-/// As [`load`], leaving out what the owner `without` says of objects.
-pub(super) fn load_without(root: &Path, without: Option<&str>, previous: Option<&Loaded>) -> Loaded {
+/// As [`load`], for an agent on a node: pods are [`Objects::node_pods`].
+#[must_use]
+pub fn load_for_node(root: &Path, previous: Option<&Loaded>) -> Loaded {
+    load_as(root, &Reader { without: None, strip: Strip::Node }, previous)
+}
+
+/// As [`load`], for `reader`; `previous` was read for it, too.
+pub(super) fn load_as(root: &Path, reader: &Reader, previous: Option<&Loaded>) -> Loaded {
+    let strip = reader.strip;
     let before = previous.and_then(|previous| match &previous.origin {
         Origin::Directory(read) => Some(read),
         #[cfg(feature = "cluster")]
         Origin::Cluster { .. } => None,
     });
-    let scan = scan::scan(root, without);
+    let scan = scan::scan(root, reader.without.as_deref());
     if scan.root_is_missing {
         // A vanished mount is likelier than the wish to delete everything at once.
-        let mut read = before.cloned().unwrap_or(Read { never_read: true, ..Read::default() });
+        let mut read = before.cloned().unwrap_or(Read { never_read: true, strip, ..Read::default() });
         (read.scan_errors, read.is_missing) = (scan.errors, true);
         return merge(read);
     }
@@ -131,11 +152,11 @@ pub(super) fn load_without(root: &Path, without: Option<&str>, previous: Option<
         match found.area {
             Area::Manifest => {
                 let before = before.and_then(|before| before.manifests.get(&found.name));
-                manifests.insert(found.name.clone(), file::read(&found, before));
+                manifests.insert(found.name.clone(), file::read(&found, before, strip));
             }
             Area::Status => {
                 let before = before.and_then(|before| before.overlays.get(&found.name));
-                overlays.insert(found.name.clone(), file::read(&found, before));
+                overlays.insert(found.name.clone(), file::read(&found, before, strip));
             }
         }
     }
@@ -146,7 +167,7 @@ pub(super) fn load_without(root: &Path, without: Option<&str>, previous: Option<
     let known = before.filter(|before| !before.never_read);
     let is_unseen = |name: &String| known.is_none_or(|before| before.unseen.contains(name));
     let unseen = scan.unreadable.into_iter().filter(is_unseen).collect();
-    merge(Read { manifests, overlays, scan_errors: scan.errors, unseen, never_read: false, is_missing: false })
+    merge(Read { manifests, overlays, scan_errors: scan.errors, unseen, never_read: false, is_missing: false, strip })
 }
 
 /// What could not be looked at stays as it was, and so do files below a directory that could not be listed.
@@ -168,7 +189,7 @@ fn merge(read: Read) -> Loaded {
     for (name, file) in &read.overlays {
         errors.extend(file.errors.iter().cloned());
         for (key, overlay) in &file.entries {
-            patches.entry(key).or_default().push((name, overlay.as_ref()));
+            patches.entry(key.as_ref()).or_default().push((name, overlay.as_ref()));
         }
     }
     let mut objects = Objects::default();
@@ -178,13 +199,14 @@ fn merge(read: Read) -> Loaded {
         errors.extend(file.errors.iter().cloned());
         objects.unknown.extend(file.unknown.iter().cloned());
         for (key, manifest) in &file.entries {
+            let key = key.as_ref();
             if let Some(first) = owners.get(key) {
                 errors.push(duplicate(name, first, key, manifest));
                 continue;
             }
             owners.insert(key, name);
             let patches = patches.get(key).map(Vec::as_slice).unwrap_or_default();
-            objects.insert(key.clone(), overlaid(key, manifest, patches, &mut errors));
+            objects.insert(key.clone(), overlaid(key, manifest, patches, read.strip, &mut errors));
         }
     }
     for (key, value) in read.manifests.values().flat_map(|file| &file.rejected) {
@@ -212,6 +234,7 @@ fn overlaid(
     key: &ObjectKey,
     manifest: &Manifest,
     patches: &[(&str, &Overlay)],
+    strip: Strip,
     errors: &mut Vec<SourceError>,
 ) -> super::objects::Typed {
     let mut typed = manifest.typed.clone();
@@ -219,7 +242,7 @@ fn overlaid(
     for (name, overlay) in patches {
         let mut candidate = value.clone().unwrap_or_else(|| manifest.value());
         decode::merge(&mut candidate, &overlay.patch);
-        let decoded = overlay.document.with_item(|item: &Item<'_>| item.typed(key.kind, &candidate));
+        let decoded = overlay.document.with_item(|item: &Item<'_>| item.typed(key.kind, &candidate, strip));
         match decoded {
             Some(Ok(object)) => {
                 typed = object;

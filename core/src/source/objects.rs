@@ -14,7 +14,7 @@ use super::istio::{AuthorizationPolicy, PeerAuthentication};
 use super::istio_network::{ServiceEntry, WorkloadEntry};
 use super::istio_traffic::VirtualService;
 use super::route::{GrpcRoute as GRPCRoute, HttpRoute as HTTPRoute};
-use super::{Kind, ObjectKey};
+use super::{Kind, NodePod, ObjectKey};
 
 /// All objects of one kind; shared between readings until it changes.
 pub type ByKey<T> = Arc<BTreeMap<ObjectKey, Arc<T>>>;
@@ -40,6 +40,8 @@ macro_rules! objects {
         #[derive(Clone, Debug, Default, PartialEq)]
         pub struct Objects {
             $($(#[doc = $doc])+ pub $field: ByKey<$kind>,)+
+            /// Pods, in place of `pods`, for a reader on a node ([`super::Strip::Node`]).
+            pub node_pods: ByKey<NodePod>,
             /// Objects of kinds we do not read.
             pub unknown: Vec<UnknownKind>,
         }
@@ -48,10 +50,14 @@ macro_rules! objects {
         #[derive(Clone, Debug, PartialEq)]
         pub(super) enum Typed {
             $($kind(Arc<$kind>),)+
+            NodePod(Arc<NodePod>),
         }
 
         impl Objects {
             fn count(&self, kind: Kind) -> usize {
+                if kind == Kind::Pod {
+                    return self.pods.len() + self.node_pods.len();
+                }
                 match kind {
                     $(Kind::$kind => self.$field.len(),)+
                 }
@@ -60,12 +66,16 @@ macro_rules! objects {
             pub(super) fn insert(&mut self, key: ObjectKey, object: Typed) {
                 match object {
                     $(Typed::$kind(object) => drop(Arc::make_mut(&mut self.$field).insert(key, object)),)+
+                    Typed::NodePod(object) => drop(Arc::make_mut(&mut self.node_pods).insert(key, object)),
                 }
             }
 
             /// Takes an object out.
             #[cfg(feature = "cluster")]
             pub(super) fn remove(&mut self, key: &ObjectKey) -> Option<Typed> {
+                if self.node_pods.contains_key(key) {
+                    return Arc::make_mut(&mut self.node_pods).remove(key).map(Typed::NodePod);
+                }
                 match key.kind {
                     $(Kind::$kind => {
                         let present = self.$field.contains_key(key);
@@ -78,6 +88,9 @@ macro_rules! objects {
             /// The object called `key`.
             #[cfg(feature = "cluster")]
             pub(super) fn get(&self, key: &ObjectKey) -> Option<Typed> {
+                if let Some(pod) = self.node_pods.get(key) {
+                    return Some(Typed::NodePod(Arc::clone(pod)));
+                }
                 match key.kind {
                     $(Kind::$kind => self.$field.get(key).cloned().map(Typed::$kind),)+
                 }
@@ -86,18 +99,9 @@ macro_rules! objects {
             /// The keys of all objects of one kind.
             #[cfg(feature = "cluster")]
             pub(super) fn keys(&self, kind: Kind) -> Vec<ObjectKey> {
+                let node_pods = self.node_pods.keys().filter(|key| key.kind == kind).cloned();
                 match kind {
-                    $(Kind::$kind => self.$field.keys().cloned().collect(),)+
-                }
-            }
-        }
-
-        #[cfg(feature = "cluster")]
-        impl Typed {
-            /// Its metadata.
-            pub(super) fn metadata(&self) -> &ObjectMeta {
-                match self {
-                    $(Self::$kind(object) => &object.metadata,)+
+                    $(Kind::$kind => self.$field.keys().cloned().chain(node_pods).collect(),)+
                 }
             }
         }

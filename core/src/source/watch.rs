@@ -9,9 +9,9 @@ use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::watch;
 
-use super::Freshness;
-use super::directory::{STATUS_DIRECTORY, load_without};
+use super::directory::{Reader, STATUS_DIRECTORY, load_as};
 use super::loaded::{Loaded, Origin};
+use super::{Freshness, Strip};
 
 /// Silence that ends a burst of changes: an editor writes, renames and touches within a few milliseconds.
 const DEBOUNCE: Duration = Duration::from_millis(20);
@@ -30,33 +30,32 @@ const PART: &str = "manifests";
 /// on files.
 #[must_use]
 pub fn watch(root: &Path) -> watch::Receiver<Arc<Loaded>> {
-    start(root, None, None, Freshness::default())
+    start(root, Reader::default(), None, Freshness::default())
 }
 
-/// As [`watch`], for the owner of status `owner`, which need not hear what it says itself: that would be much of all
-/// there is to read, and again after each of its words.
+/// As [`watch`], for an agent on a node that owns the status `owner`: pods are [`super::Objects::node_pods`], and what it
+/// says itself is left out. That would be much of all there is to read, and again after each of its words.
 #[must_use]
-pub fn watch_without(root: &Path, owner: &str) -> watch::Receiver<Arc<Loaded>> {
-    start(root, Some(owner), None, Freshness::default())
+pub fn watch_for_node(root: &Path, owner: &str) -> watch::Receiver<Arc<Loaded>> {
+    start(root, Reader { without: Some(owner.to_owned()), strip: Strip::Node }, None, Freshness::default())
 }
 
 /// As [`watch`], going on from what is [`Loaded::remembered`] of the time before a restart.
 #[must_use]
 pub fn watch_from(root: &Path, remembered: &Loaded) -> watch::Receiver<Arc<Loaded>> {
-    start(root, None, Some(remembered), Freshness::default())
+    start(root, Reader::default(), Some(remembered), Freshness::default())
 }
 
 pub(super) fn start(
     root: &Path,
-    without: Option<&str>,
+    reader: Reader,
     previous: Option<&Loaded>,
     freshness: Freshness,
 ) -> watch::Receiver<Arc<Loaded>> {
     let (wake, woken) = sync_channel(1);
-    let without = without.map(str::to_owned);
-    let mut worker = Worker { root: root.to_owned(), without, wake, watcher: None, watched: None, freshness };
+    let mut worker = Worker { root: root.to_owned(), reader, wake, watcher: None, watched: None, freshness };
     worker.attach();
-    let first = Arc::new(load_without(root, worker.without.as_deref(), previous));
+    let first = Arc::new(load_as(root, &worker.reader, previous));
     worker.note(&first);
     log_errors(&first, None);
     let (sender, receiver) = watch::channel(first);
@@ -69,8 +68,7 @@ pub(super) fn start(
 
 struct Worker {
     root: PathBuf,
-    /// Whose status is left out.
-    without: Option<String>,
+    reader: Reader,
     wake: SyncSender<()>,
     watcher: Option<RecommendedWatcher>,
     /// Device and inode of the directory that is watched; another one may take its name.
@@ -91,7 +89,7 @@ impl Worker {
             }
             self.attach();
             let previous = sender.borrow().clone();
-            let loaded = load_without(&self.root, self.without.as_deref(), Some(&previous));
+            let loaded = load_as(&self.root, &self.reader, Some(&previous));
             self.note(&loaded);
             if !loaded.is_same_as(&previous) {
                 log_errors(&loaded, Some(&previous));
@@ -124,7 +122,7 @@ impl Worker {
             return;
         }
         let wake = self.wake.clone();
-        let left_out = self.without.as_ref().map(|owner| self.root.join(STATUS_DIRECTORY).join(owner));
+        let left_out = self.reader.without.as_ref().map(|owner| self.root.join(STATUS_DIRECTORY).join(owner));
         let is_left_out = move |event: &notify::Event| {
             let is_below = |left_out: &PathBuf| event.paths.iter().all(|path| path.starts_with(left_out));
             !event.paths.is_empty() && left_out.as_ref().is_some_and(is_below)

@@ -2,22 +2,19 @@
 
 use super::*;
 
-fn pod(uid: &str, annotations: Value) -> Pod {
-    serde_json::from_value(
-        json!({"metadata": {"name": "web", "namespace": "shop", "uid": uid, "annotations": annotations}}),
-    )
-    .unwrap()
+fn pod(uid: &str, annotations: Value) -> NodePod {
+    let pod = json!({"metadata": {"uid": uid, "annotations": annotations}});
+    NodePod::of(&serde_json::from_value(pod).unwrap())
 }
 
 fn mark(uid: &str, annotations: &[(&'static str, &str)]) -> Mark {
     Mark { uid: uid.to_owned(), annotations: annotations.iter().map(|(name, it)| (*name, (*it).to_owned())).collect() }
 }
 
-fn loaded(pods: &[Pod]) -> Loaded {
-    let key = |pod: &Pod| ObjectKey::pod("shop", pod.metadata.name.clone().unwrap());
-    let pods = pods.iter().map(|pod| (key(pod), Arc::new(pod.clone()))).collect();
+fn loaded(pods: &[NodePod]) -> Loaded {
+    let pods = pods.iter().map(|pod| (web(), Arc::new(pod.clone()))).collect();
     let mut loaded = Loaded::default();
-    loaded.objects.pods = Arc::new(pods);
+    loaded.objects.node_pods = Arc::new(pods);
     loaded
 }
 

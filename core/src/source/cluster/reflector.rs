@@ -6,11 +6,10 @@ use kube::client::Body;
 use rand::RngExt;
 use tokio::sync::mpsc;
 
-use super::super::Freshness;
+use super::super::{Freshness, Strip};
 use super::Selection;
 use super::request::{self, Resource};
 use super::state::Change;
-use super::strip::Strip;
 use super::wire::{self, Event, Failure, Lines};
 
 /// Failures in a row after which everything is listed again: the version we go on from may be what the server cannot

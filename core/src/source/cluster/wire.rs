@@ -23,9 +23,8 @@ use super::super::istio_network::{ServiceEntry, WorkloadEntry};
 use super::super::istio_traffic::VirtualService;
 use super::super::objects::Typed;
 use super::super::route::{GrpcRoute as GRPCRoute, HttpRoute as HTTPRoute};
-use super::super::{Kind, ObjectKey};
-use super::request;
-use super::strip::{self, Strip};
+use super::super::{Kind, NodePod, ObjectKey, Strip};
+use super::{request, strip};
 use crate::yaml::FieldPath;
 
 /// Longest line of a watch, in bytes: an object of the largest size the API takes, as JSON, twice over.
@@ -216,11 +215,9 @@ pub(super) fn event(kind: Kind, line: &[u8], strip: Strip) -> Result<Option<Even
 /// One object and its version.
 fn item(kind: Kind, text: &str, strip: Strip) -> Option<(Item, String)> {
     match typed(kind, text, strip) {
-        Ok((object, version)) => {
-            let metadata = object.metadata();
-            let name = metadata.name.clone().unwrap_or_default();
-            let key = ObjectKey::new(kind, metadata.namespace.clone().unwrap_or_default(), name);
-            Some((Item { key, object: Ok(object) }, version))
+        Ok((object, head)) => {
+            let key = ObjectKey::new(kind, head.namespace, head.name);
+            Some((Item { key, object: Ok(object) }, head.resource_version))
         }
         Err((path, message)) => {
             let Ok(Headed { metadata: head }) = serde_json::from_str(text) else {
@@ -246,26 +243,39 @@ struct MetadataOnly {
 
 type Read<T> = Result<T, (FieldPath, String)>;
 
-fn typed(kind: Kind, text: &str, strip: Strip) -> Read<(Typed, String)> {
+/// Strips metadata, but for who it is of; that, and the version.
+fn head_of(metadata: &mut ObjectMeta) -> Head {
+    let resource_version = strip::metadata(metadata);
+    let (name, namespace) = (metadata.name.clone(), metadata.namespace.clone());
+    let (name, namespace) = (name.unwrap_or_default(), namespace.unwrap_or_default());
+    Head { name, namespace, resource_version, annotations: None }
+}
+
+fn typed(kind: Kind, text: &str, strip: Strip) -> Read<(Typed, Head)> {
     macro_rules! whole {
         ($kind:ident, $strip:path) => {{
             let mut object: $kind = read(text)?;
-            let version = strip::metadata(strip, &mut object.metadata);
-            $strip(strip, &mut object);
-            (Typed::$kind(Arc::new(object)), version)
+            let head = head_of(&mut object.metadata);
+            $strip(&mut object);
+            (Typed::$kind(Arc::new(object)), head)
         }};
     }
     macro_rules! head {
         ($kind:ident) => {{
             let MetadataOnly { mut metadata } = read(text)?;
-            let version = strip::metadata(strip, &mut metadata);
-            (Typed::$kind(Arc::new($kind { metadata, ..Default::default() })), version)
+            let head = head_of(&mut metadata);
+            (Typed::$kind(Arc::new($kind { metadata, ..Default::default() })), head)
         }};
     }
     Ok(match kind {
         Kind::Namespace => head!(Namespace),
         Kind::Node => head!(Node),
         Kind::ServiceAccount => head!(ServiceAccount),
+        Kind::Pod if strip == Strip::Node => {
+            let mut pod: Pod = read(text)?;
+            let head = head_of(&mut pod.metadata);
+            (Typed::NodePod(Arc::new(NodePod::of(&pod))), head)
+        }
         Kind::Pod => whole!(Pod, strip::pod),
         Kind::Service => whole!(Service, strip::service),
         Kind::EndpointSlice => whole!(EndpointSlice, strip::endpoint_slice),

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::super::decode::{self, Identity, Item};
 use super::super::objects::{Typed, UnknownKind};
-use super::super::{ObjectKey, SourceError};
+use super::super::{Kind, ObjectKey, SourceError, Strip, node_pod};
 use super::scan::{self, Found};
 use crate::yaml::{self, Fault, FieldPath, Node, Place};
 
@@ -18,7 +18,7 @@ pub(super) struct Parsed<T> {
     /// Of the text; none for what is remembered, which is no file's text.
     fingerprint: Option<u64>,
     /// In boxes: most files have one, and the map makes room for many.
-    pub(super) entries: BTreeMap<ObjectKey, Box<T>>,
+    pub(super) entries: BTreeMap<Box<ObjectKey>, Box<T>>,
     pub(super) unknown: Vec<UnknownKind>,
     pub(super) errors: Vec<SourceError>,
     /// Objects in error that this file never gave a good version of.
@@ -59,14 +59,14 @@ pub(super) struct Manifest {
     pub(super) name_place: Place,
     /// The places of its fields, for kinds whose readers find faults in fields: the trees of all pods would be large.
     pub(super) document: Option<Origin>,
-    /// The whole of it as JSON: a tree of values would take many times the memory, and is needed only where somebody says
-    /// more of the object.
+    /// All that is kept of it, as JSON: a tree of values would take many times the memory, and is needed only where
+    /// somebody says more of the object.
     text: Arc<str>,
     pub(super) typed: Typed,
 }
 
 impl Manifest {
-    /// The object as it was written.
+    /// The object as it was written, as far as it is kept.
     pub(super) fn value(&self) -> Value {
         // It is ours, so it can be read.
         serde_json::from_str(&self.text).unwrap_or_default()
@@ -82,23 +82,22 @@ pub(super) struct Overlay {
 
 /// What a file is made of.
 pub(super) trait Content: Clone {
-    fn build(item: &Item<'_>, key: &ObjectKey, origin: Origin) -> Result<Self, Fault>;
+    fn build(item: &Item<'_>, key: &ObjectKey, origin: Origin, strip: Strip) -> Result<Self, Fault>;
 
     /// This, kept although the file does not hold it as it was.
     fn kept(&self) -> Self;
 }
 
 impl Content for Manifest {
-    fn build(item: &Item<'_>, key: &ObjectKey, document: Origin) -> Result<Self, Fault> {
+    fn build(item: &Item<'_>, key: &ObjectKey, document: Origin, strip: Strip) -> Result<Self, Fault> {
         let value = item.json(key, false);
-        let typed = item.typed(key.kind, &value)?;
+        let typed = item.typed(key.kind, &value, strip)?;
         let name_place = document.name_place();
-        Ok(Self {
-            name_place,
-            document: key.kind.is_policy().then_some(document),
-            text: value.to_string().into(),
-            typed,
-        })
+        let text = match (key.kind, strip) {
+            (Kind::Pod, Strip::Node) => node_pod::pruned(value).to_string(),
+            _ => value.to_string(),
+        };
+        Ok(Self { name_place, document: key.kind.is_policy().then_some(document), text: text.into(), typed })
     }
 
     fn kept(&self) -> Self {
@@ -107,7 +106,7 @@ impl Content for Manifest {
 }
 
 impl Content for Overlay {
-    fn build(item: &Item<'_>, key: &ObjectKey, document: Origin) -> Result<Self, Fault> {
+    fn build(item: &Item<'_>, key: &ObjectKey, document: Origin, _: Strip) -> Result<Self, Fault> {
         Ok(Self { document, patch: item.json(key, true) })
     }
 
@@ -117,7 +116,7 @@ impl Content for Overlay {
 }
 
 /// Reads a file, or takes it from `previous` when it did not change.
-pub(super) fn read<T: Content>(found: &Found, previous: Option<&Arc<Parsed<T>>>) -> Arc<Parsed<T>> {
+pub(super) fn read<T: Content>(found: &Found, previous: Option<&Arc<Parsed<T>>>, strip: Strip) -> Arc<Parsed<T>> {
     let text = scan::read_text(&found.path);
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);
@@ -130,7 +129,7 @@ pub(super) fn read<T: Content>(found: &Found, previous: Option<&Arc<Parsed<T>>>)
         .map_err(|message| Fault { place: Place::default(), field: None, message })
         .and_then(|text| yaml::documents(&text));
     match documents {
-        Ok(documents) => documents.into_iter().for_each(|document| parsed.add_document(&found.name, document)),
+        Ok(documents) => documents.into_iter().for_each(|document| parsed.add_document(&found.name, document, strip)),
         Err(fault) => parsed.hide(source_error(&found.name, fault, None)),
     }
     parsed.unseen = parsed.hides && previous.is_none_or(|previous| previous.unseen);
@@ -146,7 +145,7 @@ pub(super) fn remembered(name: &str, objects: &[&Value]) -> Arc<Parsed<Manifest>
     for object in objects {
         // JSON is YAML, and so the same checks apply as to a manifest.
         let documents = yaml::documents(&object.to_string()).unwrap_or_default();
-        documents.into_iter().for_each(|document| parsed.add_document(name, document));
+        documents.into_iter().for_each(|document| parsed.add_document(name, document, Strip::Unneeded));
     }
     parsed.entries.values_mut().for_each(|entry: &mut Box<Manifest>| **entry = entry.kept());
     parsed.errors.clear();
@@ -173,15 +172,15 @@ impl<T: Content> Parsed<T> {
         self.errors.push(error);
     }
 
-    fn add_document(&mut self, file: &str, document: Node) {
+    fn add_document(&mut self, file: &str, document: Node, strip: Strip) {
         let document = Arc::new(document);
         for (index, item) in decode::items(&document).iter().enumerate() {
             let origin = Origin { document: document.clone(), index };
-            self.add_item(file, item, origin);
+            self.add_item(file, item, origin, strip);
         }
     }
 
-    fn add_item(&mut self, file: &str, item: &Item<'_>, origin: Origin) {
+    fn add_item(&mut self, file: &str, item: &Item<'_>, origin: Origin, strip: Strip) {
         let key = match item.identity() {
             Ok(Identity::Known(key)) => key,
             Ok(Identity::Unknown { api_version, kind, name }) => {
@@ -200,8 +199,8 @@ impl<T: Content> Parsed<T> {
             self.errors.push(source_error(file, fault, Some(key)));
             return;
         }
-        match T::build(item, &key, origin) {
-            Ok(entry) => drop(self.entries.insert(key, Box::new(entry))),
+        match T::build(item, &key, origin, strip) {
+            Ok(entry) => drop(self.entries.insert(Box::new(key), Box::new(entry))),
             Err(fault) => {
                 self.rejected.insert(key.clone(), Arc::new(item.json(&key, false)));
                 // A policy is known even so, and refuses.

@@ -20,8 +20,8 @@ impl Read {
         let first = ObjectKey::new(kind, "", "");
         let mut files = BTreeMap::new();
         for (name, file) in &self.manifests {
-            for (key, _) in file.entries.range(&first..).take_while(|(key, _)| key.kind == kind) {
-                files.entry(key).or_insert(name.as_str());
+            for (key, _) in file.entries.range::<ObjectKey, _>(&first..).take_while(|(key, _)| key.kind == kind) {
+                files.entry(key.as_ref()).or_insert(name.as_str());
             }
         }
         for (name, file) in &self.manifests {

@@ -10,7 +10,7 @@ use super::super::istio::{Action, MutualTlsMode};
 use super::super::objects::{annotation, is_ready, label, pod_ips};
 use super::super::status::Writer;
 use super::super::{Kind, ObjectKey, SourceError};
-use super::{Loaded, MAX_MANIFEST_BYTES, Remembered, load, watch, watch_from};
+use super::{Loaded, MAX_MANIFEST_BYTES, Remembered, load, load_for_node, watch, watch_from};
 
 const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\n  namespace: shop\n  labels:\n    app: web\n";
 const DENY: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata:\n  name: deny\n  namespace: shop\nspec:\n  action: DENY\n  rules:\n  - from:\n    - source:\n        namespaces: [\"other\"]\n";
@@ -602,13 +602,14 @@ fn the_words_of_one_owner_can_be_left_out() {
         let said = serde_json::json!({"metadata": {"annotations": {key: "said"}}});
         writer.write(&ObjectKey::pod("shop", "web"), said).unwrap();
     };
-    say("own", "a");
-    say("other", "b");
-    let annotations = |loaded: &Loaded| {
-        let pod = loaded.objects.pod("shop", "web").unwrap();
-        pod.metadata.annotations.iter().flatten().map(|(key, _)| key.clone()).collect::<Vec<_>>()
+    let (first, second) = ("first.istio.io/a", "second.istio.io/b");
+    say("own", first);
+    say("other", second);
+    let said = |loaded: &Loaded| {
+        let pod = &loaded.objects.node_pods[&ObjectKey::pod("shop", "web")];
+        [first, second].map(|key| pod.annotation(key).is_some())
     };
-    assert_eq!(annotations(&load(root.path(), None)), ["a", "b"]);
-    let watched = super::watch_without(root.path(), "own");
-    assert_eq!(annotations(&watched.borrow()), ["b"]);
+    assert_eq!(said(&load_for_node(root.path(), None)), [true, true]);
+    let watched = super::watch_for_node(root.path(), "own");
+    assert_eq!(said(&watched.borrow()), [false, true]);
 }

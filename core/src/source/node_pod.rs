@@ -1,0 +1,161 @@
+//! What an agent on a node keeps of a pod: what it decides with. Typed whole, a pod takes ten times the memory, most of it
+//! for what only its kubelet reads.
+
+mod probes;
+
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::Value;
+
+use super::objects::{is_host_network, is_terminal, node_name, pod_ips, pod_uid, service_account_name};
+
+/// Domains of the annotations that mean something to a mesh.
+const ANNOTATIONS: [&str; 2] = ["istio.io", "fairway.dev"];
+/// The fields of a pod that are lists of containers.
+const CONTAINERS: [&str; 2] = ["containers", "initContainers"];
+
+/// A pod as an agent on its node needs to know it. Its name is in its key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodePod {
+    uid: Box<str>,
+    node: Box<str>,
+    labels: Pairs,
+    annotations: Pairs,
+    /// The service account it runs as.
+    pub service_account: Box<str>,
+    /// Its addresses, the primary one first; none until it has them.
+    pub addresses: Box<[IpAddr]>,
+    /// The ports on which its kubelet calls it, in order.
+    pub probed: Box<[u16]>,
+    /// The runtime class it asks for; empty for the node's usual one.
+    pub runtime_class: Box<str>,
+    /// Whether it shares the network of its node.
+    pub is_host_network: bool,
+    /// Whether it ran to its end and will not run again.
+    pub is_terminal: bool,
+    /// Whether it is for Windows.
+    pub is_windows: bool,
+}
+
+/// Few, so they are searched one by one.
+type Pairs = Box<[(Box<str>, Box<str>)]>;
+
+impl NodePod {
+    /// What there is to keep of `pod`.
+    #[must_use]
+    pub fn of(pod: &Pod) -> Self {
+        let spec = pod.spec.as_ref();
+        let (labels, annotations) = (pod.metadata.labels.iter().flatten(), pod.metadata.annotations.iter().flatten());
+        let pair = |(key, value): (&String, &String)| (key.as_str().into(), value.as_str().into());
+        Self {
+            uid: pod_uid(pod).unwrap_or_default().into(),
+            node: node_name(pod).unwrap_or_default().into(),
+            labels: labels.map(pair).collect(),
+            annotations: annotations.filter(|(key, _)| is_read(key)).map(pair).collect(),
+            service_account: service_account_name(pod).into(),
+            addresses: pod_ips(pod).into(),
+            probed: probes::ports(pod).into_iter().collect(),
+            runtime_class: spec.and_then(|spec| spec.runtime_class_name.as_deref()).unwrap_or_default().into(),
+            is_host_network: is_host_network(pod),
+            is_terminal: is_terminal(pod),
+            is_windows: spec.and_then(|spec| spec.os.as_ref()).is_some_and(|os| os.name == "windows"),
+        }
+    }
+
+    /// Its uid, once it has one.
+    #[must_use]
+    pub fn uid(&self) -> Option<&str> {
+        Some(&*self.uid).filter(|uid| !uid.is_empty())
+    }
+
+    /// The node it was placed on, once it was.
+    #[must_use]
+    pub fn node(&self) -> Option<&str> {
+        Some(&*self.node).filter(|node| !node.is_empty())
+    }
+
+    /// The value of the label `key`.
+    #[must_use]
+    pub fn label(&self, key: &str) -> Option<&str> {
+        find(&self.labels, key)
+    }
+
+    /// The value of the annotation `key`, if it is one that means something to a mesh.
+    #[must_use]
+    pub fn annotation(&self, key: &str) -> Option<&str> {
+        find(&self.annotations, key)
+    }
+}
+
+fn find<'a>(pairs: &'a Pairs, key: &str) -> Option<&'a str> {
+    pairs.iter().find(|(name, _)| **name == *key).map(|(_, value)| &**value)
+}
+
+/// Whether the annotation `key` means something to a mesh.
+pub(super) fn is_read(key: &str) -> bool {
+    key.split('/').next().is_some_and(|domain| ANNOTATIONS.iter().any(|ours| domain.ends_with(ours)))
+}
+
+/// Of a manifest, what a [`NodePod`] is made of.
+pub(super) fn pruned(mut whole: Value) -> Value {
+    keep(&mut whole, &["apiVersion", "kind", "metadata", "spec", "status"]);
+    if let Some(metadata) = whole.get_mut("metadata") {
+        keep(metadata, &["name", "namespace", "uid", "labels", "annotations"]);
+        if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+            annotations.retain(|key, _| is_read(key));
+        }
+    }
+    if let Some(spec) = whole.get_mut("spec") {
+        let of_all = ["nodeName", "serviceAccountName", "hostNetwork", "runtimeClassName", "os"];
+        keep(spec, &[&of_all[..], &CONTAINERS].concat());
+        for containers in CONTAINERS {
+            let containers = spec.get_mut(containers).and_then(Value::as_array_mut);
+            for container in containers.into_iter().flatten() {
+                keep(container, &["name", "ports", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle"]);
+            }
+        }
+    }
+    if let Some(status) = whole.get_mut("status") {
+        keep(status, &["phase", "podIP", "podIPs"]);
+    }
+    whole
+}
+
+/// Leaves out of an object all other fields.
+fn keep(object: &mut Value, fields: &[&str]) {
+    if let Some(object) = object.as_object_mut() {
+        object.retain(|field, _| fields.contains(&field.as_str()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn all_that_decides_is_kept_and_nothing_else() {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "a", "namespace": "shop", "uid": "u1", "labels": {"app": "web"},
+                "annotations": {"ambient.istio.io/dns-capture": "false", "large.example/notes": "x"}},
+            "spec": {"nodeName": "n1", "serviceAccountName": "web", "hostNetwork": true, "runtimeClassName": "kata",
+                "os": {"name": "windows"},
+                "containers": [{"name": "c", "image": "i", "readinessProbe": {"tcpSocket": {"port": 80}}}]},
+            "status": {"phase": "Failed", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]},
+        }))
+        .unwrap();
+        let kept = NodePod::of(&pod);
+        let again = serde_json::from_value(pruned(serde_json::to_value(&pod).unwrap())).unwrap();
+        assert_eq!(NodePod::of(&again), kept, "a manifest loses nothing of it");
+        assert_eq!((kept.uid(), kept.node(), &*kept.service_account), (Some("u1"), Some("n1"), "web"));
+        assert_eq!((kept.label("app"), kept.label("other")), (Some("web"), None));
+        let annotations = ["ambient.istio.io/dns-capture", "large.example/notes"].map(|key| kept.annotation(key));
+        assert_eq!(annotations, [Some("false"), None]);
+        assert_eq!(*kept.addresses, ["10.0.0.1", "fd00::1"].map(|address| address.parse::<IpAddr>().unwrap()));
+        assert_eq!((&*kept.probed, &*kept.runtime_class), (&[80][..], "kata"));
+        assert!(kept.is_host_network && kept.is_terminal && kept.is_windows);
+        let nothing = NodePod::of(&Pod::default());
+        assert_eq!((nothing.uid(), nothing.node(), &*nothing.service_account), (None, None, "default"));
+    }
+}
