@@ -112,6 +112,9 @@ reasons! {
     /// The connection was plaintext and the workload accepts mutual TLS only (STRICT).
     StrictPlaintext = "strict_plaintext", Deny, 401,
         "Enrol the client's namespace or pod in the mesh, or set PeerAuthentication to PERMISSIVE for this workload or port.";
+    /// The connection came around the waypoint that it should have come through.
+    WaypointBypassed = "waypoint_bypassed", Deny, 401,
+        "See whether the client's node proxy is in sync with the controller: it sends to the waypoint by itself. Where gateways or others must come directly, set FAIRWAY_WAYPOINT_BYPASS=true on the node proxy.";
     /// The local workload is not known to the controller, so nothing can be decided for it.
     WorkloadUnknown = "workload_unknown", None, 503,
         "See whether the controller serves this pod and whether the proxy's stream to it is up.";

@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod tests;
 
+mod around;
 mod arrival;
 mod bound;
 mod gateway;
@@ -18,6 +19,7 @@ use std::{
 use rand::Rng;
 
 pub use self::{
+    around::{around, missing_around},
     arrival::{Arrival, inbound, passthrough},
     bound::{Bound, bound, is_bound},
     missing::{missing, missing_inbound},

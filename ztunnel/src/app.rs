@@ -95,6 +95,7 @@ pub async fn run(config: Config, log_filter: LogFilter, workers: Workers) -> any
         pressure: pressure.clone(),
         ipv6: config.ipv6,
         exchange_baggage: config.exchange_baggage,
+        waypoint_bypass: config.waypoint_bypass,
         tunnel_over_loopback: config.tunnel_over_loopback,
         neighbours: Neighbours::default(),
         workers,

@@ -115,6 +115,9 @@ pub struct Arguments {
     /// Describe the workload in answers to other proxies, and use their word for labels where there is no other
     #[arg(long, env = "ENABLE_RESPONSE_BAGGAGE", value_name = "BOOL", default_value = "true")]
     pub enable_response_baggage: String,
+    /// Let tunnels in that came around the waypoint of what they are for, as Istio's node proxy does
+    #[arg(long, env = "FAIRWAY_WAYPOINT_BYPASS", value_name = "BOOL", default_value = "false")]
+    pub waypoint_bypass: String,
     /// Speak over loopback to an application that takes the PROXY protocol, instead of at its pod's address
     #[arg(long, env = "LOCALHOST_APP_TUNNEL", value_name = "BOOL", default_value = "true")]
     pub localhost_app_tunnel: String,
@@ -241,6 +244,8 @@ pub struct Config {
     pub user_timeout: bool,
     /// Describe the workload in answers to other proxies, and use their word for labels.
     pub exchange_baggage: bool,
+    /// Whether tunnels may come around waypoints that they should have come through.
+    pub waypoint_bypass: bool,
     /// Speak over loopback to an application that takes the PROXY protocol.
     pub tunnel_over_loopback: bool,
     /// Every bound.
@@ -406,6 +411,7 @@ impl Arguments {
             keepalive: switch("KEEPALIVE_ENABLED", &self.keepalive_enabled)?,
             user_timeout: given_switch("USER_TIMEOUT_ENABLED", &self.user_timeout_enabled)?.unwrap_or(false),
             exchange_baggage: switch("ENABLE_RESPONSE_BAGGAGE", &self.enable_response_baggage)?,
+            waypoint_bypass: switch("FAIRWAY_WAYPOINT_BYPASS", &self.waypoint_bypass)?,
             tunnel_over_loopback: switch("LOCALHOST_APP_TUNNEL", &self.localhost_app_tunnel)?,
             certificate_lifetime: limits.duration(&limits::CERTIFICATE_LIFETIME),
             limits: limits.and(&limits::DRAIN_DEADLINE, milliseconds),
@@ -477,6 +483,7 @@ impl Config {
             "keepaliveEnabled": self.keepalive,
             "userTimeoutEnabled": self.user_timeout,
             "enableResponseBaggage": self.exchange_baggage,
+            "waypointBypass": self.waypoint_bypass,
             "localhostAppTunnel": self.tunnel_over_loopback,
             "limits": limits_arguments::dump(&self.limits),
             "trustDomain": self.trust_domain.to_string(),

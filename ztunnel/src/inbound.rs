@@ -246,14 +246,25 @@ impl Arrived {
         let Some(authority) = authority else {
             return refuse(self.incoming, &Outcome::because(Reason::BadRequest, "not a CONNECT with an authority"));
         };
-        let missing = |snapshot: &Snapshot| route::missing_inbound(snapshot, &local, self.arrived_at, authority);
+        let named = forwarded_host(self.incoming.headers()).map(str::to_owned);
+        let is_guarded = !pod.mesh.waypoint_bypass;
+        let missing = |snapshot: &Snapshot| {
+            let around = || is_guarded.then(|| route::missing_around(snapshot, &local, named.as_deref())).flatten();
+            route::missing_inbound(snapshot, &local, self.arrived_at, authority).or_else(around)
+        };
         let known = tokio::select! {
             known = demand::snapshot(&pod.mesh.live, pod.mesh.limits.duration(&limits::XDS_DEMAND_WAIT), missing) => known,
             () = self.incoming.given_up() => {
                 return refuse(self.incoming, &Outcome::because(Reason::ResetByPeer, LEFT));
             }
         };
-        let target = known.and_then(|snapshot| route::inbound(&snapshot, &local, self.arrived_at, authority));
+        let target = known.and_then(|snapshot| {
+            let target = route::inbound(&snapshot, &local, self.arrived_at, authority)?;
+            if is_guarded {
+                route::around(&snapshot, &local, &self.client, &target, named.as_deref())?;
+            }
+            Ok(target)
+        });
         let target = match target {
             Ok(mut target) => {
                 if !pod.mesh.tunnel_over_loopback {

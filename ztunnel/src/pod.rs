@@ -47,6 +47,8 @@ pub struct Mesh {
     pub ipv6: bool,
     /// Whether answers describe the pod, and the word of peers gives labels where no address does.
     pub exchange_baggage: bool,
+    /// Whether tunnels may come around waypoints that they should have come through.
+    pub waypoint_bypass: bool,
     /// Whether an application that takes the PROXY protocol is spoken to over loopback, and not at its pod's address.
     pub tunnel_over_loopback: bool,
     /// The node's enrolled pods, for connections between two of them.

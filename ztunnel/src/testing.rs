@@ -120,6 +120,7 @@ impl ServedPod {
             ipv6: false,
             pressure: Default::default(),
             exchange_baggage: true,
+            waypoint_bypass: false,
             tunnel_over_loopback: true,
             neighbours: crate::neighbours::Neighbours::default(),
             workers: workers.clone(),

@@ -52,6 +52,18 @@ impl Found<'_> {
         self.service().map_or(&[], |service| &service.subject_alt_names)
     }
 
+    /// Whether one of its endpoints, whatever its health, proves itself to be `identity`.
+    pub(super) fn is_identified_by(&self, snapshot: &Snapshot, identity: &Identity) -> bool {
+        match self {
+            Self::Service(service) => {
+                let mut endpoints = snapshot.endpoints(&service.key).iter();
+                self.subject_alt_names().contains(identity)
+                    || endpoints.any(|endpoint| endpoint.workload.identity() == *identity)
+            }
+            Self::Workload(workload) => workload.identity() == *identity,
+        }
+    }
+
     /// One endpoint, if possible of the family that was dialled.
     pub(super) fn pick(
         &self,

@@ -37,8 +37,13 @@ pub(super) fn of_service<'a>(service: &'a Service, rng: &mut impl Rng) -> Option
 /// Whether a connection's source is one of the service's waypoints, so that what it sends on must not come back to it,
 /// nor go round through another one.
 pub(super) fn serves(snapshot: &Snapshot, service: &Service, source: &Workload) -> bool {
+    all(service).any(|reference| includes(snapshot, reference, source))
+}
+
+/// Every waypoint of the service.
+pub(super) fn all(service: &Service) -> impl Iterator<Item = &GatewayAddress> {
     let weighted = service.weighted_waypoints.iter().map(|waypoint| &waypoint.destination);
-    service.waypoint.iter().chain(weighted).any(|reference| includes(snapshot, reference, source))
+    service.waypoint.iter().chain(weighted)
 }
 
 /// Whether a connection's source is the waypoint itself.

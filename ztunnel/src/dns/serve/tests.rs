@@ -74,6 +74,7 @@ impl Served {
             ipv6: true,
             pressure: Default::default(),
             exchange_baggage: true,
+            waypoint_bypass: false,
             tunnel_over_loopback: true,
             neighbours: Neighbours::default(),
             lookup: Lookup::new(upstream, counted),
