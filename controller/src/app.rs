@@ -209,6 +209,9 @@ fn write_back(
 ) {
     match place {
         Place::Directory(root) => {
+            if let Some(settings) = config.waypoints.clone() {
+                tokio::spawn(lifecycle::directory::run(root.clone(), published.clone(), settings, drain.clone()));
+            }
             if config.write_status {
                 let writer = status::directory::Directory::new(&root);
                 tokio::spawn(status::keep(published.clone(), writer, drain.clone()));

@@ -58,6 +58,8 @@ const CONTROLLER: Binary = Binary { file: "controller", package: "fairway-contro
 const ZTUNNEL: Binary = Binary { file: "ztunnel", package: "fairway-ztunnel" };
 /// Installed by the agent, which finds it beside itself.
 const PLUGIN: Binary = Binary { file: "fairway-cni", package: "fairway-cni" };
+/// Run by pods of waypoints, which find it where all of ours are.
+const WAYPOINT: Binary = Binary { file: "waypoint", package: "fairway-waypoint" };
 /// Kubernetes' control plane below the build output; `./dev setup` builds it.
 const HYPERKUBE: &str = "kubernetes/hyperkube";
 const AGENT: Binary = Binary { file: "fairway-cni-agent", package: "fairway-cni" };
@@ -77,6 +79,7 @@ pub fn resolve(options: &Options, progress: &mut dyn FnMut(&str)) -> Result<Bina
             (ZTUNNEL, overrides.ztunnel.as_ref()),
             (AGENT, overrides.agent.as_ref()),
             (PLUGIN, overrides.agent.as_ref()),
+            (WAYPOINT, None),
         ]);
     }
     let sought: Vec<Binary> = wanted

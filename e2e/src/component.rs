@@ -112,6 +112,7 @@ fn controller(config: &Config, layout: &Layout) -> Spec {
         ("--listen", format!("[::]:{CONTROLLER_PORT}")),
         ("--admin-listen", format!("[::]:{CONTROLLER_ADMIN_PORT}")),
         ("--tls-san", UNDERLAY_V4.to_string()),
+        ("--waypoint-controller", format!("https://{UNDERLAY_V4}:{CONTROLLER_PORT}")),
     ]);
     Spec {
         name: "controller".to_owned(),

@@ -15,7 +15,6 @@ mod manifests;
 mod mirror;
 pub(crate) mod pods;
 pub(crate) mod relay;
-pub(crate) mod volumes;
 mod work;
 
 use std::collections::BTreeMap;
@@ -31,11 +30,9 @@ use crate::layout::Layout;
 use crate::options::Config;
 use crate::sandbox::Sandbox;
 use crate::services::Frontend;
+use crate::volumes::Order;
+pub(crate) use cluster::request_token;
 use pods::Report;
-use volumes::Order;
-
-/// Pods whose volumes are asked for at once; more wait.
-const WAITING_ORDERS: usize = 64;
 
 /// Name of the folder of Gateway API's definitions; `./dev setup` fills it.
 const GATEWAY_API: &str = "gateway-api";
@@ -47,7 +44,6 @@ pub(crate) type Reports = BTreeMap<ObjectKey, Report>;
 pub(crate) struct Kubernetes {
     reports: watch::Sender<Arc<Reports>>,
     frontends: watch::Receiver<Arc<Vec<Frontend>>>,
-    orders: mpsc::Sender<Order>,
 }
 
 /// The other end.
@@ -67,13 +63,17 @@ pub(crate) struct Worker {
 impl Kubernetes {
     /// Prepares what the control plane's processes start from, and starts the thread that works for the API server once
     /// that answers. `changed` hears of changes behind services.
-    pub(crate) async fn start(config: &Config, underlay: &Sandbox, changed: mpsc::Sender<()>) -> Result<Self> {
+    pub(crate) async fn start(
+        config: &Config,
+        underlay: &Sandbox,
+        orders: mpsc::Receiver<Order>,
+        changed: mpsc::Sender<()>,
+    ) -> Result<Self> {
         let layout = Layout::inside();
         let authority = control_plane::prepare(&layout)?;
         relay::start(&layout, &authority, underlay)?;
         let (reports, heard) = watch::channel(Arc::default());
         let (found, frontends) = watch::channel(Arc::default());
-        let (orders, ordered) = mpsc::channel(WAITING_ORDERS);
         let worker = Worker {
             nodes: config.nodes,
             mesh: config.mesh,
@@ -81,12 +81,12 @@ impl Kubernetes {
             authority,
             reports: heard,
             frontends: found,
-            orders: ordered,
+            orders,
             changed,
         };
         // A thread is in the network of the one that starts it.
         underlay.run(move || work::start(worker)).await?.doing(|| "starting the thread that works for Kubernetes")?;
-        Ok(Self { reports, frontends, orders })
+        Ok(Self { reports, frontends })
     }
 
     /// Says how the pods are now.
@@ -103,11 +103,6 @@ impl Kubernetes {
     /// Where connections to services go, by the endpoint slices.
     pub(crate) fn frontends(&self) -> Arc<Vec<Frontend>> {
         self.frontends.borrow().clone()
-    }
-
-    /// Where to order pods' volumes.
-    pub(crate) fn orders(&self) -> mpsc::Sender<Order> {
-        self.orders.clone()
     }
 }
 

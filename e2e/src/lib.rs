@@ -43,6 +43,7 @@ mod service_proxy;
 mod services;
 mod supervisor;
 mod token;
+mod volumes;
 
 pub use error::{Error, Result};
 pub use lab::Lab;

@@ -23,12 +23,12 @@ use crate::container::{ContainerState, Launch, Restart, Runner};
 use crate::error::{Doing, Error, Result};
 use crate::hosts::{self, Entry};
 use crate::kubelet::{Placement, Progress};
-use crate::kubernetes::volumes::{self, Mount, Order};
 use crate::layout::{Layout, netns};
 use crate::network;
 use crate::probe::Probe;
 use crate::reaper::Reaper;
 use crate::sandbox::{self, Plan, Sandbox};
+use crate::volumes::{self, Mount, Order};
 
 /// Time to end when asked to, unless the pod says otherwise. Kubernetes' thirty seconds are for work that must not be lost.
 const DEFAULT_GRACE: Duration = Duration::from_secs(5);
@@ -59,8 +59,8 @@ pub(crate) struct PodTask {
     pub(crate) reaper: Reaper,
     /// Environment of every container.
     pub(crate) variables: BTreeMap<String, String>,
-    /// Where to order volumes; none in a lab without Kubernetes, which has none.
-    pub(crate) orders: Option<mpsc::Sender<Order>>,
+    /// Where to order volumes.
+    pub(crate) orders: mpsc::Sender<Order>,
     /// What its `/etc/hosts` says of services.
     pub(crate) hosts: Vec<Entry>,
     pub(crate) stop: CancellationToken,
@@ -181,12 +181,11 @@ impl PodTask {
 
     /// The pod's volumes, once their files are there.
     async fn volumes(&self) -> Result<Vec<Mount>> {
-        let Some(orders) = &self.orders else { return Ok(Vec::new()) };
         let mut pod = Pod::clone(&self.pod);
         pod.metadata.uid = Some(self.placement.uid.clone());
         let (done, mounts) = oneshot::channel();
         let order = Order { pod: Arc::new(pod), placement: self.placement.clone(), done };
-        orders.send(order).await.map_err(|_| Error::new("nobody works for the lab's Kubernetes any more"))?;
+        self.orders.send(order).await.map_err(|_| Error::new("nobody makes the volumes of the lab any more"))?;
         tokio::select! {
             () = self.stop.cancelled() => Err(Error::new("the pod was deleted before it had its volumes")),
             mounts = mounts => mounts.doing(|| "preparing volumes")?,

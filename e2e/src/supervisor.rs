@@ -37,6 +37,7 @@ use crate::schedule;
 use crate::service_proxy;
 use crate::services::{self, ServiceAddresses};
 use crate::token;
+use crate::volumes::{self, Order, Supply};
 
 /// Name of the namespace that holds the bridge and the controller.
 const UNDERLAY: &str = "underlay";
@@ -74,7 +75,9 @@ struct Supervisor {
     underlay: Sandbox,
     nodes: Vec<Node>,
     components: Vec<Component>,
-    issuer: token::Issuer,
+    issuer: Arc<token::Issuer>,
+    /// Where pods order their volumes.
+    orders: mpsc::Sender<Order>,
     /// None in a lab whose manifests say what there is.
     kubernetes: Option<Kubernetes>,
     pods: BTreeMap<ObjectKey, PodRecord>,
@@ -116,10 +119,15 @@ pub(crate) async fn run(config: Config) -> Result<()> {
         fs::write(&system, kubelet::system_manifest(config.nodes)).doing(|| format!("writing {}", system.display()))?;
     }
     let mut world = directory::watch(&manifests);
-    let mut supervisor = Supervisor::new(config, reaper, world.borrow_and_update().clone(), pod_events).await?;
+    let (orders, ordered) = mpsc::channel(volumes::WAITING_ORDERS);
+    let first = world.borrow_and_update().clone();
+    let mut supervisor = Supervisor::new(config, reaper, first, pod_events, orders).await?;
     if supervisor.config.binaries.kubernetes.is_some() {
-        let started = Kubernetes::start(&supervisor.config, &supervisor.underlay, component_events.clone()).await?;
+        let (config, underlay) = (&supervisor.config, &supervisor.underlay);
+        let started = Kubernetes::start(config, underlay, ordered, component_events.clone()).await?;
         supervisor.kubernetes = Some(started);
+    } else {
+        tokio::spawn(volumes::run(Supply::Lab(Arc::clone(&supervisor.issuer)), ordered));
     }
     supervisor.write_tokens()?;
     supervisor.start_components(&component_events);
@@ -171,6 +179,7 @@ impl Supervisor {
         reaper: Reaper,
         world: Arc<Loaded>,
         pod_events: mpsc::Sender<PodNotice>,
+        orders: mpsc::Sender<Order>,
     ) -> Result<Self> {
         let writer = Writer::new(&Layout::inside().manifests(), "lab").doing(|| "preparing status")?;
         let underlay = namespace(&config, &reaper, UNDERLAY, network::underlay()).await?;
@@ -194,7 +203,8 @@ impl Supervisor {
             underlay,
             nodes,
             components,
-            issuer: token::Issuer::generate()?,
+            issuer: Arc::new(token::Issuer::generate()?),
+            orders,
             kubernetes: None,
             pods: BTreeMap::new(),
             unplaced: BTreeMap::new(),
@@ -230,7 +240,7 @@ impl Supervisor {
                 pod_uid: kubelet::ztunnel_pod(&name),
                 node: name.clone(),
             };
-            let token = self.issuer.sign(&subject, now)?;
+            let token = self.issuer.sign(&subject, token::AUDIENCE, now)?;
             let path = layout.node_token(&name);
             let temporary = path.with_extension("partial");
             fs::write(&temporary, token)
@@ -333,7 +343,7 @@ impl Supervisor {
             node: node.sandbox.clone(),
             reaper: self.reaper.clone(),
             variables: self.variables(),
-            orders: self.kubernetes.as_ref().map(Kubernetes::orders),
+            orders: self.orders.clone(),
             hosts: hosts::entries(&world.objects, &self.services),
             stop: stop.clone(),
             events: self.pod_events.clone(),

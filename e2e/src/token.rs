@@ -1,4 +1,4 @@
-//! Service account tokens for the nodes' ztunnels, bound to node and pod as Kubernetes' own are.
+//! Service account tokens for the nodes' ztunnels and for pods, bound to node and pod as Kubernetes' own are.
 
 use std::time::Duration;
 
@@ -15,7 +15,8 @@ pub(crate) const RENEWAL: Duration = Duration::from_secs(1200);
 const CLOCK_SKEW: u64 = 10;
 
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
-const AUDIENCE: &str = "istio-ca";
+/// Audience of the mesh.
+pub(crate) const AUDIENCE: &str = "istio-ca";
 
 /// Whom a token is for.
 #[derive(Clone, Debug)]
@@ -48,18 +49,18 @@ impl Issuer {
         &self.public_key
     }
 
-    /// A token for `subject`, issued at `now` seconds after 1970.
-    pub(crate) fn sign(&self, subject: &Subject, now: u64) -> Result<String> {
-        jsonwebtoken::encode(&Header::new(Algorithm::ES256), &claims(subject, now), &self.key)
+    /// A token for `subject` to show to `audience`, issued at `now` seconds after 1970.
+    pub(crate) fn sign(&self, subject: &Subject, audience: &str, now: u64) -> Result<String> {
+        jsonwebtoken::encode(&Header::new(Algorithm::ES256), &claims(subject, audience, now), &self.key)
             .doing(|| "signing a token")
     }
 }
 
-fn claims(subject: &Subject, now: u64) -> Value {
+fn claims(subject: &Subject, audience: &str, now: u64) -> Value {
     json!({
         "iss": ISSUER,
         "sub": format!("system:serviceaccount:{}:{}", subject.namespace, subject.service_account),
-        "aud": [AUDIENCE],
+        "aud": [audience],
         "iat": now.saturating_sub(CLOCK_SKEW),
         "nbf": now.saturating_sub(CLOCK_SKEW),
         "exp": now.saturating_add(LIFETIME.as_secs()),
@@ -88,7 +89,7 @@ mod tests {
             node: "node-1".into(),
         };
         // 2100-01-01: not expired whenever this runs.
-        let token = issuer.sign(&subject, 4_102_444_800).unwrap();
+        let token = issuer.sign(&subject, AUDIENCE, 4_102_444_800).unwrap();
         let mut rules = jsonwebtoken::Validation::new(Algorithm::ES256);
         rules.set_audience(&[AUDIENCE]);
         rules.validate_nbf = false;

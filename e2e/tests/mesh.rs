@@ -21,4 +21,5 @@ mod mesh {
     mod self_call;
     mod shop;
     mod trust;
+    mod waypoint;
 }

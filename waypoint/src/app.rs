@@ -75,13 +75,11 @@ pub async fn run(settings: Settings, log_filter: LogFilter) -> anyhow::Result<()
         telemetry: Telemetry::new(&metrics),
         handshakes: Handshakes::within(&settings.limits),
         limits: settings.limits.clone(),
-        drain: drain.clone(),
         live: live.clone(),
         certificates: certificates.clone(),
         sockets: sockets.clone(),
         budget,
     });
-    drop(drain);
     let pages = Admin { waypoint: Arc::clone(&waypoint), stream, log_filter, shutdown: shutdown.clone() };
     operate(&settings, &pages, &metrics, &readiness, &stream_drain).await?;
 
@@ -97,8 +95,9 @@ pub async fn run(settings: Settings, log_filter: LogFilter) -> anyhow::Result<()
     let listener = listener.with_context(|| format!("cannot listen on port {port}; does another waypoint?"))?;
     let permits = Arc::new(Semaphore::new(settings.limits.size(&limits::CONNECTIONS_PER_POD)));
     let shared = Arc::clone(&waypoint);
-    let handle = move |arrival| drop(tokio::spawn(tunnel::serve(Arc::clone(&shared), arrival)));
-    tokio::spawn(listen::accept("tunnels", listener, permits, trigger.handle(), handle));
+    let held = drain.clone();
+    let handle = move |arrival| drop(tokio::spawn(tunnel::serve(Arc::clone(&shared), arrival, held.clone())));
+    tokio::spawn(listen::accept("tunnels", listener, permits, drain, handle));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pod = settings.node.pod_name, port, "waypoint is running");
 
     tokio::select! {
@@ -109,28 +108,12 @@ pub async fn run(settings: Settings, log_filter: LogFilter) -> anyhow::Result<()
     }
     let _draining = readiness.block("draining");
     tracing::info!(deadline = ?settings.drain, "shutting down: no new connections, open ones may finish");
-    finish(&trigger, &waypoint, settings.drain).await;
+    let ended = trigger.drain(Mode::Graceful, settings.drain).await;
+    tracing::info!(?ended, "connections have ended");
     stream_trigger.start(Mode::Graceful);
     let _ = tokio::join!(world, routes);
     Ok(())
 }
-
-/// Waits for connections to end; the deadline is theirs.
-async fn finish(trigger: &drain::Trigger, waypoint: &Arc<Waypoint>, deadline: std::time::Duration) {
-    trigger.start(Mode::Graceful);
-    // Each connection holds the waypoint; what is left are its pages and the task that keeps it tidy.
-    let quiet = async {
-        while Arc::strong_count(waypoint) > HOLDERS {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-    };
-    let _ = tokio::time::timeout(deadline, quiet).await;
-    trigger.start(Mode::Immediate);
-}
-
-/// Who holds the waypoint without being a connection: this function's caller, the pages, the stream of routes, the
-/// listener, and what keeps it tidy.
-const HOLDERS: usize = 5;
 
 /// Ready means able to prove who we are.
 async fn first_certificate(waypoint: Arc<Waypoint>, ready: fairway_core::io::ready::ReadyToken) {

@@ -54,7 +54,7 @@ async fn serve_until_done<C>(connection: &Connection, mut serving: Pin<&mut C>, 
 where
     C: Future<Output = Result<(), hyper::Error>>,
 {
-    let mut drain = connection.waypoint.drain.clone();
+    let mut drain = connection.drain.clone();
     let served = tokio::select! {
         served = &mut serving => served,
         _mode = drain.started() => {

@@ -95,7 +95,7 @@ pub async fn carry(connection: &Connection, mut client: TunnelStream, ahead: (By
     let waypoint = &connection.waypoint;
     let Way { mut opened, workload } = way;
     let counted = Counted::default();
-    let mut drain = waypoint.drain.clone();
+    let mut drain = connection.drain.clone();
     let result = {
         let copied = pin!(async {
             match &mut opened {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use fairway_core::addr::canonical;
 use fairway_core::ident::Identity;
+use fairway_core::io::drain::Drain;
 use fairway_core::io::hbone::headers::{BAGGAGE, Baggage};
 use fairway_core::io::hbone::lifetime::Lifetime;
 use fairway_core::io::hbone::server::Incoming;
@@ -45,6 +46,8 @@ pub struct Stream {
     pub identity: Identity,
     /// How long the tunnel holds.
     pub lifetime: Lifetime,
+    /// Starts when we stop, which waits for those who hold it.
+    pub drain: Drain,
     /// The request.
     pub incoming: Incoming,
     /// Held for as long as the stream lives.
@@ -65,6 +68,8 @@ pub struct Connection {
     pub listener: String,
     /// How long the tunnel holds.
     pub lifetime: Lifetime,
+    /// Starts when we stop, which waits for those who hold it.
+    pub drain: Drain,
     /// Counters at hand.
     pub series: AtHand,
 }
@@ -82,7 +87,7 @@ enum Way {
 impl Stream {
     /// Serves the stream until it ends.
     pub async fn serve(self) {
-        let Self { waypoint, peer, identity, lifetime, incoming, permit } = self;
+        let Self { waypoint, peer, identity, lifetime, drain, incoming, permit } = self;
         let _permit = permit;
         let Some(local) = waypoint.known() else { return incoming.refuse(Reason::WorkloadUnknown) };
         let refuse = |incoming: Incoming, failure: &Failure| {
@@ -107,7 +112,7 @@ impl Stream {
             Err(failure) => return refuse(incoming, &failure),
         };
         let (waypoint, series) = (Arc::clone(&waypoint), AtHand::default());
-        let connection = Arc::new(Connection { waypoint, local, client, bound, listener, lifetime, series });
+        let connection = Arc::new(Connection { waypoint, local, client, bound, listener, lifetime, drain, series });
         match way {
             Way::Opaque(policies, route) => connection.opaque(incoming, &policies, &route).await,
             Way::Http => {

@@ -160,13 +160,13 @@ impl Served {
             telemetry: Telemetry::new(&metrics),
             handshakes: Handshakes::within(&Limits::default()),
             limits: Limits::default(),
-            drain: drain.clone(),
             certificates: certificates.clone(),
             sockets: sockets.clone(),
             budget: ReceiveBudget::default(),
         });
         let shared = Arc::clone(&waypoint);
-        let handle = move |arrival| drop(tokio::spawn(tunnel::serve(Arc::clone(&shared), arrival)));
+        let held = drain.clone();
+        let handle = move |arrival| drop(tokio::spawn(tunnel::serve(Arc::clone(&shared), arrival, held.clone())));
         tokio::spawn(listen::accept("test", listener, Arc::new(Semaphore::new(64)), drain, handle));
         let pool = pool();
         let config = Config::default();

@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use fairway_core::ident::Identity;
+use fairway_core::io::drain::Drain;
 use fairway_core::io::hbone::lifetime::Lifetime;
 use fairway_core::io::hbone::server::{self, Incoming, TunnelTls};
 use fairway_core::io::listen::Arrival;
@@ -17,8 +18,8 @@ use crate::failure::Failure;
 use crate::stream::Stream;
 use crate::waypoint::Waypoint;
 
-/// Serves one tunnel connection: proves both sides, then serves its streams until it ends.
-pub async fn serve(waypoint: Arc<Waypoint>, arrival: Arrival) {
+/// Serves one tunnel connection: proves both sides, then serves its streams until it ends. `drain` is held until then.
+pub async fn serve(waypoint: Arc<Waypoint>, arrival: Arrival, drain: Drain) {
     let Arrival { stream, peer, permit: _permit } = arrival;
     let proven = {
         let handshake = match waypoint.handshakes.begin(peer.ip()) {
@@ -32,7 +33,7 @@ pub async fn serve(waypoint: Arc<Waypoint>, arrival: Arrival) {
         proven
     };
     match proven {
-        Ok((tls, client, lifetime)) => Box::pin(carry_streams(waypoint, tls, peer, client, lifetime)).await,
+        Ok((tls, client, lifetime)) => Box::pin(carry_streams(waypoint, tls, peer, client, lifetime, drain)).await,
         Err(failure) => waypoint.telemetry.tunnel_refused(peer, &failure),
     }
 }
@@ -55,12 +56,13 @@ async fn carry_streams(
     peer: SocketAddr,
     client: Identity,
     lifetime: Lifetime,
+    drain: Drain,
 ) {
     let retired = Notify::new();
-    let drain = pin!(async {
-        let mut drain = waypoint.drain.clone();
+    let mut stopping = drain.clone();
+    let retiring = pin!(async {
         tokio::select! {
-            _mode = drain.started() => {}
+            _mode = stopping.started() => {}
             () = retired.notified() => {}
         }
     });
@@ -74,13 +76,14 @@ async fn carry_streams(
             peer,
             identity: client.clone(),
             lifetime: lifetime.clone(),
+            drain: drain.clone(),
             incoming,
             permit,
         };
         tokio::spawn(stream.serve());
     };
     let cut = Box::pin(lifetime.follow(|| retired.notify_one()));
-    let serving = pin!(server::serve(tls, peer, (&waypoint.limits, &waypoint.budget), drain, streams));
+    let serving = pin!(server::serve(tls, peer, (&waypoint.limits, &waypoint.budget), retiring, streams));
     tokio::select! {
         served = serving => {
             if let Err(error) = served {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use fairway_core::io::certs::Certificates;
-use fairway_core::io::drain::Drain;
 use fairway_core::io::hbone::handshakes::Handshakes;
 use fairway_core::io::hbone::{Pool, ReceiveBudget};
 use fairway_core::io::live::Live;
@@ -45,8 +44,6 @@ pub struct Waypoint {
     pub limits: Limits,
     /// What clients may have on its way to us.
     pub budget: ReceiveBudget,
-    /// Starts when we stop.
-    pub drain: Drain,
 }
 
 impl Waypoint {

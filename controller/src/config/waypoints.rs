@@ -5,7 +5,7 @@ use crate::lifecycle::render::WaypointSettings;
 /// Flags about waypoints.
 #[derive(Clone, Debug, clap::Args)]
 pub struct WaypointArgs {
-    /// Whether gateways of class fairway-waypoint become waypoints; takes an API server.
+    /// Whether gateways of class fairway-waypoint become waypoints.
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, env = "FAIRWAY_WAYPOINTS")]
     pub waypoints: bool,
     /// Image of waypoints.

@@ -6,6 +6,7 @@ use fairway_core::source::gateway::Gateway;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch};
 use serde_json::Value;
 
+use super::conditions::in_the_way;
 use super::owned::{self, Owned, Present};
 use super::render::Part;
 use crate::api_server::{Name, application, unless_gone, within};
@@ -60,7 +61,7 @@ pub(super) async fn make(
         let present = owned.view().objects.get(&(part, name.clone())).cloned();
         let object = wanted.get(&part);
         let kind = part.names().2;
-        let taken = || format!("{kind} {} belongs to somebody else; rename the gateway, or delete that object", name.1);
+        let taken = || in_the_way(kind, &name.1);
         match (step(part, object, present.as_ref(), uid, applied), object) {
             (Step::Nothing, _) | (Step::Apply, None) => {}
             (Step::Taken, _) => return Err(taken()),

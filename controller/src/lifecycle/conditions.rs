@@ -59,6 +59,12 @@ pub fn status(gateway: &Gateway, outcome: &Outcome, cluster_domain: &str, now: &
     Some(json!({"addresses": addresses, "conditions": conditions, "listeners": listeners}))
 }
 
+/// What is said of an object of somebody else that has the name of a waypoint's.
+#[must_use]
+pub fn in_the_way(kind: &str, name: &str) -> String {
+    format!("{kind} {name} belongs to somebody else; rename the gateway, or delete that object")
+}
+
 /// The condition of a class of ours; nothing when it has it already.
 #[must_use]
 pub fn class(generation: Option<i64>, present: &[Value], now: &str) -> Option<Value> {

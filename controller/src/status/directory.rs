@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::Writer;
 
 /// Name of the controller among the owners of status.
-const OWNER: &str = "controller";
+pub(crate) const OWNER: &str = "controller";
 
 /// Writes overlays.
 #[derive(Debug)]

@@ -6,9 +6,10 @@ use std::time::Duration;
 use kube::Client;
 use tokio::time::sleep;
 
-use super::{Worker, client, cluster, control_plane, endpoints, manifests, mirror, pods, volumes};
+use super::{Worker, client, cluster, control_plane, endpoints, manifests, mirror, pods};
 use crate::error::Result;
 use crate::layout::Layout;
+use crate::volumes::{self, Supply};
 
 /// Pause before something that failed is tried again: the API server may be about to start.
 pub(crate) const RETRY: Duration = Duration::from_millis(500);
@@ -45,7 +46,7 @@ async fn run(worker: Worker) -> Result<()> {
         mirror::run(&client, &layout),
         pods::run(&client, worker.reports),
         endpoints::run(&client, worker.frontends, worker.changed),
-        volumes::run(&client, worker.orders),
+        volumes::run(Supply::ApiServer(client.clone()), worker.orders),
     );
     Ok(())
 }

@@ -14,12 +14,21 @@ use fairway_lab::status::PodStatus;
 use fairway_lab::{Lab, Options};
 
 /// The programs a lab runs.
-const BINARIES: [&str; 5] = ["fairway", "controller", "ztunnel", "fairway-cni-agent", "fairway-cni"];
+const BINARIES: [&str; 6] = ["fairway", "controller", "ztunnel", "fairway-cni-agent", "fairway-cni", "waypoint"];
 /// Environment variable naming a directory of binaries to test instead of those of this checkout.
 const OTHER_BINARIES: &str = "FAIRWAY_TEST_BINARIES";
 /// Where the sources of those programs are.
-const SOURCES: [&str; 8] =
-    ["Cargo.toml", "proto", "core/src", "ztunnel/src", "controller/src", "cni-plugin/src", "cli/src", "e2e/src"];
+const SOURCES: [&str; 9] = [
+    "Cargo.toml",
+    "proto",
+    "core/src",
+    "ztunnel/src",
+    "waypoint/src",
+    "controller/src",
+    "cni-plugin/src",
+    "cli/src",
+    "e2e/src",
+];
 
 /// Says something even when the test passes; the harness keeps what the usual macros print to itself.
 pub(crate) fn say(text: &str) {
@@ -80,7 +89,7 @@ pub(crate) fn mesh_with(test: &str, world: &str) -> Option<Lab> {
 /// What the labs of these tests are asked to be.
 pub(crate) fn options(test: &str) -> Options {
     let path = |name: &str| Some(binaries().join(name));
-    let [fairway, controller, ztunnel, agent, _plugin] = BINARIES.map(path);
+    let [fairway, controller, ztunnel, agent, _plugin, _waypoint] = BINARIES.map(path);
     Options {
         name: format!("m{}-{test}", std::process::id()),
         build: Build::Never,

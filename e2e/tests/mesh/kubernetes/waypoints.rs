@@ -1,13 +1,26 @@
-//! Waypoints in a real cluster: a Gateway becomes objects, these are repaired, and they go when it goes.
+//! Waypoints in a real cluster: a Gateway becomes objects, these are repaired, its pods do what they are for, and all of it goes
+//! when it goes.
 
 use serde_json::Value;
 
-use super::{Lab, apply, cluster, json, kubectl, labs, try_kubectl};
+use super::{Lab, SHOP, apply, cluster, json, kubectl, labs, only_pod, rolled_out, try_kubectl};
+use crate::mesh::shop::AMBIENT;
 
 /// What names the gateway on everything that is made of it.
 const MADE: &str = "gateway.networking.k8s.io/gateway-name=waypoint";
 const NAMESPACE: &str = "apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n";
 const LISTENERS: &str = "listeners: [{name: mesh, port: 15008, protocol: HBONE}]";
+
+/// A policy of the shop's service that only its waypoint can enforce.
+const POLICY: &str = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: no-admin, namespace: shop}
+spec:
+  targetRefs: [{group: \"\", kind: Service, name: server}]
+  action: DENY
+  rules: [{to: [{operation: {paths: [/admin]}}]}]
+";
 
 fn gateway(name: &str, spec: &str) -> String {
     format!(
@@ -27,8 +40,9 @@ fn a_gateway_becomes_a_waypoint_which_is_repaired_and_goes_with_it() {
     apply(&lab, NAMESPACE);
     apply(&lab, &gateway("waypoint", LISTENERS));
     made(&lab);
-    not_ready_before_its_pods_are(&lab);
+    told_when_it_is_ready(&lab);
     repaired(&lab);
+    does_what_it_is_for(&lab);
     as_annotated(&lab);
     others_are_left_alone(&lab);
     refused_by_field(&lab);
@@ -74,10 +88,9 @@ fn says(gateway: &Value, kind: &str, status: &str, words: &str) -> bool {
     })
 }
 
-/// Nobody has put the root of the mesh into the namespace, so its pod cannot be ready, and that is what its gateway says.
-fn not_ready_before_its_pods_are(lab: &Lab) {
-    let gateway = wait(lab, &["gateway", "waypoint"], "the gateway to say that no pod is ready", |gateway| {
-        says(gateway, "Accepted", "True", "") && says(gateway, "Programmed", "False", "none of 1 pods")
+fn told_when_it_is_ready(lab: &Lab) {
+    let gateway = wait(lab, &["gateway", "waypoint"], "the gateway to say that its pod is ready", |gateway| {
+        says(gateway, "Accepted", "True", "") && says(gateway, "Programmed", "True", "its pods are ready")
     });
     assert_eq!(gateway["status"]["addresses"][0]["value"], "waypoint.shop.svc.cluster.local", "{gateway}");
     assert_eq!(gateway["status"]["listeners"][0]["name"], "mesh", "{gateway}");
@@ -94,6 +107,28 @@ fn repaired(lab: &Lab) {
     });
     kubectl(lab, &["-n", "shop", "delete", "service", "waypoint"]);
     wait(lab, &["service", "waypoint"], "its service to be made again", |it| it["spec"]["ports"][0]["port"] == 15008);
+}
+
+/// What the guides say: the namespace is enrolled, the service labelled, and a policy of requests is in force.
+fn does_what_it_is_for(lab: &Lab) {
+    apply(lab, SHOP);
+    rolled_out(lab);
+    kubectl(lab, &["label", "namespace", "shop", AMBIENT]);
+    kubectl(lab, &["-n", "shop", "label", "service", "server", "istio.io/use-waypoint=waypoint"]);
+    apply(lab, POLICY);
+    let client = only_pod(lab, "client");
+    let status = |path: &str| {
+        let url = format!("http://server{path}");
+        let asked = ["curl", "-s", "-m", "10", "-o", "/dev/null", "-w", "%{http_code}", &url];
+        String::from_utf8_lossy(&lab.exec(&client, &asked).unwrap().stdout).into_owned()
+    };
+    lab.wait_until("the policy to be in force at the waypoint, and nothing else refused", || {
+        let answers = (status("/admin"), status("/"));
+        if answers == ("403".to_owned(), "200".to_owned()) { Ok(()) } else { Err(format!("{answers:?}")) }
+    })
+    .unwrap();
+    let policy = json(lab, &["-n", "shop", "get", "authorizationpolicy", "no-admin"]);
+    assert!(says(&policy, "WaypointAccepted", "True", ""), "{policy}");
 }
 
 fn as_annotated(lab: &Lab) {

@@ -1,30 +1,32 @@
 //! Volumes of pods: tokens of their service accounts, configuration and secrets, as files that stay current.
 
+mod supply;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::{
-    ConfigMap, DownwardAPIVolumeFile, KeyToPath, Pod, Secret, ServiceAccountTokenProjection, Volume, VolumeProjection,
-};
-use kube::{Api, Client};
+use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Pod, Volume, VolumeProjection};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep;
 
-use super::cluster::request_token;
-use super::work::RETRY;
 use crate::container::field;
 use crate::error::{Doing, Error, Result};
 use crate::kubelet::Placement;
 use crate::layout::Layout;
+pub(crate) use supply::Supply;
 
-/// Lifetime of a token that does not say how long it should be good; Kubernetes' default.
-const TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
+/// Pods whose volumes are asked for at once; more wait.
+pub(crate) const WAITING_ORDERS: usize = 64;
+/// Pause before something that failed is tried again.
+const RETRY: Duration = Duration::from_millis(500);
 /// How often files are written anew. A token is replaced long before it ends: the shortest is good for ten minutes.
 const RENEWAL: Duration = Duration::from_secs(180);
+
+/// How often it is looked for an optional object that does not exist yet.
+const AWAITED: Duration = Duration::from_secs(1);
 
 /// A directory of the lab, and where a pod has it.
 pub(crate) type Mount = (PathBuf, PathBuf);
@@ -40,13 +42,13 @@ pub(crate) struct Order {
 }
 
 /// Fulfils orders, and keeps files current as long as the pod's directory exists; for ever.
-pub(crate) async fn run(client: &Client, mut orders: mpsc::Receiver<Order>) {
+pub(crate) async fn run(supply: Supply, mut orders: mpsc::Receiver<Order>) {
     while let Some(order) = orders.recv().await {
-        tokio::spawn(fulfil(client.clone(), order));
+        tokio::spawn(fulfil(supply.clone(), order));
     }
 }
 
-async fn fulfil(client: Client, order: Order) {
+async fn fulfil(supply: Supply, order: Order) {
     let Order { pod, placement, mut done } = order;
     let root = Layout::inside().pod(&placement.uid).join("volumes");
     let planned = match plan(&pod, &root) {
@@ -57,7 +59,7 @@ async fn fulfil(client: Client, order: Order) {
     let used: Vec<&Volume> =
         volumes(&pod).filter(|volume| planned.iter().any(|(from, _)| *from == root.join(&volume.name))).collect();
     loop {
-        match fill_all(&client, &pod, &placement, &used, &root).await {
+        match fill_all(&supply, &pod, &placement, &used, &root).await {
             Ok(()) => break,
             Err(error) => tracing::warn!(%error, "cannot prepare a volume; trying again"),
         }
@@ -70,14 +72,20 @@ async fn fulfil(client: Client, order: Order) {
         return;
     }
     loop {
-        sleep(RENEWAL).await;
+        sleep(if awaits(&used, &root) { AWAITED } else { RENEWAL }).await;
         if !root.exists() {
             return;
         }
-        if let Err(error) = fill_all(&client, &pod, &placement, &used, &root).await {
+        if let Err(error) = fill_all(&supply, &pod, &placement, &used, &root).await {
             tracing::warn!(%error, "cannot renew a volume; trying again later");
         }
     }
+}
+
+/// Whether a volume is empty because what it is of does not exist yet.
+fn awaits(used: &[&Volume], root: &Path) -> bool {
+    let mut of_object = used.iter().filter(|volume| volume.config_map.is_some() || volume.secret.is_some());
+    of_object.any(|volume| fs::read_dir(root.join(&volume.name)).is_ok_and(|mut entries| entries.next().is_none()))
 }
 
 fn volumes(pod: &Pod) -> impl Iterator<Item = &Volume> {
@@ -98,11 +106,11 @@ fn plan(pod: &Pod, root: &Path) -> Result<Vec<Mount>> {
     Ok(mounts.into_iter().map(|(target, source)| (source, target)).collect())
 }
 
-async fn fill_all(client: &Client, pod: &Pod, placement: &Placement, used: &[&Volume], root: &Path) -> Result<()> {
+async fn fill_all(supply: &Supply, pod: &Pod, placement: &Placement, used: &[&Volume], root: &Path) -> Result<()> {
     for volume in used {
         let directory = root.join(&volume.name);
         fs::create_dir_all(&directory).doing(|| format!("creating {}", directory.display()))?;
-        for (name, content) in files(client, pod, placement, volume).await? {
+        for (name, content) in files(supply, pod, placement, volume).await? {
             write(&directory, &name, &content)?;
         }
     }
@@ -111,16 +119,18 @@ async fn fill_all(client: &Client, pod: &Pod, placement: &Placement, used: &[&Vo
 
 type Files = BTreeMap<String, Vec<u8>>;
 
-async fn files(client: &Client, pod: &Pod, placement: &Placement, volume: &Volume) -> Result<Files> {
+async fn files(supply: &Supply, pod: &Pod, placement: &Placement, volume: &Volume) -> Result<Files> {
     let mut files = Files::new();
     let sources = match volume {
         Volume { projected: Some(projected), .. } => projected.sources.clone().unwrap_or_default(),
         Volume { config_map: Some(map), .. } => {
-            return config(client, pod, &map.name, map.items.as_deref(), map.optional).await;
+            let found = supply.config_map(pod, &map.name).await?;
+            return chosen("ConfigMap", pod, &map.name, found, map.items.as_deref(), map.optional);
         }
         Volume { secret: Some(secret), .. } => {
             let name = secret.secret_name.as_deref().unwrap_or_default();
-            return secrets(client, pod, name, secret.items.as_deref(), secret.optional).await;
+            let found = supply.secret(pod, name).await?;
+            return chosen("Secret", pod, name, found, secret.items.as_deref(), secret.optional);
         }
         Volume { downward_api: Some(api), .. } => return Ok(downward(pod, placement, api.items.as_deref())),
         Volume { empty_dir: Some(_), .. } => return Ok(files),
@@ -130,20 +140,23 @@ async fn files(client: &Client, pod: &Pod, placement: &Placement, volume: &Volum
         }
     };
     for source in sources {
-        files.extend(projection(client, pod, placement, &source).await?);
+        files.extend(projection(supply, pod, placement, &source).await?);
     }
     Ok(files)
 }
 
-async fn projection(client: &Client, pod: &Pod, placement: &Placement, source: &VolumeProjection) -> Result<Files> {
+async fn projection(supply: &Supply, pod: &Pod, placement: &Placement, source: &VolumeProjection) -> Result<Files> {
     if let Some(token) = &source.service_account_token {
-        return Ok(Files::from([(token.path.clone(), self::token(client, pod, token).await?.into_bytes())]));
+        let text = supply.token(pod, placement, token).await?;
+        return Ok(Files::from([(token.path.clone(), text.into_bytes())]));
     }
     if let Some(map) = &source.config_map {
-        return config(client, pod, &map.name, map.items.as_deref(), map.optional).await;
+        let found = supply.config_map(pod, &map.name).await?;
+        return chosen("ConfigMap", pod, &map.name, found, map.items.as_deref(), map.optional);
     }
     if let Some(secret) = &source.secret {
-        return secrets(client, pod, &secret.name, secret.items.as_deref(), secret.optional).await;
+        let found = supply.secret(pod, &secret.name).await?;
+        return chosen("Secret", pod, &secret.name, found, secret.items.as_deref(), secret.optional);
     }
     if let Some(api) = &source.downward_api {
         return Ok(downward(pod, placement, api.items.as_deref()));
@@ -151,57 +164,27 @@ async fn projection(client: &Client, pod: &Pod, placement: &Placement, source: &
     Err(Error::new("the lab does not know a source of a projected volume"))
 }
 
-async fn token(client: &Client, pod: &Pod, wanted: &ServiceAccountTokenProjection) -> Result<String> {
-    let account = fairway_core::source::objects::service_account_name(pod);
-    let audiences: Vec<String> = wanted.audience.iter().filter(|audience| !audience.is_empty()).cloned().collect();
-    let seconds = wanted.expiration_seconds.and_then(|seconds| u64::try_from(seconds).ok());
-    request_token(client, pod, account, &audiences, seconds.map_or(TOKEN_LIFETIME, Duration::from_secs)).await
-}
-
 fn namespace(pod: &Pod) -> &str {
     pod.metadata.namespace.as_deref().unwrap_or_default()
 }
 
-async fn config(
-    client: &Client,
+/// All keys of what was found under their own names, or those that are asked for under the names asked for.
+fn chosen(
+    kind: &str,
     pod: &Pod,
     name: &str,
+    found: Option<Files>,
     items: Option<&[KeyToPath]>,
     optional: Option<bool>,
 ) -> Result<Files> {
-    let api: Api<ConfigMap> = Api::namespaced(client.clone(), namespace(pod));
-    let map = api.get_opt(name).await.doing(|| format!("reading ConfigMap {}/{name}", namespace(pod)))?;
-    let Some(map) = map else { return missing("ConfigMap", pod, name, optional) };
-    let texts = map.data.unwrap_or_default().into_iter().map(|(key, text)| (key, text.into_bytes()));
-    let binary = map.binary_data.unwrap_or_default().into_iter().map(|(key, ByteString(bytes))| (key, bytes));
-    Ok(chosen(texts.chain(binary).collect(), items))
-}
-
-async fn secrets(
-    client: &Client,
-    pod: &Pod,
-    name: &str,
-    items: Option<&[KeyToPath]>,
-    optional: Option<bool>,
-) -> Result<Files> {
-    let api: Api<Secret> = Api::namespaced(client.clone(), namespace(pod));
-    let secret = api.get_opt(name).await.doing(|| format!("reading Secret {}/{name}", namespace(pod)))?;
-    let Some(secret) = secret else { return missing("Secret", pod, name, optional) };
-    let data = secret.data.unwrap_or_default().into_iter().map(|(key, ByteString(bytes))| (key, bytes)).collect();
-    Ok(chosen(data, items))
-}
-
-fn missing(kind: &str, pod: &Pod, name: &str, optional: Option<bool>) -> Result<Files> {
-    if optional == Some(true) {
-        return Ok(Files::new());
-    }
-    Err(Error::new(format!("there is no {kind} {}/{name}", namespace(pod))))
-}
-
-/// All keys under their own names, or those that are asked for under the names asked for.
-fn chosen(mut data: Files, items: Option<&[KeyToPath]>) -> Files {
-    let Some(items) = items.filter(|items| !items.is_empty()) else { return data };
-    items.iter().filter_map(|item| Some((item.path.clone(), data.remove(&item.key)?))).collect()
+    let Some(mut data) = found else {
+        if optional == Some(true) {
+            return Ok(Files::new());
+        }
+        return Err(Error::new(format!("there is no {kind} {}/{name}", namespace(pod))));
+    };
+    let Some(items) = items.filter(|items| !items.is_empty()) else { return Ok(data) };
+    Ok(items.iter().filter_map(|item| Some((item.path.clone(), data.remove(&item.key)?))).collect())
 }
 
 fn downward(pod: &Pod, placement: &Placement, items: Option<&[DownwardAPIVolumeFile]>) -> Files {
@@ -270,8 +253,13 @@ mod tests {
     fn items_rename_keys_and_leave_out_the_rest() {
         let data = Files::from([("a".to_owned(), vec![1]), ("b".to_owned(), vec![2])]);
         let items = [KeyToPath { key: "b".into(), path: "c/d".into(), mode: None }];
-        assert_eq!(chosen(data.clone(), Some(&items)), Files::from([("c/d".to_owned(), vec![2])]));
-        assert_eq!(chosen(data.clone(), None), data);
+        let pod = Pod::default();
+        let chosen =
+            |found: Option<&Files>, items, optional| chosen("Secret", &pod, "s", found.cloned(), items, optional).ok();
+        assert_eq!(chosen(Some(&data), Some(&items), None), Some(Files::from([("c/d".to_owned(), vec![2])])));
+        assert_eq!(chosen(Some(&data), None, None).as_ref(), Some(&data));
+        assert_eq!(chosen(None, None, Some(true)), Some(Files::new()));
+        assert_eq!(chosen(None, None, None), None);
     }
 
     #[test]
