@@ -1,5 +1,6 @@
 //! The guided tour: `fairway lab demo`. Every step is checked against what really happened, and the first that does not hold ends it.
 
+mod canary;
 mod steps;
 mod tour;
 

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
+use super::canary::canary;
 use super::tour::Tour;
 use crate::capture::Segment;
 use crate::error::{Doing, Error, Result};
@@ -17,11 +18,11 @@ use crate::status::{self, PodStatus};
 const WORLD: &str = include_str!("manifests.yaml");
 const DENY: &str = include_str!("deny.yaml");
 /// What every answer of the servers contains: on the wire, the proof of plain text.
-const PAYLOAD: &str = "greetings from server";
+pub(super) const PAYLOAD: &str = "greetings from server";
 /// Port of HBONE.
 const HBONE: u16 = 15008;
 /// Answers that count as "it carries on".
-const ANSWERS: usize = 10;
+pub(super) const ANSWERS: usize = 10;
 const CLIENT: &str = "spiffe://cluster.local/ns/shop/sa/client";
 const SERVER: &str = "spiffe://cluster.local/ns/shop/sa/server";
 const POLICY: &str = "shop/close-the-ledger";
@@ -36,6 +37,7 @@ pub(super) fn walk(lab: &Lab, tour: &mut Tour) -> Result<()> {
     identities(lab, tour)?;
     visitor(lab, tour)?;
     deny(lab, tour)?;
+    canary(lab, tour)?;
     tour.step("Where things stand");
     let state = lab.status()?;
     for line in status::brief(&state, tour.colour()).lines() {
@@ -67,7 +69,7 @@ fn bring_up(lab: &Lab, tour: &mut Tour) -> Result<()> {
     Ok(())
 }
 
-fn client_log(lab: &Lab) -> String {
+pub(super) fn client_log(lab: &Lab) -> String {
     std::fs::read_to_string(lab.layout().container_log("shop", "client", "client")).unwrap_or_default()
 }
 
@@ -170,7 +172,7 @@ fn identities(lab: &Lab, tour: &mut Tour) -> Result<()> {
 }
 
 /// The named `key=value` fields of a log line, one a line.
-fn fields(line: &str, names: &[&str]) -> String {
+pub(super) fn fields(line: &str, names: &[&str]) -> String {
     let field = |name: &&str| {
         let start = line.find(&format!("{name}="))?;
         let rest = line.get(start..)?;
@@ -283,8 +285,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("world.yaml"), WORLD).unwrap();
         std::fs::write(directory.path().join("deny.yaml"), DENY).unwrap();
-        let loaded = fairway_core::source::directory::load(directory.path(), None);
+        let load = || fairway_core::source::directory::load(directory.path(), None);
+        let loaded = load();
         assert_eq!(loaded.errors, []);
         assert_eq!((loaded.objects.pods.len(), loaded.objects.unknown.len()), (4, 0));
+        // What it changes is a later version of an object of the world.
+        std::fs::write(directory.path().join("world.yaml"), crate::demo::canary::MANIFESTS).unwrap();
+        let loaded = load();
+        assert_eq!(loaded.errors, []);
+        assert_eq!((loaded.objects.services.len(), loaded.objects.http_routes.len()), (3, 1));
     }
 }
