@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::process::{ChildStdin, Command, Stdio};
@@ -199,11 +200,18 @@ pub fn down(layout: &Layout) -> Result<()> {
             thread::sleep(POLL);
         }
     }
-    match fs::remove_dir_all(layout.root()) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::new(format!("removing {}", layout.root().display())).because(error))
+    let started = Instant::now();
+    loop {
+        match fs::remove_dir_all(layout.root()) {
+            // On a busy machine, what was killed may write once more before it is gone.
+            Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty && started.elapsed() < DOWN_PATIENCE => {
+                thread::sleep(POLL);
+            }
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(Error::new(format!("removing {}", layout.root().display())).because(error));
+            }
+            _ => return Ok(()),
         }
-        _ => Ok(()),
     }
 }
 
