@@ -88,21 +88,21 @@ impl Tables {
 
     /// Makes this thread's namespace hold exactly these tables of ours. All of it takes effect at once.
     pub(super) fn write(&self) -> io::Result<()> {
-        let places = TableName::ALL.map(place);
+        let mut conversation = Conversation::open()?;
+        // Only what is there, as a starting pod has none: the kernel ends a conversation in which something was deleted only
+        // once nobody can be looking at it any more, which takes milliseconds.
+        let present = conversation.dump(Get::Tables)?;
+        let places: Vec<_> =
+            present.iter().filter(|table| is_ours(table, TABLE_NAME)).map(|table| kept(table, &[TABLE_NAME])).collect();
         // Declared, so that deleting it cannot fail, deleted and made anew: nothing that others added stays.
         let cleared = places.iter().flat_map(|place| [(Do::NewTable, place), (Do::DeleteTable, place)]);
         let tables = self.tables.iter().map(|table| (Do::NewTable, table));
         let chains = self.chains.iter().map(|chain| (Do::NewChain, chain));
         let rules = self.rules.iter().map(|rule| (Do::NewRule, rule));
         let steps: Vec<_> = cleared.chain(tables).chain(chains).chain(rules).collect();
-        Conversation::open()?.transact(&steps)
+        // The kernel answers steps; to none it has nothing to say.
+        if steps.is_empty() { Ok(()) } else { conversation.transact(&steps) }
     }
-}
-
-fn place(name: TableName) -> Described {
-    let mut attributes = Vec::new();
-    attribute::put(&mut attributes, TABLE_NAME, &terminated(name));
-    Described { family: INET, attributes }
 }
 
 /// As C writes it.
@@ -183,7 +183,8 @@ mod tests {
 
     #[test]
     fn only_tables_of_our_names_and_family_are_ours() {
-        let mut other = place(TableName::Raw);
+        let mut other = Described { family: INET, attributes: Vec::new() };
+        attribute::put(&mut other.attributes, TABLE_NAME, &terminated(TableName::Raw));
         assert!(is_ours(&other, TABLE_NAME));
         other.family = 2;
         assert!(!is_ours(&other, TABLE_NAME));
