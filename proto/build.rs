@@ -4,7 +4,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message;
 
 /// Every file of the contract; imports are found next to them.
-const FILES: [&str; 24] = [
+const FILES: [&str; 32] = [
     "workload.proto",
     "authorization.proto",
     "ca.proto",
@@ -29,6 +29,14 @@ const FILES: [&str; 24] = [
     "envoy/network_rbac.proto",
     "envoy/tcp_proxy.proto",
     "envoy/jwt_authn.proto",
+    "envoy/cors.proto",
+    "envoy/fault_delay.proto",
+    "envoy/fault.proto",
+    "envoy/tls_inspector.proto",
+    "envoy/least_request.proto",
+    "envoy/random.proto",
+    "envoy/ring_hash.proto",
+    "envoy/maglev.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

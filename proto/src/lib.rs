@@ -28,13 +28,21 @@ pub mod envoy {
     };
     pub use super::packages::envoy::extensions::{
         filters::{
-            http::{jwt_authn::v3 as jwt_authn, rbac::v3 as http_rbac, router::v3 as router},
+            common::fault::v3 as fault_delay,
+            http::{
+                cors::v3 as cors, fault::v3 as fault, jwt_authn::v3 as jwt_authn, rbac::v3 as http_rbac,
+                router::v3 as router,
+            },
+            listener::tls_inspector::v3 as tls_inspector,
             network::{
                 http_connection_manager::v3 as http_connection_manager, rbac::v3 as network_rbac,
                 tcp_proxy::v3 as tcp_proxy,
             },
         },
-        load_balancing_policies::round_robin::v3 as round_robin,
+        load_balancing_policies::{
+            least_request::v3 as least_request, maglev::v3 as maglev, random::v3 as random, ring_hash::v3 as ring_hash,
+            round_robin::v3 as round_robin,
+        },
         retry::host::previous_hosts::v3 as previous_hosts,
         upstreams::http::v3 as upstream_http,
     };

@@ -76,7 +76,7 @@ pub fn cluster(name: &str, protocol: AppProtocol) -> Cluster {
             http2_protocol_options: Some(Http2ProtocolOptions {}),
         }),
     };
-    let options = HttpProtocolOptions { upstream_protocol_options: Some(options) };
+    let options = HttpProtocolOptions { upstream_protocol_options: Some(options), ..HttpProtocolOptions::default() };
     let thresholds = Thresholds {
         max_connections: Some(UNLIMITED),
         max_pending_requests: Some(UNLIMITED),
@@ -97,5 +97,6 @@ pub fn cluster(name: &str, protocol: AppProtocol) -> Cluster {
         load_balancing_policy: Some(LoadBalancingPolicy {
             policies: vec![Policy { typed_extension_config: Some(round_robin) }],
         }),
+        ..Cluster::default()
     }
 }

@@ -17,26 +17,45 @@ const TYPE_PREFIX: &str = "type.googleapis.com/";
 /// Messages inside messages; as deep as prost itself goes.
 const DEPTH: usize = 100;
 
+/// What is in the contract and not done here yet: refused by name, so that nobody takes it for done. Whoever does one of them
+/// takes it off the list.
+const NOT_YET: [(&str, &str); 9] = [
+    ("envoy.config.listener.v3.Listener", "listener_filters"),
+    ("envoy.config.listener.v3.FilterChain", "filter_chain_match"),
+    ("envoy.config.route.v3.Route", "typed_per_filter_config"),
+    ("envoy.config.route.v3.RouteAction", "hash_policy"),
+    ("envoy.config.cluster.v3.Cluster", "outlier_detection"),
+    ("envoy.config.cluster.v3.Cluster", "common_lb_config"),
+    ("envoy.config.cluster.v3.Cluster", "upstream_connection_options"),
+    ("envoy.extensions.upstreams.http.v3.HttpProtocolOptions", "common_http_protocol_options"),
+    ("envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", "idle_timeout"),
+];
+/// See [`NOT_YET`]: types of filters.
+const FILTERS_NOT_YET: [&str; 3] = [
+    "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication",
+    "envoy.extensions.filters.http.cors.v3.Cors",
+    "envoy.extensions.filters.http.fault.v3.HTTPFault",
+];
+/// What is said of both.
+pub(super) const LATER: &str = "is not supported yet";
+
 /// What Envoy calls fields that are likely to come and are not in the contract; others are named by their numbers.
-const NAMES: [(&str, u32, &str); 19] = [
+const NAMES: [(&str, u32, &str); 16] = [
     ("envoy.config.route.v3.RouteConfiguration", 4, "response_headers_to_add"),
     ("envoy.config.route.v3.VirtualHost", 6, "rate_limits"),
     ("envoy.config.route.v3.VirtualHost", 8, "cors"),
     ("envoy.config.route.v3.VirtualHost", 15, "typed_per_filter_config"),
-    ("envoy.config.route.v3.Route", 13, "typed_per_filter_config"),
     ("envoy.config.route.v3.RouteMatch", 4, "case_sensitive"),
     ("envoy.config.route.v3.RouteMatch", 9, "runtime_fraction"),
     ("envoy.config.route.v3.RouteMatch", 14, "path_separated_prefix"),
     ("envoy.config.route.v3.RouteAction", 2, "cluster_header"),
     ("envoy.config.route.v3.RouteAction", 13, "rate_limits"),
-    ("envoy.config.route.v3.RouteAction", 15, "hash_policy"),
     ("envoy.config.route.v3.RouteAction", 17, "cors"),
     ("envoy.config.route.v3.RouteAction", 24, "idle_timeout"),
     ("envoy.config.route.v3.RouteAction", 25, "upgrade_configs"),
     ("envoy.config.route.v3.RouteAction", 27, "hedge_policy"),
     ("envoy.config.cluster.v3.Cluster", 6, "lb_policy"),
     ("envoy.config.cluster.v3.Cluster", 8, "health_checks"),
-    ("envoy.config.cluster.v3.Cluster", 19, "outlier_detection"),
     ("envoy.config.cluster.v3.Cluster", 24, "transport_socket"),
 ];
 
@@ -88,6 +107,9 @@ fn walk(name: &str, mut bytes: &[u8], depth: usize) -> Result<(), Wrong> {
     if name == "google.protobuf.Any" {
         let any = Any::decode(bytes).map_err(broken)?;
         let held = any.type_url.strip_prefix(TYPE_PREFIX).unwrap_or(&any.type_url);
+        if FILTERS_NOT_YET.contains(&held) {
+            return Err(Wrong::here(format!("{held} {LATER}")));
+        }
         return if schema().contains_key(held) {
             walk(held, &any.value, depth - 1)
         } else {
@@ -110,6 +132,9 @@ fn walk(name: &str, mut bytes: &[u8], depth: usize) -> Result<(), Wrong> {
             let called = known.map_or_else(|| format!("field {number}"), |(_, _, called)| (*called).to_owned());
             return Err(Wrong::new(called, format!("is not supported in {name}")));
         };
+        if NOT_YET.contains(&(name, &field.name)) {
+            return Err(Wrong::new(&field.name, LATER));
+        }
         match &field.message {
             Some(held) if wire_type == WireType::LengthDelimited => {
                 let length = decode_varint(&mut bytes).map_err(broken)?;

@@ -158,7 +158,14 @@ fn only_clusters_with_discovered_endpoints_are_taken() {
     assert_eq!(error, "transport_socket: is not supported in envoy.config.cluster.v3.Cluster");
 }
 
-/// Every resource in the controller's golden files, for every kind of client.
+#[test]
+fn what_is_not_done_yet_is_refused_by_its_name() {
+    let outlier_detection = Some(cluster_proto::OutlierDetection::default());
+    let message = cluster_proto::Cluster { name: "c".into(), outlier_detection, ..Default::default() };
+    assert_eq!(cluster(&message.encode_to_vec()).unwrap_err().to_string(), "outlier_detection: is not supported yet");
+}
+
+/// Every resource in the controller's golden files, for every kind of client, unless it needs what is not done yet.
 #[test]
 fn all_that_the_controller_sends_is_taken() {
     let pool = prost_reflect::DescriptorPool::decode(fairway_proto::DESCRIPTORS).unwrap();
@@ -187,6 +194,9 @@ fn all_that_the_controller_sends_is_taken() {
                 for (name, value) in resources.as_object().into_iter().flatten().filter(|(_, value)| value.is_object())
                 {
                     let result = read(kind, value);
+                    if result.as_ref().is_err_and(|wrong| wrong.to_string().ends_with(fields::LATER)) {
+                        continue;
+                    }
                     assert!(result.is_ok(), "{}, {client}, {kind} {name}: {result:?}", path.display());
                     *taken.entry(kind.clone()).or_insert(0) += 1;
                 }

@@ -62,8 +62,11 @@ pub fn tcp(name: &str, addresses: &[IpAddr], port: u16, policies: &[&Policy]) ->
         let config = network_rbac::Rbac { rules: Some(rules), stat_prefix: name.to_owned() };
         network_filter(&format!("envoy.filters.network.rbac/{kind}"), any(NETWORK_RBAC, &config))
     });
-    let proxy =
-        TcpProxy { stat_prefix: name.to_owned(), cluster_specifier: Some(ClusterSpecifier::Cluster(name.to_owned())) };
+    let proxy = TcpProxy {
+        stat_prefix: name.to_owned(),
+        cluster_specifier: Some(ClusterSpecifier::Cluster(name.to_owned())),
+        ..TcpProxy::default()
+    };
     let proxy = network_filter("envoy.filters.network.tcp_proxy", any(TCP_PROXY, &proxy));
     standing(name, addresses, port, rules.chain([proxy]).collect())
 }
@@ -101,7 +104,7 @@ fn standing(name: &str, addresses: &[IpAddr], port: u16, filters: Vec<Filter>) -
         name: name.to_owned(),
         address: Some(addresses.next()?),
         additional_addresses: addresses.map(|address| AdditionalAddress { address: Some(address) }).collect(),
-        filter_chains: vec![FilterChain { filters }],
+        filter_chains: vec![FilterChain { filters, ..FilterChain::default() }],
         bind_to_port: Some(false),
         ..Listener::default()
     })

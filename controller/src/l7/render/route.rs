@@ -182,6 +182,7 @@ fn routes(entry: &Entry, target: &Target, client: &Client) -> Vec<Route> {
             request_headers_to_remove: entry.rule.request.remove.clone(),
             response_headers_to_add: added(&entry.rule.response),
             response_headers_to_remove: entry.rule.response.remove.clone(),
+            ..Route::default()
         }
     };
     parts.into_iter().map(route).collect()
@@ -308,6 +309,7 @@ fn forward(forward: &Forward, part: Option<Part>) -> RouteAction {
             .map(|timeout| MaxStreamDuration { max_stream_duration: Some(duration(timeout)) }),
         retry_policy: retry(&forward.retry, forward.attempt_timeout),
         request_mirror_policies: mirrors.collect(),
+        ..RouteAction::default()
     }
 }
 

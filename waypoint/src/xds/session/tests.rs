@@ -126,10 +126,10 @@ fn what_is_not_understood_is_named_and_the_last_good_one_stays() {
     session.want(vec![WEB.into()]);
     session.receive(response(Kind::Listener, WEB, listener_message(WEB).encode_to_vec()));
     session.receive(response(Kind::Routes, WEB, routes(WEB, "stable").encode_to_vec()));
-    // Field 13 of a route: filters of its own, such as authorization by somebody else.
+    // Field 4 of a route: metadata, which filters of Envoy's read.
     let mut broken = routes(WEB, "canary");
     let mut route = broken.virtual_hosts[0].routes[0].encode_to_vec();
-    route.extend([13 << 3 | 2, 0]);
+    route.extend([4 << 3 | 2, 0]);
     broken.virtual_hosts[0].routes.clear();
     let mut host = broken.virtual_hosts[0].encode_to_vec();
     host.extend([3 << 3 | 2, u8::try_from(route.len()).unwrap()]);
@@ -137,8 +137,7 @@ fn what_is_not_understood_is_named_and_the_last_good_one_stays() {
     let mut bytes = vec![2 << 3 | 2, u8::try_from(host.len()).unwrap()];
     bytes.extend(host);
     let received = session.receive(response(Kind::Routes, WEB, bytes));
-    let expected =
-        "virtual_hosts[0].routes[0].typed_per_filter_config: is not supported in envoy.config.route.v3.Route";
+    let expected = "virtual_hosts[0].routes[0].field 4: is not supported in envoy.config.route.v3.Route";
     assert_eq!(received.rejections, [(WEB.to_owned(), expected.to_owned())]);
     let nack = received.requests[0].error_detail.as_ref().unwrap();
     assert_eq!((nack.code, nack.message.as_str()), (INVALID, &*format!("{WEB}: {expected}")));
