@@ -24,6 +24,7 @@ use crate::ca::root::{Root, RootError};
 use crate::ca::{self, Authority};
 use crate::config::{Config, SourceConfig};
 use crate::kept::Store;
+use crate::keys::{self, Fetcher};
 use crate::metrics::Metrics;
 use crate::serve::clients::Clients;
 use crate::serve::{self, Discovery};
@@ -124,8 +125,11 @@ impl Controller {
             Place::Cluster(client) => Box::new(Cluster::new(client.clone())),
         };
         let readings = source.start(&remembered);
-        let publisher = Publisher::new(&remembered, store, config.settings.clone(), metrics.clone());
+        let (told, fetched) = watch::channel(Arc::default());
+        let fetcher = Fetcher::new(config.jwks_hosts.clone(), provider::provider()).map_err(TlsError::from)?;
+        let publisher = Publisher::new(&remembered, store, config.settings.clone(), metrics.clone(), fetched);
         let published = state::publish(readings.loaded, publisher, drain.clone());
+        tokio::spawn(keys::keep(published.clone(), told, fetcher, drain.clone()));
         tokio::spawn(watch_freshness(readings.freshness, metrics.clone(), drain.clone()));
         write_back(place, &config, &root, &published, &drain);
         let pages = admin::router(published.clone(), clients.clone(), metrics.clone());

@@ -10,6 +10,7 @@ use std::time::Duration;
 use fairway_core::ident::TrustDomain;
 
 use crate::ca::authorize::Rules;
+use crate::keys::Reach;
 use crate::lifecycle::render::WaypointSettings;
 use crate::translate::Settings;
 use waypoints::WaypointArgs;
@@ -93,6 +94,9 @@ pub struct Args {
     /// name leaves it out.
     #[arg(long, value_name = "NAME", default_value = "istio-ca-root-cert", env = "FAIRWAY_ROOT_CONFIG_MAP")]
     pub root_config_map: String,
+    /// Hosts from which keys of tokens may be fetched: names, *.NAME, * for all that are not this machine or its link, or none.
+    #[arg(long, value_name = "HOSTS", default_value = "*", env = "FAIRWAY_JWKS_HOSTS")]
+    pub jwks_hosts: Reach,
     /// About waypoints.
     #[command(flatten)]
     pub waypoints: WaypointArgs,
@@ -178,6 +182,8 @@ pub struct Config {
     pub waypoints: Option<WaypointSettings>,
     /// How long streams may last.
     pub maximum_connection_age: Option<Duration>,
+    /// From where keys of tokens may be fetched.
+    pub jwks_hosts: Reach,
 }
 
 /// Why settings are refused.
@@ -282,6 +288,7 @@ impl TryFrom<Args> for Config {
             server_names,
             certificate_lifetime: args.workload_cert_ttl,
             maximum_connection_age: (!args.max_connection_age.is_zero()).then_some(args.max_connection_age),
+            jwks_hosts: args.jwks_hosts,
         })
     }
 }

@@ -7,10 +7,12 @@ pub mod attach;
 pub mod authz;
 mod catalog;
 pub mod client;
+pub mod destinations;
 pub mod model;
 pub mod render;
 mod rules;
 pub mod snapshot;
+pub mod tokens;
 pub mod verdict;
 pub mod waypoints;
 

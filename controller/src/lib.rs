@@ -13,6 +13,7 @@ pub mod config;
 pub mod dump;
 mod files;
 pub mod kept;
+pub mod keys;
 pub mod l7;
 pub mod lifecycle;
 pub mod metrics;

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use crate::files::Replaced;
 use crate::kept::Store;
 use crate::l7::Snapshot;
+use crate::l7::tokens::KeySets;
 use crate::metrics::Metrics;
 use crate::translate::policies::Accepted;
 use crate::translate::{Problem, Settings, Severity, Translation, translate};
@@ -50,14 +51,31 @@ impl Published {
             problem.location = loaded.locate(&problem.object, &problem.field);
         }
         let translation = Arc::new(translation);
-        let world = world.with_l7(&self.world, Snapshot::new(Arc::clone(&translation), settings.network.clone()));
+        let l7 = Snapshot::new(Arc::clone(&translation), settings.network.clone());
+        let world = world.with_l7(&self.world, l7.with_keys(Arc::clone(self.world.l7().keys())));
         Self { loaded, world, problems, trouble: None, translation }
+    }
+
+    /// The same state with these keys of tokens. Where nothing may be served yet, they wait.
+    #[must_use]
+    pub fn with_keys(&self, keys: Arc<KeySets>) -> Self {
+        if self.world.generation == 0 {
+            return self.clone();
+        }
+        let world = self.world.clone().with_l7(&self.world, self.world.l7().with_keys(keys));
+        Self { world, ..self.clone() }
     }
 
     /// The resources in readable form.
     #[must_use]
     pub fn desired(&self) -> &crate::translate::Desired {
         &self.translation.desired
+    }
+
+    /// How endpoints are used.
+    #[must_use]
+    pub fn destinations(&self) -> &crate::l7::destinations::Destinations {
+        &self.translation.destinations
     }
 
     /// What became of the routes.
@@ -74,14 +92,22 @@ pub struct Publisher {
     store: Store,
     settings: Settings,
     metrics: Metrics,
+    /// Keys of tokens, as they are fetched.
+    keys: watch::Receiver<Arc<KeySets>>,
 }
 
 impl Publisher {
     /// One that goes on from what was kept in `store`.
     #[must_use]
-    pub fn new(remembered: &Loaded, store: Store, settings: Settings, metrics: Metrics) -> Self {
+    pub fn new(
+        remembered: &Loaded,
+        store: Store,
+        settings: Settings,
+        metrics: Metrics,
+        keys: watch::Receiver<Arc<KeySets>>,
+    ) -> Self {
         let first = Published::before(Accepted::remembered(remembered, &settings));
-        Self { first, store, settings, metrics }
+        Self { first, store, settings, metrics, keys }
     }
 
     /// The next state, and what is left to synchronise with the disk.
@@ -168,12 +194,19 @@ pub fn publish(
     let (sender, receiver) = watch::channel(Arc::new(first));
     let (synchronise, replacements) = watch::channel(replaced.map(Arc::new));
     tokio::spawn(synchronise_all(replacements));
+    let mut keys = publisher.keys.clone();
     let publisher = Arc::new(Mutex::new(publisher));
     tokio::spawn(async move {
         loop {
             let is_troubled = sender.borrow().trouble.is_some();
             let changed = tokio::select! {
                 changed = source.changed() => changed,
+                Ok(()) = keys.changed() => {
+                    let known = Arc::clone(&keys.borrow_and_update());
+                    let next = sender.borrow().with_keys(known);
+                    sender.send_replace(Arc::new(next));
+                    continue;
+                }
                 () = tokio::time::sleep(KEEP_AGAIN), if is_troubled => Ok(()),
                 _ = drain.started() => return,
             };

@@ -22,6 +22,7 @@ pub mod condition;
 pub mod directory;
 pub mod lease;
 mod routes;
+mod unserved;
 
 /// Condition of what node proxies enforce.
 const ZTUNNEL_ACCEPTED: &str = "ZtunnelAccepted";
@@ -68,6 +69,8 @@ impl Verdict {
 enum Statement {
     Policy(Verdict),
     Route(l7::verdict::Verdict),
+    /// Something without effect, by what it is for.
+    Ancestors(Vec<Value>),
 }
 
 impl Statement {
@@ -79,6 +82,7 @@ impl Statement {
                 (json!({"conditions": [condition]}), differs)
             }
             Self::Route(verdict) => routes::compare(verdict, published, key, now),
+            Self::Ancestors(ancestors) => unserved::compare(ancestors, published, key, now),
         }
     }
 }
@@ -88,7 +92,9 @@ fn statements(published: &Published) -> BTreeMap<ObjectKey, Statement> {
     let policies = verdicts(published).into_iter().map(|(key, verdict)| (key, Statement::Policy(verdict)));
     let routes = routes::verdicts(published).into_iter().map(|(key, verdict)| (key, Statement::Route(verdict)));
     let traffic = traffic(published).into_iter().map(|(key, verdict)| (key, Statement::Policy(verdict)));
-    policies.chain(routes).chain(traffic).collect()
+    let telemetry = unserved::telemetry(published).into_iter().map(|(key, verdict)| (key, Statement::Policy(verdict)));
+    let tls = unserved::backend_tls(published).into_iter().map(|(key, all)| (key, Statement::Ancestors(all)));
+    policies.chain(routes).chain(traffic).chain(telemetry).chain(tls).collect()
 }
 
 /// What is to be said of every policy.
@@ -101,11 +107,11 @@ pub fn verdicts(published: &Published) -> BTreeMap<ObjectKey, Verdict> {
         (key, is_attached && policy.spec.selector.is_none(), policy.metadata.generation)
     });
     let peer = objects.peer_authentications.iter().map(|(key, policy)| (key, false, policy.metadata.generation));
-    let rejected = loaded
-        .rejected
-        .iter()
-        .filter(|(key, _)| key.kind.is_policy())
-        .map(|(key, written)| (key, false, written.pointer("/metadata/generation").and_then(Value::as_i64)));
+    let tokens = objects.request_authentications.iter().map(|(key, policy)| (key, true, policy.metadata.generation));
+    let rejected = loaded.rejected.iter().filter(|(key, _)| key.kind.is_policy()).map(|(key, written)| {
+        let is_attached = key.kind == Kind::RequestAuthentication;
+        (key, is_attached, written.pointer("/metadata/generation").and_then(Value::as_i64))
+    });
     let mut faults: BTreeMap<&ObjectKey, Vec<(Severity, String)>> = BTreeMap::new();
     let misses = |problem: &&Problem| problem.field.starts_with(TARGETS) && problem.severity == Severity::Warning;
     let missing: BTreeSet<&ObjectKey> =
@@ -118,6 +124,18 @@ pub fn verdicts(published: &Published) -> BTreeMap<ObjectKey, Verdict> {
         };
         faults.entry(&problem.object).or_default().push((problem.severity, text));
     }
+    let l7 = published.world.l7();
+    for policy in l7.waypoints().all_tokens() {
+        for (index, issuer) in policy.issuers.iter().enumerate() {
+            let Some(trouble) = l7.keys().trouble(&issuer.keys) else { continue };
+            let text = format!("spec.jwtRules[{index}].jwksUri: {trouble}");
+            let said = faults.entry(&policy.object).or_default();
+            // It may be attached to several things.
+            if !said.iter().any(|(_, known)| *known == text) {
+                said.push((Severity::Warning, text));
+            }
+        }
+    }
     for error in &loaded.errors {
         if let Some(object) = error.object.as_ref().filter(|object| object.kind.is_policy()) {
             let field = error.field.as_ref().map(|field| format!("{field}: ")).unwrap_or_default();
@@ -127,6 +145,7 @@ pub fn verdicts(published: &Published) -> BTreeMap<ObjectKey, Verdict> {
     }
     authorization
         .chain(peer)
+        .chain(tokens)
         .chain(rejected)
         .map(|(key, is_attached, generation)| {
             let faults = faults.get(key).map(Vec::as_slice).unwrap_or_default();
@@ -154,9 +173,10 @@ fn verdict(faults: &[(Severity, String)], is_attached: bool, misses: bool, gener
     Verdict { condition, holds, reason, message, generation }
 }
 
-/// What is to be said of every VirtualService.
+/// What is to be said of every VirtualService and DestinationRule.
 fn traffic(published: &Published) -> BTreeMap<ObjectKey, Verdict> {
     let ours = published.routes().verdicts.iter().filter(|(key, _)| key.kind == Kind::VirtualService);
+    let ours = ours.chain(&published.destinations().verdicts);
     let verdict = |verdict: &l7::verdict::Verdict| {
         let texts = verdict.findings.iter().map(|finding| format!("{}: {}", finding.field, finding.message));
         let message = texts.collect::<Vec<_>>().join("; ");
@@ -173,6 +193,11 @@ fn present<'a>(published: &'a Published, key: &ObjectKey) -> &'a [Value] {
     let status = match key.kind {
         Kind::AuthorizationPolicy => objects.authorization_policies.get(key).and_then(|policy| policy.status.as_ref()),
         Kind::PeerAuthentication => objects.peer_authentications.get(key).and_then(|policy| policy.status.as_ref()),
+        Kind::RequestAuthentication => {
+            objects.request_authentications.get(key).and_then(|policy| policy.status.as_ref())
+        }
+        Kind::Telemetry => objects.telemetries.get(key).and_then(|object| object.status.as_ref()),
+        Kind::DestinationRule => objects.destination_rules.get(key).and_then(|object| object.status.as_ref()),
         Kind::VirtualService => objects.virtual_services.get(key).and_then(|object| object.status.as_ref()),
         _ => None,
     };

@@ -25,6 +25,7 @@ pub mod waypoint;
 pub mod workload;
 
 use crate::l7::attach::attach;
+use crate::l7::destinations::{self, Destinations};
 use crate::l7::model::Routes;
 use crate::l7::waypoints::{Bound, Plan};
 use claims::Claims;
@@ -139,6 +140,8 @@ pub struct Translation {
     pub problems: Vec<Problem>,
     /// Which HTTP requests go where.
     pub routes: Routes,
+    /// How endpoints are used.
+    pub destinations: Destinations,
     /// What waypoints stand before, and enforce.
     pub waypoints: Plan,
 }
@@ -182,8 +185,8 @@ pub fn translate(
     services.extend(entries.services);
     faults.extend(endpoints.faults);
     faults.extend(entries.faults);
-    let Policies { authorizations, accepted, attached, mut problems, .. } = policies;
-    let plan = Plan::new(objects, &waypoints, bound, attached, &mut faults);
+    let Policies { authorizations, accepted, attached, tokens, mut problems, .. } = policies;
+    let plan = Plan::new(objects, &waypoints, bound, attached, tokens, &mut faults);
     problems.extend(faults.into_iter().map(|(object, fault)| Problem {
         object,
         field: fault.field,
@@ -191,10 +194,12 @@ pub fn translate(
         severity: Severity::Warning,
         location: None,
     }));
-    let routes = attach(objects, settings);
-    problems.extend(routes.verdicts.iter().flat_map(|(object, verdict)| verdict.problems(object)));
+    let destinations = destinations::read::read(objects, settings);
+    let routes = attach(objects, settings, &destinations);
+    let verdicts = routes.verdicts.iter().chain(&destinations.verdicts);
+    problems.extend(verdicts.flat_map(|(object, verdict)| verdict.problems(object)));
     let desired = Desired { workloads, services, policies: authorizations };
-    Translation { desired, accepted, problems, routes, waypoints: plan }
+    Translation { desired, accepted, problems, routes, destinations, waypoints: plan }
 }
 
 /// Everything the translation of one object looks things up in.

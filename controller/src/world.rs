@@ -157,7 +157,7 @@ impl World {
     #[must_use]
     pub fn with_l7(mut self, previous: &Self, l7: Snapshot) -> Self {
         let before = &previous.l7;
-        let differs = l7.routes().attached != before.routes().attached || l7.waypoints() != before.waypoints();
+        let differs = !l7.is_like(before);
         if self.generation == previous.generation && differs {
             self.generation = self.generation.saturating_add(1);
         }

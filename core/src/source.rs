@@ -11,7 +11,9 @@ pub mod directory;
 pub mod freshness;
 pub mod gateway;
 pub mod istio;
+pub mod istio_destination;
 pub mod istio_network;
+pub mod istio_tokens;
 pub mod istio_traffic;
 mod kind;
 mod loaded;
@@ -20,6 +22,7 @@ mod node_pod;
 pub mod objects;
 pub mod route;
 pub mod status;
+pub mod unserved;
 mod watch;
 
 use std::fmt;

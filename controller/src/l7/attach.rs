@@ -8,12 +8,14 @@ use fairway_core::source::route::{ParentReference, Route};
 use fairway_core::source::{Kind, ObjectKey, Objects};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
-use super::catalog::{Catalog, Refusal};
+use super::catalog::{Catalog, Refusal, Unit};
+use super::destinations::Destinations;
 use super::model::{Entry, Routes, Target};
 use super::rules::{Read, Reader};
 use super::verdict::{AtParent, Class, Verdict};
 use crate::translate::Settings;
 
+mod streams;
 mod traffic;
 
 /// A route, read.
@@ -48,8 +50,8 @@ type Place = (Target, Option<String>);
 
 /// Attaches all routes.
 #[must_use]
-pub fn attach(objects: &Objects, settings: &Settings) -> Routes {
-    let catalog = Catalog { objects, settings };
+pub fn attach(objects: &Objects, settings: &Settings, destinations: &Destinations) -> Routes {
+    let catalog = Catalog { objects, settings, destinations };
     let http = objects
         .http_routes
         .iter()
@@ -97,12 +99,13 @@ pub fn attach(objects: &Objects, settings: &Settings) -> Routes {
             entries.sort_by_key(|entry| Reverse(entry.matching.rank));
         }
     }
-    traffic::attach(catalog, &all_taken, &mut routes);
+    streams::attach(catalog, &mut all_taken, &mut routes);
+    traffic::attach(catalog, &mut all_taken, &mut routes);
     routes
 }
 
 /// Objects in the order in which they came, and then by name.
-fn age<'a>(key: &'a ObjectKey, metadata: &'a ObjectMeta) -> (bool, Option<&'a Time>, &'a str, &'a str) {
+pub(super) fn age<'a>(key: &'a ObjectKey, metadata: &'a ObjectMeta) -> (bool, Option<&'a Time>, &'a str, &'a str) {
     let created = metadata.creation_timestamp.as_ref();
     (created.is_none(), created, &key.namespace, &key.name)
 }
@@ -114,7 +117,7 @@ fn read<'a, Rule: Default>(
     read_rule: impl Fn(&mut Reader<'a>, &str, &Rule) -> Read,
 ) -> Candidate<'a> {
     let parents = route.spec.parent_refs.iter().enumerate().filter_map(|(index, reference)| {
-        let targets = catalog.parent(&key.namespace, reference)?;
+        let targets = catalog.parent(&key.namespace, reference, Unit::Request)?;
         let is_consumer = reference.namespace.as_ref().is_some_and(|namespace| *namespace != key.namespace);
         Some(Parent { index, reference, scope: is_consumer.then(|| key.namespace.clone()), targets })
     });

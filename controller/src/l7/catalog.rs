@@ -1,12 +1,16 @@
-//! Services as routes see them: what they are attached to, and what they send requests to.
+//! Services and ServiceEntries as routes see them: what they are attached to, and what they send requests and connections to.
+
+use std::collections::BTreeSet;
 
 use fairway_core::source::route::{BackendReference, ParentReference};
 use fairway_core::source::{Kind, ObjectKey, Objects};
 use fairway_proto::workload::AppProtocol;
 use k8s_openapi::api::core::v1::Service;
 
+use super::destinations::{Destinations, View};
 use super::model::Target;
 use crate::translate::Settings;
+use crate::translate::entry;
 use crate::translate::service::{app_protocol, hostname, sent, tcp_ports};
 
 /// Looks services up.
@@ -14,14 +18,37 @@ use crate::translate::service::{app_protocol, hostname, sent, tcp_ports};
 pub(super) struct Catalog<'a> {
     pub(super) objects: &'a Objects,
     pub(super) settings: &'a Settings,
+    pub(super) destinations: &'a Destinations,
 }
 
 /// Why a reference cannot be followed: the reason of Gateway API, and a message.
 pub(super) type Refusal = (&'static str, String);
 
-/// Whether requests to a port can be told apart.
-fn is_http(protocol: AppProtocol) -> bool {
-    !matches!(protocol, AppProtocol::Tcp | AppProtocol::Tls)
+/// What a route tells apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unit {
+    /// Requests, on ports that speak HTTP or do not say.
+    Request,
+    /// Connections, on ports that are not said to speak HTTP.
+    Connection,
+}
+
+impl Unit {
+    fn is_told_apart(self, protocol: AppProtocol) -> bool {
+        match protocol {
+            AppProtocol::Tcp | AppProtocol::Tls => self == Self::Connection,
+            AppProtocol::Unknown => true,
+            _ => self == Self::Request,
+        }
+    }
+}
+
+/// A port that can be dialled.
+#[derive(Debug)]
+struct Offered {
+    target: Target,
+    name: Option<String>,
+    protocol: AppProtocol,
 }
 
 impl<'a> Catalog<'a> {
@@ -30,95 +57,179 @@ impl<'a> Catalog<'a> {
         sent(service).is_some().then_some(service)
     }
 
-    fn target(&self, namespace: &str, name: &str, port: u16) -> Target {
-        Target { hostname: hostname(name, namespace, self.settings), port }
+    /// The ports of a Service or ServiceEntry, for each of its hosts or for `host` alone.
+    fn offered(&self, object: &ObjectKey, host: Option<&str>) -> Option<Vec<Offered>> {
+        if object.kind == Kind::ServiceEntry {
+            let entry = self.objects.service_entries.get(object)?;
+            let hosts = entry.spec.hosts.iter().filter(|known| host.is_none_or(|host| host == known.as_str()));
+            let ports = hosts.flat_map(|hostname| {
+                entry::tcp(&entry.spec.ports).map(move |port| Offered {
+                    target: Target { hostname: hostname.clone(), port: port.number, subset: None },
+                    name: Some(port.name.clone()),
+                    protocol: entry::app_protocol(port),
+                })
+            });
+            return Some(ports.collect());
+        }
+        let spec = sent(self.service(&object.namespace, &object.name)?)?;
+        let hostname = hostname(&object.name, &object.namespace, self.settings);
+        let ports = tcp_ports(spec).map(|(port, number)| Offered {
+            target: Target { hostname: hostname.clone(), port: number, subset: None },
+            name: port.name.clone(),
+            protocol: app_protocol(port),
+        });
+        Some(ports.collect())
     }
 
-    /// The ports that a route of `namespace` is attached to by this reference; none when the parent is not a service and
-    /// somebody else's to speak of.
-    pub(super) fn parent(&self, namespace: &str, parent: &ParentReference) -> Option<Result<Vec<Target>, Refusal>> {
-        let is_service =
-            matches!(parent.group.as_deref(), Some("" | "core")) && parent.kind.as_deref() == Some("Service");
-        is_service.then(|| self.ports_of(parent.namespace.as_deref().unwrap_or(namespace), parent))
-    }
-
-    /// The ports of a service that routes are attached to by this reference.
-    pub(super) fn ports_of(&self, namespace: &str, parent: &ParentReference) -> Result<Vec<Target>, Refusal> {
-        let name = parent.name.as_str();
-        let Some(service) = self.service(namespace, name) else {
-            return Err(("NoMatchingParent", format!("there is no Service {namespace}/{name}")));
+    /// The ports that a route of `namespace` is attached to by this reference; none when the parent is neither a Service nor a
+    /// ServiceEntry, and somebody else's to speak of.
+    pub(super) fn parent(
+        &self,
+        namespace: &str,
+        parent: &ParentReference,
+        unit: Unit,
+    ) -> Option<Result<Vec<Target>, Refusal>> {
+        let kind = match (parent.group.as_deref(), parent.kind.as_deref()) {
+            (Some("" | "core"), Some("Service")) => Kind::Service,
+            (Some("networking.istio.io"), Some("ServiceEntry")) => Kind::ServiceEntry,
+            _ => return None,
         };
-        let Some(spec) = sent(service) else { return Ok(Vec::new()) };
-        if spec.cluster_ip.as_deref() == Some("None") {
-            let message = format!("Service {namespace}/{name} is headless; routes are attached to a ClusterIP");
+        let object = ObjectKey::new(kind, parent.namespace.as_deref().unwrap_or(namespace), &parent.name);
+        Some(self.ports_of(&object, None, parent, unit))
+    }
+
+    /// The ports of a service, for all of its hosts or for one, that routes are attached to by what this reference says of
+    /// ports.
+    pub(super) fn ports_of(
+        &self,
+        object: &ObjectKey,
+        host: Option<&str>,
+        parent: &ParentReference,
+        unit: Unit,
+    ) -> Result<Vec<Target>, Refusal> {
+        let Some(offered) = self.offered(object, host) else {
+            return Err(("NoMatchingParent", format!("there is no {object}")));
+        };
+        let spec = self.service(&object.namespace, &object.name).and_then(sent);
+        if object.kind == Kind::Service && spec.and_then(|spec| spec.cluster_ip.as_deref()) == Some("None") {
+            let message = format!("{object} is headless; routes are attached to a ClusterIP");
             return Err(("UnsupportedValue", message));
         }
-        let is_meant = |port: i32, port_name: Option<&str>| {
-            parent.port.is_none_or(|wanted| wanted == port)
-                && parent.section_name.as_deref().is_none_or(|wanted| port_name == Some(wanted))
+        let is_meant = |port: &Offered| {
+            parent.port.is_none_or(|wanted| wanted == i32::from(port.target.port))
+                && parent.section_name.as_deref().is_none_or(|wanted| port.name.as_deref() == Some(wanted))
         };
-        let mut opaque = None;
+        let mut other = None;
         let mut targets = Vec::new();
-        for (port, number) in tcp_ports(spec).filter(|(port, _)| is_meant(port.port, port.name.as_deref())) {
-            if is_http(app_protocol(port)) {
-                targets.push(self.target(namespace, name, number));
+        for port in offered.into_iter().filter(is_meant) {
+            if unit.is_told_apart(port.protocol) {
+                targets.push(port.target);
             } else {
-                opaque = Some(number);
+                other = Some(port.target.port);
             }
         }
-        match (targets.is_empty(), opaque) {
+        match (targets.is_empty(), other) {
             (false, _) => Ok(targets),
-            (true, Some(port)) => {
-                let message =
-                    format!("port {port} of Service {namespace}/{name} does not speak HTTP; see its appProtocol");
-                Err(("NoMatchingParent", message))
-            }
-            (true, None) => Err(("NoMatchingParent", format!("Service {namespace}/{name} has no such port over TCP"))),
+            (true, Some(port)) => Err(("NoMatchingParent", wrong_protocol(port, object, unit))),
+            (true, None) => Err(("NoMatchingParent", format!("{object} has no such port over TCP"))),
         }
     }
 
-    /// Namespace and name of the service that `host` stands for in `namespace`; a name without dots is of that namespace.
-    pub(super) fn named<'h>(&self, namespace: &'h str, host: &'h str) -> Result<(&'h str, &'h str), Refusal> {
+    /// The Service or ServiceEntry that `host` stands for in `namespace`; a name without dots is of that namespace.
+    pub(super) fn named(&self, namespace: &str, host: &str) -> Result<ObjectKey, Refusal> {
         if !host.contains('.') && !host.is_empty() {
-            return Ok((namespace, host));
+            return Ok(ObjectKey::new(Kind::Service, namespace, host));
         }
         let name = host.strip_suffix(&self.settings.cluster_domain).and_then(|rest| rest.strip_suffix(".svc."));
         let parts = name.and_then(|name| name.split_once('.'));
-        let (name, namespace) = parts
-            .filter(|(_, namespace)| !namespace.contains('.'))
-            .ok_or_else(|| ("BackendNotFound", format!("{host:?} is not the name of a Service of this cluster")))?;
-        Ok((namespace, name))
+        if let Some((name, namespace)) = parts.filter(|(_, namespace)| !namespace.contains('.')) {
+            return Ok(ObjectKey::new(Kind::Service, namespace, name));
+        }
+        let entries = self.objects.service_entries.iter();
+        let mut entries = entries.filter(|(_, entry)| entry.spec.hosts.iter().any(|known| known == host));
+        let first = entries.clone().next();
+        let own = entries.find(|(key, _)| key.namespace == namespace).or(first);
+        own.map(|(key, _)| key.clone()).ok_or_else(|| {
+            ("BackendNotFound", format!("{host:?} is the name of no Service of this cluster and of no ServiceEntry"))
+        })
     }
 
     /// The port of a service that has a single one over TCP.
-    pub(super) fn only_port(&self, namespace: &str, name: &str) -> Option<u16> {
-        let mut ports = tcp_ports(sent(self.service(namespace, name)?)?);
-        let (_, only) = ports.next()?;
-        ports.next().is_none().then_some(only)
+    pub(super) fn only_port(&self, object: &ObjectKey, host: &str) -> Option<u16> {
+        let host = (object.kind == Kind::ServiceEntry).then_some(host);
+        match self.offered(object, host)?.as_slice() {
+            [only] => Some(only.target.port),
+            _ => None,
+        }
     }
 
-    /// What a route of `namespace` sends requests to by this reference.
-    pub(super) fn backend(&self, namespace: &str, backend: &BackendReference) -> Result<Target, Refusal> {
+    /// Where there is a service of this name.
+    pub(super) fn namespaces_of(&self, hostname: &str) -> BTreeSet<String> {
+        let entries = self.objects.service_entries.iter();
+        let entries = entries.filter(|(_, entry)| entry.spec.hosts.iter().any(|known| known == hostname));
+        let own = self.named("", hostname).ok().filter(|object| self.offered(object, None).is_some());
+        own.map(|object| object.namespace).into_iter().chain(entries.map(|(key, _)| key.namespace.clone())).collect()
+    }
+
+    /// A part of what a route of `namespace` sends something to, which is a service of `owner`.
+    pub(super) fn part(&self, namespace: &str, owner: &str, whole: Target, subset: &str) -> Result<Target, Refusal> {
+        let view = View { client: Some(namespace), owner };
+        match self.destinations.subset(view, &whole.hostname, subset) {
+            Some(_) => Ok(Target { subset: Some(subset.to_owned()), ..whole }),
+            None => {
+                let of = &whole.hostname;
+                let message = format!("no DestinationRule that counts in {namespace} has a subset {subset:?} of {of}");
+                Err(("BackendNotFound", message))
+            }
+        }
+    }
+
+    /// What a route of `namespace` sends requests or connections to by this reference.
+    pub(super) fn backend(&self, namespace: &str, backend: &BackendReference, unit: Unit) -> Result<Target, Refusal> {
         let group = backend.group.as_deref().unwrap_or_default();
         let kind = backend.kind.as_deref().unwrap_or("Service");
-        if !matches!(group, "" | "core") || kind != "Service" {
-            return Err(("InvalidKind", format!("{kind} of group {group:?} cannot be a backend; name a Service")));
-        }
         let (namespace, name) = (backend.namespace.as_deref().unwrap_or(namespace), backend.name.as_str());
-        let Some(spec) = self.service(namespace, name).and_then(sent) else {
-            return Err(("BackendNotFound", format!("there is no Service {namespace}/{name}")));
+        let (object, host) = match (group, kind) {
+            ("" | "core", "Service") => (ObjectKey::new(Kind::Service, namespace, name), None),
+            ("networking.istio.io", "ServiceEntry") => (ObjectKey::new(Kind::ServiceEntry, namespace, name), None),
+            ("networking.istio.io", "Hostname") => (self.named(namespace, name)?, Some(name)),
+            _ => {
+                let message = format!(
+                    "{kind} of group {group:?} cannot be a backend; name a Service, a ServiceEntry or a Hostname"
+                );
+                return Err(("InvalidKind", message));
+            }
         };
         let Some(wanted) = backend.port else {
             return Err(("BackendNotFound", "the port is missing".to_owned()));
         };
-        match tcp_ports(spec).find(|(port, _)| port.port == wanted) {
-            None => Err(("BackendNotFound", format!("Service {namespace}/{name} has no port {wanted} over TCP"))),
-            Some((port, _)) if !is_http(app_protocol(port)) => {
-                let message =
-                    format!("port {wanted} of Service {namespace}/{name} does not speak HTTP; see its appProtocol");
-                Err(("UnsupportedProtocol", message))
+        self.reached(&object, host, wanted, unit)
+    }
+
+    /// What is at a port of a service, of one of its hosts if it has several.
+    pub(super) fn reached(
+        &self,
+        object: &ObjectKey,
+        host: Option<&str>,
+        wanted: i32,
+        unit: Unit,
+    ) -> Result<Target, Refusal> {
+        let host = host.filter(|_| object.kind == Kind::ServiceEntry);
+        let Some(offered) = self.offered(object, host) else {
+            return Err(("BackendNotFound", format!("there is no {object}")));
+        };
+        match offered.into_iter().find(|port| i32::from(port.target.port) == wanted) {
+            None => Err(("BackendNotFound", format!("{object} has no port {wanted} over TCP"))),
+            // A connection may lead to a port that speaks HTTP; what is no request cannot become one.
+            Some(port) if unit == Unit::Request && !unit.is_told_apart(port.protocol) => {
+                Err(("UnsupportedProtocol", wrong_protocol(port.target.port, object, unit)))
             }
-            Some((_, number)) => Ok(self.target(namespace, name, number)),
+            Some(port) => Ok(port.target),
         }
     }
+}
+
+fn wrong_protocol(port: u16, object: &ObjectKey, unit: Unit) -> String {
+    let what = if unit == Unit::Request { "does not speak HTTP" } else { "speaks HTTP" };
+    format!("port {port} of {object} {what}; see its appProtocol")
 }

@@ -5,26 +5,29 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fairway_core::source::ObjectKey;
+use fairway_core::source::{Kind, ObjectKey};
 
 use super::verdict::Verdict;
 
-/// One port of a service: what routes are attached to, and what requests are sent to.
+/// One port of a service, or a part of its endpoints: what routes are attached to, and what requests are sent to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Target {
     /// Full DNS name of the service.
     pub hostname: String,
     /// Port of the service.
     pub port: u16,
+    /// The part, by the name that a DestinationRule has for it; none is the whole.
+    pub subset: Option<String>,
 }
 
 impl Target {
-    /// The target called `<hostname>:<port>`.
+    /// The target called `<hostname>:<port>` or `<hostname>:<port>/<subset>`.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        let (hostname, port) = name.rsplit_once(':')?;
+        let (whole, subset) = name.split_once('/').map_or((name, None), |(whole, subset)| (whole, Some(subset)));
+        let (hostname, port) = whole.rsplit_once(':')?;
         let port: u16 = port.parse().ok().filter(|port| *port != 0)?;
-        let target = Self { hostname: hostname.to_owned(), port };
+        let target = Self { hostname: hostname.to_owned(), port, subset: subset.map(str::to_owned) };
         // One thing has one name: no sign or leading zero.
         (!hostname.is_empty() && target.to_string() == name).then_some(target)
     }
@@ -32,7 +35,8 @@ impl Target {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.hostname, self.port)
+        write!(f, "{}:{}", self.hostname, self.port)?;
+        self.subset.as_ref().map_or(Ok(()), |subset| write!(f, "/{subset}"))
     }
 }
 
@@ -52,6 +56,21 @@ pub struct Attached {
     pub producer: Option<Vec<Entry>>,
     /// From other namespaces, for clients of those, in place of the producer's.
     pub consumers: BTreeMap<String, Vec<Entry>>,
+    /// What is done with connections; they are told apart by name, and where any of these is, requests are not.
+    pub streams: Vec<Stream>,
+}
+
+/// What is done with connections.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stream {
+    /// What it is made of.
+    pub kind: Kind,
+    /// Namespace and name of that.
+    pub name: String,
+    /// The names that TLS clients ask for, or `*.` and parts of them; none is for all connections.
+    pub servers: Vec<String>,
+    /// Where they go, by weight; none is nowhere, they are closed.
+    pub shares: Vec<(u32, Option<Target>)>,
 }
 
 impl Routes {
@@ -72,18 +91,23 @@ impl Attached {
         self.consumers.get(namespace).or(self.producer.as_ref()).map(Vec::as_slice)
     }
 
-    /// Everything that requests may be sent to.
+    /// All of them.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.consumers.values().chain(&self.producer).flatten()
+    }
+
+    /// Everything that requests and connections may be sent to.
     pub fn backends(&self) -> impl Iterator<Item = &Target> {
-        let entries = self.consumers.values().chain(&self.producer).flatten();
-        entries
+        self.entries()
             .filter_map(|entry| match &entry.rule.action {
                 Action::Forward(forward) => Some(forward),
-                Action::Redirect(_) | Action::Refuse => None,
+                Action::Redirect(_) | Action::Reply { .. } | Action::Refuse => None,
             })
             .flat_map(|forward| {
                 let mirrors = forward.mirrors.iter().map(|mirror| &mirror.target);
                 forward.backends.iter().filter_map(|backend| backend.target.as_ref()).chain(mirrors)
             })
+            .chain(self.streams.iter().flat_map(|stream| &stream.shares).filter_map(|(_, target)| target.as_ref()))
     }
 }
 
@@ -151,8 +175,57 @@ pub struct Rule {
     pub request: Edits,
     /// Changes to the headers of answers.
     pub response: Edits,
+    /// What pages from other origins may do; without, the endpoint is asked.
+    pub cors: Option<Cors>,
+    /// What goes wrong on purpose.
+    pub fault: Option<Fault>,
     /// Where they go.
     pub action: Action,
+}
+
+impl Rule {
+    /// Nothing but this.
+    #[must_use]
+    pub fn only(action: Action) -> Self {
+        Self { request: Edits::default(), response: Edits::default(), cors: None, fault: None, action }
+    }
+}
+
+/// What pages from other origins may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cors {
+    /// Which origins.
+    pub origins: Vec<Text>,
+    /// With which methods, or a star.
+    pub methods: Vec<String>,
+    /// With which headers, or a star.
+    pub headers: Vec<String>,
+    /// Which headers of answers they see.
+    pub exposed: Vec<String>,
+    /// How long browsers remember it.
+    pub max_age: Option<Duration>,
+    /// Whether with cookies and the like.
+    pub has_credentials: bool,
+    /// Whether the endpoint is asked about other origins.
+    pub passes_others: bool,
+}
+
+/// What goes wrong on purpose, each for so many in a million, one independent of the other.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fault {
+    /// Requests wait.
+    pub delay: Option<(Duration, u32)>,
+    /// Requests fail.
+    pub abort: Option<(Abort, u32)>,
+}
+
+/// With what a request fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Abort {
+    /// A status of HTTP.
+    Http(u16),
+    /// A status of gRPC.
+    Grpc(u32),
 }
 
 /// Changes of headers.
@@ -173,6 +246,13 @@ pub enum Action {
     Forward(Forward),
     /// Back, with another address.
     Redirect(Redirect),
+    /// Back, with this answer.
+    Reply {
+        /// Its status.
+        status: u16,
+        /// What is in it.
+        body: String,
+    },
     /// Back, with 500: what was asked for cannot be done.
     Refuse,
 }

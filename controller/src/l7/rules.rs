@@ -1,14 +1,18 @@
 //! Rules of routes, read: what is understood becomes the model, what is not becomes a finding and is answered with 500.
 
+use fairway_core::source::istio_traffic::Percent;
 use fairway_core::source::route::{BackendReference, Unread, ValueMatch};
 
-use super::catalog::Catalog;
-use super::model::{Action, Backend, Compare, Edits, Forward, Match, Rule, Text};
+use super::catalog::{Catalog, Unit};
+use super::model::{Action, Backend, Compare, Forward, Match, Rule, Text};
 use super::verdict::{Class, Finding};
 
+mod cors;
+mod fault;
 pub(super) mod filters;
 pub(super) mod grpc;
 pub(super) mod http;
+mod stream;
 pub(super) mod text;
 mod traffic;
 
@@ -16,6 +20,8 @@ use filters::{Effects, Place};
 
 /// What happens to requests for a rule that cannot be done as written.
 const REFUSED: &str = "requests that match the rule are answered with 500";
+/// All of a million.
+const ALL: u32 = 1_000_000;
 /// What happens to a match that cannot be made.
 const LEFT_OUT: &str = "the match is left out";
 
@@ -47,7 +53,7 @@ impl Reader<'_> {
     }
 
     /// Whether there is nothing here that nobody reads.
-    fn reads_all(&mut self, at: &str, unread: &Unread, consequence: &str) -> bool {
+    pub(super) fn reads_all(&mut self, at: &str, unread: &Unread, consequence: &str) -> bool {
         for name in unread.keys() {
             self.find(Class::Unsupported, format!("{at}.{name}"), format!("is not supported; {consequence}"));
         }
@@ -96,7 +102,7 @@ impl Reader<'_> {
         let mut backends = Vec::new();
         for (index, reference) in references.iter().enumerate() {
             let at = format!("{at}.backendRefs[{index}]");
-            let mut target = match self.catalog.backend(self.namespace, reference) {
+            let mut target = match self.catalog.backend(self.namespace, reference, Unit::Request) {
                 Ok(target) => Some(target),
                 Err((reason, message)) => {
                     let message = format!("{message}; its share of requests is answered with 500");
@@ -121,14 +127,22 @@ impl Reader<'_> {
     /// What is done, once everything is known.
     fn rule(effects: Option<Effects>, forward: Forward) -> Rule {
         let Some(effects) = effects else {
-            return Rule { request: Edits::default(), response: Edits::default(), action: Action::Refuse };
+            return Rule::only(Action::Refuse);
         };
-        let Effects { request, response, redirect, host, path, mirrors } = effects;
+        let Effects { request, response, redirect, host, path, mirrors, cors } = effects;
         let action = match redirect {
             Some(redirect) => Action::Redirect(redirect),
             None if forward.backends.iter().all(|backend| backend.target.is_none()) => Action::Refuse,
             None => Action::Forward(Forward { host, path, mirrors, ..forward }),
         };
-        Rule { request, response, action }
+        Rule { request, response, cors, fault: None, action }
     }
+}
+
+/// Of how many in a million.
+fn per_million(percent: Percent) -> u32 {
+    let share = (percent.value.clamp(0.0, 100.0) / 100.0 * f64::from(ALL)).round();
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is clamped")]
+    let share = share as u32;
+    share
 }

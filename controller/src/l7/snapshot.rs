@@ -5,13 +5,16 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, OnceLock};
 
+use fairway_proto::envoy::route::RouteConfiguration;
 use fairway_proto::workload::service::Visibility;
 use fairway_proto::workload::{AppProtocol, Port, Service, Workload};
 use prost::Message;
 
-use super::model::{Attached, Target};
-use super::render::listener::WORKLOADS;
+use super::destinations::{Destinations, Policy, View};
+use super::model::{Attached, Entry, Target};
+use super::render::listener::{Before, WORKLOADS};
 use super::render::{self, INVALID_BACKEND};
+use super::tokens::KeySets;
 use super::waypoints::{GatewayName, Plan};
 use super::{Client, render::endpoints::assignment};
 use crate::translate::Translation;
@@ -23,6 +26,8 @@ pub struct Snapshot {
     translation: Arc<Translation>,
     /// Network of clients that name none.
     network: String,
+    /// The keys that had to be fetched.
+    keys: Arc<KeySets>,
     /// Made for the first client.
     index: OnceLock<Index>,
 }
@@ -69,7 +74,7 @@ impl Index {
             let targets = services.into_iter().flat_map(|(_, service)| {
                 service.ports.iter().filter_map(|port| {
                     let port = u16::try_from(port.service_port).ok()?;
-                    Some(Target { hostname: service.hostname.clone(), port })
+                    Some(Target { hostname: service.hostname.clone(), port, subset: None })
                 })
             });
             let attached = targets.filter_map(|target| routes.attached.get(&target));
@@ -88,13 +93,36 @@ impl Snapshot {
     /// The state after a translation, in which clients that name no network are in `network`.
     #[must_use]
     pub fn new(translation: Arc<Translation>, network: String) -> Self {
-        Self { translation, network, index: OnceLock::new() }
+        Self { translation, network, keys: Arc::default(), index: OnceLock::new() }
+    }
+
+    /// The same with these keys.
+    #[must_use]
+    pub fn with_keys(&self, keys: Arc<KeySets>) -> Self {
+        let (translation, network) = (Arc::clone(&self.translation), self.network.clone());
+        Self { translation, network, keys, index: OnceLock::new() }
+    }
+
+    /// The keys of tokens that had to be fetched.
+    #[must_use]
+    pub fn keys(&self) -> &Arc<KeySets> {
+        &self.keys
     }
 
     /// The routes.
     #[must_use]
     pub fn routes(&self) -> &super::model::Routes {
         &self.translation.routes
+    }
+
+    /// Whether this says the same of what is said nowhere else.
+    #[must_use]
+    pub fn is_like(&self, other: &Self) -> bool {
+        let (own, others) = (&self.translation, &other.translation);
+        own.routes.attached == others.routes.attached
+            && own.destinations == others.destinations
+            && own.waypoints == others.waypoints
+            && self.keys.has_same_keys(&other.keys)
     }
 
     /// What waypoints stand before.
@@ -138,16 +166,21 @@ impl Snapshot {
         let service = self.visible(&target.hostname, client)?;
         let protocol = protocol(service, target.port).filter(|protocol| is_http(*protocol))?;
         let has_waypoint = service.waypoint.is_some() || !service.weighted_waypoints.is_empty();
+        let view = View { client: Some(&client.namespace), owner: &service.namespace };
+        if !self.has_part(&target, view, kind) {
+            return None;
+        }
         Some(match kind {
-            ResourceType::Listener => render::listener::dialled(name).encode_to_vec(),
-            ResourceType::Cluster => render::cluster(name, protocol).encode_to_vec(),
-            ResourceType::RouteConfiguration => {
-                // A waypoint does what is asked for, once.
-                let attached = self.attached(&target).filter(|_| !has_waypoint);
-                let entries = attached.and_then(|attached| attached.of(&client.namespace));
-                render::route::configuration(&target, entries, client).encode_to_vec()
+            ResourceType::Listener => {
+                let entries = self.entries(&target, client, has_waypoint).into_iter().flatten();
+                render::listener::dialled(name, entries, client).encode_to_vec()
             }
-            ResourceType::ClusterLoadAssignment => self.endpoints(&target, service, client, false),
+            ResourceType::Cluster => self.cluster(&target, protocol, view),
+            ResourceType::RouteConfiguration => {
+                let entries = self.entries(&target, client, has_waypoint);
+                self.routed(render::route::configuration(&target, entries, client), view.client)
+            }
+            ResourceType::ClusterLoadAssignment => self.endpoints(&target, service, client, view, false),
             ResourceType::Address | ResourceType::Authorization => return None,
         })
     }
@@ -157,7 +190,7 @@ impl Snapshot {
         let own = plan.waypoints.get(gateway)?;
         if name == WORKLOADS {
             let policies = plan.policies(gateway, None);
-            let listener = render::listener::tcp(name, &[Ipv4Addr::UNSPECIFIED.into()], 0, &policies)?;
+            let listener = render::listener::tcp(name, &[Ipv4Addr::UNSPECIFIED.into()], 0, &policies, &[], None)?;
             return (kind == ResourceType::Listener && own.for_workloads).then(|| listener.encode_to_vec());
         }
         let target = Target::parse(name)?;
@@ -166,29 +199,82 @@ impl Snapshot {
         let service = bound.or_else(|| self.service(&target.hostname))?;
         let protocol = protocol(service, target.port)?;
         let object = own.services.get(&key(service));
+        let view = View { client: None, owner: &service.namespace };
+        if !self.has_part(&target, view, kind) {
+            return None;
+        }
         let is_known = || object.is_some() || self.index().backends.get(gateway).is_some_and(|it| it.contains(&target));
         Some(match kind {
             ResourceType::Listener => {
                 let policies = plan.policies(gateway, Some(object?));
                 let addresses: Vec<_> = render::endpoints::virtual_addresses(service).collect();
-                let render = if is_http(protocol) { render::listener::http } else { render::listener::tcp };
-                render(name, &addresses, target.port, &policies)?.encode_to_vec()
+                let streams = self.attached(&target).map_or(&[][..], |attached| attached.streams.as_slice());
+                let listener = if is_http(protocol) && streams.is_empty() {
+                    let tokens = plan.tokens(gateway, object?);
+                    let before = Before { policies: &policies, tokens: &tokens, keys: &self.keys };
+                    let entries = self.attached(&target).into_iter().flat_map(Attached::entries);
+                    render::listener::http(name, &addresses, target.port, before, entries)
+                } else {
+                    let idle = self.destinations().policy(view, &target).pool.and_then(|pool| pool.idle);
+                    render::listener::tcp(name, &addresses, target.port, &policies, streams, idle)
+                };
+                listener?.encode_to_vec()
             }
             ResourceType::RouteConfiguration if object.is_some() && is_http(protocol) => {
-                render::route::at_waypoint(&target, self.attached(&target), client).encode_to_vec()
+                self.routed(render::route::at_waypoint(&target, self.attached(&target), client), None)
             }
-            ResourceType::Cluster if is_known() => render::cluster(name, protocol).encode_to_vec(),
+            ResourceType::Cluster if is_known() => self.cluster(&target, protocol, view),
             // Of others' services only the addresses, which lead by way of their waypoints.
             ResourceType::ClusterLoadAssignment if is_known() => {
-                self.endpoints(&target, service, client, object.is_some())
+                self.endpoints(&target, service, client, view, object.is_some())
             }
             _ => return None,
         })
     }
 
-    fn endpoints(&self, target: &Target, service: &Service, client: &Client, is_direct: bool) -> Vec<u8> {
-        let (name, members) = (target.to_string(), self.members(service));
+    /// Whether there is such a resource of this target: of a part there are endpoints, and nothing is attached to it.
+    fn has_part(&self, target: &Target, view: View<'_>, kind: ResourceType) -> bool {
+        let is_of_endpoints = matches!(kind, ResourceType::Cluster | ResourceType::ClusterLoadAssignment);
+        let has = |subset: &String| self.destinations().subset(view, &target.hostname, subset).is_some();
+        target.subset.as_ref().is_none_or(|subset| is_of_endpoints && has(subset))
+    }
+
+    fn destinations(&self) -> &Destinations {
+        &self.translation.destinations
+    }
+
+    fn cluster(&self, target: &Target, protocol: AppProtocol, view: View<'_>) -> Vec<u8> {
+        render::cluster(&target.to_string(), protocol, &self.destinations().policy(view, target)).encode_to_vec()
+    }
+
+    /// Routes, and what the clusters that they lead to are asked with.
+    fn routed(&self, mut routes: RouteConfiguration, client: Option<&str>) -> Vec<u8> {
+        render::hash::say(&mut routes, |name| {
+            let target = Target::parse(name)?;
+            let owner = self.service(&target.hostname)?.namespace.as_str();
+            self.destinations().policy(View { client, owner }, &target).balancer?.key().cloned()
+        });
+        routes.encode_to_vec()
+    }
+
+    fn endpoints(
+        &self,
+        target: &Target,
+        service: &Service,
+        client: &Client,
+        view: View<'_>,
+        is_direct: bool,
+    ) -> Vec<u8> {
+        let name = target.to_string();
+        let subset = target.subset.as_ref().and_then(|name| self.destinations().subset(view, &target.hostname, name));
+        let is_meant = |workload: &&Workload| subset.is_none_or(|subset| subset.members.contains(&workload.uid));
+        let members = self.members(service).filter(is_meant);
         assignment(&name, service, target.port, members, client, &self.network, is_direct).encode_to_vec()
+    }
+
+    /// What a client follows itself: a waypoint does what is asked for, once.
+    fn entries(&self, target: &Target, client: &Client, has_waypoint: bool) -> Option<&[Entry]> {
+        self.attached(target).filter(|_| !has_waypoint)?.of(&client.namespace)
     }
 
     fn attached(&self, target: &Target) -> Option<&Attached> {
@@ -198,7 +284,9 @@ impl Snapshot {
     fn invalid_backend(kind: ResourceType, client: &Client) -> Option<Vec<u8>> {
         match kind {
             _ if !client.is_grpc => None,
-            ResourceType::Cluster => Some(render::cluster(INVALID_BACKEND, AppProtocol::Unknown).encode_to_vec()),
+            ResourceType::Cluster => {
+                Some(render::cluster(INVALID_BACKEND, AppProtocol::Unknown, &Policy::default()).encode_to_vec())
+            }
             ResourceType::ClusterLoadAssignment => {
                 let nobody = Service::default();
                 let nobody = assignment(INVALID_BACKEND, &nobody, 0, std::iter::empty(), client, "", true);
@@ -211,7 +299,16 @@ impl Snapshot {
     /// All resources of a type, as this client needs them.
     pub fn all(&self, kind: ResourceType, client: &Client) -> impl Iterator<Item = Resource> {
         let names: Vec<String> = match &client.gateway {
-            None => self.index().services.values().flat_map(|place| self.ports(*place)).collect(),
+            None => {
+                let own = self.index().services.values().flat_map(|place| self.ports(*place));
+                let parts = self.index().services.iter().flat_map(|(hostname, place)| {
+                    let owner = self.translation.desired.services.get(*place).map_or("", |service| &service.namespace);
+                    let subsets =
+                        self.destinations().subsets(View { client: Some(&client.namespace), owner }, hostname);
+                    subsets.flat_map(|subset| self.ports(*place).map(move |port| format!("{port}/{subset}")))
+                });
+                own.chain(parts).collect()
+            }
             Some(gateway) => {
                 let places = self.index().bound.get(gateway).into_iter().flat_map(HashMap::values);
                 let mut names: BTreeSet<String> = places.flat_map(|place| self.ports(*place)).collect();

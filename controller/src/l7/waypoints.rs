@@ -2,10 +2,12 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use fairway_core::source::{Kind, ObjectKey, Objects};
 
 use super::authz::{Place, Policy};
+use super::tokens::{self, Keys, Origin};
 use crate::translate::Fault;
 use crate::translate::waypoint::{ServiceBinding, Waypoints};
 
@@ -49,6 +51,7 @@ pub struct Plan {
     /// By namespace and name of the gateway.
     pub waypoints: BTreeMap<GatewayName, Waypoint>,
     policies: BTreeMap<Place, Vec<Arc<Policy>>>,
+    tokens: BTreeMap<Place, Vec<Arc<tokens::Policy>>>,
 }
 
 impl Plan {
@@ -58,6 +61,7 @@ impl Plan {
         gateways: &Waypoints<'_>,
         bound: Vec<Bound>,
         policies: Vec<(ObjectKey, Arc<Policy>)>,
+        tokens: Vec<(ObjectKey, Arc<tokens::Policy>)>,
         faults: &mut Vec<(ObjectKey, Fault)>,
     ) -> Self {
         let mut plan = Self::default();
@@ -74,17 +78,27 @@ impl Plan {
         }
         let bound: HashSet<&ObjectKey> =
             plan.waypoints.values().flat_map(|waypoint| waypoint.services.values()).collect();
-        let mut attached: BTreeMap<Place, Vec<Arc<Policy>>> = BTreeMap::new();
+        let mut attach = |key: &ObjectKey, places: &[Place]| {
+            let missed = places.iter().filter_map(|place| plan.misses(place, objects, &bound));
+            faults.extend(missed.map(|message| {
+                let field = "spec.targetRefs".to_owned();
+                (key.clone(), Fault { field, message: format!("{message}: it has no effect there") })
+            }));
+        };
+        let (mut by_place, mut tokens_by_place) = (BTreeMap::new(), BTreeMap::new());
         for (key, policy) in policies {
+            attach(&key, &policy.places);
             for place in &policy.places {
-                if let Some(message) = plan.misses(place, objects, &bound) {
-                    let field = "spec.targetRefs".to_owned();
-                    faults.push((key.clone(), Fault { field, message: format!("{message}: it has no effect there") }));
-                }
-                attached.entry(place.clone()).or_default().push(Arc::clone(&policy));
+                by_place.entry(place.clone()).or_insert_with(Vec::new).push(Arc::clone(&policy));
             }
         }
-        plan.policies = attached;
+        for (key, policy) in tokens {
+            attach(&key, &policy.places);
+            for place in &policy.places {
+                tokens_by_place.entry(place.clone()).or_insert_with(Vec::new).push(Arc::clone(&policy));
+            }
+        }
+        (plan.policies, plan.tokens) = (by_place, tokens_by_place);
         plan
     }
 
@@ -120,6 +134,37 @@ impl Plan {
     /// The policies that a waypoint enforces before a service, or before workloads.
     #[must_use]
     pub fn policies(&self, gateway: &GatewayName, service: Option<&ObjectKey>) -> Vec<&Policy> {
+        let places = self.places(gateway, service);
+        places.iter().filter_map(|place| self.policies.get(place)).flatten().map(Arc::as_ref).collect()
+    }
+
+    /// Whose tokens a waypoint believes before a service.
+    #[must_use]
+    pub fn tokens(&self, gateway: &GatewayName, service: &ObjectKey) -> Vec<&tokens::Policy> {
+        let places = self.places(gateway, Some(service));
+        places.iter().filter_map(|place| self.tokens.get(place)).flatten().map(Arc::as_ref).collect()
+    }
+
+    /// Whose tokens are believed anywhere.
+    pub fn all_tokens(&self) -> impl Iterator<Item = &tokens::Policy> {
+        self.tokens.values().flatten().map(Arc::as_ref)
+    }
+
+    /// Where keys have to be fetched, and how long each fetch may take.
+    #[must_use]
+    pub fn origins(&self) -> BTreeMap<Origin, Duration> {
+        let mut origins = BTreeMap::new();
+        for issuer in self.all_tokens().flat_map(|policy| &policy.issuers) {
+            if let Keys::At(origin, timeout) = &issuer.keys {
+                let longest: &mut Duration = origins.entry(origin.clone()).or_default();
+                *longest = (*longest).max(*timeout);
+            }
+        }
+        origins
+    }
+
+    /// Where policies are attached that hold for a service at a waypoint, or for workloads.
+    fn places(&self, gateway: &GatewayName, service: Option<&ObjectKey>) -> Vec<Place> {
         let Some(waypoint) = self.waypoints.get(gateway) else { return Vec::new() };
         let (namespace, name) = gateway;
         let own = service
@@ -130,6 +175,6 @@ impl Plan {
             Place::Namespace(namespace.clone()),
             Place::Class(waypoint.class.clone()),
         ];
-        own.chain(of_gateway).filter_map(|place| self.policies.get(&place)).flatten().map(Arc::as_ref).collect()
+        own.chain(of_gateway).collect()
     }
 }

@@ -16,6 +16,8 @@ fn present<'a>(published: &'a Published, key: &ObjectKey) -> &'a [Value] {
     let objects = &published.loaded.objects;
     let status = match key.kind {
         Kind::HTTPRoute => objects.http_routes.get(key).and_then(|route| route.status.as_ref()),
+        Kind::TCPRoute => objects.tcp_routes.get(key).and_then(|route| route.status.as_ref()),
+        Kind::TLSRoute => objects.tls_routes.get(key).and_then(|route| route.status.as_ref()),
         Kind::GRPCRoute => objects.grpc_routes.get(key).and_then(|route| route.status.as_ref()),
         _ => None,
     };
@@ -27,6 +29,7 @@ pub(super) fn verdicts(published: &Published) -> Vec<(ObjectKey, Verdict)> {
     let objects = &published.loaded.objects;
     let verdicts = &published.routes().verdicts;
     let keys = objects.http_routes.keys().chain(objects.grpc_routes.keys());
+    let keys = keys.chain(objects.tcp_routes.keys()).chain(objects.tls_routes.keys());
     let verdict = |key: &ObjectKey| match verdicts.get(key) {
         Some(verdict) => Some((key.clone(), verdict.clone())),
         None => present(published, key).iter().any(|entry| is_ours(&entry)).then(|| (key.clone(), Verdict::default())),
@@ -105,12 +108,12 @@ mod tests {
             ),
             (
                 web,
-                "[{filters: [{type: CORS}], backendRefs: [{name: web, port: 80}]}]",
+                "[{filters: [{type: ExtensionRef}], backendRefs: [{name: web, port: 80}]}]",
                 vec![vec!["Accepted False UnsupportedValue", "ResolvedRefs True ResolvedRefs"]],
             ),
             (
                 web,
-                "[{filters: [{type: CORS}], backendRefs: [{name: web, port: 80}]}, {backendRefs: [{name: web, port: 80}]}]",
+                "[{filters: [{type: ExtensionRef}], backendRefs: [{name: web, port: 80}]}, {backendRefs: [{name: web, port: 80}]}]",
                 vec![vec![
                     "Accepted True Accepted",
                     "ResolvedRefs True ResolvedRefs",

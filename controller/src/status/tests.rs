@@ -79,7 +79,11 @@ fn verdicts_say_what_became_of_a_virtual_service() {
     let service = "---\napiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}\n";
     for (spec, holds, words) in [
         ("{hosts: [web], http: [{route: [{destination: {host: web}}]}]}", true, "in force"),
-        ("{hosts: [web], http: [{fault: {}, route: [{destination: {host: web}}]}]}", false, "spec.http[0].fault"),
+        (
+            "{hosts: [web], http: [{rewrite: {uriRegexRewrite: {}}, route: [{destination: {host: web}}]}]}",
+            false,
+            "spec.http[0].rewrite.uriRegexRewrite",
+        ),
         ("{hosts: [none]}", false, "spec.hosts[0]"),
     ] {
         let root = tempfile::tempdir().unwrap();

@@ -290,21 +290,25 @@ fn service(
 }
 
 /// Tunnels carry TCP, so other ports are not announced.
-fn tcp(ports: &[EntryPort]) -> impl Iterator<Item = &EntryPort> {
+pub(crate) fn tcp(ports: &[EntryPort]) -> impl Iterator<Item = &EntryPort> {
     ports.iter().filter(|port| port.number != 0 && !port.protocol.eq_ignore_ascii_case("UDP"))
 }
 
-fn announced(port: &EntryPort, target: Option<u16>) -> Port {
-    let protocol = match port.protocol.to_ascii_uppercase().as_str() {
+/// What is spoken at a port.
+pub(crate) fn app_protocol(port: &EntryPort) -> AppProtocol {
+    match port.protocol.to_ascii_uppercase().as_str() {
         "HTTP" => AppProtocol::Http11,
         "HTTP2" => AppProtocol::Http2,
         "GRPC" => AppProtocol::Grpc,
         "HTTPS" | "TLS" => AppProtocol::Tls,
         "TCP" | "MONGO" => AppProtocol::Tcp,
         _ => AppProtocol::Unknown,
-    };
+    }
+}
+
+fn announced(port: &EntryPort, target: Option<u16>) -> Port {
     let target = target.or(port.target_port).unwrap_or(port.number);
-    Port { service_port: port.number.into(), target_port: target.into(), app_protocol: protocol.into() }
+    Port { service_port: port.number.into(), target_port: target.into(), app_protocol: app_protocol(port).into() }
 }
 
 /// The ports on an endpoint, which may have its own by name.
@@ -403,6 +407,11 @@ pub fn selectable(entry: &WorkloadEntry) -> ObjectMeta {
     metadata
 }
 
+/// Uid of the workload that a WorkloadEntry is.
+pub fn workload_entry_uid(key: &ObjectKey, settings: &Settings) -> String {
+    format!("{}/networking.istio.io/WorkloadEntry/{}/{}", settings.cluster_id, key.namespace, key.name)
+}
+
 /// What proxies are told of a WorkloadEntry; nothing when it cannot be reached.
 pub fn workload_entry(
     key: &ObjectKey,
@@ -426,7 +435,7 @@ pub fn workload_entry(
         faults.push(Fault { field: "spec.address".to_owned(), message });
         return None;
     }
-    let uid = format!("{}/networking.istio.io/WorkloadEntry/{}/{}", settings.cluster_id, key.namespace, key.name);
+    let uid = workload_entry_uid(key, settings);
     let labelled = WorkloadEntrySpec { labels: metadata.labels.clone().unwrap_or_default(), ..spec.clone() };
     let mut workload = workload(uid, &key.name, &key.namespace, &labelled, services, nodes, settings);
     let conditions = &entry.status.conditions;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fairway_core::source::istio::{AuthorizationPolicy, PeerAuthentication};
+use fairway_core::source::istio_tokens::RequestAuthentication;
 use fairway_core::source::objects::matches_labels;
 use fairway_core::source::{Kind, Loaded, ObjectKey, Objects, Remembered};
 use fairway_proto::security::Authorization;
@@ -14,7 +15,9 @@ use serde_json::Value;
 use super::peer::{self, PeerRule, PeerRules};
 use super::policy::{self, Attachment, Outcome};
 use super::{Fault, Problem, Settings, Severity};
-use crate::l7::authz;
+use crate::l7::{authz, tokens as request_tokens};
+
+mod tokens;
 
 const KEPT: &str = "the version before it stays in force until this is fixed";
 const REFUSING: &str = "it was never valid, so everything it could select is refused until this is fixed";
@@ -26,6 +29,7 @@ const STRICT: &str = "it was never valid, so everything it could select accepts 
 pub struct Accepted {
     authorization: BTreeMap<ObjectKey, Good<AuthorizationPolicy, Outcome>>,
     peer: BTreeMap<ObjectKey, Good<PeerAuthentication, PeerRule>>,
+    tokens: BTreeMap<ObjectKey, Good<RequestAuthentication, Option<request_tokens::Policy>>>,
     refused: BTreeMap<ObjectKey, Arc<Value>>,
 }
 
@@ -54,11 +58,14 @@ impl Accepted {
     pub fn to_remember(&self, loaded: &Loaded) -> Vec<Remembered> {
         let mut files = loaded.files(Kind::AuthorizationPolicy);
         files.extend(loaded.files(Kind::PeerAuthentication));
+        files.extend(loaded.files(Kind::RequestAuthentication));
         let authorization = self.authorization.iter().map(|(key, good)| (key, written(&good.object)));
         let peer = self.peer.iter().map(|(key, good)| (key, written(&good.object)));
+        let tokens = self.tokens.iter().map(|(key, good)| (key, written(&good.object)));
         let refused = self.refused.iter().map(|(key, written)| (key, written.as_ref().clone()));
         authorization
             .chain(peer)
+            .chain(tokens)
             .chain(refused)
             .filter_map(|(key, object)| Some(Remembered { file: (*files.get(key)?).to_owned(), object }))
             .collect()
@@ -81,6 +88,8 @@ pub struct Policies {
     pub authorizations: Vec<Authorization>,
     /// What waypoints enforce.
     pub attached: Vec<(ObjectKey, Arc<authz::Policy>)>,
+    /// Whose tokens waypoints believe.
+    pub tokens: Vec<(ObjectKey, Arc<request_tokens::Policy>)>,
     /// For the next translation.
     pub accepted: Accepted,
     /// What a user should know.
@@ -161,6 +170,7 @@ pub fn translate(
     let mut policies = Policies::default();
     authorization_policies(&mut policies, objects, rejected, settings, previous);
     peer_authentications(&mut policies, objects, rejected, settings, previous);
+    tokens::translate(&mut policies, objects, rejected, &settings.root_namespace, previous);
     let converted = policies.peers.authorizations();
     policies.authorizations.extend(converted);
     policies

@@ -186,13 +186,7 @@ pub fn refusing(key: &ObjectKey, stance: &Stance, root: &str) -> Outcome {
         return Outcome { enforced: None, attached: None, warnings: Vec::new() };
     }
     if let Some(places) = &stance.places {
-        let rule = authz::Rule { index: 0, who: authz::Check::ALWAYS, what: authz::Check::ALWAYS };
-        let attached = authz::Policy {
-            name: format!("{}/{}", key.namespace, key.name),
-            places: places.clone(),
-            verdict: authz::Verdict::Deny,
-            rules: vec![rule],
-        };
+        let attached = refuse_all(format!("{}/{}", key.namespace, key.name), places.clone());
         return Outcome { enforced: None, attached: Some(Arc::new(attached)), warnings: Vec::new() };
     }
     let enforced = {
@@ -202,6 +196,13 @@ pub fn refusing(key: &ObjectKey, stance: &Stance, root: &str) -> Outcome {
         enforced
     };
     Outcome { enforced: Some(enforced), attached: None, warnings: Vec::new() }
+}
+
+/// A policy for waypoints that refuses everything there.
+#[must_use]
+pub fn refuse_all(name: String, places: Vec<Place>) -> authz::Policy {
+    let rule = authz::Rule { index: 0, who: authz::Check::ALWAYS, what: authz::Check::ALWAYS };
+    authz::Policy { name, places, verdict: authz::Verdict::Deny, rules: vec![rule] }
 }
 
 /// A policy without rules, where it belongs (interop §2.5).

@@ -63,17 +63,18 @@ pub(crate) fn outcome(input: &str, published: &Published) -> Option<Value> {
         ((*text).to_owned(), Value::Object(told))
     };
     let clients = words(input, CLIENTS);
-    let statuses = published.routes().verdicts.iter().map(|(key, verdict)| {
-        let short = |entry: &Value| {
-            let conditions = entry["conditions"].as_array().unwrap().iter().map(|it| {
-                let text = |key: &str| it[key].as_str().unwrap();
-                format!("{}={} {}: {}", text("type"), text("status"), text("reason"), text("message"))
-            });
-            conditions.collect::<Vec<_>>()
-        };
-        let parents = verdict.parents(|_, _, _| String::new());
-        (key.to_string(), json!(parents.iter().map(short).collect::<Vec<_>>()))
-    });
+    let statuses =
+        published.routes().verdicts.iter().chain(&published.destinations().verdicts).map(|(key, verdict)| {
+            let short = |entry: &Value| {
+                let conditions = entry["conditions"].as_array().unwrap().iter().map(|it| {
+                    let text = |key: &str| it[key].as_str().unwrap();
+                    format!("{}={} {}: {}", text("type"), text("status"), text("reason"), text("message"))
+                });
+                conditions.collect::<Vec<_>>()
+            };
+            let parents = verdict.parents(|_, _, _| String::new());
+            (key.to_string(), json!(parents.iter().map(short).collect::<Vec<_>>()))
+        });
     (!clients.is_empty()).then(|| {
         json!({
             "clients": clients.iter().map(told).collect::<Map<_, _>>(),
@@ -92,7 +93,7 @@ pub(crate) fn check_all(published: &Published) -> usize {
         let client = client(&text);
         for kind in ResourceType::L7 {
             for resource in published.world.l7().all(kind, &client) {
-                lint::check(kind, &resource);
+                lint::check(kind, &resource, client.is_grpc);
                 count += 1;
             }
         }

@@ -177,6 +177,17 @@ fn one_of_each() -> Vec<Value> {
         object("networking.istio.io/v1", "ServiceEntry", "outside", json!({"spec": {"hosts": ["example.com"]}})),
         object("networking.istio.io/v1", "WorkloadEntry", "machine", json!({"spec": {"address": "192.0.2.1"}})),
         object("networking.istio.io/v1", "VirtualService", "web", json!({"spec": {"hosts": ["web"]}})),
+        object("gateway.networking.k8s.io/v1", "TCPRoute", "web", json!({"spec": {"rules": [{"backendRefs": []}]}})),
+        object("gateway.networking.k8s.io/v1", "TLSRoute", "web", json!({"spec": {"hostnames": ["a.example"]}})),
+        object("gateway.networking.k8s.io/v1", "BackendTLSPolicy", "web", json!({"spec": {"targetRefs": []}})),
+        object(
+            "security.istio.io/v1",
+            "RequestAuthentication",
+            "jwt",
+            json!({"spec": {"jwtRules": [{"issuer": "a"}]}}),
+        ),
+        object("networking.istio.io/v1", "DestinationRule", "web", json!({"spec": {"host": "web"}})),
+        object("telemetry.istio.io/v1", "Telemetry", "mesh", json!({"spec": {"tracing": []}})),
     ]
 }
 

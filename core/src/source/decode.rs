@@ -168,6 +168,12 @@ fn typed(kind: Kind, value: &Value) -> Result<Typed, (FieldPath, String)> {
         Kind::ServiceEntry => Typed::ServiceEntry(read(value)?),
         Kind::WorkloadEntry => Typed::WorkloadEntry(read(value)?),
         Kind::VirtualService => Typed::VirtualService(read(value)?),
+        Kind::TCPRoute => Typed::TCPRoute(read(value)?),
+        Kind::TLSRoute => Typed::TLSRoute(read(value)?),
+        Kind::BackendTLSPolicy => Typed::BackendTLSPolicy(read(value)?),
+        Kind::RequestAuthentication => Typed::RequestAuthentication(read(value)?),
+        Kind::DestinationRule => Typed::DestinationRule(read(value)?),
+        Kind::Telemetry => Typed::Telemetry(read(value)?),
     })
 }
 

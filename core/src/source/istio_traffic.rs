@@ -39,6 +39,37 @@ pub struct VirtualServiceSpec {
     pub export_to: Vec<String>,
     /// Rules for requests, of which the first that matches counts.
     pub http: Vec<TrafficRule>,
+    /// Rules for connections by the name that TLS clients ask for.
+    pub tls: Vec<TrafficStream>,
+    /// Rules for other connections.
+    pub tcp: Vec<TrafficStream>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
+}
+
+/// One rule for connections.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TrafficStream {
+    /// Any may match; none is every connection.
+    #[serde(rename = "match")]
+    pub matches: Vec<TrafficStreamMatch>,
+    /// Where they go.
+    pub route: Vec<TrafficShare>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
+}
+
+/// What a connection must be like: all of this.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TrafficStreamMatch {
+    /// The names that a TLS client may ask for.
+    pub sni_hosts: Vec<String>,
+    /// The port of the service.
+    pub port: Option<u16>,
     /// What else is there.
     #[serde(flatten)]
     pub unread: Unread,
@@ -71,6 +102,106 @@ pub struct TrafficRule {
     pub mirrors: Vec<TrafficMirror>,
     /// Changes of headers.
     pub headers: Option<TrafficHeaders>,
+    /// Failures on purpose.
+    pub fault: Option<TrafficFault>,
+    /// What pages from other origins may do.
+    pub cors_policy: Option<TrafficCors>,
+    /// An answer without asking anybody.
+    pub direct_response: Option<TrafficResponse>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
+}
+
+/// Failures on purpose.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TrafficFault {
+    /// Requests that wait.
+    pub delay: Option<TrafficDelay>,
+    /// Requests that are answered with a failure.
+    pub abort: Option<TrafficAbort>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
+}
+
+/// Requests that wait.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TrafficDelay {
+    /// How long.
+    pub fixed_delay: Option<String>,
+    /// How many.
+    pub percentage: Option<Percent>,
+    /// How many, as it was written before.
+    pub percent: Option<u32>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
+}
+
+/// Requests that are answered with a failure.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TrafficAbort {
+    /// With this status.
+    pub http_status: Option<u16>,
+    /// With this one of gRPC's, by its name.
+    pub grpc_status: Option<String>,
+    /// How many.
+    pub percentage: Option<Percent>,
+    /// How many, as it was written before.
+    pub percent: Option<u32>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
+}
+
+/// What pages from other origins may do.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TrafficCors {
+    /// Which origins.
+    pub allow_origins: Vec<TextMatch>,
+    /// Which, as it was written before.
+    pub allow_origin: Vec<String>,
+    /// With which methods.
+    pub allow_methods: Vec<String>,
+    /// With which headers.
+    pub allow_headers: Vec<String>,
+    /// Which headers of answers they see.
+    pub expose_headers: Vec<String>,
+    /// How long browsers remember it.
+    pub max_age: Option<String>,
+    /// Whether with cookies and the like.
+    pub allow_credentials: bool,
+    /// What becomes of preflights from other origins: `FORWARD` or `IGNORE`.
+    pub unmatched_preflights: Option<String>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
+}
+
+/// An answer without asking anybody.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TrafficResponse {
+    /// Its status.
+    pub status: u16,
+    /// What is in it.
+    pub body: Option<TrafficBody>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
+}
+
+/// What is in an answer.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TrafficBody {
+    /// A text.
+    pub string: Option<String>,
     /// What else is there.
     #[serde(flatten)]
     pub unread: Unread,
@@ -132,6 +263,8 @@ pub struct TrafficDestination {
     pub host: String,
     /// Its port; absent is its only one, or the one that was dialled.
     pub port: Option<PortNumber>,
+    /// A part of it that a DestinationRule names.
+    pub subset: Option<String>,
     /// What else is there.
     #[serde(flatten)]
     pub unread: Unread,

@@ -35,11 +35,23 @@ pub enum Kind {
     WorkloadEntry,
     /// `networking.istio.io`, `v1` or `v1beta1`.
     VirtualService,
+    /// `gateway.networking.k8s.io`, `v1` or `v1alpha2`.
+    TCPRoute,
+    /// `gateway.networking.k8s.io`, `v1`, `v1alpha3` or `v1alpha2`.
+    TLSRoute,
+    /// `gateway.networking.k8s.io`, `v1` or `v1alpha3`.
+    BackendTLSPolicy,
+    /// `security.istio.io`, `v1` or `v1beta1`.
+    RequestAuthentication,
+    /// `networking.istio.io`, `v1` or `v1beta1`.
+    DestinationRule,
+    /// `telemetry.istio.io`, `v1` or `v1alpha1`.
+    Telemetry,
 }
 
 impl Kind {
     /// Every kind, in the order they are listed to people.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 20] = [
         Self::Namespace,
         Self::Node,
         Self::Pod,
@@ -54,6 +66,12 @@ impl Kind {
         Self::ServiceEntry,
         Self::WorkloadEntry,
         Self::VirtualService,
+        Self::TCPRoute,
+        Self::TLSRoute,
+        Self::BackendTLSPolicy,
+        Self::RequestAuthentication,
+        Self::DestinationRule,
+        Self::Telemetry,
     ];
 
     /// The `kind` field of such an object.
@@ -74,6 +92,12 @@ impl Kind {
             Self::ServiceEntry => "ServiceEntry",
             Self::WorkloadEntry => "WorkloadEntry",
             Self::VirtualService => "VirtualService",
+            Self::TCPRoute => "TCPRoute",
+            Self::TLSRoute => "TLSRoute",
+            Self::BackendTLSPolicy => "BackendTLSPolicy",
+            Self::RequestAuthentication => "RequestAuthentication",
+            Self::DestinationRule => "DestinationRule",
+            Self::Telemetry => "Telemetry",
         }
     }
 
@@ -95,6 +119,12 @@ impl Kind {
             Self::ServiceEntry => "serviceentries",
             Self::WorkloadEntry => "workloadentries",
             Self::VirtualService => "virtualservices",
+            Self::TCPRoute => "tcproutes",
+            Self::TLSRoute => "tlsroutes",
+            Self::BackendTLSPolicy => "backendtlspolicies",
+            Self::RequestAuthentication => "requestauthentications",
+            Self::DestinationRule => "destinationrules",
+            Self::Telemetry => "telemetries",
         }
     }
 
@@ -104,9 +134,17 @@ impl Kind {
         match self {
             Self::Namespace | Self::Node | Self::Pod | Self::Service | Self::ServiceAccount => "",
             Self::EndpointSlice => "discovery.k8s.io",
-            Self::Gateway | Self::HTTPRoute | Self::GRPCRoute => "gateway.networking.k8s.io",
-            Self::AuthorizationPolicy | Self::PeerAuthentication => "security.istio.io",
-            Self::ServiceEntry | Self::WorkloadEntry | Self::VirtualService => "networking.istio.io",
+            Self::Gateway
+            | Self::HTTPRoute
+            | Self::GRPCRoute
+            | Self::TCPRoute
+            | Self::TLSRoute
+            | Self::BackendTLSPolicy => "gateway.networking.k8s.io",
+            Self::AuthorizationPolicy | Self::PeerAuthentication | Self::RequestAuthentication => "security.istio.io",
+            Self::ServiceEntry | Self::WorkloadEntry | Self::VirtualService | Self::DestinationRule => {
+                "networking.istio.io"
+            }
+            Self::Telemetry => "telemetry.istio.io",
         }
     }
 
@@ -124,7 +162,13 @@ impl Kind {
             | Self::PeerAuthentication
             | Self::ServiceEntry
             | Self::WorkloadEntry
-            | Self::VirtualService => &["v1", "v1beta1"],
+            | Self::VirtualService
+            | Self::RequestAuthentication
+            | Self::DestinationRule => &["v1", "v1beta1"],
+            Self::TCPRoute => &["v1", "v1alpha2"],
+            Self::TLSRoute => &["v1", "v1alpha3", "v1alpha2"],
+            Self::BackendTLSPolicy => &["v1", "v1alpha3"],
+            Self::Telemetry => &["v1", "v1alpha1"],
         }
     }
 
@@ -144,13 +188,13 @@ impl Kind {
     /// Whether objects of this kind restrict who may talk to whom.
     #[must_use]
     pub fn is_policy(self) -> bool {
-        matches!(self, Self::AuthorizationPolicy | Self::PeerAuthentication)
+        matches!(self, Self::AuthorizationPolicy | Self::PeerAuthentication | Self::RequestAuthentication)
     }
 
     /// Whether objects of this kind say which requests go where.
     #[must_use]
     pub fn is_route(self) -> bool {
-        matches!(self, Self::HTTPRoute | Self::GRPCRoute | Self::VirtualService)
+        matches!(self, Self::HTTPRoute | Self::GRPCRoute | Self::TCPRoute | Self::TLSRoute | Self::VirtualService)
     }
 
     /// Whether this kind is a custom resource, which a cluster may not have.

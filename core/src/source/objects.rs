@@ -11,9 +11,12 @@ use serde::Serialize;
 
 use super::gateway::Gateway;
 use super::istio::{AuthorizationPolicy, PeerAuthentication};
+use super::istio_destination::DestinationRule;
 use super::istio_network::{ServiceEntry, WorkloadEntry};
+use super::istio_tokens::RequestAuthentication;
 use super::istio_traffic::VirtualService;
-use super::route::{GrpcRoute as GRPCRoute, HttpRoute as HTTPRoute};
+use super::route::{GrpcRoute as GRPCRoute, HttpRoute as HTTPRoute, StreamRoute as TCPRoute, StreamRoute as TLSRoute};
+use super::unserved::{Unserved as BackendTLSPolicy, Unserved as Telemetry};
 use super::{Kind, NodePod, ObjectKey};
 
 /// All objects of one kind; shared between readings until it changes.
@@ -137,6 +140,18 @@ objects! {
     workload_entries: WorkloadEntry,
     /// Istio's routes.
     virtual_services: VirtualService,
+    /// Routes of connections.
+    tcp_routes: TCPRoute,
+    /// Routes of connections by the name that TLS clients ask for.
+    tls_routes: TLSRoute,
+    /// How TLS is spoken to services.
+    backend_tls_policies: BackendTLSPolicy,
+    /// Whose tokens are believed.
+    request_authentications: RequestAuthentication,
+    /// How endpoints are used, and parts of them.
+    destination_rules: DestinationRule,
+    /// What is measured and logged.
+    telemetries: Telemetry,
 }
 
 impl Objects {

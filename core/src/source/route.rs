@@ -1,4 +1,4 @@
-//! Gateway API's HTTPRoute and GRPCRoute as users write them. What is not read is kept by name, so that a translation can
+//! Gateway API's routes as users write them. What is not read is kept by name, so that a translation can
 //! say that it does not do it.
 
 use std::collections::BTreeMap;
@@ -15,13 +15,16 @@ pub type HttpRoute = Route<HttpRule>;
 /// `gateway.networking.k8s.io` GRPCRoute.
 pub type GrpcRoute = Route<GrpcRule>;
 
+/// `gateway.networking.k8s.io` TCPRoute or TLSRoute.
+pub type StreamRoute = Route<StreamRule>;
+
 /// What routes of all kinds have.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Route<Rule> {
-    /// `gateway.networking.k8s.io/v1` or `v1beta1`.
+    /// `gateway.networking.k8s.io` and a version.
     pub api_version: String,
-    /// `HTTPRoute` or `GRPCRoute`.
+    /// `HTTPRoute`, `GRPCRoute`, `TCPRoute` or `TLSRoute`.
     pub kind: String,
     /// Name, namespace, age.
     pub metadata: ObjectMeta,
@@ -40,7 +43,7 @@ pub struct RouteSpec<Rule> {
     /// What it is attached to.
     #[serde(default)]
     pub parent_refs: Vec<ParentReference>,
-    /// Hosts, which mean nothing where the parent is a service.
+    /// Hosts: to a TLSRoute the names that clients ask for; to others they mean nothing where the parent is a service.
     #[serde(default)]
     pub hostnames: Vec<String>,
     /// The rules; absent is one that matches everything.
@@ -106,6 +109,19 @@ pub struct GrpcRule {
     /// What is done to requests and answers.
     pub filters: Vec<Filter>,
     /// Where requests go.
+    pub backend_refs: Vec<BackendReference>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
+}
+
+/// The rule of a [`StreamRoute`].
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StreamRule {
+    /// Its name.
+    pub name: Option<String>,
+    /// Where connections go.
     pub backend_refs: Vec<BackendReference>,
     /// What else is there.
     #[serde(flatten)]
@@ -196,6 +212,29 @@ pub struct Filter {
     pub request_redirect: Option<Redirect>,
     /// For `URLRewrite`.
     pub url_rewrite: Option<Rewrite>,
+    /// For `CORS`.
+    pub cors: Option<CorsFilter>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
+}
+
+/// What pages from other origins may do.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CorsFilter {
+    /// Which origins, with `*` for all or for a part of a host.
+    pub allow_origins: Vec<String>,
+    /// Whether with cookies and the like.
+    pub allow_credentials: Option<bool>,
+    /// With which methods.
+    pub allow_methods: Vec<String>,
+    /// With which headers.
+    pub allow_headers: Vec<String>,
+    /// Which headers of answers they see.
+    pub expose_headers: Vec<String>,
+    /// How long browsers remember it, in seconds; absent is 5.
+    pub max_age: Option<i32>,
     /// What else is there.
     #[serde(flatten)]
     pub unread: Unread,

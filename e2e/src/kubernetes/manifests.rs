@@ -12,12 +12,15 @@ use super::work::insist;
 use crate::error::{Doing, Result};
 
 /// What is installed, in this order: kinds, then the namespace, then who may do what.
-const FILES: [&str; 9] = [
+const FILES: [&str; 12] = [
     include_str!("../../../manifests/crds/authorizationpolicies.yaml"),
     include_str!("../../../manifests/crds/peerauthentications.yaml"),
     include_str!("../../../manifests/crds/serviceentries.yaml"),
     include_str!("../../../manifests/crds/workloadentries.yaml"),
     include_str!("../../../manifests/crds/virtualservices.yaml"),
+    include_str!("../../../manifests/crds/requestauthentications.yaml"),
+    include_str!("../../../manifests/crds/destinationrules.yaml"),
+    include_str!("../../../manifests/crds/telemetries.yaml"),
     include_str!("../../../manifests/rbac/namespace.yaml"),
     include_str!("../../../manifests/rbac/controller.yaml"),
     include_str!("../../../manifests/rbac/node.yaml"),

@@ -7,17 +7,18 @@ use fairway_core::source::ObjectKey;
 use fairway_core::source::istio_traffic::VirtualService;
 use fairway_core::source::route::ParentReference;
 
-use super::super::catalog::Catalog;
-use super::super::model::{Entry, Routes};
+use super::super::catalog::{Catalog, Refusal, Unit};
+use super::super::model::{Entry, Routes, Stream};
 use super::super::rules::{Read, Reader};
 use super::super::verdict::{Class, Verdict};
+use super::streams::take;
 use super::{Place, age};
 
 /// Name of what holds between workloads, among gateways.
 const MESH: &str = "mesh";
 
 /// Attaches all of them, where none of the routes that have `taken` a place is.
-pub(super) fn attach(catalog: Catalog<'_>, taken: &BTreeMap<Place, ObjectKey>, routes: &mut Routes) {
+pub(super) fn attach(catalog: Catalog<'_>, taken: &mut BTreeMap<Place, ObjectKey>, routes: &mut Routes) {
     let is_ours = |object: &VirtualService| {
         object.spec.gateways.is_empty() || object.spec.gateways.iter().any(|gateway| gateway == MESH)
     };
@@ -34,7 +35,7 @@ fn attach_one(
     catalog: Catalog<'_>,
     key: &ObjectKey,
     object: &VirtualService,
-    taken: &BTreeMap<Place, ObjectKey>,
+    taken: &mut BTreeMap<Place, ObjectKey>,
     routes: &mut Routes,
 ) -> Verdict {
     let namespace = key.namespace.as_str();
@@ -45,18 +46,27 @@ fn attach_one(
     let mut is_supported = true;
     for (index, host) in object.spec.hosts.iter().enumerate() {
         let at = format!("spec.hosts[{index}]");
-        let found = catalog.named(namespace, host).and_then(|(owner, name)| {
-            let parent = ParentReference { name: name.to_owned(), ..ParentReference::default() };
-            catalog.ports_of(owner, &parent).map(|targets| (owner.to_owned(), targets))
-        });
-        let (owner, targets) = match found {
-            Ok(found) => found,
-            Err((reason, message)) => {
-                reader.find(Class::Reference(reason), at, format!("{message}; it has no effect there"));
-                continue;
+        let found = catalog.named(namespace, host);
+        let parent = ParentReference::default();
+        let mut targets = Vec::new();
+        let refusal = match &found {
+            Err(refusal) => Some(refusal.clone()),
+            Ok(owner) => {
+                let streams = streams(&mut reader, key, object, owner, host, taken, routes);
+                // What is said of connections alone need not find requests.
+                let requests = if object.spec.http.is_empty() && streams.is_some() {
+                    Ok(Vec::new())
+                } else {
+                    catalog.ports_of(owner, Some(host), &parent, Unit::Request)
+                };
+                requests.map(|found| targets = found).err().or(streams.flatten())
             }
         };
-        for scope in scopes(object, namespace, &owner) {
+        if let Some((reason, message)) = refusal {
+            reader.find(Class::Reference(reason), at.clone(), format!("{message}; it has no effect there"));
+        }
+        let Ok(owner) = found else { continue };
+        for scope in scopes(object, namespace, &owner.namespace) {
             for target in &targets {
                 let place = (target.clone(), scope.clone());
                 if let Some(winner) = taken.get(&place) {
@@ -92,6 +102,52 @@ fn attach_one(
     }
     let generation = object.metadata.generation;
     Verdict { generation, parents: Vec::new(), findings, is_unsupported: !is_supported }
+}
+
+/// Attaches what is said of connections to one host. Nothing if nothing is said; otherwise why it has no effect, if so.
+fn streams(
+    reader: &mut Reader<'_>,
+    key: &ObjectKey,
+    object: &VirtualService,
+    owner: &ObjectKey,
+    host: &str,
+    taken: &mut BTreeMap<Place, ObjectKey>,
+    routes: &mut Routes,
+) -> Option<Option<Refusal>> {
+    let sections = [("tls", &object.spec.tls), ("tcp", &object.spec.tcp)];
+    if sections.iter().all(|(_, rules)| rules.is_empty()) {
+        return None;
+    }
+    if owner.namespace != key.namespace {
+        let message = format!("tcp and tls of {key} count in the namespace of the service only");
+        return Some(Some(("UnsupportedValue", message)));
+    }
+    let parent = ParentReference::default();
+    let targets = match reader.catalog.ports_of(owner, Some(host), &parent, Unit::Connection) {
+        Ok(targets) => targets,
+        Err(refusal) => return Some(Some(refusal)),
+    };
+    let mut refused = None;
+    for target in targets {
+        // Requests of a port that does not say what it speaks are told apart by `http`, if that is there.
+        let has_requests = !object.spec.http.is_empty()
+            && reader
+                .catalog
+                .ports_of(owner, Some(host), &parent, Unit::Request)
+                .is_ok_and(|all| all.contains(&target));
+        if has_requests {
+            continue;
+        }
+        for (section, rules) in sections {
+            for (index, rule) in rules.iter().enumerate() {
+                let at = format!("spec.{section}[{index}]");
+                let Some(stream) = reader.traffic_stream(&at, section == "tls", rule, &target) else { continue };
+                let stream = Stream { name: format!("{}/{}/{index}", key.namespace, key.name), ..stream };
+                refused = take(key, &stream, std::slice::from_ref(&target), taken, routes).err().or(refused);
+            }
+        }
+    }
+    Some(refused)
 }
 
 /// Whose clients it is for: everybody's only where the service's own namespace says so.

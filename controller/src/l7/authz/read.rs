@@ -28,20 +28,7 @@ pub(crate) fn read(
         Action::Allow => Verdict::Allow,
         Action::Deny | Action::Audit | Action::Custom => Verdict::Deny,
     };
-    let single = spec.target_ref.iter().map(|target| ("spec.targetRef".to_owned(), target));
-    let several = spec.target_refs.iter().enumerate().map(|(index, it)| (format!("spec.targetRefs[{index}]"), it));
-    if spec.target_refs.len() > MAXIMUM_TARGETS {
-        let message = format!("has {} entries; at most {MAXIMUM_TARGETS} are allowed", spec.target_refs.len());
-        faults.push(Fault { field: "spec.targetRefs".to_owned(), message });
-    }
-    let places = single.chain(several).filter_map(|(field, target)| match place(target, namespace, root) {
-        Ok(place) => Some(place),
-        Err(message) => {
-            faults.push(Fault { field, message });
-            None
-        }
-    });
-    let places = places.collect();
+    let places = places(spec.target_ref.as_ref(), &spec.target_refs, namespace, root, faults);
     let rules = spec.rules.iter().enumerate().map(|(index, rule)| {
         let field = format!("spec.rules[{index}]");
         let mut reader = Reader { namespace, faults, unknown: Vec::new() };
@@ -82,6 +69,30 @@ pub(crate) fn read(
         verdict,
         rules,
     }
+}
+
+/// What the targets of a policy in `namespace` stand for.
+pub(crate) fn places(
+    single: Option<&TargetReference>,
+    several: &[TargetReference],
+    namespace: &str,
+    root: &str,
+    faults: &mut Vec<Fault>,
+) -> Vec<Place> {
+    if several.len() > MAXIMUM_TARGETS {
+        let message = format!("has {} entries; at most {MAXIMUM_TARGETS} are allowed", several.len());
+        faults.push(Fault { field: "spec.targetRefs".to_owned(), message });
+    }
+    let single = single.map(|target| ("spec.targetRef".to_owned(), target));
+    let several = several.iter().enumerate().map(|(index, it)| (format!("spec.targetRefs[{index}]"), it));
+    let places = single.into_iter().chain(several).filter_map(|(field, target)| match place(target, namespace, root) {
+        Ok(place) => Some(place),
+        Err(message) => {
+            faults.push(Fault { field, message });
+            None
+        }
+    });
+    places.collect()
 }
 
 /// What a target of a policy in `namespace` stands for.

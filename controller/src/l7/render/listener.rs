@@ -1,6 +1,7 @@
 //! What clients dial, and what stands before services at their waypoints.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use fairway_proto::envoy::core::socket_address::PortSpecifier;
 use fairway_proto::envoy::core::{Address, SocketAddress, address};
@@ -10,15 +11,23 @@ use fairway_proto::envoy::http_connection_manager::http_connection_manager::{
 use fairway_proto::envoy::http_connection_manager::http_filter::ConfigType;
 use fairway_proto::envoy::http_connection_manager::{HttpConnectionManager, HttpFilter, Rds};
 use fairway_proto::envoy::listener::filter::ConfigType as FilterConfig;
-use fairway_proto::envoy::listener::{AdditionalAddress, ApiListener, Filter, FilterChain, Listener};
+use fairway_proto::envoy::listener::listener_filter::ConfigType as ListenerFilterConfig;
+use fairway_proto::envoy::listener::{
+    AdditionalAddress, ApiListener, Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter,
+};
 use fairway_proto::envoy::router::Router;
 use fairway_proto::envoy::tcp_proxy::TcpProxy;
-use fairway_proto::envoy::tcp_proxy::tcp_proxy::ClusterSpecifier;
+use fairway_proto::envoy::tcp_proxy::tcp_proxy::weighted_cluster::ClusterWeight;
+use fairway_proto::envoy::tcp_proxy::tcp_proxy::{ClusterSpecifier, WeightedCluster};
+use fairway_proto::envoy::tls_inspector::TlsInspector;
 use fairway_proto::envoy::{http_rbac, network_rbac};
 use prost_types::Any;
 
+use super::super::Client;
 use super::super::authz::{Layer, Policy};
-use super::{ads, any, rbac};
+use super::super::model::{Entry, Stream, Target};
+use super::super::tokens::{self, KeySets};
+use super::{INVALID_BACKEND, ads, any, duration, per_route, rbac};
 
 /// The listener for what is not for a service.
 pub const WORKLOADS: &str = "workloads";
@@ -26,24 +35,45 @@ pub const WORKLOADS: &str = "workloads";
 const MANAGER: &str =
     "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
+const JWT_AUTHENTICATION: &str = "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication";
 const HTTP_RBAC: &str = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC";
 const NETWORK_RBAC: &str = "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC";
+const TLS_INSPECTOR: &str = "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
 const TCP_PROXY: &str = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 
-/// What a client dials: the routes of the same name.
-#[must_use]
-pub fn dialled(name: &str) -> Listener {
-    let api_listener = ApiListener { api_listener: Some(any(MANAGER, &manager(name, Vec::new()))) };
+/// What is done to requests before they are routed.
+#[derive(Clone, Copy, Debug)]
+pub struct Before<'a> {
+    /// Who may send which.
+    pub policies: &'a [&'a Policy],
+    /// Whose tokens are believed.
+    pub tokens: &'a [&'a tokens::Policy],
+    /// The keys that had to be fetched for that.
+    pub keys: &'a KeySets,
+}
+
+/// What a client dials: the routes of the same name, of which these are all.
+pub fn dialled<'a>(name: &str, routes: impl Iterator<Item = &'a Entry>, client: &Client) -> Listener {
+    let filters = per_route::filters(routes, client.is_grpc);
+    let api_listener = ApiListener { api_listener: Some(any(MANAGER, &manager(name, filters))) };
     Listener { name: name.to_owned(), api_listener: Some(api_listener), ..Listener::default() }
 }
 
-/// What stands before a port that speaks HTTP: policies, and then the routes of the same name.
-#[must_use]
-pub fn http(name: &str, addresses: &[IpAddr], port: u16, policies: &[&Policy]) -> Option<Listener> {
-    let filters = rbac::rules(policies, Layer::Request).into_iter().map(|(kind, rules)| {
+/// What stands before a port that speaks HTTP: tokens, policies, and then the routes of the same name, of which these are all.
+pub fn http<'a>(
+    name: &str,
+    addresses: &[IpAddr],
+    port: u16,
+    before: Before<'_>,
+    routes: impl Iterator<Item = &'a Entry>,
+) -> Option<Listener> {
+    let tokens = super::tokens::filter(before.tokens, before.keys);
+    let tokens = tokens.map(|filter| http_filter("envoy.filters.http.jwt_authn", any(JWT_AUTHENTICATION, &filter)));
+    let policies = rbac::rules(before.policies, Layer::Request).into_iter().map(|(kind, rules)| {
         let config = any(HTTP_RBAC, &http_rbac::Rbac { rules: Some(rules) });
         http_filter(&format!("envoy.filters.http.rbac/{kind}"), config)
     });
+    let filters = tokens.into_iter().chain(policies).chain(per_route::filters(routes, false));
     // What policies and routes are compared with is what the endpoint will understand.
     let manager = HttpConnectionManager {
         normalize_path: Some(true),
@@ -52,23 +82,56 @@ pub fn http(name: &str, addresses: &[IpAddr], port: u16, policies: &[&Policy]) -
         ..manager(name, filters.collect())
     };
     let filter = network_filter("envoy.filters.network.http_connection_manager", any(MANAGER, &manager));
-    standing(name, addresses, port, vec![filter])
+    standing(name, addresses, port, vec![FilterChain { filters: vec![filter], ..FilterChain::default() }])
 }
 
-/// What stands before a port that is not looked into: policies, and then the endpoints of the same name.
+/// What stands before a port that is not looked into: policies, and then the endpoints of the same name, or where its routes
+/// lead. Connections without a word for so long are closed.
 #[must_use]
-pub fn tcp(name: &str, addresses: &[IpAddr], port: u16, policies: &[&Policy]) -> Option<Listener> {
-    let rules = rbac::rules(policies, Layer::Connection).into_iter().map(|(kind, rules)| {
-        let config = network_rbac::Rbac { rules: Some(rules), stat_prefix: name.to_owned() };
-        network_filter(&format!("envoy.filters.network.rbac/{kind}"), any(NETWORK_RBAC, &config))
-    });
-    let proxy = TcpProxy {
-        stat_prefix: name.to_owned(),
-        cluster_specifier: Some(ClusterSpecifier::Cluster(name.to_owned())),
-        ..TcpProxy::default()
+pub fn tcp(
+    name: &str,
+    addresses: &[IpAddr],
+    port: u16,
+    policies: &[&Policy],
+    streams: &[Stream],
+    idle: Option<Duration>,
+) -> Option<Listener> {
+    let chain = |servers: &[String], proxy: ClusterSpecifier| {
+        let rules = rbac::rules(policies, Layer::Connection).into_iter().map(|(kind, rules)| {
+            let config = network_rbac::Rbac { rules: Some(rules), stat_prefix: name.to_owned() };
+            network_filter(&format!("envoy.filters.network.rbac/{kind}"), any(NETWORK_RBAC, &config))
+        });
+        let proxy =
+            TcpProxy { stat_prefix: name.to_owned(), idle_timeout: idle.map(duration), cluster_specifier: Some(proxy) };
+        let proxy = network_filter("envoy.filters.network.tcp_proxy", any(TCP_PROXY, &proxy));
+        let filter_chain_match = (!servers.is_empty()).then(|| FilterChainMatch { server_names: servers.to_vec() });
+        FilterChain { filter_chain_match, filters: rules.chain([proxy]).collect() }
     };
-    let proxy = network_filter("envoy.filters.network.tcp_proxy", any(TCP_PROXY, &proxy));
-    standing(name, addresses, port, rules.chain([proxy]).collect())
+    if streams.is_empty() {
+        return standing(name, addresses, port, vec![chain(&[], ClusterSpecifier::Cluster(name.to_owned()))]);
+    }
+    let (named, others): (Vec<&Stream>, Vec<&Stream>) = streams.iter().partition(|stream| !stream.servers.is_empty());
+    let has_names = !named.is_empty();
+    let all = named.into_iter().chain(others);
+    let chains = all.map(|stream| chain(&stream.servers, shares(stream))).collect();
+    let mut listener = standing(name, addresses, port, chains)?;
+    if has_names {
+        let config = Some(ListenerFilterConfig::TypedConfig(any(TLS_INSPECTOR, &TlsInspector {})));
+        let name = "envoy.filters.listener.tls_inspector".to_owned();
+        listener.listener_filters.push(ListenerFilter { name, config_type: config });
+    }
+    Some(listener)
+}
+
+/// Where connections go.
+fn shares(stream: &Stream) -> ClusterSpecifier {
+    let cluster =
+        |target: &Option<Target>| target.as_ref().map_or_else(|| INVALID_BACKEND.to_owned(), ToString::to_string);
+    if let [(_, only)] = stream.shares.as_slice() {
+        return ClusterSpecifier::Cluster(cluster(only));
+    }
+    let weighed = stream.shares.iter().map(|(weight, target)| ClusterWeight { name: cluster(target), weight: *weight });
+    ClusterSpecifier::WeightedClusters(WeightedCluster { clusters: weighed.collect() })
 }
 
 fn manager(name: &str, mut filters: Vec<HttpFilter>) -> HttpConnectionManager {
@@ -85,7 +148,7 @@ fn manager(name: &str, mut filters: Vec<HttpFilter>) -> HttpConnectionManager {
 }
 
 /// Never optional: who does not know a filter must not do without.
-fn http_filter(name: &str, config: Any) -> HttpFilter {
+pub(super) fn http_filter(name: &str, config: Any) -> HttpFilter {
     HttpFilter { name: name.to_owned(), config_type: Some(ConfigType::TypedConfig(config)), is_optional: false }
 }
 
@@ -94,7 +157,7 @@ fn network_filter(name: &str, config: Any) -> Filter {
 }
 
 /// A listener at addresses that tunnels lead to; without any there is nothing to stand before.
-fn standing(name: &str, addresses: &[IpAddr], port: u16, filters: Vec<Filter>) -> Option<Listener> {
+fn standing(name: &str, addresses: &[IpAddr], port: u16, filter_chains: Vec<FilterChain>) -> Option<Listener> {
     let mut addresses = addresses.iter().map(|address| {
         let port = Some(PortSpecifier::PortValue(u32::from(port)));
         let socket = SocketAddress { address: address.to_string(), port_specifier: port };
@@ -104,7 +167,7 @@ fn standing(name: &str, addresses: &[IpAddr], port: u16, filters: Vec<Filter>) -
         name: name.to_owned(),
         address: Some(addresses.next()?),
         additional_addresses: addresses.map(|address| AdditionalAddress { address: Some(address) }).collect(),
-        filter_chains: vec![FilterChain { filters, ..FilterChain::default() }],
+        filter_chains,
         bind_to_port: Some(false),
         ..Listener::default()
     })

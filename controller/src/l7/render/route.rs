@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use fairway_proto::envoy::core::data_source::Specifier;
 use fairway_proto::envoy::core::header_value_option::HeaderAppendAction;
-use fairway_proto::envoy::core::{HeaderValue, HeaderValueOption, RuntimeFractionalPercent};
+use fairway_proto::envoy::core::{DataSource, HeaderValue, HeaderValueOption, RuntimeFractionalPercent};
 use fairway_proto::envoy::fraction::FractionalPercent;
 use fairway_proto::envoy::fraction::fractional_percent::DenominatorType;
 use fairway_proto::envoy::matcher::string_matcher::MatchPattern;
@@ -32,7 +33,7 @@ use super::super::Client;
 use super::super::model::{
     Action, Attached, Backend, Compare, Edits, Entry, Forward, Match, NewPath, Path, Redirect, Retry, Target, Text,
 };
-use super::{INVALID_BACKEND, any, duration};
+use super::{INVALID_BACKEND, any, duration, per_route};
 
 const PREVIOUS_HOSTS: &str = "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate";
 /// What an application cannot notice: the endpoint could not be reached, or said that it has not begun.
@@ -110,7 +111,7 @@ fn nothing(namespace: &str) -> Route {
     }
 }
 
-fn everything() -> RouteMatch {
+pub(super) fn everything() -> RouteMatch {
     RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".to_owned())), ..RouteMatch::default() }
 }
 
@@ -167,6 +168,10 @@ fn routes(entry: &Entry, target: &Target, client: &Client) -> Vec<Route> {
         let action = match &entry.rule.action {
             Action::Forward(action) => RouteActionKind::Route(forward(action, Some(part))),
             Action::Redirect(action) => RouteActionKind::Redirect(redirect(action, target, part)),
+            Action::Reply { status, body } => RouteActionKind::DirectResponse(DirectResponseAction {
+                status: u32::from(*status),
+                body: (!body.is_empty()).then(|| DataSource { specifier: Some(Specifier::InlineString(body.clone())) }),
+            }),
             Action::Refuse => RouteActionKind::DirectResponse(DirectResponseAction { status: REFUSED, body: None }),
         };
         Route {
@@ -182,10 +187,14 @@ fn routes(entry: &Entry, target: &Target, client: &Client) -> Vec<Route> {
             request_headers_to_remove: entry.rule.request.remove.clone(),
             response_headers_to_add: added(&entry.rule.response),
             response_headers_to_remove: entry.rule.response.remove.clone(),
-            ..Route::default()
+            typed_per_filter_config: per_route::settings(&entry.rule, client.is_grpc),
         }
     };
     parts.into_iter().map(route).collect()
+}
+
+pub(super) fn millionths(share: u32) -> FractionalPercent {
+    FractionalPercent { numerator: share, denominator: DenominatorType::Million.into() }
 }
 
 pub(super) fn regex(pattern: &str) -> RegexMatcher {
@@ -196,7 +205,7 @@ fn exact(text: &str) -> StringMatcher {
     StringMatcher { match_pattern: Some(MatchPattern::Exact(text.to_owned())), ignore_case: false }
 }
 
-fn text(text: &Text) -> StringMatcher {
+pub(super) fn text(text: &Text) -> StringMatcher {
     match text {
         Text::Exact(text) => exact(text),
         Text::Regex(pattern) => {
@@ -289,12 +298,7 @@ fn forward(forward: &Forward, part: Option<Part>) -> RouteAction {
     }
     let mirrors = forward.mirrors.iter().filter(|mirror| mirror.per_million > 0).map(|mirror| RequestMirrorPolicy {
         cluster: mirror.target.to_string(),
-        runtime_fraction: Some(RuntimeFractionalPercent {
-            default_value: Some(FractionalPercent {
-                numerator: mirror.per_million,
-                denominator: DenominatorType::Million.into(),
-            }),
-        }),
+        runtime_fraction: Some(RuntimeFractionalPercent { default_value: Some(millionths(mirror.per_million)) }),
     });
     RouteAction {
         cluster_specifier: Some(clusters(&forward.backends)),

@@ -4,9 +4,10 @@ use fairway_core::source::route::{
     Filter, HeaderModifier, Mirror as WrittenMirror, PathModifier, Redirect as Written, Rewrite,
 };
 
-use super::super::model::{Edits, Match, Mirror, NewPath, Path, Redirect};
+use super::super::catalog::Unit;
+use super::super::model::{Cors, Edits, Match, Mirror, NewPath, Path, Redirect};
 use super::super::verdict::Class;
-use super::{Reader, text};
+use super::{ALL, Reader, text};
 
 /// Where filters are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,7 @@ pub(in super::super) struct Effects {
     pub(super) redirect: Option<Redirect>,
     pub(super) host: Option<String>,
     pub(super) path: Option<NewPath>,
+    pub(super) cors: Option<Cors>,
 }
 
 impl Effects {
@@ -36,9 +38,6 @@ impl Effects {
         self.redirect.is_some()
     }
 }
-
-/// A copy of every request.
-const ALL: u32 = 1_000_000;
 
 impl Reader<'_> {
     /// What filters do, or nothing when one of them cannot be done.
@@ -93,6 +92,9 @@ impl Reader<'_> {
                 let at = format!("{at}.urlRewrite");
                 (effects.host, effects.path) = self.rewrite(&at, filter.url_rewrite.as_ref(), matches)?;
             }
+            ("CORS", Place::Http) => {
+                effects.cors = Some(self.cors_filter(&format!("{at}.cors"), filter.cors.as_ref())?);
+            }
             (other, _) => {
                 self.unsupported(format!("{at}.type"), &format!("{other:?} is not supported here"));
                 return None;
@@ -101,7 +103,7 @@ impl Reader<'_> {
         Some(())
     }
 
-    fn missing<T>(&mut self, at: &str, written: Option<T>) -> Option<T> {
+    pub(super) fn missing<T>(&mut self, at: &str, written: Option<T>) -> Option<T> {
         if written.is_none() {
             self.unsupported(at.to_owned(), "is missing");
         }
@@ -161,7 +163,7 @@ impl Reader<'_> {
             self.unsupported(at.to_owned(), "needs either percent, up to 100, or fraction, up to 1");
             return None;
         };
-        match self.catalog.backend(self.namespace, &mirror.backend_ref) {
+        match self.catalog.backend(self.namespace, &mirror.backend_ref, Unit::Request) {
             Ok(target) => Some(Some(Mirror { target, per_million })),
             Err((reason, message)) => {
                 let message = format!("{message}; nothing is mirrored there");

@@ -9,7 +9,7 @@ use super::super::verdict::Class;
 use super::filters::{Effects, Place};
 use super::{LEFT_OUT, REFUSED, Read, Reader, text};
 
-const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+pub(super) const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
 /// Repetitions of a rule that says when and not how often.
 pub(super) const ATTEMPTS: u32 = 2;
 /// Most repetitions: more would only multiply the load of a service that is down.

@@ -94,6 +94,14 @@ pub(in super::super) fn duration(text: &str) -> Option<Duration> {
     Some(total)
 }
 
+/// Reads a duration as Istio writes it: as above, or in seconds with a fraction, such as `1.5s`.
+pub(in super::super) fn seconds(text: &str) -> Option<Duration> {
+    let number = text.strip_suffix('s').filter(|number| number.len() <= 9);
+    let number = number.filter(|number| number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.'));
+    let decimal = || Duration::try_from_secs_f64(number?.parse().ok()?).ok();
+    duration(text).or_else(decimal)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -113,6 +121,9 @@ mod tests {
             ("-1s", None),
         ] {
             assert_eq!(duration(text).map(|it| it.as_millis()), expected, "{text:?}");
+        }
+        for (text, expected) in [("1.5s", Some(1_500)), ("1h", Some(3_600_000)), ("1.5", None), ("1e3s", None)] {
+            assert_eq!(seconds(text).map(|it| it.as_millis()), expected, "{text:?}");
         }
     }
 

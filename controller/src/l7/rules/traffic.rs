@@ -3,19 +3,21 @@
 use std::collections::BTreeMap;
 
 use fairway_core::source::istio_traffic::{
-    HeaderChanges, Percent, TextMatch, TrafficDestination, TrafficHeaders, TrafficMatch, TrafficRetries, TrafficRule,
+    HeaderChanges, Percent, TextMatch, TrafficDestination, TrafficHeaders, TrafficMatch, TrafficResponse,
+    TrafficRetries, TrafficRule,
 };
-use fairway_core::source::route::{BackendReference, Header, HeaderModifier, Unread};
+use fairway_core::source::route::{Header, HeaderModifier, Unread};
 
+use super::super::catalog::Unit;
 use super::super::model::{
-    Action, Backend, Compare, Edits, Forward, Match, Mirror, NewPath, Path, Redirect, Retry, Rule, Target, Text,
+    Action, Backend, Compare, Edits, Fault, Forward, Match, Mirror, NewPath, Path, Redirect, Retry, Rule, Target, Text,
 };
 use super::super::verdict::Class;
 use super::http::{ATTEMPTS, MAXIMUM_ATTEMPTS};
-use super::{LEFT_OUT, REFUSED, Read, Reader, text};
+use super::{LEFT_OUT, REFUSED, Read, Reader, per_million, text};
 
-/// A copy of every request.
-const ALL: f64 = 1_000_000.0;
+/// Longest answer of a route itself, in bytes: what Envoy takes.
+const MAXIMUM_BODY: usize = 4096;
 /// After what requests are tried again where nothing is said: 499 is gRPC's `CANCELLED`, 503 its `UNAVAILABLE`.
 const DEFAULT_CODES: [u32; 2] = [499, 503];
 /// Names of Istio's for what is always tried again.
@@ -48,10 +50,21 @@ impl Reader<'_> {
         let (request, mut host) = self.changes(&format!("{at}.headers"), written.headers.as_ref(), true);
         let (response, _) = self.changes(&format!("{at}.headers"), written.headers.as_ref(), false);
         can_do &= request.is_some() && response.is_some();
-        let action = match &written.redirect {
-            Some(redirect) => {
+        let cors = written.cors_policy.as_ref().map(|cors| self.cors_policy(&format!("{at}.corsPolicy"), cors));
+        let fault = written.fault.as_ref().map(|fault| self.fault(&format!("{at}.fault"), fault));
+        can_do &= cors != Some(None) && fault != Some(None);
+        let action = match (&written.redirect, &written.direct_response) {
+            (None, Some(response)) => match self.reply(&format!("{at}.directResponse"), response, written) {
+                Some(reply) => reply,
+                None => {
+                    can_do = false;
+                    Action::Refuse
+                }
+            },
+            (Some(redirect), _) => {
                 let at = format!("{at}.redirect");
                 can_do &= self.reads_all(&at, &redirect.unread, REFUSED) && written.route.is_empty();
+                can_do &= written.direct_response.is_none();
                 let status = redirect.redirect_code.unwrap_or(301);
                 let is_path = redirect.uri.as_deref().is_none_or(text::is_path);
                 let is_host = redirect.authority.as_deref().is_none_or(text::is_host);
@@ -68,7 +81,7 @@ impl Reader<'_> {
                     status,
                 })
             }
-            None => {
+            (None, None) => {
                 let path = match &written.rewrite {
                     None => None,
                     Some(rewrite) => {
@@ -103,9 +116,26 @@ impl Reader<'_> {
             }
         };
         let (request, response) = (request.unwrap_or_default(), response.unwrap_or_default());
-        let refused = Rule { request: Edits::default(), response: Edits::default(), action: Action::Refuse };
-        let rule = if can_do { Rule { request, response, action } } else { refused };
+        let fault = fault.flatten().filter(|fault| *fault != Fault::default());
+        let rule = Rule { request, response, cors: cors.flatten(), fault, action };
+        let rule = if can_do { rule } else { Rule::only(Action::Refuse) };
         Read { matches, rule, is_supported: can_do }
+    }
+
+    fn reply(&mut self, at: &str, written: &TrafficResponse, rule: &TrafficRule) -> Option<Action> {
+        let body = written.body.clone().unwrap_or_default();
+        if !self.reads_all(at, &written.unread, REFUSED)
+            || !self.reads_all(&format!("{at}.body"), &body.unread, REFUSED)
+        {
+            return None;
+        }
+        let text = body.string.unwrap_or_default();
+        if !(200..600).contains(&written.status) || text.len() > MAXIMUM_BODY || !rule.route.is_empty() {
+            let message = format!("needs a status from 200 to 599, up to {MAXIMUM_BODY} bytes, and no route beside it");
+            self.unsupported(at.to_owned(), &message);
+            return None;
+        }
+        Some(Action::Reply { status: written.status, body: text })
     }
 
     fn traffic_match(&mut self, at: &str, written: &TrafficMatch) -> Option<Match> {
@@ -204,7 +234,13 @@ impl Reader<'_> {
             let at = format!("{at}.route[{index}]");
             let share_refused = "its share of requests is answered with 500";
             let is_read = self.reads_all(&at, &share.unread, share_refused);
-            let mut to = self.destination(&format!("{at}.destination"), &share.destination, target, share_refused);
+            let mut to = self.destination(
+                &format!("{at}.destination"),
+                &share.destination,
+                target,
+                Unit::Request,
+                share_refused,
+            );
             let (request, host) = self.changes(&format!("{at}.headers"), share.headers.as_ref(), true);
             let (response, _) = self.changes(&format!("{at}.headers"), share.headers.as_ref(), false);
             if host.is_some() {
@@ -222,28 +258,26 @@ impl Reader<'_> {
         backends
     }
 
-    fn destination(
+    /// Where requests or connections go that were meant for `dialled`.
+    pub(in super::super) fn destination(
         &mut self,
         at: &str,
         written: &TrafficDestination,
         dialled: &Target,
+        unit: Unit,
         consequence: &str,
     ) -> Option<Target> {
         let is_read = self.reads_all(at, &written.unread, consequence);
-        let found = match self.catalog.named(self.namespace, &written.host) {
-            Err(refusal) => Err(refusal),
-            Ok((namespace, name)) => {
-                let port = written.port.map(|port| port.number);
-                let port = port.or_else(|| self.catalog.only_port(namespace, name)).unwrap_or(dialled.port);
-                let reference = BackendReference {
-                    name: name.to_owned(),
-                    namespace: Some(namespace.to_owned()),
-                    port: Some(i32::from(port)),
-                    ..BackendReference::default()
-                };
-                self.catalog.backend(self.namespace, &reference)
+        let found = self.catalog.named(self.namespace, &written.host).and_then(|object| {
+            let host = Some(written.host.as_str());
+            let port = written.port.map(|port| port.number);
+            let port = port.or_else(|| self.catalog.only_port(&object, &written.host)).unwrap_or(dialled.port);
+            let whole = self.catalog.reached(&object, host, i32::from(port), unit)?;
+            match &written.subset {
+                None => Ok(whole),
+                Some(subset) => self.catalog.part(self.namespace, &object.namespace, whole, subset),
             }
-        };
+        });
         match found {
             Ok(target) => Some(target).filter(|_| is_read),
             Err((reason, message)) => {
@@ -259,12 +293,9 @@ impl Reader<'_> {
         let several = several.map(|(index, it)| (format!("{at}.mirrors[{index}]"), &it.destination, it.percentage));
         let mut mirrors = Vec::new();
         for (at, to, percent) in single.chain(several).collect::<Vec<_>>() {
-            let Percent { value } = percent.unwrap_or(Percent { value: 100.0 });
-            if let Some(target) = self.destination(&at, to, target, "nothing is mirrored there") {
-                let per_million = (value.clamp(0.0, 100.0) / 100.0 * ALL).round();
-                // Between 0 and a million.
-                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is clamped")]
-                mirrors.push(Mirror { target, per_million: per_million as u32 });
+            let percent = percent.unwrap_or(Percent { value: 100.0 });
+            if let Some(target) = self.destination(&at, to, target, Unit::Request, "nothing is mirrored there") {
+                mirrors.push(Mirror { target, per_million: per_million(percent) });
             }
         }
         mirrors
@@ -317,14 +348,9 @@ impl Reader<'_> {
     }
 
     /// A duration as Istio writes it, such as `1.5s`; zero stands for no limit.
-    fn time(&mut self, at: &str, written: Option<&str>) -> Option<Option<std::time::Duration>> {
+    pub(super) fn time(&mut self, at: &str, written: Option<&str>) -> Option<Option<std::time::Duration>> {
         let Some(written) = written else { return Some(None) };
-        let seconds = written.strip_suffix('s').filter(|number| number.len() <= 9);
-        let seconds = seconds.filter(|number| number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.'));
-        let decimal = seconds
-            .and_then(|number| number.parse().ok())
-            .and_then(|it| std::time::Duration::try_from_secs_f64(it).ok());
-        let Some(duration) = text::duration(written).or(decimal) else {
+        let Some(duration) = text::seconds(written) else {
             self.unsupported(at.to_owned(), &format!("{written:?} is no duration; write for example 1m30s or 250ms"));
             return None;
         };

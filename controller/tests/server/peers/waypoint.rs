@@ -4,11 +4,14 @@
 
 use std::time::Instant;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rcgen::KeyPair;
 use serde_json::{Value, json};
 
 use super::envoy::{Envoy, backend, exchange, parts, start, type_of};
 use super::{Mesh, environment};
-use crate::PATIENCE;
+use crate::{PATIENCE, token};
 
 const MANIFESTS: &str = r#"
 apiVersion: gateway.networking.k8s.io/v1
@@ -58,7 +61,68 @@ spec:
   targetRefs: [{kind: Gateway, group: gateway.networking.k8s.io, name: client}]
   action: DENY
   rules: [{from: [{source: {notIpBlocks: [0.0.0.0/0]}}], to: [{operation: {notPorts: ["80"]}}]}, {to: [{operation: {paths: [/open/secret], ports: ["80"]}}]}]
+---
+apiVersion: security.istio.io/v1
+kind: RequestAuthentication
+metadata: {name: users, namespace: shop}
+spec:
+  targetRefs: [{kind: Service, group: "", name: guarded}]
+  jwtRules:
+  - {issuer: users.example, audiences: [web], jwks: 'KEYS', outputClaimToHeaders: [{header: x-subject, claim: sub}]}
+  - {issuer: lost.example, jwksUri: "http://127.0.0.1:1/keys"}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: odd, namespace: shop, labels: {istio.io/use-waypoint: client}}
+spec: {clusterIP: 10.96.0.3, selector: {app: web}, ports: [{name: http, port: 80, targetPort: PORT}, {name: tls, port: 443, targetPort: PORT}, {name: tcp, port: 81, targetPort: PORT}]}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: odd, namespace: shop}
+spec:
+  hosts: [odd]
+  http:
+  - match: [{uri: {prefix: /fails}}]
+    fault: {delay: {fixedDelay: 0.01s, percentage: {value: 100}}, abort: {httpStatus: 418, percentage: {value: 100}}}
+    route: [{destination: {host: odd}}]
+  - match: [{uri: {prefix: /pages}}]
+    corsPolicy: {allowOrigins: [{exact: "https://a.example"}], allowMethods: [GET], unmatchedPreflights: IGNORE}
+    route: [{destination: {host: odd}}]
+  - match: [{uri: {prefix: /says}}]
+    directResponse: {status: 203, body: {string: itself}}
+  - route: [{destination: {host: odd, subset: web}, weight: 1}, {destination: {host: odd, subset: none}, weight: 0}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: odd, namespace: shop}
+spec:
+  host: odd
+  trafficPolicy:
+    connectionPool: {tcp: {maxConnections: 9, connectTimeout: 1s, maxConnectionDuration: 1h, idleTimeout: 1h, tcpKeepalive: {time: 60s, interval: 5s, probes: 2}}, http: {idleTimeout: 60s, maxRequestsPerConnection: 10, maxRetries: 1}}
+    outlierDetection: {consecutive5xxErrors: 4, consecutiveGatewayErrors: 0, interval: 1s, splitExternalLocalOriginErrors: true, minHealthPercent: 10}
+    loadBalancer: {consistentHash: {httpHeaderName: x-user, maglev: {}}}
+  subsets:
+  - {name: web, labels: {app: web}, trafficPolicy: {loadBalancer: {consistentHash: {httpCookie: {name: c, ttl: 1h, path: /}, ringHash: {minimumRingSize: 16}}}}}
+  - {name: none, labels: {app: none}, trafficPolicy: {loadBalancer: {simple: LEAST_REQUEST}}}
+  - {name: any, trafficPolicy: {loadBalancer: {simple: RANDOM}}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TLSRoute
+metadata: {name: odd, namespace: shop}
+spec: {parentRefs: [{group: "", kind: Service, name: odd, port: 443}], hostnames: [a.example, "*.a.example"], rules: [{backendRefs: [{name: free, port: 81}]}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TCPRoute
+metadata: {name: odd, namespace: shop}
+spec: {parentRefs: [{group: "", kind: Service, name: odd, port: 81}], rules: [{backendRefs: [{name: free, port: 81, weight: 2}, {name: odd, port: 81}]}]}
 "#;
+
+/// The public half of a key as a set of keys (RFC 7518 §6.2.1).
+fn keys(key: &KeyPair) -> String {
+    let point = key.public_key_raw();
+    let half = |from: usize| URL_SAFE_NO_PAD.encode(&point[from..from + 32]);
+    json!({"keys": [{"kty": "EC", "crv": "P-256", "x": half(1), "y": half(33)}]}).to_string()
+}
 
 /// A listener that hands connections on to who stands at the address in their PROXY header.
 fn listener() -> Value {
@@ -86,7 +150,8 @@ async fn ask(envoy: &Envoy, to: &str, port: u16, request: &str, headers: &str) -
 #[tokio::test(flavor = "multi_thread")]
 async fn envoy_stands_before_services_and_enforces_their_policies() {
     let Some(environment) = environment("Envoy") else { return };
-    let mesh = Mesh::start(environment, MANIFESTS);
+    let key = KeyPair::generate().unwrap();
+    let mesh = Mesh::start(environment, &MANIFESTS.replace("KEYS", &keys(&key)));
     backend(format!("{}.1:{}", mesh.prefix, mesh.pod_port), "web").await;
     let envoy = start(&mesh, "waypoint~10.0.0.1~client.shop~shop.svc.cluster.local", listener());
     let start = Instant::now();
@@ -99,6 +164,9 @@ async fn envoy_stands_before_services_and_enforces_their_policies() {
         assert!(start.elapsed() < PATIENCE, "Envoy does not serve: {found:?}\n{}", log());
         tokio::task::yield_now().await;
     }
+    // Every listener is taken, or Envoy's log says which is not.
+    let log = std::fs::read_to_string(mesh.path("envoy.log")).unwrap_or_default();
+    assert_eq!(envoy.stat("update_rejected").await, 0, "{log}");
     let table = [
         ("allowed", "GET /open/a?b=c", "", 200),
         ("slashes are one", "GET //open/a", "", 200),
@@ -122,6 +190,49 @@ async fn envoy_stands_before_services_and_enforces_their_policies() {
         assert_eq!(status, expected, "{what}: {body}");
         assert!(status == 200 || body.contains("RBAC: access denied"), "{what}: {body}");
     }
+    let bearer = |change: &dyn Fn(&mut Value)| {
+        let token = token(&key, |claims| {
+            (claims["iss"], claims["aud"]) = (json!("users.example"), json!(["web"]));
+            change(claims);
+        });
+        format!("Authorization: Bearer {token}\r\nx-subject: forged\r\n")
+    };
+    for (what, headers, expected) in [
+        ("a token", bearer(&|_| {}), 200),
+        ("for others", bearer(&|claims| claims["aud"] = json!("other")), 403),
+        ("by others", bearer(&|claims| claims["iss"] = json!("nobody.example")), 401),
+        ("by who has no keys", bearer(&|claims| claims["iss"] = json!("lost.example")), 401),
+        ("too late", bearer(&|claims| claims["exp"] = json!(1)), 401),
+        ("no token at all", "Authorization: Bearer a.b.c\r\n".to_owned(), 401),
+    ] {
+        let (status, body) = ask(&envoy, "10.96.0.1", 80, "GET /token", &headers).await.unwrap();
+        assert_eq!(status, expected, "{what}: {body}");
+        assert!(
+            status != 200 || body.contains("\"x-subject\":\"system:") && !body.contains("Bearer"),
+            "{what}: {body}"
+        );
+    }
+    // A forged claim goes nowhere, token or not.
+    let (_, body) = ask(&envoy, "10.96.0.1", 80, "GET /open/a", "x-subject: forged\r\n").await.unwrap();
+    assert!(!body.contains("forged"), "{body}");
+    for (what, request, headers, expected, words) in [
+        ("a failure on purpose", "GET /fails", "", 418, ""),
+        ("an answer of its own", "GET /says", "", 203, "itself"),
+        ("what is asked of one part", "GET /other", "", 200, "web"),
+        (
+            "another origin",
+            "OPTIONS /pages",
+            "Origin: https://b.example\r\nAccess-Control-Request-Method: GET\r\n",
+            200,
+            "",
+        ),
+    ] {
+        let (status, body) = ask(&envoy, "10.96.0.3", 80, request, headers).await.unwrap();
+        assert_eq!(status, expected, "{what}: {body}");
+        assert!(body.contains(words), "{what}: {body}");
+    }
+    assert!(matches!(ask(&envoy, "10.96.0.3", 81, "GET /a", "").await, Some((200, _))));
+    assert_eq!(ask(&envoy, "10.96.0.3", 443, "GET /a", "").await, None, "who asks for no name");
     // Who is not looked into is allowed nothing that a request would have to show.
     assert_eq!(ask(&envoy, "10.96.0.1", 81, "GET /open/a", "").await, None);
     assert!(matches!(ask(&envoy, "10.96.0.2", 81, "GET /a", "").await, Some((200, _))));

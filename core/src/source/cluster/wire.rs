@@ -19,10 +19,15 @@ use serde_json::value::RawValue;
 use super::super::decode::fault_of;
 use super::super::gateway::Gateway;
 use super::super::istio::{AuthorizationPolicy, PeerAuthentication};
+use super::super::istio_destination::DestinationRule;
 use super::super::istio_network::{ServiceEntry, WorkloadEntry};
+use super::super::istio_tokens::RequestAuthentication;
 use super::super::istio_traffic::VirtualService;
 use super::super::objects::Typed;
-use super::super::route::{GrpcRoute as GRPCRoute, HttpRoute as HTTPRoute};
+use super::super::route::{
+    GrpcRoute as GRPCRoute, HttpRoute as HTTPRoute, StreamRoute as TCPRoute, StreamRoute as TLSRoute,
+};
+use super::super::unserved::{Unserved as BackendTLSPolicy, Unserved as Telemetry};
 use super::super::{Kind, NodePod, ObjectKey, Strip};
 use super::{request, strip};
 use crate::yaml::FieldPath;
@@ -287,6 +292,12 @@ fn typed(kind: Kind, text: &str, strip: Strip) -> Read<(Typed, Head)> {
         Kind::ServiceEntry => whole!(ServiceEntry, strip::nothing),
         Kind::WorkloadEntry => whole!(WorkloadEntry, strip::nothing),
         Kind::VirtualService => whole!(VirtualService, strip::nothing),
+        Kind::TCPRoute => whole!(TCPRoute, strip::nothing),
+        Kind::TLSRoute => whole!(TLSRoute, strip::nothing),
+        Kind::BackendTLSPolicy => whole!(BackendTLSPolicy, strip::nothing),
+        Kind::RequestAuthentication => whole!(RequestAuthentication, strip::nothing),
+        Kind::DestinationRule => whole!(DestinationRule, strip::nothing),
+        Kind::Telemetry => whole!(Telemetry, strip::nothing),
     })
 }
 

@@ -48,6 +48,12 @@ fn reads_every_kind() {
          apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: web}}\n---\n\
          apiVersion: networking.istio.io/v1beta1\nkind: WorkloadEntry\nmetadata: {{name: web}}\n---\n\
          apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: web}}\n---\n\
+         apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: web}}\n---\n\
+         apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: web}}\n---\n\
+         apiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {{name: web}}\n---\n\
+         apiVersion: gateway.networking.k8s.io/v1alpha2\nkind: TCPRoute\nmetadata: {{name: web}}\n---\n\
+         apiVersion: gateway.networking.k8s.io/v1alpha3\nkind: TLSRoute\nmetadata: {{name: web}}\n---\n\
+         apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {{name: web}}\n---\n\
          apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: web}}\n"
     );
     let loaded = load_one(&text);

@@ -1,0 +1,290 @@
+//! How endpoints are used, and which parts of them there are: what DestinationRules come to, in no proxy's language.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use fairway_core::source::ObjectKey;
+
+use super::model::Target;
+use super::verdict::Verdict;
+
+mod members;
+pub mod read;
+
+/// All of them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Destinations {
+    /// By the namespace that they are from.
+    rules: BTreeMap<String, Vec<Rule>>,
+    /// The mesh's root namespace.
+    root: String,
+    /// What is to be said of each.
+    pub verdicts: BTreeMap<ObjectKey, Verdict>,
+}
+
+/// What one namespace says of some services.
+#[derive(Clone, Debug, PartialEq)]
+struct Rule {
+    hosts: Hosts,
+    /// Namespaces that see it besides its own; none is all.
+    exported: Option<BTreeSet<String>>,
+    used: Used,
+    subsets: BTreeMap<String, Subset>,
+}
+
+/// Which services a rule is about; what is more specific is greater.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Hosts {
+    /// Those whose names end so: the length, and what.
+    Below(usize, String),
+    /// This one.
+    One(String),
+}
+
+impl Hosts {
+    fn hold(&self, hostname: &str) -> bool {
+        match self {
+            Self::Below(_, suffix) => hostname.ends_with(suffix.as_str()),
+            Self::One(name) => hostname == name,
+        }
+    }
+}
+
+/// How endpoints are used, and those of single ports in place of that.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Used {
+    policy: Policy,
+    ports: BTreeMap<u16, Policy>,
+}
+
+impl Used {
+    fn at(&self, port: u16) -> &Policy {
+        self.ports.get(&port).unwrap_or(&self.policy)
+    }
+}
+
+/// A named part of the endpoints.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Subset {
+    used: Used,
+    /// Uids of its workloads.
+    pub members: BTreeSet<String>,
+}
+
+/// How endpoints are used; each part is as a whole or not there.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Policy {
+    /// Connections, and what is on them.
+    pub pool: Option<Pool>,
+    /// Which endpoint is next.
+    pub balancer: Option<Balancer>,
+    /// Which endpoints are left out.
+    pub outliers: Option<Outliers>,
+}
+
+/// Connections, and what is on them. Without a bound there is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pool {
+    /// For an endpoint to accept one.
+    pub connect_timeout: Option<Duration>,
+    /// Probes while nothing is said.
+    pub keepalive: Option<Keepalive>,
+    /// Connections at a time.
+    pub connections: Option<u32>,
+    /// Requests that wait for one.
+    pub waiting: Option<u32>,
+    /// Requests at a time.
+    pub requests: Option<u32>,
+    /// Repetitions at a time.
+    pub retries: Option<u32>,
+    /// Requests on one connection.
+    pub requests_per_connection: Option<u32>,
+    /// Longest life of a connection.
+    pub life: Option<Duration>,
+    /// Longest time in which nothing is said on one.
+    pub idle: Option<Duration>,
+    /// Longest time without requests on one.
+    pub idle_http: Option<Duration>,
+}
+
+/// Probes on a connection while nothing is said; what is not set is as the system has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keepalive {
+    /// How many without an answer.
+    pub probes: Option<u32>,
+    /// Before the first.
+    pub time: Option<Duration>,
+    /// Between them.
+    pub interval: Option<Duration>,
+}
+
+/// Which endpoint is next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Balancer {
+    /// Each in turn.
+    RoundRobin,
+    /// Of two the one with fewer requests.
+    LeastRequest,
+    /// Any.
+    Random,
+    /// The same for the same key, on a ring of at least so many places.
+    Ring(Key, Option<u64>),
+    /// The same for the same key, by a table of so many places.
+    Table(Key, Option<u64>),
+}
+
+impl Balancer {
+    /// What requests for the same endpoint have in common.
+    #[must_use]
+    pub fn key(&self) -> Option<&Key> {
+        match self {
+            Self::Ring(key, _) | Self::Table(key, _) => Some(key),
+            Self::RoundRobin | Self::LeastRequest | Self::Random => None,
+        }
+    }
+}
+
+/// What requests for the same endpoint have in common.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// A header, name in lower case.
+    Header(String),
+    /// A cookie, which clients without it get if it has a time to live.
+    Cookie {
+        /// Its name.
+        name: String,
+        /// Its path.
+        path: String,
+        /// How long a new one lasts; zero is until the browser is closed.
+        ttl: Option<Duration>,
+    },
+    /// The client's address.
+    Source,
+    /// A parameter.
+    Parameter(String),
+}
+
+/// Which endpoints are left out for a while.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outliers {
+    /// Answers of 500 and above, one after the other; none is five, 0 is never.
+    pub errors: Option<u32>,
+    /// Answers of 502, 503 and 504; none and 0 are never.
+    pub gateway_errors: Option<u32>,
+    /// Whether connections that fail are counted by themselves.
+    pub is_split: bool,
+    /// Connections that fail, if they are; none is five, 0 is never.
+    pub local_errors: Option<u32>,
+    /// Time between looks.
+    pub interval: Option<Duration>,
+    /// For how long, times how often before.
+    pub time: Option<Duration>,
+    /// How many of a hundred at most.
+    pub most: Option<u32>,
+    /// With fewer of a hundred left, all are used.
+    pub least_left: u32,
+}
+
+impl Policy {
+    /// This one, and the other's parts where it has none.
+    fn over(&self, other: &Self) -> Self {
+        let own = self.clone();
+        Self {
+            pool: own.pool.or_else(|| other.pool.clone()),
+            balancer: own.balancer.or_else(|| other.balancer.clone()),
+            outliers: own.outliers.or_else(|| other.outliers.clone()),
+        }
+    }
+}
+
+/// Who looks at a service, and whose it is.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    /// Namespace of the client; none is a waypoint, which is nobody's client.
+    pub client: Option<&'a str>,
+    /// Namespace of the service.
+    pub owner: &'a str,
+}
+
+impl Destinations {
+    /// What counts: of the client's namespace, then the service's, then the root; there the most specific name (api-surface A9).
+    fn rule(&self, view: View<'_>, hostname: &str) -> Option<&Rule> {
+        let namespaces = view.client.into_iter().chain([view.owner, self.root.as_str()]);
+        namespaces.into_iter().find_map(|namespace| {
+            let sees = |rule: &&Rule| {
+                let client = view.client.unwrap_or(view.owner);
+                client == namespace || rule.exported.as_ref().is_none_or(|exported| exported.contains(client))
+            };
+            let rules = self.rules.get(namespace).into_iter().flatten().filter(sees);
+            rules.filter(|rule| rule.hosts.hold(hostname)).max_by(|left, right| left.hosts.cmp(&right.hosts))
+        })
+    }
+
+    /// A part of a service's endpoints.
+    #[must_use]
+    pub fn subset(&self, view: View<'_>, hostname: &str, name: &str) -> Option<&Subset> {
+        self.rule(view, hostname)?.subsets.get(name)
+    }
+
+    /// The names of all parts of a service's endpoints.
+    pub fn subsets<'a>(&'a self, view: View<'_>, hostname: &str) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.rule(view, hostname).into_iter().flat_map(|rule| rule.subsets.keys().map(String::as_str))
+    }
+
+    /// How the endpoints of a target are used.
+    #[must_use]
+    pub fn policy(&self, view: View<'_>, target: &Target) -> Policy {
+        let Some(rule) = self.rule(view, &target.hostname) else { return Policy::default() };
+        let whole = rule.used.at(target.port);
+        let subset = target.subset.as_ref().and_then(|name| rule.subsets.get(name));
+        subset.map_or_else(|| whole.clone(), |subset| subset.used.at(target.port).over(whole))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(hosts: Hosts, exported: Option<&[&str]>, connections: u32) -> Rule {
+        let pool = Pool { connections: Some(connections), ..Pool::default() };
+        let policy = Policy { pool: Some(pool), ..Policy::default() };
+        let exported = exported.map(|namespaces| namespaces.iter().map(|it| (*it).to_owned()).collect());
+        Rule { hosts, exported, used: Used { policy, ports: BTreeMap::new() }, subsets: BTreeMap::new() }
+    }
+
+    #[test]
+    fn the_clients_namespace_comes_first_and_there_the_most_specific_name() {
+        let one = |name: &str| Hosts::One(name.to_owned());
+        let below = |suffix: &str| Hosts::Below(suffix.len(), suffix.to_owned());
+        let rules = [
+            ("client", vec![rule(one("a.shop"), None, 1)]),
+            (
+                "shop",
+                vec![
+                    rule(below(".shop"), None, 2),
+                    rule(one("a.shop"), Some(&["friend"]), 3),
+                    rule(below("b.shop"), None, 4),
+                ],
+            ),
+            ("root", vec![rule(below(""), None, 5), rule(one("c.shop"), Some(&[]), 6)]),
+        ];
+        let rules = rules.into_iter().map(|(namespace, rules)| (namespace.to_owned(), rules)).collect();
+        let destinations = Destinations { rules, root: "root".to_owned(), ..Destinations::default() };
+        for (client, hostname, expected) in [
+            (Some("client"), "a.shop", 1),
+            (Some("client"), "b.shop", 4),
+            (Some("other"), "a.shop", 2),
+            (Some("friend"), "a.shop", 3),
+            (Some("shop"), "a.shop", 3),
+            (None, "a.shop", 3),
+            (None, "x.example", 5),
+            (Some("client"), "x.example", 5),
+            (Some("root"), "c.example", 5),
+        ] {
+            let view = View { client, owner: "shop" };
+            let target = Target { hostname: hostname.to_owned(), port: 80, subset: None };
+            let found = destinations.policy(view, &target).pool.and_then(|pool| pool.connections);
+            assert_eq!(found, Some(expected), "{client:?} {hostname}");
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! DestinationRules, read (api-surface A9). What cannot be done has no effect, and is named by field.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use fairway_core::source::istio_destination::{
+    ConnectionPool, ConsistentHash, DestinationRule, HttpSettings, LoadBalancer, OutlierDetection, TcpSettings, Tls,
+    TrafficPolicy,
+};
+use fairway_core::source::route::Unread;
+use fairway_core::source::{ObjectKey, Objects};
+
+use super::members::members;
+use super::{Balancer, Destinations, Hosts, Keepalive, Key, Outliers, Policy, Pool, Rule, Subset, Used};
+use crate::l7::attach::age;
+use crate::l7::catalog::Catalog;
+use crate::l7::rules::text;
+use crate::l7::verdict::{Class, Finding, Verdict};
+use crate::translate::Settings;
+use crate::translate::service::hostname;
+
+/// Largest ring or table that Envoy takes.
+const MAXIMUM_RING: u64 = 8 * 1024 * 1024;
+/// See [`MAXIMUM_RING`].
+const MAXIMUM_TABLE: u64 = 5_000_011;
+/// What is said of what is not done.
+const NO_EFFECT: &str = "is not supported and has no effect";
+
+/// Reads all of them, the older first.
+#[must_use]
+pub fn read(objects: &Objects, settings: &Settings) -> Destinations {
+    let nothing = Destinations::default();
+    let catalog = Catalog { objects, settings, destinations: &nothing };
+    let mut all: Vec<(&ObjectKey, &Arc<DestinationRule>)> = objects.destination_rules.iter().collect();
+    all.sort_by(|left, right| age(left.0, &left.1.metadata).cmp(&age(right.0, &right.1.metadata)));
+    let mut destinations = Destinations { root: settings.root_namespace.clone(), ..Destinations::default() };
+    for (key, object) in all {
+        let mut reader = Reader { catalog, namespace: &key.namespace, findings: Vec::new() };
+        if let Some(rule) = reader.rule(object) {
+            let rules = destinations.rules.entry(key.namespace.clone()).or_default();
+            match rules.iter_mut().find(|known| known.hosts == rule.hosts && known.exported == rule.exported) {
+                Some(known) => reader.merge(known, rule),
+                None => rules.push(rule),
+            }
+        }
+        let generation = object.metadata.generation;
+        let verdict = Verdict { generation, findings: reader.findings, ..Verdict::default() };
+        destinations.verdicts.insert(key.clone(), verdict);
+    }
+    destinations
+}
+
+struct Reader<'a> {
+    catalog: Catalog<'a>,
+    namespace: &'a str,
+    findings: Vec<Finding>,
+}
+
+impl Reader<'_> {
+    fn find(&mut self, field: impl Into<String>, message: impl Into<String>) {
+        self.findings.push(Finding { field: field.into(), message: message.into(), class: Class::Different });
+    }
+
+    fn notes_unread(&mut self, at: &str, unread: &Unread) {
+        for name in unread.keys() {
+            self.find(format!("{at}.{name}"), NO_EFFECT);
+        }
+    }
+
+    fn rule(&mut self, object: &DestinationRule) -> Option<Rule> {
+        let spec = &object.spec;
+        self.notes_unread("spec", &spec.unread);
+        let (hosts, namespaces) = match self.hosts(&spec.host) {
+            Ok(found) => found,
+            Err(wrong) => {
+                self.find("spec.host", wrong);
+                return None;
+            }
+        };
+        let used =
+            spec.traffic_policy.as_ref().map(|policy| self.used("spec.trafficPolicy", policy)).unwrap_or_default();
+        let mut subsets = BTreeMap::new();
+        for (index, subset) in spec.subsets.iter().enumerate() {
+            let at = format!("spec.subsets[{index}]");
+            self.notes_unread(&at, &subset.unread);
+            if !is_name(&subset.name) {
+                self.find(format!("{at}.name"), format!("{:?} is no name; it is left out", subset.name));
+                continue;
+            }
+            if matches!(hosts, Hosts::Below(..)) {
+                self.find(at, "needs a host without a star; it is left out");
+                continue;
+            }
+            let policy = subset.traffic_policy.as_ref();
+            let used = policy.map(|policy| self.used(&format!("{at}.trafficPolicy"), policy)).unwrap_or_default();
+            let members = members(self.catalog, &namespaces, &subset.labels);
+            if subsets.insert(subset.name.clone(), Subset { used, members }).is_some() {
+                self.find(format!("{at}.name"), format!("{:?} is there before; the last one counts", subset.name));
+            }
+        }
+        let is_for_all = spec.export_to.is_empty() || spec.export_to.iter().any(|to| to == "*");
+        let named = || spec.export_to.iter().map(|to| if to == "." { self.namespace } else { to.as_str() }.to_owned());
+        Some(Rule { hosts, exported: (!is_for_all).then(|| named().collect()), used, subsets })
+    }
+
+    /// Adds what a younger rule for the same says.
+    fn merge(&mut self, known: &mut Rule, rule: Rule) {
+        if rule.used != Used::default() {
+            if known.used == Used::default() {
+                known.used = rule.used;
+            } else {
+                self.find("spec.trafficPolicy", "an older one for the same host comes first; it has no effect");
+            }
+        }
+        for (name, subset) in rule.subsets {
+            match known.subsets.entry(name) {
+                Entry::Vacant(place) => drop(place.insert(subset)),
+                Entry::Occupied(place) => {
+                    let message = format!("an older rule for the same host has {:?}; it is left out", place.key());
+                    self.find("spec.subsets", message);
+                }
+            }
+        }
+    }
+
+    /// Which services are meant, and where those are that have that name.
+    fn hosts(&self, host: &str) -> Result<(Hosts, BTreeSet<String>), String> {
+        if let Some(suffix) = host.strip_prefix('*') {
+            let is_suffix = suffix.is_empty() || (suffix.starts_with('.') && text::is_host(suffix));
+            let hosts = || Hosts::Below(suffix.len(), suffix.to_ascii_lowercase());
+            return is_suffix
+                .then(|| (hosts(), BTreeSet::new()))
+                .ok_or_else(|| format!("{host:?} is no part of a name"));
+        }
+        if !text::is_host(host) {
+            return Err(format!("{host:?} is no name"));
+        }
+        let is_short = !host.contains('.');
+        let full =
+            if is_short { hostname(host, self.namespace, self.catalog.settings) } else { host.to_ascii_lowercase() };
+        let namespaces: BTreeSet<String> = self.catalog.namespaces_of(&full);
+        if namespaces.is_empty() {
+            return Err(format!("there is no {full}; it has no effect"));
+        }
+        Ok((Hosts::One(full), namespaces))
+    }
+
+    fn used(&mut self, at: &str, written: &TrafficPolicy) -> Used {
+        let policy = self.policy(at, written);
+        let mut ports = BTreeMap::new();
+        for (index, port) in written.port_level_settings.iter().enumerate() {
+            let at = format!("{at}.portLevelSettings[{index}]");
+            let policy = self.policy(&at, &port.policy);
+            if port.port.number == 0 || ports.insert(port.port.number, policy).is_some() {
+                self.find(format!("{at}.port"), "is missing, or there before; the last one counts");
+            }
+        }
+        Used { policy, ports }
+    }
+
+    fn policy(&mut self, at: &str, written: &TrafficPolicy) -> Policy {
+        self.notes_unread(at, &written.unread);
+        if let Some(tls) = &written.tls {
+            self.tls(&format!("{at}.tls"), tls);
+        }
+        Policy {
+            pool: written.connection_pool.as_ref().map(|pool| self.pool(&format!("{at}.connectionPool"), pool)),
+            balancer: written.load_balancer.as_ref().and_then(|it| self.balancer(&format!("{at}.loadBalancer"), it)),
+            outliers: written.outlier_detection.as_ref().map(|it| self.outliers(&format!("{at}.outlierDetection"), it)),
+        }
+    }
+
+    /// The mesh encrypts by itself, whatever is said; it does not speak TLS to those outside of it.
+    fn tls(&mut self, at: &str, written: &Tls) {
+        match written.mode.as_deref() {
+            None | Some("DISABLE" | "ISTIO_MUTUAL") => self.notes_unread(at, &written.unread),
+            Some(mode) => {
+                self.find(format!("{at}.mode"), format!("{mode} {NO_EFFECT}: endpoints must take what clients send"))
+            }
+        }
+    }
+
+    fn pool(&mut self, at: &str, written: &ConnectionPool) -> Pool {
+        self.notes_unread(at, &written.unread);
+        let (no_tcp, no_http) = (TcpSettings::default(), HttpSettings::default());
+        let (tcp, http) = (written.tcp.as_ref().unwrap_or(&no_tcp), written.http.as_ref().unwrap_or(&no_http));
+        let (at_tcp, at_http) = (format!("{at}.tcp"), format!("{at}.http"));
+        self.notes_unread(&at_tcp, &tcp.unread);
+        self.notes_unread(&at_http, &http.unread);
+        let keepalive = tcp.tcp_keepalive.as_ref().map(|written| Keepalive {
+            probes: written.probes,
+            time: self.time(&format!("{at_tcp}.tcpKeepalive.time"), written.time.as_deref()),
+            interval: self.time(&format!("{at_tcp}.tcpKeepalive.interval"), written.interval.as_deref()),
+        });
+        let some = |bound: Option<u32>| bound.filter(|bound| *bound > 0);
+        Pool {
+            connect_timeout: self.time(&format!("{at_tcp}.connectTimeout"), tcp.connect_timeout.as_deref()),
+            keepalive,
+            connections: some(tcp.max_connections),
+            waiting: some(http.http1_max_pending_requests),
+            requests: some(http.http2_max_requests),
+            retries: http.max_retries,
+            requests_per_connection: some(http.max_requests_per_connection),
+            life: self.time(&format!("{at_tcp}.maxConnectionDuration"), tcp.max_connection_duration.as_deref()),
+            idle: self.time(&format!("{at_tcp}.idleTimeout"), tcp.idle_timeout.as_deref()),
+            idle_http: self.time(&format!("{at_http}.idleTimeout"), http.idle_timeout.as_deref()),
+        }
+    }
+
+    fn balancer(&mut self, at: &str, written: &LoadBalancer) -> Option<Balancer> {
+        self.notes_unread(at, &written.unread);
+        if let Some(hash) = &written.consistent_hash {
+            return self.hash(&format!("{at}.consistentHash"), hash);
+        }
+        match written.simple.as_deref()? {
+            "ROUND_ROBIN" => Some(Balancer::RoundRobin),
+            "LEAST_REQUEST" | "LEAST_CONN" => Some(Balancer::LeastRequest),
+            "RANDOM" => Some(Balancer::Random),
+            "UNSPECIFIED" => None,
+            other => {
+                self.find(format!("{at}.simple"), format!("{other:?} {NO_EFFECT}"));
+                None
+            }
+        }
+    }
+
+    fn hash(&mut self, at: &str, written: &ConsistentHash) -> Option<Balancer> {
+        self.notes_unread(at, &written.unread);
+        let name = |name: &String| text::is_header_name(name).then(|| name.clone());
+        let key = match (&written.http_header_name, &written.http_cookie, &written.http_query_parameter_name) {
+            (Some(header), None, None) if !written.use_source_ip => {
+                name(header).map(|name| Key::Header(name.to_ascii_lowercase()))
+            }
+            (None, Some(cookie), None) if !written.use_source_ip => {
+                self.notes_unread(&format!("{at}.httpCookie"), &cookie.unread);
+                let path = cookie.path.clone().filter(|path| text::is_path(path)).unwrap_or_default();
+                let ttl = cookie.ttl.as_deref().and_then(|written| {
+                    let ttl = text::seconds(written);
+                    if ttl.is_none() {
+                        self.find(format!("{at}.httpCookie.ttl"), format!("{written:?} is no duration; none is set"));
+                    }
+                    ttl
+                });
+                name(&cookie.name).map(|name| Key::Cookie { name, path, ttl })
+            }
+            (None, None, Some(parameter)) if !written.use_source_ip => name(parameter).map(Key::Parameter),
+            (None, None, None) if written.use_source_ip => Some(Key::Source),
+            _ => None,
+        };
+        let Some(key) = key else {
+            self.find(at, "needs one of a header, a cookie, a parameter and the source, by a name; it has no effect");
+            return None;
+        };
+        if let Some(table) = &written.maglev {
+            let size = table.table_size.filter(|size| {
+                let can_be = *size <= MAXIMUM_TABLE && is_prime(*size);
+                if !can_be {
+                    let message = format!("{size} is no prime number up to {MAXIMUM_TABLE}; it has no effect");
+                    self.find(format!("{at}.maglev.tableSize"), message);
+                }
+                can_be
+            });
+            return Some(Balancer::Table(key, size));
+        }
+        let size = written.ring_hash.as_ref().and_then(|ring| ring.minimum_ring_size).or(written.minimum_ring_size);
+        if size.is_some_and(|size| size > MAXIMUM_RING) {
+            self.find(format!("{at}.ringHash.minimumRingSize"), format!("is above {MAXIMUM_RING}, which it is"));
+        }
+        Some(Balancer::Ring(key, size.map(|size| size.min(MAXIMUM_RING))))
+    }
+
+    fn outliers(&mut self, at: &str, written: &OutlierDetection) -> Outliers {
+        self.notes_unread(at, &written.unread);
+        let mut percent = |field: &str, value: Option<u32>| {
+            if value.is_some_and(|value| value > 100) {
+                self.find(format!("{at}.{field}"), "is above 100, which it is");
+            }
+            value.map(|value| value.min(100))
+        };
+        let most = percent("maxEjectionPercent", written.max_ejection_percent);
+        let least_left = percent("minHealthPercent", written.min_health_percent).unwrap_or(0);
+        Outliers {
+            errors: written.consecutive_5xx_errors.or(written.consecutive_errors),
+            gateway_errors: written.consecutive_gateway_errors,
+            is_split: written.split_external_local_origin_errors,
+            local_errors: written.consecutive_local_origin_failures,
+            interval: self.time(&format!("{at}.interval"), written.interval.as_deref()),
+            time: self.time(&format!("{at}.baseEjectionTime"), written.base_ejection_time.as_deref()),
+            most,
+            least_left,
+        }
+    }
+
+    /// A duration above zero.
+    fn time(&mut self, at: &str, written: Option<&str>) -> Option<Duration> {
+        let written = written?;
+        let time = text::seconds(written);
+        if time.is_none() {
+            self.find(at, format!("{written:?} is no duration; it has no effect; write for example 1m30s or 250ms"));
+        }
+        time.filter(|time| !time.is_zero())
+    }
+}
+
+/// Whether routes and names of clusters can have it.
+fn is_name(name: &str) -> bool {
+    text::is_host(name) && name.len() <= 63
+}
+
+/// Up to [`MAXIMUM_TABLE`] this divides some thousand times.
+fn is_prime(number: u64) -> bool {
+    let divisors = 2..=number.isqrt();
+    number >= 2 && divisors.into_iter().all(|divisor| !number.is_multiple_of(divisor))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_have_a_prime_number_of_places() {
+        for prime in [2, 3, 65537, 5_000_011] {
+            assert!(is_prime(prime), "{prime}");
+        }
+        for other in [0, 1, 4, 65536, 65535] {
+            assert!(!is_prime(other), "{other}");
+        }
+    }
+}

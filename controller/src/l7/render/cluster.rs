@@ -1,0 +1,165 @@
+//! What requests are sent to, and how.
+
+use std::time::Duration;
+
+use fairway_proto::envoy::cluster::circuit_breakers::Thresholds;
+use fairway_proto::envoy::cluster::cluster::{ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig};
+use fairway_proto::envoy::cluster::load_balancing_policy::Policy as Named;
+use fairway_proto::envoy::cluster::{
+    CircuitBreakers, Cluster, LoadBalancingPolicy, OutlierDetection, UpstreamConnectionOptions,
+};
+use fairway_proto::envoy::core::{
+    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonOptions, TcpKeepalive,
+    TypedExtensionConfig,
+};
+use fairway_proto::envoy::fraction::Percent;
+use fairway_proto::envoy::least_request::LeastRequest;
+use fairway_proto::envoy::maglev::Maglev;
+use fairway_proto::envoy::random::Random;
+use fairway_proto::envoy::ring_hash::{RingHash, ring_hash::HashFunction};
+use fairway_proto::envoy::round_robin::RoundRobin;
+use fairway_proto::envoy::upstream_http::HttpProtocolOptions;
+use fairway_proto::envoy::upstream_http::http_protocol_options::explicit_http_config::ProtocolConfig;
+use fairway_proto::envoy::upstream_http::http_protocol_options::{
+    ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig,
+};
+use fairway_proto::workload::AppProtocol;
+use prost::Message;
+
+use super::super::destinations::{Balancer, Keepalive, Outliers, Policy, Pool};
+use super::{ads, any, duration};
+
+/// For an endpoint to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Until somebody asks for a limit there is none; Envoy's own defaults would cut off at 1024 requests.
+const UNLIMITED: u32 = u32::MAX;
+/// Places on a ring where nobody says how many.
+const RING: u64 = 1024;
+/// Most places on a ring: what Envoy has by itself.
+const MAXIMUM_RING: u64 = 8 * 1024 * 1024;
+/// Failures one after the other that leave an endpoint out, where nobody says how many.
+const ERRORS: u32 = 5;
+
+/// Before the name and version of a policy's type.
+const POLICIES: &str = "type.googleapis.com/envoy.extensions.load_balancing_policies";
+const HTTP_PROTOCOL_OPTIONS: &str = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+/// Key of [`HTTP_PROTOCOL_OPTIONS`] in a cluster.
+const UPSTREAM_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+
+/// The endpoints of the same name, and how they are spoken to.
+#[must_use]
+pub fn cluster(name: &str, protocol: AppProtocol, policy: &Policy) -> Cluster {
+    let none = Pool::default();
+    let pool = policy.pool.as_ref().unwrap_or(&none);
+    let thresholds = Thresholds {
+        max_connections: Some(pool.connections.unwrap_or(UNLIMITED)),
+        max_pending_requests: Some(pool.waiting.unwrap_or(UNLIMITED)),
+        max_requests: Some(pool.requests.unwrap_or(UNLIMITED)),
+        max_retries: Some(pool.retries.unwrap_or(UNLIMITED)),
+    };
+    let options = any(HTTP_PROTOCOL_OPTIONS, &protocol_options(protocol, pool));
+    Cluster {
+        name: name.to_owned(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
+        eds_cluster_config: Some(EdsClusterConfig { eds_config: Some(ads()), service_name: name.to_owned() }),
+        connect_timeout: Some(duration(pool.connect_timeout.unwrap_or(CONNECT_TIMEOUT))),
+        circuit_breakers: Some(CircuitBreakers { thresholds: vec![thresholds] }),
+        outlier_detection: policy.outliers.as_ref().map(outlier_detection),
+        common_lb_config: policy.outliers.as_ref().map(|outliers| CommonLbConfig {
+            healthy_panic_threshold: Some(Percent { value: f64::from(outliers.least_left) }),
+        }),
+        upstream_connection_options: pool.keepalive.map(keepalive),
+        typed_extension_protocol_options: [(UPSTREAM_OPTIONS.to_owned(), options)].into(),
+        load_balancing_policy: Some(LoadBalancingPolicy { policies: balancing(policy.balancer.as_ref()) }),
+    }
+}
+
+fn protocol_options(protocol: AppProtocol, pool: &Pool) -> HttpProtocolOptions {
+    let explicit =
+        |config| UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig { protocol_config: Some(config) });
+    let options = match protocol {
+        AppProtocol::Http11 => explicit(ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions {})),
+        AppProtocol::Http2 | AppProtocol::Grpc => {
+            explicit(ProtocolConfig::Http2ProtocolOptions(Http2ProtocolOptions {}))
+        }
+        // Nobody has said: what the client speaks.
+        _ => UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
+            http_protocol_options: Some(Http1ProtocolOptions {}),
+            http2_protocol_options: Some(Http2ProtocolOptions {}),
+        }),
+    };
+    let common = CommonOptions {
+        idle_timeout: pool.idle_http.map(duration),
+        max_connection_duration: pool.life.map(duration),
+        max_requests_per_connection: pool.requests_per_connection,
+    };
+    HttpProtocolOptions {
+        common_http_protocol_options: (common != CommonOptions::default()).then_some(common),
+        upstream_protocol_options: Some(options),
+    }
+}
+
+fn keepalive(keepalive: Keepalive) -> UpstreamConnectionOptions {
+    // Whole seconds, and at least one: 0 would switch it off.
+    let seconds = |time: Option<Duration>| time.map(|time| u32::try_from(time.as_secs().max(1)).unwrap_or(u32::MAX));
+    UpstreamConnectionOptions {
+        tcp_keepalive: Some(TcpKeepalive {
+            keepalive_probes: keepalive.probes,
+            keepalive_time: seconds(keepalive.time),
+            keepalive_interval: seconds(keepalive.interval),
+        }),
+    }
+}
+
+/// What is asked for, then what the next best client knows; in turn is known to all.
+fn balancing(balancer: Option<&Balancer>) -> Vec<Named> {
+    let ring = |size: u64| {
+        let ring = RingHash {
+            hash_function: HashFunction::XxHash.into(),
+            minimum_ring_size: Some(size.min(MAXIMUM_RING)),
+            maximum_ring_size: Some(MAXIMUM_RING),
+        };
+        named("ring_hash", "RingHash", &ring)
+    };
+    let mut policies = match balancer {
+        None | Some(Balancer::RoundRobin) => Vec::new(),
+        Some(Balancer::LeastRequest) => vec![named("least_request", "LeastRequest", &LeastRequest {})],
+        Some(Balancer::Random) => vec![named("random", "Random", &Random {})],
+        Some(Balancer::Ring(_, size)) => vec![ring(size.unwrap_or(RING))],
+        Some(Balancer::Table(_, size)) => {
+            vec![named("maglev", "Maglev", &Maglev { table_size: *size }), ring(RING)]
+        }
+    };
+    policies.push(named("round_robin", "RoundRobin", &RoundRobin {}));
+    policies
+}
+
+fn named<M: Message>(name: &str, type_name: &str, config: &M) -> Named {
+    let typed_config = Some(any(&format!("{POLICIES}.{name}.v3.{type_name}"), config));
+    let name = format!("envoy.load_balancing_policies.{name}");
+    Named { typed_extension_config: Some(TypedExtensionConfig { name, typed_config }) }
+}
+
+fn outlier_detection(outliers: &Outliers) -> OutlierDetection {
+    let enforced = |count: u32| Some(if count == 0 { 0 } else { 100 });
+    // A count of 0 is none that can be said.
+    let counted = |count: u32| Some(count).filter(|count| *count > 0);
+    let errors = outliers.errors.unwrap_or(ERRORS);
+    let gateway = outliers.gateway_errors.unwrap_or(0);
+    let local = outliers.local_errors.unwrap_or(ERRORS);
+    OutlierDetection {
+        consecutive_5xx: counted(errors),
+        enforcing_consecutive_5xx: enforced(errors),
+        consecutive_gateway_failure: counted(gateway),
+        enforcing_consecutive_gateway_failure: enforced(gateway),
+        split_external_local_origin_errors: outliers.is_split,
+        consecutive_local_origin_failure: outliers.is_split.then(|| counted(local)).flatten(),
+        enforcing_consecutive_local_origin_failure: outliers.is_split.then(|| enforced(local)).flatten(),
+        // What differs from the others is not left out for that; without a word, Envoy and gRPC do so.
+        enforcing_success_rate: Some(0),
+        enforcing_local_origin_success_rate: Some(0),
+        interval: outliers.interval.map(duration),
+        base_ejection_time: outliers.time.map(duration),
+        max_ejection_percent: outliers.most,
+    }
+}

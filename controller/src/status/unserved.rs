@@ -1,0 +1,116 @@
+//! What is said on objects of kinds that have no effect here: that they have none, and what holds instead.
+
+use std::collections::BTreeMap;
+
+use fairway_core::source::ObjectKey;
+use fairway_core::source::unserved::Unserved;
+use serde_json::{Value, json};
+
+use super::condition::{Condition, since};
+use super::{ACCEPTED, Verdict};
+use crate::l7::verdict::CONTROLLER_NAME;
+use crate::state::Published;
+
+const TELEMETRY: &str =
+    "has no effect: metrics and access logs of every proxy are always on, with all labels; traces are not made";
+const BACKEND_TLS: &str = "has no effect: the mesh encrypts by itself between its members, and passes on what clients send to others; speak TLS \
+     in the client";
+
+/// What is to be said of every Telemetry.
+pub(super) fn telemetry(published: &Published) -> BTreeMap<ObjectKey, Verdict> {
+    let verdict = |object: &Unserved| Verdict {
+        condition: ACCEPTED,
+        holds: false,
+        reason: "UnsupportedValue",
+        message: TELEMETRY.to_owned(),
+        generation: object.metadata.generation,
+    };
+    published.loaded.objects.telemetries.iter().map(|(key, object)| (key.clone(), verdict(object))).collect()
+}
+
+/// Every BackendTLSPolicy that is for services, with those.
+pub(super) fn backend_tls(published: &Published) -> Vec<(ObjectKey, Vec<Value>)> {
+    let services = |key: &ObjectKey, object: &Unserved| -> Vec<Value> {
+        let targets = object.spec.get("targetRefs").and_then(Value::as_array).into_iter().flatten();
+        let text =
+            |target: &Value, field: &str| target.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let targets = targets.filter(|target| {
+            matches!(text(target, "group").as_str(), "" | "core") && text(target, "kind") == "Service"
+        });
+        let ancestor = |target: &Value| {
+            let mut ancestor =
+                json!({"group": "", "kind": "Service", "namespace": key.namespace, "name": text(target, "name")});
+            if let (Some(section), Some(ancestor)) = (target.get("sectionName"), ancestor.as_object_mut()) {
+                ancestor.insert("sectionName".to_owned(), section.clone());
+            }
+            ancestor
+        };
+        targets.map(ancestor).collect()
+    };
+    let all = published.loaded.objects.backend_tls_policies.iter();
+    all.map(|(key, object)| (key.clone(), services(key, object))).filter(|(_, services)| !services.is_empty()).collect()
+}
+
+/// The status to write to a BackendTLSPolicy, beside what others say there, and whether it says anything new.
+pub(super) fn compare(ancestors: &[Value], published: &Published, key: &ObjectKey, now: &str) -> (Value, bool) {
+    let Some(object) = published.loaded.objects.backend_tls_policies.get(key) else { return (json!({}), false) };
+    let present = object.status.as_ref().and_then(|status| status.get("ancestors")).and_then(Value::as_array);
+    let is_ours = |entry: &&Value| entry.get("controllerName").and_then(Value::as_str) == Some(CONTROLLER_NAME);
+    let (ours, others): (Vec<&Value>, Vec<&Value>) = present.into_iter().flatten().partition(is_ours);
+    let entry = |ancestor: &Value| {
+        let said = ours.iter().find(|entry| entry.get("ancestorRef") == Some(ancestor));
+        let said = said.and_then(|entry| entry.get("conditions")).and_then(Value::as_array);
+        let since = since(said.map(Vec::as_slice).unwrap_or_default(), ACCEPTED, false, now);
+        let condition = Condition { kind: ACCEPTED, holds: false, reason: "Invalid", message: BACKEND_TLS };
+        let conditions = [condition.written(object.metadata.generation, &since)];
+        json!({"ancestorRef": ancestor, "controllerName": CONTROLLER_NAME, "conditions": conditions})
+    };
+    let entries: Vec<Value> = ancestors.iter().map(entry).collect();
+    let is_new = ours.len() != entries.len() || ours.iter().zip(&entries).any(|(said, wanted)| *said != wanted);
+    let all: Vec<Value> = others.into_iter().cloned().chain(entries).collect();
+    (json!({"ancestors": all}), is_new)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use fairway_core::source::directory::load;
+
+    use super::*;
+    use crate::translate::Settings;
+
+    fn published(manifest: &str) -> Published {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::write(root.path().join("a.yaml"), manifest).unwrap();
+        Published::default().next(Arc::new(load(root.path(), None)), &Settings::default())
+    }
+
+    #[test]
+    fn a_policy_of_tls_is_told_of_each_service_that_it_has_no_effect_and_others_keep_their_word() {
+        let head = "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\n\
+                    metadata: {name: tls, namespace: shop, generation: 2}\n\
+                    spec: {targetRefs: [{group: \"\", kind: Service, name: web, sectionName: https}, {group: a, kind: B, name: c}]}\n";
+        let said = |status: &str| {
+            let published = published(&format!("{head}{status}"));
+            let [(key, ancestors)] = backend_tls(&published).try_into().unwrap();
+            compare(&ancestors, &published, &key, "2026-02-02T00:00:00Z")
+        };
+        let (first, is_new) = said("");
+        assert!(is_new);
+        assert_eq!(first["ancestors"][0]["ancestorRef"]["sectionName"], "https");
+        assert_eq!(first["ancestors"][0]["conditions"][0]["status"], "False");
+        assert_eq!(first["ancestors"].as_array().unwrap().len(), 1);
+        let other = json!({"controllerName": "another", "conditions": []});
+        let before = json!({"ancestors": [other, first["ancestors"][0]]});
+        assert_eq!(said(&format!("status: {before}\n")), (before, false));
+    }
+
+    #[test]
+    fn telemetry_is_told_that_it_has_no_effect() {
+        let manifest = "apiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: mesh, namespace: shop}\n\
+                        spec: {tracing: []}\n";
+        let said = telemetry(&published(manifest));
+        assert!(said.values().all(|verdict| !verdict.holds) && said.len() == 1);
+    }
+}
