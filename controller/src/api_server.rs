@@ -14,6 +14,8 @@ use tokio_stream::StreamExt as _;
 
 /// Name of the controller among the owners of fields.
 const MANAGER: &str = "fairway-controller";
+/// The same for fields that pass to somebody else: without an owner in between they would fall back to their defaults.
+const HANDING_OVER: &str = "fairway-controller-handing-over";
 /// For an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Pause after a watch that failed.
@@ -46,6 +48,16 @@ pub(crate) fn unless_gone(failure: Failure) -> Result<(), String> {
         Failure::Server(error) if matches!(error.as_ref(), kube::Error::Api(status) if status.code == 404) => Ok(()),
         _ => Err(failure.to_string()),
     }
+}
+
+/// Whether somebody else has the field.
+pub(crate) fn is_conflict(failure: &Failure) -> bool {
+    matches!(failure, Failure::Server(error) if matches!(error.as_ref(), kube::Error::Api(status) if status.code == 409))
+}
+
+/// Server-side application that holds what is there for who is to have it.
+pub(crate) fn handing_over() -> PatchParams {
+    PatchParams::apply(HANDING_OVER)
 }
 
 /// Server-side application in the controller's name.

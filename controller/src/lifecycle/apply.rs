@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use fairway_core::source::gateway::Gateway;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::conditions::in_the_way;
 use super::owned::{self, Owned, Present};
 use super::render::Part;
-use crate::api_server::{Name, application, unless_gone, within};
+use crate::api_server::{Name, application, handing_over, is_conflict, unless_gone, within};
 
 /// What was applied last: what was asked for, and what the API server made of it.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -78,6 +78,11 @@ pub(super) async fn make(
                 {
                     return Err(taken());
                 }
+                if let Some(pods) = pods_to_hand_over(part, object, present.as_ref(), applied) {
+                    hand_over(&api, &name, object, pods)
+                        .await
+                        .map_err(|error| format!("{kind} {}: {error}", name.1))?;
+                }
                 let patch = Patch::Apply(object);
                 let made = within(api.patch(&name.1, &application(), &patch))
                     .await
@@ -92,15 +97,55 @@ pub(super) async fn make(
     Ok(())
 }
 
+/// How many pods there are, when from now on it is an autoscaler that says so. What we leave out of an application while we
+/// are its only owner falls back to its default, which is one pod.
+fn pods_to_hand_over(part: Part, wanted: &Value, present: Option<&Present>, before: &Applied) -> Option<u64> {
+    let says = |object: &Value| object.pointer("/spec/replicas").is_some();
+    let is_handed_over = before.wanted.get(&part).is_some_and(|before| !says(before));
+    let pods = present?.pods.1;
+    (part == Part::Deployment && !says(wanted) && !is_handed_over && pods > 0).then_some(pods)
+}
+
+async fn hand_over(api: &Api<DynamicObject>, name: &Name, object: &Value, pods: u64) -> Result<(), String> {
+    let held = json!({"apiVersion": object["apiVersion"], "kind": object["kind"],
+        "metadata": {"name": name.1, "namespace": name.0}, "spec": {"replicas": pods}});
+    match within(api.patch(&name.1, &handing_over(), &Patch::Apply(&held))).await {
+        Ok(_) => Ok(()),
+        // An autoscaler has another number already.
+        Err(failure) if is_conflict(&failure) => Ok(()),
+        Err(failure) => Err(failure.to_string()),
+    }
+}
+
 fn api(client: &kube::Client, part: Part, namespace: &str) -> Api<DynamicObject> {
     Api::namespaced_with(client.clone(), namespace, &owned::resource(part))
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+
+    #[test]
+    fn the_number_of_pods_is_handed_to_an_autoscaler_once() {
+        let (with, without) = (json!({"spec": {"replicas": 3}}), json!({"spec": {}}));
+        let present = Present { owner: None, content: String::new(), pods: (1, 3) };
+        let none = Present { owner: None, content: String::new(), pods: (0, 0) };
+        let before = |object: Option<&Value>| Applied {
+            wanted: object.map(|object| (Part::Deployment, object.clone())).into_iter().collect(),
+            made: BTreeMap::new(),
+        };
+        for (part, wanted, present, before, expected) in [
+            (Part::Deployment, &without, Some(&present), before(Some(&with)), Some(3)),
+            (Part::Deployment, &without, Some(&present), before(None), Some(3)),
+            (Part::Deployment, &without, Some(&present), before(Some(&without)), None),
+            (Part::Deployment, &without, Some(&none), before(Some(&with)), None),
+            (Part::Deployment, &without, None, before(None), None),
+            (Part::Deployment, &with, Some(&present), before(Some(&with)), None),
+            (Part::Service, &without, Some(&present), before(Some(&with)), None),
+        ] {
+            assert_eq!(pods_to_hand_over(part, wanted, present, &before), expected, "{part:?} {wanted} {before:?}");
+        }
+    }
 
     #[test]
     fn what_is_ours_is_repaired_and_what_is_not_is_left_alone() {
