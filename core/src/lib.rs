@@ -23,6 +23,7 @@ pub mod snapshot;
 #[cfg(test)]
 mod testing;
 pub mod view;
+pub mod why;
 pub mod workload;
 
 #[cfg(feature = "io")]

@@ -22,4 +22,5 @@ mod mesh {
     mod shop;
     mod trust;
     mod waypoint;
+    mod why;
 }

@@ -1,12 +1,15 @@
 //! What operators ask the proxy: dump, connections, log level, shutdown; metrics and readiness on ports of their own.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
+use fairway_core::dns::Zone;
 use fairway_core::io::admin::{Reply, Router, StatusCode, html, json, json_lines, text};
 use fairway_core::io::certs::Certificates;
 use fairway_core::io::live::Live;
 use fairway_core::io::logging::LogFilter;
 use fairway_core::io::xds::ClientStatus;
+use fairway_core::workload::Workload;
 use tokio_util::sync::CancellationToken;
 
 use crate::node::{PodInfo, PodUid};
@@ -14,9 +17,13 @@ use crate::telemetry::ConnectionTable;
 
 mod dump;
 mod logging;
+mod why;
 
 /// The pods of the node now.
 pub type PodList = Arc<dyn Fn() -> Vec<PodState> + Send + Sync>;
+
+/// Whether the proxy serves a workload at an address itself.
+pub type IsNeighbour = Arc<dyn Fn(&Workload, IpAddr) -> bool + Send + Sync>;
 
 /// A pod the node agent has handed over.
 #[derive(Clone, Debug)]
@@ -42,6 +49,10 @@ pub struct Admin {
     pub connections: ConnectionTable,
     /// The pods handed over, served or not.
     pub pods: PodList,
+    /// Which of the node's pods are reached without a tunnel.
+    pub is_neighbour: IsNeighbour,
+    /// What short names mean.
+    pub zone: Zone,
     /// The proxy's settings as shown in the dump.
     pub config: serde_json::Value,
     /// The log filter.
@@ -56,6 +67,7 @@ impl Admin {
     pub fn router(&self) -> Router {
         let (dump, connections, logging, shutdown) =
             (self.clone(), self.connections.clone(), self.log_filter.clone(), self.shutdown.clone());
+        let (departing, arriving) = (self.clone(), self.clone());
         Router::new()
             .get("/", |_| async { html(INDEX) })
             .any("/config_dump", move |_| {
@@ -65,6 +77,14 @@ impl Admin {
             .get("/connections", move |_| {
                 let connections = connections.clone();
                 async move { json_lines(connections.rows()) }
+            })
+            .get("/why/departure", move |request| {
+                let reply = why::departure(&departing, &request);
+                async move { reply }
+            })
+            .get("/why/arrival", move |request| {
+                let reply = why::arrival(&arriving, &request);
+                async move { reply }
             })
             .post("/logging", move |request| {
                 let reply = logging::answer(&logging, &request);
@@ -104,6 +124,7 @@ fn no_profiler() -> Reply {
 const INDEX: &str = "<!doctype html><title>ztunnel</title><h1>ztunnel</h1><ul>\
     <li><a href=\"config_dump\">config_dump</a>: workloads, services, policies, certificates, pods\
     <li><a href=\"connections\">connections</a>: connections open now, a JSON object a line\
+    <li>why/departure?pod=NAMESPACE/NAME&amp;destination=HOST:PORT, why/arrival: what would become of a connection\
     <li>POST logging?level=debug, logging?level=access=debug,info, logging?reset: what is logged\
     <li>POST quitquitquit: shut down gracefully\
     </ul>\n";

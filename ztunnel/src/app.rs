@@ -22,6 +22,7 @@ use fairway_core::io::tls::revocation::RevocationFile;
 use fairway_core::io::{admin, certs, stop, xds};
 use fairway_core::limits;
 use fairway_core::local::Defaults;
+use fairway_core::workload::Workload;
 use fairway_core::workload::newcomer::Site;
 use rustls::crypto::CryptoProvider;
 use tokio::runtime::Handle;
@@ -108,8 +109,12 @@ pub async fn run(config: Config, log_filter: LogFilter, workers: Workers) -> any
         preserve_source: config.preserve_source.unwrap_or_else(may_borrow_addresses),
         probing,
     };
-    let pods = Arc::new(Pods::new(mesh, home, settings, &metrics));
+    let pods = Arc::new(Pods::new(Arc::clone(&mesh), home, settings, &metrics));
     let local = local_configuration(&config, &live, &metrics)?;
+    let is_neighbour = {
+        let pods = Arc::clone(&mesh);
+        Arc::new(move |workload: &Workload, address| pods.neighbours.find(workload, address).is_some())
+    };
 
     tokio::spawn(memory::watch(pressure, config.limits.clone(), metrics.clone()));
     tokio::spawn(memory::give_back(telemetry.table().clone(), config.limits.clone()));
@@ -138,6 +143,8 @@ pub async fn run(config: Config, log_filter: LogFilter, workers: Workers) -> any
             let pending = |pod: PendingPod| PodState { uid: pod.uid, info: pod.info, pending: Some(pod.error) };
             Arc::new(move || served().chain(waiting.list().into_iter().map(pending)).collect())
         },
+        is_neighbour,
+        zone: config.dns.zone.clone(),
         config: config.dump(),
         log_filter,
         shutdown: shutdown.clone(),

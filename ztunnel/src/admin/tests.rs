@@ -13,6 +13,7 @@ use fairway_core::io::metrics::Metrics;
 use fairway_core::io::ready::Readiness;
 use fairway_core::io::tls::provider;
 use fairway_core::limits::Limits;
+use fairway_core::snapshot::Update;
 use fairway_core::workload::Workload;
 use fairway_proto::workload as proto;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -61,6 +62,8 @@ fn admin(telemetry: &Telemetry) -> (Admin, impl Sized + use<>) {
             let state = |uid, pending| PodState { uid: PodUid::new(uid), info: info.clone(), pending };
             vec![state("u1", None), state("u2", Some("port 15001 is taken".to_owned()))]
         }),
+        is_neighbour: Arc::new(|_, _| false),
+        zone: Zone::default(),
         config: serde_json::json!({ "localNode": "node-1" }),
         log_filter,
         shutdown: CancellationToken::new(),
@@ -182,5 +185,43 @@ async fn metrics_are_served_on_both_paths() {
     let (address, _trigger) = served(stats_router(&metrics)).await;
     for path in ["/metrics", "/stats/prometheus"] {
         assert!(ask(address, &format!("GET {path}")).await.1.contains("seen_total 1"));
+    }
+}
+
+#[tokio::test]
+async fn it_is_told_what_would_become_of_a_connection() {
+    let telemetry = Telemetry::new(&Metrics::default());
+    let (admin, _logs) = admin(&telemetry);
+    let mut server = proto::Workload {
+        uid: "Kubernetes//Pod/shop/server".to_owned(),
+        name: "server".to_owned(),
+        namespace: "shop".to_owned(),
+        ..Default::default()
+    };
+    server.addresses = vec![vec![10, 0, 0, 2]];
+    let updates = vec![workload("client").into(), Workload::try_from(server).unwrap().into(), Update::Complete];
+    admin.live.apply(updates);
+    let (address, _trigger) = served(admin.router()).await;
+
+    let (status, body) = ask(address, "GET /why/departure?pod=shop/client&destination=10.0.0.2:80").await;
+    assert_eq!(status, "200", "{body}");
+    let told: fairway_core::why::Departure = serde_json::from_str(&body).unwrap();
+    assert_eq!(told.way, fairway_core::why::Way::Direct { address: "10.0.0.2:80".parse().unwrap() });
+    let arrival = "GET /why/arrival?pod=shop/client&address=10.0.0.1:80&source=10.0.0.2:4000";
+    let (status, body) = ask(address, arrival).await;
+    let told: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((&*status, &told["refused"]), ("200", &serde_json::Value::Null), "{body}");
+
+    for (question, expected, words) in [
+        ("departure?pod=shop/client", "400", "destination is missing"),
+        ("departure?pod=shop/client&destination=server", "400", "no name \"server\""),
+        ("departure?pod=shop/client&destination=10.0.0.2", "400", "a port is needed"),
+        ("departure?pod=shop/other&destination=10.0.0.2:80", "404", "it has shop/client"),
+        ("arrival?pod=shop/client&address=10.0.0.1:80&source=x", "400", "source is \"x\""),
+        ("arrival?pod=shop/client&address=10.0.0.1:80&source=10.0.0.2:1&identity=me", "400", "identity is \"me\""),
+    ] {
+        let (status, body) = ask(address, &format!("GET /why/{question}")).await;
+        assert_eq!(status, expected, "{question}: {body}");
+        assert!(body.contains(words), "{question}: {body}");
     }
 }

@@ -1,0 +1,239 @@
+//! `fairway why`: what would become of a connection, told by the proxies that would carry it.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use fairway_core::why::{Arrival, Departure, Refused, Tunnel, Way};
+use fairway_lab::status::PodStatus;
+use fairway_lab::{Error, Result};
+use serde::Serialize;
+
+use crate::mesh::{Mesh, Where};
+
+/// Where an application's connection seems to come from: of its address only the host is looked at.
+const SOME_PORT: u16 = 40_000;
+
+/// Arguments of `why`.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// The client: POD or NAMESPACE/POD
+    source: String,
+    /// The destination as the client would name it: HOST[:PORT], a name or an address
+    destination: String,
+    /// Namespace of the client
+    #[arg(short, long, default_value = "default")]
+    namespace: String,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+    #[command(flatten)]
+    place: Where,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+/// The whole answer; the schema of `-o json`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer {
+    /// Whether the connection would be made, as far as proxies decide; none when what decides cannot be asked.
+    allowed: Option<bool>,
+    /// What the client's proxy would do.
+    departure: Departure,
+    /// What the destination's proxy would do, where it is asked.
+    arrival: Option<Arrival>,
+    /// What is not known, and why.
+    notes: Vec<String>,
+}
+
+/// Asks the proxies and prints what they say. Fails only when they cannot be asked: a refusal is an answer.
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let mesh = arguments.place.mesh()?;
+    let answer = ask(&mesh, client(&mesh, arguments)?, &arguments.destination)?;
+    match arguments.output {
+        Output::Text => fairway_lab::say!("{}", told(&answer).trim_end()),
+        Output::Json => {
+            let text = serde_json::to_string_pretty(&answer).map_err(|error| Error::new("printing").because(error))?;
+            fairway_lab::say!("{text}");
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn client<'a>(mesh: &'a Mesh, arguments: &Arguments) -> Result<&'a PodStatus> {
+    let (namespace, name) = arguments.source.split_once('/').unwrap_or((&arguments.namespace, &arguments.source));
+    let found = mesh.status.pods.iter().find(|pod| pod.namespace == namespace && pod.name == name);
+    let pod = found.ok_or_else(|| {
+        let known: Vec<String> = mesh.status.pods.iter().map(|pod| format!("{}/{}", pod.namespace, pod.name)).collect();
+        Error::new(format!("there is no pod {namespace}/{name}")).hint(format!("there are: {}", known.join(" ")))
+    })?;
+    if !pod.captured {
+        let hint = format!("put it in: fairway lab label namespace {namespace} istio.io/dataplane-mode=ambient");
+        let what = format!("{namespace}/{name} is not in the mesh, so nobody decides on what it dials");
+        return Err(Error::new(what).hint(hint));
+    }
+    Ok(pod)
+}
+
+fn ask(mesh: &Mesh, client: &PodStatus, destination: &str) -> Result<Answer> {
+    let node = client.node.as_deref().unwrap_or_default();
+    let question =
+        format!("/why/departure?pod={}/{}&destination={}", client.namespace, client.name, escaped(destination));
+    let departure: Departure = mesh.ask_proxy(node, &question)?;
+    let mut notes = Vec::new();
+    let arrival = match next(&departure, client) {
+        Next::Nobody => None,
+        Next::Elsewhere(note) => {
+            notes.push(note);
+            None
+        }
+        Next::Proxy { node, question } => match mesh.ask_proxy::<Arrival>(&node, &question) {
+            Ok(arrival) => Some(arrival),
+            Err(error) => {
+                notes.push(format!("what arrives on {node} is not known: {error}"));
+                None
+            }
+        },
+    };
+    let allowed = match (&departure.way, &arrival) {
+        (Way::Refused(_), _) => Some(false),
+        (_, Some(arrival)) => Some(arrival.refused.is_none()),
+        // Nobody of the mesh is at the other end.
+        (Way::Direct { .. } | Way::Passthrough { .. }, None) if notes.is_empty() => Some(true),
+        _ => None,
+    };
+    Ok(Answer { allowed, departure, arrival, notes })
+}
+
+/// Who decides after the client's proxy.
+enum Next {
+    /// Nobody of the mesh.
+    Nobody,
+    /// The proxy of a node, which is to be asked this.
+    Proxy { node: String, question: String },
+    /// Somebody who cannot be asked, in words.
+    Elsewhere(String),
+}
+
+fn next(departure: &Departure, client: &PodStatus) -> Next {
+    let tunnel = match &departure.way {
+        Way::Tunnel(tunnel) | Way::Neighbour(tunnel) => tunnel,
+        Way::Direct { .. } | Way::Passthrough { .. } | Way::Refused(_) => return Next::Nobody,
+        Way::Waypoint { waypoint, .. } => {
+            let name = format!("{}/{}", waypoint.namespace, waypoint.name);
+            return Next::Elsewhere(format!("waypoint {name} decides on each request; its log says how"));
+        }
+        Way::Gateway { .. } => return Next::Elsewhere("the other network's proxies decide further".to_owned()),
+        Way::Resolve { hostname, .. } => {
+            return Next::Elsewhere(format!("it depends on what address {hostname} has"));
+        }
+    };
+    let Some(workload) = &departure.workload else { return Next::Nobody };
+    let source = client.addresses.first().map(String::as_str).unwrap_or_default();
+    let source = if source.contains(':') { format!("[{source}]") } else { source.to_owned() };
+    let question = format!(
+        "/why/arrival?pod={}/{}&address={}&source={source}:{SOME_PORT}&identity={}&authority={}",
+        workload.namespace,
+        workload.name,
+        tunnel.address,
+        escaped(&departure.source.identity),
+        escaped(&tunnel.authority),
+    );
+    Next::Proxy { node: workload.node.clone(), question }
+}
+
+/// As a value in a query (RFC 3986 §2.1).
+fn escaped(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut escaped, byte| {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' | b':' => {
+                escaped.push(byte.into())
+            }
+            other => drop(write!(escaped, "%{other:02X}")),
+        }
+        escaped
+    })
+}
+
+fn told(answer: &Answer) -> String {
+    let Answer { allowed, departure, arrival, notes } = answer;
+    let Departure { source, destination, service, workload, way } = departure;
+    let mut lines = vec![format!("{}/{} on {} is {}", source.namespace, source.name, source.node, source.identity)];
+    if let Some(service) = service {
+        let endpoints = match service.endpoints {
+            1 => "1 endpoint".to_owned(),
+            count => format!("{count} endpoints"),
+        };
+        lines.push(format!("{destination} is service {}, with {endpoints}", service.hostname));
+    }
+    if let Some(workload) = workload {
+        lines.push(format!("the other end is {}/{} on {}", workload.namespace, workload.name, workload.node));
+    } else if service.is_none() {
+        lines.push(format!("nobody in the mesh has {}", destination.ip()));
+    }
+    lines.extend(how(way));
+    if let Some(arrival) = arrival {
+        lines.push(match arrival.policies.as_slice() {
+            [] => format!("no policy applies to {}/{}", arrival.workload.namespace, arrival.workload.name),
+            policies => format!("policies that apply there, in order: {}", policies.join(", ")),
+        });
+        lines.extend(arrival.dry_run.iter().map(|policy| format!("rehearsed, without effect: {policy} matches")));
+    }
+    lines.extend(notes.iter().cloned());
+    let mut text = String::new();
+    for (index, line) in lines.iter().enumerate() {
+        let _ = writeln!(text, "{:>2}. {line}", index + 1);
+    }
+    text.push_str(&verdict(*allowed, way, arrival.as_ref()));
+    text
+}
+
+fn how(way: &Way) -> Vec<String> {
+    let tunnel = |tunnel: &Tunnel| {
+        vec![
+            format!("mutual TLS to {}, asking for {}", tunnel.address, tunnel.authority),
+            format!("who answers must be {}", tunnel.identities.join(" or ")),
+        ]
+    };
+    match way {
+        Way::Neighbour(_) => vec!["both are on one node: their proxy connects them without a tunnel".to_owned()],
+        Way::Tunnel(hop) => tunnel(hop),
+        Way::Waypoint { tunnel: hop, waypoint } => {
+            let mut lines = vec![format!("it goes through waypoint {}/{}", waypoint.namespace, waypoint.name)];
+            lines.extend(tunnel(hop));
+            lines
+        }
+        Way::Gateway { tunnel: hop, inner } => {
+            let mut lines = tunnel(hop);
+            lines.push(format!("inside of that, mutual TLS to {}", inner.join(" or ")));
+            lines
+        }
+        Way::Direct { address } => vec![format!("the other end is not in the mesh: clear text to {address}")],
+        Way::Passthrough { address } => vec![format!("clear text to {address}, as if there were no mesh")],
+        Way::Resolve { hostname, port } => vec![format!("its proxy asks for the address of {hostname}, port {port}")],
+        Way::Refused(_) => Vec::new(),
+    }
+}
+
+fn verdict(allowed: Option<bool>, way: &Way, arrival: Option<&Arrival>) -> String {
+    let refused = match way {
+        Way::Refused(refused) => Some((refused, "the client's proxy")),
+        _ => arrival.and_then(|arrival| Some((arrival.refused.as_ref()?, "the destination's proxy"))),
+    };
+    match (allowed, refused) {
+        (_, Some((Refused { reason, message, subject, hint }, who))) => {
+            let subject = subject.as_ref().map(|subject| format!(" ({subject})")).unwrap_or_default();
+            format!("REFUSED by {who}: {reason}{subject}\n{message}\n{hint}\n")
+        }
+        (Some(true), None) => match arrival.and_then(|arrival| arrival.allowed_by.as_ref()) {
+            Some(policy) => format!("ALLOWED by policy {policy}\n"),
+            None => "ALLOWED\n".to_owned(),
+        },
+        _ => "UNKNOWN\n".to_owned(),
+    }
+}
