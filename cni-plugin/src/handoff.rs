@@ -158,8 +158,10 @@ impl Handoff {
         let pod = Arc::new(pod);
         self.change(|state| {
             state.pods.insert(pod.uid.clone(), Arc::clone(&pod));
+            for proxy in &mut state.proxies {
+                proxy.answers.remove(&pod.uid);
+            }
             if let Some(newest) = state.proxies.last_mut() {
-                newest.answers.remove(&pod.uid);
                 newest.send(Command::Add(pod));
             }
         });
@@ -255,13 +257,14 @@ impl Handoff {
         });
     }
 
-    fn record(&self, id: u64, uid: &str, answer: Result<(), String>) {
+    /// What a proxy said of `pod`. One that was taken back meanwhile has a removal in the queue, and one that was handed
+    /// anew, perhaps in another sandbox, has not been answered for yet.
+    fn record(&self, id: u64, pod: &Arc<HandedPod>, answer: Result<(), String>) {
         self.change(|state| {
-            // A pod that was taken back meanwhile has a removal in the queue.
-            if state.pods.contains_key(uid)
+            if state.pods.get(&pod.uid).is_some_and(|present| Arc::ptr_eq(present, pod))
                 && let Some(proxy) = state.proxies.iter_mut().find(|proxy| proxy.id == id)
             {
-                proxy.answers.insert(uid.to_owned(), answer);
+                proxy.answers.insert(pod.uid.clone(), answer);
             }
         });
     }

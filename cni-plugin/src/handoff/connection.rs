@@ -138,7 +138,7 @@ impl Connection<'_> {
         }
     }
 
-    async fn add(&self, pod: &HandedPod) -> Result<(), HandoffError> {
+    async fn add(&self, pod: &Arc<HandedPod>) -> Result<(), HandoffError> {
         let answer = self.exchange(pod.payload(), Some(pod.network.as_fd())).await?;
         if let Err(error) = &answer {
             tracing::warn!(
@@ -149,7 +149,7 @@ impl Connection<'_> {
                 "the node proxy refused a pod"
             );
         }
-        self.handoff.record(self.id, &pod.uid, answer);
+        self.handoff.record(self.id, pod, answer);
         Ok(())
     }
 

@@ -84,6 +84,36 @@ async fn a_refused_pod_is_retried() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_on_a_sandbox_that_was_replaced_is_none_on_the_next() {
+    let node = node();
+    let (client, _) = Client::ready(&node.path);
+    node.handoff.add(pod("a").0);
+    assert!(matches!(client.next().0, Payload::Add(_)));
+    node.handoff.remove("a");
+    node.handoff.add(pod("a").0);
+    client.accept();
+    // The next request shows that the answer was taken.
+    assert!(matches!(client.next().0, Payload::Del(_)));
+    assert_eq!(node.handoff.answer("a"), Answer::Waiting);
+    client.accept();
+    client.take("a");
+    until(&node.handoff, |handoff| handoff.answer("a") == Answer::Accepted).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_is_the_newest_again_is_told_of_sandboxes_that_were_replaced_meanwhile() {
+    let node = node();
+    node.handoff.add(pod("a").0);
+    let (older, _) = Client::ready(&node.path);
+    let (newer, _) = Client::ready(&node.path);
+    node.handoff.add(pod("a").0);
+    newer.take("a");
+    drop(newer);
+    older.take("a");
+    until(&node.handoff, |handoff| handoff.answer("a") == Answer::Accepted).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_that_comes_back_gets_everything() {
     let node = node();
     node.handoff.add(pod("a").0);
