@@ -30,7 +30,7 @@ use crate::serve::{self, Call};
 pub async fn run(config: Config, kernel: Arc<dyn Kernel>, stop: CancellationToken) -> anyhow::Result<()> {
     let metrics = metrics();
     let reports = Reports::default();
-    let mut place = Place::open(&config, &metrics).await?;
+    let place = Place::open(&config, &metrics).await?;
     let events = Arc::new(Recorder::new(metrics.clone(), place.events.clone()));
     let monitoring = config.monitoring();
     let listener = TcpListener::bind(monitoring)
@@ -55,6 +55,7 @@ pub async fn run(config: Config, kernel: Arc<dyn Kernel>, stop: CancellationToke
         node: config.node_name.clone(),
         netns_dir: config.namespaces(),
         rules: config.rules(),
+        namespaces_exist: place.namespaces_exist,
         leave_grace: LEAVE_GRACE,
         pods_wait: config.plugin_fail == Fail::Closed,
         established_grace: Duration::from_millis(config.established_grace),
@@ -66,13 +67,11 @@ pub async fn run(config: Config, kernel: Arc<dyn Kernel>, stop: CancellationToke
     let mut reconciler =
         Reconciler::new(settings, kernel, handoff.clone(), place.notices.clone(), reports.clone(), metrics.clone());
     let plugin = serve_plugin(plugins, calls, Arc::clone(&install), &reports, metrics, stop.clone());
-    // Pods first, proxies second: a proxy drops every pod that its snapshot does not list.
+    // Pods first, proxies second: a proxy drops every pod that its snapshot does not list. No pass is done before the
+    // source was read.
     let server = serve_after_first_pass(&handoff, &reports, &config);
     let work = async {
-        tokio::select! {
-            () = place.read() => reconciler.run(place.source, queue, &stop).await,
-            () = stop.cancelled() => {}
-        }
+        reconciler.run(place.source, queue, &stop).await;
         if config.cleanup_on_exit {
             tracing::info!("releasing all pods");
             install.remove_configuration()?;

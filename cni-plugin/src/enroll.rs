@@ -7,11 +7,14 @@ use fairway_core::source::objects::label;
 use fairway_core::source::{NodePod, ObjectKey};
 use k8s_openapi::api::core::v1::Namespace;
 
+use crate::report::Desired;
 use crate::rules::{Capture, InterfaceName};
 use selector::By;
 
+mod known;
 mod selector;
 
+pub use known::{Home, Known};
 pub use selector::{SelectorError, Selectors};
 
 /// Label on namespaces and pods that opts in (`ambient`) or out (`none`); the pod's wins.
@@ -36,6 +39,10 @@ pub enum Reason {
     PodLabel,
     /// Its namespace's label opts in, and the pod's do not say otherwise.
     NamespaceLabel,
+    /// Its namespace's label opted in when it was read last, and cannot be read now.
+    RememberedNamespace,
+    /// Whether it belongs in is not known before its namespace is read.
+    UnreadNamespace,
     /// To be captured once the pod has a uid.
     NoUid,
     /// To be captured once the pod has an address.
@@ -65,6 +72,8 @@ impl Reason {
         match self {
             Self::PodLabel => "pod_label",
             Self::NamespaceLabel => "namespace_label",
+            Self::RememberedNamespace => "remembered_namespace",
+            Self::UnreadNamespace => "unread_namespace",
             Self::NoUid => "waiting_for_uid",
             Self::NoAddress => "waiting_for_address",
             Self::NotLabelled => "not_labelled",
@@ -106,7 +115,7 @@ pub enum Decision {
         /// Annotations that were not understood; they are treated as absent.
         warnings: Vec<String>,
     },
-    /// Belongs in, but cannot be captured yet; leave it as it is.
+    /// Belongs in, but cannot be captured yet, or may belong in; leave it as it is.
     Wait(Reason),
     /// Does not belong in.
     Exclude(Reason),
@@ -123,8 +132,12 @@ impl Decision {
 
     /// Whether the pod belongs in the mesh.
     #[must_use]
-    pub fn is_wanted(&self) -> bool {
-        !matches!(self, Self::Exclude(_))
+    pub fn desired(&self) -> Desired {
+        match self {
+            Self::Exclude(_) => Desired::Excluded,
+            Self::Wait(Reason::UnreadNamespace) => Desired::Unknown,
+            Self::Capture { .. } | Self::Wait(_) => Desired::Captured,
+        }
     }
 }
 
@@ -139,18 +152,13 @@ pub struct Rules {
     pub defaults: Capture,
 }
 
-/// Decides on `pod`, called `key`, which lives in `namespace` when that is known. `assigned` are the addresses it was just
-/// given, which its status does not have yet.
+/// Decides on `pod`, called `key`, which lives in `home`. `assigned` are the addresses it was just given, which its status
+/// does not have yet.
 #[must_use]
-pub fn decide(
-    key: &ObjectKey,
-    pod: &NodePod,
-    namespace: Option<&Namespace>,
-    rules: &Rules,
-    assigned: &[IpAddr],
-) -> Decision {
-    let reason = match opted_in(pod, namespace, &rules.selectors) {
+pub fn decide(key: &ObjectKey, pod: &NodePod, home: Home<'_>, rules: &Rules, assigned: &[IpAddr]) -> Decision {
+    let reason = match opted_in(pod, home, &rules.selectors) {
         _ if rules.excluded_namespaces.contains(&key.namespace) => return Decision::Exclude(Reason::ExcludedNamespace),
+        Err(Reason::UnreadNamespace) => return Decision::Wait(Reason::UnreadNamespace),
         Err(reason) => return Decision::Exclude(reason),
         Ok(_) if pod.is_host_network => return Decision::Exclude(Reason::HostNetwork),
         Ok(_) if pod.is_windows => return Decision::Exclude(Reason::Windows),
@@ -185,13 +193,21 @@ fn is_virtual_machine(pod: &NodePod) -> bool {
     class == "kata" || class.starts_with("kata-")
 }
 
-fn opted_in(pod: &NodePod, namespace: Option<&Namespace>, selectors: &Selectors) -> Result<Reason, Reason> {
-    let of_namespace = |key: &str| label(&namespace?.metadata, key);
-    match selectors.select(&|key| pod.label(key), namespace.is_some().then_some(&of_namespace)) {
-        Some(By::Pod) => Ok(Reason::PodLabel),
-        Some(By::Namespace) => Ok(Reason::NamespaceLabel),
-        None if pod.label(DATAPLANE_MODE) == Some("none") => Err(Reason::PodOptsOut),
-        None => Err(Reason::NotLabelled),
+fn opted_in(pod: &NodePod, home: Home<'_>, selectors: &Selectors) -> Result<Reason, Reason> {
+    let of_pod = |key: &str| pod.label(key);
+    let chosen = match home {
+        Home::Read(namespace) => selectors.select(&of_pod, Some(&|key| label(&namespace.metadata, key))),
+        Home::Absent | Home::Unread(_) => selectors.select(&of_pod, None),
+    };
+    match (chosen, home) {
+        (Some(By::Pod), _) => Ok(Reason::PodLabel),
+        (Some(By::Namespace), _) => Ok(Reason::NamespaceLabel),
+        (None, Home::Unread(was_enrolled)) if selectors.depend_on_namespace(&of_pod) => match was_enrolled {
+            Some(true) => Ok(Reason::RememberedNamespace),
+            Some(false) | None => Err(Reason::UnreadNamespace),
+        },
+        _ if pod.label(DATAPLANE_MODE) == Some("none") => Err(Reason::PodOptsOut),
+        _ => Err(Reason::NotLabelled),
     }
 }
 

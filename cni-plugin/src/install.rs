@@ -18,7 +18,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::plugin::protocol::{Fail, PLUGIN};
-use crate::plugin::remembered;
+use crate::plugin::remembered::{self, Remembered};
 use conflist::{Form, chained, names_us, render, unchained};
 pub use keep::keep;
 
@@ -130,6 +130,12 @@ impl Settings {
             "timeout_milliseconds": self.patience,
             "fail": self.fail,
         })
+    }
+
+    /// The enrolled namespaces as they were written down last.
+    #[must_use]
+    pub fn remembered(&self) -> Remembered {
+        remembered::read(&self.state_file())
     }
 
     /// Writes down which namespaces are enrolled, for the plugin to read when the agent does not answer.

@@ -43,26 +43,26 @@ impl From<Writer> for Notices {
 }
 
 impl Notices {
-    /// Says the annotations of `partial`, and takes back what was said of the object before.
+    /// Says the annotations of `partial` of the object whose uid is `uid`, and takes back what was said of it before.
     ///
     /// # Errors
     /// When it could not be said; in an API server, when the last attempt to say just that failed.
-    pub fn write(&self, key: &ObjectKey, partial: Value) -> Result<(), NoticeError> {
+    pub fn write(&self, key: &ObjectKey, uid: &str, partial: &Value) -> Result<(), NoticeError> {
         match self {
-            Self::Files(writer) => Ok(writer.write(key, partial)?),
-            Self::Server(marks) => marks.write(key, &partial),
+            Self::Files(writer) => Ok(writer.write(key, partial.clone())?),
+            Self::Server(marks) => marks.write(key, uid, partial),
         }
     }
 
-    /// Takes back what was said of an object; nothing was is fine too.
+    /// Takes back what was said of an object, or of whichever has the name now; nothing was is fine too.
     ///
     /// # Errors
     /// When it could not be taken back.
-    pub fn remove(&self, key: &ObjectKey) -> Result<(), NoticeError> {
+    pub fn remove(&self, key: &ObjectKey, uid: Option<&str>) -> Result<(), NoticeError> {
         match self {
             Self::Files(writer) => Ok(writer.remove(key)?),
             Self::Server(marks) => {
-                marks.remove(key);
+                marks.remove(key, uid);
                 Ok(())
             }
         }

@@ -21,6 +21,8 @@ const FIRST_READING: Duration = Duration::from_secs(60);
 pub struct Place {
     /// The objects.
     pub source: watch::Receiver<Arc<Loaded>>,
+    /// Whether each pod's namespace is an object there, too.
+    pub namespaces_exist: bool,
     /// What is said of pods.
     pub notices: Notices,
     /// Where events of pods go besides the agent's own record.
@@ -38,7 +40,7 @@ impl Place {
                 let owner = format!("cni-agent.{}", config.node_name);
                 let writer = Writer::new(&root, &owner)?;
                 let source = directory::watch_for_node(&root, &owner);
-                Ok(Self { source, notices: writer.into(), events: None })
+                Ok(Self { source, namespaces_exist: false, notices: writer.into(), events: None })
             }
             SourceConfig::Kubernetes(kubeconfig) => {
                 let client = connect(kubeconfig.as_deref()).await.context("cannot talk to the API server")?;
@@ -50,26 +52,23 @@ impl Place {
                 });
                 let notices = Notices::Server(Marks::start(client.clone(), readings.loaded.clone()));
                 let events: Arc<dyn Events> = Arc::new(Announcer::start(client, &config.node_name));
-                Ok(Self { source: readings.loaded, notices, events: Some(events) })
+                Ok(Self { source: readings.loaded, namespaces_exist: true, notices, events: Some(events) })
             }
         }
     }
 
-    /// Waits until the API server was read once. Before that nothing is known of any pod, and none is let go of; a
-    /// directory that is not there holds none.
-    pub async fn read(&mut self) {
-        if matches!(self.notices, Notices::Server(_)) {
-            // It ends only with the process.
-            let _ = self.source.wait_for(|loaded| !loaded.is_never_read()).await;
-        }
-    }
-
-    /// As [`Place::read`], for who has something to say once.
+    /// Waits until it is known what was said of pods: an API server must have been read for that. For who has something to
+    /// say once; an agent goes by what each reading says of itself.
     ///
     /// # Errors
     /// When the API server does not answer.
     pub async fn read_soon(&mut self) -> anyhow::Result<()> {
-        let read = tokio::time::timeout(FIRST_READING, self.read()).await;
+        if matches!(self.notices, Notices::Files(_)) {
+            return Ok(());
+        }
+        let read = self.source.wait_for(|loaded| !loaded.is_never_read());
+        // It ends only with the process.
+        let read = tokio::time::timeout(FIRST_READING, read).await.map(drop);
         read.with_context(|| format!("the API server could not be read within {FIRST_READING:?}"))
     }
 }

@@ -14,6 +14,7 @@ mod calls;
 mod job;
 mod leave;
 mod locate;
+mod probes;
 mod settle;
 mod status;
 
@@ -25,21 +26,23 @@ use std::time::{Duration, Instant};
 
 use fairway_core::io::metrics::Metrics;
 use fairway_core::source::directory::Loaded;
-use fairway_core::source::{NodePod, ObjectKey, Objects};
+use fairway_core::source::{NodePod, ObjectKey};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::enroll::{self, Decision};
+use crate::enroll::{self, Decision, Known};
 use crate::events::Events;
 use crate::handoff::{Answer, HandedPod, Handoff};
 use crate::install;
 use crate::kernel::{Census, Inspection, Kernel, Namespace};
 use crate::notices::Notices;
+use crate::plugin::remembered::Remembered;
 use crate::report::{Actual, Desired, PodReport, Reports};
 use crate::rules::{Capture, Phase};
 use crate::serve::Call;
 use arrivals::Arrivals;
 use job::Job;
+use probes::Sources;
 use settle::StatusChange;
 
 /// How often everything is looked at although nothing happened; also when refused pods are tried again.
@@ -66,6 +69,8 @@ pub struct Settings {
     pub netns_dir: PathBuf,
     /// Who is captured, and how.
     pub rules: enroll::Rules,
+    /// See [`Known::namespaces_exist`].
+    pub namespaces_exist: bool,
     /// Usually [`LEAVE_GRACE`].
     pub leave_grace: Duration,
     /// Whether a pod of an enrolled namespace does not run before it is captured, whatever happens to this agent.
@@ -97,8 +102,8 @@ pub struct Reconciler {
     arrivals: Arrivals,
     /// The node's processes, once a pass has asked for them.
     census: Option<Census>,
-    /// The enrolled namespaces as they were written down for the plugin.
-    remembered: Option<BTreeSet<String>>,
+    /// The enrolled namespaces as they are written down for the plugin, at first by the agent before this one.
+    memory: Remembered,
     /// Why they could not be written down, as it was said last.
     forgetful: Option<String>,
     /// Work was left over from the last pass.
@@ -119,10 +124,12 @@ struct Lack {
 /// A pod that is in, on its way in, or on its way out.
 struct Tracked {
     key: ObjectKey,
+    service_account: String,
     network: Namespace,
     /// A file that stood for the namespace when it was found.
     path: PathBuf,
     capture: Capture,
+    sources: Sources,
     settling: Settling,
     /// It was never written to: a runtime waits to start it.
     is_fresh: bool,
@@ -152,7 +159,11 @@ struct Wanted {
     key: ObjectKey,
     uid: String,
     service_account: String,
+    /// Its namespace has one of these.
     addresses: Vec<IpAddr>,
+    /// Those among them at which its kubelet probes it.
+    probed: Vec<IpAddr>,
+    /// But for what is known only of its sandbox.
     capture: Capture,
 }
 
@@ -167,6 +178,7 @@ impl Reconciler {
         reports: Reports,
         metrics: Metrics,
     ) -> Self {
+        let memory = settings.memory.as_ref().map_or(Remembered::NotInstalled, |install| install.remembered());
         Self {
             settings,
             kernel,
@@ -179,7 +191,7 @@ impl Reconciler {
             cursor: String::new(),
             arrivals: Arrivals::default(),
             census: None,
-            remembered: None,
+            memory,
             forgetful: None,
             is_behind: false,
             refused: BTreeMap::new(),
@@ -235,8 +247,13 @@ impl Reconciler {
         }
     }
 
-    /// Looks at every pod of the node once and takes the next step for each; `full` also retries and verifies.
+    /// Looks at every pod of the node once and takes the next step for each; `full` also retries and verifies. Before
+    /// the source was read no pod is looked at: none is known, so all would seem to be gone.
     pub async fn pass(&mut self, loaded: &Loaded, now: Instant, full: bool) {
+        if loaded.is_never_read() {
+            self.answer_arrivals(loaded, now, full);
+            return;
+        }
         let pods = loaded.objects.node_pods.iter().filter(|(_, pod)| pod.node() == Some(&self.settings.node));
         let pods: Vec<(&ObjectKey, &NodePod)> = pods.map(|(key, pod)| (key, pod.as_ref())).collect();
         let mut reports = Vec::with_capacity(pods.len());
@@ -244,21 +261,25 @@ impl Reconciler {
         let present: BTreeSet<&str> = pods.iter().filter_map(|(_, pod)| pod.uid()).collect();
         let due = if full { self.take_turns() } else { BTreeSet::new() };
         self.census = None;
+        self.arrivals.assign(&loaded.objects);
         self.remember(loaded);
-        self.forget_deleted(&present, &mut jobs);
+        self.forget_deleted(loaded, &present, &mut jobs);
         let mut refused = BTreeMap::new();
         for (key, pod) in pods {
-            let decision = self.decide(key, pod, &loaded.objects);
+            let decision = self.decide(key, pod, loaded);
             let mut report = report(key, pod, &decision);
             match decision {
                 Decision::Capture { capture, warnings, .. } => {
                     report.error = (!warnings.is_empty()).then(|| warnings.join("; "));
-                    let wanted = self.wanted(key, pod, capture, full);
+                    let wanted = self.wanted(key, pod, capture);
                     match self.join(&wanted, now, full) {
                         Ok(Some(probe)) => jobs.push(probe),
                         Ok(None) => jobs.extend(self.rules_job(&wanted.uid, &due)),
                         Err(error) => report.error = Some(error),
                     }
+                }
+                Decision::Wait(enroll::Reason::UnreadNamespace) => {
+                    report.error = Some("its namespace cannot be read, so it stays as it is; see the log".to_owned());
                 }
                 Decision::Wait(_) => {}
                 Decision::Exclude(reason) => {
@@ -274,8 +295,8 @@ impl Reconciler {
         }
         self.refused = refused;
         self.lacking.retain(|key, _| loaded.objects.node_pods.contains_key(key));
-        if full && loaded.errors.is_empty() {
-            self.withdraw_stale_status(&loaded.objects);
+        if full {
+            self.withdraw_stale_status(loaded);
         }
         let count = jobs.len();
         let results = job::run_all(&self.kernel, jobs).await;
@@ -287,13 +308,13 @@ impl Reconciler {
             self.conclude(report, now, full);
         }
         self.publish(reports);
-        self.answer_arrivals(&loaded.objects, now, full);
+        self.answer_arrivals(loaded, now, full);
     }
 
     /// Takes everything back, at once: for an agent that leaves for good.
     pub async fn release_all(&mut self) {
         for (uid, pod) in &self.tracked {
-            self.withdraw(uid, &pod.key);
+            self.withdraw(Some(uid), &pod.key);
         }
         // Each round gets something done.
         while !self.tracked.is_empty() {
@@ -311,10 +332,13 @@ impl Reconciler {
         self.handoff.flush().await;
     }
 
-    fn decide(&self, key: &ObjectKey, pod: &NodePod, objects: &Objects) -> Decision {
-        let namespace = objects.namespace(&key.namespace);
-        let assigned = self.arrivals.addresses(key, pod.uid().unwrap_or_default());
-        enroll::decide(key, pod, namespace.map(Arc::as_ref), &self.settings.rules, &assigned)
+    fn known<'a>(&'a self, loaded: &'a Loaded) -> Known<'a> {
+        let Settings { rules, namespaces_exist, .. } = &self.settings;
+        Known { loaded, rules, memory: &self.memory, namespaces_exist: *namespaces_exist }
+    }
+
+    fn decide(&self, key: &ObjectKey, pod: &NodePod, loaded: &Loaded) -> Decision {
+        self.known(loaded).decide(key, pod, &self.arrivals.addresses(key, pod.uid().unwrap_or_default()))
     }
 
     /// Makes sure that the proxies were handed the pod's present namespace.
@@ -337,16 +361,25 @@ impl Reconciler {
             self.let_go(&wanted.uid);
         }
         if let Some(tracked) = self.tracked.get_mut(&wanted.uid) {
+            if full || !tracked.sources.hold(&wanted.probed) {
+                tracked.sources = Sources::ask(self.kernel.as_ref(), &wanted.probed);
+            }
             tracked.leaving = None;
             if matches!(tracked.settling, Settling::Until(end) if now >= end) {
                 tracked.settling = Settling::Done;
             }
-            let capture = Capture { phase: tracked.settling.phase(), ..wanted.capture.clone() };
+            let capture = wanted.capture(&tracked.sources, tracked.settling);
             if tracked.capture != capture {
                 tracked.capture = capture;
                 tracked.rules_hold = false;
             }
-            if full && matches!(self.handoff.answer(&wanted.uid), Answer::Refused(_)) {
+            if tracked.service_account != wanted.service_account {
+                tracing::info!(pod = %wanted.key, "the pod has a new service account");
+                tracked.service_account.clone_from(&wanted.service_account);
+                // Proxies keep a pod as whom it came.
+                self.handoff.remove(&wanted.uid);
+                self.handoff.add(wanted.handed(tracked.network.clone()));
+            } else if full && matches!(self.handoff.answer(&wanted.uid), Answer::Refused(_)) {
                 self.handoff.retry(&wanted.uid);
             }
             return Ok(None);
@@ -360,23 +393,20 @@ impl Reconciler {
     fn hand_over(&mut self, wanted: &Wanted, network: Namespace, path: PathBuf) -> Option<Job> {
         tracing::info!(pod = %wanted.key, uid = wanted.uid, "handing the pod to the node proxy");
         self.clean.remove(&wanted.uid);
-        self.handoff.add(HandedPod {
-            uid: wanted.uid.clone(),
-            name: wanted.key.name.clone(),
-            namespace: wanted.key.namespace.clone(),
-            service_account: wanted.service_account.clone(),
-            network: network.clone(),
-        });
+        self.handoff.add(wanted.handed(network.clone()));
         let probe = Job::Probe { uid: wanted.uid.clone(), network: network.clone() };
         // A pod whose runtime waits for us has not run yet, so it has no connections to spare.
         let is_new = self.arrivals.is_awaited(&wanted.key, &wanted.uid);
         let settling =
             if is_new || self.settings.established_grace.is_zero() { Settling::Done } else { Settling::Before };
+        let sources = Sources::ask(self.kernel.as_ref(), &wanted.probed);
         let tracked = Tracked {
             key: wanted.key.clone(),
+            service_account: wanted.service_account.clone(),
             network,
             path,
-            capture: Capture { phase: settling.phase(), ..wanted.capture.clone() },
+            capture: wanted.capture(&sources, settling),
+            sources,
             settling,
             is_fresh: is_new,
             rules_hold: false,
@@ -393,7 +423,7 @@ impl Reconciler {
     fn rules_job(&self, uid: &str, due: &BTreeSet<String>) -> Option<Job> {
         let tracked = self.tracked.get(uid)?;
         let listens = self.handoff.answer(uid) == Answer::Accepted;
-        let is_noted = || self.remembered.as_ref().is_some_and(|noted| noted.contains(&tracked.key.namespace));
+        let is_noted = || self.memory.enrols(&tracked.key.namespace) == Some(true);
         let waits = tracked.is_fresh && self.settings.pods_wait && is_noted();
         let wanted = if tracked.rules_hold { due.contains(uid) } else { listens || waits };
         wanted.then(|| Job::Ensure {
@@ -434,7 +464,7 @@ impl Reconciler {
             Ok(job::Done::Missing) => {
                 // Written of a pod of the same name that ended while no agent ran.
                 if let Some(tracked) = self.tracked.get(uid) {
-                    self.withdraw(uid, &tracked.key);
+                    self.withdraw(Some(uid), &tracked.key);
                 }
             }
             Ok(done @ (job::Done::Held | job::Done::Written)) => {
@@ -470,21 +500,17 @@ impl Reconciler {
     }
 
     /// All that it takes to capture `pod`.
-    fn wanted(&self, key: &ObjectKey, pod: &NodePod, mut capture: Capture, full: bool) -> Wanted {
+    fn wanted(&self, key: &ObjectKey, pod: &NodePod, capture: Capture) -> Wanted {
         let uid = pod.uid().unwrap_or_default().to_owned();
-        let mut addresses = self.arrivals.addresses(key, &uid);
-        addresses.extend(&pod.addresses);
-        if !capture.probes.ports.is_empty() {
-            // Routes seldom change, and each is asked for with a socket: in turn, not each time something happens elsewhere.
-            match self.tracked.get(&uid).filter(|_| !full) {
-                Some(tracked) => capture.probes.sources.extend(&tracked.capture.probes.sources),
-                None => {
-                    let sources = addresses.iter().filter_map(|address| self.kernel.source_towards(*address));
-                    capture.probes.sources.extend(sources);
-                }
-            }
-        }
-        Wanted { key: key.clone(), uid, service_account: pod.service_account.to_string(), addresses, capture }
+        let assigned = self.arrivals.addresses(key, &uid);
+        // The status of a pod whose sandbox was replaced has the addresses of the one before for a while.
+        let probed = match &assigned[..] {
+            _ if capture.probes.ports.is_empty() => Vec::new(),
+            [] => pod.addresses.to_vec(),
+            assigned => assigned.to_vec(),
+        };
+        let addresses = assigned.iter().chain(&pod.addresses).copied().collect();
+        Wanted { key: key.clone(), uid, service_account: pod.service_account.to_string(), addresses, probed, capture }
     }
 
     /// The captured pods whose turn it is to be verified.
@@ -522,6 +548,24 @@ impl Reconciler {
     }
 }
 
+impl Wanted {
+    fn capture(&self, sources: &Sources, settling: Settling) -> Capture {
+        let mut capture = Capture { phase: settling.phase(), ..self.capture.clone() };
+        capture.probes.sources.extend(&sources.found);
+        capture
+    }
+
+    fn handed(&self, network: Namespace) -> HandedPod {
+        HandedPod {
+            uid: self.uid.clone(),
+            name: self.key.name.clone(),
+            namespace: self.key.namespace.clone(),
+            service_account: self.service_account.clone(),
+            network,
+        }
+    }
+}
+
 impl Settling {
     fn phase(self) -> Phase {
         match self {
@@ -541,7 +585,7 @@ fn report(key: &ObjectKey, pod: &NodePod, decision: &Decision) -> PodReport {
         uid: pod.uid().unwrap_or_default().to_owned(),
         namespace: key.namespace.clone(),
         name: key.name.clone(),
-        desired: if decision.is_wanted() { Desired::Captured } else { Desired::Excluded },
+        desired: decision.desired(),
         reason: decision.reason().label(),
         actual: Actual::Absent,
         error: None,

@@ -13,6 +13,8 @@ pub enum Desired {
     Captured,
     /// It should not.
     Excluded,
+    /// Its namespace could not be read; it stays as it is.
+    Unknown,
 }
 
 /// Whether a pod is captured, as read back.

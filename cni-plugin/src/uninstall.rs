@@ -52,7 +52,7 @@ pub async fn uninstall(
     settings.remove_configuration()?;
     let told = status.owned()?;
     for key in &told {
-        status.remove(key)?;
+        status.remove(key, None)?;
     }
     status.settle().await?;
     if !told.is_empty() {
@@ -150,7 +150,7 @@ mod tests {
                 kernel.tamper(inode, Some(Capture::default()));
             }
             let status = Notices::from(Writer::new(root, "cni-agent.node-1").unwrap());
-            status.write(&ObjectKey::pod("shop", "web"), json!({})).unwrap();
+            status.write(&ObjectKey::pod("shop", "web"), "u1", &json!({})).unwrap();
             Self { kernel, settings, status, directory }
         }
 
@@ -182,7 +182,7 @@ mod tests {
     async fn a_crash_halfway_is_finished_by_the_next_run() {
         let steps: [fn(&Node); 4] = [
             |node| node.settings.remove_configuration().unwrap(),
-            |node| node.status.remove(&ObjectKey::pod("shop", "web")).unwrap(),
+            |node| node.status.remove(&ObjectKey::pod("shop", "web"), None).unwrap(),
             |node| node.kernel.tamper(7, None),
             |node| assert!(node.settings.remove_files().unwrap()),
         ];

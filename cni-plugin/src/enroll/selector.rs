@@ -84,13 +84,18 @@ impl Selectors {
         serde_saphyr::from_str(text).map(Self).map_err(|error| SelectorError(error.to_string()))
     }
 
-    /// Whether they select the pod. A namespace that is not known has no labels that anybody could select.
+    /// Whether they select the pod. Without a namespace there are no labels of it that anybody could select.
     pub(super) fn select(&self, pod: Labels<'_>, namespace: Option<Labels<'_>>) -> Option<By> {
         let selecting = self.0.iter().find(|entry| {
             let by_namespace = || namespace.is_some_and(|namespace| entry.namespace_selector.selects(namespace));
             entry.pod_selector.selects(pod) && (entry.namespace_selector.is_empty() || by_namespace())
         });
         selecting.map(|entry| if entry.namespace_selector.is_empty() { By::Pod } else { By::Namespace })
+    }
+
+    /// Whether some namespace could make them select the pod.
+    pub(super) fn depend_on_namespace(&self, pod: Labels<'_>) -> bool {
+        self.0.iter().any(|entry| !entry.namespace_selector.is_empty() && entry.pod_selector.selects(pod))
     }
 }
 

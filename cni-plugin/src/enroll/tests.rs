@@ -132,23 +132,23 @@ fn verdicts() {
         ),
     ];
     for (mode, change, wanted, waiting, reason) in rows {
-        let decision = decide(&key(&change), &pod(&change), Some(&namespace(mode)), &rules(), &[]);
-        let got = (decision.is_wanted(), matches!(decision, Decision::Wait(_)), decision.reason());
+        let decision = decide(&key(&change), &pod(&change), Home::Read(&namespace(mode)), &rules(), &[]);
+        let got = (decision.desired() == Desired::Captured, matches!(decision, Decision::Wait(_)), decision.reason());
         assert_eq!(got, (wanted, waiting, reason), "namespace {mode:?}, pod {change}");
     }
 }
 
 #[test]
-fn an_unknown_namespace_opts_nobody_in() {
-    assert_eq!(decide(&shop(), &pod(&json!({})), None, &rules(), &[]).reason(), Reason::NotLabelled);
-    assert_eq!(decide(&shop(), &pod(&labelled("ambient")), None, &rules(), &[]).reason(), Reason::PodLabel);
+fn a_namespace_that_is_not_there_opts_nobody_in() {
+    assert_eq!(decide(&shop(), &pod(&json!({})), Home::Absent, &rules(), &[]).reason(), Reason::NotLabelled);
+    assert_eq!(decide(&shop(), &pod(&labelled("ambient")), Home::Absent, &rules(), &[]).reason(), Reason::PodLabel);
 }
 
 #[test]
 fn annotations_change_how_a_pod_is_captured() {
     let captured = |annotations: Value| {
         let pod = pod(&json!({"metadata": {"annotations": annotations, "labels": {DATAPLANE_MODE: "ambient"}}}));
-        match decide(&shop(), &pod, None, &rules(), &[]) {
+        match decide(&shop(), &pod, Home::Absent, &rules(), &[]) {
             Decision::Capture { capture, warnings, .. } => (capture, warnings),
             other => panic!("{other:?}"),
         }
@@ -178,6 +178,7 @@ fn what_cannot_be_captured_is_said_only_to_those_who_asked() {
 #[test]
 fn an_address_that_was_just_given_is_as_good_as_one_in_the_status() {
     let pod = pod(&json!({"metadata": {"labels": {DATAPLANE_MODE: "ambient"}}, "status": {"podIP": null}}));
-    assert_eq!(decide(&shop(), &pod, None, &rules(), &[]), Decision::Wait(Reason::NoAddress));
-    assert!(matches!(decide(&shop(), &pod, None, &rules(), &["10.0.0.1".parse().unwrap()]), Decision::Capture { .. }));
+    assert_eq!(decide(&shop(), &pod, Home::Absent, &rules(), &[]), Decision::Wait(Reason::NoAddress));
+    let assigned = ["10.0.0.1".parse().unwrap()];
+    assert!(matches!(decide(&shop(), &pod, Home::Absent, &rules(), &assigned), Decision::Capture { .. }));
 }

@@ -24,13 +24,15 @@ struct State {
     refuse_apply: bool,
     refuse_remove: bool,
     addresses: BTreeMap<u64, Vec<IpAddr>>,
+    /// From where the node reaches addresses, where that was said.
+    routes: BTreeMap<IpAddr, Option<IpAddr>>,
     census: Census,
     connections: usize,
 }
 
 /// The address every namespace has unless it was given others.
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
-/// The node's address towards every pod.
+/// The node's address towards every IPv4 address of which nothing else was said.
 pub const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 254);
 
 impl FakeKernel {
@@ -70,6 +72,11 @@ impl FakeKernel {
     /// Gives the namespace `inode` other addresses than [`ADDRESS`].
     pub fn give(&self, inode: u64, addresses: &[IpAddr]) {
         self.state().addresses.insert(inode, addresses.to_vec());
+    }
+
+    /// From where the node reaches `address` from now on, if it does.
+    pub fn route(&self, address: IpAddr, source: Option<IpAddr>) {
+        self.state().routes.insert(address, source);
     }
 
     /// Lets a process of the pod `uid` run in the namespace `inode`, to be found at `path`.
@@ -115,7 +122,8 @@ impl Kernel for FakeKernel {
     }
 
     fn source_towards(&self, address: IpAddr) -> Option<IpAddr> {
-        address.is_ipv4().then_some(NODE_ADDRESS.into())
+        let said = self.state().routes.get(&address).copied();
+        said.unwrap_or_else(|| address.is_ipv4().then_some(NODE_ADDRESS.into()))
     }
 
     fn captured_connections(&self, _: &Namespace) -> Result<usize, KernelError> {

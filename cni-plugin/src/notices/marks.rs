@@ -81,30 +81,34 @@ impl Marks {
         marks
     }
 
-    pub(super) fn write(&self, key: &ObjectKey, partial: &Value) -> Result<(), NoticeError> {
+    pub(super) fn write(&self, key: &ObjectKey, uid: &str, partial: &Value) -> Result<(), NoticeError> {
         let said = |name: &'static str| {
             let value = partial.get("metadata")?.get("annotations")?.get(name)?.as_str()?;
             Some((name, value.to_owned()))
         };
-        let is_new = self.want(key, OURS.into_iter().filter_map(said).collect());
+        let is_new = self.want(key, Some(uid), OURS.into_iter().filter_map(said).collect());
         match self.shared.state().failed.get(key).filter(|_| !is_new) {
             Some(error) => Err(NoticeError::Server { pod: key.clone(), error: error.clone() }),
             None => Ok(()),
         }
     }
 
-    pub(super) fn remove(&self, key: &ObjectKey) {
-        self.want(key, BTreeMap::new());
+    pub(super) fn remove(&self, key: &ObjectKey, uid: Option<&str>) {
+        self.want(key, uid, BTreeMap::new());
     }
 
     /// Whether that was not wanted before.
-    fn want(&self, key: &ObjectKey, annotations: BTreeMap<&'static str, String>) -> bool {
+    fn want(&self, key: &ObjectKey, uid: Option<&str>, annotations: BTreeMap<&'static str, String>) -> bool {
         let loaded = self.source.borrow();
-        let uid = loaded.objects.node_pods.get(key).and_then(|pod| pod.uid());
+        let present = loaded.objects.node_pods.get(key).and_then(|pod| pod.uid());
         let mut state = self.shared.state();
         // Of a pod that is gone there is nothing to say, and nothing left of what was said.
-        let Some(uid) = uid else { return state.wanted.remove(key).is_some() };
-        let mark = Mark { uid: uid.to_owned(), annotations };
+        let Some(present) = present else { return state.wanted.remove(key).is_some() };
+        // Another pod has its name by now: whoever decided on the first has not heard of it yet.
+        if uid.is_some_and(|uid| uid != present) {
+            return false;
+        }
+        let mark = Mark { uid: present.to_owned(), annotations };
         if state.wanted.get(key) == Some(&mark) {
             return false;
         }

@@ -48,6 +48,18 @@ impl WithoutAgent {
     }
 }
 
+impl Remembered {
+    /// Whether pods of `namespace` are enrolled; nothing when that cannot be known.
+    #[must_use]
+    pub fn enrols(&self, namespace: &str) -> Option<bool> {
+        match self {
+            Self::NotInstalled => Some(false),
+            Self::Enrolled(namespaces) => Some(namespaces.contains(namespace)),
+            Self::Unreadable(_) => None,
+        }
+    }
+}
+
 /// The file's text for a node where `namespaces` are enrolled.
 #[must_use]
 pub fn render(namespaces: &BTreeSet<String>) -> String {
@@ -83,12 +95,12 @@ pub fn read(path: &Path) -> Remembered {
 #[must_use]
 pub fn without_agent(remembered: &Remembered, fail: Fail, namespace: &str) -> WithoutAgent {
     match (remembered, fail) {
-        (Remembered::NotInstalled, _) | (_, Fail::Open) => WithoutAgent::Pass,
-        (Remembered::Enrolled(namespaces), Fail::Closed) if !namespaces.contains(namespace) => WithoutAgent::Pass,
-        (Remembered::Enrolled(_), Fail::Closed) => WithoutAgent::Refuse(format!(
+        (_, Fail::Open) => WithoutAgent::Pass,
+        (Remembered::Unreadable(why), Fail::Closed) => WithoutAgent::Refuse(why.clone()),
+        _ if remembered.enrols(namespace) == Some(false) => WithoutAgent::Pass,
+        _ => WithoutAgent::Refuse(format!(
             "the namespace {namespace} is enrolled and the fairway-cni-agent of this node does not answer"
         )),
-        (Remembered::Unreadable(why), Fail::Closed) => WithoutAgent::Refuse(why.clone()),
     }
 }
 

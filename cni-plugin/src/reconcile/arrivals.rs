@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use fairway_core::limits;
-use fairway_core::source::ObjectKey;
+use fairway_core::source::{ObjectKey, Objects};
 use tokio::sync::oneshot;
 
 use crate::event::{Answer, Attachment};
@@ -51,8 +51,17 @@ pub(super) fn verdict(standing: &Standing, waited: Duration) -> Option<Verdict> 
 /// One sandbox as the runtime announced it.
 pub(super) struct Arrival {
     pub(super) attachment: Attachment,
+    /// The uid of its pod, as far as it is known.
+    owner: Option<String>,
     since: Instant,
     waiting: Vec<oneshot::Sender<Verdict>>,
+}
+
+impl Arrival {
+    /// Whether it is a sandbox of the pod `uid`.
+    pub(super) fn is_of(&self, uid: &str) -> bool {
+        self.owner.as_deref() == Some(uid)
+    }
 }
 
 /// All of them, by pod. What is known of a sandbox stays until it ends.
@@ -81,7 +90,18 @@ impl Arrivals {
             // A retry: whoever still waits gets the same answer.
             waiting.extend(before.waiting.into_iter().filter(|answer| !answer.is_closed()));
         }
-        self.pods.insert(key, Arrival { attachment, since: now, waiting });
+        let owner = Some(attachment.pod_uid.clone()).filter(|uid| !uid.is_empty());
+        self.pods.insert(key, Arrival { attachment, owner, since: now, waiting });
+    }
+
+    /// Finds out whose the sandboxes are of which the runtime told no uid. No sandbox is made for a pod that was told to
+    /// end: its name is another's by now, whose object has not come yet.
+    pub(super) fn assign(&mut self, objects: &Objects) {
+        for (key, arrival) in self.pods.iter_mut().filter(|(_, arrival)| arrival.attachment.pod_uid.is_empty()) {
+            let pod = objects.node_pods.get(key);
+            let pod = pod.filter(|pod| !pod.is_ending || arrival.owner.as_deref() == pod.uid());
+            arrival.owner = pod.and_then(|pod| pod.uid()).map(ToOwned::to_owned);
+        }
     }
 
     /// A sandbox ends; one that was replaced meanwhile changes nothing.
@@ -103,8 +123,7 @@ impl Arrivals {
 
     /// What was announced of the pod `uid`.
     pub(super) fn of(&self, key: &ObjectKey, uid: &str) -> Option<&Attachment> {
-        let attachment = &self.pods.get(key)?.attachment;
-        (attachment.pod_uid.is_empty() || attachment.pod_uid == uid).then_some(attachment)
+        self.pods.get(key).filter(|arrival| arrival.is_of(uid)).map(|arrival| &arrival.attachment)
     }
 
     /// Whether a runtime waits to start the pod `uid`, which then has not run yet.
@@ -127,13 +146,13 @@ impl Arrivals {
     }
 
     /// Answers whoever has waited long enough or has no need to.
-    pub(super) fn answer(&mut self, now: Instant, standing: impl Fn(&ObjectKey, &Attachment) -> Standing) {
+    pub(super) fn answer(&mut self, now: Instant, standing: impl Fn(&ObjectKey, &Arrival) -> Standing) {
         for (key, arrival) in &mut self.pods {
             arrival.waiting.retain(|answer| !answer.is_closed());
             if arrival.waiting.is_empty() {
                 continue;
             }
-            let standing = standing(key, &arrival.attachment);
+            let standing = standing(key, arrival);
             let Some(verdict) = verdict(&standing, now.saturating_duration_since(arrival.since)) else { continue };
             if let Verdict::Refused(reason) = &verdict {
                 tracing::warn!(pod = %key, reason, "the pod may not start yet");
@@ -189,6 +208,7 @@ mod tests {
         let key = ObjectKey::pod("shop", "web");
         let attachment = |container: &str| Attachment {
             container_id: container.to_owned(),
+            pod_uid: "u".to_owned(),
             netns: format!("/n/{container}"),
             ..Attachment::default()
         };

@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::time::Instant;
 
-use fairway_core::source::{ObjectKey, Objects};
+use fairway_core::source::{Loaded, ObjectKey};
 
-use super::arrivals::Standing;
+use super::arrivals::{Arrival, Standing};
 use super::{Decision, Reconciler};
-use crate::enroll;
+use crate::enroll::Reason;
 use crate::event::{Answer, Attachment};
 use crate::kernel::NamespaceId;
 use crate::report::{Actual, Desired};
@@ -72,31 +72,31 @@ impl Reconciler {
     }
 
     /// Answers the calls that can be answered after a pass.
-    pub(super) fn answer_arrivals(&mut self, objects: &Objects, now: Instant, full: bool) {
+    pub(super) fn answer_arrivals(&mut self, loaded: &Loaded, now: Instant, full: bool) {
         let mut arrivals = std::mem::take(&mut self.arrivals);
-        arrivals.answer(now, |key, attachment| self.standing(objects, key, attachment));
-        self.arrivals = arrivals;
+        arrivals.answer(now, |key, arrival| self.standing(loaded, key, arrival));
         if full {
+            let (pods, known) = (&loaded.objects.node_pods, self.known(loaded));
             let tracked: Vec<&ObjectKey> = self.tracked.values().map(|tracked| &tracked.key).collect();
-            let has_pod = |uid: &str| objects.node_pods.values().any(|pod| pod.uid() == Some(uid));
-            self.arrivals.forget(|key| objects.node_pods.contains_key(key) || tracked.contains(&key), has_pod);
+            let has_pod = |uid: &str| pods.values().any(|pod| pod.uid() == Some(uid));
+            let may_live = |key: &ObjectKey| pods.contains_key(key) || tracked.contains(&key) || !known.is_gone(key);
+            arrivals.forget(may_live, has_pod);
         }
+        self.arrivals = arrivals;
     }
 
-    fn standing(&self, objects: &Objects, key: &ObjectKey, attachment: &Attachment) -> Standing {
-        let namespace = objects.namespace(&key.namespace);
-        let unseen = || Standing::Unseen {
-            enrolled: namespace.is_some_and(|namespace| enroll::is_enrolled(namespace, &self.settings.rules)),
-        };
-        let Some(pod) = objects.node_pods.get(key) else { return unseen() };
+    fn standing(&self, loaded: &Loaded, key: &ObjectKey, arrival: &Arrival) -> Standing {
+        let known = self.known(loaded);
+        let unseen = || Standing::Unseen { enrolled: known.is_enrolled(&key.namespace) };
+        let Some(pod) = loaded.objects.node_pods.get(key) else { return unseen() };
         let uid = pod.uid().unwrap_or_default();
-        if !attachment.pod_uid.is_empty() && attachment.pod_uid != uid {
+        if !arrival.is_of(uid) {
             return unseen();
         }
-        let namespace = namespace.map(std::sync::Arc::as_ref);
-        let decision = enroll::decide(key, pod, namespace, &self.settings.rules, &attachment.addresses());
-        if let Decision::Exclude(reason) = decision {
-            return Standing::Excluded(reason.label());
+        match known.decide(key, pod, &arrival.attachment.addresses()) {
+            Decision::Exclude(reason) => return Standing::Excluded(reason.label()),
+            Decision::Wait(Reason::UnreadNamespace) => return unseen(),
+            Decision::Capture { .. } | Decision::Wait(_) => {}
         }
         let pods = self.reports.latest().pods;
         match pods.iter().find(|report| !uid.is_empty() && report.uid == uid) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use fairway_core::source::{NodePod, ObjectKey};
+use fairway_core::source::{Loaded, NodePod, ObjectKey};
 
 use super::job::Job;
 use super::{Reconciler, is_plain};
@@ -27,7 +27,7 @@ impl Reconciler {
         tracked.said = None;
         let (key, network) = (tracked.key.clone(), tracked.network.clone());
         let capture = Capture { phase: Phase::Leaving, ..tracked.capture.clone() };
-        self.withdraw(&uid, &key);
+        self.withdraw(Some(&uid), &key);
         let waited = now.duration_since(since);
         if waited < self.settings.leave_grace {
             return None;
@@ -47,16 +47,20 @@ impl Reconciler {
         Some(Job::Clean { uid: uid.to_owned(), network })
     }
 
-    /// Pods whose object is gone: nobody needs to be told in order any more.
-    pub(super) fn forget_deleted(&mut self, present: &BTreeSet<&str>, jobs: &mut Vec<Job>) {
+    /// Pods whose object is gone: nobody needs to be told in order any more. One that may only not be readable stays while
+    /// its namespace does.
+    pub(super) fn forget_deleted(&mut self, loaded: &Loaded, present: &BTreeSet<&str>, jobs: &mut Vec<Job>) {
         self.clean.retain(|uid| present.contains(uid.as_str()));
         let gone: Vec<_> = self.tracked.keys().filter(|uid| !present.contains(uid.as_str())).cloned().collect();
         for uid in gone {
             let Some(tracked) = self.tracked.get(&uid) else { continue };
             let (key, network) = (tracked.key.clone(), tracked.network.clone());
-            tracing::info!(pod = %key, uid, "the pod was deleted");
             let lives = self.kernel.identify(&tracked.path).ok() == Some(network.id());
-            self.withdraw(&uid, &key);
+            if lives && !self.known(loaded).is_gone(&key) {
+                continue;
+            }
+            tracing::info!(pod = %key, uid, "the pod was deleted");
+            self.withdraw(Some(&uid), &key);
             if lives {
                 // Its processes may run on for a while; they should not meet a proxy that has left.
                 jobs.push(Job::Remove { uid, network });
@@ -69,7 +73,7 @@ impl Reconciler {
     /// Forgets a pod whose namespace is gone.
     pub(super) fn let_go(&mut self, uid: &str) {
         if let Some(tracked) = self.tracked.remove(uid) {
-            self.withdraw(uid, &tracked.key);
+            self.withdraw(Some(uid), &tracked.key);
         }
         self.handoff.remove(uid);
     }

@@ -1,35 +1,30 @@
 //! What the agent says of pods to others: in their status, and in a note for the plugin.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Instant;
 
-use fairway_core::source::directory::Loaded;
-use fairway_core::source::{Kind, NodePod, ObjectKey, Objects};
+use fairway_core::source::{Kind, Loaded, NodePod, ObjectKey};
 use serde_json::{Map, json};
 
 use super::settle::{self, StatusChange, settle};
 use super::{COMPLAIN_AFTER, Lack, REMIND_EVERY, Reconciler};
-use crate::enroll::{self, Decision, NOT_CAPTURED, REDIRECTION};
+use crate::enroll::{Decision, NOT_CAPTURED, REDIRECTION};
 use crate::events::{PodEvent, Reason};
 use crate::install::InstallError;
+use crate::plugin::remembered::Remembered;
 use crate::report::{Actual, Desired, PodReport};
 
 impl Reconciler {
     /// Leaves a note for the plugin, which decides by it while no agent runs.
     pub(super) fn remember(&mut self, loaded: &Loaded) {
-        let Some(memory) = &self.settings.memory else { return };
-        // A source that has not been read says nothing of who is enrolled.
-        if loaded.is_never_read() {
+        let Some(install) = &self.settings.memory else { return };
+        let Some(enrolled) = self.known(loaded).enrolled() else { return };
+        if matches!(&self.memory, Remembered::Enrolled(before) if *before == enrolled) {
             return;
         }
-        let namespaces = loaded.objects.namespaces.values();
-        let enrolled = namespaces.filter(|namespace| enroll::is_enrolled(namespace, &self.settings.rules));
-        let enrolled: BTreeSet<String> = enrolled.filter_map(|namespace| namespace.metadata.name.clone()).collect();
-        if self.remembered.as_ref() == Some(&enrolled) {
-            return;
-        }
-        match memory.remember(&enrolled) {
-            Ok(()) => (self.remembered, self.forgetful) = (Some(enrolled), None),
+        match install.remember(&enrolled) {
+            Ok(()) => (self.memory, self.forgetful) = (Remembered::Enrolled(enrolled), None),
             // Without a runtime there is no plugin either; the installation says so.
             Err(InstallError::NoDirectory(_)) => {}
             Err(error) => {
@@ -50,7 +45,7 @@ impl Reconciler {
             self.say(key, uid, Reason::CannotBeCaptured, why);
         }
         let partial = json!({"metadata": {"annotations": {NOT_CAPTURED: why}}});
-        if let Err(error) = self.status.write(key, partial) {
+        if let Err(error) = self.status.write(key, uid, &partial) {
             tracing::warn!(pod = %key, %error, "the pod's status could not be written; trying again");
         }
         recently.unwrap_or(now)
@@ -96,7 +91,8 @@ impl Reconciler {
         if says_more {
             annotations.insert(NOT_CAPTURED.to_owned(), json!(report.error));
         }
-        if let Err(error) = self.status.write(&key, json!({"metadata": {"annotations": annotations}})) {
+        let partial = json!({"metadata": {"annotations": annotations}});
+        if let Err(error) = self.status.write(&key, &report.uid, &partial) {
             tracing::warn!(pod = %key, %error, "the pod's status could not be written; trying again");
             report.actual = Actual::Pending;
             report.error = Some(error.to_string());
@@ -130,18 +126,18 @@ impl Reconciler {
         is_long
     }
 
-    /// Takes the status of a pod back, unless another pod has its name by now.
-    pub(super) fn withdraw(&self, uid: &str, key: &ObjectKey) {
-        if self.tracked.iter().any(|(other, tracked)| other != uid && tracked.key == *key) {
+    /// Takes the status of a pod back, unless another pod has its name by now; without a uid, whatever pod it was.
+    pub(super) fn withdraw(&self, uid: Option<&str>, key: &ObjectKey) {
+        if self.tracked.iter().any(|(other, tracked)| Some(other.as_str()) != uid && tracked.key == *key) {
             return;
         }
-        if let Err(error) = self.status.remove(key) {
+        if let Err(error) = self.status.remove(key, uid) {
             tracing::warn!(pod = %key, %error, "the pod's status could not be taken back; trying again");
         }
     }
 
-    /// Status an earlier agent wrote of pods that are not ours any more.
-    pub(super) fn withdraw_stale_status(&self, objects: &Objects) {
+    /// Status an earlier agent wrote of pods that are known not to be ours any more.
+    pub(super) fn withdraw_stale_status(&self, loaded: &Loaded) {
         let owned = match self.status.owned() {
             Ok(owned) => owned,
             Err(error) => {
@@ -153,11 +149,13 @@ impl Reconciler {
         let in_use = self.tracked.values().map(|tracked| &tracked.key).chain(self.refused.keys()).chain(told);
         let in_use: BTreeSet<_> = in_use.collect();
         for key in owned.iter().filter(|key| key.kind == Kind::Pod && !in_use.contains(key)) {
-            let waits = objects.node_pods.get(key).is_some_and(|pod| {
-                pod.node() == Some(&self.settings.node) && matches!(self.decide(key, pod, objects), Decision::Wait(_))
-            });
-            if !waits {
-                self.withdraw("", key);
+            let pod = loaded.objects.node_pods.get(key).map(Arc::as_ref);
+            let is_over = match pod.filter(|pod| pod.node() == Some(&self.settings.node)) {
+                Some(pod) => !matches!(self.decide(key, pod, loaded), Decision::Wait(_)),
+                None => self.known(loaded).is_gone(key),
+            };
+            if is_over {
+                self.withdraw(pod.and_then(NodePod::uid), key);
             }
         }
     }

@@ -10,7 +10,10 @@ use fairway_proto::zds::workload_request::Payload;
 
 use serde_json::json;
 
+use clap::Parser as _;
+
 use super::*;
+use crate::config::Config;
 use crate::enroll::REDIRECTION;
 use crate::events::{Reason, Recorder};
 use crate::handoff::client::{Client, until};
@@ -18,6 +21,8 @@ use crate::kernel::fake::FakeKernel;
 
 const NODE: &str = "node-1";
 const INODE: u64 = 7;
+/// Where the node's CNI configurations are: no manifests.
+const NODE_FILES: &str = ".node";
 const GRACE: Duration = Duration::from_secs(60);
 
 struct World {
@@ -50,6 +55,7 @@ impl World {
         let settings = Settings {
             node: NODE.to_owned(),
             netns_dir: "/netns".into(),
+            namespaces_exist: false,
             rules: enroll::Rules {
                 excluded_namespaces: BTreeSet::new(),
                 selectors: enroll::Selectors::default(),
@@ -59,7 +65,7 @@ impl World {
             pods_wait: true,
             established_grace: GRACE,
             host_mounts: "/host".into(),
-            memory: None,
+            memory: root.join(NODE_FILES).is_dir().then(|| Arc::new(installation(&root.join(NODE_FILES)))),
             events: Arc::<Recorder>::clone(events),
         };
         let status = Writer::new(root, "cni-agent.node-1").unwrap();
@@ -72,6 +78,12 @@ impl World {
     /// A new agent in the place of the old one, which left everything as it was.
     fn restart(&mut self) {
         (self.handoff, self.reconciler) = Self::agent(self.directory.path(), &self.kernel, &self.events);
+    }
+
+    /// The agent writes down which namespaces are enrolled.
+    fn note(&mut self) {
+        fs::create_dir(self.directory.path().join(NODE_FILES)).unwrap();
+        self.restart();
     }
 
     /// What was said of pods, in order.
@@ -158,6 +170,12 @@ impl World {
         let pod = loaded.objects.pod("shop", "web")?;
         annotation(&pod.metadata, REDIRECTION).map(str::to_owned)
     }
+}
+
+fn installation(configurations: &Path) -> install::Settings {
+    let configurations = configurations.to_str().unwrap();
+    let flags = ["agent", "--manifests", "m", "--node-name", NODE, "--cni-net-dir", configurations];
+    Config::try_parse_from(flags).unwrap().install()
 }
 
 fn pod(uid: &str) -> String {
@@ -336,7 +354,7 @@ async fn a_vanished_namespace_is_let_go() {
 async fn a_deleted_pod_is_forgotten() {
     let (mut world, client) = World::captured().await;
     world.remove("pod.yaml");
-    world.loaded = load(world.directory.path(), Some(&world.loaded));
+    world.loaded = load_for_node(world.directory.path(), Some(&world.loaded));
     world.reconciler.pass(&world.loaded, world.now, false).await;
     client.let_go("u1");
     assert!(world.reconciler.tracked.is_empty());
@@ -351,7 +369,7 @@ async fn what_an_earlier_agent_left_behind_is_cleaned_up() {
     world.kernel.tamper(INODE, Some(Capture::default()));
     let annotations = json!({"metadata": {"annotations": {REDIRECTION: "enabled"}}});
     for name in ["web", "gone"] {
-        world.reconciler.status.write(&ObjectKey::pod("shop", name), annotations.clone()).unwrap();
+        world.reconciler.status.write(&ObjectKey::pod("shop", name), "u1", &annotations).unwrap();
     }
     world.pass().await;
     assert_eq!(world.kernel.calls(), ["remove 7"]);
@@ -411,7 +429,8 @@ async fn a_uid_cannot_name_another_file() {
 async fn pods_of_other_nodes_are_not_ours() {
     let mut world = World::new();
     world.write("pod.yaml", &pod("u1").replace(NODE, "node-2"));
-    world.loaded = load(world.directory.path(), None);
+    world.loaded = load_for_node(world.directory.path(), None);
+    assert_eq!(world.loaded.objects.node_pods.len(), 1);
     world.reconciler.pass(&world.loaded, world.now, true).await;
     assert!(world.reconciler.reports.latest().pods.is_empty());
     assert!(world.reconciler.tracked.is_empty());
@@ -438,4 +457,6 @@ async fn verification_takes_turns() {
 }
 
 mod phases;
+mod probes;
 mod runtime;
+mod unread;

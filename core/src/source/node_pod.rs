@@ -34,6 +34,8 @@ pub struct NodePod {
     pub is_host_network: bool,
     /// Whether it ran to its end and will not run again.
     pub is_terminal: bool,
+    /// Whether it was told to end.
+    pub is_ending: bool,
     /// Whether it is for Windows.
     pub is_windows: bool,
 }
@@ -59,6 +61,7 @@ impl NodePod {
             runtime_class: spec.and_then(|spec| spec.runtime_class_name.as_deref()).unwrap_or_default().into(),
             is_host_network: is_host_network(pod),
             is_terminal: is_terminal(pod),
+            is_ending: pod.metadata.deletion_timestamp.is_some(),
             is_windows: spec.and_then(|spec| spec.os.as_ref()).is_some_and(|os| os.name == "windows"),
         }
     }
@@ -101,7 +104,7 @@ pub(super) fn is_read(key: &str) -> bool {
 pub(super) fn pruned(mut whole: Value) -> Value {
     keep(&mut whole, &["apiVersion", "kind", "metadata", "spec", "status"]);
     if let Some(metadata) = whole.get_mut("metadata") {
-        keep(metadata, &["name", "namespace", "uid", "labels", "annotations"]);
+        keep(metadata, &["name", "namespace", "uid", "labels", "annotations", "deletionTimestamp"]);
         if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
             annotations.retain(|key, _| is_read(key));
         }
@@ -138,6 +141,7 @@ mod tests {
     fn all_that_decides_is_kept_and_nothing_else() {
         let pod: Pod = serde_json::from_value(json!({
             "metadata": {"name": "a", "namespace": "shop", "uid": "u1", "labels": {"app": "web"},
+                "deletionTimestamp": "2026-01-01T00:00:00Z",
                 "annotations": {"ambient.istio.io/dns-capture": "false", "large.example/notes": "x"}},
             "spec": {"nodeName": "n1", "serviceAccountName": "web", "hostNetwork": true, "runtimeClassName": "kata",
                 "os": {"name": "windows"},
@@ -154,7 +158,7 @@ mod tests {
         assert_eq!(annotations, [Some("false"), None]);
         assert_eq!(*kept.addresses, ["10.0.0.1", "fd00::1"].map(|address| address.parse::<IpAddr>().unwrap()));
         assert_eq!((&*kept.probed, &*kept.runtime_class), (&[80][..], "kata"));
-        assert!(kept.is_host_network && kept.is_terminal && kept.is_windows);
+        assert!(kept.is_host_network && kept.is_terminal && kept.is_ending && kept.is_windows);
         let nothing = NodePod::of(&Pod::default());
         assert_eq!((nothing.uid(), nothing.node(), &*nothing.service_account), (None, None, "default"));
     }

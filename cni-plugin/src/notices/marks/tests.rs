@@ -53,7 +53,7 @@ fn what_is_said_outlives_the_agent_and_not_the_pod() {
     let (sender, marks) = marks(loaded(&[pod("u", json!({REDIRECTION: "enabled"}))]));
     assert!(marks.has(&web()), "said before a restart");
     assert_eq!(marks.owned(), [web()]);
-    marks.remove(&web());
+    marks.remove(&web(), None);
     assert!(!marks.has(&web()) && marks.owned().is_empty());
     assert_eq!(marks.shared.state().due(&marks.source.borrow()).len(), 1);
     // Another pod of that name: what was to be taken back went with the first.
@@ -62,14 +62,26 @@ fn what_is_said_outlives_the_agent_and_not_the_pod() {
     marks.shared.state().prune(&sender.borrow());
     assert!(marks.has(&web()));
     sender.send_replace(Arc::new(Loaded::default()));
-    marks.write(&web(), &json!({"metadata": {"annotations": {REDIRECTION: "enabled"}}})).unwrap();
+    marks.write(&web(), "v", &json!({"metadata": {"annotations": {REDIRECTION: "enabled"}}})).unwrap();
     assert!(!marks.has(&web()), "there is no pod to say it of");
+}
+
+#[test]
+fn what_was_decided_of_a_pod_is_not_said_of_the_next_one_of_its_name() {
+    let (sender, marks) = marks(loaded(&[pod("u", json!({}))]));
+    // The agent goes by an earlier reading.
+    sender.send_replace(Arc::new(loaded(&[pod("v", json!({REDIRECTION: "enabled"}))])));
+    marks.write(&web(), "u", &json!({"metadata": {"annotations": {NOT_CAPTURED: "why"}}})).unwrap();
+    marks.remove(&web(), Some("u"));
+    assert!(marks.shared.state().due(&marks.source.borrow()).is_empty());
+    marks.remove(&web(), Some("v"));
+    assert_eq!(marks.shared.state().due(&marks.source.borrow()).len(), 1);
 }
 
 #[test]
 fn a_failure_is_told_until_it_is_over_or_something_else_is_said() {
     let (_sender, marks) = marks(loaded(&[pod("u", json!({}))]));
-    let say = |text: &str| marks.write(&web(), &json!({"metadata": {"annotations": {REDIRECTION: text}}}));
+    let say = |text: &str| marks.write(&web(), "u", &json!({"metadata": {"annotations": {REDIRECTION: text}}}));
     say("pending").unwrap();
     marks.shared.state().failed.insert(web(), "the server is away".to_owned());
     let error = say("pending").unwrap_err().to_string();

@@ -72,18 +72,3 @@ async fn a_pod_that_comes_back_while_its_connections_end_is_captured_again() {
     assert_eq!(world.kernel.content(INODE).unwrap().phase, Phase::Joining);
     assert_eq!(world.redirection().as_deref(), Some("enabled"));
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn probes_come_from_where_the_node_really_sends_them() {
-    let mut world = World::new();
-    let probed =
-        pod("u1").replace("containers: []", "containers: [{name: c, readinessProbe: {httpGet: {port: 8080}}}]");
-    world.write("pod.yaml", &probed);
-    world.pass().await;
-    let _client = world.ready().await;
-    world.answered(Answer::Accepted).await;
-    world.pass().await;
-    let probes = world.kernel.content(INODE).unwrap().probes;
-    assert_eq!(probes.sources.into_iter().collect::<Vec<_>>(), [crate::kernel::fake::NODE_ADDRESS]);
-    assert_eq!(probes.ports.into_iter().collect::<Vec<_>>(), [8080]);
-}

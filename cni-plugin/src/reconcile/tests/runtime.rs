@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 
-use clap::Parser as _;
 use fairway_core::limits;
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
@@ -14,7 +13,7 @@ use crate::kernel::fake::ADDRESS;
 use crate::serve::{Verdict, Want};
 
 /// A pod as a runtime's source has it before its sandbox is there.
-fn starting(uid: &str) -> String {
+pub(super) fn starting(uid: &str) -> String {
     pod(uid).replace("podIP: 10.0.0.1", "hostIP: 10.9.9.9").replace("Running", "Pending")
 }
 
@@ -32,14 +31,14 @@ fn sandbox(container: &str) -> Attachment {
 
 impl World {
     /// A pod that has no sandbox yet.
-    fn before_the_sandbox() -> Self {
+    pub(super) fn before_the_sandbox() -> Self {
         let world = Self::new();
         world.write("pod.yaml", &starting("u1"));
         world.kernel.vanish(&world.netns("u1"));
         world
     }
 
-    fn make(&self, container: &str, inode: u64) {
+    pub(super) fn make(&self, container: &str, inode: u64) {
         self.kernel.place(Path::new(&format!("/var/run/netns/{container}")), inode);
     }
 
@@ -54,8 +53,22 @@ impl World {
         wait
     }
 
-    fn add(&mut self, container: &str) -> oneshot::Receiver<Verdict> {
+    pub(super) fn add(&mut self, container: &str) -> oneshot::Receiver<Verdict> {
         self.call(Want::Add, sandbox(container))
+    }
+
+    pub(super) fn add_to(&mut self, namespace: &str, container: &str) -> oneshot::Receiver<Verdict> {
+        self.call(Want::Add, Attachment { pod_namespace: namespace.to_owned(), ..sandbox(container) })
+    }
+
+    pub(super) fn add_with(&mut self, container: &str, address: IpAddr) -> oneshot::Receiver<Verdict> {
+        let mut attachment = sandbox(container);
+        attachment.ips[0].address = Network::new(address, 24);
+        self.call(Want::Add, attachment)
+    }
+
+    pub(super) fn add_without_uid(&mut self, container: &str) -> oneshot::Receiver<Verdict> {
+        self.call(Want::Add, Attachment { pod_uid: String::new(), ..sandbox(container) })
     }
 
     fn delete(&mut self, container: &str) {
@@ -82,7 +95,7 @@ impl World {
     }
 }
 
-fn agreed(answer: &mut oneshot::Receiver<Verdict>, captured: bool) -> bool {
+pub(super) fn agreed(answer: &mut oneshot::Receiver<Verdict>, captured: bool) -> bool {
     matches!(answer.try_recv(), Ok(Verdict::Agreed(given)) if given.captured == captured)
 }
 
@@ -100,10 +113,7 @@ async fn a_pod_that_starts_has_its_rules_before_its_proxy_answers_where_it_canno
         let mut world = World::before_the_sandbox();
         world.reconciler.settings.pods_wait = pods_wait;
         let node = tempfile::tempdir().unwrap();
-        let configurations = node.path().to_str().unwrap();
-        let flags = ["agent", "--manifests", "m", "--node-name", NODE, "--cni-net-dir", configurations];
-        let noted = crate::config::Config::try_parse_from(flags).unwrap().install();
-        world.reconciler.settings.memory = is_noted.then(|| Arc::new(noted));
+        world.reconciler.settings.memory = is_noted.then(|| Arc::new(installation(node.path())));
         let client = world.ready().await;
         world.make("one", 20);
         let mut answer = world.add("one");
@@ -133,7 +143,7 @@ async fn what_is_said_of_a_captured_pod_is_said_again_when_it_comes_back_or_some
     world.pass().await;
     assert!(!enabled(&world));
     world.label(Some("ambient"));
-    world.loaded = load(world.directory.path(), Some(&world.loaded));
+    world.loaded = load_for_node(world.directory.path(), Some(&world.loaded));
     world.reconciler.pass(&world.loaded, world.now, false).await;
     assert!(enabled(&world));
 }
@@ -185,7 +195,7 @@ async fn a_pod_the_source_does_not_show_waits_only_where_it_matters() {
         world.make("one", 20);
         let mut answer = world.add("one");
         world.now += limits::UNSEEN_POD_WAIT.duration();
-        world.loaded = load(world.directory.path(), None);
+        world.loaded = load_for_node(world.directory.path(), None);
         world.reconciler.pass(&world.loaded, world.now, true).await;
         assert_eq!(agreed(&mut answer, false), agrees, "{mode:?}");
         if !agrees {
