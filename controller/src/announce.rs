@@ -55,7 +55,8 @@ pub async fn run(
     let seen = Seen::watch(&client, &name);
     let mut complaints = Complaints::new("root certificate");
     loop {
-        let names = namespaces(&published.borrow_and_update().loaded);
+        let loaded = Arc::clone(&published.borrow_and_update().loaded);
+        let names = namespaces(&loaded);
         let mut is_behind = false;
         if *leads.borrow_and_update() {
             complaints.forget_but(|(namespace, _)| names.contains(namespace));
@@ -72,7 +73,7 @@ pub async fn run(
             }
         }
         tokio::select! {
-            differs = other_namespaces(&mut published, &names) => if !differs { return },
+            differs = other_namespaces(&mut published, &loaded) => if !differs { return },
             changed = leads.changed() => if changed.is_err() { return },
             () = seen.changed.notified() => {}
             () = tokio::time::sleep(RETRY), if is_behind => {}
@@ -82,9 +83,12 @@ pub async fn run(
     }
 }
 
-/// Waits until there are other namespaces; false when nobody will tell any more.
-async fn other_namespaces(published: &mut watch::Receiver<Arc<Published>>, known: &BTreeSet<String>) -> bool {
-    published.wait_for(|published| namespaces(&published.loaded) != *known).await.is_ok()
+/// Waits until there may be other namespaces; false when nobody will tell any more.
+async fn other_namespaces(published: &mut watch::Receiver<Arc<Published>>, known: &Loaded) -> bool {
+    let differs = |now: &Loaded| {
+        now.is_never_read() != known.is_never_read() || !now.objects.namespaces.is_same(&known.objects.namespaces)
+    };
+    published.wait_for(|published| differs(&published.loaded)).await.is_ok()
 }
 
 /// Where the config map belongs, once all is known: what is being deleted takes no new objects.

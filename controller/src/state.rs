@@ -9,7 +9,6 @@ use tokio::sync::watch;
 
 use crate::files::Replaced;
 use crate::kept::Store;
-use crate::l7::Snapshot;
 use crate::l7::tokens::KeySets;
 use crate::metrics::Metrics;
 use crate::translate::policies::Accepted;
@@ -37,22 +36,22 @@ impl Published {
     /// The state before the first reading, in which these policies were accepted before.
     #[must_use]
     pub fn before(accepted: Accepted) -> Self {
-        Self { translation: Arc::new(Translation { accepted, ..Translation::default() }), ..Self::default() }
+        Self { translation: Arc::new(Translation::before(accepted)), ..Self::default() }
     }
 
     /// The state after a reading of the manifests.
     #[must_use]
     pub fn next(&self, loaded: Arc<Loaded>, settings: &Settings) -> Self {
-        let mut translation = translate(&loaded.objects, &loaded.rejected, settings, &self.translation.accepted);
+        let translation = translate(&loaded.objects, &loaded.rejected, settings, &self.translation);
         let mut world = self.world.next(&translation.desired);
         world.is_open = loaded.has_unseen();
-        let mut problems = std::mem::take(&mut translation.problems);
+        let mut problems = translation.problems.clone();
         for problem in &mut problems {
             problem.location = loaded.locate(&problem.object, &problem.field);
         }
         let translation = Arc::new(translation);
-        let l7 = Snapshot::new(Arc::clone(&translation), settings.network.clone());
-        let world = world.with_l7(&self.world, l7.with_keys(Arc::clone(self.world.l7().keys())));
+        let l7 = self.world.l7().next(Arc::clone(&translation), Arc::clone(world.addresses()), &settings.network);
+        let world = world.with_l7(&self.world, l7);
         Self { loaded, world, problems, trouble: None, translation }
     }
 
@@ -64,6 +63,16 @@ impl Published {
         }
         let world = self.world.clone().with_l7(&self.world, self.world.l7().with_keys(keys));
         Self { world, ..self.clone() }
+    }
+
+    /// Whether there are the same policies, in the same files, as in the state before.
+    fn has_policies_of(&self, previous: &Self) -> bool {
+        let (objects, before) = (&self.loaded.objects, &previous.loaded.objects);
+        previous.world.generation > 0
+            && objects.authorization_policies.is_same(&before.authorization_policies)
+            && objects.peer_authentications.is_same(&before.peer_authentications)
+            && objects.request_authentications.is_same(&before.request_authentications)
+            && self.loaded.rejected == previous.loaded.rejected
     }
 
     /// The resources in readable form.
@@ -122,7 +131,11 @@ impl Publisher {
         let found = self.store.trouble().map(str::to_owned);
         let mut next = previous.next(loaded, &self.settings);
         // Before it is published: what proxies were told must not be forgotten.
-        let replaced = self.store.save(&next.translation.accepted.to_remember(&next.loaded));
+        let replaced = if self.store.trouble().is_none() && next.has_policies_of(previous) {
+            None
+        } else {
+            self.store.save(&next.translation.accepted().to_remember(&next.loaded))
+        };
         next.trouble = self.store.trouble().map(str::to_owned);
         if let (None, None, Some(found)) = (&next.trouble, &previous.trouble, found) {
             tracing::error!("{found}; all manifests can be read, so nothing is missing");

@@ -220,6 +220,9 @@ pub trait Writer: Send {
     fn turn(&mut self) -> impl Future<Output = ()> + Send;
 }
 
+/// Time changes are gathered before users are told: each look takes all policies and routes in.
+const GATHER: Duration = Duration::from_millis(200);
+
 /// Keeps the conditions of all policies and routes true until the drain starts.
 pub async fn keep<W: Writer>(mut published: watch::Receiver<Arc<Published>>, mut writer: W, mut drain: Drain) {
     let mut said: BTreeMap<ObjectKey, (Statement, Instant)> = BTreeMap::new();
@@ -243,6 +246,7 @@ pub async fn keep<W: Writer>(mut published: watch::Receiver<Arc<Published>>, mut
             () = tokio::time::sleep(if complained { RETRY } else { AGAIN }) => {}
             _ = drain.started() => return,
         }
+        tokio::time::sleep(GATHER).await;
     }
 }
 

@@ -1,20 +1,27 @@
 //! Kubernetes objects to what proxies are told; pure, so that the same objects always give the same resources.
+//!
+//! What was made of objects is kept, and only what hangs on a changed object is made again ([`dependents`]): a pod that
+//! changes costs the same whatever else there is. A first translation is one in which everything has changed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use fairway_core::source::istio_network::WorkloadEntrySpec;
+use fairway_core::ordered::OrderedMap;
+use fairway_core::source::istio_network::{WorkloadEntry, WorkloadEntrySpec};
 use fairway_core::source::objects::{annotation, label, node_name, service_account_name};
-use fairway_core::source::{Location, ObjectKey, Objects};
+use fairway_core::source::{Kind, Location, ObjectKey, Objects};
 use fairway_proto::security::Authorization;
 use fairway_proto::workload::{Service, Workload};
-use k8s_openapi::api::core::v1::{Pod, ServicePort};
+use k8s_openapi::api::core::v1::{Pod, Service as KubernetesService, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::Value;
 
 pub mod claims;
+mod dependents;
 pub mod endpoints;
 pub mod entry;
+pub mod labelled;
+mod made;
 pub mod nodes;
 pub mod peer;
 pub mod policies;
@@ -28,9 +35,11 @@ use crate::l7::attach::attach;
 use crate::l7::destinations::{self, Destinations};
 use crate::l7::model::Routes;
 use crate::l7::waypoints::{Bound, Plan};
-use claims::Claims;
-use endpoints::{Endpoints, PodAddresses, Served};
+use dependents::Change;
+use endpoints::{Endpoints, Served};
 use entry::{Entries, Surroundings};
+use labelled::Labelled;
+use made::{Made, Making, OfService, Scope};
 use nodes::Nodes;
 use policies::{Accepted, Policies};
 use waypoint::Waypoints;
@@ -76,15 +85,36 @@ impl Default for Settings {
     }
 }
 
-/// Everything proxies are told.
+/// Everything proxies are told. Clones are cheap, and share what does not change.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Desired {
-    /// Pods, and what else serves something.
-    pub workloads: Vec<Workload>,
-    /// Services.
-    pub services: Vec<Service>,
+    /// Pods, and what else serves something, by uid.
+    pub workloads: ByName<Workload>,
+    /// Services, by namespace and hostname.
+    pub services: ByName<Service>,
     /// Policies.
-    pub policies: Vec<Authorization>,
+    pub policies: Arc<Vec<Authorization>>,
+}
+
+/// Messages by the name of the resource that they are sent as.
+pub type ByName<T> = OrderedMap<Arc<str>, Arc<T>>;
+
+impl Desired {
+    /// These.
+    #[must_use]
+    pub fn of(
+        workloads: impl IntoIterator<Item = Workload>,
+        services: impl IntoIterator<Item = Service>,
+        policies: impl IntoIterator<Item = Authorization>,
+    ) -> Self {
+        let workloads = workloads.into_iter().map(|it| (it.uid.as_str().into(), Arc::new(it)));
+        let services = services.into_iter().map(|it| (service::key(&it).into(), Arc::new(it)));
+        Self {
+            workloads: workloads.collect(),
+            services: services.collect(),
+            policies: Arc::new(policies.into_iter().collect()),
+        }
+    }
 }
 
 /// How bad a [`Problem`] is.
@@ -134,72 +164,178 @@ impl Problem {
 pub struct Translation {
     /// What proxies are told.
     pub desired: Desired,
-    /// The last good version of each policy; the next translation needs it.
-    pub accepted: Accepted,
     /// What a user should know.
     pub problems: Vec<Problem>,
     /// Which HTTP requests go where.
-    pub routes: Routes,
+    pub routes: Arc<Routes>,
     /// How endpoints are used.
-    pub destinations: Destinations,
+    pub destinations: Arc<Destinations>,
     /// What waypoints stand before, and enforce.
-    pub waypoints: Plan,
+    pub waypoints: Arc<Plan>,
+    /// What the next translation goes on from; nothing before the first.
+    made: Option<Made>,
+    /// What was accepted before the first.
+    remembered: Accepted,
 }
 
-/// Translates everything.
+impl Translation {
+    /// The state before the first translation, in which these policies were accepted.
+    #[must_use]
+    pub fn before(accepted: Accepted) -> Self {
+        Self { remembered: accepted, ..Self::default() }
+    }
+
+    /// One of which nothing but this is known.
+    #[cfg(test)]
+    pub(crate) fn of(desired: Desired) -> Self {
+        Self { desired, ..Self::default() }
+    }
+
+    /// The objects that this was made of, as far as labels of workloads are concerned.
+    #[must_use]
+    pub fn labelled(&self) -> Labelled<'_> {
+        Labelled(self.made.as_ref().map(|made| &made.objects))
+    }
+
+    /// The last good version of each policy; the next translation needs it.
+    #[must_use]
+    pub fn accepted(&self) -> &Accepted {
+        self.made.as_ref().map_or(&self.remembered, |made| &made.policies.accepted)
+    }
+}
+
+/// Translates everything, making anew what depends on the difference between these objects and those before.
 ///
 /// `rejected` holds objects in error that were never good, as they were written. `previous` is the outcome of the last
-/// translation: a policy that was good and is not any more stays in force as it was.
+/// translation, with the same settings: a policy that was good and is not any more stays in force as it was. But for that
+/// the outcome does not depend on it.
 #[must_use]
 pub fn translate(
     objects: &Objects,
     rejected: &BTreeMap<ObjectKey, Arc<Value>>,
     settings: &Settings,
-    previous: &Accepted,
+    previous: &Translation,
 ) -> Translation {
-    let policies = policies::translate(objects, rejected, settings, previous);
+    let is_first = previous.made.is_none();
+    let before = previous.made.clone().unwrap_or_default();
+    let kinds = before.objects.changed_kinds(objects);
+    let has_policies = is_first || before.rejected != *rejected || kinds.iter().any(|kind| kind.is_policy());
+    let policies = if has_policies {
+        Arc::new(policies::translate(objects, rejected, settings, previous.accepted()))
+    } else {
+        Arc::clone(&before.policies)
+    };
+    let addresses = before.addresses.after(&before.objects, objects);
+    let mut foreign = before.foreign.clone();
+    dependents::index_foreign(&mut foreign, &before.objects, objects);
+    let change = Change {
+        before: &before.objects,
+        now: objects,
+        addresses_before: &before.addresses,
+        addresses: &addresses,
+        foreign: &foreign,
+        of_entries: &before.entries.addresses,
+        settings,
+    };
+    let mut stale = change.stale();
+    stale.everything |= is_first;
+    if has_policies {
+        match policies.relisted(&before.policies) {
+            Some(namespaces) => stale.namespaces.extend(namespaces),
+            None => stale.everything = true,
+        }
+    }
     let nodes = Nodes::new(objects, settings);
-    let pods = PodAddresses::new(objects);
     let waypoints = Waypoints::new(objects, settings);
-    let around = Surroundings { objects, settings, nodes: &nodes, pods: &pods, waypoints: &waypoints };
-    let mut claims = Claims::new(objects, settings);
+    let has_entries = stale.entries || stale.everything;
+    let entries = if has_entries {
+        let around = Surroundings { objects, settings, nodes: &nodes, pods: &addresses, waypoints: &waypoints };
+        let entries = Entries::new(&around);
+        let (namespaces, pods) = entries.differs(&before.entries);
+        stale.namespaces.extend(namespaces);
+        stale.pods.extend(pods);
+        Arc::new(entries)
+    } else {
+        Arc::clone(&before.entries)
+    };
+
+    let scope = Scope::of(&stale, objects);
+    let slices = scope.slices(objects, &foreign);
     let world = Translator {
         objects,
         settings,
         policies: &policies,
         nodes: &nodes,
         waypoints: &waypoints,
-        endpoints: Endpoints::new(objects, &pods, &nodes, settings),
-        entries: Entries::new(&around, &mut claims),
-        backends: service::Backends::new(objects, settings),
+        endpoints: Endpoints::new(objects, slices, &addresses, &nodes, settings),
+        entries: &entries,
+        backends: service::Backends::new(scope.services(objects), settings),
     };
-    let mut faults = Vec::new();
-    let mut workloads = world.pods(&mut faults);
-    workloads.extend(world.workload_entries(&owners_of_claimed(objects, &mut claims), &mut faults));
-    let mut bound = Vec::new();
-    let mut services = world.services(&mut faults, &mut bound);
-    let Translator { endpoints, entries, .. } = world;
-    bound.extend(entries.bound);
-    workloads.extend(endpoints.others);
-    workloads.extend(entries.endpoints);
-    services.extend(entries.services);
-    faults.extend(endpoints.faults);
-    faults.extend(entries.faults);
-    let Policies { authorizations, accepted, attached, tokens, mut problems, .. } = policies;
-    let plan = Plan::new(objects, &waypoints, bound, attached, tokens, &mut faults);
-    problems.extend(faults.into_iter().map(|(object, fault)| Problem {
-        object,
-        field: fault.field,
-        message: fault.message,
+    let mut making = Making::new(&before, &previous.desired, settings);
+    // First what goes, so that a name can change hands.
+    if has_entries {
+        making.take_entries(&before.entries);
+    }
+    scope.gone(objects).for_each(|key| making.take(key));
+    for (key, pod) in scope.pods() {
+        making.pod(key, world.pod(key, pod));
+    }
+    for (key, entry) in objects.workload_entries.iter().filter(|(key, _)| stale.has_all_of(&key.namespace)) {
+        making.others(key, world.workload_entry(key, entry));
+    }
+    for (key, object) in scope.whole(Kind::Service, &objects.services) {
+        making.service(key, world.service(key, object));
+    }
+    for (key, of_slice) in world.endpoints.slices {
+        making.others(key, (of_slice.others.into_values().collect(), of_slice.faults));
+    }
+    if has_entries {
+        making.put_entries(&entries);
+    }
+
+    let (mut routes, mut plan) = (Arc::clone(&previous.routes), Arc::clone(&previous.waypoints));
+    let mut destinations = Arc::clone(&previous.destinations);
+    let (mut of_routes, mut of_plan) = (Arc::clone(&before.of_routes), Arc::clone(&before.of_plan));
+    if has_policies || has_entries || kinds.iter().any(|kind| dependents::has_routes(*kind)) {
+        let mut faults = Vec::new();
+        let bound = making.bound.values().map(|bound| bound.as_ref().clone()).chain(entries.bound.iter().cloned());
+        let (attached, tokens) = (policies.attached.clone(), policies.tokens.clone());
+        plan = Arc::new(Plan::new(objects, &waypoints, bound.collect(), attached, tokens, &mut faults));
+        destinations = Arc::new(destinations::read::read(objects, settings));
+        routes = Arc::new(attach(objects, settings, &destinations));
+        of_plan = Arc::new(faults);
+        let verdicts = routes.verdicts.iter().chain(&destinations.verdicts);
+        of_routes = Arc::new(verdicts.flat_map(|(object, verdict)| verdict.problems(object)).collect());
+    }
+    let faults = making.faults.iter().flat_map(|(key, faults)| faults.iter().map(move |fault| (key, fault)));
+    let further = entries.faults.iter().chain(of_plan.iter()).map(|(key, fault)| (key, fault));
+    let warnings = faults.chain(further).map(|(object, fault)| Problem {
+        object: object.clone(),
+        field: fault.field.clone(),
+        message: fault.message.clone(),
         severity: Severity::Warning,
         location: None,
-    }));
-    let destinations = destinations::read::read(objects, settings);
-    let routes = attach(objects, settings, &destinations);
-    let verdicts = routes.verdicts.iter().chain(&destinations.verdicts);
-    problems.extend(verdicts.flat_map(|(object, verdict)| verdict.problems(object)));
-    let desired = Desired { workloads, services, policies: authorizations };
-    Translation { desired, accepted, problems, routes, destinations, waypoints: plan }
+    });
+    let problems = policies.problems.iter().cloned().chain(warnings).chain(of_routes.iter().cloned()).collect();
+    let Making { workloads, services, others, bound, faults, .. } = making;
+    let told =
+        if has_policies { Arc::new(policies.authorizations.clone()) } else { Arc::clone(&previous.desired.policies) };
+    let made = Made {
+        objects: objects.clone(),
+        rejected: rejected.clone(),
+        policies,
+        addresses,
+        foreign,
+        entries,
+        others,
+        bound,
+        faults,
+        of_plan,
+        of_routes,
+    };
+    let desired = Desired { workloads, services, policies: told };
+    let remembered = Accepted::default();
+    Translation { desired, problems, routes, destinations, waypoints: plan, made: Some(made), remembered }
 }
 
 /// Everything the translation of one object looks things up in.
@@ -210,29 +346,25 @@ struct Translator<'a> {
     nodes: &'a Nodes<'a>,
     waypoints: &'a Waypoints<'a>,
     endpoints: Endpoints<'a>,
-    entries: Entries<'a>,
+    entries: &'a Entries,
     backends: service::Backends<'a>,
 }
 
-type Faults = Vec<(ObjectKey, Fault)>;
-
-impl Translator<'_> {
-    fn pods(&self, faults: &mut Faults) -> Vec<Workload> {
-        let pods = self.objects.pods.iter().filter_map(|(key, pod)| {
-            let mut found = Vec::new();
-            let node = node_name(pod).unwrap_or_default();
-            let context = workload::Context {
-                authorization_policies: self.policies.attached_to(&key.namespace, &pod.metadata),
-                services: self.served_by_pod(key, pod),
-                waypoint: self.waypoints.of_workload(&pod.metadata, service_account_name(pod), &mut found),
-                locality: self.nodes.locality(node),
-                network: self.nodes.network(node).to_owned(),
-            };
-            let workload = workload::workload(pod, context, self.settings)?;
-            faults.extend(found.into_iter().map(|fault| (key.clone(), fault)));
-            Some(workload)
-        });
-        pods.collect()
+impl<'a> Translator<'a> {
+    fn pod(&self, key: &ObjectKey, pod: &'a Pod) -> (Option<Workload>, Vec<Fault>) {
+        let mut found = Vec::new();
+        let node = node_name(pod).unwrap_or_default();
+        let context = workload::Context {
+            authorization_policies: self.policies.attached_to(&key.namespace, &pod.metadata),
+            services: self.served_by_pod(key, pod),
+            waypoint: self.waypoints.of_workload(&pod.metadata, service_account_name(pod), &mut found),
+            locality: self.nodes.locality(node),
+            network: self.nodes.network(node).to_owned(),
+        };
+        match workload::workload(pod, context, self.settings) {
+            Some(workload) => (Some(workload), found),
+            None => (None, Vec::new()),
+        }
     }
 
     /// Where a service has slices, they say who serves it; otherwise its selector does.
@@ -257,63 +389,48 @@ impl Translator<'_> {
         served
     }
 
-    fn workload_entries(&self, claimed: &BTreeMap<&ObjectKey, String>, faults: &mut Faults) -> Vec<Workload> {
-        let entries = self.objects.workload_entries.iter().filter_map(|(key, entry)| {
-            if let Some(owner) = claimed.get(key) {
-                let message = format!("{} is the address of {owner}; the entry is left out", entry.spec.address);
-                faults.push((key.clone(), Fault { field: "spec.address".to_owned(), message }));
-                return None;
-            }
-            let metadata = entry::selectable(entry);
-            // Slices never name what is no pod.
-            let named = |port: &ServicePort| match &port.target_port {
-                Some(IntOrString::String(name)) => entry.spec.ports.get(name).copied(),
-                _ => None,
-            };
-            let mut services = self.backends.selecting(&metadata, |_| false, named);
-            services.extend(self.entries.served_by(
-                &key.namespace,
-                None,
-                |key, value| label(&metadata, key) == Some(value),
-                &entry.spec,
-            ));
-            let mut found = Vec::new();
-            let account = &entry.spec.service_account;
-            let waypoint = self.waypoints.of_workload(&entry.metadata, account, &mut found);
-            let translated =
-                entry::workload_entry(key, entry, &metadata, services, self.nodes, self.settings, &mut found);
-            faults.extend(found.into_iter().map(|fault| (key.clone(), fault)));
-            let mut workload = translated?;
+    fn workload_entry(&self, key: &ObjectKey, entry: &'a WorkloadEntry) -> (Vec<Workload>, Vec<Fault>) {
+        if let Some(owner) = self.entries.claimed.get(key) {
+            let message = format!("{} is the address of {owner}; the entry is left out", entry.spec.address);
+            return (Vec::new(), vec![Fault { field: "spec.address".to_owned(), message }]);
+        }
+        let metadata = entry::selectable(entry);
+        // Slices never name what is no pod.
+        let named = |port: &ServicePort| match &port.target_port {
+            Some(IntOrString::String(name)) => entry.spec.ports.get(name).copied(),
+            _ => None,
+        };
+        let mut services = self.backends.selecting(&metadata, |_| false, named);
+        services.extend(self.entries.served_by(
+            &key.namespace,
+            None,
+            |key, value| label(&metadata, key) == Some(value),
+            &entry.spec,
+        ));
+        let mut found = Vec::new();
+        let account = &entry.spec.service_account;
+        let waypoint = self.waypoints.of_workload(&entry.metadata, account, &mut found);
+        let translated = entry::workload_entry(key, entry, &metadata, services, self.nodes, self.settings, &mut found);
+        let workload = translated.map(|mut workload| {
             workload.authorization_policies = self.policies.attached_to(&key.namespace, &metadata);
             let may_have_waypoint = !workload.native_tunnel && self.settings.is_exported(&key.namespace);
             workload.waypoint = waypoint.filter(|_| may_have_waypoint);
-            Some(workload)
+            workload
         });
-        entries.collect()
+        (workload.into_iter().collect(), found)
     }
 
-    fn services(&self, faults: &mut Faults, bound: &mut Vec<Bound>) -> Vec<Service> {
-        let services = self.objects.services.iter().filter_map(|(key, object)| {
-            let mut found = Vec::new();
-            let binding = self.waypoints.of_service(&object.metadata, &mut found);
-            let namespace = self.objects.namespace(&key.namespace);
-            let distribution =
-                namespace.and_then(|namespace| annotation(&namespace.metadata, service::TRAFFIC_DISTRIBUTION));
-            let service = service::service(object, &binding, self.nodes.network(""), distribution, self.settings)?;
-            bound.extend(Bound::of(&format!("{}/{}", service.namespace, service.hostname), key, &binding));
-            faults.extend(found.into_iter().map(|fault| (key.clone(), fault)));
-            Some(service)
-        });
-        services.collect()
+    fn service(&self, key: &ObjectKey, object: &'a KubernetesService) -> OfService {
+        let mut faults = Vec::new();
+        let binding = self.waypoints.of_service(&object.metadata, &mut faults);
+        let namespace = self.objects.namespace(&key.namespace);
+        let distribution =
+            namespace.and_then(|namespace| annotation(&namespace.metadata, service::TRAFFIC_DISTRIBUTION));
+        let made = service::service(object, &binding, self.nodes.network(""), distribution, self.settings)?;
+        let bound = Bound::of(&service::key(&made), key, &binding);
+        Some((made, bound, faults))
     }
 }
 
-/// WorkloadEntries whose address is somebody else's, and whose.
-fn owners_of_claimed<'a>(objects: &'a Objects, claims: &mut Claims<'a>) -> BTreeMap<&'a ObjectKey, String> {
-    let by_age = entry::by_age(objects.workload_entries.iter(), |entry| &entry.metadata);
-    let claimed = by_age.into_iter().filter_map(|(key, entry)| {
-        let address = entry.spec.address.parse().ok()?;
-        Some((key, claims.workload_entry(key, address).err()?))
-    });
-    claimed.collect()
-}
+#[cfg(test)]
+mod tests;

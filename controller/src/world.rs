@@ -6,9 +6,10 @@ use std::sync::{Arc, OnceLock};
 
 use fairway_core::io::xds::Digest;
 use fairway_core::io::xds::digest::{Buckets, Entry};
-use fairway_proto::security::Scope;
+use fairway_core::ordered::OrderedMap;
+use fairway_proto::security::{Authorization, Scope};
 use fairway_proto::type_url;
-use fairway_proto::workload::{Address, NetworkAddress, address};
+use fairway_proto::workload::{Address, NetworkAddress, Service, Workload, address};
 use prost::Message;
 
 use crate::l7::Snapshot;
@@ -102,8 +103,46 @@ pub struct Resource {
     pub entry: Entry,
 }
 
-/// Resources of one type by name.
-pub type Resources = BTreeMap<Arc<str>, Arc<Resource>>;
+/// Resources of one type by name; clones are cheap.
+pub type Resources = OrderedMap<Arc<str>, Arc<Resource>>;
+
+/// Workloads and services, and the ways to find them.
+#[derive(Debug, Default)]
+pub struct Addresses {
+    resources: Arc<Resources>,
+    lookup: OnceLock<Lookup>,
+}
+
+impl Addresses {
+    /// By what clients that do not hold everything look for; made when the first such client needs it, and brought up to
+    /// date from then on.
+    #[must_use]
+    pub fn lookup(&self) -> &Lookup {
+        self.lookup.get_or_init(|| Lookup::of(&self.resources))
+    }
+
+    /// These with what is in `changed`: a name, and the resource it has now.
+    fn with(&self, changed: Vec<(Arc<str>, Option<Resource>)>) -> Option<Self> {
+        let mut resources = Resources::clone(&self.resources);
+        let mut lookup = self.lookup.get().cloned();
+        for (name, resource) in changed {
+            let old = self.resources.get(&name);
+            if old.map(Arc::as_ref) == resource.as_ref() {
+                continue;
+            }
+            let new = resource.map(Arc::new);
+            if let Some(lookup) = &mut lookup {
+                lookup.replace(old.map(Arc::as_ref), new.as_deref());
+            }
+            match new {
+                Some(new) => drop(resources.insert(Arc::clone(&new.name), new)),
+                None => drop(resources.remove(&name)),
+            }
+        }
+        let lookup = lookup.map(OnceLock::from).unwrap_or_default();
+        (!resources.is_same(&self.resources)).then(|| Self { resources: Arc::new(resources), lookup })
+    }
+}
 
 /// Everything proxies should hold.
 #[derive(Clone, Debug, Default)]
@@ -112,9 +151,9 @@ pub struct World {
     pub generation: u64,
     /// More may exist than is known: nothing may be taken for gone that was never known here.
     pub is_open: bool,
-    addresses: Arc<Resources>,
+    desired: Desired,
+    addresses: Arc<Addresses>,
     authorizations: Arc<Resources>,
-    lookup: Arc<OnceLock<Lookup>>,
     l7: Arc<Snapshot>,
     /// Stands where every client has its own.
     nothing: Arc<Resources>,
@@ -124,32 +163,28 @@ impl World {
     /// The world after `desired`, sharing what did not change. The generation stays when nothing did.
     #[must_use]
     pub fn next(&self, desired: &Desired) -> Self {
-        let workloads = desired.workloads.iter().map(|workload| {
-            let aliases = workload.addresses.iter().filter_map(|octets| alias(&workload.network, octets));
-            let body = Address { r#type: Some(address::Type::Workload(workload.clone())) };
-            Resource::new(workload.uid.as_str().into(), body.encode_to_vec(), aliases.collect())
-        });
-        let services = desired.services.iter().map(|service| {
-            let aliases = service.addresses.iter().filter_map(|NetworkAddress { network, address, length }| {
-                let alias = alias(network, address)?;
-                Some(length.map_or_else(|| alias.clone(), |length| format!("{alias}/{length}")))
-            });
-            let name = format!("{}/{}", service.namespace, service.hostname);
-            let body = Address { r#type: Some(address::Type::Service(service.clone())) };
-            Resource::new(name.into(), body.encode_to_vec(), aliases.collect())
-        });
-        let policies = desired.policies.iter().map(|policy| {
-            let name = format!("{}/{}", policy.namespace, policy.name);
-            let is_listed = policy.scope() == Scope::WorkloadSelector;
-            Resource { is_listed, ..Resource::new(name.into(), policy.encode_to_vec(), Vec::new()) }
-        });
-        let addresses = renew(&self.addresses, workloads.chain(services));
-        let authorizations = renew(&self.authorizations, policies);
-        let same = Arc::ptr_eq(&addresses, &self.addresses) && Arc::ptr_eq(&authorizations, &self.authorizations);
+        let before = &self.desired;
+        let workloads = before.workloads.differences(&desired.workloads, Arc::ptr_eq).into_iter();
+        let workloads = workloads.map(|it| (Arc::clone(it.key), it.new.map(|new| of_workload(it.key, new))));
+        let services = before.services.differences(&desired.services, Arc::ptr_eq).into_iter();
+        let services = services.map(|it| (Arc::clone(it.key), it.new.map(|new| of_service(it.key, new))));
+        let addresses = self.addresses.with(workloads.chain(services).collect()).map(Arc::new);
+        let authorizations = if Arc::ptr_eq(&before.policies, &desired.policies) {
+            Arc::clone(&self.authorizations)
+        } else {
+            renew(&self.authorizations, desired.policies.iter().map(of_policy))
+        };
+        let same = addresses.is_none() && Arc::ptr_eq(&authorizations, &self.authorizations);
         let generation = if same && self.generation > 0 { self.generation } else { self.generation.saturating_add(1) };
-        let lookup = if Arc::ptr_eq(&addresses, &self.addresses) { Arc::clone(&self.lookup) } else { Arc::default() };
-        let (l7, nothing) = (Arc::clone(&self.l7), Arc::clone(&self.nothing));
-        Self { generation, is_open: self.is_open, addresses, authorizations, lookup, l7, nothing }
+        Self {
+            generation,
+            is_open: self.is_open,
+            desired: desired.clone(),
+            addresses: addresses.unwrap_or_else(|| Arc::clone(&self.addresses)),
+            authorizations,
+            l7: Arc::clone(&self.l7),
+            nothing: Arc::clone(&self.nothing),
+        }
     }
 
     /// This world, next after `previous`, with what HTTP clients should hold. What of that depends on addresses has made
@@ -175,7 +210,7 @@ impl World {
     #[must_use]
     pub fn resources(&self, kind: ResourceType) -> &Arc<Resources> {
         match kind {
-            ResourceType::Address => &self.addresses,
+            ResourceType::Address => &self.addresses.resources,
             ResourceType::Authorization => &self.authorizations,
             _ => &self.nothing,
         }
@@ -196,11 +231,38 @@ impl World {
         }
     }
 
-    /// Addresses by what clients that do not hold everything look for; made when the first such client needs it.
+    /// Addresses by what clients that do not hold everything look for.
     #[must_use]
     pub fn lookup(&self) -> &Lookup {
-        self.lookup.get_or_init(|| Lookup::of(&self.addresses))
+        self.addresses.lookup()
     }
+
+    /// Addresses with that, for what is made of this world.
+    #[must_use]
+    pub fn addresses(&self) -> &Arc<Addresses> {
+        &self.addresses
+    }
+}
+
+fn of_workload(name: &Arc<str>, workload: &Workload) -> Resource {
+    let aliases = workload.addresses.iter().filter_map(|octets| alias(&workload.network, octets));
+    let body = Address { r#type: Some(address::Type::Workload(workload.clone())) };
+    Resource::new(Arc::clone(name), body.encode_to_vec(), aliases.collect())
+}
+
+fn of_service(name: &Arc<str>, service: &Service) -> Resource {
+    let aliases = service.addresses.iter().filter_map(|NetworkAddress { network, address, length }| {
+        let alias = alias(network, address)?;
+        Some(length.map_or_else(|| alias.clone(), |length| format!("{alias}/{length}")))
+    });
+    let body = Address { r#type: Some(address::Type::Service(service.clone())) };
+    Resource::new(Arc::clone(name), body.encode_to_vec(), aliases.collect())
+}
+
+fn of_policy(policy: &Authorization) -> Resource {
+    let name = format!("{}/{}", policy.namespace, policy.name);
+    let is_listed = policy.scope() == Scope::WorkloadSelector;
+    Resource { is_listed, ..Resource::new(name.into(), policy.encode_to_vec(), Vec::new()) }
 }
 
 fn alias(network: &str, octets: &[u8]) -> Option<String> {
@@ -261,21 +323,36 @@ impl Delta {
         self.changed.is_empty() && self.narrowed.is_empty() && self.removed.is_empty()
     }
 
-    /// From one state to another.
+    /// From one state to another; what both share costs nothing.
     #[must_use]
     pub fn between(old: &Arc<Resources>, new: &Arc<Resources>) -> Self {
-        if Arc::ptr_eq(old, new) {
-            return Self::default();
+        let mut delta = Self::default();
+        for it in old.differences(new, |old, new| Arc::ptr_eq(old, new) || old.version == new.version) {
+            match it.new {
+                Some(new) => delta.push(new, it.old.is_some()),
+                None => delta.removed.push(Arc::clone(it.key)),
+            }
         }
-        let removed = old.keys().filter(|name| !new.contains_key(*name)).cloned().collect();
-        Self::of(new, removed, |name| old.get(name).map(|held| held.version.as_str()))
+        delta
+    }
+
+    fn push(&mut self, resource: &Arc<Resource>, is_known: bool) {
+        let place = if is_known && resource.is_listed { &mut self.narrowed } else { &mut self.changed };
+        place.push(Arc::clone(resource));
     }
 
     /// From what a client says it holds, name to version.
     #[must_use]
     pub fn since(held: &BTreeMap<String, String>, new: &Resources) -> Self {
         let removed = held.keys().filter(|name| !new.contains_key(name.as_str())).map(|name| name.as_str().into());
-        Self::of(new, removed.collect(), |name| held.get(name).map(String::as_str))
+        let mut delta = Self { removed: removed.collect(), ..Self::default() };
+        for resource in new.values() {
+            let known = held.get(resource.name.as_ref());
+            if known != Some(&resource.version) {
+                delta.push(resource, known.is_some());
+            }
+        }
+        delta
     }
 
     /// From what a client says in a digest: everything in the buckets that differ, and those. What it holds there and is
@@ -287,25 +364,10 @@ impl Delta {
         let changed = new.values().filter(|resource| differing.hold_entry(resource.entry)).cloned().collect();
         Self { changed, differing: Some(differing), ..Self::default() }
     }
-
-    fn of<'a>(new: &Resources, removed: Vec<Arc<str>>, held_version: impl Fn(&str) -> Option<&'a str>) -> Self {
-        let mut delta = Self { removed, ..Self::default() };
-        for resource in new.values() {
-            match held_version(&resource.name) {
-                Some(version) if version == resource.version => {}
-                Some(_) if resource.is_listed => delta.narrowed.push(Arc::clone(resource)),
-                _ => delta.changed.push(Arc::clone(resource)),
-            }
-        }
-        delta
-    }
 }
 
 #[cfg(test)]
 mod tests {
-    use fairway_proto::security::Authorization;
-    use fairway_proto::workload::Workload;
-
     use super::*;
 
     fn desired(names: &[(&str, &str)]) -> Desired {
@@ -315,7 +377,7 @@ mod tests {
             addresses: vec![vec![10, 0, 0, 1]],
             ..Workload::default()
         });
-        Desired { workloads: workloads.collect(), ..Desired::default() }
+        Desired::of(workloads, [], [])
     }
 
     fn names(delta: &Delta) -> (Vec<&str>, Vec<&str>) {
@@ -353,7 +415,8 @@ mod tests {
     fn a_policy_change_leaves_addresses_alone() {
         let one = World::default().next(&desired(&[("a", "1")]));
         let mut with_policy = desired(&[("a", "1")]);
-        with_policy.policies.push(Authorization { name: "p".into(), namespace: "n".into(), ..Default::default() });
+        let policy = Authorization { name: "p".into(), namespace: "n".into(), ..Default::default() };
+        with_policy.policies = Arc::new(vec![policy]);
         let two = one.next(&with_policy);
         assert!(Arc::ptr_eq(one.resources(ResourceType::Address), two.resources(ResourceType::Address)));
         assert_eq!(two.find(ResourceType::Authorization, "n/p").len(), 1);

@@ -14,6 +14,7 @@ pub mod ident;
 pub mod invalid;
 mod key;
 pub mod limits;
+pub mod ordered;
 pub mod policy;
 pub mod proxy_protocol;
 pub mod reason;

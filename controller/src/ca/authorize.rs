@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use fairway_core::ident::{Identity, IdentityError};
-use fairway_core::source::Objects;
 use fairway_core::source::objects::{is_terminal, node_name, pod_uid, service_account_name};
+use fairway_core::source::{Kind, Objects};
 use k8s_openapi::api::core::v1::Pod;
 use tonic::{Code, Status};
 
@@ -99,11 +99,8 @@ pub fn authorize(
         return Err(Refusal::NotTrusted(account));
     }
     let node = node_of(caller, &account, objects)?;
-    let runs_there = objects.pods.values().any(|pod| {
-        node_name(pod) == Some(node)
-            && pod.metadata.namespace.as_deref() == Some(identity.namespace())
-            && service_account_name(pod) == identity.service_account()
-            && !is_terminal(pod)
+    let runs_there = Objects::within(&objects.pods, Kind::Pod, identity.namespace()).any(|(_, pod)| {
+        node_name(pod) == Some(node) && service_account_name(pod) == identity.service_account() && !is_terminal(pod)
     });
     if runs_there { Ok(identity) } else { Err(Refusal::NotOnNode { node: node.to_owned(), identity }) }
 }

@@ -28,7 +28,7 @@ fn pod(objects: &mut Objects, namespace: &str, name: &str, account: &str, node: 
         "spec": {"serviceAccountName": account, "nodeName": node, "containers": []},
         "status": {"phase": phase},
     }));
-    Arc::make_mut(&mut objects.pods).insert(ObjectKey::pod(namespace, name), Arc::new(pod.unwrap()));
+    objects.pods.insert(ObjectKey::pod(namespace, name), Arc::new(pod.unwrap()));
 }
 
 fn objects() -> Objects {

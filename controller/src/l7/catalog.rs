@@ -1,7 +1,5 @@
 //! Services and ServiceEntries as routes see them: what they are attached to, and what they send requests and connections to.
 
-use std::collections::BTreeSet;
-
 use fairway_core::source::route::{BackendReference, ParentReference};
 use fairway_core::source::{Kind, ObjectKey, Objects};
 use fairway_proto::workload::AppProtocol;
@@ -163,12 +161,12 @@ impl<'a> Catalog<'a> {
         }
     }
 
-    /// Where there is a service of this name.
-    pub(super) fn namespaces_of(&self, hostname: &str) -> BTreeSet<String> {
-        let entries = self.objects.service_entries.iter();
-        let entries = entries.filter(|(_, entry)| entry.spec.hosts.iter().any(|known| known == hostname));
-        let own = self.named("", hostname).ok().filter(|object| self.offered(object, None).is_some());
-        own.map(|object| object.namespace).into_iter().chain(entries.map(|(key, _)| key.namespace.clone())).collect()
+    /// Whether there is a service of this name.
+    pub(super) fn has(&self, hostname: &str) -> bool {
+        let is_there = |object: ObjectKey| self.offered(&object, None).is_some();
+        let mut entries = self.objects.service_entries.values();
+        self.named("", hostname).is_ok_and(is_there)
+            || entries.any(|entry| entry.spec.hosts.iter().any(|known| known == hostname))
     }
 
     /// A part of what a route of `namespace` sends something to, which is a service of `owner`.

@@ -8,7 +8,6 @@ use fairway_core::source::ObjectKey;
 use super::model::Target;
 use super::verdict::Verdict;
 
-mod members;
 pub mod read;
 
 /// All of them.
@@ -67,8 +66,8 @@ impl Used {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Subset {
     used: Used,
-    /// Uids of its workloads.
-    pub members: BTreeSet<String>,
+    /// What its workloads have.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// How endpoints are used; each part is as a whole or not there.
@@ -224,6 +223,12 @@ impl Destinations {
     #[must_use]
     pub fn subset(&self, view: View<'_>, hostname: &str, name: &str) -> Option<&Subset> {
         self.rule(view, hostname)?.subsets.get(name)
+    }
+
+    /// Whether anything depends on the labels of workloads.
+    #[must_use]
+    pub fn has_subsets(&self) -> bool {
+        self.rules.values().flatten().any(|rule| !rule.subsets.is_empty())
     }
 
     /// The names of all parts of a service's endpoints.

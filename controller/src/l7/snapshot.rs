@@ -18,29 +18,29 @@ use super::tokens::KeySets;
 use super::waypoints::{GatewayName, Plan};
 use super::{Client, render::endpoints::assignment};
 use crate::translate::Translation;
-use crate::world::{Resource, ResourceType};
+use crate::translate::service::key;
+use crate::world::{Addresses, Resource, ResourceType};
 
 /// One state of everything.
 #[derive(Debug, Default)]
 pub struct Snapshot {
     translation: Arc<Translation>,
+    addresses: Arc<Addresses>,
     /// Network of clients that name none.
     network: String,
     /// The keys that had to be fetched.
     keys: Arc<KeySets>,
-    /// Made for the first client.
-    index: OnceLock<Index>,
+    /// Made for the first client, and again when services, routes or waypoints are others.
+    index: Arc<OnceLock<Index>>,
 }
 
-/// Places in the translation.
+/// Names of services in the translation.
 #[derive(Debug, Default)]
 struct Index {
-    /// Services by hostname.
-    services: HashMap<String, usize>,
-    /// Workloads by the key of a service.
-    members: HashMap<String, Vec<usize>>,
+    /// By hostname.
+    services: HashMap<String, Arc<str>>,
     /// The services of each waypoint by hostname: who is bound to it is meant, whoever else has the name.
-    bound: HashMap<GatewayName, HashMap<String, usize>>,
+    bound: HashMap<GatewayName, HashMap<String, Arc<str>>>,
     /// What routes of each waypoint's services send requests to.
     backends: HashMap<GatewayName, BTreeSet<Target>>,
 }
@@ -48,28 +48,17 @@ struct Index {
 impl Index {
     fn of(translation: &Translation) -> Self {
         let mut index = Self::default();
-        for (place, service) in translation.desired.services.iter().enumerate() {
+        for (key, service) in translation.desired.services.iter() {
             // Of several with one name the first counts, and a Service before any entry.
             if service.canonical || !index.services.contains_key(&service.hostname) {
-                index.services.insert(service.hostname.clone(), place);
-            }
-        }
-        for (place, workload) in translation.desired.workloads.iter().enumerate() {
-            for service in workload.services.keys() {
-                match index.members.get_mut(service) {
-                    Some(members) => members.push(place),
-                    None => drop(index.members.insert(service.clone(), vec![place])),
-                }
+                index.services.insert(service.hostname.clone(), Arc::clone(key));
             }
         }
         let Translation { routes, waypoints, desired, .. } = translation;
-        let by_key: HashMap<String, usize> =
-            desired.services.iter().enumerate().map(|(place, service)| (key(service), place)).collect();
         for (gateway, waypoint) in &waypoints.waypoints {
-            let places = waypoint.services.keys().filter_map(|key| by_key.get(key).copied());
-            let services = places.filter_map(|place| Some((place, desired.services.get(place)?)));
-            let services: Vec<_> = services.collect();
-            let bound = services.iter().map(|(place, service)| (service.hostname.clone(), *place)).collect();
+            let keys = waypoint.services.keys();
+            let services: Vec<_> = keys.filter_map(|key| desired.services.get_key_value(key.as_str())).collect();
+            let bound = services.iter().map(|(key, service)| (service.hostname.clone(), Arc::clone(key))).collect();
             index.bound.insert(gateway.clone(), bound);
             let targets = services.into_iter().flat_map(|(_, service)| {
                 service.ports.iter().filter_map(|port| {
@@ -90,17 +79,27 @@ fn is_http(protocol: AppProtocol) -> bool {
 }
 
 impl Snapshot {
-    /// The state after a translation, in which clients that name no network are in `network`.
+    /// The state after this one, in which clients that name no network are in `network`.
     #[must_use]
-    pub fn new(translation: Arc<Translation>, network: String) -> Self {
-        Self { translation, network, keys: Arc::default(), index: OnceLock::new() }
+    pub fn next(&self, translation: Arc<Translation>, addresses: Arc<Addresses>, network: &str) -> Self {
+        let before = &self.translation;
+        let same = before.desired.services.is_same(&translation.desired.services)
+            && Arc::ptr_eq(&before.routes, &translation.routes)
+            && Arc::ptr_eq(&before.waypoints, &translation.waypoints);
+        let index = if same { Arc::clone(&self.index) } else { Arc::default() };
+        Self { translation, addresses, network: network.to_owned(), keys: Arc::clone(&self.keys), index }
     }
 
     /// The same with these keys.
     #[must_use]
     pub fn with_keys(&self, keys: Arc<KeySets>) -> Self {
-        let (translation, network) = (Arc::clone(&self.translation), self.network.clone());
-        Self { translation, network, keys, index: OnceLock::new() }
+        Self {
+            translation: Arc::clone(&self.translation),
+            addresses: Arc::clone(&self.addresses),
+            network: self.network.clone(),
+            keys,
+            index: Arc::clone(&self.index),
+        }
     }
 
     /// The keys of tokens that had to be fetched.
@@ -119,9 +118,12 @@ impl Snapshot {
     #[must_use]
     pub fn is_like(&self, other: &Self) -> bool {
         let (own, others) = (&self.translation, &other.translation);
-        own.routes.attached == others.routes.attached
-            && own.destinations == others.destinations
-            && own.waypoints == others.waypoints
+        let is_same_subsets = !own.destinations.has_subsets() || own.labelled().is_same(&others.labelled());
+        // Mostly it is the very same.
+        is_same_subsets
+            && (Arc::ptr_eq(&own.routes, &others.routes) || own.routes.attached == others.routes.attached)
+            && (Arc::ptr_eq(&own.destinations, &others.destinations) || own.destinations == others.destinations)
+            && (Arc::ptr_eq(&own.waypoints, &others.waypoints) || own.waypoints == others.waypoints)
             && self.keys.has_same_keys(&other.keys)
     }
 
@@ -136,7 +138,7 @@ impl Snapshot {
     }
 
     fn service(&self, hostname: &str) -> Option<&Service> {
-        self.translation.desired.services.get(*self.index().services.get(hostname)?)
+        self.translation.desired.services.get(self.index().services.get(hostname)?).map(Arc::as_ref)
     }
 
     fn visible(&self, hostname: &str, client: &Client) -> Option<&Service> {
@@ -146,8 +148,8 @@ impl Snapshot {
     }
 
     fn members<'a>(&'a self, service: &Service) -> impl Iterator<Item = &'a Workload> {
-        let places = self.index().members.get(&key(service));
-        places.into_iter().flatten().filter_map(|place| self.translation.desired.workloads.get(*place))
+        let keys = self.addresses.lookup().of_service(&key(service));
+        keys.filter_map(|key| self.translation.desired.workloads.get(key)).map(Arc::as_ref)
     }
 
     /// The resource of a type that is called `name`, as this client needs it.
@@ -195,7 +197,7 @@ impl Snapshot {
         }
         let target = Target::parse(name)?;
         let bound = self.index().bound.get(gateway).and_then(|bound| bound.get(&target.hostname));
-        let bound = bound.and_then(|place| self.translation.desired.services.get(*place));
+        let bound = bound.and_then(|key| self.translation.desired.services.get(key)).map(Arc::as_ref);
         let service = bound.or_else(|| self.service(&target.hostname))?;
         let protocol = protocol(service, target.port)?;
         let object = own.services.get(&key(service));
@@ -267,7 +269,8 @@ impl Snapshot {
     ) -> Vec<u8> {
         let name = target.to_string();
         let subset = target.subset.as_ref().and_then(|name| self.destinations().subset(view, &target.hostname, name));
-        let is_meant = |workload: &&Workload| subset.is_none_or(|subset| subset.members.contains(&workload.uid));
+        let labelled = self.translation.labelled();
+        let is_meant = |workload: &&Workload| subset.is_none_or(|subset| labelled.has(workload, &subset.labels));
         let members = self.members(service).filter(is_meant);
         assignment(&name, service, target.port, members, client, &self.network, is_direct).encode_to_vec()
     }
@@ -300,18 +303,18 @@ impl Snapshot {
     pub fn all(&self, kind: ResourceType, client: &Client) -> impl Iterator<Item = Resource> {
         let names: Vec<String> = match &client.gateway {
             None => {
-                let own = self.index().services.values().flat_map(|place| self.ports(*place));
-                let parts = self.index().services.iter().flat_map(|(hostname, place)| {
-                    let owner = self.translation.desired.services.get(*place).map_or("", |service| &service.namespace);
+                let own = self.index().services.values().flat_map(|key| self.ports(key));
+                let parts = self.index().services.iter().flat_map(|(hostname, key)| {
+                    let owner = self.translation.desired.services.get(key).map_or("", |service| &service.namespace);
                     let subsets =
                         self.destinations().subsets(View { client: Some(&client.namespace), owner }, hostname);
-                    subsets.flat_map(|subset| self.ports(*place).map(move |port| format!("{port}/{subset}")))
+                    subsets.flat_map(|subset| self.ports(key).map(move |port| format!("{port}/{subset}")))
                 });
                 own.chain(parts).collect()
             }
             Some(gateway) => {
                 let places = self.index().bound.get(gateway).into_iter().flat_map(HashMap::values);
-                let mut names: BTreeSet<String> = places.flat_map(|place| self.ports(*place)).collect();
+                let mut names: BTreeSet<String> = places.flat_map(|key| self.ports(key)).collect();
                 let backends = self.index().backends.get(gateway).into_iter().flatten();
                 names.extend(backends.map(ToString::to_string));
                 names.insert(WORKLOADS.to_owned());
@@ -321,17 +324,12 @@ impl Snapshot {
         names.into_iter().filter_map(move |name| self.find(kind, &name, client))
     }
 
-    fn ports(&self, place: usize) -> impl Iterator<Item = String> {
-        let service = self.translation.desired.services.get(place);
+    fn ports(&self, key: &str) -> impl Iterator<Item = String> {
+        let service = self.translation.desired.services.get(key);
         service
             .into_iter()
             .flat_map(|service| service.ports.iter().map(|port| format!("{}:{}", service.hostname, port.service_port)))
     }
-}
-
-/// Key of a service in workload discovery.
-fn key(service: &Service) -> String {
-    format!("{}/{}", service.namespace, service.hostname)
 }
 
 fn protocol(service: &Service, port: u16) -> Option<AppProtocol> {

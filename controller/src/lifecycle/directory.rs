@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(label(&pod.metadata, "istio.io/dataplane-mode"), Some("none"));
         assert_eq!(label(&pod.metadata, GATEWAY_NAME), Some("way"));
         assert!(loaded.objects.services.contains_key(&ObjectKey::new(Kind::Service, "shop", "way")));
-        let gateway = &loaded.objects.gateways[&ObjectKey::new(Kind::Gateway, "shop", "way")];
+        let gateway = loaded.objects.gateways.get(&ObjectKey::new(Kind::Gateway, "shop", "way")).unwrap();
         assert_eq!(gateway.status.addresses.len(), 1);
         std::fs::remove_file(root.path().join("gateway.yaml")).unwrap();
         keeper.round(&directory::load(root.path(), None)).unwrap();
@@ -254,7 +254,7 @@ mod tests {
         let keeper = keeper(root.path());
         keeper.round(&directory::load(root.path(), None)).unwrap();
         let loaded = directory::load(root.path(), None);
-        let gateway = &loaded.objects.gateways[&ObjectKey::new(Kind::Gateway, "shop", "way")];
+        let gateway = loaded.objects.gateways.get(&ObjectKey::new(Kind::Gateway, "shop", "way")).unwrap();
         assert!(loaded.objects.pods.is_empty());
         let said = gateway.status.conditions.iter().find(|it| it.type_ == "Programmed").unwrap();
         assert!(said.message.contains("Service way belongs to somebody else"), "{said:?}");

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use fairway_core::source::objects::{host_ip, is_terminal, pod_ips};
 use fairway_core::source::{ObjectKey, Objects};
 use ipnet::IpNet;
 
+use super::endpoints::PodAddresses;
 use super::service::{sent, virtual_addresses};
 use super::{Fault, Settings};
 
@@ -14,7 +14,8 @@ use super::{Fault, Settings};
 #[derive(Debug)]
 pub struct Claims<'a> {
     root_namespace: &'a str,
-    cluster: HashMap<IpAddr, Owner<'a>>,
+    services: HashMap<IpAddr, &'a ObjectKey>,
+    pods: &'a PodAddresses,
     entries: HashMap<IpNet, &'a ObjectKey>,
     /// Those of `entries` that are more than one address.
     blocks: Vec<(IpNet, &'a ObjectKey)>,
@@ -41,24 +42,16 @@ pub struct Claimed {
 }
 
 impl<'a> Claims<'a> {
-    /// Whose addresses are whose in the cluster itself. Without entries nobody asks.
+    /// Whose addresses are whose in the cluster itself.
     #[must_use]
-    pub fn new(objects: &'a Objects, settings: &'a Settings) -> Self {
-        let mut cluster = HashMap::new();
-        if !objects.service_entries.is_empty() || !objects.workload_entries.is_empty() {
-            for (key, pod) in objects.pods.iter().filter(|(_, pod)| !is_terminal(pod)) {
-                cluster.extend(pod_ips(pod).into_iter().map(|address| (address, Owner::Pod(key))));
-            }
-            // After pods: what is on a node's network has the node's address.
-            cluster.extend(objects.pods.values().filter_map(|pod| Some((host_ip(pod)?, Owner::Node))));
-            for (key, service) in objects.services.iter() {
-                let addresses = sent(service).into_iter().flat_map(virtual_addresses);
-                cluster.extend(addresses.map(|address| (address, Owner::Service(key))));
-            }
-        }
+    pub fn new(objects: &'a Objects, pods: &'a PodAddresses, settings: &'a Settings) -> Self {
+        let services = objects.services.iter().flat_map(|(key, service)| {
+            sent(service).into_iter().flat_map(virtual_addresses).map(move |address| (address, key))
+        });
         Self {
             root_namespace: &settings.root_namespace,
-            cluster,
+            services: services.collect(),
+            pods,
             entries: HashMap::new(),
             blocks: Vec::new(),
             machines: HashMap::new(),
@@ -111,7 +104,12 @@ impl<'a> Claims<'a> {
         if key.namespace == self.root_namespace || block.prefix_len() < block.max_prefix_len() {
             return None;
         }
-        self.cluster.get(&block.addr()).copied()
+        let address = block.addr();
+        let service = self.services.get(&address).map(|service| Owner::Service(service));
+        // Before pods: what is on a node's network has the node's address.
+        service
+            .or_else(|| self.pods.is_node(address).then_some(Owner::Node))
+            .or_else(|| self.pods.pod(address).map(Owner::Pod))
     }
 
     fn older(&self, key: &ObjectKey, block: IpNet) -> Option<&'a ObjectKey> {

@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use fairway_core::source::objects::{is_host_network, is_terminal, label, pod_ips};
+use fairway_core::ordered::{Difference, OrderedMap};
+use fairway_core::source::objects::{host_ip, is_host_network, is_terminal, label, pod_ips};
 use fairway_core::source::{Kind, ObjectKey, Objects};
 use fairway_proto::workload::{NetworkMode, Port, PortList, Workload, WorkloadStatus, WorkloadType};
-use k8s_openapi::api::core::v1::ServiceSpec;
+use k8s_openapi::api::core::v1::{Pod, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 
 use super::nodes::Nodes;
@@ -14,7 +16,7 @@ use super::service::{app_protocol, hostname, octets, sent, tcp_ports, valid_port
 use super::{Fault, Settings};
 
 /// Label with the service a slice is of.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// Ports by the key of their service.
 pub type Served = BTreeMap<String, PortList>;
@@ -29,60 +31,145 @@ pub struct Endpoints<'a> {
     pods: HashMap<Name<'a>, BTreeMap<String, (PortList, bool)>>,
     /// Namespace and name of the services that have slices.
     services: BTreeSet<Name<'a>>,
-    /// What is no pod.
-    pub others: Vec<Workload>,
-    /// What is wrong with slices.
-    pub faults: Vec<(ObjectKey, Fault)>,
+    /// What becomes of each slice.
+    pub slices: BTreeMap<&'a ObjectKey, OfSlice>,
 }
 
-/// Pods by address, for those whose address is theirs alone.
-#[derive(Debug)]
-pub struct PodAddresses<'a>(HashMap<IpAddr, Name<'a>>);
+/// What becomes of a slice, other than of pods.
+#[derive(Debug, Default)]
+pub struct OfSlice {
+    /// What is no pod, by uid.
+    pub others: BTreeMap<String, Workload>,
+    /// What is wrong with it.
+    pub faults: Vec<Fault>,
+}
 
-impl<'a> PodAddresses<'a> {
-    /// Indexes the pods.
+/// Who in the cluster has an address.
+#[derive(Clone, Debug, Default)]
+pub struct PodAddresses {
+    /// Pods whose address is theirs alone.
+    pods: OrderedMap<(IpAddr, ObjectKey), ()>,
+    /// Addresses of nodes, and how many pods say so.
+    nodes: OrderedMap<IpAddr, usize>,
+}
+
+impl PodAddresses {
+    /// The index over the pods of `now`, where this is the one over those of `before`.
     #[must_use]
-    pub fn new(objects: &'a Objects) -> Self {
-        let own = objects.pods.iter().filter(|(_, pod)| !is_host_network(pod) && !is_terminal(pod));
-        let addresses = own.flat_map(|(key, pod)| {
-            pod_ips(pod).into_iter().map(|address| (address, (key.namespace.as_str(), key.name.as_str())))
-        });
-        Self(addresses.collect())
+    pub fn after(&self, before: &Objects, now: &Objects) -> Self {
+        let Self { mut pods, mut nodes } = self.clone();
+        for Difference { key, old, new } in before.pods.differences(&now.pods, Arc::ptr_eq) {
+            let [old_own, own] = [old, new].map(|pod| pod.map(|pod| own_addresses(pod)).unwrap_or_default());
+            if old_own != own {
+                for address in old_own {
+                    pods.remove(&(address, key.clone()));
+                }
+                for address in own {
+                    pods.insert((address, key.clone()), ());
+                }
+            }
+            let [old_node, node] = [old, new].map(|pod| pod.map(|pod| node_addresses(pod)).unwrap_or_default());
+            if old_node != node {
+                for address in node {
+                    let count = nodes.get(&address).copied().unwrap_or_default();
+                    nodes.insert(address, count.saturating_add(1));
+                }
+                for address in old_node {
+                    match nodes.get(&address).copied().unwrap_or_default() {
+                        0 | 1 => drop(nodes.remove(&address)),
+                        count => drop(nodes.insert(address, count.saturating_sub(1))),
+                    }
+                }
+            }
+        }
+        Self { pods, nodes }
+    }
+
+    /// Whether it is an address of a node that runs a pod.
+    #[must_use]
+    pub fn is_node(&self, address: IpAddr) -> bool {
+        self.nodes.contains_key(&address)
+    }
+
+    /// The pod with this address; of several the last by name.
+    #[must_use]
+    pub fn pod(&self, address: IpAddr) -> Option<&ObjectKey> {
+        let first = (address, ObjectKey::pod("", ""));
+        let of_address = self.pods.range_from(&first).take_while(|((it, _), ())| *it == address);
+        of_address.last().map(|((_, pod), ())| pod)
     }
 
     /// Namespace and name of the pod with this address.
     #[must_use]
-    pub fn find(&self, address: IpAddr) -> Option<Name<'a>> {
-        self.0.get(&address).copied()
+    pub fn find(&self, address: IpAddr) -> Option<Name<'_>> {
+        self.pod(address).map(|pod| (pod.namespace.as_str(), pod.name.as_str()))
     }
 }
 
+/// The addresses that are a pod's alone.
+pub(super) fn own_addresses(pod: &Pod) -> Vec<IpAddr> {
+    if is_host_network(pod) || is_terminal(pod) { Vec::new() } else { pod_ips(pod) }
+}
+
+/// The addresses of a pod's node that the pod knows: on its network they are the pod's, too.
+fn node_addresses(pod: &Pod) -> BTreeSet<IpAddr> {
+    let shared = if is_host_network(pod) && !is_terminal(pod) { pod_ips(pod) } else { Vec::new() };
+    host_ip(pod).into_iter().chain(shared).collect()
+}
+
+/// The pod that an endpoint names.
+pub(super) fn target_pod(endpoint: &Endpoint) -> Option<&str> {
+    endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"))?.name.as_deref()
+}
+
+/// The address of an endpoint that names no pod; all of its addresses are the same one's.
+pub(super) fn foreign_address(endpoint: &Endpoint) -> Option<IpAddr> {
+    if target_pod(endpoint).is_some() { None } else { endpoint.addresses.first()?.parse().ok() }
+}
+
 impl<'a> Endpoints<'a> {
-    /// Reads all slices.
+    /// Reads these slices.
     #[must_use]
-    pub fn new(objects: &'a Objects, pods: &PodAddresses<'a>, nodes: &Nodes<'_>, settings: &Settings) -> Self {
+    pub fn new(
+        objects: &'a Objects,
+        slices: impl Iterator<Item = (&'a ObjectKey, &'a Arc<EndpointSlice>)>,
+        pods: &'a PodAddresses,
+        nodes: &Nodes<'_>,
+        settings: &Settings,
+    ) -> Self {
         let mut endpoints = Self::default();
-        let mut others: BTreeMap<String, Workload> = BTreeMap::new();
-        for (key, slice) in objects.endpoint_slices.iter() {
-            let Some(name) = label(&slice.metadata, SERVICE_NAME) else { continue };
-            let service = objects.services.get_key_value(&ObjectKey::new(Kind::Service, &key.namespace, name));
-            let Some((service, spec)) = service.and_then(|(key, service)| Some((key, sent(service)?))) else {
-                continue;
-            };
-            endpoints.services.insert((&service.namespace, &service.name));
-            if slice.address_type == "FQDN" {
-                let message = "FQDN is not supported; use a ServiceEntry with resolution DNS".to_owned();
-                endpoints.faults.push((key.clone(), Fault { field: "addressType".to_owned(), message }));
-                continue;
-            }
-            let served =
-                (format!("{}/{}", key.namespace, hostname(name, &key.namespace, settings)), ports(spec, slice));
-            for (index, endpoint) in slice.endpoints.iter().enumerate() {
-                endpoints.add(key, index, endpoint, &served, pods, nodes, settings, &mut others);
-            }
+        for (key, slice) in slices {
+            let mut outcome = OfSlice::default();
+            endpoints.read(key, slice, &mut outcome, objects, pods, nodes, settings);
+            endpoints.slices.insert(key, outcome);
         }
-        endpoints.others = others.into_values().collect();
         endpoints
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one step of a loop, named for its length")]
+    fn read(
+        &mut self,
+        key: &'a ObjectKey,
+        slice: &'a EndpointSlice,
+        outcome: &mut OfSlice,
+        objects: &'a Objects,
+        pods: &'a PodAddresses,
+        nodes: &Nodes<'_>,
+        settings: &Settings,
+    ) {
+        let Some(name) = label(&slice.metadata, SERVICE_NAME) else { return };
+        let service = objects.services.get_key_value(&ObjectKey::new(Kind::Service, &key.namespace, name));
+        let Some((service, spec)) = service.and_then(|(key, service)| Some((key, sent(service)?))) else { return };
+        self.services.insert((&service.namespace, &service.name));
+        if slice.address_type == "FQDN" {
+            let message = "FQDN is not supported; use a ServiceEntry with resolution DNS".to_owned();
+            outcome.faults.push(Fault { field: "addressType".to_owned(), message });
+            return;
+        }
+        let served = (format!("{}/{}", key.namespace, hostname(name, &key.namespace, settings)), ports(spec, slice));
+        for (index, endpoint) in slice.endpoints.iter().enumerate() {
+            self.add(key, index, endpoint, &served, outcome, pods, nodes, settings);
+        }
     }
 
     #[expect(clippy::too_many_arguments, reason = "one step of a loop, named for its length")]
@@ -92,24 +179,22 @@ impl<'a> Endpoints<'a> {
         index: usize,
         endpoint: &'a Endpoint,
         served: &(String, PortList),
-        pods: &PodAddresses<'a>,
+        outcome: &mut OfSlice,
+        pods: &'a PodAddresses,
         nodes: &Nodes<'_>,
         settings: &Settings,
-        others: &mut BTreeMap<String, Workload>,
     ) {
         let conditions = endpoint.conditions.clone().unwrap_or_default();
         let is_ready = conditions.ready.unwrap_or(true) && conditions.terminating != Some(true);
-        let target = endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"));
-        if let Some(name) = target.and_then(|target| target.name.as_deref()) {
+        if let Some(name) = target_pod(endpoint) {
             self.serve((&slice.namespace, name), served, is_ready);
             return;
         }
-        // All addresses of an endpoint are the same one's.
         let Some(text) = endpoint.addresses.first() else { return };
-        let Ok(address) = text.parse::<IpAddr>() else {
+        let Some(address) = foreign_address(endpoint) else {
             let message = format!("{text:?} is not an address; the endpoint is left out");
             let field = format!("endpoints[{index}].addresses[0]");
-            self.faults.push((slice.clone(), Fault { field, message }));
+            outcome.faults.push(Fault { field, message });
             return;
         };
         if let Some(pod) = pods.find(address) {
@@ -125,7 +210,7 @@ impl<'a> Endpoints<'a> {
             Some(fairway_proto::workload::Locality { zone, ..Default::default() })
         };
         let status = if is_ready { WorkloadStatus::Healthy } else { WorkloadStatus::Unhealthy };
-        others.insert(
+        outcome.others.insert(
             uid.clone(),
             Workload {
                 uid,

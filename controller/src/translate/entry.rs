@@ -28,10 +28,12 @@ use crate::l7::waypoints::Bound;
 
 const AUTOALLOCATE: &str = "networking.istio.io/enable-autoallocate-ip";
 const SOCKET: &str = "unix://";
+/// What the uid of a WorkloadEntry has after the cluster.
+pub(super) const WORKLOAD_ENTRY: &str = "/networking.istio.io/WorkloadEntry/";
 
 /// All entries.
 #[derive(Debug, Default)]
-pub struct Entries<'a> {
+pub struct Entries {
     /// One for each host.
     pub services: Vec<Service>,
     /// Endpoints that are written in a ServiceEntry.
@@ -41,17 +43,21 @@ pub struct Entries<'a> {
     /// What a user should know.
     pub faults: Vec<(ObjectKey, Fault)>,
     /// What pods serve because an endpoint has their address.
-    pods: BTreeMap<(&'a str, &'a str), Served>,
+    pods: BTreeMap<ObjectKey, Served>,
     /// By namespace.
-    selecting: BTreeMap<&'a str, Vec<Selecting<'a>>>,
+    selecting: BTreeMap<String, Vec<Selecting>>,
+    /// WorkloadEntries whose address is somebody else's, and whose.
+    pub claimed: BTreeMap<ObjectKey, String>,
+    /// Addresses that are written in any entry, whoever else has them.
+    pub addresses: BTreeSet<IpAddr>,
 }
 
 /// A ServiceEntry that selects workloads.
-#[derive(Debug)]
-struct Selecting<'a> {
-    labels: &'a BTreeMap<String, String>,
+#[derive(Debug, PartialEq)]
+struct Selecting {
+    labels: BTreeMap<String, String>,
     keys: Vec<String>,
-    ports: &'a [EntryPort],
+    ports: Vec<EntryPort>,
 }
 
 /// What the translation of entries looks things up in.
@@ -64,17 +70,21 @@ pub struct Surroundings<'a, 'b> {
     /// Where nodes are.
     pub nodes: &'b Nodes<'a>,
     /// Whose addresses are whose.
-    pub pods: &'b PodAddresses<'a>,
+    pub pods: &'b PodAddresses,
     /// Which waypoint is whose.
     pub waypoints: &'b Waypoints<'a>,
 }
 
-impl<'a> Entries<'a> {
+impl Entries {
     /// Translates every ServiceEntry. The oldest object that claims a host has it.
     #[must_use]
-    pub fn new(around: &Surroundings<'a, '_>, claims: &mut Claims<'a>) -> Self {
+    pub fn new(around: &Surroundings<'_, '_>) -> Self {
         let Surroundings { objects, settings, .. } = *around;
         let mut entries = Self::default();
+        if objects.service_entries.is_empty() && objects.workload_entries.is_empty() {
+            return entries;
+        }
+        let claims = &mut Claims::new(objects, around.pods, settings);
         // A Service has its name before any entry.
         let mut taken: BTreeSet<(&str, String)> = objects
             .services
@@ -99,6 +109,13 @@ impl<'a> Entries<'a> {
             }
             entries.add(key, entry, &hosts, &mut canonical, &mut allocated, claims, around);
         }
+        for (key, entry) in by_age(objects.workload_entries.iter(), |entry| &entry.metadata) {
+            let Ok(address) = entry.spec.address.parse::<IpAddr>() else { continue };
+            entries.addresses.insert(address);
+            if let Err(owner) = claims.workload_entry(key, address) {
+                entries.claimed.insert(key.clone(), owner);
+            }
+        }
         entries
     }
 
@@ -107,15 +124,15 @@ impl<'a> Entries<'a> {
     }
 
     #[expect(clippy::too_many_arguments, reason = "one step of a loop, named for its length")]
-    fn add(
+    fn add<'b>(
         &mut self,
-        key: &'a ObjectKey,
-        entry: &'a ServiceEntry,
-        hosts: &[&'a str],
+        key: &'b ObjectKey,
+        entry: &'b ServiceEntry,
+        hosts: &[&str],
         canonical: &mut HashSet<String>,
         allocated: &mut Addresses,
-        claims: &mut Claims<'a>,
-        around: &Surroundings<'a, '_>,
+        claims: &mut Claims<'b>,
+        around: &Surroundings<'_, 'b>,
     ) {
         let spec = &entry.spec;
         for field in spec.others.keys() {
@@ -124,8 +141,9 @@ impl<'a> Entries<'a> {
         }
         let mut faults = Vec::new();
         let binding = around.waypoints.of_service(&entry.metadata, &mut faults);
-        let Claimed { addresses, is_private, faults: claimed } =
-            claims.service_entry(key, written_addresses(entry, &mut faults));
+        let written = written_addresses(entry, &mut faults);
+        self.addresses.extend(written.iter().map(|(_, block)| block.addr()));
+        let Claimed { addresses, is_private, faults: claimed } = claims.service_entry(key, written);
         faults.extend(claimed);
         let visibility = match visibility(spec.export_to.iter().map(String::as_str)) {
             Visibility::Public if !is_private && around.settings.is_exported(&key.namespace) => Visibility::Public,
@@ -164,8 +182,8 @@ impl<'a> Entries<'a> {
                 self.fault(key, Fault { field: "spec.workloadSelector".to_owned(), message });
             }
             if !selector.labels.is_empty() {
-                let selecting = Selecting { labels: &selector.labels, keys, ports: &spec.ports };
-                self.selecting.entry(&key.namespace).or_default().push(selecting);
+                let selecting = Selecting { labels: selector.labels.clone(), keys, ports: spec.ports.clone() };
+                self.selecting.entry(key.namespace.clone()).or_default().push(selecting);
             }
             return;
         }
@@ -174,11 +192,11 @@ impl<'a> Entries<'a> {
 
     fn add_endpoints(
         &mut self,
-        key: &'a ObjectKey,
-        entry: &'a ServiceEntry,
+        key: &ObjectKey,
+        entry: &ServiceEntry,
         keys: &[String],
-        hosts: &[&'a str],
-        around: &Surroundings<'a, '_>,
+        hosts: &[&str],
+        around: &Surroundings<'_, '_>,
     ) {
         let Surroundings { settings, nodes, pods, .. } = *around;
         let uid = |address: &str| {
@@ -213,13 +231,27 @@ impl<'a> Entries<'a> {
                 continue;
             }
             // A peer that may be enrolled is reached as itself, never in clear text.
-            if let Some(pod) = address.ok().and_then(|address| pods.find(address)) {
-                self.pods.entry(pod).or_default().extend(served);
+            self.addresses.extend(address.as_ref().ok());
+            if let Some(pod) = address.ok().and_then(|address| pods.pod(address)) {
+                self.pods.entry(pod.clone()).or_default().extend(served);
                 continue;
             }
             let uid = uid(&endpoint.address);
             self.endpoints.push(workload(uid, &key.name, &key.namespace, endpoint, served, nodes, settings));
         }
+    }
+
+    /// The namespaces and the pods that may serve other things than by `before`.
+    pub(super) fn differs(&self, before: &Self) -> (BTreeSet<String>, BTreeSet<ObjectKey>) {
+        let namespaces = self.selecting.keys().chain(before.selecting.keys());
+        let pods = self.pods.keys().chain(before.pods.keys());
+        let claimed = self.claimed.keys().chain(before.claimed.keys());
+        let claimed = claimed.filter(|it| self.claimed.get(*it) != before.claimed.get(*it)).map(|it| &it.namespace);
+        let namespaces = namespaces.filter(|it| self.selecting.get(*it) != before.selecting.get(*it));
+        (
+            namespaces.chain(claimed).cloned().collect(),
+            pods.filter(|it| self.pods.get(*it) != before.pods.get(*it)).cloned().collect(),
+        )
     }
 
     /// What a workload with these labels serves of the entries; for a pod also by its address.
@@ -231,10 +263,11 @@ impl<'a> Entries<'a> {
         has_label: impl Fn(&str, &str) -> bool,
         written: &WorkloadEntrySpec,
     ) -> Served {
-        let mut served = pod.and_then(|name| self.pods.get(&(namespace, name))).cloned().unwrap_or_default();
+        let mut served =
+            pod.and_then(|name| self.pods.get(&ObjectKey::pod(namespace, name))).cloned().unwrap_or_default();
         for selecting in self.selecting.get(namespace).into_iter().flatten() {
             if selecting.labels.iter().all(|(key, value)| has_label(key, value)) {
-                served.extend(selecting.keys.iter().map(|key| (key.clone(), ports(selecting.ports, written))));
+                served.extend(selecting.keys.iter().map(|key| (key.clone(), ports(&selecting.ports, written))));
             }
         }
         served
@@ -409,7 +442,7 @@ pub fn selectable(entry: &WorkloadEntry) -> ObjectMeta {
 
 /// Uid of the workload that a WorkloadEntry is.
 pub fn workload_entry_uid(key: &ObjectKey, settings: &Settings) -> String {
-    format!("{}/networking.istio.io/WorkloadEntry/{}/{}", settings.cluster_id, key.namespace, key.name)
+    format!("{}{WORKLOAD_ENTRY}{}/{}", settings.cluster_id, key.namespace, key.name)
 }
 
 /// What proxies are told of a WorkloadEntry; nothing when it cannot be reached.

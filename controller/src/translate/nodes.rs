@@ -1,10 +1,9 @@
 //! Where a workload is, from the labels of its node.
 
-use std::collections::BTreeMap;
-
-use fairway_core::source::Objects;
-use fairway_core::source::objects::label;
+use fairway_core::source::objects::{ByKey, label};
+use fairway_core::source::{Kind, ObjectKey, Objects};
 use fairway_proto::workload::Locality;
+use k8s_openapi::api::core::v1::Node;
 
 use super::Settings;
 
@@ -14,44 +13,41 @@ const REGION: &str = "topology.kubernetes.io/region";
 const ZONE: &str = "topology.kubernetes.io/zone";
 const SUBZONE: &str = "topology.istio.io/subzone";
 
+/// Labels that say where a node is.
+pub(super) const PLACE: [&str; 4] = [REGION, ZONE, SUBZONE, NETWORK];
+
 /// What the labels of nodes say.
 #[derive(Debug)]
 pub struct Nodes<'a> {
-    by_name: BTreeMap<&'a str, Node<'a>>,
+    nodes: &'a ByKey<Node>,
     network: &'a str,
 }
 
-#[derive(Debug)]
-struct Node<'a> {
-    locality: Option<Locality>,
-    network: Option<&'a str>,
-}
-
 impl<'a> Nodes<'a> {
-    /// Reads the labels of all nodes, and of the mesh's own namespace.
+    /// Reads the labels of nodes, and of the mesh's own namespace.
     #[must_use]
     pub fn new(objects: &'a Objects, settings: &'a Settings) -> Self {
-        let by_name = objects.nodes.iter().map(|(key, node)| {
-            let text = |key| label(&node.metadata, key).unwrap_or_default().to_owned();
-            let locality = Locality { region: text(REGION), zone: text(ZONE), subzone: text(SUBZONE) };
-            let locality = (locality != Locality::default()).then_some(locality);
-            (key.name.as_str(), Node { locality, network: label(&node.metadata, NETWORK) })
-        });
         let of_mesh = || objects.namespace_label(&settings.root_namespace, NETWORK);
         let network = Some(settings.network.as_str()).filter(|it| !it.is_empty()).or_else(of_mesh).unwrap_or_default();
-        Self { by_name: by_name.collect(), network }
+        Self { nodes: &objects.nodes, network }
+    }
+
+    fn label(&self, node: &str, key: &str) -> Option<&'a str> {
+        label(&self.nodes.get(&ObjectKey::new(Kind::Node, "", node))?.metadata, key)
     }
 
     /// The locality of what runs on `node`.
     #[must_use]
     pub fn locality(&self, node: &str) -> Option<Locality> {
-        self.by_name.get(node)?.locality.clone()
+        let text = |key| self.label(node, key).unwrap_or_default().to_owned();
+        let locality = Locality { region: text(REGION), zone: text(ZONE), subzone: text(SUBZONE) };
+        (locality != Locality::default()).then_some(locality)
     }
 
     /// The network of what runs on `node` and names none itself.
     #[must_use]
     pub fn network(&self, node: &str) -> &'a str {
-        self.by_name.get(node).and_then(|node| node.network).unwrap_or(self.network)
+        self.label(node, NETWORK).unwrap_or(self.network)
     }
 }
 

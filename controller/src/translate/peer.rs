@@ -146,6 +146,27 @@ impl PeerRules {
         }
     }
 
+    /// The namespaces in which a workload may need another policy than by `before`; none when it may be so in all.
+    #[must_use]
+    pub fn differs(&self, before: &Self) -> Option<BTreeSet<String>> {
+        if self.mesh_is_strict != before.mesh_is_strict || self.root != before.root {
+            return None;
+        }
+        let differ = |namespace: &&String| {
+            let [now, then] = [self, before].map(|rules| {
+                let selecting = rules.workloads.iter().filter(|(rule, _)| rule.namespace == **namespace);
+                (rules.namespace_is_strict(namespace), selecting.collect::<Vec<_>>())
+            });
+            now != then
+        };
+        let known = [self, before].into_iter().flat_map(|rules| {
+            let selecting = rules.workloads.iter().map(|(rule, _)| &rule.namespace);
+            rules.namespaces.keys().chain(selecting)
+        });
+        let known: BTreeSet<&String> = known.collect();
+        Some(known.into_iter().filter(differ).cloned().collect())
+    }
+
     /// The policies; the shared one as soon as any PeerAuthentication exists.
     #[must_use]
     pub fn authorizations(&self) -> Vec<Authorization> {

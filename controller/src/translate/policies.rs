@@ -99,7 +99,7 @@ pub struct Policies {
     peers: PeerRules,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct Selecting {
     key: String,
     labels: BTreeMap<String, String>,
@@ -118,6 +118,22 @@ impl Policies {
             .map(|selecting| selecting.key.clone());
         let keys: BTreeSet<String> = selected.chain(self.peers.attached_to(namespace, metadata)).collect();
         keys.into_iter().collect()
+    }
+
+    /// The namespaces in which workloads may list other policies than by `before`; none when it may be so in all.
+    #[must_use]
+    pub fn relisted(&self, before: &Self) -> Option<BTreeSet<String>> {
+        if self.selecting.get(&None) != before.selecting.get(&None) {
+            return None;
+        }
+        let mut namespaces = self.peers.differs(&before.peers)?;
+        let known = self.selecting.keys().chain(before.selecting.keys()).flatten();
+        let differ = |namespace: &&String| {
+            let key = Some((*namespace).clone());
+            self.selecting.get(&key) != before.selecting.get(&key)
+        };
+        namespaces.extend(known.filter(differ).cloned());
+        Some(namespaces)
     }
 
     fn report(&mut self, object: &ObjectKey, severity: Severity, faults: Vec<Fault>, then: &str) {

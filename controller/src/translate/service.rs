@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use fairway_core::source::Objects;
+use fairway_core::source::ObjectKey;
 use fairway_core::source::objects::{annotation, matches_labels};
 use fairway_proto::workload::load_balancing::{HealthPolicy, Mode, Scope};
 use fairway_proto::workload::service::Visibility;
@@ -23,6 +24,18 @@ pub(super) const TRAFFIC_DISTRIBUTION: &str = "networking.istio.io/traffic-distr
 #[must_use]
 pub fn hostname(name: &str, namespace: &str, settings: &Settings) -> String {
     format!("{name}.{namespace}.svc.{}", settings.cluster_domain)
+}
+
+/// The name of a service in workload discovery.
+#[must_use]
+pub fn key(service: &Service) -> String {
+    format!("{}/{}", service.namespace, service.hostname)
+}
+
+/// The same of what a Kubernetes Service is made into.
+#[must_use]
+pub fn key_of(object: &ObjectKey, settings: &Settings) -> String {
+    format!("{}/{}", object.namespace, hostname(&object.name, &object.namespace, settings))
 }
 
 /// What proxies are told of a service; nothing of an ExternalName, which is a DNS alias.
@@ -193,11 +206,14 @@ struct Backend<'a> {
 }
 
 impl<'a> Backends<'a> {
-    /// Indexes the services.
+    /// Indexes these services.
     #[must_use]
-    pub fn new(objects: &'a Objects, settings: &Settings) -> Self {
+    pub fn new(
+        services: impl Iterator<Item = (&'a ObjectKey, &'a Arc<KubernetesService>)>,
+        settings: &Settings,
+    ) -> Self {
         let mut by_namespace: BTreeMap<&str, Vec<Backend<'a>>> = BTreeMap::new();
-        for (object, service) in objects.services.iter() {
+        for (object, service) in services {
             let Some(spec) = sent(service) else { continue };
             let host = hostname(&object.name, &object.namespace, settings);
             by_namespace.entry(&object.namespace).or_default().push(Backend {

@@ -23,6 +23,8 @@ const CANARY_WEIGHT: &str = "istio.io/use-waypoint-canary-weight";
 const INGRESS_USE_WAYPOINT: &str = "istio.io/ingress-use-waypoint";
 const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
 const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+/// Labels without which nothing has to do with any gateway.
+pub(super) const BINDING: [&str; 3] = [USE_WAYPOINT, CANARY, GATEWAY_NAME];
 /// Value of [`USE_WAYPOINT`] that opts out of what a wider scope says.
 const NONE: &str = "none";
 /// Classes whose gateways are waypoints.

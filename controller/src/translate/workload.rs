@@ -21,10 +21,13 @@ pub(super) const TUNNEL: &str = "networking.istio.io/tunnel";
 const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
 const DEFAULT_REVISION: &str = "latest";
 
+/// What a pod's uid has after the cluster.
+pub(super) const POD: &str = "//Pod/";
+
 /// The key of a pod in workload discovery.
 #[must_use]
 pub fn uid(namespace: &str, name: &str, settings: &Settings) -> String {
-    format!("{}//Pod/{namespace}/{name}", settings.cluster_id)
+    format!("{}{POD}{namespace}/{name}", settings.cluster_id)
 }
 
 /// What is known of a pod from elsewhere.

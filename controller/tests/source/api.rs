@@ -239,7 +239,7 @@ async fn what_nobody_reads_is_not_kept_and_makes_no_difference() {
     let mut readings = start(Box::new(of_node));
     until(&mut readings, "pods", |loaded| loaded.objects.node_pods.len() == 2).await;
     let loaded = readings.loaded.borrow().clone();
-    let pod = &loaded.objects.node_pods[&ObjectKey::pod("shop", "a")];
+    let pod = loaded.objects.node_pods.get(&ObjectKey::pod("shop", "a")).unwrap();
     assert_eq!((&*pod.probed, &*pod.runtime_class, pod.is_windows), (&[80][..], "kata", false));
     assert!(fake.requests().iter().any(|request| request.contains("fieldSelector=spec.nodeName%3Dnode-1")));
 }

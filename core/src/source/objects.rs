@@ -1,6 +1,6 @@
 //! The typed objects of a source, and questions every reader of them asks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -18,9 +18,10 @@ use super::istio_traffic::VirtualService;
 use super::route::{GrpcRoute as GRPCRoute, HttpRoute as HTTPRoute, StreamRoute as TCPRoute, StreamRoute as TLSRoute};
 use super::unserved::{Unserved as BackendTLSPolicy, Unserved as Telemetry};
 use super::{Kind, NodePod, ObjectKey};
+use crate::ordered::OrderedMap;
 
-/// All objects of one kind; shared between readings until it changes.
-pub type ByKey<T> = Arc<BTreeMap<ObjectKey, Arc<T>>>;
+/// All objects of one kind; what does not change is shared between readings.
+pub type ByKey<T> = OrderedMap<ObjectKey, Arc<T>>;
 
 /// An object that is not read, because its kind means nothing to us.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -68,8 +69,8 @@ macro_rules! objects {
 
             pub(super) fn insert(&mut self, key: ObjectKey, object: Typed) {
                 match object {
-                    $(Typed::$kind(object) => drop(Arc::make_mut(&mut self.$field).insert(key, object)),)+
-                    Typed::NodePod(object) => drop(Arc::make_mut(&mut self.node_pods).insert(key, object)),
+                    $(Typed::$kind(object) => drop(self.$field.insert(key, object)),)+
+                    Typed::NodePod(object) => drop(self.node_pods.insert(key, object)),
                 }
             }
 
@@ -77,14 +78,10 @@ macro_rules! objects {
             #[cfg(feature = "cluster")]
             pub(super) fn remove(&mut self, key: &ObjectKey) -> Option<Typed> {
                 if self.node_pods.contains_key(key) {
-                    return Arc::make_mut(&mut self.node_pods).remove(key).map(Typed::NodePod);
+                    return self.node_pods.remove(key).map(Typed::NodePod);
                 }
                 match key.kind {
-                    $(Kind::$kind => {
-                        let present = self.$field.contains_key(key);
-                        let removed = present.then(|| Arc::make_mut(&mut self.$field).remove(key));
-                        removed.flatten().map(Typed::$kind)
-                    })+
+                    $(Kind::$kind => self.$field.remove(key).map(Typed::$kind),)+
                 }
             }
 
@@ -97,6 +94,13 @@ macro_rules! objects {
                 match key.kind {
                     $(Kind::$kind => self.$field.get(key).cloned().map(Typed::$kind),)+
                 }
+            }
+
+            /// The kinds of which anything may be different in a reading that came of this one.
+            #[must_use]
+            pub fn changed_kinds(&self, newer: &Self) -> BTreeSet<Kind> {
+                let kinds = [$((Kind::$kind, self.$field.is_same(&newer.$field)),)+];
+                kinds.into_iter().filter(|(_, is_same)| !is_same).map(|(kind, _)| kind).collect()
             }
 
             /// The keys of all objects of one kind.
@@ -171,6 +175,17 @@ impl Objects {
     #[must_use]
     pub fn namespace_label(&self, namespace: &str, key: &str) -> Option<&str> {
         label(&self.namespace(namespace)?.metadata, key)
+    }
+
+    /// The objects of one kind, which these must be, in a namespace.
+    pub fn within<'a, T>(
+        of_kind: &'a ByKey<T>,
+        kind: Kind,
+        namespace: &str,
+    ) -> impl Iterator<Item = (&'a ObjectKey, &'a Arc<T>)> + use<'a, T> {
+        let first = ObjectKey { kind, namespace: namespace.to_owned(), name: String::new() };
+        let namespace = namespace.to_owned();
+        of_kind.range_from(&first).take_while(move |(key, _)| key.namespace == namespace)
     }
 
     /// How many objects there are of each kind, zero included.

@@ -13,10 +13,10 @@ fn world(objects: &[serde_json::Value]) -> Objects {
         let name = object["metadata"]["name"].as_str().unwrap();
         if object["kind"] == "Service" {
             let service: Service = serde_json::from_value(object.clone()).unwrap();
-            Arc::make_mut(&mut world.services).insert(ObjectKey::new(Kind::Service, "shop", name), Arc::new(service));
+            world.services.insert(ObjectKey::new(Kind::Service, "shop", name), Arc::new(service));
         } else {
             let pod: Pod = serde_json::from_value(object.clone()).unwrap();
-            Arc::make_mut(&mut world.pods).insert(ObjectKey::pod("shop", name), Arc::new(pod));
+            world.pods.insert(ObjectKey::pod("shop", name), Arc::new(pod));
         }
     }
     world

@@ -67,7 +67,7 @@ fn what_was_remembered_stands_for_a_namespace_that_cannot_be_read_and_for_no_oth
         }
         let loaded = load_for_node(root.path(), None);
         let known = Known { loaded: &loaded, rules: &rules(), memory: &memory, namespaces_exist };
-        let (key, pod) = loaded.objects.node_pods.first_key_value().unwrap();
+        let (key, pod) = loaded.objects.node_pods.iter().next().unwrap();
         assert_eq!(known.decide(key, pod, &[]).reason(), reason, "row {number}");
         assert_eq!(known.is_enrolled("shop"), is_enrolled, "row {number}");
         let remember = remember.map(|names| names.iter().map(|name| (*name).to_owned()).collect());
@@ -83,7 +83,7 @@ fn a_pods_own_labels_decide_whatever_is_not_known_of_its_namespace() {
         let pod = POD.replace("uid: u1", &format!("uid: u1, labels: {{istio.io/dataplane-mode: {label}}}"));
         fs::write(root.path().join("pod.yaml"), pod).unwrap();
         let loaded = load_for_node(root.path(), None);
-        let (key, pod) = loaded.objects.node_pods.first_key_value().unwrap();
+        let (key, pod) = loaded.objects.node_pods.iter().next().unwrap();
         for memory in [enrolled(&[]), enrolled(&["shop"])] {
             let known = Known { loaded: &loaded, rules: &rules(), memory: &memory, namespaces_exist: false };
             assert_eq!(known.decide(key, pod, &[]).reason(), reason, "{label} {memory:?}");

@@ -14,7 +14,7 @@ fn mark(uid: &str, annotations: &[(&'static str, &str)]) -> Mark {
 fn loaded(pods: &[NodePod]) -> Loaded {
     let pods = pods.iter().map(|pod| (web(), Arc::new(pod.clone()))).collect();
     let mut loaded = Loaded::default();
-    loaded.objects.node_pods = Arc::new(pods);
+    loaded.objects.node_pods = pods;
     loaded
 }
 

@@ -1,7 +1,7 @@
 //! DestinationRules, read (api-surface A9). What cannot be done has no effect, and is named by field.
 
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,6 @@ use fairway_core::source::istio_destination::{
 use fairway_core::source::route::Unread;
 use fairway_core::source::{ObjectKey, Objects};
 
-use super::members::members;
 use super::{Balancer, Destinations, Hosts, Keepalive, Key, Outliers, Policy, Pool, Rule, Subset, Used};
 use crate::l7::attach::age;
 use crate::l7::catalog::Catalog;
@@ -72,7 +71,7 @@ impl Reader<'_> {
     fn rule(&mut self, object: &DestinationRule) -> Option<Rule> {
         let spec = &object.spec;
         self.notes_unread("spec", &spec.unread);
-        let (hosts, namespaces) = match self.hosts(&spec.host) {
+        let hosts = match self.hosts(&spec.host) {
             Ok(found) => found,
             Err(wrong) => {
                 self.find("spec.host", wrong);
@@ -95,8 +94,7 @@ impl Reader<'_> {
             }
             let policy = subset.traffic_policy.as_ref();
             let used = policy.map(|policy| self.used(&format!("{at}.trafficPolicy"), policy)).unwrap_or_default();
-            let members = members(self.catalog, &namespaces, &subset.labels);
-            if subsets.insert(subset.name.clone(), Subset { used, members }).is_some() {
+            if subsets.insert(subset.name.clone(), Subset { used, labels: subset.labels.clone() }).is_some() {
                 self.find(format!("{at}.name"), format!("{:?} is there before; the last one counts", subset.name));
             }
         }
@@ -125,14 +123,12 @@ impl Reader<'_> {
         }
     }
 
-    /// Which services are meant, and where those are that have that name.
-    fn hosts(&self, host: &str) -> Result<(Hosts, BTreeSet<String>), String> {
+    /// Which services are meant.
+    fn hosts(&self, host: &str) -> Result<Hosts, String> {
         if let Some(suffix) = host.strip_prefix('*') {
             let is_suffix = suffix.is_empty() || (suffix.starts_with('.') && text::is_host(suffix));
             let hosts = || Hosts::Below(suffix.len(), suffix.to_ascii_lowercase());
-            return is_suffix
-                .then(|| (hosts(), BTreeSet::new()))
-                .ok_or_else(|| format!("{host:?} is no part of a name"));
+            return is_suffix.then(hosts).ok_or_else(|| format!("{host:?} is no part of a name"));
         }
         if !text::is_host(host) {
             return Err(format!("{host:?} is no name"));
@@ -140,11 +136,8 @@ impl Reader<'_> {
         let is_short = !host.contains('.');
         let full =
             if is_short { hostname(host, self.namespace, self.catalog.settings) } else { host.to_ascii_lowercase() };
-        let namespaces: BTreeSet<String> = self.catalog.namespaces_of(&full);
-        if namespaces.is_empty() {
-            return Err(format!("there is no {full}; it has no effect"));
-        }
-        Ok((Hosts::One(full), namespaces))
+        let is_there = self.catalog.has(&full);
+        is_there.then(|| Hosts::One(full.clone())).ok_or_else(|| format!("there is no {full}; it has no effect"))
     }
 
     fn used(&mut self, at: &str, written: &TrafficPolicy) -> Used {

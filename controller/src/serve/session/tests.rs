@@ -26,7 +26,7 @@ fn world(previous: &World, workloads: &[(&str, &str)], policies: &[&str]) -> Wor
         scope: if name.ends_with('*') { Scope::WorkloadSelector.into() } else { Scope::Namespace.into() },
         ..Authorization::default()
     });
-    previous.next(&Desired { workloads: workloads.collect(), policies: policies.collect(), ..Desired::default() })
+    previous.next(&Desired::of(workloads, [], policies))
 }
 
 fn subscribe(kind: ResourceType) -> DeltaDiscoveryRequest {
@@ -366,7 +366,7 @@ fn many_workloads(previous: &World, count: usize, node: &str) -> World {
         namespace: "n".to_owned(),
         ..Authorization::default()
     });
-    previous.next(&Desired { workloads: workloads.collect(), policies: policies.to_vec(), ..Desired::default() })
+    previous.next(&Desired::of(workloads, [], policies))
 }
 
 #[test]

@@ -44,7 +44,8 @@ fn claim(namespace: &str, address: &str) -> Claimed {
          spec: {{hosts: [x.example.com], ports: [{{number: 1, name: a}}], addresses: [\"{address}\"]}}\n"
     ));
     let settings = Settings::default();
-    let mut claims = Claims::new(&objects, &settings);
+    let pods = PodAddresses::default().after(&Objects::default(), &objects);
+    let mut claims = Claims::new(&objects, &pods, &settings);
     let mut last = Claimed::default();
     for (key, entry) in by_age(objects.service_entries.iter(), |entry| &entry.metadata) {
         let block = |text: &String| text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)).unwrap();
@@ -99,7 +100,8 @@ fn a_machine_is_what_its_oldest_entry_says() {
              metadata: {{name: taker, namespace: {namespace}}}\nspec: {{address: {address}}}\n"
         ));
         let settings = Settings::default();
-        let mut claims = Claims::new(&objects, &settings);
+        let pods = PodAddresses::default().after(&Objects::default(), &objects);
+        let mut claims = Claims::new(&objects, &pods, &settings);
         let results = by_age(objects.workload_entries.iter(), |entry| &entry.metadata)
             .into_iter()
             .map(|(key, entry)| claims.workload_entry(key, entry.spec.address.parse().unwrap()));

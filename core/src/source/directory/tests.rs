@@ -612,7 +612,7 @@ fn the_words_of_one_owner_can_be_left_out() {
     say("own", first);
     say("other", second);
     let said = |loaded: &Loaded| {
-        let pod = &loaded.objects.node_pods[&ObjectKey::pod("shop", "web")];
+        let pod = loaded.objects.node_pods.get(&ObjectKey::pod("shop", "web")).unwrap();
         [first, second].map(|key| pod.annotation(key).is_some())
     };
     assert_eq!(said(&load_for_node(root.path(), None)), [true, true]);

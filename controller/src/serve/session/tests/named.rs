@@ -31,7 +31,7 @@ fn shop(previous: &World, db: bool) -> World {
     };
     let mut workloads = vec![web, pod("own", "node-1", 2), host, pod("other", "node-2", 4)];
     workloads.extend(db.then(|| pod("db", "node-2", 3)));
-    previous.next(&Desired { workloads, services: vec![service], ..Desired::default() })
+    previous.next(&Desired::of(workloads, [service], []))
 }
 
 fn ask(subscribe: &[&str], unsubscribe: &[&str]) -> DeltaDiscoveryRequest {

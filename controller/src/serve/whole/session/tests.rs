@@ -5,7 +5,6 @@ use fairway_proto::type_url::{CLUSTER, LISTENER};
 use fairway_proto::workload::{Port, Service};
 
 use super::*;
-use crate::l7::Snapshot;
 use crate::translate::{Desired, Translation};
 
 fn world(previous: &World, services: &[(&str, u32)]) -> World {
@@ -15,10 +14,10 @@ fn world(previous: &World, services: &[(&str, u32)]) -> World {
         ports: vec![Port { service_port: *port, target_port: *port, ..Port::default() }],
         ..Service::default()
     };
-    let desired = Desired { services: services.iter().map(service).collect(), ..Desired::default() };
+    let desired = Desired::of([], services.iter().map(service), []);
     let world = previous.next(&desired);
-    let translation = Translation { desired, ..Translation::default() };
-    world.with_l7(previous, Snapshot::new(Arc::new(translation), String::new()))
+    let l7 = previous.l7().next(Arc::new(Translation::of(desired)), Arc::clone(world.addresses()), "");
+    world.with_l7(previous, l7)
 }
 
 fn request(type_url: &str, names: &[&str], nonce: &str) -> DiscoveryRequest {
