@@ -3,6 +3,7 @@
 mod affinity;
 mod apply;
 mod cni;
+mod controller;
 mod decide;
 mod facts;
 mod histogram;
@@ -27,6 +28,8 @@ enum Command {
     Node(node::Options),
     /// What enrolment costs: in a pod's start, for a crowd of pods, in the agent's memory.
     Cni(cni::Options),
+    /// What a large mesh costs the controller, and how fast it tells of changes.
+    Controller(controller::Options),
     /// Cost of one policy decision.
     Decide,
     /// Cost of loading a large mesh.
@@ -65,6 +68,7 @@ fn main() -> ExitCode {
     let result = match Command::parse() {
         Command::Node(options) => node::run(&options),
         Command::Cni(options) => cni::run(&options),
+        Command::Controller(options) => controller::run(&options),
         Command::Announced { command } => node::become_announced(&command),
         Command::Decide => decide::run(),
         Command::Apply => apply::run(),
