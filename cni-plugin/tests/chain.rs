@@ -17,6 +17,7 @@ mod chain {
     pub(crate) mod proxy;
     pub(crate) mod runtime;
     mod trouble;
+    mod unread;
 }
 
 use std::io::{Read as _, Write as _};

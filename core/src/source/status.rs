@@ -121,8 +121,22 @@ impl Writer {
         self.directory.join(format!("{}_{}_{}.yaml", key.kind, key.namespace, key.name))
     }
 
+    /// Never the root: where that has vanished, an empty one would say that all objects were deleted.
+    fn make_directory(&self) -> io::Result<()> {
+        if self.directory.is_dir() {
+            return Ok(());
+        }
+        for directory in self.directory.parent().into_iter().chain([self.directory.as_path()]) {
+            match fs::create_dir(directory) {
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     fn replace(&self, path: &Path, text: &str) -> io::Result<()> {
-        fs::create_dir_all(&self.directory)?;
+        self.make_directory()?;
         // A leading dot keeps readers away until the rename.
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let temporary = self.directory.join(format!(".{name}.tmp"));
@@ -161,6 +175,18 @@ mod tests {
         assert_eq!(value, expected);
         writer.remove(&pod).unwrap();
         assert_eq!(writer.owned().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_directory_of_manifests_that_has_vanished_is_not_made_anew() {
+        let root = tempfile::tempdir().unwrap();
+        let manifests = root.path().join("manifests");
+        let writer = Writer::new(&manifests, "lab").unwrap();
+        let write = || writer.write(&ObjectKey::pod("shop", "web"), json!({}));
+        assert!(matches!(write(), Err(StatusError::Io { .. })));
+        assert!(!manifests.exists());
+        fs::create_dir(&manifests).unwrap();
+        write().unwrap();
     }
 
     #[test]
