@@ -135,7 +135,7 @@ fn metrics() -> Metrics {
     metrics.describe("nodeagent_reconcile_events_total", "Work on pods' rules, by type.");
     metrics.describe(
         "fairway_agent_pods",
-        "Pods of this node by state; not_captured counts those that should be captured and are not, refused those that opt in and cannot be.",
+        "Pods of this node by state; not_captured counts those that should be captured and are not, refused those that opt in and cannot be, unknown those whose namespace cannot be read.",
     );
     metrics
         .describe("istio_cni_plugin_requests_total", "Calls of the CNI plugin, by the status they were answered with.");

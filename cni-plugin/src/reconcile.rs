@@ -17,9 +17,9 @@ mod locate;
 mod probes;
 mod settle;
 mod status;
+mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::enroll::{self, Decision, Known};
 use crate::events::Events;
-use crate::handoff::{Answer, HandedPod, Handoff};
+use crate::handoff::{Answer, Handoff};
 use crate::install;
 use crate::kernel::{Census, Inspection, Kernel, Namespace};
 use crate::notices::Notices;
@@ -44,6 +44,7 @@ use arrivals::Arrivals;
 use job::Job;
 use probes::Sources;
 use settle::StatusChange;
+use wanted::Wanted;
 
 /// How often everything is looked at although nothing happened; also when refused pods are tried again.
 pub const EVERY: Duration = Duration::from_secs(5);
@@ -152,19 +153,6 @@ enum Settling {
     Until(Instant),
     /// There are none any more, or never were.
     Done,
-}
-
-/// A pod that is wanted and has all that capturing it takes.
-struct Wanted {
-    key: ObjectKey,
-    uid: String,
-    service_account: String,
-    /// Its namespace has one of these.
-    addresses: Vec<IpAddr>,
-    /// Those among them at which its kubelet probes it.
-    probed: Vec<IpAddr>,
-    /// But for what is known only of its sandbox.
-    capture: Capture,
 }
 
 impl Reconciler {
@@ -495,22 +483,9 @@ impl Reconciler {
         count("captured", &|report| report.actual == Actual::Captured);
         count("pending", &|report| report.actual == Actual::Pending);
         count("not_captured", &|report| report.desired == Desired::Captured && report.actual != Actual::Captured);
+        count("unknown", &|report| report.desired == Desired::Unknown);
         count("refused", &|report| report.desired == Desired::Excluded && report.error.is_some());
         self.reports.publish(reports);
-    }
-
-    /// All that it takes to capture `pod`.
-    fn wanted(&self, key: &ObjectKey, pod: &NodePod, capture: Capture) -> Wanted {
-        let uid = pod.uid().unwrap_or_default().to_owned();
-        let assigned = self.arrivals.addresses(key, &uid);
-        // The status of a pod whose sandbox was replaced has the addresses of the one before for a while.
-        let probed = match &assigned[..] {
-            _ if capture.probes.ports.is_empty() => Vec::new(),
-            [] => pod.addresses.to_vec(),
-            assigned => assigned.to_vec(),
-        };
-        let addresses = assigned.iter().chain(&pod.addresses).copied().collect();
-        Wanted { key: key.clone(), uid, service_account: pod.service_account.to_string(), addresses, probed, capture }
     }
 
     /// The captured pods whose turn it is to be verified.
@@ -545,24 +520,6 @@ impl Reconciler {
     /// Whether a pod only waits for its connections to end.
     fn drains(&self) -> bool {
         self.tracked.values().any(|tracked| tracked.leaving.is_some() && tracked.capture.phase == Phase::Leaving)
-    }
-}
-
-impl Wanted {
-    fn capture(&self, sources: &Sources, settling: Settling) -> Capture {
-        let mut capture = Capture { phase: settling.phase(), ..self.capture.clone() };
-        capture.probes.sources.extend(&sources.found);
-        capture
-    }
-
-    fn handed(&self, network: Namespace) -> HandedPod {
-        HandedPod {
-            uid: self.uid.clone(),
-            name: self.key.name.clone(),
-            namespace: self.key.namespace.clone(),
-            service_account: self.service_account.clone(),
-            network,
-        }
     }
 }
 
