@@ -1,11 +1,14 @@
 //! One conversation with nf_tables in the network namespace of the calling thread (netlink(7), and
 //! `linux/netfilter/nf_tables.h` for the messages): ask what there is, and change it in one transaction.
 
+use std::borrow::Cow;
 use std::io;
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use nix::errno::Errno;
 use nix::libc;
+
+use super::attribute;
 
 /// Longest datagram the kernel sends in answer to a dump.
 const BUFFER: usize = 32 * 1024;
@@ -19,6 +22,11 @@ const FAMILY_HEADER: usize = 4;
 const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
+/// `NFNL_BATCH_GENID`: the generation a batch goes by.
+const BATCH_GENERATION: u16 = 1;
+/// `NFT_MSG_GETGEN`, and the attribute of its answer, `NFTA_GEN_ID`.
+const GET_GENERATION: u16 = 16;
+const GENERATION: u16 = 1;
 
 /// What is asked for, as the kernel numbers it; what makes it is one less.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +46,7 @@ pub(super) enum Do {
 }
 
 /// One object as the kernel describes it, or as it is described to the kernel.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Described {
     /// The address family, as netfilter numbers it.
     pub(super) family: u8,
@@ -90,10 +98,49 @@ impl Conversation {
         }
     }
 
-    /// Does everything or nothing.
-    pub(super) fn transact(&mut self, steps: &[(Do, &Described)]) -> io::Result<()> {
+    /// Which generation of tables this is; each transaction makes another.
+    fn generation(&mut self) -> io::Result<u32> {
+        let mut request = Vec::new();
+        put(&mut request, subsystem(GET_GENERATION), libc::NLM_F_REQUEST, 1, libc::AF_UNSPEC, 0, &[]);
+        self.socket.send(&request, 0)?;
+        self.receive()?;
+        let mut rest = self.buffer.as_slice();
+        let answer = Message::take(&mut rest).ok_or_else(|| garbled("no answer"))?;
+        if i32::from(answer.kind) == libc::NLMSG_ERROR {
+            return Err(answer.error().unwrap_or_else(|| garbled("an empty answer")));
+        }
+        let described = answer.described().ok_or_else(|| garbled("half an answer"))?;
+        let generation = attribute::find(&described.attributes, GENERATION).and_then(|value| value.try_into().ok());
+        generation.map(u32::from_be_bytes).ok_or_else(|| garbled("no generation"))
+    }
+
+    /// Does what `steps` makes of all objects of one kind, unless somebody changes any meanwhile; then it is made again.
+    pub(super) fn change<'a>(
+        &mut self,
+        what: Get,
+        steps: impl Fn(Vec<Described>) -> Vec<(Do, Cow<'a, Described>)>,
+    ) -> io::Result<()> {
+        for _ in 0..MOST_ATTEMPTS {
+            let generation = self.generation()?;
+            let steps = steps(self.dump(what)?);
+            // The kernel answers steps; to none it has nothing to say.
+            if steps.is_empty() {
+                return Ok(());
+            }
+            match self.transact(generation, &steps) {
+                Err(error) if error.raw_os_error() == Some(libc::ERESTART) => {}
+                done => return done,
+            }
+        }
+        Err(io::Error::other("they change faster than they can be written"))
+    }
+
+    /// Does everything or nothing; nothing (`ERESTART`) when the generation is another by now.
+    fn transact(&mut self, generation: u32, steps: &[(Do, Cow<'_, Described>)]) -> io::Result<()> {
         let mut batch = Vec::new();
-        put(&mut batch, BATCH_BEGIN, libc::NLM_F_REQUEST, 0, libc::AF_UNSPEC, SUBSYSTEM, &[]);
+        let mut expected = Vec::new();
+        attribute::put(&mut expected, BATCH_GENERATION, &generation.to_be_bytes());
+        put(&mut batch, BATCH_BEGIN, libc::NLM_F_REQUEST, 0, libc::AF_UNSPEC, SUBSYSTEM, &expected);
         let mut last = 0;
         for (number, (action, object)) in (1_u32..).zip(steps) {
             last = number;

@@ -4,6 +4,7 @@
 //! of it then is what other namespaces are compared with and what is written into them, in a few system calls where
 //! `nft` would be a process each time.
 
+use std::borrow::Cow;
 use std::io;
 
 use nix::libc;
@@ -31,7 +32,7 @@ const LIST_ELEMENT: u16 = 1;
 const EXPRESSION_NAME: u16 = 1;
 
 /// What tables of ours hold, without what differs from one namespace to the next: handles and counts of packets.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Tables {
     tables: Vec<Described>,
     /// How many chains, sets and other objects each of them has: of sets nothing else is read, as we have none.
@@ -88,20 +89,16 @@ impl Tables {
 
     /// Makes this thread's namespace hold exactly these tables of ours. All of it takes effect at once.
     pub(super) fn write(&self) -> io::Result<()> {
-        let mut conversation = Conversation::open()?;
-        // Only what is there, as a starting pod has none: the kernel ends a conversation in which something was deleted only
-        // once nobody can be looking at it any more, which takes milliseconds.
-        let present = conversation.dump(Get::Tables)?;
-        let places: Vec<_> =
-            present.iter().filter(|table| is_ours(table, TABLE_NAME)).map(|table| kept(table, &[TABLE_NAME])).collect();
-        // Declared, so that deleting it cannot fail, deleted and made anew: nothing that others added stays.
-        let cleared = places.iter().flat_map(|place| [(Do::NewTable, place), (Do::DeleteTable, place)]);
-        let tables = self.tables.iter().map(|table| (Do::NewTable, table));
-        let chains = self.chains.iter().map(|chain| (Do::NewChain, chain));
-        let rules = self.rules.iter().map(|rule| (Do::NewRule, rule));
-        let steps: Vec<_> = cleared.chain(tables).chain(chains).chain(rules).collect();
-        // The kernel answers steps; to none it has nothing to say.
-        if steps.is_empty() { Ok(()) } else { conversation.transact(&steps) }
+        // Only what is there is deleted, and a starting pod has nothing: the kernel ends a conversation in which something
+        // was deleted only once nobody can be looking at it any more, which takes milliseconds.
+        Conversation::open()?.change(Get::Tables, |present| {
+            let present = present.iter().filter(|table| is_ours(table, TABLE_NAME));
+            let cleared = present.map(|table| (Do::DeleteTable, Cow::Owned(kept(table, &[TABLE_NAME]))));
+            let tables = self.tables.iter().map(|table| (Do::NewTable, Cow::Borrowed(table)));
+            let chains = self.chains.iter().map(|chain| (Do::NewChain, Cow::Borrowed(chain)));
+            let rules = self.rules.iter().map(|rule| (Do::NewRule, Cow::Borrowed(rule)));
+            cleared.chain(tables).chain(chains).chain(rules).collect()
+        })
     }
 }
 
