@@ -2,31 +2,30 @@
 //! only that. Both read back what they wrote. Everything here works on the network namespace of the calling thread.
 
 use std::fmt;
-use std::fs;
 use std::path::Path;
 
 use fairway_core::limits;
 
-use super::KernelError;
 use super::program::Program;
-use super::tables::{Others, Tables};
+use super::tables::Tables;
+use super::{KernelError, leftovers};
 use crate::rules::{Capture, Family, filling, iptables, tables};
 
 const NFT: Program = program("nft", "nftables");
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 /// Changes nothing but what the script names; waits this many seconds for others that hold the kernel's lock.
 const GENTLY: [&str; 3] = ["--noflush", "--wait", "4"];
-/// What a listing says of rules that the other way has left.
-const LEFTOVERS: &str = "rules of iptables as well\n";
+/// What a listing says of rules that another way has left.
+const LEFTOVERS: &str = "rules of another way as well\n";
 
 const fn program(name: &'static str, package: &'static str) -> Program {
     Program { name, package, limit: limits::RULE_PROGRAM_TIMEOUT.duration() }
 }
 
 /// All rules of ours in a namespace.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Listing {
-    /// Those of nftables.
+    /// Those of nftables, where that is how they are written.
     pub(super) tables: Tables,
     /// Whatever else there is, in words of which only equality counts.
     pub(super) text: String,
@@ -76,6 +75,17 @@ impl Tools {
         };
         program(name, "iptables")
     }
+
+    /// What they say of themselves.
+    pub(super) fn version(self) -> Result<String, KernelError> {
+        self.save(Family::V4).run(&["--version"], "")
+    }
+
+    /// That this node does not have them.
+    pub(super) fn missing(self) -> KernelError {
+        let Program { name, package, .. } = self.restore(Family::V4);
+        KernelError::MissingProgram { program: name, package }
+    }
 }
 
 /// How rules are written.
@@ -102,25 +112,26 @@ impl Backend {
     /// Both, the better one first.
     pub const ALL: [Self; 2] = [Self::Nftables, Self::Iptables(Tools::Any)];
 
-    /// Makes the rules be those of `capture`, from nothing but their text.
+    /// Makes the rules be those of `capture`, from nothing but their text, and leaves none that another way wrote. Those
+    /// go last: rules twice do no more than rules once, while without any, connections would pass uncaptured.
     pub(super) fn write(self, capture: &Capture) -> Result<(), KernelError> {
         match self {
             Self::Nftables => {
                 NFT.run(&["-f", "-"], &filling(&tables(capture)))?;
-                clear_leftovers()
             }
             Self::Iptables(tools) => restore(tools, |family, present| match family {
                 Family::V6 if !capture.ipv6 => iptables::removal(present),
                 _ => iptables::filling(&tables(capture), family, present),
-            }),
+            })?,
         }
+        leftovers::clear(self, Some(self))
     }
 
     /// The same, where it is known what they are once written.
     pub(super) fn copy(self, capture: &Capture, written: &Listing) -> Result<(), KernelError> {
         match self {
             Self::Nftables => match written.tables.write() {
-                Ok(()) => clear_leftovers(),
+                Ok(()) => leftovers::clear(self, Some(self)),
                 Err(error) => {
                     tracing::debug!(%error, "the kernel takes no copy of the rules; writing them with nft");
                     self.write(capture)
@@ -130,31 +141,28 @@ impl Backend {
         }
     }
 
-    /// Removes all rules.
+    /// Removes all rules, whichever way they were written.
     pub(super) fn remove(self) -> Result<(), KernelError> {
-        match self {
-            Self::Nftables => {
-                Tables::default().write().map_err(KernelError::Tables)?;
-                clear_leftovers()
-            }
-            Self::Iptables(tools) => restore(tools, |_, present| iptables::removal(present)),
-        }
+        leftovers::clear(self, None)
     }
 
     /// All rules of ours, without counters; empty when there are none.
     pub(super) fn list(self) -> Result<Listing, KernelError> {
-        match self {
-            Self::Nftables => {
-                let (tables, others) = Tables::read().map_err(KernelError::Tables)?;
-                let text = if has_leftovers(others)? { LEFTOVERS.to_owned() } else { String::new() };
-                Ok(Listing { tables, text })
-            }
-            Self::Iptables(tools) => Ok(Listing { tables: Tables::default(), text: of_iptables(tools)? }),
+        let mut text = match self {
+            Self::Nftables => String::new(),
+            Self::Iptables(tools) => of_iptables(tools)?,
+        };
+        let (tables, has_others) = leftovers::read(self, &text)?;
+        if has_others {
+            text.push_str(LEFTOVERS);
         }
+        let tables = if self == Self::Nftables { tables } else { Tables::default() };
+        Ok(Listing { tables, text })
     }
 }
 
-fn of_iptables(tools: Tools) -> Result<String, KernelError> {
+/// Our rules of iptables as these tools see them.
+pub(super) fn of_iptables(tools: Tools) -> Result<String, KernelError> {
     let mut text = String::new();
     for family in FAMILIES {
         let own = iptables::listing(&saved(family, tools)?);
@@ -169,7 +177,7 @@ fn saved(family: Family, tools: Tools) -> Result<String, KernelError> {
     if exists { tools.save(family).run(&[], "") } else { Ok(String::new()) }
 }
 
-fn restore(tools: Tools, script: impl Fn(Family, &str) -> String) -> Result<(), KernelError> {
+pub(super) fn restore(tools: Tools, script: impl Fn(Family, &str) -> String) -> Result<(), KernelError> {
     for family in FAMILIES {
         let script = script(family, &saved(family, tools)?);
         if !script.is_empty() {
@@ -177,28 +185,4 @@ fn restore(tools: Tools, script: impl Fn(Family, &str) -> String) -> Result<(), 
         }
     }
     Ok(())
-}
-
-fn has_old_tables() -> bool {
-    let names = ["ip_tables_names", "ip6_tables_names"].map(|name| Path::new("/proc/thread-self/net").join(name));
-    names.iter().any(|path| fs::read_to_string(path).is_ok_and(|names| !names.trim().is_empty()))
-}
-
-/// The newer iptables writes nftables, where it shows; the older one has tables of its own.
-fn has_leftovers(others: Others) -> Result<bool, KernelError> {
-    if others.leftovers || !has_old_tables() {
-        return Ok(others.leftovers);
-    }
-    match of_iptables(Tools::Any) {
-        Ok(listing) => Ok(!listing.is_empty()),
-        // Not ours then: we never had it to write with.
-        Err(KernelError::MissingProgram { .. }) => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-/// Rules of an agent that had nothing but iptables would redirect to a proxy that has left.
-fn clear_leftovers() -> Result<(), KernelError> {
-    let (_, others) = Tables::read().map_err(KernelError::Tables)?;
-    if has_leftovers(others)? { Backend::Iptables(Tools::Any).remove() } else { Ok(()) }
 }

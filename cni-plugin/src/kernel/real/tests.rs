@@ -177,6 +177,61 @@ fn iptables_rules_are_written_read_back_and_removed() {
 }
 
 #[test]
+fn what_another_way_has_left_is_seen_and_removed_whichever_way_this_agent_writes() {
+    let Some(scratch) = Scratch::new("leftovers") else { return };
+    let works = |tools: &&str| Command::new(tools).arg("--version").output().is_ok();
+    if !["iptables-restore", "iptables-nft-restore", "iptables-legacy-restore"].iter().all(works) {
+        let _ = writeln!(std::io::stderr(), "SKIPPED: rules of iptables: needs the package iptables");
+        return;
+    }
+    let ways = [
+        Backend::Nftables,
+        Backend::Iptables(Tools::Any),
+        Backend::Iptables(Tools::Nft),
+        Backend::Iptables(Tools::Legacy),
+    ];
+    let kernels = ways.map(|backend| RealKernel::new(Path::new("/proc"), backend));
+    let namespace = kernels[0].open(&scratch.path()).unwrap();
+    let capture = Capture { phase: Phase::Settled, ..Capture::default() };
+    let is_clean = || {
+        let rules = [&["nft", "list", "ruleset"][..], &["iptables-legacy-save"], &["ip6tables-legacy-save"]];
+        let rules: String = rules.iter().map(|program| scratch.run(program).to_lowercase()).collect();
+        !rules.contains("fairway")
+    };
+    let tools = |backend| match backend {
+        Backend::Nftables => None,
+        // The node's own are one of the two.
+        Backend::Iptables(Tools::Any | Tools::Nft) if scratch.run(&["iptables-save", "-V"]).contains("nf_tables") => {
+            Some(Tools::Nft)
+        }
+        Backend::Iptables(Tools::Any | Tools::Legacy) => Some(Tools::Legacy),
+        Backend::Iptables(Tools::Nft) => Some(Tools::Nft),
+    };
+    for before in &kernels {
+        for now in &kernels {
+            let (left_by, written_by) = (before.backend(), now.backend());
+            let name = format!("{left_by}, then {written_by}");
+            before.apply(&namespace, &capture).unwrap();
+            let expected = if tools(left_by) == tools(written_by) { Inspection::Same } else { Inspection::Different };
+            assert_eq!(now.inspect(&namespace, &capture).unwrap(), expected, "{name}");
+            now.apply(&namespace, &capture).unwrap();
+            for kernel in [now, before] {
+                assert_eq!(kernel.inspect(&namespace, &capture).unwrap() == Inspection::Same, {
+                    tools(kernel.backend()) == tools(written_by)
+                });
+            }
+            now.remove(&namespace).unwrap();
+            assert!(is_clean(), "{name}");
+            // Without having written anything itself.
+            before.apply(&namespace, &capture).unwrap();
+            now.remove(&namespace).unwrap();
+            assert_eq!(now.inspect(&namespace, &capture).unwrap(), Inspection::Absent, "{name}");
+            assert!(is_clean(), "{name}");
+        }
+    }
+}
+
+#[test]
 fn the_way_that_works_is_found_and_what_does_not_is_said() {
     if Scratch::new("works").is_none() {
         return;
