@@ -4,6 +4,7 @@ mod attribute;
 mod backend;
 mod census;
 pub mod fake;
+mod learned;
 mod leftovers;
 mod netfilter;
 mod program;

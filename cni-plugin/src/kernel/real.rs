@@ -3,13 +3,11 @@
 //! A child process inherits the namespaces of the thread that starts it. The thread ends with the call, so no other
 //! work can ever run in the wrong namespace.
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use netlink_packet_route::AddressFamily;
 use nix::ifaddrs::getifaddrs;
@@ -17,12 +15,10 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
 use super::backend::{Backend, Listing};
+use super::learned::Learned;
 use super::routing::{self, Present, Routing};
 use super::{Census, Inspection, Kernel, KernelError, Namespace, NamespaceId, census, sockets};
 use crate::rules::{Capture, Phase};
-
-/// Different captures whose listing is remembered; pods with annotations of their own are few.
-const MAX_REMEMBERED: usize = 64;
 
 /// Works in pods' namespaces.
 #[derive(Debug)]
@@ -31,9 +27,8 @@ pub struct RealKernel {
     proc: PathBuf,
     /// How rules are written here.
     backend: Backend,
-    /// What each capture is once written: that depends on the versions of tools and kernel, so it is asked rather than
-    /// known.
-    listings: Mutex<BTreeMap<Capture, Arc<Listing>>>,
+    /// What each capture is once written.
+    learned: Learned,
 }
 
 impl Default for RealKernel {
@@ -46,7 +41,7 @@ impl RealKernel {
     /// A kernel that has not been asked anything; `proc` lists the node's processes.
     #[must_use]
     pub fn new(proc: &Path, backend: Backend) -> Self {
-        Self { proc: proc.to_owned(), backend, listings: Mutex::default() }
+        Self { proc: proc.to_owned(), backend, learned: Learned::default() }
     }
 
     /// A kernel that writes rules the first way of these that works on this node: each is tried, in a namespace made for
@@ -76,25 +71,14 @@ impl RealKernel {
     }
 
     /// What a namespace that holds exactly `capture` looks like, learned in a namespace made for that and thrown away.
-    fn wanted_listing(&self, capture: &Capture) -> Result<Arc<Listing>, KernelError> {
-        let remembered = self.listings.lock().unwrap_or_else(PoisonError::into_inner).get(capture).cloned();
-        if let Some(listing) = remembered {
-            return Ok(listing);
-        }
-        let listing = on_thread(|| {
+    fn ask(&self, capture: &Capture) -> Result<Listing, KernelError> {
+        on_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET).map_err(|error| KernelError::Enter(error.into()))?;
             Routing::open().and_then(|mut routing| routing.raise_loopback()).map_err(KernelError::Routing)?;
             write_routing(capture)?;
             self.backend.write(capture)?;
             list(self.backend)
-        })?;
-        let listing = Arc::new(listing);
-        let mut listings = self.listings.lock().unwrap_or_else(PoisonError::into_inner);
-        if listings.len() >= MAX_REMEMBERED {
-            listings.clear();
-        }
-        listings.insert(capture.clone(), Arc::clone(&listing));
-        Ok(listing)
+        })
     }
 }
 
@@ -105,12 +89,12 @@ impl RealKernel {
         if listing.is_empty() {
             return Ok(Inspection::Absent);
         }
-        let same = listing == *self.wanted_listing(capture)?;
+        let same = self.learned.is(&listing, capture, || self.ask(capture))?;
         Ok(if same { Inspection::Same } else { Inspection::Different })
     }
 
     fn apply_here(&self, capture: &Capture) -> Result<(), KernelError> {
-        let written = self.wanted_listing(capture)?;
+        let written = self.learned.listing(capture, || self.ask(capture))?;
         write_routing(capture)?;
         self.backend.copy(capture, &written)
     }
