@@ -1,4 +1,4 @@
-//! The mesh's root in a config map of every namespace, for those who are to trust it: written by the replica that leads,
+//! The mesh's roots in a config map of every namespace, for those who are to trust it: written by the replica that leads,
 //! repaired on drift, and never taken from others.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
 use crate::api_server::{self, Complaints, application, within};
-use crate::ca::root::Root;
+use crate::ca::signer::Current;
 use crate::state::Published;
 
 /// Key of the certificates in the config map, as Istio's clients look for it.
@@ -48,7 +48,7 @@ pub async fn run(
     client: kube::Client,
     mut published: watch::Receiver<Arc<Published>>,
     mut leads: watch::Receiver<bool>,
-    root: Arc<Root>,
+    mut current: Current,
     name: String,
     mut drain: Drain,
 ) {
@@ -57,12 +57,13 @@ pub async fn run(
     loop {
         let loaded = Arc::clone(&published.borrow_and_update().loaded);
         let names = namespaces(&loaded);
+        let signer = Arc::clone(&current.borrow_and_update());
         let mut is_behind = false;
         if *leads.borrow_and_update() {
             complaints.forget_but(|(namespace, _)| names.contains(namespace));
-            for (namespace, step) in seen.steps(&names, root.pem()) {
+            for (namespace, step) in seen.steps(&names, signer.roots_pem()) {
                 let result = match step {
-                    Step::Apply => apply(&client, &namespace, &name, root.pem()).await,
+                    Step::Apply => apply(&client, &namespace, &name, signer.roots_pem()).await,
                     Step::Taken => Err(format!(
                         "config map {name} is somebody else's; delete it if nobody needs it any more, or choose another \
                          name with --root-config-map"
@@ -75,6 +76,7 @@ pub async fn run(
         tokio::select! {
             differs = other_namespaces(&mut published, &loaded) => if !differs { return },
             changed = leads.changed() => if changed.is_err() { return },
+            changed = current.changed() => if changed.is_err() { return },
             () = seen.changed.notified() => {}
             () = tokio::time::sleep(RETRY), if is_behind => {}
             _ = drain.started() => return,

@@ -13,15 +13,16 @@ use fairway_core::source::directory::Directory;
 use fairway_core::source::{Freshness, Loaded, Source};
 use fairway_proto::ca::istio_certificate_service_server::IstioCertificateServiceServer;
 use fairway_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
-use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::ca::root::{Root, RootError};
-use crate::ca::{self, Authority};
+use crate::ca::keeper::{self, AuthorityError};
+use crate::ca::signer::Current;
+use crate::ca::{self, Authority, secret};
+use crate::config::authority::AuthorityConfig;
 use crate::config::{Config, SourceConfig};
 use crate::kept::Store;
 use crate::keys::{self, Fetcher};
@@ -47,9 +48,9 @@ const FRESHNESS: Duration = Duration::from_secs(1);
 /// Why the controller cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The root.
+    /// The certificate authority.
     #[error(transparent)]
-    Root(#[from] RootError),
+    Authority(#[from] AuthorityError),
     /// TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -92,7 +93,7 @@ pub struct Controller {
     pub listen: SocketAddr,
     /// Address for operators.
     pub admin_listen: SocketAddr,
-    /// The mesh's root certificate, PEM.
+    /// The mesh's root certificates at the start, PEM.
     pub root_pem: String,
     server: JoinHandle<()>,
 }
@@ -108,15 +109,16 @@ impl Controller {
             SourceConfig::Kubernetes(kubeconfig) => Place::Cluster(connect(kubeconfig.as_deref()).await?),
         };
         let verifier = Arc::new(verifier(&config, &place)?);
-        let root = Arc::new(Root::open(&config.ca_directory, OffsetDateTime::now_utc())?);
-        let certificate = ServerCertificate::new(Arc::clone(&root), config.server_names.clone(), provider::provider())?;
+        let metrics = Metrics::new();
+        let trust_domain = config.rules.trust_domain.clone();
+        let authority = keeper::keep(authority(&config, &place), trust_domain, metrics.clone(), drain.clone()).await?;
+        let certificate = ServerCertificate::new(authority.clone(), config.server_names.clone(), provider::provider())?;
         let tls = certificate.config()?;
         let listener = bind(config.listen).await?;
         let admin_listener = bind(config.admin_listen).await?;
         let listen = address(&listener, config.listen);
         let admin_listen = address(&admin_listener, config.admin_listen);
 
-        let metrics = Metrics::new();
         let clients = Clients::default();
         let (store, kept) = Store::open(&config.state_directory);
         let remembered = Loaded::remembered(&kept);
@@ -131,7 +133,7 @@ impl Controller {
         let published = state::publish(readings.loaded, publisher, drain.clone());
         tokio::spawn(keys::keep(published.clone(), told, fetcher, drain.clone()));
         tokio::spawn(watch_freshness(readings.freshness, metrics.clone(), drain.clone()));
-        write_back(place, &config, &root, &published, &drain);
+        write_back(place, &config, &authority, &published, &drain);
         let pages = admin::router(published.clone(), clients.clone(), metrics.clone());
         tokio::spawn(http::serve(admin_listener, pages, Limits::default(), drain.clone()));
         tokio::spawn(certificate.renew(drain.clone()));
@@ -140,9 +142,9 @@ impl Controller {
             Discovery::new(published.clone(), Arc::clone(&verifier), clients, metrics.clone(), drain.clone())
                 .with_maximum_age(config.maximum_connection_age)
                 .with_root_namespace(config.settings.root_namespace.clone());
-        let root_pem = root.pem().to_owned();
+        let root_pem = authority.borrow().roots_pem().to_owned();
         let authority =
-            Authority::new(root, verifier, published, config.rules, config.certificate_lifetime, metrics.clone());
+            Authority::new(authority, verifier, published, config.rules, config.certificate_lifetime, metrics.clone());
         let connections = tls::accept(listener, tls, metrics, drain.clone());
         let server = tokio::spawn(serve(connections, discovery, authority, drain));
         tracing::info!(%listen, %admin_listen, "controller started");
@@ -202,12 +204,30 @@ fn verifier(config: &Config, place: &Place) -> Result<Verifier, StartError> {
     }
 }
 
+/// Where the certificate authority is.
+fn authority(config: &Config, place: &Place) -> keeper::Place {
+    let own = || config.ca_directory.clone();
+    let secret = |name: &String| match place {
+        Place::Directory(_) => None,
+        Place::Cluster(client) => {
+            let namespace = config.settings.root_namespace.clone();
+            Some(secret::Place { client: client.clone(), namespace, name: name.clone() })
+        }
+    };
+    let found = match &config.authority {
+        AuthorityConfig::Directory(directory) => Some(keeper::Place::Directory(directory.clone())),
+        AuthorityConfig::Secret(name) => secret(name).map(keeper::Place::Secret),
+        AuthorityConfig::Own(name) => name.as_ref().and_then(secret).map(|secret| keeper::Place::Shared(secret, own())),
+    };
+    found.unwrap_or_else(|| keeper::Place::Own(own()))
+}
+
 /// Tells users on their policies what became of them, makes waypoints of gateways, and tells namespaces the root. Of
 /// several replicas, one does.
 fn write_back(
     place: Place,
     config: &Config,
-    root: &Arc<Root>,
+    authority: &Current,
     published: &watch::Receiver<Arc<Published>>,
     drain: &Drain,
 ) {
@@ -227,7 +247,7 @@ fn write_back(
             let here = || (client.clone(), published.clone(), leads.clone());
             if let Some(name) = config.root_config_map.clone() {
                 let (client, published, leads) = here();
-                tokio::spawn(announce::run(client, published, leads, Arc::clone(root), name, drain.clone()));
+                tokio::spawn(announce::run(client, published, leads, authority.clone(), name, drain.clone()));
             }
             if let Some(settings) = config.waypoints.clone() {
                 let (client, published, leads) = here();

@@ -12,11 +12,17 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 pub mod authorize;
+mod expiry;
+pub mod keeper;
+mod key;
+pub mod material;
 pub mod root;
+pub mod secret;
 pub mod sign;
+pub mod signer;
 
 use authorize::Rules;
-use root::Root;
+use signer::Current;
 
 use crate::metrics::Metrics;
 use crate::state::Published;
@@ -30,7 +36,7 @@ pub const MAXIMUM_REQUEST_BYTES: usize = 64 * 1024;
 /// The certificate service.
 #[derive(Debug)]
 pub struct Authority {
-    root: Arc<Root>,
+    current: Current,
     verifier: Arc<Verifier>,
     published: watch::Receiver<Arc<Published>>,
     rules: Rules,
@@ -39,27 +45,39 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// A service that signs with `root` for at most `lifetime`.
+    /// A service that signs with what is `current` for at most `lifetime`.
     #[must_use]
     pub fn new(
-        root: Arc<Root>,
+        current: Current,
         verifier: Arc<Verifier>,
         published: watch::Receiver<Arc<Published>>,
         rules: Rules,
         lifetime: Duration,
         metrics: Metrics,
     ) -> Self {
-        Self { root, verifier, published, rules, lifetime, metrics }
+        Self { current, verifier, published, rules, lifetime, metrics }
     }
 
     fn sign(&self, caller: &Caller, request: &IstioCertificateRequest, now: SystemTime) -> Result<Signed, Status> {
         let published = Arc::clone(&self.published.borrow());
         let identity = authorize::authorize(caller, impersonated(request)?, &published.loaded.objects, &self.rules)?;
         let key = sign::requested_key(&request.csr).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let lifetime = lifetime(request.validity_duration, self.lifetime);
-        let leaf = sign::workload(&self.root, &identity, &key, lifetime, OffsetDateTime::from(now))
+        let signer = Arc::clone(&self.current.borrow());
+        let now = OffsetDateTime::from(now);
+        let left = Duration::try_from(signer.not_after() - now).unwrap_or_default();
+        if left.is_zero() {
+            let (subject, end) = (signer.subject(), signer.not_after());
+            return Err(Status::failed_precondition(format!(
+                "{subject} ended at {end}; the mesh's authority must be replaced"
+            )));
+        }
+        let lifetime = lifetime(request.validity_duration, self.lifetime).min(left);
+        let leaf = sign::workload(&signer, &identity, &key, lifetime, now)
             .map_err(|error| Status::internal(format!("cannot sign: {error}")))?;
-        Ok(Signed { identity, lifetime, chain: vec![leaf, self.root.pem().to_owned()] })
+        // Leaf first, roots last (interop §4.1).
+        let chain = std::iter::once(leaf.pem()).chain(signer.intermediates_pem());
+        let chain = chain.chain([signer.roots_pem().to_owned()]).collect();
+        Ok(Signed { identity, lifetime, chain })
     }
 }
 

@@ -1,5 +1,6 @@
 //! Flags and environment, checked once.
 
+pub mod authority;
 pub mod waypoints;
 
 use std::collections::BTreeSet;
@@ -13,6 +14,7 @@ use crate::ca::authorize::Rules;
 use crate::keys::Reach;
 use crate::lifecycle::render::WaypointSettings;
 use crate::translate::Settings;
+use authority::{AuthorityArgs, AuthorityConfig};
 use waypoints::WaypointArgs;
 
 /// Names the server's certificate always has.
@@ -97,6 +99,9 @@ pub struct Args {
     /// Hosts from which keys of tokens may be fetched: names, *.NAME, * for all that are not this machine or its link, or none.
     #[arg(long, value_name = "HOSTS", default_value = "*", env = "FAIRWAY_JWKS_HOSTS")]
     pub jwks_hosts: Reach,
+    /// About the certificate authority.
+    #[command(flatten)]
+    pub authority: AuthorityArgs,
     /// About waypoints.
     #[command(flatten)]
     pub waypoints: WaypointArgs,
@@ -156,7 +161,9 @@ pub struct Config {
     pub write_status: bool,
     /// Directory for what must survive a restart.
     pub state_directory: PathBuf,
-    /// Directory of the root.
+    /// Where the certificate authority is.
+    pub authority: AuthorityConfig,
+    /// Directory of the mesh's own root.
     pub ca_directory: PathBuf,
     /// Address for proxies.
     pub listen: SocketAddr,
@@ -204,6 +211,9 @@ pub enum ConfigError {
     /// No way to check tokens.
     #[error("--service-account-key is needed with a directory of manifests, as there is no API server to ask")]
     Tokens,
+    /// Two authorities, or one where there is none.
+    #[error("give either --ca-dir or --ca-secret, and the latter only with --source kubernetes")]
+    Authority,
     /// Something is empty.
     #[error("--{0} must not be empty")]
     Empty(&'static str),
@@ -254,6 +264,8 @@ impl TryFrom<Args> for Config {
         if args.service_account_key.is_none() && matches!(source, SourceConfig::Directory(_)) {
             return Err(ConfigError::Tokens);
         }
+        let is_cluster = matches!(source, SourceConfig::Kubernetes(_));
+        let authority = args.authority.place(is_cluster).ok_or(ConfigError::Authority)?;
         let waypoints = args.waypoints.settings(
             &args.token_audience,
             &args.root_namespace,
@@ -268,6 +280,7 @@ impl TryFrom<Args> for Config {
             root_config_map: (!args.root_config_map.is_empty()).then_some(args.root_config_map),
             replica: args.replica.unwrap_or_else(|| format!("controller-{:016x}", rand::random::<u64>())),
             write_status: args.write_status,
+            authority,
             ca_directory: args.state_dir.join("ca"),
             state_directory: args.state_dir,
             listen: args.listen,

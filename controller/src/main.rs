@@ -32,7 +32,11 @@ fn run(args: Args) -> anyhow::Result<()> {
     runtime.block_on(async {
         let (trigger, drain) = drain::new();
         let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-        let controller = Controller::start(config, drain).await?;
+        let controller = tokio::select! {
+            controller = Controller::start(config, drain) => controller?,
+            // Where the authority is in a secret, the start waits for the API server.
+            _ = terminate.recv() => return Ok(()),
+        };
         tokio::select! {
             _ = terminate.recv() => {}
             interrupted = tokio::signal::ctrl_c() => interrupted.context("cannot wait for SIGINT")?,

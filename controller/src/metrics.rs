@@ -2,6 +2,9 @@
 
 use ::metrics::{Counter, Gauge};
 use fairway_core::io::metrics::Metrics as Registry;
+use time::OffsetDateTime;
+
+use crate::ca::signer::Signer;
 
 /// Handles to everything that is counted. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -23,6 +26,16 @@ pub struct Metrics {
     errors: Gauge,
     kept: Gauge,
     stale: Gauge,
+    authority: Authority,
+}
+
+/// Handles to what is told of the certificate authority.
+#[derive(Clone, Debug)]
+struct Authority {
+    signer_end: Gauge,
+    root_end: Gauge,
+    roots: Gauge,
+    refused: Gauge,
 }
 
 impl Metrics {
@@ -45,6 +58,15 @@ impl Metrics {
                 "fairway_source_stale_seconds",
                 "How long a part of the source cannot be read; 0 while all of it can. The last state stays in force.",
             ),
+            (
+                "fairway_authority_expiry_timestamp_seconds",
+                "When what signs certificates ends, and the root above it, in seconds since 1970.",
+            ),
+            ("fairway_authority_roots", "Roots that proxies are told to trust."),
+            (
+                "fairway_authority_refused",
+                "1 while the certificate authority in its files or secret cannot be used, and the last good one stays.",
+            ),
             ("fairway_source_errors", "Things wrong with objects; see /debug/sources."),
         ] {
             registry.describe(name, help);
@@ -61,6 +83,12 @@ impl Metrics {
             errors: registry.gauge("fairway_source_errors", &[]),
             kept: registry.gauge("fairway_kept_policies_lost", &[]),
             stale: registry.gauge("fairway_source_stale_seconds", &[]),
+            authority: Authority {
+                signer_end: registry.gauge("fairway_authority_expiry_timestamp_seconds", &[("of", "signer")]),
+                root_end: registry.gauge("fairway_authority_expiry_timestamp_seconds", &[("of", "root")]),
+                roots: registry.gauge("fairway_authority_roots", &[]),
+                refused: registry.gauge("fairway_authority_refused", &[]),
+            },
             registry,
         }
     }
@@ -77,6 +105,19 @@ impl Metrics {
         self.stale.set(stale.as_secs_f64());
     }
 
+    /// Records the certificate authority in use.
+    pub fn set_authority(&self, signer: &Signer) {
+        let seconds = |at: OffsetDateTime| gauge_value(u64::try_from(at.unix_timestamp()).unwrap_or_default());
+        self.authority.signer_end.set(seconds(signer.not_after()));
+        self.authority.root_end.set(seconds(signer.root().1));
+        self.authority.roots.set(gauge_value(u64::try_from(signer.root_count()).unwrap_or(u64::MAX)));
+    }
+
+    /// Records whether what there is of a certificate authority cannot be used.
+    pub fn set_authority_refused(&self, is_refused: bool) {
+        self.authority.refused.set(if is_refused { 1.0 } else { 0.0 });
+    }
+
     /// The registry, for the metrics page.
     #[must_use]
     pub fn registry(&self) -> &Registry {
@@ -90,7 +131,7 @@ impl Default for Metrics {
     }
 }
 
-/// Gauges are floating point; counts beyond 2^32 do not occur here.
+/// Gauges are floating point; counts beyond 2^32, and times beyond the year 2106, do not occur here.
 fn gauge_value(value: u64) -> f64 {
     f64::from(u32::try_from(value).unwrap_or(u32::MAX))
 }

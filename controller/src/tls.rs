@@ -22,14 +22,14 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
-use crate::ca::root::Root;
 use crate::ca::sign;
+use crate::ca::signer::{Current, Signer};
 use crate::metrics::Metrics;
 
 /// Lifetime of the server's certificate; a new one is made after half of it.
 const SERVER_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Pause before making a certificate is tried again.
-const RENEWAL_RETRY: Duration = Duration::from_secs(60);
+/// Time between looks at the clock of the wall: it jumps, and stands still for no machine that sleeps.
+const RENEWAL_CHECK: Duration = Duration::from_secs(60);
 /// Time for a handshake: a client that is silent must not keep a place.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Handshakes at a time: they cost processor time, and a mesh that restarts sends all its nodes at once.
@@ -52,23 +52,32 @@ pub enum TlsError {
     Setup(#[from] rustls::Error),
 }
 
-/// The server's certificate, replaced before it ends.
+/// The server's certificate, replaced before it ends and when another authority signs.
 #[derive(Debug)]
 pub struct ServerCertificate {
-    root: Arc<Root>,
+    authority: Current,
     names: Vec<String>,
     provider: Arc<CryptoProvider>,
-    current: ArcSwap<CertifiedKey>,
+    current: ArcSwap<Made>,
+}
+
+/// A certificate and when it holds.
+#[derive(Debug)]
+struct Made {
+    certified: Arc<CertifiedKey>,
+    from: OffsetDateTime,
+    to: OffsetDateTime,
 }
 
 impl ServerCertificate {
-    /// A certificate for `names`, signed by the mesh's root.
+    /// A certificate for `names`, signed by the mesh's authority.
     ///
     /// # Errors
     /// When a name is not one, or a library refuses.
-    pub fn new(root: Arc<Root>, names: Vec<String>, provider: Arc<CryptoProvider>) -> Result<Arc<Self>, TlsError> {
-        let current = ArcSwap::from_pointee(make(&root, &names, &provider)?);
-        Ok(Arc::new(Self { root, names, provider, current }))
+    pub fn new(authority: Current, names: Vec<String>, provider: Arc<CryptoProvider>) -> Result<Arc<Self>, TlsError> {
+        let signer = Arc::clone(&authority.borrow());
+        let current = ArcSwap::from_pointee(make(&signer, &names, &provider, OffsetDateTime::now_utc())?);
+        Ok(Arc::new(Self { authority, names, provider, current }))
     }
 
     /// Settings of the port.
@@ -87,35 +96,49 @@ impl ServerCertificate {
 
     /// Renews until the drain starts.
     pub async fn renew(self: Arc<Self>, mut drain: Drain) {
-        let mut pause = SERVER_LIFETIME / 2;
+        let mut authority = self.authority.clone();
         loop {
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+            let is_other = tokio::select! {
+                () = tokio::time::sleep(RENEWAL_CHECK) => false,
+                changed = authority.changed() => match changed {
+                    Ok(()) => true,
+                    Err(_) => return,
+                },
                 _ = drain.started() => return,
+            };
+            let now = OffsetDateTime::now_utc();
+            if !is_other && !self.current.load().is_due(now) {
+                continue;
             }
-            pause = match make(&self.root, &self.names, &self.provider) {
-                Ok(renewed) => {
-                    self.current.store(Arc::new(renewed));
-                    SERVER_LIFETIME / 2
-                }
+            let signer = Arc::clone(&authority.borrow_and_update());
+            match make(&signer, &self.names, &self.provider, now) {
+                Ok(made) => self.current.store(Arc::new(made)),
                 Err(error) => {
                     tracing::error!(%error, "cannot renew the server's certificate; the old one stays in use");
-                    RENEWAL_RETRY
                 }
-            };
+            }
         }
     }
 }
 
-fn make(root: &Root, names: &[String], provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
-    let (certificate, key) = sign::server(root, names, SERVER_LIFETIME, OffsetDateTime::now_utc())?;
+impl Made {
+    /// Whether half of its time is over, or it was made by a clock that has been set back since.
+    fn is_due(&self, now: OffsetDateTime) -> bool {
+        now < self.from || now >= self.from + (self.to - self.from) / 2
+    }
+}
+
+fn make(signer: &Signer, names: &[String], provider: &CryptoProvider, now: OffsetDateTime) -> Result<Made, TlsError> {
+    let (certificate, key) = sign::server(signer, names, SERVER_LIFETIME, now)?;
     let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    Ok(CertifiedKey::new(vec![certificate], provider.key_provider.load_private_key(key)?))
+    let chain = std::iter::once(certificate).chain(signer.intermediates().iter().cloned()).collect();
+    let certified = Arc::new(CertifiedKey::new(chain, provider.key_provider.load_private_key(key)?));
+    Ok(Made { certified, from: now, to: (now + SERVER_LIFETIME).min(signer.not_after()) })
 }
 
 impl ResolvesServerCert for ServerCertificate {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.current.load_full())
+        Some(Arc::clone(&self.current.load().certified))
     }
 }
 
@@ -236,5 +259,28 @@ impl AsyncWrite for Connection {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_renewed_by_the_clock_of_the_wall() {
+        let state = tempfile::tempdir().unwrap();
+        let now = OffsetDateTime::now_utc();
+        let files = crate::ca::root::open(state.path(), now).unwrap();
+        let signer = Signer::of(&files, "cluster.local", now).unwrap();
+        let provider = fairway_core::io::tls::provider();
+        let made = make(&signer, &["localhost".to_owned()], &provider, now).unwrap();
+        let days = |days: i64| now + time::Duration::days(days);
+        for (at, expected) in [(now, false), (days(14), false), (days(15), true), (days(400), true), (days(-1), true)] {
+            assert_eq!(made.is_due(at), expected, "{at}");
+        }
+        // Near the end of who signs, there is less than the usual time.
+        let late = signer.not_after() - time::Duration::hours(2);
+        let made = make(&signer, &["localhost".to_owned()], &provider, late).unwrap();
+        assert!(made.is_due(late + time::Duration::hours(1)));
     }
 }

@@ -5,6 +5,8 @@
 mod announced;
 #[path = "source/api.rs"]
 mod api;
+#[path = "source/authority.rs"]
+mod authority;
 #[path = "source/contract.rs"]
 mod contract;
 #[path = "source/fake.rs"]

@@ -6,8 +6,8 @@ use std::time::Duration;
 use fairway_core::ident::Identity;
 use rcgen::string::Ia5String;
 use rcgen::{
-    CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
-    PublicKeyData, SanType, SubjectPublicKeyInfo,
+    Certificate, CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose,
+    PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SubjectPublicKeyInfo,
 };
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
@@ -15,7 +15,8 @@ use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::pem::parse_x509_pem;
 use x509_parser::prelude::FromDer;
 
-use super::root::{BACKDATE, Root, serial};
+use super::root::{BACKDATE, serial};
+use super::signer::Signer;
 
 /// A request with an RSA key of 4096 bits takes 2 KiB.
 const MAXIMUM_CSR_BYTES: usize = 16 * 1024;
@@ -55,21 +56,21 @@ pub fn requested_key(pem: &str) -> Result<SubjectPublicKeyInfo, CsrError> {
     SubjectPublicKeyInfo::from_der(request.certification_request_info.subject_pki.raw).map_err(|_| CsrError::Key)
 }
 
-/// A certificate for a workload, in PEM; it ends with `lifetime` or with the root.
+/// A certificate for a workload; it ends with `lifetime` or with who signs.
 ///
 /// # Errors
 /// When the cryptographic library refuses.
 pub fn workload(
-    root: &Root,
+    signer: &Signer,
     identity: &Identity,
     key: &impl PublicKeyData,
     lifetime: Duration,
     now: OffsetDateTime,
-) -> Result<String, rcgen::Error> {
-    let mut params = leaf(root, lifetime, now);
+) -> Result<Certificate, rcgen::Error> {
+    let mut params = leaf(signer, lifetime, now);
     params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(identity.as_str())?)];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    Ok(params.signed_by(key, root.issuer())?.pem())
+    params.signed_by(key, signer.issuer())
 }
 
 /// A certificate, with a new key, for the controller's own port.
@@ -77,12 +78,12 @@ pub fn workload(
 /// # Errors
 /// When a name is not one or the cryptographic library refuses.
 pub fn server(
-    root: &Root,
+    signer: &Signer,
     names: &[String],
     lifetime: Duration,
     now: OffsetDateTime,
 ) -> Result<(CertificateDer<'static>, KeyPair), rcgen::Error> {
-    let mut params = leaf(root, lifetime, now);
+    let mut params = leaf(signer, lifetime, now);
     for name in names {
         params.subject_alt_names.push(match name.parse::<IpAddr>() {
             Ok(address) => SanType::IpAddress(address),
@@ -91,16 +92,16 @@ pub fn server(
     }
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-    let certificate = params.signed_by(&key, root.issuer())?;
+    let certificate = params.signed_by(&key, signer.issuer())?;
     Ok((certificate.der().clone(), key))
 }
 
-fn leaf(root: &Root, lifetime: Duration, now: OffsetDateTime) -> CertificateParams {
+fn leaf(signer: &Signer, lifetime: Duration, now: OffsetDateTime) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
     params.not_before = now - BACKDATE;
-    params.not_after = (now + lifetime).min(root.not_after());
+    params.not_after = (now + lifetime).min(signer.not_after());
     params.serial_number = Some(serial());
     params.use_authority_key_identifier_extension = true;
     params

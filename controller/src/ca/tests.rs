@@ -1,18 +1,25 @@
 //! Tests of `ca`.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 
-use fairway_core::source::ObjectKey;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use fairway_core::source::objects::Objects;
+use fairway_core::source::{Loaded, ObjectKey};
 use rcgen::{CertificateParams, KeyPair, PublicKeyData, SanType};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 use serde_json::json;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
 use super::authorize::{Refusal, authorize};
+use super::signer::Signer;
 use super::*;
-use crate::token::CallerPod;
+use crate::token::{CallerPod, Keys};
+use crate::translate::Settings;
 
 fn rules() -> Rules {
     Rules {
@@ -116,27 +123,26 @@ fn csr(key: &KeyPair) -> String {
 }
 
 struct Fixture {
-    root: Arc<Root>,
+    signer: Arc<Signer>,
     now: OffsetDateTime,
-    _state: tempfile::TempDir,
 }
 
 fn fixture() -> Fixture {
     let state = tempfile::tempdir().unwrap();
     let now = OffsetDateTime::from_unix_timestamp(1_700_000_000).unwrap();
-    Fixture { root: Arc::new(Root::open(state.path(), now).unwrap()), now, _state: state }
+    let files = root::open(state.path(), now).unwrap();
+    Fixture { signer: Arc::new(Signer::of(&files, "cluster.local", now).unwrap()), now }
 }
 
 #[test]
 fn only_the_key_of_a_request_counts() {
-    let Fixture { root, now, .. } = &fixture();
+    let Fixture { signer, now } = &fixture();
     let key = KeyPair::generate().unwrap();
     let requested = sign::requested_key(&csr(&key)).unwrap();
     let identity: Identity = spiffe("shop", "web").parse().unwrap();
-    let pem = sign::workload(root, &identity, &requested, Duration::from_secs(3600), *now).unwrap();
-    let der = root::der(&pem).unwrap();
-    let (_, leaf) = X509Certificate::from_der(&der).unwrap();
-    let issuer = root::der(root.pem()).unwrap();
+    let signed = sign::workload(signer, &identity, &requested, Duration::from_secs(3600), *now).unwrap();
+    let (_, leaf) = X509Certificate::from_der(signed.der()).unwrap();
+    let issuer = CertificateDer::from_pem_slice(signer.roots_pem().as_bytes()).unwrap();
     let (_, issuer) = X509Certificate::from_der(&issuer).unwrap();
     leaf.verify_signature(Some(issuer.public_key())).unwrap();
     assert_eq!(leaf.public_key().subject_public_key.data.as_ref(), key.der_bytes());
@@ -151,21 +157,19 @@ fn only_the_key_of_a_request_counts() {
     assert!(extended.server_auth && extended.client_auth);
     assert_eq!(leaf.validity().not_before.timestamp(), now.unix_timestamp() - 120);
     assert_eq!(leaf.validity().not_after.timestamp(), now.unix_timestamp() + 3600);
-    let again = sign::workload(root, &identity, &requested, Duration::from_secs(3600), *now).unwrap();
-    let again = root::der(&again).unwrap();
-    assert_ne!(X509Certificate::from_der(&again).unwrap().1.serial, leaf.serial);
+    let again = sign::workload(signer, &identity, &requested, Duration::from_secs(3600), *now).unwrap();
+    assert_ne!(X509Certificate::from_der(again.der()).unwrap().1.serial, leaf.serial);
 }
 
 #[test]
-fn nothing_outlives_the_root() {
-    let Fixture { root, now, .. } = &fixture();
+fn nothing_outlives_who_signs() {
+    let Fixture { signer, now } = &fixture();
     let identity: Identity = spiffe("shop", "web").parse().unwrap();
     let key = KeyPair::generate().unwrap();
     let late = *now + Duration::from_secs(10 * 365 * 24 * 3600 - 60);
-    let pem = sign::workload(root, &identity, &key, Duration::from_secs(3600), late).unwrap();
-    let der = root::der(&pem).unwrap();
-    let (_, leaf) = X509Certificate::from_der(&der).unwrap();
-    assert_eq!(leaf.validity().not_after.timestamp(), root.not_after().unix_timestamp());
+    let signed = sign::workload(signer, &identity, &key, Duration::from_secs(3600), late).unwrap();
+    let (_, leaf) = X509Certificate::from_der(signed.der()).unwrap();
+    assert_eq!(leaf.validity().not_after.timestamp(), signer.not_after().unix_timestamp());
 }
 
 #[test]
@@ -191,22 +195,8 @@ fn rcgen_pem(der: &[u8]) -> String {
     use rustls_pki_types::CertificateSigningRequestDer;
     let request = rcgen::CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(der));
     assert!(request.is_err(), "the library would have noticed too");
-    let encoded = base64(der);
+    let encoded = STANDARD.encode(der);
     format!("-----BEGIN CERTIFICATE REQUEST-----\n{encoded}\n-----END CERTIFICATE REQUEST-----\n")
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let at = |index: usize| u32::from(chunk.get(index).copied().unwrap_or_default());
-        let bits = at(0) << 16 | at(1) << 8 | at(2);
-        for index in 0..4 {
-            let symbol = usize::try_from(bits >> (18 - 6 * index) & 63).unwrap();
-            text.push(if index <= chunk.len() { char::from(ALPHABET[symbol]) } else { '=' });
-        }
-    }
-    text
 }
 
 #[test]
@@ -228,4 +218,81 @@ fn the_impersonated_identity_must_be_text() {
     assert_eq!(impersonated(&IstioCertificateRequest::default()).unwrap(), None);
     assert_eq!(impersonated(&request(Some(Kind::StringValue("x".to_owned())))).unwrap(), Some("x"));
     assert!(impersonated(&request(Some(Kind::BoolValue(true)))).is_err());
+}
+
+/// What is logged while it lives, of this thread.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn every_signature_and_every_refusal_is_in_the_audit_log_and_counted() {
+    let (state, now) = (tempfile::tempdir().unwrap(), OffsetDateTime::now_utc());
+    let signer = Signer::of(&root::open(state.path(), now).unwrap(), "cluster.local", now).unwrap();
+    let (_keeper, current) = watch::channel(Arc::new(signer));
+    let mut loaded = Loaded::default();
+    loaded.objects = objects();
+    let published = Published::default().next(Arc::new(loaded), &Settings::default());
+    let (_publisher, published) = watch::channel(Arc::new(published));
+    let tokens = KeyPair::generate().unwrap();
+    let keys = Keys::from_pem(tokens.public_key_pem().as_bytes(), "issuer", "istio-ca").unwrap();
+    let metrics = Metrics::new();
+    let verifier = Arc::new(Verifier::Keys(keys));
+    let hour = Duration::from_secs(3600);
+    let authority = Authority::new(current, verifier, published, rules(), hour, metrics.clone());
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+
+    let seconds = now.unix_timestamp();
+    let claims = json!({
+        "iss": "issuer", "sub": "system:serviceaccount:fairway-system:ztunnel", "aud": ["istio-ca"],
+        "iat": seconds, "exp": seconds + 3600,
+        "kubernetes.io": {
+            "namespace": "fairway-system", "node": {"name": "node-1"},
+            "pod": {"name": "ztunnel-1", "uid": "uid-ztunnel-1"},
+        },
+    });
+    let key = jsonwebtoken::EncodingKey::from_ec_der(&tokens.serialize_der());
+    let token =
+        jsonwebtoken::encode(&jsonwebtoken::Header::new(jsonwebtoken::Algorithm::ES256), &claims, &key).unwrap();
+    let ask = async |identity: String| {
+        let kind = Some(Kind::StringValue(identity));
+        let fields = BTreeMap::from([(IMPERSONATED_IDENTITY.to_owned(), prost_types::Value { kind })]);
+        let mut request = Request::new(IstioCertificateRequest {
+            csr: csr(&KeyPair::generate().unwrap()),
+            metadata: Some(prost_types::Struct { fields }),
+            ..IstioCertificateRequest::default()
+        });
+        request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        authority.create_certificate(request).await
+    };
+    ask(spiffe("shop", "web")).await.unwrap();
+    ask(spiffe("shop", "db")).await.unwrap_err();
+    let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("audit")).collect();
+    assert_eq!(lines.len(), 2, "{log}");
+    for part in ["INFO", "certificate signed", "ztunnel", &spiffe("shop", "web"), "lifetime=3600"] {
+        assert!(lines[0].contains(part), "{part}: {log}");
+    }
+    for part in ["WARN", "certificate refused", "ztunnel", &spiffe("shop", "db"), "PermissionDenied", "no pod on node"]
+    {
+        assert!(lines[1].contains(part), "{part}: {log}");
+    }
+    let page = metrics.registry().render();
+    for outcome in ["signed", "refused"] {
+        let line = format!("fairway_certificate_requests_total{{outcome=\"{outcome}\"}} 1");
+        assert!(page.contains(&line), "{page}");
+    }
 }

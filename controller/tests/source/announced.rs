@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fairway_controller::announce;
-use fairway_controller::ca::root::Root;
+use fairway_controller::ca::root;
+use fairway_controller::ca::signer::Signer;
 use fairway_controller::state::Published;
 use fairway_controller::translate::Settings;
 use fairway_core::io::drain::{self, Mode};
@@ -49,16 +50,20 @@ async fn every_namespace_is_told_the_root_and_what_is_not_ours_is_left_alone() {
         })
     });
     let state = tempfile::tempdir().unwrap();
-    let root = Arc::new(Root::open(state.path(), OffsetDateTime::now_utc()).unwrap());
+    let signer = |directory: &str| {
+        let now = OffsetDateTime::now_utc();
+        Arc::new(Signer::of(&root::open(&state.path().join(directory), now).unwrap(), "cluster.local", now).unwrap())
+    };
+    let (keeper, current) = watch::channel(signer("first"));
+    let expected = current.clone();
     let (published, receiver) = watch::channel(with_namespaces(&["theirs", "old"]));
     let (lead, leads) = watch::channel(false);
     let (trigger, drain) = drain::new();
-    let running =
-        tokio::spawn(announce::run(fake.client(), receiver, leads, Arc::clone(&root), NAME.to_owned(), drain));
+    let running = tokio::spawn(announce::run(fake.client(), receiver, leads, current, NAME.to_owned(), drain));
     let mut next = async |namespace: &str| {
         let (path, body) = tokio::time::timeout(PATIENCE, applied.recv()).await.unwrap().unwrap();
         assert_eq!(path, format!("/api/v1/namespaces/{namespace}/configmaps/{NAME}"));
-        assert_eq!(body["data"]["root-cert.pem"], root.pem());
+        assert_eq!(body["data"]["root-cert.pem"], expected.borrow().roots_pem());
         fake.put(body);
     };
     lead.send_replace(true);
@@ -73,6 +78,11 @@ async fn every_namespace_is_told_the_root_and_what_is_not_ours_is_left_alone() {
     fake.delete(&map("new", "", ""));
     next("new").await;
     fake.delete(&map("theirs", "", ""));
+    next("theirs").await;
+    // Another root.
+    keeper.send_replace(signer("second"));
+    next("new").await;
+    next("old").await;
     next("theirs").await;
     trigger.start(Mode::Graceful);
     tokio::time::timeout(PATIENCE, running).await.unwrap().unwrap();
