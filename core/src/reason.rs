@@ -112,6 +112,12 @@ reasons! {
     /// The connection was plaintext and the workload accepts mutual TLS only (STRICT).
     StrictPlaintext = "strict_plaintext", Deny, 401,
         "Enrol the client's namespace or pod in the mesh, or set PeerAuthentication to PERMISSIVE for this workload or port.";
+    /// The token of a request is not one that its issuer stands by now.
+    TokenInvalid = "token_invalid", Deny, 401,
+        "The answer's www-authenticate and the proxy's log say what is wrong; compare issuer, keys and times of the token with the RequestAuthentication.";
+    /// The token of a request is meant for somebody else.
+    TokenAudience = "token_audience", Deny, 401,
+        "Ask the issuer for a token of this audience, or add the token's aud to the audiences of the RequestAuthentication.";
     /// The connection came around the waypoint that it should have come through.
     WaypointBypassed = "waypoint_bypassed", Deny, 401,
         "See whether the client's node proxy is in sync with the controller: it sends to the waypoint by itself. Where gateways or others must come directly, set FAIRWAY_WAYPOINT_BYPASS=true on the node proxy.";
@@ -209,6 +215,9 @@ reasons! {
     /// The route itself says to answer so: what it asks for cannot be done, or it is no more than an answer.
     RouteRefuses = "route_refuses", None, 503,
         "The conditions of the route that is named say what of it cannot be done.";
+    /// The route makes requests fail on purpose, to see how clients bear it.
+    FaultInjected = "fault_injected", None, 503,
+        "Nothing to do while somebody tests; the fault of the route that is named ends it.";
     /// The client left before its request was answered.
     ClientLeft = "client_left", None, 503,
         "Nothing to do if users cancel; otherwise compare the client's timeout with how long requests take.";

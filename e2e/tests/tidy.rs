@@ -28,7 +28,7 @@ const MAY_USE: [(&str, &[&str]); 10] = [
     ("cli", &["fairway-core", "fairway-proto", "fairway-lab"]),
     ("e2e", &["fairway-core", "fairway-proto"]),
     ("benches", &["fairway-core", "fairway-proto", "fairway-lab"]),
-    ("fuzz", &["fairway-core", "fairway-proto", "fairway-ztunnel"]),
+    ("fuzz", &["fairway-core", "fairway-proto", "fairway-waypoint", "fairway-ztunnel"]),
 ];
 
 /// Text that ties the project to one machine or one mirror. In halves, so that this file does not contain it.

@@ -27,6 +27,8 @@ fn main() {
         ("xds", xds()),
         ("policy", policy()),
         ("proxy_protocol", proxy_protocol()),
+        ("path", path()),
+        ("token", token()),
     ] {
         let folder = corpus.join(target);
         std::fs::create_dir_all(&folder).expect("a folder");
@@ -60,6 +62,36 @@ fn connect() -> Seeds {
     .into_iter()
     .chain([("all-headers", all.into_bytes())])
     .collect()
+}
+
+/// Whether slashes are merged, and a path.
+fn path() -> Seeds {
+    [
+        ("plain", "1/a/b?"),
+        ("dots", "1/a/./b/../c"),
+        ("encoded", "1/%61/%2e%2E/%2f"),
+        ("slashes", "0//a\\b//"),
+        ("star", "0*"),
+    ]
+    .map(|(name, text)| (name, text.as_bytes().to_vec()))
+    .to_vec()
+}
+
+/// A header with a token, cookies, and a query; the tokens are signed with zeros.
+fn token() -> Seeds {
+    // {"alg":"ES256","kid":"1"}, {"iss":"a","aud":["web"],"exp":2000000000} and 64 zero bytes.
+    let head = "eyJhbGciOiJFUzI1NiIsImtpZCI6IjEifQ";
+    let claims = "eyJpc3MiOiJhIiwiYXVkIjpbIndlYiJdLCJleHAiOjIwMDAwMDAwMDB9";
+    let token = format!("{head}.{claims}.{}", "A".repeat(86));
+    let seed = |header: &str, cookies: &str, query: &str| {
+        [&piece(header.as_bytes())[..], &piece(cookies.as_bytes()), query.as_bytes()].concat()
+    };
+    vec![
+        ("bearer", seed(&format!("Bearer {token}"), "", "")),
+        ("cookie", seed("", &format!("a=b; token=\"{token}\""), "")),
+        ("parameter", seed("", "", &format!("a=b&access_token={token}"))),
+        ("several", seed(&format!("Bearer {token}"), &format!("token={token}"), "access_token=x.y.z")),
+    ]
 }
 
 /// A transport, a name, a query, and a resolver's reply.

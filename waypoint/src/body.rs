@@ -6,10 +6,10 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use fairway_core::reason::Reason;
-use http::{HeaderMap, HeaderValue};
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use tokio::time::Sleep;
 
+use crate::grpc;
 use crate::load::UnderWay;
 use crate::replay::Replay;
 use crate::stream::Connection;
@@ -90,12 +90,6 @@ impl Body {
     }
 }
 
-/// The status of gRPC among headers or trailers.
-#[must_use]
-pub fn grpc_status(headers: &HeaderMap) -> Option<u32> {
-    headers.get("grpc-status").and_then(|status: &HeaderValue| status.to_str().ok()?.parse().ok())
-}
-
 impl hyper::body::Body for Body {
     type Data = Bytes;
     type Error = AnswerError;
@@ -119,7 +113,7 @@ impl hyper::body::Body for Body {
         match &frame {
             Some(Ok(frame)) => {
                 let length = frame.data_ref().map_or(0, |bytes| u64::try_from(bytes.len()).unwrap_or(u64::MAX));
-                let status = frame.trailers_ref().and_then(grpc_status);
+                let status = frame.trailers_ref().and_then(grpc::status_in);
                 this.note(|done| {
                     done.sent += length;
                     done.grpc_status = status.or(done.grpc_status);

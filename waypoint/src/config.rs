@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use fairway_proto::envoy::fraction::FractionalPercent;
+use fairway_proto::envoy::fraction::fractional_percent::DenominatorType;
 use http::StatusCode;
 use http::header::{HeaderName, HeaderValue};
 use regex::Regex;
@@ -15,17 +17,21 @@ use tokio::sync::watch;
 
 pub use cluster::{assignment, cluster};
 pub use listener::listener;
-pub use policy::{Permission, Policy, Principal, Rules, Verdict};
+pub use per_route::{Abort, Before, Cors, Fault};
+pub use policy::{ClaimMatch, Permission, Policy, Principal, Rules, Verdict};
 pub use route::table;
 pub use text::Text;
+pub use tokens::{Issuer, Place, Tokens};
 pub use wrong::Wrong;
 
 mod cluster;
 mod fields;
 mod listener;
+mod per_route;
 mod policy;
 mod route;
 mod text;
+mod tokens;
 mod wrong;
 
 #[cfg(test)]
@@ -86,6 +92,8 @@ impl Current {
 pub enum Listener {
     /// They carry requests.
     Http {
+        /// Whose tokens are believed; none where nobody looks for them.
+        tokens: Option<Arc<Tokens>>,
         /// Who may do what, in order: all must agree.
         policies: Vec<Rules>,
         /// Name of the routes.
@@ -176,6 +184,8 @@ pub struct Route {
     pub request: Edits,
     /// Changes of their answers' headers.
     pub response: Edits,
+    /// What happens before that.
+    pub before: Before,
 }
 
 /// What a request must be like: all of this.
@@ -416,6 +426,19 @@ fn address(message: Option<&fairway_proto::envoy::core::Address>) -> Result<Sock
     };
     let port = u16::try_from(port).map_err(|_| Wrong::new("socket_address.port_value", "is above 65535"))?;
     Ok(SocketAddr::new(ip, port))
+}
+
+/// The whole that shares are parts of.
+pub const MILLION: u32 = 1_000_000;
+
+/// How many in a million.
+fn per_million(share: &FractionalPercent) -> u32 {
+    let times = match share.denominator() {
+        DenominatorType::Hundred => 10_000,
+        DenominatorType::TenThousand => 100,
+        DenominatorType::Million => 1,
+    };
+    share.numerator.saturating_mul(times).min(MILLION)
 }
 
 /// A duration of a message.

@@ -140,7 +140,8 @@ mod tests {
             (Redirect { path: Some(RedirectPath::Matched("/new/".into())), ..plain }, "a", "http://a/new/x?q=1"),
         ];
         for (redirect, authority, expected) in rows {
-            let head = Head { method: "GET", authority, path: "/old/x", query: Some("q=1"), headers: &headers };
+            let head =
+                Head { method: "GET", authority, path: "/old/x", query: Some("q=1"), headers: &headers, claims: None };
             assert_eq!(location(&redirect, &PathMatch::Prefix("/old/".into()), &head), expected);
         }
     }

@@ -5,9 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use fairway_core::ident::Identity;
 use http::HeaderMap;
-use http::header::HeaderName;
+use http::header::{self, HeaderName};
 
 use crate::config::Header;
+use crate::tokens::Claims;
 
 /// What is known.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +36,8 @@ pub struct Head<'a> {
     pub query: Option<&'a str>,
     /// Headers.
     pub headers: &'a HeaderMap,
+    /// What its token claims, if it has one that is believed.
+    pub claims: Option<&'a Claims>,
 }
 
 impl<'a> Head<'a> {
@@ -56,11 +59,27 @@ impl<'a> Head<'a> {
     /// The first query parameter of this name, as it is written.
     #[must_use]
     pub fn parameter(&self, name: &str) -> Option<&'a str> {
-        self.query?.split('&').find_map(|pair| {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (key == name).then_some(value)
-        })
+        parameters(self.query, name).next()
     }
+}
+
+/// All query parameters of this name, as they are written.
+pub fn parameters<'a>(query: Option<&'a str>, name: &str) -> impl Iterator<Item = &'a str> {
+    query.into_iter().flat_map(|query| query.split('&')).filter_map(move |pair| {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        (key == name).then_some(value)
+    })
+}
+
+/// All cookies of this name (RFC 6265 §4.2.1), without the quotes that some have around them.
+pub fn cookies<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a str> {
+    let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(';')).filter_map(move |pair| {
+        let (key, value) = pair.split_once('=')?;
+        let value = value.trim();
+        let bare = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
+        (key.trim() == name).then(|| bare.unwrap_or(value))
+    })
 }
 
 /// All values of a header, joined with commas.

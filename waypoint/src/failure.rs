@@ -6,6 +6,10 @@ use fairway_core::reason::Reason;
 use fairway_core::route::Refusal;
 use http::StatusCode;
 
+use crate::config::Abort;
+use crate::grpc;
+use crate::tokens::Problem;
+
 /// Why something was not done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
@@ -15,25 +19,45 @@ pub struct Failure {
     pub detail: String,
     /// Where the route says which status: that one.
     pub status: Option<StatusCode>,
+    /// The same for gRPC's clients.
+    pub grpc_status: Option<u32>,
 }
 
 impl Failure {
     /// For this reason.
     #[must_use]
     pub fn new(reason: Reason, detail: impl ToString) -> Self {
-        Self { reason, detail: detail.to_string(), status: None }
+        Self { reason, detail: detail.to_string(), status: None, grpc_status: None }
     }
 
     /// The status that tells the client of a request.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         self.status.unwrap_or(match self.reason {
+            Reason::TokenInvalid => StatusCode::UNAUTHORIZED,
             reason if reason.is_denial() => StatusCode::FORBIDDEN,
             Reason::BadRequest => StatusCode::BAD_REQUEST,
             Reason::RouteNotFound => StatusCode::NOT_FOUND,
             Reason::TimedOut => StatusCode::GATEWAY_TIMEOUT,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         })
+    }
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        let is_meant_for_others = problem == Problem::Audience;
+        Self::new(if is_meant_for_others { Reason::TokenAudience } else { Reason::TokenInvalid }, problem)
+    }
+}
+
+impl From<Abort> for Failure {
+    fn from(abort: Abort) -> Self {
+        let failure = Self::new(Reason::FaultInjected, "the route says so");
+        match abort {
+            Abort::Http(status) => Self { status: Some(status), ..failure },
+            Abort::Grpc(code) => Self { status: Some(grpc::status(code)), grpc_status: Some(code), ..failure },
+        }
     }
 }
 

@@ -15,12 +15,13 @@ use hyper::upgrade::OnUpgrade;
 use rand::RngExt;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use crate::body::{self, Body, Ending, Endpoint};
-use crate::config::{Assignment, Cluster, Config, Edits, Forward, Protocol, Retry};
+use crate::body::{Body, Ending, Endpoint};
+use crate::config::{Assignment, Cluster, Config, Edits, Forward, MILLION, Protocol, Retry};
 use crate::dial;
 use crate::edits;
 use crate::failure::Failure;
 use crate::framing;
+use crate::grpc;
 use crate::load::{Load, UnderWay};
 use crate::replay::{Replay, is_clients};
 use crate::request::is_idempotent;
@@ -215,7 +216,7 @@ impl Attempts<'_> {
             let attempt = attempt.await;
             let result = match &attempt {
                 Ok(reached) => {
-                    let grpc = body::grpc_status(reached.response.headers());
+                    let grpc = grpc::status_in(reached.response.headers());
                     retry::Result::Answered(reached.response.status(), grpc)
                 }
                 Err(missed) => missed.result,
@@ -321,7 +322,7 @@ fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
 /// Sends copies; nobody waits for what comes of them.
 fn mirror(connection: &Arc<Connection>, config: &Config, forward: &Forward, outgoing: &Outgoing, body: &Replay) {
     for mirror in &forward.mirrors {
-        if rand::rng().random_range(0..1_000_000) >= mirror.per_million {
+        if rand::rng().random_range(0..MILLION) >= mirror.per_million {
             continue;
         }
         let is_whole = body.is_whole();
@@ -363,7 +364,7 @@ impl Answered {
         let done = &mut ending.done;
         done.endpoint = Some(endpoint);
         done.status = response.status().as_u16();
-        done.grpc_status = body::grpc_status(response.headers());
+        done.grpc_status = grpc::status_in(response.headers());
         done.reason = Reason::Ok;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let Some(client) = client else {

@@ -69,7 +69,10 @@ fn principal_holds(principal: &Principal, facts: &Facts<'_>) -> Holds {
         }
         Principal::Source(block) => Some(block.contains(&facts.source.to_canonical())),
         Principal::Header(header) => header_holds(header, facts.request),
-        Principal::Claims => facts.request.map(|_has_none| false),
+        Principal::Claim(path, value) => facts.request.map(|request| {
+            let claim = request.claims.and_then(|claims| claims.at(path));
+            claim.is_some_and(|claim| value.matches(claim))
+        }),
     }
 }
 
@@ -110,7 +113,8 @@ mod tests {
     use http::HeaderMap;
 
     use super::*;
-    use crate::config::Header;
+    use crate::config::{ClaimMatch, Header};
+    use crate::tokens::Claims;
 
     fn set(verdict: Verdict, permission: Permission, principal: Principal) -> Rules {
         let policy = Policy { name: "shop/p/0".into(), permissions: vec![permission], principals: vec![principal] };
@@ -129,7 +133,16 @@ mod tests {
         Permission::Header(HeaderMatch { name: Header::Method, value: Text::Exact(name.into()) })
     }
 
-    /// Each row as a request `GET /admin/x` by `web` to port 80, and as a connection that nobody looks into.
+    fn group(name: &str) -> Principal {
+        Principal::Claim(vec!["realm".into(), "group".into()], ClaimMatch::Text(Text::Exact(name.into())))
+    }
+
+    fn element(name: &str) -> Principal {
+        let text = || ClaimMatch::Text(Text::Exact(name.into()));
+        Principal::Claim(vec!["scope".into()], ClaimMatch::OneOf(vec![text(), ClaimMatch::Element(Box::new(text()))]))
+    }
+
+    /// Each row as a request `GET /admin/x` by `web` of group `admin` to port 80, and as a connection that nobody looks into.
     #[test]
     fn rules_hold_or_not_and_what_is_unknown_never_widens_access() {
         use Principal as P;
@@ -154,13 +167,19 @@ mod tests {
             ("deny block", set(Deny, Permission::Any, P::Source("10.0.0.0/8".parse().unwrap())), false, false),
             ("allow either", set(Allow, Permission::OneOf(vec![path("/x"), Permission::Port(80)]), P::Any), true, true),
             ("allow both", set(Allow, Permission::All(vec![path("/admin"), method("GET")]), P::Any), true, false),
-            ("allow claims", set(Allow, Permission::Any, P::Claims), false, false),
-            ("deny without claims", set(Deny, Permission::Any, P::Not(Box::new(P::Claims))), false, false),
+            ("allow claim", set(Allow, Permission::Any, group("admin")), true, false),
+            ("allow claim of another value", set(Allow, Permission::Any, group("guest")), false, false),
+            ("allow element of a claim", set(Allow, Permission::Any, element("write")), true, false),
+            ("deny element of a claim", set(Deny, Permission::Any, element("write")), false, false),
+            ("deny without claim", set(Deny, Permission::Any, P::Not(Box::new(element("delete")))), false, false),
             ("allow nothing", Rules { verdict: Allow, policies: vec![] }, false, false),
             ("deny nothing", Rules { verdict: Deny, policies: vec![] }, true, true),
         ];
         let (identity, headers) = (Identity::new("cluster.local", "shop", "web").unwrap(), HeaderMap::new());
-        let head = Head { method: "GET", authority: "a", path: "/admin/x", query: None, headers: &headers };
+        let claims = serde_json::json!({"realm": {"group": "admin"}, "scope": ["read", "write"]});
+        let claims = Claims::new(claims.as_object().unwrap().clone());
+        let claims = Some(&claims);
+        let head = Head { method: "GET", authority: "a", path: "/admin/x", query: None, headers: &headers, claims };
         let facts = |request| Facts {
             identity: &identity,
             source: "::ffff:10.0.0.1".parse().unwrap(),

@@ -8,6 +8,7 @@ use http::{Response, StatusCode};
 
 use crate::body::{Body, Ending};
 use crate::failure::Failure;
+use crate::grpc;
 
 /// What Envoy says of a request that policy denies, and users know.
 const DENIED: &str = "RBAC: access denied";
@@ -17,13 +18,23 @@ const DENIED: &str = "RBAC: access denied";
 pub fn failed(failure: &Failure, mut ending: Ending) -> Response<Body> {
     let status = failure.status();
     let text = match failure.reason {
-        reason if reason.is_denial() => DENIED.to_owned(),
+        Reason::PolicyDenied | Reason::PolicyNotAllowed => DENIED.to_owned(),
         reason => format!("{} ({reason})\n", reason.message()),
     };
     let done = &mut ending.done;
     (done.status, done.reason, done.detail) = (status.as_u16(), failure.reason, Some(failure.detail.clone()));
     let is_grpc = done.is_grpc;
-    let mut response = if is_grpc { grpc(status, &text, ending) } else { plain(status, Bytes::from(text), ending) };
+    let mut response = if is_grpc {
+        in_grpc(failure.grpc_status.unwrap_or_else(|| grpc::code(status)), &text, ending)
+    } else {
+        plain(status, Bytes::from(text), ending)
+    };
+    if failure.reason == Reason::TokenInvalid {
+        // RFC 6750 §3; what is wrong is one of our own sentences, without quotes in it.
+        let challenge = format!("Bearer error=\"invalid_token\", error_description=\"{}\"", failure.detail);
+        let challenge = HeaderValue::try_from(challenge).ok();
+        response.headers_mut().extend(challenge.map(|challenge| (header::WWW_AUTHENTICATE, challenge)));
+    }
     let line = headers::proxy_status(failure.reason).map(|line| (headers::PROXY_STATUS, line));
     response.headers_mut().extend(line);
     response
@@ -64,8 +75,7 @@ fn plain(status: StatusCode, text: Bytes, ending: Ending) -> Response<Body> {
 }
 
 /// What gRPC's clients understand: the status among the headers, and nothing else.
-fn grpc(status: StatusCode, text: &str, mut ending: Ending) -> Response<Body> {
-    let code = grpc_code(status);
+fn in_grpc(code: u32, text: &str, mut ending: Ending) -> Response<Body> {
     ending.done.grpc_status = Some(code);
     ending.done.status = StatusCode::OK.as_u16();
     let mut response = Response::new(Body::ours(Bytes::new(), Some(ending)));
@@ -76,28 +86,4 @@ fn grpc(status: StatusCode, text: &str, mut ending: Ending) -> Response<Body> {
         HeaderValue::try_from(text.trim_end()).ok().map(|text| (http::HeaderName::from_static("grpc-message"), text)),
     );
     response
-}
-
-/// As gRPC itself reads a status of HTTP (its document http-grpc-status-mapping).
-fn grpc_code(status: StatusCode) -> u32 {
-    match status.as_u16() {
-        400 => 13,
-        401 => 16,
-        403 => 7,
-        404 => 12,
-        429 | 502..=504 => 14,
-        _ => 2,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn statuses_of_grpc() {
-        for (status, code) in [(400, 13), (403, 7), (404, 12), (503, 14), (504, 14), (500, 2), (418, 2)] {
-            assert_eq!(grpc_code(StatusCode::from_u16(status).unwrap()), code, "{status}");
-        }
-    }
 }

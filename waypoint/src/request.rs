@@ -1,27 +1,33 @@
-//! One request, top to bottom: framing, path, policy, route, and what the route says.
+//! One request, top to bottom: framing, path, token, policy, route, and what the route says.
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use fairway_core::reason::Reason;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request};
 use hyper::body::Incoming;
+use rand::RngExt;
 
 use crate::body::{Body, Ending};
-use crate::config::{Action, Edits, Listener};
+use crate::config::{Action, Edits, Listener, MILLION};
+use crate::cors::{self, Told};
 use crate::edits;
 use crate::facts::{Facts, Head};
 use crate::failure::Failure;
+use crate::faults;
 use crate::forward::{self, Answered, Outgoing};
 use crate::framing;
+use crate::grpc;
 use crate::matching;
 use crate::path;
 use crate::rbac;
 use crate::reply;
 use crate::stream::{Connection, denied};
 use crate::telemetry::Done;
+use crate::tokens;
 use crate::upgrade;
 
 /// `x-forwarded-for`: addresses of clients, the last one ours.
@@ -61,11 +67,7 @@ pub async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> R
 }
 
 fn begin(connection: &Arc<Connection>, request: &Request<Incoming>) -> Ending {
-    let content = request.headers().get(header::CONTENT_TYPE);
-    let is_grpc = content.is_some_and(|content| {
-        let rest = content.as_bytes().strip_prefix(b"application/grpc");
-        rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
-    });
+    let is_grpc = grpc::is_grpc(request.headers());
     let done = Done::begun(request.method().clone(), request.uri().path().to_owned(), is_grpc);
     Ending { connection: Arc::clone(connection), done }
 }
@@ -79,22 +81,27 @@ async fn walk(
     let bad = |problem: &dyn std::fmt::Display| Failure::new(Reason::BadRequest, problem);
     framing::check(&request).map_err(|error| bad(&error))?;
     let upgrade = upgrade::asked(&mut request);
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
     done.authority = authority(&parts).ok_or_else(|| bad(&"the request's host cannot be read"))?;
 
     // One state of the configuration for the whole request.
     let config = connection.waypoint.config.load();
-    let (policies, routes, merge_slashes) = match config.listeners.get(&connection.listener).map(|it| &**it) {
-        Some(Listener::Http { policies, routes, merge_slashes }) => (policies, routes, *merge_slashes),
+    let (tokens, policies, routes, merge_slashes) = match config.listeners.get(&connection.listener).map(|it| &**it) {
+        Some(Listener::Http { tokens, policies, routes, merge_slashes }) => (tokens, policies, routes, *merge_slashes),
         _ => return Err(Failure::new(Reason::DestinationUnknown, "the port does not carry requests any more")),
     };
     done.path = path::normalise(parts.uri.path(), merge_slashes).map_err(|error| bad(&error))?.into_owned();
+    let claims = match tokens {
+        Some(tokens) => tokens::check(tokens, &mut parts, SystemTime::now())?,
+        None => None,
+    };
     let head = Head {
         method: parts.method.as_str(),
         authority: &done.authority,
         path: &done.path,
         query: parts.uri.query(),
         headers: &parts.headers,
+        claims: claims.as_ref(),
     };
     let facts = Facts { request: Some(head), ..connection.facts() };
     rbac::judge(policies, &facts).map_err(|denial| denied(&denial))?;
@@ -104,7 +111,23 @@ async fn walk(
     let none = || Failure::new(Reason::RouteNotFound, format_args!("{} {}", parts.method, done.path).to_string());
     let route = matching::find(table, &facts).ok_or_else(none)?;
     done.route.clone_from(&route.name);
-    response_edits.push(route.response.clone());
+    match route.before.cors.as_ref().map(|cors| cors::decide(cors, &head)) {
+        Some(Told::Answer(edits)) => {
+            response_edits.push(edits);
+            return Ok(Answer::Direct(StatusCode::OK, Bytes::new()));
+        }
+        Some(Told::GoesOn(edits)) => response_edits.push(edits),
+        None => {}
+    }
+    let fault = faults::decide(&route.before.fault, || rand::rng().random_range(0..MILLION));
+    if let Some(delay) = fault.delay {
+        done.is_delayed = true;
+        tokio::time::sleep(delay).await;
+    }
+    if let Some(abort) = fault.abort {
+        return Err(abort.into());
+    }
+    response_edits.insert(0, route.response.clone());
     match &route.action {
         Action::Reply { status, body } => Ok(Answer::Direct(*status, body.clone())),
         Action::Redirect(redirect) => {

@@ -72,6 +72,8 @@ pub struct Done {
     pub path: String,
     /// Name of the route.
     pub route: String,
+    /// Whether it had to wait on purpose.
+    pub is_delayed: bool,
     /// Attempts beyond the first.
     pub retries: u32,
     /// Whether it is gRPC's.
@@ -106,6 +108,7 @@ impl Done {
             authority: String::new(),
             path,
             route: String::new(),
+            is_delayed: false,
             retries: 0,
             is_grpc,
             status: 0,
@@ -212,7 +215,7 @@ impl Telemetry {
 
     /// A request has ended.
     pub fn request(&self, connection: &Connection, done: &Done) {
-        let flags = flags(done.reason);
+        let flags = flags(done);
         let key = SeriesKey {
             status: done.status,
             flags,
@@ -287,8 +290,10 @@ fn log(connection: &Connection, done: &Done, milliseconds: f64) {
 }
 
 /// The short codes that users of Envoy know.
-fn flags(reason: Reason) -> &'static str {
-    match reason {
+fn flags(done: &Done) -> &'static str {
+    match done.reason {
+        Reason::Ok if done.is_delayed => "DI",
+        Reason::FaultInjected => "FI",
         Reason::NoHealthyUpstream => "UH",
         Reason::RouteNotFound => "NR",
         Reason::TimedOut => "UT",

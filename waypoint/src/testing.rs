@@ -33,8 +33,8 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::config::{
-    Action, Assignment, Backend, Cluster, Config, Current, Edits, Forward, Listener, Match, PathMatch, Protocol, Route,
-    Rules, Table, Weighted,
+    Action, Assignment, Backend, Before, Cluster, Config, Current, Edits, Forward, Listener, Match, PathMatch,
+    Protocol, Route, Rules, Table, Tokens, Weighted,
 };
 use crate::load::Loads;
 use crate::telemetry::{HISTOGRAMS, Telemetry};
@@ -185,11 +185,21 @@ impl Served {
         self.waypoint.config.publish(self.config.clone());
     }
 
+    /// Believes these tokens from now on, in requests for port `port`.
+    pub(crate) fn believe(&mut self, port: u16, tokens: Tokens) {
+        if let Some(listener) = self.config.listeners.get_mut(&format!("{WEB}:{port}"))
+            && let Listener::Http { tokens: place, .. } = Arc::make_mut(listener)
+        {
+            *place = Some(Arc::new(tokens));
+        }
+        self.publish();
+    }
+
     /// A listener that looks into requests for port `port` of the service, with these routes, and the cluster of that port
     /// with these endpoints.
     pub(crate) fn http(&mut self, port: u16, policies: Vec<Rules>, routes: Vec<Route>, endpoints: &[SocketAddr]) {
         let name = format!("{WEB}:{port}");
-        let listener = Listener::Http { policies, routes: name.clone(), merge_slashes: true };
+        let listener = Listener::Http { tokens: None, policies, routes: name.clone(), merge_slashes: true };
         self.config.listeners.insert(name.clone(), Arc::new(listener));
         self.config.routes.insert(name.clone(), Arc::new(Table { hosts: vec![(vec!["*".into()], routes)] }));
         self.cluster(&name, Protocol::AsClient, endpoints);
@@ -332,6 +342,7 @@ pub(crate) fn route_to(cluster: &str) -> Route {
         action: Action::Forward(Box::new(forward)),
         request: Edits::default(),
         response: Edits::default(),
+        before: Before::default(),
     }
 }
 

@@ -1,5 +1,7 @@
 //! What is done with the connections to one port.
 
+use std::sync::Arc;
+
 use fairway_proto::envoy::core::ConfigSource;
 use fairway_proto::envoy::core::config_source::ConfigSourceSpecifier;
 use fairway_proto::envoy::http_connection_manager::http_connection_manager::{
@@ -7,13 +9,15 @@ use fairway_proto::envoy::http_connection_manager::http_connection_manager::{
 };
 use fairway_proto::envoy::http_connection_manager::http_filter::ConfigType;
 use fairway_proto::envoy::http_connection_manager::{HttpConnectionManager, HttpFilter};
+use fairway_proto::envoy::jwt_authn::JwtAuthentication;
 use fairway_proto::envoy::listener::{Filter, FilterChain, Listener as Message, filter};
 use fairway_proto::envoy::tcp_proxy::TcpProxy;
 use fairway_proto::envoy::tcp_proxy::tcp_proxy::ClusterSpecifier;
-use fairway_proto::envoy::{http_rbac, network_rbac};
+use fairway_proto::envoy::{fault, http_rbac, network_rbac};
 use prost_types::Any;
 
 use super::policy::Rules;
+use super::tokens::Tokens;
 use super::wrong::{Within, Wrong, all};
 use super::{Listener, Weighted, fields};
 
@@ -22,6 +26,9 @@ const HTTP_CONNECTION_MANAGER: &str =
 const TCP_PROXY: &str = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 const NETWORK_RBAC: &str = "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC";
 const HTTP_RBAC: &str = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC";
+const JWT_AUTHENTICATION: &str = "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication";
+const CORS: &str = "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors";
+const FAULT: &str = "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault";
 const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
 
 /// Reads a `Listener`.
@@ -71,9 +78,9 @@ fn chain(message: &FilterChain) -> Result<Listener, Wrong> {
     match last.type_url.as_str() {
         TCP_PROXY => tcp_proxy(before, &last).within(name()),
         HTTP_CONNECTION_MANAGER => match manager(&last).within(name())? {
-            Listener::Http { policies, routes, merge_slashes } => {
+            Listener::Http { tokens, policies, routes, merge_slashes } => {
                 before.extend(policies);
-                Ok(Listener::Http { policies: before, routes, merge_slashes })
+                Ok(Listener::Http { tokens, policies: before, routes, merge_slashes })
             }
             other => Ok(other),
         },
@@ -121,17 +128,63 @@ fn manager(config: &Any) -> Result<Listener, Wrong> {
     if !is_router {
         return Err(Wrong::new(format!("http_filters[{}]", filters.len()), "the last filter must be the router"));
     }
-    let policies = all("http_filters", filters, |filter: &HttpFilter| {
-        let Some(ConfigType::TypedConfig(config)) = &filter.config_type else {
-            return Err(Wrong::missing("typed_config"));
-        };
-        if config.type_url != HTTP_RBAC {
-            return Err(unsupported(config));
+    let (mut tokens, mut policies, mut reached) = (None, Vec::new(), 0);
+    for (index, filter) in all("http_filters", filters, request_filter)?.into_iter().enumerate() {
+        // What requests are asked is always in one order.
+        if filter.place() < reached || (tokens.is_some() && matches!(filter, RequestFilter::Tokens(_))) {
+            return Err(Wrong::new(
+                format!("http_filters[{index}]"),
+                "is out of order, which is jwt_authn, rbac, cors, fault, router",
+            ));
         }
-        let message: http_rbac::Rbac = decode(&config.value)?;
-        Rules::of(message.rules.as_ref()).within("rules")
-    })?;
-    Ok(Listener::Http { policies, routes: rds.route_config_name.clone(), merge_slashes: message.merge_slashes })
+        reached = filter.place();
+        match filter {
+            RequestFilter::Tokens(read) => tokens = Some(Arc::new(read)),
+            RequestFilter::Policies(rules) => policies.push(rules),
+            RequestFilter::Cors | RequestFilter::Fault => {}
+        }
+    }
+    let routes = rds.route_config_name.clone();
+    Ok(Listener::Http { tokens, policies, routes, merge_slashes: message.merge_slashes })
+}
+
+/// What requests are asked before they are routed.
+enum RequestFilter {
+    Tokens(Tokens),
+    Policies(Rules),
+    /// Routes say what of it.
+    Cors,
+    /// See `Cors`.
+    Fault,
+}
+
+impl RequestFilter {
+    fn place(&self) -> u8 {
+        match self {
+            Self::Tokens(_) => 0,
+            Self::Policies(_) => 1,
+            Self::Cors => 2,
+            Self::Fault => 3,
+        }
+    }
+}
+
+fn request_filter(filter: &HttpFilter) -> Result<RequestFilter, Wrong> {
+    let Some(ConfigType::TypedConfig(config)) = &filter.config_type else { return Err(Wrong::missing("typed_config")) };
+    match config.type_url.as_str() {
+        JWT_AUTHENTICATION => {
+            let message: JwtAuthentication = decode(&config.value)?;
+            Ok(RequestFilter::Tokens(Tokens::of(&message).within("typed_config")?))
+        }
+        HTTP_RBAC => {
+            let message: http_rbac::Rbac = decode(&config.value)?;
+            Ok(RequestFilter::Policies(Rules::of(message.rules.as_ref()).within("rules")?))
+        }
+        CORS => Ok(RequestFilter::Cors),
+        FAULT if decode::<fault::HttpFault>(&config.value)? == fault::HttpFault::default() => Ok(RequestFilter::Fault),
+        FAULT => Err(Wrong::new("typed_config", "must be empty: routes say what goes wrong")),
+        _ => Err(unsupported(config)),
+    }
 }
 
 /// Everything comes on the one stream.

@@ -3,8 +3,11 @@
 use std::net::IpAddr;
 
 use fairway_proto::envoy::core::CidrRange;
-use fairway_proto::envoy::matcher::StringMatcher;
+use fairway_proto::envoy::matcher::list_matcher::MatchPattern as ListPattern;
+use fairway_proto::envoy::matcher::metadata_matcher::path_segment::Segment;
 use fairway_proto::envoy::matcher::path_matcher::Rule as PathRule;
+use fairway_proto::envoy::matcher::value_matcher::MatchPattern as ValuePattern;
+use fairway_proto::envoy::matcher::{MetadataMatcher, StringMatcher, ValueMatcher};
 use fairway_proto::envoy::rbac::permission::Rule as PermissionRule;
 use fairway_proto::envoy::rbac::principal::Identifier;
 use fairway_proto::envoy::rbac::rbac::Action;
@@ -12,6 +15,7 @@ use fairway_proto::envoy::rbac::{
     Permission as PermissionMessage, Policy as PolicyMessage, Principal as PrincipalMessage, Rbac,
 };
 use ipnet::IpNet;
+use serde_json::Value;
 
 use super::HeaderMatch;
 use super::route::header;
@@ -20,6 +24,8 @@ use super::wrong::{Within, Wrong, all};
 
 /// The filter that finds out what tokens claim.
 const CLAIMS: &str = "envoy.filters.http.jwt_authn";
+/// Where it leaves them.
+pub(super) const PAYLOAD: &str = "payload";
 
 /// What rules say of what they match.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,8 +94,31 @@ pub enum Principal {
     Source(IpNet),
     /// With this header.
     Header(HeaderMatch),
-    /// With a token that claims something. No listener with filters that read tokens is taken, so no request has claims.
-    Claims,
+    /// With a token that claims something: the names that lead to it, and what it must be.
+    Claim(Vec<String>, ClaimMatch),
+}
+
+/// A claim to compare with.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ClaimMatch {
+    /// It is a text like this.
+    Text(Text),
+    /// It is a list, and an element of it is like this.
+    Element(Box<ClaimMatch>),
+    /// It is one of these.
+    OneOf(Vec<ClaimMatch>),
+}
+
+impl ClaimMatch {
+    /// Whether `claim` is what is asked for.
+    #[must_use]
+    pub fn matches(&self, claim: &Value) -> bool {
+        match self {
+            Self::Text(text) => claim.as_str().is_some_and(|claim| text.matches(claim)),
+            Self::Element(element) => claim.as_array().is_some_and(|list| list.iter().any(|it| element.matches(it))),
+            Self::OneOf(several) => several.iter().any(|one| one.matches(claim)),
+        }
+    }
 }
 
 impl Rules {
@@ -147,8 +176,40 @@ fn principal(message: &PrincipalMessage) -> Result<Principal, Wrong> {
         }
         Identifier::DirectRemoteIp(range) => Principal::Source(block(range).within("direct_remote_ip")?),
         Identifier::Header(matcher) => Principal::Header(header(matcher).within("header")?),
-        Identifier::Metadata(claims) if claims.filter == CLAIMS => Principal::Claims,
-        Identifier::Metadata(_) => return Err(Wrong::new("metadata.filter", format!("must be {CLAIMS}"))),
+        Identifier::Metadata(matcher) => claim(matcher).within("metadata")?,
+    })
+}
+
+fn claim(message: &MetadataMatcher) -> Result<Principal, Wrong> {
+    if message.filter != CLAIMS {
+        return Err(Wrong::new("filter", format!("must be {CLAIMS}")));
+    }
+    let names = all("path", &message.path, |segment| match &segment.segment {
+        Some(Segment::Key(name)) => Ok(name.clone()),
+        None => Err(Wrong::missing("key")),
+    })?;
+    let Some((PAYLOAD, path)) = names.split_first().map(|(first, rest)| (first.as_str(), rest)) else {
+        return Err(Wrong::new("path[0].key", format!("must be {PAYLOAD}")));
+    };
+    if path.is_empty() {
+        return Err(Wrong::missing("path[1]"));
+    }
+    let value = message.value.as_ref().ok_or_else(|| Wrong::missing("value"))?;
+    Ok(Principal::Claim(path.to_vec(), claimed(value).within("value")?))
+}
+
+fn claimed(message: &ValueMatcher) -> Result<ClaimMatch, Wrong> {
+    Ok(match message.match_pattern.as_ref().ok_or_else(|| Wrong::missing("match_pattern"))? {
+        ValuePattern::StringMatch(text) => ClaimMatch::Text(Text::of(text).within("string_match")?),
+        ValuePattern::ListMatch(list) => match &list.match_pattern {
+            Some(ListPattern::OneOf(element)) => {
+                ClaimMatch::Element(Box::new(claimed(element).within("list_match.one_of")?))
+            }
+            None => return Err(Wrong::missing("list_match.one_of")),
+        },
+        ValuePattern::OrMatch(several) => {
+            ClaimMatch::OneOf(all("or_match.value_matchers", &several.value_matchers, claimed)?)
+        }
     })
 }
 

@@ -6,7 +6,6 @@ use bytes::Bytes;
 use fairway_proto::envoy::core::HeaderValueOption;
 use fairway_proto::envoy::core::data_source::Specifier;
 use fairway_proto::envoy::core::header_value_option::HeaderAppendAction;
-use fairway_proto::envoy::fraction::fractional_percent::DenominatorType;
 use fairway_proto::envoy::matcher::FilterStateMatcher;
 use fairway_proto::envoy::matcher::filter_state_matcher::Matcher as FilterState;
 use fairway_proto::envoy::route::header_matcher::HeaderMatchSpecifier;
@@ -27,11 +26,12 @@ use http::StatusCode;
 use http::header::{HeaderName, HeaderValue};
 use prost::Message;
 
+use super::per_route::per_route;
 use super::text::{Text, pattern, whole};
 use super::wrong::{Within, Wrong, all};
 use super::{
-    Action, Backend, Edits, Forward, Header, HeaderMatch, Manner, Match, Mirror, PathMatch, PathRewrite, Put, Redirect,
-    RedirectPath, Retry, Route, Table, Weighted, duration, fields,
+    Action, Backend, Edits, Forward, Header, HeaderMatch, MILLION, Manner, Match, Mirror, PathMatch, PathRewrite, Put,
+    Redirect, RedirectPath, Retry, Route, Table, Weighted, duration, fields, per_million,
 };
 
 /// Where a route says nothing of it; Envoy's default.
@@ -78,6 +78,7 @@ fn route(message: &RouteMessage) -> Result<Route, Wrong> {
         action,
         request: edits("request", &message.request_headers_to_add, &message.request_headers_to_remove)?,
         response: edits("response", &message.response_headers_to_add, &message.response_headers_to_remove)?,
+        before: per_route(&message.typed_per_filter_config)?,
     })
 }
 
@@ -123,7 +124,7 @@ pub(super) fn header(message: &HeaderMatcher) -> Result<HeaderMatch, Wrong> {
     Ok(HeaderMatch { name, value: Text::of(text).within("string_match")? })
 }
 
-fn header_name(name: &str) -> Result<HeaderName, Wrong> {
+pub(super) fn header_name(name: &str) -> Result<HeaderName, Wrong> {
     HeaderName::try_from(name).map_err(|_| Wrong::here(format!("{name:?} is no name of a header")))
 }
 
@@ -275,14 +276,7 @@ fn retry(message: &RetryPolicy) -> Result<Retry, Wrong> {
 
 fn mirror(message: &RequestMirrorPolicy) -> Result<Mirror, Wrong> {
     let share = message.runtime_fraction.as_ref().and_then(|fraction| fraction.default_value.as_ref());
-    let per_million = share.map_or(1_000_000, |share| {
-        let times = match share.denominator() {
-            DenominatorType::Hundred => 10_000,
-            DenominatorType::TenThousand => 100,
-            DenominatorType::Million => 1,
-        };
-        share.numerator.saturating_mul(times).min(1_000_000)
-    });
+    let per_million = share.map_or(MILLION, per_million);
     Ok(Mirror { cluster: message.cluster.as_str().into(), per_million })
 }
 

@@ -1,7 +1,14 @@
 //! Tests of what is read from resources: every word that the controller uses, and what is refused by its name.
 
+use fairway_proto::envoy::core::data_source::Specifier;
 use fairway_proto::envoy::core::header_value_option::HeaderAppendAction;
-use fairway_proto::envoy::core::{HeaderValue as Value, HeaderValueOption};
+use fairway_proto::envoy::core::{DataSource, HeaderValue as Value, HeaderValueOption};
+use fairway_proto::envoy::jwt_authn::jwt_provider::JwksSourceSpecifier;
+use fairway_proto::envoy::jwt_authn::jwt_requirement::RequiresType;
+use fairway_proto::envoy::jwt_authn::requirement_rule::RequirementType;
+use fairway_proto::envoy::jwt_authn::{
+    JwtAuthentication, JwtProvider, JwtRequirement, JwtRequirementOrList, RequirementRule,
+};
 use fairway_proto::envoy::matcher::string_matcher::MatchPattern;
 use fairway_proto::envoy::matcher::{RegexMatchAndSubstitute, RegexMatcher, StringMatcher};
 use fairway_proto::envoy::rbac::{Policy as PolicyMessage, Rbac, permission, principal};
@@ -163,6 +170,141 @@ fn what_is_not_done_yet_is_refused_by_its_name() {
     let outlier_detection = Some(cluster_proto::OutlierDetection::default());
     let message = cluster_proto::Cluster { name: "c".into(), outlier_detection, ..Default::default() };
     assert_eq!(cluster(&message.encode_to_vec()).unwrap_err().to_string(), "outlier_detection: is not supported yet");
+}
+
+/// The listener for requests whose filters before the router are these.
+fn listener_with(filters: Vec<(&str, Vec<u8>)>) -> Result<Listener, String> {
+    use fairway_proto::envoy::core::{AggregatedConfigSource, ConfigSource, config_source::ConfigSourceSpecifier};
+    use fairway_proto::envoy::http_connection_manager::http_connection_manager::RouteSpecifier;
+    use fairway_proto::envoy::http_connection_manager::{HttpConnectionManager, HttpFilter, Rds, http_filter};
+    use fairway_proto::envoy::listener as message;
+    let any = |kind: &str, value| prost_types::Any {
+        type_url: format!("type.googleapis.com/envoy.extensions.filters.{kind}"),
+        value,
+    };
+    let router = ("http.router.v3.Router", Vec::new());
+    let filter = |(kind, value)| HttpFilter {
+        config_type: Some(http_filter::ConfigType::TypedConfig(any(kind, value))),
+        ..HttpFilter::default()
+    };
+    let ads = ConfigSourceSpecifier::Ads(AggregatedConfigSource {});
+    let manager = HttpConnectionManager {
+        route_specifier: Some(RouteSpecifier::Rds(Rds {
+            config_source: Some(ConfigSource { config_source_specifier: Some(ads), ..ConfigSource::default() }),
+            route_config_name: "r".into(),
+        })),
+        http_filters: filters.into_iter().chain([router]).map(filter).collect(),
+        ..HttpConnectionManager::default()
+    };
+    let config = any("network.http_connection_manager.v3.HttpConnectionManager", manager.encode_to_vec());
+    let filter =
+        message::Filter { config_type: Some(message::filter::ConfigType::TypedConfig(config)), ..Default::default() };
+    let chain = message::FilterChain { filters: vec![filter], ..Default::default() };
+    let message = message::Listener { filter_chains: vec![chain], ..Default::default() };
+    listener(&message.encode_to_vec()).map_err(|wrong| wrong.to_string())
+}
+
+const JWT: &str = "http.jwt_authn.v3.JwtAuthentication";
+
+/// One provider called `p`, as changed, and the rule that asks for it.
+fn tokens(change: impl FnOnce(&mut JwtAuthentication, &mut JwtProvider)) -> Vec<u8> {
+    let keys = DataSource { specifier: Some(Specifier::InlineString(r#"{"keys":[]}"#.into())) };
+    let mut provider = JwtProvider {
+        issuer: "a".into(),
+        jwks_source_specifier: Some(JwksSourceSpecifier::LocalJwks(keys)),
+        payload_in_metadata: "payload".into(),
+        ..Default::default()
+    };
+    let one = |requires| JwtRequirement { requires_type: Some(requires) };
+    let any = [one(RequiresType::ProviderName("p".into())), one(RequiresType::AllowMissing(()))];
+    let any = RequiresType::RequiresAny(JwtRequirementOrList { requirements: any.to_vec() });
+    let matching = RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".into())), ..Default::default() };
+    let rule = RequirementRule { r#match: Some(matching), requirement_type: Some(RequirementType::Requires(one(any))) };
+    let mut message = JwtAuthentication { rules: vec![rule], ..Default::default() };
+    change(&mut message, &mut provider);
+    message.providers.entry("p".into()).or_insert(provider);
+    message.encode_to_vec()
+}
+
+#[test]
+fn tokens_are_read_and_looked_for_where_the_provider_says() {
+    let places = |change: fn(&mut JwtProvider)| match listener_with(vec![(JWT, tokens(|_, provider| change(provider)))])
+        .unwrap()
+    {
+        Listener::Http { tokens: Some(tokens), .. } => tokens.issuers[0].places.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(places(|_| {}), [Place::Bearer, Place::Parameter("access_token".into())]);
+    assert_eq!(places(|provider| provider.from_cookies = vec!["c".into()]), [Place::Cookie("c".into())]);
+    let wrong = |message| listener_with(vec![(JWT, message)]).unwrap_err();
+    let filter = "filter_chains[0].filters[0].http_filters[0].typed_config";
+    for (message, expected) in [
+        (tokens(|message, _| message.rules.clear()), "rules: must be one"),
+        (tokens(|_, provider| provider.issuer.clear()), "providers[p].issuer: is missing"),
+        (
+            tokens(|_, provider| provider.payload_in_metadata = "x".into()),
+            "providers[p].payload_in_metadata: must be payload",
+        ),
+        (
+            tokens(|_, provider| provider.jwks_source_specifier = None),
+            "providers[p].local_jwks.inline_string: is missing",
+        ),
+        (
+            tokens(|message, _| drop(message.providers.insert("q".into(), JwtProvider::default()))),
+            "providers[q]: is not required by the rule",
+        ),
+        (
+            tokens(|message, _| message.rules[0].r#match.as_mut().unwrap().path_specifier = None),
+            "rules[0].match: must be the prefix / and nothing else",
+        ),
+    ] {
+        assert_eq!(wrong(message), format!("{filter}.{expected}"));
+    }
+}
+
+#[test]
+fn filters_have_one_order() {
+    let rules = || {
+        let rules = Some(Rbac { action: 1, ..Default::default() });
+        ("http.rbac.v3.RBAC", fairway_proto::envoy::http_rbac::Rbac { rules }.encode_to_vec())
+    };
+    let (jwt, cors, fault) =
+        (|| (JWT, tokens(|_, _| {})), ("http.cors.v3.Cors", vec![]), ("http.fault.v3.HTTPFault", vec![]));
+    listener_with(vec![jwt(), rules(), rules(), cors.clone(), fault.clone()]).unwrap();
+    for filters in [vec![rules(), jwt()], vec![fault.clone(), cors.clone()], vec![cors, rules()], vec![jwt(), jwt()]] {
+        let wrong = listener_with(filters).unwrap_err();
+        assert!(wrong.contains("http_filters[1]: is out of order"), "{wrong}");
+    }
+    let wrong = listener_with(vec![("http.lua.v3.Lua", vec![])]).unwrap_err();
+    assert!(wrong.ends_with("http.lua.v3.Lua is not supported"), "{wrong}");
+}
+
+#[test]
+fn what_routes_say_to_filters_is_read() {
+    use fairway_proto::envoy::cors::CorsPolicy;
+    use fairway_proto::envoy::fault::{FaultAbort, HttpFault, fault_abort::ErrorType};
+    use fairway_proto::envoy::fraction::FractionalPercent;
+    let with = |key: &str, kind: &str, value: Vec<u8>| {
+        let any =
+            prost_types::Any { type_url: format!("type.googleapis.com/envoy.extensions.filters.http.{kind}"), value };
+        read(|route, _| drop(route.typed_per_filter_config.insert(format!("envoy.filters.http.{key}"), any)))
+    };
+    let abort = |status| {
+        let percentage = Some(FractionalPercent { numerator: 5, denominator: 0 });
+        let abort = Some(FaultAbort { error_type: Some(ErrorType::HttpStatus(status)), percentage });
+        with("fault", "fault.v3.HTTPFault", HttpFault { delay: None, abort }.encode_to_vec())
+    };
+    let fault = abort(503).unwrap().before.fault;
+    assert_eq!(fault.abort, Some((Abort::Http(StatusCode::SERVICE_UNAVAILABLE), 50_000)));
+    let at = "virtual_hosts[0].routes[0].typed_per_filter_config";
+    assert_eq!(
+        abort(100).unwrap_err(),
+        format!("{at}[envoy.filters.http.fault].abort.http_status: is no status of an answer")
+    );
+    let cors = with("cors", "cors.v3.CorsPolicy", CorsPolicy::default().encode_to_vec()).unwrap().before.cors.unwrap();
+    assert!(cors.passes_others && !cors.has_credentials, "Envoy's own where nothing is said");
+    let crossed = with("cors", "fault.v3.HTTPFault", Vec::new()).unwrap_err();
+    assert!(crossed.starts_with(&format!("{at}[envoy.filters.http.cors]: ")), "{crossed}");
 }
 
 /// Every resource in the controller's golden files, for every kind of client, unless it needs what is not done yet.
