@@ -20,6 +20,7 @@ use prost::Message;
 fn main() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
     for (target, seeds) in [
+        ("client_hello", client_hello()),
         ("connect", connect()),
         ("dns", dns()),
         ("tunnel", tunnel()),
@@ -39,6 +40,22 @@ fn main() {
 }
 
 type Seeds = Vec<(&'static str, Vec<u8>)>;
+
+/// The first bytes of a TLS client that asks for `a.example`, in one record and in two, and of other clients.
+fn client_hello() -> Seeds {
+    let extension = [&[0, 0, 0, 14, 0, 12, 0, 0, 9][..], b"a.example"].concat();
+    let before = [&[3, 3][..], &[7; 32], &[0], &[0, 2, 0x13, 1], &[1, 0]].concat();
+    let body = [before, piece(&extension)].concat();
+    let message = [&[1, 0][..], &piece(&body)].concat();
+    let record = |part: &[u8]| [&[22, 3, 1][..], &piece(part)].concat();
+    let (first, second) = message.split_at(20);
+    vec![
+        ("name", record(&message)),
+        ("two-records", [record(first), record(second)].concat()),
+        ("cut-off", record(&message)[..60].to_vec()),
+        ("http", b"GET / HTTP/1.1\r\n".to_vec()),
+    ]
+}
 
 fn connect() -> Seeds {
     let baggage = "bk8s.cluster.name=Kubernetes,k8s.namespace.name=shop,k8s.deployment.name=web,service.name=web,\

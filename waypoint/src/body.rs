@@ -10,11 +10,11 @@ use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use tokio::time::Sleep;
 
 use crate::grpc;
-use crate::load::UnderWay;
+use crate::load::{Busy, UnderWay};
 use crate::replay::Replay;
 use crate::stream::Connection;
 use crate::telemetry::Done;
-use crate::upstream::{Key, Sender};
+use crate::upstream::{Key, Upstream};
 
 /// The body of an answer.
 pub struct Body {
@@ -32,11 +32,13 @@ pub struct Endpoint {
     /// What comes of it.
     pub body: Incoming,
     /// The connection it comes on, to be used again if it comes to its end.
-    pub sender: Option<(Key, Sender)>,
+    pub upstream: Option<(Key, Upstream)>,
     /// When it has to be there.
     pub deadline: Option<Pin<Box<Sleep>>>,
     /// The request, under way until then.
     pub under_way: UnderWay,
+    /// The same for its endpoint, where that counts.
+    pub busy: Option<Busy>,
     /// The request's body.
     pub request: Replay,
 }
@@ -151,12 +153,12 @@ impl Drop for Body {
         if let Source::Endpoint(endpoint) = &mut self.source {
             whole = endpoint.body.is_end_stream();
             let received = endpoint.request.passed();
-            if let Some((key, sender)) = endpoint.sender.take()
+            if let Some((key, upstream)) = endpoint.upstream.take()
                 && whole
                 && endpoint.request.has_ended()
                 && let Some(ending) = &self.done
             {
-                ending.connection.waypoint.upstreams.put(key, sender);
+                ending.connection.waypoint.upstreams.put(key, upstream);
             }
             self.note(|done| done.received = received);
         }

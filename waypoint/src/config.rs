@@ -15,7 +15,7 @@ use http::header::{HeaderName, HeaderValue};
 use regex::Regex;
 use tokio::sync::watch;
 
-pub use cluster::{assignment, cluster};
+pub use cluster::{Balancer, Bounds, Cluster, Keepalive, Outliers, Reuse, assignment, cluster};
 pub use listener::listener;
 pub use per_route::{Abort, Before, Cors, Fault};
 pub use policy::{ClaimMatch, Permission, Policy, Principal, Rules, Verdict};
@@ -102,12 +102,77 @@ pub enum Listener {
         merge_slashes: bool,
     },
     /// They are passed on as they are.
-    Opaque {
-        /// Who may connect, in order: all must agree.
-        policies: Vec<Rules>,
-        /// Where to.
-        clusters: Weighted<String>,
-    },
+    Opaque(Opaque),
+}
+
+/// What is done with connections that are passed on as they are.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Opaque {
+    /// With those of TLS clients that ask for these names.
+    pub named: Vec<(ServerName, Arc<Chain>)>,
+    /// With all others; they are closed if it is none.
+    pub others: Option<Arc<Chain>>,
+}
+
+/// Which names TLS clients ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServerName {
+    /// This one.
+    Exact(String),
+    /// Those that end so, with the dot that this begins with.
+    Below(String),
+}
+
+/// What is done with one kind of connections.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Chain {
+    /// Who may connect, in order: all must agree.
+    pub policies: Vec<Rules>,
+    /// Where to.
+    pub clusters: Weighted<String>,
+    /// Longest time without a byte in either direction.
+    pub idle: Option<Duration>,
+}
+
+impl Listener {
+    /// Who may connect where nothing but the name that a TLS client asks for is known; none where nobody may.
+    #[must_use]
+    pub fn policies(&self, server_name: Option<&str>) -> Option<&[Rules]> {
+        match self {
+            Self::Http { policies, .. } => Some(policies),
+            Self::Opaque(opaque) => opaque.chain(server_name).map(|chain| &*chain.policies),
+        }
+    }
+}
+
+impl Opaque {
+    /// What is done with a connection whose client asks for this name; the most specific one counts.
+    #[must_use]
+    pub fn chain(&self, name: Option<&str>) -> Option<&Arc<Chain>> {
+        let fits = |(wanted, _): &&(ServerName, Arc<Chain>)| match (wanted, name) {
+            (ServerName::Exact(exact), Some(name)) => name == exact,
+            (ServerName::Below(parent), Some(name)) => name.len() > parent.len() && name.ends_with(parent.as_str()),
+            (_, None) => false,
+        };
+        let rank = |(wanted, _): &&(ServerName, Arc<Chain>)| match wanted {
+            ServerName::Exact(_) => usize::MAX,
+            ServerName::Below(parent) => parent.len(),
+        };
+        let named = self.named.iter().filter(fits).max_by_key(rank).map(|(_, chain)| chain);
+        named.or(self.others.as_ref())
+    }
+
+    /// Whether the names that TLS clients ask for matter.
+    #[must_use]
+    pub fn reads_names(&self) -> bool {
+        !self.named.is_empty()
+    }
+
+    /// Clusters that connections may be sent to.
+    pub fn clusters(&self) -> impl Iterator<Item = &String> {
+        let all = self.named.iter().map(|(_, chain)| chain).chain(&self.others);
+        all.flat_map(|chain| chain.clusters.iter())
+    }
 }
 
 /// Alternatives with weights.
@@ -302,6 +367,28 @@ pub struct Forward {
     pub retry: Option<Retry>,
     /// Who gets a copy.
     pub mirrors: Vec<Mirror>,
+    /// What tells requests apart where those that belong together go to one endpoint.
+    pub hash: Option<HashBy>,
+}
+
+/// What tells requests apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HashBy {
+    /// A header.
+    Header(HeaderName),
+    /// A cookie.
+    Cookie {
+        /// Its name.
+        name: String,
+        /// For which paths it is.
+        path: String,
+        /// Clients that have none get one for so long; zero is for as long as a browser is open.
+        ttl: Option<Duration>,
+    },
+    /// Where the client is.
+    Source,
+    /// A query parameter.
+    Parameter(String),
 }
 
 /// One share of requests.
@@ -378,21 +465,6 @@ pub enum RedirectPath {
     Full(String),
     /// In place of the part that matched.
     Matched(String),
-}
-
-/// How the endpoints of a cluster are spoken to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cluster {
-    /// Name of its endpoints.
-    pub endpoints: String,
-    /// What they speak.
-    pub protocol: Protocol,
-    /// For an endpoint to accept a connection.
-    pub connect_timeout: Duration,
-    /// Requests under way at once.
-    pub requests: u32,
-    /// Repetitions under way at once.
-    pub retries: u32,
 }
 
 /// What endpoints speak.

@@ -14,8 +14,10 @@ use fairway_core::service::Service;
 use fairway_core::snapshot::Snapshot;
 use fairway_core::workload::Workload;
 use http::{HeaderMap, header};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
+use crate::config::Keepalive;
 use crate::failure::Failure;
 use crate::waypoint::Waypoint;
 
@@ -67,7 +69,13 @@ pub fn workload_at(
 ///
 /// # Errors
 /// Why there is none.
-pub async fn open(waypoint: &Waypoint, local: &Workload, plan: &Plan, client: &Client) -> Result<Opened, Failure> {
+pub async fn open(
+    waypoint: &Waypoint,
+    local: &Workload,
+    plan: &Plan,
+    client: &Client,
+    keepalive: Option<Keepalive>,
+) -> Result<Opened, Failure> {
     match plan {
         Plan::Tunnel { hop, workload, service } => {
             let key = key(local, hop, workload);
@@ -77,12 +85,30 @@ pub async fn open(waypoint: &Waypoint, local: &Workload, plan: &Plan, client: &C
         }
         Plan::Direct { address, .. } | Plan::Passthrough { address, .. } => {
             let stream = waypoint.sockets.connect(*address).await.map_err(|error| Failure::from(&error))?;
+            if let Some(keepalive) = keepalive {
+                probe(&stream, keepalive).map_err(|error| Failure::new(Reason::UpstreamConnectFailed, error))?;
+            }
             Ok(Opened::Plain(stream))
         }
         Plan::ViaWaypoint { .. } => Err(Failure::new(Reason::UnknownWaypoint, "a waypoint behind a waypoint")),
         Plan::ViaGateway { .. } => Err(Failure::new(Reason::WrongNetwork, "the endpoint is in another network")),
         Plan::Resolve { hostname, .. } => Err(Failure::new(Reason::DnsFailed, hostname)),
     }
+}
+
+/// A tunnel is the mesh's own, and probed as such; only who is spoken to in clear text is probed as its cluster says.
+fn probe(stream: &TcpStream, keepalive: Keepalive) -> std::io::Result<()> {
+    let mut probes = TcpKeepalive::new();
+    if let Some(time) = keepalive.time {
+        probes = probes.with_time(time);
+    }
+    if let Some(interval) = keepalive.interval {
+        probes = probes.with_interval(interval);
+    }
+    if let Some(count) = keepalive.probes {
+        probes = probes.with_retries(count);
+    }
+    SockRef::from(stream).set_tcp_keepalive(&probes)
 }
 
 /// The plan for an endpoint at `address`. One that the mesh does not know is not spoken to: it could be one that must not be

@@ -2,8 +2,10 @@
 //! say.
 
 pub mod admin;
+pub mod affinity;
 pub mod app;
 pub mod body;
+pub mod client_hello;
 pub mod config;
 pub mod cors;
 pub mod dial;

@@ -1,11 +1,27 @@
-//! How busy each cluster is: whose turn it is, and whether one more request or repetition is too many.
+//! How busy each cluster is: who is next, and whether one more request, repetition or connection is too many.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use crate::config::{Assignment, Cluster};
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
+pub use outliers::Outcome;
+use outliers::Record;
+use places::Places;
+pub use places::hash;
+
+use crate::config::{Assignment, Balancer, Cluster};
+
+mod outliers;
+mod places;
+
+#[cfg(test)]
+mod tests;
 
 /// Repetitions that may be under way at once in any case, so that a quiet service has some.
 const RETRIES_AT_LEAST: u32 = 3;
@@ -17,7 +33,23 @@ const REQUESTS_FOR_A_RETRY: u32 = 5;
 pub struct Load {
     requests: AtomicU32,
     retries: AtomicU32,
+    waiting: AtomicU32,
+    connections: AtomicU32,
     turn: AtomicUsize,
+    /// Wakes who waits for a connection when one has ended or may be used again.
+    freed: Notify,
+    /// Requests under way to each endpoint, where that decides who is next.
+    busy: Mutex<HashMap<SocketAddr, Arc<AtomicU32>>>,
+    record: Mutex<Record>,
+    built: Mutex<Option<Arc<Built>>>,
+}
+
+/// Places of the endpoints of an assignment, for each priority.
+#[derive(Debug)]
+struct Built {
+    assignment: Arc<Assignment>,
+    balancer: Balancer,
+    places: Vec<Option<Places>>,
 }
 
 /// All clusters that were ever asked for.
@@ -29,28 +61,62 @@ pub struct Loads(Mutex<HashMap<Arc<str>, Arc<Load>>>);
 pub struct UnderWay {
     load: Arc<Load>,
     counter: fn(&Load) -> &AtomicU32,
+    /// Whether somebody may be waiting for its end.
+    wakes: bool,
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
         (self.counter)(&self.load).fetch_sub(1, Ordering::Relaxed);
+        if self.wakes {
+            self.load.free();
+        }
     }
+}
+
+/// A request under way to one endpoint; over when this is dropped.
+#[derive(Debug)]
+pub struct Busy(Arc<AtomicU32>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What an endpoint is wanted for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// What the request is told apart by.
+    pub hash: Option<u64>,
+    /// Endpoints that have failed it.
+    pub tried: &'a [SocketAddr],
+    /// The time.
+    pub now: Instant,
 }
 
 impl Loads {
     /// The cluster of this name.
     #[must_use]
     pub fn of(&self, cluster: &Arc<str>) -> Arc<Load> {
-        let mut loads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut loads = lock(&self.0);
         if let Some(load) = loads.get(cluster) {
             return Arc::clone(load);
         }
         Arc::clone(loads.entry(Arc::clone(cluster)).or_default())
     }
 
-    /// Forgets clusters that are not `wanted` any more.
-    pub fn keep(&self, wanted: impl Fn(&str) -> bool) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|cluster, _| wanted(cluster));
+    /// Forgets clusters that have no `endpoints` any more, and endpoints that are not among them.
+    pub fn keep<'a>(&self, endpoints: impl Fn(&str) -> Option<&'a Assignment>) {
+        lock(&self.0).retain(|cluster, load| match endpoints(cluster) {
+            Some(assignment) => {
+                let is_there = |endpoint: &SocketAddr| assignment.priorities.iter().any(|all| all.contains(endpoint));
+                lock(&load.busy).retain(|endpoint, count| Arc::strong_count(count) > 1 || is_there(endpoint));
+                lock(&load.record).keep(is_there);
+                true
+            }
+            None => false,
+        });
     }
 }
 
@@ -58,82 +124,141 @@ impl Load {
     /// Begins a request, unless there are enough.
     #[must_use]
     pub fn request(self: &Arc<Self>, cluster: &Cluster) -> Option<UnderWay> {
-        self.begin(|load| &load.requests, cluster.requests)
+        self.begin(|load| &load.requests, cluster.bounds.requests, false)
     }
 
     /// Begins a repetition, unless there are enough for the requests under way.
     #[must_use]
     pub fn retry(self: &Arc<Self>, cluster: &Cluster) -> Option<UnderWay> {
         let budget = (self.requests.load(Ordering::Relaxed) / REQUESTS_FOR_A_RETRY).max(RETRIES_AT_LEAST);
-        self.begin(|load| &load.retries, budget.min(cluster.retries))
+        self.begin(|load| &load.retries, budget.min(cluster.bounds.retries), false)
     }
 
-    fn begin(self: &Arc<Self>, counter: fn(&Self) -> &AtomicU32, most: u32) -> Option<UnderWay> {
+    /// Begins to wait for a connection, unless enough do.
+    #[must_use]
+    pub fn wait(self: &Arc<Self>, cluster: &Cluster) -> Option<UnderWay> {
+        self.begin(|load| &load.waiting, cluster.bounds.waiting, false)
+    }
+
+    /// Begins a connection, unless there are enough.
+    #[must_use]
+    pub fn connect(self: &Arc<Self>, cluster: &Cluster) -> Option<UnderWay> {
+        self.begin(|load| &load.connections, cluster.bounds.connections, true)
+    }
+
+    fn begin(self: &Arc<Self>, counter: fn(&Self) -> &AtomicU32, most: u32, wakes: bool) -> Option<UnderWay> {
         let more = |now: u32| (now < most).then(|| now + 1);
         counter(self).fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some(UnderWay { load: Arc::clone(self), counter })
+        Some(UnderWay { load: Arc::clone(self), counter, wakes })
     }
 
-    /// The endpoint whose turn it is: of the first priority that has one that was not `tried`, or else any.
+    /// Resolves when a connection has ended or may be used again.
+    pub fn freed(&self) -> Notified<'_> {
+        self.freed.notified()
+    }
+
+    /// Somebody who waits for a connection may look again.
+    pub fn free(&self) {
+        self.freed.notify_waiters();
+    }
+
+    /// Begins a request to `endpoint`, where it matters how many it has.
     #[must_use]
-    pub fn pick(&self, assignment: &Assignment, tried: &[SocketAddr]) -> Option<SocketAddr> {
+    pub fn busy(&self, cluster: &Cluster, endpoint: SocketAddr) -> Option<Busy> {
+        (cluster.balancer == Balancer::LeastRequest).then(|| {
+            let count = Arc::clone(lock(&self.busy).entry(endpoint).or_default());
+            count.fetch_add(1, Ordering::Relaxed);
+            Busy(count)
+        })
+    }
+
+    /// Notes what came of asking `endpoint`; whether it is left out from now on.
+    pub fn note(
+        &self,
+        cluster: &Cluster,
+        assignment: &Assignment,
+        endpoint: SocketAddr,
+        outcome: Outcome,
+        now: Instant,
+    ) -> bool {
+        let Some(policy) = &cluster.outliers else { return false };
+        let count = assignment.priorities.iter().map(Vec::len).sum();
+        lock(&self.record).note(policy, count, endpoint, outcome, now)
+    }
+
+    /// The endpoint that is next: of the first priority that has one that was not tried, or else any. `draw` is any number
+    /// below the one it is given.
+    #[must_use]
+    pub fn pick(
+        &self,
+        cluster: &Cluster,
+        assignment: &Arc<Assignment>,
+        wanted: &Wanted<'_>,
+        draw: &mut dyn FnMut(usize) -> usize,
+    ) -> Option<SocketAddr> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let untried = |endpoints: &&Vec<SocketAddr>| endpoints.iter().any(|endpoint| !tried.contains(endpoint));
-        let all = &assignment.priorities;
-        let endpoints = all.iter().find(untried).or_else(|| all.iter().find(|endpoints| !endpoints.is_empty()))?;
-        let count = endpoints.len();
-        let order = (0..count).filter_map(|step| endpoints.get((turn.wrapping_add(step)) % count));
-        let mut order = order.copied().peekable();
-        let first = order.peek().copied();
-        order.find(|endpoint| !tried.contains(endpoint)).or(first)
+        let untried = |endpoint: &SocketAddr| !wanted.tried.contains(endpoint);
+        let find = |is_good: &dyn Fn(&[SocketAddr]) -> bool| {
+            let mut priorities = assignment.priorities.iter().enumerate();
+            priorities.find_map(|(priority, all)| {
+                let used = self.used(cluster, all, wanted.now);
+                is_good(&used).then_some((priority, used))
+            })
+        };
+        let fresh = find(&|used| used.iter().any(untried));
+        let has_fresh = fresh.is_some();
+        let (priority, used) = fresh.or_else(|| find(&|used| !used.is_empty()))?;
+        let may = |endpoint: &SocketAddr| !has_fresh || untried(endpoint);
+        let count = used.len();
+        let from = |start: usize| {
+            let order = (0..count).filter_map(|step| used.get(start.wrapping_add(step) % count));
+            order.copied().find(may)
+        };
+        match (cluster.balancer, wanted.hash) {
+            (Balancer::RoundRobin, _) => from(turn),
+            (Balancer::LeastRequest, _) => {
+                let (one, other) = (from(draw(count))?, from(draw(count))?);
+                let busy = lock(&self.busy);
+                let under_way = |it: &SocketAddr| busy.get(it).map_or(0, |count| count.load(Ordering::Relaxed));
+                Some(if under_way(&other) < under_way(&one) { other } else { one })
+            }
+            (Balancer::Ring(_) | Balancer::Table(_), Some(hash)) => {
+                let built = self.built(cluster.balancer, assignment);
+                let all = assignment.priorities.get(priority)?;
+                let mut order = built.places.get(priority)?.as_ref()?.from(hash).filter_map(|index| all.get(index));
+                order.find(|endpoint| may(endpoint) && used.contains(endpoint)).copied()
+            }
+            (Balancer::Random | Balancer::Ring(_) | Balancer::Table(_), _) => from(draw(count)),
+        }
+    }
+
+    /// Those of `all` that are not left out; all if that would be too few.
+    fn used<'a>(&self, cluster: &Cluster, all: &'a [SocketAddr], now: Instant) -> Cow<'a, [SocketAddr]> {
+        let Some(policy) = &cluster.outliers else { return all.into() };
+        let record = lock(&self.record);
+        let left: Vec<_> = all.iter().filter(|endpoint| !record.is_out(endpoint, now)).copied().collect();
+        #[expect(clippy::cast_precision_loss, reason = "numbers of endpoints")]
+        let is_panic = (left.len() as f64) * 100.0 < policy.panic_percent * (all.len() as f64);
+        if left.len() == all.len() || is_panic { all.into() } else { left.into() }
+    }
+
+    /// The places of these endpoints, made once.
+    fn built(&self, balancer: Balancer, assignment: &Arc<Assignment>) -> Arc<Built> {
+        let mut place = lock(&self.built);
+        match &*place {
+            Some(built) if built.balancer == balancer && Arc::ptr_eq(&built.assignment, assignment) => {
+                Arc::clone(built)
+            }
+            _ => {
+                let places = assignment.priorities.iter().map(|all| Places::of(balancer, all)).collect();
+                let built = Arc::new(Built { assignment: Arc::clone(assignment), balancer, places });
+                *place = Some(Arc::clone(&built));
+                built
+            }
+        }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-    use crate::config::Protocol;
-
-    fn endpoints(ports: &[&[u16]]) -> Assignment {
-        let one = |port: &u16| SocketAddr::from(([10, 0, 0, 1], *port));
-        Assignment { priorities: ports.iter().map(|ports| ports.iter().map(one).collect()).collect() }
-    }
-
-    #[test]
-    fn turns_go_round_and_leave_out_what_was_tried() {
-        let load = Load::default();
-        let ports = |assignment: &Assignment, tried: &[u16]| -> Vec<u16> {
-            let tried: Vec<_> = tried.iter().map(|port| SocketAddr::from(([10, 0, 0, 1], *port))).collect();
-            (0..4).filter_map(|_| load.pick(assignment, &tried)).map(|endpoint| endpoint.port()).collect()
-        };
-        let two = endpoints(&[&[1, 2], &[3]]);
-        assert_eq!(ports(&two, &[]), [1, 2, 1, 2]);
-        assert_eq!(ports(&two, &[1]), [2, 2, 2, 2]);
-        assert_eq!(ports(&two, &[1, 2]), [3, 3, 3, 3]);
-        assert_eq!(ports(&two, &[1, 2, 3]), [1, 2, 1, 2], "rather one that failed than none");
-        assert_eq!(ports(&endpoints(&[&[], &[3]]), &[]), [3, 3, 3, 3]);
-        assert_eq!(ports(&endpoints(&[&[]]), &[]), Vec::<u16>::new());
-    }
-
-    #[test]
-    fn requests_and_repetitions_are_bounded() {
-        let cluster = |requests, retries| Cluster {
-            endpoints: String::new(),
-            protocol: Protocol::Http1,
-            connect_timeout: Duration::ZERO,
-            requests,
-            retries,
-        };
-        let load = Arc::new(Load::default());
-        let under_way: Vec<_> = (0..30).map(|_| load.request(&cluster(30, 100)).unwrap()).collect();
-        assert!(load.request(&cluster(30, 100)).is_none());
-        let retries: Vec<_> = (0..9).map_while(|_| load.retry(&cluster(30, 100))).collect();
-        assert_eq!(retries.len(), 6, "a fifth of the requests");
-        drop(retries);
-        assert_eq!((0..9).map_while(|_| load.retry(&cluster(30, 2))).collect::<Vec<_>>().len(), 2);
-        drop(under_way);
-        assert_eq!((0..9).map_while(|_| load.retry(&cluster(30, 100))).collect::<Vec<_>>().len(), 3);
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

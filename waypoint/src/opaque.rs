@@ -11,11 +11,14 @@ use h2::Reason as Code;
 use rand::RngExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, sleep_until};
 
-use crate::config::{Listener, Weighted};
+use crate::config::Weighted;
 use crate::dial::{self, Opened};
 use crate::failure::Failure;
+use crate::load::{self, UnderWay, Wanted};
 use crate::rbac;
 use crate::stream::{self, Connection};
 use fairway_core::workload::Workload;
@@ -35,6 +38,17 @@ pub enum Route {
 pub struct Way {
     opened: Opened,
     workload: Option<Arc<Workload>>,
+    /// Held in the endpoint's cluster for as long as the connection lasts.
+    room: Option<UnderWay>,
+}
+
+/// What holds for one connection until its end.
+#[derive(Debug, Default)]
+pub struct Terms {
+    /// The name that a TLS client has asked for, which decides whose policies hold.
+    pub server_name: Option<String>,
+    /// Longest time without a byte in either direction.
+    pub idle: Option<Duration>,
 }
 
 /// Opens a way to an endpoint.
@@ -43,6 +57,7 @@ pub struct Way {
 /// Why there is none.
 pub async fn open(connection: &Connection, route: &Route) -> Result<Way, Failure> {
     let waypoint = &connection.waypoint;
+    let (mut room, mut keepalive) = (None, None);
     let plan = match route {
         Route::Dialled => stream::plan(connection)?,
         Route::Clusters(clusters) => {
@@ -52,12 +67,20 @@ pub async fn open(connection: &Connection, route: &Route) -> Result<Way, Failure
             let cluster = config.clusters.get(name).ok_or_else(nobody)?;
             let endpoints = config.endpoints.get(&cluster.endpoints).ok_or_else(nobody)?;
             let load = waypoint.loads.of(&name.as_str().into());
-            let endpoint = load.pick(endpoints, &[]).ok_or_else(nobody)?;
+            let too_many = || {
+                let most = cluster.bounds.connections;
+                Failure::new(Reason::ConnectionLimit, format!("{most} connections to {name}"))
+            };
+            (room, keepalive) = (Some(load.connect(cluster).ok_or_else(too_many)?), cluster.keepalive);
+            let hash = connection.client.address.ip().to_canonical().to_string();
+            let wanted = Wanted { hash: Some(load::hash(hash.as_bytes())), tried: &[], now: Instant::now().into_std() };
+            let mut draw = |count: usize| rand::rng().random_range(0..count);
+            let endpoint = load.pick(cluster, endpoints, &wanted, &mut draw).ok_or_else(nobody)?;
             dial::plan(&snapshot, &connection.local, connection.bound.service(), endpoint)?
         }
     };
-    let opened = dial::open(waypoint, &connection.local, &plan, &connection.client).await?;
-    Ok(Way { opened, workload: plan.workload().cloned() })
+    let opened = dial::open(waypoint, &connection.local, &plan, &connection.client, keepalive).await?;
+    Ok(Way { opened, workload: plan.workload().cloned(), room })
 }
 
 impl Way {
@@ -74,27 +97,55 @@ impl Way {
     }
 }
 
-#[derive(Default)]
+/// Bytes that were carried, and when the last of them were.
 struct Counted {
     to_endpoint: AtomicU64,
     to_client: AtomicU64,
+    started: Instant,
+    /// Milliseconds after the start.
+    last: AtomicU64,
+}
+
+impl Counted {
+    fn new() -> Self {
+        let (to_endpoint, to_client, last) = Default::default();
+        Self { to_endpoint, to_client, started: Instant::now(), last }
+    }
+
+    fn add(&self, counter: &AtomicU64, bytes: u64) {
+        counter.fetch_add(bytes, Ordering::Relaxed);
+        let elapsed = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last.store(elapsed, Ordering::Relaxed);
+    }
+
+    /// Resolves once no byte has been carried for so long; never where it may last.
+    async fn idle(&self, longest: Option<Duration>) -> Failure {
+        let Some(longest) = longest else { return std::future::pending().await };
+        loop {
+            let end = self.started + Duration::from_millis(self.last.load(Ordering::Relaxed)) + longest;
+            if end <= Instant::now() {
+                return Failure::new(Reason::IdleTimeout, format!("no byte for {longest:?}"));
+            }
+            sleep_until(end).await;
+        }
+    }
 }
 
 impl Meter for Counted {
     fn out_of_application(&self, bytes: u64) {
-        self.to_client.fetch_add(bytes, Ordering::Relaxed);
+        self.add(&self.to_client, bytes);
     }
 
     fn towards_application(&self, bytes: u64) {
-        self.to_endpoint.fetch_add(bytes, Ordering::Relaxed);
+        self.add(&self.to_endpoint, bytes);
     }
 }
 
 /// Carries bytes, those first that were read `ahead` of the client and of the endpoint.
-pub async fn carry(connection: &Connection, mut client: TunnelStream, ahead: (Bytes, Bytes), way: Way) {
+pub async fn carry(connection: &Connection, mut client: TunnelStream, ahead: (Bytes, Bytes), way: Way, terms: &Terms) {
     let waypoint = &connection.waypoint;
-    let Way { mut opened, workload } = way;
-    let counted = Counted::default();
+    let Way { mut opened, workload, room: _room } = way;
+    let counted = Counted::new();
     let mut drain = connection.drain.clone();
     let result = {
         let copied = pin!(async {
@@ -114,7 +165,8 @@ pub async fn carry(connection: &Connection, mut client: TunnelStream, ahead: (By
         });
         tokio::select! {
             copied = copied => copied.map_err(|error| Failure::new(error.reason(), error)),
-            failure = denied_later(connection) => Err(failure),
+            failure = denied_later(connection, terms.server_name.as_deref()) => Err(failure),
+            failure = counted.idle(terms.idle) => Err(failure),
             () = drain.immediate() => Err(Failure::new(Reason::Draining, "the waypoint stops")),
         }
     };
@@ -130,14 +182,14 @@ pub async fn carry(connection: &Connection, mut client: TunnelStream, ahead: (By
 }
 
 /// Resolves when policy changes its mind.
-async fn denied_later(connection: &Connection) -> Failure {
+async fn denied_later(connection: &Connection, server_name: Option<&str>) -> Failure {
     let mut changes = connection.waypoint.config.changes();
     loop {
         {
             let config = connection.waypoint.config.load();
             // What is gone from the configuration cannot be asked; its last answer stands.
-            if let Some(Listener::Opaque { policies, .. } | Listener::Http { policies, .. }) =
-                config.listeners.get(&connection.listener).map(|listener| &**listener)
+            let listener = config.listeners.get(&connection.listener);
+            if let Some(policies) = listener.and_then(|listener| listener.policies(server_name))
                 && let Err(denial) = rbac::judge(policies, &connection.facts())
             {
                 return stream::denied(&denial);
@@ -155,8 +207,10 @@ async fn between_tunnels(
     (from_client, from_endpoint): (Bytes, Bytes),
     counted: &Counted,
 ) -> Result<(), CopyError> {
-    let outward = one_way(&mut client.receiver, &mut endpoint.sender, from_client, &counted.to_endpoint);
-    let inward = one_way(&mut endpoint.receiver, &mut client.sender, from_endpoint, &counted.to_client);
+    let count = |bytes| counted.towards_application(bytes);
+    let outward = one_way(&mut client.receiver, &mut endpoint.sender, from_client, count);
+    let count = |bytes| counted.out_of_application(bytes);
+    let inward = one_way(&mut endpoint.receiver, &mut client.sender, from_endpoint, count);
     tokio::try_join!(outward, inward)?;
     Ok(())
 }
@@ -165,7 +219,7 @@ async fn one_way(
     from: &mut TunnelReceiver,
     to: &mut TunnelSender,
     first: Bytes,
-    counted: &AtomicU64,
+    count: impl Fn(u64),
 ) -> Result<(), StreamError> {
     let mut next = Some(first).filter(|first| !first.is_empty());
     loop {
@@ -186,7 +240,7 @@ async fn one_way(
         };
         let length = bytes.len();
         to.send_all(bytes).await?;
-        counted.fetch_add(u64::try_from(length).unwrap_or(u64::MAX), Ordering::Relaxed);
+        count(u64::try_from(length).unwrap_or(u64::MAX));
         // The last bytes of a stream that has ended need no credit.
         let _ = from.consumed(length);
     }

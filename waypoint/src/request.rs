@@ -11,8 +11,9 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request};
 use hyper::body::Incoming;
 use rand::RngExt;
 
+use crate::affinity;
 use crate::body::{Body, Ending};
-use crate::config::{Action, Edits, Listener, MILLION};
+use crate::config::{Action, Edits, Listener, MILLION, Manner, Put};
 use crate::cors::{self, Told};
 use crate::edits;
 use crate::facts::{Facts, Head};
@@ -146,6 +147,14 @@ async fn walk(
                 Some(host) => host.clone(),
                 None => HeaderValue::try_from(&done.authority).map_err(|error| bad(&error))?,
             };
+            let fresh = || identifier(rand::random());
+            let source = connection.client.address.ip();
+            let affinity =
+                forward.hash.as_ref().map(|by| affinity::decide(by, &head, source, fresh)).unwrap_or_default();
+            if let Some(value) = affinity.cookie {
+                let put = vec![Put { name: header::SET_COOKIE, value, manner: Manner::Append }];
+                response_edits.push(Edits { remove: Vec::new(), put });
+            }
             let is_http2 = parts.version == Version::HTTP_2;
             let outgoing = Outgoing {
                 method: parts.method.clone(),
@@ -153,10 +162,11 @@ async fn walk(
                 host,
                 headers: onward(connection, parts, upgrade.as_ref()),
                 is_http2,
+                hash: affinity.hash,
             };
             let outgoing = outgoing.edited(&route.request);
-            let answered =
-                forward::send(connection, &config, forward, outgoing, body, upgrade.map(|it| it.client), done).await?;
+            let client = upgrade.map(|it| it.client);
+            let answered = forward::send(connection, &config, forward, outgoing, body, client, done).await?;
             response_edits.insert(0, answered.edits.clone());
             Ok(Answer::Endpoint(Box::new(answered)))
         }

@@ -19,12 +19,13 @@ use http::HeaderMap;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Duration, timeout};
 
+use crate::client_hello::{self, Hello};
 use crate::config::{Config, Listener, Rules};
 use crate::dial::{self, Client};
 use crate::facts::Facts;
 use crate::failure::Failure;
 use crate::http_server;
-use crate::opaque::{self, Route};
+use crate::opaque::{self, Route, Terms};
 use crate::rbac;
 use crate::sniff::{self, Speech};
 use crate::telemetry::AtHand;
@@ -33,6 +34,8 @@ use crate::waypoint::Waypoint;
 /// How long a client that says nothing is taken for one that waits for the server to begin. Only then is a server connected
 /// that may turn out not to be needed; whoever speaks first still decides.
 const SERVER_FIRST: Duration = Duration::from_millis(100);
+/// How long a client of TLS may take to say whom it means; Envoy's bound.
+const HELLO: Duration = Duration::from_secs(15);
 /// Name of the listener for what is addressed to workloads.
 pub(crate) const WORKLOADS: &str = "workloads";
 
@@ -80,8 +83,10 @@ enum Way {
     Http,
     /// Its first bytes tell whether it carries requests.
     Sniff,
+    /// It is passed on as it is, by the name that a TLS client asks for.
+    Named,
     /// It is passed on as it is.
-    Opaque(Vec<Rules>, Route),
+    Opaque(Vec<Rules>, Route, Terms),
 }
 
 impl Stream {
@@ -114,7 +119,8 @@ impl Stream {
         let (waypoint, series) = (Arc::clone(&waypoint), AtHand::default());
         let connection = Arc::new(Connection { waypoint, local, client, bound, listener, lifetime, drain, series });
         match way {
-            Way::Opaque(policies, route) => connection.opaque(incoming, &policies, &route).await,
+            Way::Opaque(policies, route, terms) => connection.opaque(incoming, &policies, &route, &terms).await,
+            Way::Named => connection.named(incoming).await,
             Way::Http => {
                 if let Some((tunnel, ahead, speech)) = connection.listen(incoming).await {
                     connection.http(tunnel, ahead, speech).await;
@@ -142,14 +148,15 @@ fn way(config: &Config, bound: &Bound) -> Result<(String, Way), Failure> {
     let way = match config.listeners.get(&name).map(|listener| &**listener) {
         Some(Listener::Http { .. }) if protocol == AppProtocol::Unknown => Way::Sniff,
         Some(Listener::Http { .. }) => Way::Http,
-        Some(Listener::Opaque { policies, .. }) if matches!(bound, Bound::Workload { .. }) => {
-            Way::Opaque(policies.clone(), Route::Dialled)
-        }
-        Some(Listener::Opaque { policies, clusters }) => {
-            Way::Opaque(policies.clone(), Route::Clusters(clusters.clone()))
+        Some(Listener::Opaque(opaque)) if opaque.reads_names() => Way::Named,
+        Some(Listener::Opaque(opaque)) => {
+            let chain = opaque.chain(None).ok_or_else(|| missing(&name))?;
+            let is_dialled = matches!(bound, Bound::Workload { .. });
+            let route = if is_dialled { Route::Dialled } else { Route::Clusters(chain.clusters.clone()) };
+            Way::Opaque(chain.policies.clone(), route, Terms { server_name: None, idle: chain.idle })
         }
         // The controller says that there is nothing to be said of it.
-        None if is_opaque && config.absent.contains(&name) => Way::Opaque(Vec::new(), Route::Dialled),
+        None if is_opaque && config.absent.contains(&name) => Way::Opaque(Vec::new(), Route::Dialled, Terms::default()),
         None => return Err(missing(&name)),
     };
     Ok((name, way))
@@ -168,7 +175,7 @@ impl Connection {
     }
 
     /// Policy, then the endpoint, then 200.
-    async fn opaque(&self, incoming: Incoming, policies: &[Rules], route: &Route) {
+    async fn opaque(&self, incoming: Incoming, policies: &[Rules], route: &Route, terms: &Terms) {
         if let Err(denial) = rbac::judge(policies, &self.facts()) {
             let failure = denied(&denial);
             incoming.refuse(failure.reason);
@@ -182,15 +189,48 @@ impl Connection {
             }
         };
         if let Ok(tunnel) = incoming.accept(describe(&self.local)) {
-            opaque::carry(self, tunnel, (Bytes::new(), Bytes::new()), way).await;
+            opaque::carry(self, tunnel, (Bytes::new(), Bytes::new()), way, terms).await;
         }
+    }
+
+    /// 200, then the name that the client asks for, policy, and the endpoint.
+    async fn named(&self, incoming: Incoming) {
+        let Ok(mut tunnel) = incoming.accept(describe(&self.local)) else { return };
+        let mut ahead = BytesMut::new();
+        let begun = |bytes: &[u8]| Some(client_hello::read(bytes)).filter(|hello| *hello != Hello::Incomplete);
+        let opened = match timeout(HELLO, hear(&mut tunnel, &mut ahead, begun, Hello::Other)).await {
+            Ok(None) => return,
+            Ok(Some(hello)) => self.opened_by_name(hello).await,
+            Err(_elapsed) => Err(Failure::new(Reason::TimedOut, format!("no name of TLS within {HELLO:?}"))),
+        };
+        match opened {
+            Ok((way, terms)) => opaque::carry(self, tunnel, (ahead.freeze(), Bytes::new()), way, &terms).await,
+            Err(failure) => {
+                self.waypoint.telemetry.connection(self, None, (0, 0), Some(&failure));
+                tunnel.abort();
+            }
+        }
+    }
+
+    async fn opened_by_name(&self, hello: Hello) -> Result<(opaque::Way, Terms), Failure> {
+        let server_name = if let Hello::Name(name) = hello { Some(name) } else { None };
+        let config = self.waypoint.config.load();
+        let chain = match config.listeners.get(&self.listener).map(|listener| &**listener) {
+            Some(Listener::Opaque(opaque)) => opaque.chain(server_name.as_deref()),
+            _ => return Err(Failure::new(Reason::DestinationUnknown, &self.listener)),
+        };
+        let asked = || format!("TLS for {}", server_name.as_deref().unwrap_or("no name"));
+        let chain = chain.ok_or_else(|| Failure::new(Reason::RouteNotFound, asked()))?;
+        rbac::judge(&chain.policies, &self.facts()).map_err(|denial| denied(&denial))?;
+        let way = opaque::open(self, &Route::Clusters(chain.clusters.clone())).await?;
+        Ok((way, Terms { server_name, idle: chain.idle }))
     }
 
     /// The first bytes of a client that has to speak first.
     async fn listen(&self, incoming: Incoming) -> Option<(TunnelStream, Bytes, Speech)> {
         let mut tunnel = incoming.accept(describe(&self.local)).ok()?;
         let mut ahead = BytesMut::new();
-        let speech = hear(&mut tunnel, &mut ahead).await?;
+        let speech = hear(&mut tunnel, &mut ahead, spoken, Speech::Unclear).await?;
         Some((tunnel, ahead.freeze(), speech))
     }
 
@@ -211,7 +251,7 @@ impl Connection {
     async fn sniff(self: Arc<Self>, incoming: Incoming) {
         let Ok(mut tunnel) = incoming.accept(describe(&self.local)) else { return };
         let mut ahead = BytesMut::new();
-        let heard = timeout(SERVER_FIRST, hear(&mut tunnel, &mut ahead)).await;
+        let heard = timeout(SERVER_FIRST, hear(&mut tunnel, &mut ahead, spoken, Speech::Unclear)).await;
         match heard {
             Ok(None) => return,
             Ok(Some(speech @ (Speech::Http1 | Speech::Http2))) => {
@@ -225,8 +265,9 @@ impl Connection {
         };
         // What needs a request to be known is missing here, and does not widen access.
         let config = self.waypoint.config.load();
-        let policies = match config.listeners.get(&self.listener).map(|listener| &**listener) {
-            Some(Listener::Http { policies, .. } | Listener::Opaque { policies, .. }) => policies,
+        let listener = config.listeners.get(&self.listener);
+        let policies = match listener.and_then(|listener| listener.policies(None)) {
+            Some(policies) => policies,
             None => return refused(tunnel, &Failure::new(Reason::DestinationUnknown, &self.listener)),
         };
         let way = match rbac::judge(policies, &self.facts()) {
@@ -238,42 +279,53 @@ impl Connection {
             Err(failure) if heard.is_ok() => return refused(tunnel, &failure),
             // The client may still turn out to speak HTTP, about which more can be known.
             Err(failure) => {
-                return match hear(&mut tunnel, &mut ahead).await {
+                return match hear(&mut tunnel, &mut ahead, spoken, Speech::Unclear).await {
                     Some(speech @ (Speech::Http1 | Speech::Http2)) => self.http(tunnel, ahead.freeze(), speech).await,
                     _ => refused(tunnel, &failure),
                 };
             }
         };
         if heard.is_ok() {
-            return opaque::carry(&self, tunnel, (ahead.freeze(), Bytes::new()), way).await;
+            return opaque::carry(&self, tunnel, (ahead.freeze(), Bytes::new()), way, &Terms::default()).await;
         }
         tokio::select! {
             spoken = way.first_bytes() => {
                 let spoken = spoken.unwrap_or_default();
-                opaque::carry(&self, tunnel, (ahead.freeze(), spoken), way).await;
+                opaque::carry(&self, tunnel, (ahead.freeze(), spoken), way, &Terms::default()).await;
             }
-            heard = hear(&mut tunnel, &mut ahead) => match heard {
+            heard = hear(&mut tunnel, &mut ahead, spoken, Speech::Unclear) => match heard {
                 Some(speech @ (Speech::Http1 | Speech::Http2)) => self.http(tunnel, ahead.freeze(), speech).await,
-                Some(_) => opaque::carry(&self, tunnel, (ahead.freeze(), Bytes::new()), way).await,
+                Some(_) => {
+                    opaque::carry(&self, tunnel, (ahead.freeze(), Bytes::new()), way, &Terms::default()).await;
+                }
                 None => {}
             },
         }
     }
 }
 
-/// Reads until it is clear what is spoken. None when the client has broken off. Safe to cancel and call again.
-async fn hear(tunnel: &mut TunnelStream, ahead: &mut BytesMut) -> Option<Speech> {
+/// Reads until `begun` knows what the first bytes are; `unclear` where the client says no more. None when it has broken off.
+/// Safe to cancel and call again.
+async fn hear<T>(
+    tunnel: &mut TunnelStream,
+    ahead: &mut BytesMut,
+    begun: impl Fn(&[u8]) -> Option<T>,
+    unclear: T,
+) -> Option<T> {
     loop {
-        match sniff::classify(ahead) {
-            Speech::Unclear => {}
-            speech => return Some(speech),
+        if let Some(known) = begun(ahead) {
+            return Some(known);
         }
         match tunnel.receiver.receive().await {
             Ok(Some(bytes)) => ahead.extend_from_slice(&bytes),
-            Ok(None) => return Some(Speech::Unclear),
+            Ok(None) => return Some(unclear),
             Err(_broken) => return None,
         }
     }
+}
+
+fn spoken(first: &[u8]) -> Option<Speech> {
+    Some(sniff::classify(first)).filter(|speech| *speech != Speech::Unclear)
 }
 
 /// The failure of a denial.

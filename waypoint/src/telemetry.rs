@@ -21,6 +21,7 @@ const TCP_CLOSED: &str = "istio_tcp_connections_closed_total";
 const TCP_SENT: &str = "istio_tcp_sent_bytes_total";
 const TCP_RECEIVED: &str = "istio_tcp_received_bytes_total";
 const REFUSED: &str = "fairway_waypoint_tunnels_refused_total";
+const LEFT_OUT: &str = "fairway_waypoint_endpoints_left_out_total";
 const MIRRORED: &str = "fairway_waypoint_mirrored_requests_total";
 
 /// Upper bounds in milliseconds and bytes, as Istio's waypoints have them.
@@ -151,6 +152,7 @@ impl Telemetry {
         metrics.describe(TCP_RECEIVED, "Bytes of these towards endpoints.");
         metrics
             .describe(REFUSED, "Tunnels and streams in them that were refused before it was known what they are for.");
+        metrics.describe(LEFT_OUT, "Times that an endpoint was left out for a while, as it kept failing.");
         metrics
             .describe(MIRRORED, "Copies of requests, and those that could not be made because the body is too long.");
         Self { metrics: metrics.clone() }
@@ -174,6 +176,12 @@ impl Telemetry {
             src.addr = %peer, src.identity = client.as_str(), error = failure.detail, reason = failure.reason.label(),
             hint = failure.reason.hint(), "connection failed"
         );
+    }
+
+    /// An endpoint is left out for a while, as it keeps failing.
+    pub fn left_out(&self, cluster: &str, endpoint: SocketAddr) {
+        self.metrics.counter(LEFT_OUT, &[]).increment(1);
+        tracing::warn!(cluster, %endpoint, "an endpoint keeps failing and is left out for a while");
     }
 
     /// A copy of a request was sent, or could not be.

@@ -207,16 +207,16 @@ impl Served {
     }
 
     pub(crate) fn cluster(&mut self, name: &str, protocol: Protocol, endpoints: &[SocketAddr]) {
-        let cluster = Cluster {
-            endpoints: name.to_owned(),
-            protocol,
-            connect_timeout: Duration::from_secs(10),
-            requests: 100,
-            retries: 100,
-        };
+        let cluster = Cluster { protocol, ..Cluster::named(name) };
         self.config.clusters.insert(name.to_owned(), Arc::new(cluster));
         let assignment = Assignment { priorities: vec![endpoints.to_vec()] };
         self.config.endpoints.insert(name.to_owned(), Arc::new(assignment));
+    }
+
+    /// The cluster of this name, changed and in force.
+    pub(crate) fn change_cluster(&mut self, name: &str, change: impl FnOnce(&mut Cluster)) {
+        change(Arc::make_mut(self.config.clusters.get_mut(name).unwrap()));
+        self.publish();
     }
 
     /// Opens a stream of the client to `authority`.
@@ -335,6 +335,7 @@ pub(crate) fn route_to(cluster: &str) -> Route {
         timeout: None,
         retry: None,
         mirrors: Vec::new(),
+        hash: None,
     };
     Route {
         name: "shop/route/0".into(),

@@ -23,6 +23,8 @@ use crate::config::{
 use crate::testing::{PATIENCE, Served, WEB, answer, forwarding, get, origin, own_address, route_to, speak};
 
 mod before;
+mod endpoints;
+mod streams;
 
 fn web(port: u16) -> String {
     format!("{WEB}:{port}")

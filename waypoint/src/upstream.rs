@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,13 +18,15 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
+use crate::config::{Cluster, Reuse};
 use crate::dial::{self, Opened};
 use crate::failure::Failure;
+use crate::load::{Load, UnderWay};
 use crate::replay::Attempt;
 use crate::stream::Connection;
 
-/// A connection that carries nothing is closed after this; less than most servers wait for the next request.
-const IDLE: Duration = Duration::from_secs(30);
+/// How often connections are looked at that wait for requests.
+const SWEEP: Duration = Duration::from_secs(1);
 /// Connections of one client to one endpoint that wait for requests: more than programs commonly have open.
 const IDLE_EACH: usize = 64;
 /// Header bytes of an answer over HTTP/1.1, and of one over HTTP/2: what Envoy allows.
@@ -36,6 +39,8 @@ const WINDOWS: (u32, u32) = (256 * 1024, 1024 * 1024);
 /// What a connection is for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
+    /// Of which cluster.
+    pub cluster: Arc<str>,
     /// Which endpoint.
     pub endpoint: SocketAddr,
     /// Whether HTTP/2 is spoken.
@@ -46,17 +51,37 @@ pub struct Key {
     pub address: IpAddr,
 }
 
-/// A connection that takes a request.
-pub enum Sender {
+/// A connection that takes requests.
+pub struct Upstream {
+    sender: Sender,
+    begun: Instant,
+    reuse: Reuse,
+    /// How many it has carried; held by everybody who uses it now.
+    requests: Arc<AtomicU32>,
+    /// After that, so that who is woken finds the connection unused.
+    load: Wakes,
+}
+
+/// Wakes who waits for a connection of the cluster when this one is let go of.
+#[derive(Clone)]
+struct Wakes(Arc<Load>);
+
+impl Drop for Wakes {
+    fn drop(&mut self) {
+        self.0.free();
+    }
+}
+
+enum Sender {
     /// One request at a time.
     Http1(http1::SendRequest<Attempt>),
     /// Many.
     Http2(http2::SendRequest<Attempt>),
 }
 
-/// Connections that wait for requests.
+/// Connections that wait for requests, and since when.
 #[derive(Default)]
-pub struct Upstreams(Mutex<HashMap<Key, Vec<(Sender, Instant)>>>);
+pub struct Upstreams(Mutex<HashMap<Key, Vec<(Upstream, Instant)>>>);
 
 /// A request that was not answered.
 pub struct Unsent {
@@ -66,19 +91,46 @@ pub struct Unsent {
     pub untouched: bool,
 }
 
-impl Sender {
+/// Whether a connection has carried enough requests, lasted long enough, or waited too long for the next request.
+fn is_spent(reuse: &Reuse, requests: u32, age: Duration, idle: Duration) -> bool {
+    reuse.requests.is_some_and(|most| requests >= most)
+        || reuse.life.is_some_and(|longest| age >= longest)
+        || reuse.idle.is_some_and(|longest| idle >= longest)
+}
+
+impl Upstream {
     async fn ready(&mut self) -> bool {
-        match self {
-            Self::Http1(sender) => sender.ready().await.is_ok(),
-            Self::Http2(sender) => sender.ready().await.is_ok(),
+        match &mut self.sender {
+            Sender::Http1(sender) => sender.ready().await.is_ok(),
+            Sender::Http2(sender) => sender.ready().await.is_ok(),
         }
     }
 
-    fn is_closed(&self) -> bool {
-        match self {
-            Self::Http1(sender) => sender.is_closed(),
-            Self::Http2(sender) => sender.is_closed(),
-        }
+    /// Whether it takes no more requests; it has waited since `since`, if nobody uses it.
+    fn is_over(&self, since: Instant) -> bool {
+        let is_closed = match &self.sender {
+            Sender::Http1(sender) => sender.is_closed(),
+            Sender::Http2(sender) => sender.is_closed(),
+        };
+        let idle = if self.is_unused() { since.elapsed() } else { Duration::ZERO };
+        is_closed || is_spent(&self.reuse, self.requests.load(Ordering::Relaxed), self.begun.elapsed(), idle)
+    }
+
+    /// Whether nobody else has it.
+    fn is_unused(&self) -> bool {
+        Arc::strong_count(&self.requests) == 1
+    }
+
+    /// The same connection once more, where it carries many requests.
+    fn shared(&self) -> Option<Self> {
+        let Sender::Http2(sender) = &self.sender else { return None };
+        Some(Self {
+            sender: Sender::Http2(sender.clone()),
+            begun: self.begun,
+            reuse: self.reuse,
+            requests: Arc::clone(&self.requests),
+            load: self.load.clone(),
+        })
     }
 
     /// Sends a request.
@@ -90,54 +142,77 @@ impl Sender {
             let untouched = error.take_message().is_some();
             Unsent { error: error.into_error(), untouched }
         };
-        match self {
-            Self::Http1(sender) => sender.try_send_request(request).await.map_err(unsent),
-            Self::Http2(sender) => sender.try_send_request(request).await.map_err(unsent),
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        match &mut self.sender {
+            Sender::Http1(sender) => sender.try_send_request(request).await.map_err(unsent),
+            Sender::Http2(sender) => sender.try_send_request(request).await.map_err(unsent),
         }
     }
 }
 
 impl Upstreams {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Vec<(Sender, Instant)>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Vec<(Upstream, Instant)>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A connection that is there already and can take a request.
-    pub async fn take(&self, key: &Key) -> Option<Sender> {
+    pub async fn take(&self, key: &Key) -> Option<Upstream> {
         loop {
-            let mut sender = {
+            let mut upstream = {
                 let mut all = self.lock();
                 let waiting = all.get_mut(key)?;
-                match waiting.last_mut() {
-                    // Shared: it stays for others.
-                    Some((Sender::Http2(sender), since)) if !sender.is_closed() => {
+                waiting.retain(|(upstream, since)| !upstream.is_over(*since));
+                let (last, since) = waiting.last_mut()?;
+                match last.shared() {
+                    // It stays for others.
+                    Some(shared) => {
                         *since = Instant::now();
-                        Sender::Http2(sender.clone())
+                        shared
                     }
-                    Some(_) => waiting.pop()?.0,
-                    None => return None,
+                    None => waiting.pop()?.0,
                 }
             };
-            if sender.ready().await {
-                return Some(sender);
+            if upstream.ready().await {
+                return Some(upstream);
             }
-            self.lock().get_mut(key)?.retain(|(sender, _)| !sender.is_closed());
         }
     }
 
-    /// Keeps a connection for the next request.
-    pub fn put(&self, key: Key, sender: Sender) {
+    /// Keeps a connection for the next request, if it takes one at a time; those that take many are here already.
+    pub fn put(&self, key: Key, upstream: Upstream) {
+        // Wakes once the connection is where it can be found.
+        let _wakes = upstream.load.clone();
+        if matches!(upstream.sender, Sender::Http1(_)) {
+            let mut all = self.lock();
+            let (waiting, now) = (all.entry(key).or_default(), Instant::now());
+            if !upstream.is_over(now) && waiting.len() < IDLE_EACH {
+                waiting.push((upstream, now));
+            }
+        }
+    }
+
+    /// Lets further requests use a new connection, if it takes many.
+    pub fn share(&self, key: &Key, upstream: &Upstream) {
+        let now = Instant::now();
+        if let Some(shared) = upstream.shared().filter(|shared| !shared.is_over(now)) {
+            self.lock().entry(key.clone()).or_default().push((shared, now));
+        }
+    }
+
+    /// Lets go of a connection of this cluster that nobody uses, so that there is room for another one.
+    pub fn give_up(&self, cluster: &Arc<str>) {
         let mut all = self.lock();
-        let waiting = all.entry(key).or_default();
-        if !sender.is_closed() && waiting.len() < IDLE_EACH {
-            waiting.push((sender, Instant::now()));
+        for (_, waiting) in all.iter_mut().filter(|(key, _)| key.cluster == *cluster) {
+            if let Some(unused) = waiting.iter().position(|(upstream, _)| upstream.is_unused()) {
+                return drop(waiting.remove(unused));
+            }
         }
     }
 
     /// Lets go of what has waited too long.
     pub fn sweep(&self) {
         self.lock().retain(|_, waiting| {
-            waiting.retain(|(sender, since)| !sender.is_closed() && since.elapsed() < IDLE);
+            waiting.retain(|(upstream, since)| !upstream.is_over(*since));
             !waiting.is_empty()
         });
     }
@@ -150,30 +225,44 @@ impl Upstreams {
 
     /// Sweeps for as long as the process runs.
     pub async fn keep_tidy(waypoint: Arc<crate::waypoint::Waypoint>) {
-        let mut ticks = tokio::time::interval(IDLE / 3);
+        let mut ticks = tokio::time::interval(SWEEP);
         loop {
             ticks.tick().await;
             waypoint.upstreams.sweep();
             let config = waypoint.config.load();
-            waypoint.loads.keep(|cluster| config.clusters.contains_key(cluster));
+            waypoint.loads.keep(|cluster| {
+                let cluster = config.clusters.get(cluster)?;
+                config.endpoints.get(&cluster.endpoints).map(|assignment| &**assignment)
+            });
         }
     }
 }
 
-/// Opens a connection to the endpoint of `plan`, and says whom it has proved to be.
+/// Opens a connection to the endpoint of `plan`, in the place that was kept for it in its cluster, and says whom it has proved
+/// to be.
 ///
 /// # Errors
 /// Why there is none.
-pub async fn open(connection: &Connection, plan: &Plan, http2: bool) -> Result<(Sender, Option<Identity>), Failure> {
-    match dial::open(&connection.waypoint, &connection.local, plan, &connection.client).await? {
+pub async fn open(
+    connection: &Connection,
+    plan: &Plan,
+    http2: bool,
+    (cluster, load, room): (&Cluster, &Arc<Load>, UnderWay),
+) -> Result<(Upstream, Option<Identity>), Failure> {
+    let opened =
+        dial::open(&connection.waypoint, &connection.local, plan, &connection.client, cluster.keepalive).await?;
+    let (sender, identity) = match opened {
         Opened::Tunnel { stream, identity, .. } => {
-            Ok((shake(TunnelIo::new(stream, bytes::Bytes::new()), http2).await?, identity))
+            (shake(TunnelIo::new(stream, bytes::Bytes::new()), http2, room).await?, identity)
         }
-        Opened::Plain(socket) => Ok((shake(socket, http2).await?, None)),
-    }
+        Opened::Plain(socket) => (shake(socket, http2, room).await?, None),
+    };
+    let (begun, requests, load) = (Instant::now(), Arc::default(), Wakes(Arc::clone(load)));
+    Ok((Upstream { sender, begun, reuse: cluster.reuse, requests, load }, identity))
 }
 
-async fn shake<T>(io: T, http2: bool) -> Result<Sender, Failure>
+/// `room` is held for as long as the connection lasts.
+async fn shake<T>(io: T, http2: bool, room: UnderWay) -> Result<Sender, Failure>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -187,20 +276,44 @@ where
             .initial_connection_window_size(WINDOWS.1)
             .max_header_list_size(u32::try_from(HEADER_BYTES).unwrap_or(u32::MAX));
         let (sender, connection) = builder.handshake(io).await.map_err(failed)?;
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "connection to an endpoint ended");
-            }
-        });
+        tokio::spawn(hold(room, connection));
         return Ok(Sender::Http2(sender));
     }
     let mut builder = http1::Builder::new();
     builder.max_buf_size(HEADER_BYTES).max_headers(HEADERS);
     let (sender, connection) = builder.handshake(io).await.map_err(failed)?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(%error, "connection to an endpoint ended");
-        }
-    });
+    tokio::spawn(hold(room, connection.with_upgrades()));
     Ok(Sender::Http1(sender))
+}
+
+async fn hold(room: UnderWay, connection: impl Future<Output = Result<(), hyper::Error>>) {
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "connection to an endpoint ended");
+    }
+    drop(room);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_used_for_as_long_and_as_often_as_the_cluster_says() {
+        let seconds = |seconds: u64| Some(Duration::from_secs(seconds));
+        let reuse = |idle, life, requests| Reuse { idle, life, requests };
+        // Requests carried, age and time without one, in seconds.
+        let rows = [
+            (reuse(seconds(30), None, None), (1_000_000, 1_000_000, 29), false),
+            (reuse(seconds(30), None, None), (0, 30, 30), true),
+            (reuse(None, None, None), (0, 1_000_000, 1_000_000), false),
+            (reuse(None, seconds(60), None), (0, 59, 0), false),
+            (reuse(None, seconds(60), None), (0, 60, 0), true),
+            (reuse(None, None, Some(2)), (1, 0, 0), false),
+            (reuse(None, None, Some(2)), (2, 0, 0), true),
+        ];
+        for (reuse, (requests, age, idle), expected) in rows {
+            let time = Duration::from_secs;
+            assert_eq!(is_spent(&reuse, requests, time(age), time(idle)), expected, "{reuse:?}");
+        }
+    }
 }

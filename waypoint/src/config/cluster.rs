@@ -2,29 +2,153 @@
 
 use std::time::Duration;
 
-use fairway_proto::envoy::cluster::Cluster as ClusterMessage;
 use fairway_proto::envoy::cluster::cluster::{ClusterDiscoveryType, DiscoveryType};
-use fairway_proto::envoy::core::HealthStatus;
+use fairway_proto::envoy::cluster::{Cluster as ClusterMessage, LoadBalancingPolicy, OutlierDetection};
+use fairway_proto::envoy::core::{HealthStatus, HttpProtocolOptions as CommonOptions};
 use fairway_proto::envoy::endpoint::lb_endpoint::HostIdentifier;
 use fairway_proto::envoy::endpoint::{ClusterLoadAssignment, LbEndpoint};
+use fairway_proto::envoy::maglev::Maglev;
+use fairway_proto::envoy::ring_hash::{RingHash, ring_hash::HashFunction};
 use fairway_proto::envoy::upstream_http::HttpProtocolOptions;
 use fairway_proto::envoy::upstream_http::http_protocol_options::UpstreamProtocolOptions;
 use fairway_proto::envoy::upstream_http::http_protocol_options::explicit_http_config::ProtocolConfig;
 use prost::Message;
 
 use super::wrong::{Within, Wrong, all};
-use super::{Assignment, Cluster, Protocol, address, duration, fields};
+use super::{Assignment, Protocol, address, duration, fields};
 
 /// Key of the options that say what endpoints speak.
 const UPSTREAM_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 /// Where the resource names no time to connect in; Envoy's default.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Where the resource does not bound requests; Envoy's default.
-const REQUESTS: u32 = 1024;
+/// Where the resource does not bound connections, and requests and those that wait; Envoy's defaults.
+const AT_ONCE: u32 = 1024;
 /// Where the resource does not bound repetitions; Envoy's default.
 const RETRIES: u32 = 3;
-/// The one way to spread requests.
-const ROUND_ROBIN: &str = "type.googleapis.com/envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin";
+/// Where the resource does not say how long a connection waits for a request; less than most servers wait.
+const IDLE: Duration = Duration::from_secs(30);
+/// Before the name of a way to spread requests.
+const POLICIES: &str = "type.googleapis.com/envoy.extensions.load_balancing_policies.";
+/// Places on a ring where the resource says nothing of it; Envoy's default.
+const RING: u64 = 1024;
+/// Places of a table where the resource says nothing of it; Envoy's default.
+const TABLE: u64 = 65_537;
+/// Failures one after the other, where the resource does not count them; Envoy's default.
+const FAILURES: u32 = 5;
+/// How often endpoints that were left out are forgiven, for how long one is left out, and how many of a hundred at most, where
+/// the resource does not say; Envoy's defaults.
+const LEFT_OUT: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(30), 10);
+/// With fewer of a hundred that are left all are used, where the resource does not say; Envoy's default.
+const PANIC_PERCENT: f64 = 50.0;
+
+/// How the endpoints of a cluster are spoken to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cluster {
+    /// Name of its endpoints.
+    pub endpoints: String,
+    /// What they speak.
+    pub protocol: Protocol,
+    /// For an endpoint to accept a connection.
+    pub connect_timeout: Duration,
+    /// How much there may be at once.
+    pub bounds: Bounds,
+    /// Who is next.
+    pub balancer: Balancer,
+    /// Who is left out; nobody if it is none.
+    pub outliers: Option<Outliers>,
+    /// How connections for requests are used again.
+    pub reuse: Reuse,
+    /// How the kernel finds out that an endpoint is gone, where a connection is to the endpoint itself.
+    pub keepalive: Option<Keepalive>,
+}
+
+impl Cluster {
+    /// What Envoy has where nothing is said, with endpoints of this name.
+    #[must_use]
+    pub fn named(endpoints: &str) -> Self {
+        Self {
+            endpoints: endpoints.to_owned(),
+            protocol: Protocol::Http1,
+            connect_timeout: CONNECT_TIMEOUT,
+            bounds: Bounds { connections: AT_ONCE, waiting: AT_ONCE, requests: AT_ONCE, retries: RETRIES },
+            balancer: Balancer::RoundRobin,
+            outliers: None,
+            reuse: Reuse { idle: Some(IDLE), life: None, requests: None },
+            keepalive: None,
+        }
+    }
+}
+
+/// How much a cluster has at once at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Connections.
+    pub connections: u32,
+    /// Requests that wait for connections.
+    pub waiting: u32,
+    /// Requests.
+    pub requests: u32,
+    /// Repetitions of requests.
+    pub retries: u32,
+}
+
+/// Which endpoint is next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balancer {
+    /// Each in turn.
+    RoundRobin,
+    /// Of two that are drawn the one with fewer requests under way.
+    LeastRequest,
+    /// One that is drawn.
+    Random,
+    /// The one that a ring with at least so many places has for the request.
+    Ring(usize),
+    /// The one that a table with so many places has for the request.
+    Table(usize),
+}
+
+/// Who is left out for a while.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outliers {
+    /// After so many answers of 500 and above, one after the other.
+    pub errors: Option<u32>,
+    /// After so many answers of 502, 503 and 504.
+    pub gateway_errors: Option<u32>,
+    /// After so many connections that failed.
+    pub local_errors: Option<u32>,
+    /// Whether those are counted by themselves, or as answers of 503.
+    pub is_split: bool,
+    /// After so much time that went well one time less is remembered.
+    pub interval: Duration,
+    /// For so long, times how often it happened.
+    pub time: Duration,
+    /// So many of a hundred endpoints at most.
+    pub most_percent: u32,
+    /// With fewer of a hundred that are left, all are used.
+    pub panic_percent: f64,
+}
+
+/// How connections are used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reuse {
+    /// Longest time without a request.
+    pub idle: Option<Duration>,
+    /// Longest time at all.
+    pub life: Option<Duration>,
+    /// Most requests.
+    pub requests: Option<u32>,
+}
+
+/// Probes of TCP; what is none is the kernel's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// How many go unanswered.
+    pub probes: Option<u32>,
+    /// After so much silence.
+    pub time: Option<Duration>,
+    /// So much apart.
+    pub interval: Option<Duration>,
+}
 
 /// Reads a `Cluster`.
 ///
@@ -38,42 +162,145 @@ pub fn cluster(bytes: &[u8]) -> Result<Cluster, Wrong> {
         _ => return Err(Wrong::new("type", "must be EDS")),
     }
     let endpoints = message.eds_cluster_config.map(|config| config.service_name).unwrap_or_default();
-    let endpoints = if endpoints.is_empty() { message.name } else { endpoints };
-    let mut protocol = Protocol::Http1;
+    let mut cluster = Cluster::named(if endpoints.is_empty() { &message.name } else { &endpoints });
     for (key, options) in &message.typed_extension_protocol_options {
         let field = || format!("typed_extension_protocol_options[{key}]");
         if key != UPSTREAM_OPTIONS {
             return Err(Wrong::new(field(), "is not supported"));
         }
-        let options =
-            HttpProtocolOptions::decode(&*options.value).map_err(|error| Wrong::new(field(), error.to_string()))?;
-        protocol = match options.upstream_protocol_options {
-            Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(_)) => Protocol::AsClient,
-            Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => match explicit.protocol_config {
-                Some(ProtocolConfig::HttpProtocolOptions(_)) => Protocol::Http1,
-                Some(ProtocolConfig::Http2ProtocolOptions(_)) => Protocol::Http2,
-                None => return Err(Wrong::new(field(), "says no protocol")),
-            },
-            None => return Err(Wrong::new(field(), "says no protocol")),
-        };
+        let options: HttpProtocolOptions = decode(&options.value).within(field())?;
+        cluster.protocol = protocol(&options).within(field())?;
+        let common = options.common_http_protocol_options.unwrap_or_default();
+        cluster.reuse = reuse(&common).within(format_args!("{}.common_http_protocol_options", field()))?;
     }
     if let Some(policies) = &message.load_balancing_policy {
-        let mut configs = policies.policies.iter().filter_map(|policy| policy.typed_extension_config.as_ref());
-        let known = |config: &fairway_proto::envoy::core::TypedExtensionConfig| {
-            config.typed_config.as_ref().is_some_and(|any| any.type_url == ROUND_ROBIN)
-        };
-        if !configs.any(known) {
-            return Err(Wrong::new("load_balancing_policy", "must name round robin"));
-        }
+        cluster.balancer = balancer(policies).within("load_balancing_policy")?;
     }
     let thresholds = message.circuit_breakers.unwrap_or_default().thresholds.into_iter().next().unwrap_or_default();
-    let timeout = message.connect_timeout.as_ref().map(duration).transpose().within("connect_timeout")?;
-    Ok(Cluster {
-        endpoints,
-        protocol,
-        connect_timeout: timeout.unwrap_or(CONNECT_TIMEOUT),
-        requests: thresholds.max_requests.unwrap_or(REQUESTS),
-        retries: thresholds.max_retries.unwrap_or(RETRIES),
+    let usual = cluster.bounds;
+    cluster.bounds = Bounds {
+        connections: thresholds.max_connections.unwrap_or(usual.connections),
+        waiting: thresholds.max_pending_requests.unwrap_or(usual.waiting),
+        requests: thresholds.max_requests.unwrap_or(usual.requests),
+        retries: thresholds.max_retries.unwrap_or(usual.retries),
+    };
+    if let Some(timeout) = &message.connect_timeout {
+        cluster.connect_timeout = duration(timeout).within("connect_timeout")?;
+    }
+    let panic_percent = message.common_lb_config.and_then(|config| config.healthy_panic_threshold);
+    let panic_percent = panic_percent.map_or(PANIC_PERCENT, |percent| percent.value);
+    let outliers = message.outlier_detection.as_ref().map(|message| outliers(message, panic_percent));
+    cluster.outliers = outliers.transpose().within("outlier_detection")?;
+    let keepalive = message.upstream_connection_options.and_then(|options| options.tcp_keepalive);
+    cluster.keepalive = keepalive.map(|keepalive| {
+        let seconds = |seconds: Option<u32>| seconds.map(|seconds| Duration::from_secs(seconds.into()));
+        Keepalive {
+            probes: keepalive.keepalive_probes,
+            time: seconds(keepalive.keepalive_time),
+            interval: seconds(keepalive.keepalive_interval),
+        }
+    });
+    Ok(cluster)
+}
+
+fn decode<M: Message + Default>(bytes: &[u8]) -> Result<M, Wrong> {
+    M::decode(bytes).map_err(|error| Wrong::here(error.to_string()))
+}
+
+fn protocol(options: &HttpProtocolOptions) -> Result<Protocol, Wrong> {
+    match &options.upstream_protocol_options {
+        Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(_)) => Ok(Protocol::AsClient),
+        Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)) => match explicit.protocol_config {
+            Some(ProtocolConfig::HttpProtocolOptions(_)) => Ok(Protocol::Http1),
+            Some(ProtocolConfig::Http2ProtocolOptions(_)) => Ok(Protocol::Http2),
+            None => Err(Wrong::here("says no protocol")),
+        },
+        None => Err(Wrong::here("says no protocol")),
+    }
+}
+
+fn reuse(message: &CommonOptions) -> Result<Reuse, Wrong> {
+    // Zero is none of it.
+    let time =
+        |field: &str, message: &Option<prost_types::Duration>| message.as_ref().map(duration).transpose().within(field);
+    let idle = time("idle_timeout", &message.idle_timeout)?.unwrap_or(IDLE);
+    let life = time("max_connection_duration", &message.max_connection_duration)?;
+    Ok(Reuse {
+        idle: Some(idle).filter(|idle| !idle.is_zero()),
+        life: life.filter(|life| !life.is_zero()),
+        requests: message.max_requests_per_connection.filter(|requests| *requests > 0),
+    })
+}
+
+/// The first of the policies that is known.
+fn balancer(message: &LoadBalancingPolicy) -> Result<Balancer, Wrong> {
+    let configs =
+        message.policies.iter().filter_map(|policy| policy.typed_extension_config.as_ref()?.typed_config.as_ref());
+    let places = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
+    for config in configs {
+        return Ok(match config.type_url.strip_prefix(POLICIES) {
+            Some("round_robin.v3.RoundRobin") => Balancer::RoundRobin,
+            Some("least_request.v3.LeastRequest") => Balancer::LeastRequest,
+            Some("random.v3.Random") => Balancer::Random,
+            Some("ring_hash.v3.RingHash") => {
+                let ring: RingHash = decode(&config.value)?;
+                if ring.hash_function() == HashFunction::MurmurHash2 {
+                    return Err(Wrong::new("hash_function", "must be XX_HASH"));
+                }
+                let size = ring.minimum_ring_size.unwrap_or(RING).min(ring.maximum_ring_size.unwrap_or(u64::MAX));
+                Balancer::Ring(places(size))
+            }
+            Some("maglev.v3.Maglev") => {
+                let table: Maglev = decode(&config.value)?;
+                Balancer::Table(places(table.table_size.unwrap_or(TABLE)))
+            }
+            _ => continue,
+        });
+    }
+    Err(Wrong::here("names no policy that is known"))
+}
+
+fn outliers(message: &OutlierDetection, panic_percent: f64) -> Result<Outliers, Wrong> {
+    // What differs from the others is not looked at, which has to be said: Envoy does so otherwise.
+    let success = [
+        ("enforcing_success_rate", message.enforcing_success_rate),
+        ("enforcing_local_origin_success_rate", message.enforcing_local_origin_success_rate),
+    ];
+    if let Some((field, _)) = success.iter().find(|(_, share)| *share != Some(0)) {
+        return Err(Wrong::new(*field, "must be 0"));
+    }
+    let counted = |field: &str, count: Option<u32>, enforced: u32| match enforced {
+        0 => Ok(None),
+        100 => Ok(Some(count.unwrap_or(FAILURES).max(1))),
+        _ => Err(Wrong::new(field, "must be 0 or 100")),
+    };
+    let is_split = message.split_external_local_origin_errors;
+    let local = if is_split { message.enforcing_consecutive_local_origin_failure.unwrap_or(100) } else { 0 };
+    let (interval, time, most_percent) = LEFT_OUT;
+    let read = |field: &str, message: &Option<prost_types::Duration>, usual: Duration| {
+        Ok(message.as_ref().map(duration).transpose().within(field)?.unwrap_or(usual))
+    };
+    Ok(Outliers {
+        errors: counted(
+            "enforcing_consecutive_5xx",
+            message.consecutive_5xx,
+            message.enforcing_consecutive_5xx.unwrap_or(100),
+        )?,
+        gateway_errors: counted(
+            "enforcing_consecutive_gateway_failure",
+            message.consecutive_gateway_failure,
+            message.enforcing_consecutive_gateway_failure.unwrap_or(0),
+        )?,
+        local_errors: counted(
+            "enforcing_consecutive_local_origin_failure",
+            message.consecutive_local_origin_failure,
+            local,
+        )?,
+        is_split,
+        interval: read("interval", &message.interval, interval)?,
+        time: read("base_ejection_time", &message.base_ejection_time, time)?,
+        most_percent: message.max_ejection_percent.unwrap_or(most_percent),
+        panic_percent,
     })
 }
 

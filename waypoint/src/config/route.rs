@@ -15,7 +15,8 @@ use fairway_proto::envoy::route::redirect_action::{
 };
 use fairway_proto::envoy::route::route::Action as ActionMessage;
 use fairway_proto::envoy::route::route_action::{
-    ClusterNotFoundResponseCode, ClusterSpecifier, HostRewriteSpecifier, RequestMirrorPolicy,
+    ClusterNotFoundResponseCode, ClusterSpecifier, HashPolicy, HostRewriteSpecifier, RequestMirrorPolicy,
+    hash_policy::PolicySpecifier,
 };
 use fairway_proto::envoy::route::route_match::PathSpecifier;
 use fairway_proto::envoy::route::{
@@ -30,8 +31,8 @@ use super::per_route::per_route;
 use super::text::{Text, pattern, whole};
 use super::wrong::{Within, Wrong, all};
 use super::{
-    Action, Backend, Edits, Forward, Header, HeaderMatch, MILLION, Manner, Match, Mirror, PathMatch, PathRewrite, Put,
-    Redirect, RedirectPath, Retry, Route, Table, Weighted, duration, fields, per_million,
+    Action, Backend, Edits, Forward, HashBy, Header, HeaderMatch, MILLION, Manner, Match, Mirror, PathMatch,
+    PathRewrite, Put, Redirect, RedirectPath, Retry, Route, Table, Weighted, duration, fields, per_million,
 };
 
 /// Where a route says nothing of it; Envoy's default.
@@ -215,7 +216,32 @@ fn forward(message: &RouteAction) -> Result<Forward, Wrong> {
         timeout: bounds.min(),
         retry: message.retry_policy.as_ref().map(retry).transpose().within("retry_policy")?,
         mirrors: all("request_mirror_policies", &message.request_mirror_policies, mirror)?,
+        hash: hash(&message.hash_policy)?,
     })
+}
+
+fn hash(messages: &[HashPolicy]) -> Result<Option<HashBy>, Wrong> {
+    let policy = match messages {
+        [] => return Ok(None),
+        [only] => only.policy_specifier.as_ref(),
+        _ => return Err(Wrong::new("hash_policy[1]", "more than one is not supported")),
+    };
+    let read = || -> Result<HashBy, Wrong> {
+        Ok(match policy.ok_or_else(|| Wrong::missing("policy_specifier"))? {
+            PolicySpecifier::Header(header) => HashBy::Header(header_name(&header.header_name).within("header")?),
+            PolicySpecifier::Cookie(cookie) => HashBy::Cookie {
+                name: cookie.name.clone(),
+                path: cookie.path.clone(),
+                ttl: cookie.ttl.as_ref().map(duration).transpose().within("cookie.ttl")?,
+            },
+            PolicySpecifier::ConnectionProperties(properties) if properties.source_ip => HashBy::Source,
+            PolicySpecifier::ConnectionProperties(_) => {
+                return Err(Wrong::new("connection_properties.source_ip", "must be true"));
+            }
+            PolicySpecifier::QueryParameter(parameter) => HashBy::Parameter(parameter.name.clone()),
+        })
+    };
+    read().within("hash_policy[0]").map(Some)
 }
 
 /// A substitution in the words of our patterns: `\1` is `${1}`, and a dollar sign means itself.

@@ -122,7 +122,7 @@ impl Session {
                 for listener in listeners.values() {
                     match (&**listener, kind) {
                         (Listener::Http { routes, .. }, Kind::Routes) => drop(named.insert(routes.clone())),
-                        (Listener::Opaque { clusters, .. }, Kind::Cluster) => named.extend(clusters.iter().cloned()),
+                        (Listener::Opaque(opaque), Kind::Cluster) => named.extend(opaque.clusters().cloned()),
                         _ => {}
                     }
                 }

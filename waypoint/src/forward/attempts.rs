@@ -1,0 +1,295 @@
+//! Attempts to have one request answered: an endpoint, a connection to it, and another one if the route says so.
+
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+
+use fairway_core::ident::Identity;
+use fairway_core::reason::Reason;
+use fairway_core::route::Plan;
+use fairway_core::service::Service;
+use fairway_core::workload::Workload;
+use http::Response;
+use hyper::body::Incoming;
+use rand::RngExt;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::Outgoing;
+use crate::config::{Assignment, Cluster, Config, Protocol, Retry};
+use crate::dial;
+use crate::failure::Failure;
+use crate::grpc;
+use crate::load::{Busy, Load, Outcome, Wanted};
+use crate::replay::{Replay, is_clients};
+use crate::request::is_idempotent;
+use crate::retry;
+use crate::stream::Connection;
+use crate::telemetry::Done;
+use crate::upstream::{self, Key, Unsent, Upstream};
+
+/// Where attempts lead.
+#[derive(Clone)]
+pub(super) struct Target {
+    /// The cluster's name.
+    pub(super) name: Arc<str>,
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) endpoints: Arc<Assignment>,
+    pub(super) load: Arc<Load>,
+}
+
+/// Everything an attempt needs to know.
+pub(super) struct Attempts<'a> {
+    connection: &'a Arc<Connection>,
+    service: Option<Arc<Service>>,
+    target: &'a Target,
+    pub(super) outgoing: Outgoing,
+    pub(super) body: Replay,
+    tried: Vec<SocketAddr>,
+}
+
+/// An attempt that was answered.
+pub(super) struct Reached {
+    pub(super) response: Response<Incoming>,
+    pub(super) endpoint: SocketAddr,
+    pub(super) key: Key,
+    pub(super) upstream: Upstream,
+    pub(super) busy: Option<Busy>,
+    pub(super) workload: Option<Arc<Workload>>,
+    pub(super) identity: Option<Identity>,
+}
+
+/// An attempt that was not.
+pub(super) struct Missed {
+    result: retry::Result,
+    pub(super) failure: Failure,
+}
+
+impl Target {
+    /// The cluster of this name, if there is one.
+    pub(super) fn of(connection: &Connection, config: &Config, name: &Arc<str>) -> Option<Self> {
+        let cluster = Arc::clone(config.clusters.get(&**name)?);
+        let endpoints = config.endpoints.get(&cluster.endpoints).cloned().unwrap_or_default();
+        Some(Self { name: Arc::clone(name), cluster, endpoints, load: connection.waypoint.loads.of(name) })
+    }
+
+    /// The service whose port, or part of whose port, the cluster is: `<hostname>:<port>` or `<hostname>:<port>/<subset>`.
+    fn service(&self, connection: &Connection) -> Option<Arc<Service>> {
+        let whole = self.name.split_once('/').map_or(&*self.name, |(whole, _subset)| whole);
+        let (hostname, _port) = whole.rsplit_once(':')?;
+        let bound = connection.bound.service().filter(|service| service.hostname() == hostname).cloned();
+        bound.or_else(|| {
+            let snapshot = connection.waypoint.live.snapshot();
+            snapshot.service_by_hostname(hostname, connection.local.namespace()).cloned()
+        })
+    }
+}
+
+impl<'a> Attempts<'a> {
+    pub(super) fn new(connection: &'a Arc<Connection>, target: &'a Target, outgoing: Outgoing, body: Replay) -> Self {
+        let service = target.service(connection);
+        Self { connection, service, target, outgoing, body, tried: Vec::new() }
+    }
+
+    /// As many attempts as `policy` wants and there may be.
+    pub(super) async fn run(&mut self, policy: Option<&Retry>, done: &mut Done) -> Result<Reached, Failure> {
+        let mut repetition = None;
+        loop {
+            let attempt = match policy.and_then(|policy| policy.attempt_timeout) {
+                None => self.once(done).await,
+                Some(longest) => match timeout(longest, self.once(done)).await {
+                    Ok(attempt) => attempt,
+                    Err(_elapsed) => {
+                        self.was_late();
+                        let detail = format!("no answer to an attempt within {longest:?}");
+                        Err(Missed { result: retry::Result::Late, failure: Failure::new(Reason::TimedOut, detail) })
+                    }
+                },
+            };
+            let result = match &attempt {
+                Ok(reached) => {
+                    let grpc = grpc::status_in(reached.response.headers());
+                    retry::Result::Answered(reached.response.status(), grpc)
+                }
+                Err(missed) => missed.result,
+            };
+            let again = policy.filter(|policy| retry::wanted(policy, result) && done.retries < policy.attempts);
+            let again = again.filter(|_| self.body.can_repeat());
+            // One too many for the whole of the service is one too many for this request.
+            let permit = again.and_then(|policy| {
+                drop(repetition.take());
+                Some((policy, self.target.load.retry(&self.target.cluster)?))
+            });
+            match permit {
+                Some((policy, permit)) => {
+                    done.retries += 1;
+                    repetition = Some(permit);
+                    drop(attempt);
+                    let chance = rand::rng().random();
+                    sleep(retry::pause(policy, done.retries, chance)).await;
+                }
+                None => return attempt.map_err(|missed| missed.failure),
+            }
+        }
+    }
+
+    /// The endpoint that was asked last took too long.
+    pub(super) fn was_late(&self) {
+        if let Some(endpoint) = self.tried.last() {
+            self.note(*endpoint, Outcome::Failed);
+        }
+    }
+
+    /// One attempt.
+    pub(super) async fn once(&mut self, done: &mut Done) -> Result<Reached, Missed> {
+        let Target { cluster, endpoints, load, .. } = self.target;
+        let wanted = Wanted { hash: self.outgoing.hash, tried: &self.tried, now: Instant::now().into_std() };
+        let picked = load.pick(cluster, endpoints, &wanted, &mut |count| rand::rng().random_range(0..count));
+        let none = || Failure::new(Reason::NoHealthyUpstream, format!("{} has no endpoint", cluster.endpoints));
+        let endpoint = picked.ok_or_else(|| not_reached(none()))?;
+        self.tried.push(endpoint);
+        let busy = load.busy(cluster, endpoint);
+        let result = self.reach(endpoint, busy, done).await;
+        match &result {
+            Ok(reached) => {
+                let grpc = grpc::status_in(reached.response.headers()).map(grpc::status);
+                self.note(endpoint, Outcome::Answered(grpc.unwrap_or(reached.response.status())));
+            }
+            Err(missed) if is_endpoints_fault(missed.failure.reason) => self.note(endpoint, Outcome::Failed),
+            Err(_ours_or_the_clients) => {}
+        }
+        result
+    }
+
+    fn note(&self, endpoint: SocketAddr, outcome: Outcome) {
+        let Target { name, cluster, endpoints, load } = self.target;
+        if load.note(cluster, endpoints, endpoint, outcome, Instant::now().into_std()) {
+            self.connection.waypoint.telemetry.left_out(name, endpoint);
+        }
+    }
+
+    async fn reach(&self, endpoint: SocketAddr, busy: Option<Busy>, done: &mut Done) -> Result<Reached, Missed> {
+        let connection = self.connection;
+        let plan = {
+            let snapshot = connection.waypoint.live.snapshot();
+            dial::plan(&snapshot, &connection.local, self.service.as_ref(), endpoint).map_err(not_reached)?
+        };
+        let workload = plan.workload().cloned();
+        (done.endpoint, done.workload) = (Some(endpoint), workload.clone());
+        let http2 = match self.target.cluster.protocol {
+            Protocol::Http1 => false,
+            Protocol::Http2 => true,
+            Protocol::AsClient => self.outgoing.is_http2,
+        };
+        let client = &connection.client;
+        let key = Key {
+            cluster: Arc::clone(&self.target.name),
+            endpoint,
+            http2,
+            client: client.identity.clone(),
+            address: client.address.ip(),
+        };
+        let proven = matches!(plan, Plan::Tunnel { .. });
+        let expected = workload.as_deref().filter(|_| proven).map(Workload::identity);
+        let mut reused = connection.waypoint.upstreams.take(&key).await;
+        loop {
+            let (mut upstream, identity, is_reused) = match reused.take() {
+                Some(upstream) => (upstream, expected.clone(), true),
+                None => self.connect(&key, &plan, expected.as_ref()).await.map_err(not_reached)?,
+            };
+            let request = self.outgoing.request(self.body.attempt(), http2).map_err(not_reached)?;
+            match upstream.send(request).await {
+                Ok(response) => return Ok(Reached { response, endpoint, key, upstream, busy, workload, identity }),
+                Err(unsent) => {
+                    // A server may close a connection that waits just when it is used again.
+                    let harmless = unsent.untouched || is_idempotent(&self.outgoing.method);
+                    if !(is_reused && harmless && self.body.can_repeat()) {
+                        return Err(missed(unsent));
+                    }
+                }
+            }
+        }
+    }
+
+    /// A connection, once there may be one more; whom it proves to be, and whether it was used before.
+    async fn connect(
+        &self,
+        key: &Key,
+        plan: &Plan,
+        expected: Option<&Identity>,
+    ) -> Result<(Upstream, Option<Identity>, bool), Failure> {
+        let Target { name, cluster, load, .. } = self.target;
+        let upstreams = &self.connection.waypoint.upstreams;
+        let _waiting = load.wait(cluster).ok_or_else(|| {
+            let detail = format!("{} requests wait for connections to {name}", cluster.bounds.waiting);
+            Failure::new(Reason::ConnectionLimit, detail)
+        })?;
+        let room = loop {
+            let mut freed = pin!(load.freed());
+            // What is freed from here on is noticed.
+            freed.as_mut().enable();
+            if let Some(room) = load.connect(cluster) {
+                break room;
+            }
+            if let Some(upstream) = upstreams.take(key).await {
+                return Ok((upstream, expected.cloned(), true));
+            }
+            // One that waits for another client's next request has to go.
+            upstreams.give_up(name);
+            freed.await;
+        };
+        let opening = upstream::open(self.connection, plan, key.http2, (cluster, load, room));
+        let late = || Failure::new(Reason::UpstreamConnectTimeout, key.endpoint);
+        let opened = timeout(cluster.connect_timeout, opening).await;
+        let (upstream, identity) = opened.unwrap_or_else(|_elapsed| Err(late()))?;
+        upstreams.share(key, &upstream);
+        Ok((upstream, identity, false))
+    }
+}
+
+fn not_reached(failure: Failure) -> Missed {
+    Missed { result: retry::Result::NotReached, failure }
+}
+
+/// Whether it tells something of the endpoint that a request was not answered.
+fn is_endpoints_fault(reason: Reason) -> bool {
+    !matches!(
+        reason,
+        Reason::ClientLeft
+            | Reason::BadRequest
+            | Reason::ConnectionLimit
+            | Reason::ResourceLimit
+            | Reason::CertificateUnavailable
+            | Reason::DestinationUnknown
+            | Reason::WrongNetwork
+            | Reason::UnknownWaypoint
+            | Reason::UnknownGateway
+            | Reason::Internal
+    )
+}
+
+fn missed(unsent: Unsent) -> Missed {
+    let Unsent { error, untouched } = unsent;
+    let result = if untouched || was_refused(&error) { retry::Result::Refused } else { retry::Result::Reset };
+    let reason = if is_clients(&error) { Reason::ClientLeft } else { Reason::ResetByPeer };
+    Missed { result, failure: Failure::new(reason, with_causes(&error)) }
+}
+
+fn was_refused(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            return error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        }
+        cause = error.source();
+    }
+    false
+}
+
+fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let (mut text, mut cause) = (error.to_string(), error.source());
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,175 @@
+//! Which endpoint a hash leads to: the same one for as long as it is there, and few others when endpoints come and go. By
+//! Envoy's methods: ketama with its names of places, and Maglev.
+
+use std::net::SocketAddr;
+
+use twox_hash::XxHash64;
+
+use crate::config::Balancer;
+
+/// Most places on a ring, 16 bytes each: with more than a hundred for each of a thousand endpoints they share evenly.
+const RING: usize = 1 << 17;
+/// Most places of a table, 4 bytes each; the first prime above a million.
+const TABLE: usize = 1_000_003;
+
+/// Places of endpoints, by hash.
+#[derive(Debug)]
+pub(super) enum Places {
+    /// On a ring: the next one after the hash (ketama).
+    Ring(Vec<(u64, u32)>),
+    /// In a table that each endpoint has an equal part of (Maglev).
+    Table(Vec<u32>),
+}
+
+/// The hash of a text that requests are told apart by.
+#[must_use]
+pub fn hash(text: &[u8]) -> u64 {
+    XxHash64::oneshot(0, text)
+}
+
+impl Places {
+    /// The places of `endpoints`, if `balancer` asks for some.
+    #[must_use]
+    pub(super) fn of(balancer: Balancer, endpoints: &[SocketAddr]) -> Option<Self> {
+        match balancer {
+            Balancer::Ring(size) => Some(ring(size, endpoints)),
+            Balancer::Table(size) => Some(table(size, endpoints)),
+            Balancer::RoundRobin | Balancer::LeastRequest | Balancer::Random => None,
+        }
+    }
+
+    /// Endpoints by their numbers, the one that is meant first and then who is next; some more than once.
+    pub(super) fn from(&self, hash: u64) -> impl Iterator<Item = usize> {
+        let (start, length) = match self {
+            Self::Ring(ring) => (ring.partition_point(|(place, _)| *place < hash), ring.len()),
+            Self::Table(table) => {
+                let length = u64::try_from(table.len().max(1)).unwrap_or(u64::MAX);
+                (usize::try_from(hash % length).unwrap_or_default(), table.len())
+            }
+        };
+        (0..length).filter_map(move |step| {
+            let place = (start + step) % length;
+            let number = match self {
+                Self::Ring(ring) => ring.get(place).map(|(_, number)| *number),
+                Self::Table(table) => table.get(place).copied(),
+            };
+            usize::try_from(number?).ok()
+        })
+    }
+}
+
+fn number(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
+}
+
+/// Equally many places for each, and at least `size` in all.
+fn ring(size: usize, endpoints: &[SocketAddr]) -> Places {
+    let each = size.min(RING).div_ceil(endpoints.len().max(1)).max(1);
+    let places = endpoints.iter().enumerate().flat_map(|(index, endpoint)| {
+        (0..each).map(move |place| (hash(format!("{endpoint}_{place}").as_bytes()), number(index)))
+    });
+    let mut ring: Vec<_> = places.collect();
+    ring.sort_unstable();
+    Places::Ring(ring)
+}
+
+/// The first prime from `least` on.
+fn prime(least: u64) -> u64 {
+    let is_prime =
+        |number: &u64| (2..).take_while(|part| part * part <= *number).all(|part| !number.is_multiple_of(part));
+    (least..).find(is_prime).unwrap_or(least)
+}
+
+/// Each endpoint in turn takes the next place of its own order that is free. The size is a prime, so that each order has all
+/// places in it.
+fn table(size: usize, endpoints: &[SocketAddr]) -> Places {
+    const FREE: u32 = u32::MAX;
+    if endpoints.is_empty() {
+        return Places::Table(Vec::new());
+    }
+    let size = prime(u64::try_from(size.clamp(2, TABLE)).unwrap_or(2));
+    let mut orders: Vec<(u64, u64)> = endpoints
+        .iter()
+        .map(|endpoint| {
+            let name = endpoint.to_string();
+            let step = XxHash64::oneshot(1, name.as_bytes()) % (size - 1) + 1;
+            (hash(name.as_bytes()) % size, step)
+        })
+        .collect();
+    let mut table = vec![FREE; usize::try_from(size).unwrap_or_default()];
+    let mut left = table.len();
+    while left > 0 {
+        for (index, (next, step)) in orders.iter_mut().enumerate() {
+            for _ in 0..table.len() {
+                let place = table.get_mut(usize::try_from(*next).unwrap_or_default());
+                *next = (*next + *step) % size;
+                if let Some(place) = place.filter(|place| **place == FREE) {
+                    *place = number(index);
+                    left -= 1;
+                    break;
+                }
+            }
+            if left == 0 {
+                break;
+            }
+        }
+    }
+    Places::Table(table)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoints(count: u8) -> Vec<SocketAddr> {
+        (0..count).map(|number| SocketAddr::from(([10, 0, 0, number], 80))).collect()
+    }
+
+    #[test]
+    fn hashes_are_those_of_xxhash() {
+        // Reference values of xxHash64 with seed 0.
+        assert_eq!(hash(b""), 0xef46_db37_51d8_e999);
+        assert_eq!(hash(b"a"), 0xd24e_c4f1_a98c_6e5b);
+    }
+
+    /// For a thousand hashes: how many lead to each of five, and how many elsewhere without one of them.
+    #[test]
+    fn hashes_lead_evenly_and_steadily() {
+        for balancer in [Balancer::Ring(1024), Balancer::Ring(1), Balancer::Table(65_537), Balancer::Table(1_009)] {
+            let all = endpoints(5);
+            let places = Places::of(balancer, &all).unwrap();
+            let fewer = Places::of(balancer, &all[..4]).unwrap();
+            let to = |places: &Places, key: u32| places.from(hash(&key.to_be_bytes())).next().unwrap();
+            let mut counts = [0; 5];
+            let mut moved = 0;
+            for key in 0..1000 {
+                let (before, after) = (to(&places, key), to(&fewer, key));
+                counts[before] += 1;
+                moved += usize::from(before != 4 && before != after);
+                let mut others = places.from(hash(&key.to_be_bytes())).filter(|index| *index != before);
+                assert!(others.next().is_some(), "there is a next one");
+            }
+            if balancer != Balancer::Ring(1) {
+                assert!(counts.iter().all(|count| (100..350).contains(count)), "{balancer:?}: {counts:?}");
+            }
+            assert!(moved < 100, "{balancer:?}: {moved}");
+        }
+    }
+
+    #[test]
+    fn tables_have_a_prime_number_of_places() {
+        for (least, expected) in [(2, 2), (4, 5), (9, 11), (65_537, 65_537), (1_000_000, 1_000_003)] {
+            assert_eq!(prime(least), expected);
+        }
+    }
+
+    #[test]
+    fn nobody_and_one_have_places_too() {
+        for balancer in [Balancer::Ring(8), Balancer::Table(7), Balancer::Table(0), Balancer::Table(6)] {
+            assert_eq!(Places::of(balancer, &[]).unwrap().from(7).next(), None);
+            assert_eq!(Places::of(balancer, &endpoints(1)).unwrap().from(7).next(), Some(0), "{balancer:?}");
+            assert!(Places::of(balancer, &endpoints(3)).unwrap().from(7).all(|index| index < 3), "{balancer:?}");
+        }
+        assert!(Places::of(Balancer::Random, &endpoints(1)).is_none());
+    }
+}

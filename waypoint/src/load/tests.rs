@@ -1,0 +1,153 @@
+//! Tests of who is next, and of how many at a time.
+
+use std::time::Duration;
+
+use super::*;
+use crate::config::{Bounds, Outliers};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn endpoint(port: u16) -> SocketAddr {
+    SocketAddr::from(([10, 0, 0, 1], port))
+}
+
+fn endpoints(ports: &[&[u16]]) -> Arc<Assignment> {
+    let all = |ports: &&[u16]| ports.iter().map(|port| endpoint(*port)).collect();
+    Arc::new(Assignment { priorities: ports.iter().map(all).collect() })
+}
+
+fn cluster(balancer: Balancer) -> Cluster {
+    Cluster { balancer, ..Cluster::named("c") }
+}
+
+/// The ports that are next four times, drawing the numbers 0, 1, 2 and so on.
+fn next(load: &Load, cluster: &Cluster, all: &Arc<Assignment>, tried: &[u16], hash: Option<u64>) -> Vec<u16> {
+    let tried: Vec<_> = tried.iter().map(|port| endpoint(*port)).collect();
+    let wanted = Wanted { hash, tried: &tried, now: Instant::now() };
+    let mut number = 0;
+    let mut draw = |count: usize| {
+        number += 1;
+        (number - 1) % count
+    };
+    (0..4).filter_map(|_| load.pick(cluster, all, &wanted, &mut draw)).map(|endpoint| endpoint.port()).collect()
+}
+
+#[test]
+fn turns_go_round_and_leave_out_what_was_tried() {
+    let (load, cluster) = (Load::default(), cluster(Balancer::RoundRobin));
+    let ports = |all: &Arc<Assignment>, tried: &[u16]| next(&load, &cluster, all, tried, None);
+    let two = endpoints(&[&[1, 2], &[3]]);
+    assert_eq!(ports(&two, &[]), [1, 2, 1, 2]);
+    assert_eq!(ports(&two, &[1]), [2, 2, 2, 2]);
+    assert_eq!(ports(&two, &[1, 2]), [3, 3, 3, 3]);
+    assert_eq!(ports(&two, &[1, 2, 3]), [1, 2, 1, 2], "rather one that failed than none");
+    assert_eq!(ports(&endpoints(&[&[], &[3]]), &[]), [3, 3, 3, 3]);
+    assert_eq!(ports(&endpoints(&[&[]]), &[]), Vec::<u16>::new());
+}
+
+#[test]
+fn of_two_the_one_with_less_to_do_is_next() {
+    let (load, cluster) = (Load::default(), cluster(Balancer::LeastRequest));
+    let two = endpoints(&[&[1, 2]]);
+    let busy = [load.busy(&cluster, endpoint(1)), load.busy(&cluster, endpoint(1)), load.busy(&cluster, endpoint(2))];
+    assert_eq!(next(&load, &cluster, &two, &[], None), [2, 2, 2, 2]);
+    assert_eq!(next(&load, &cluster, &two, &[2], None), [1, 1, 1, 1]);
+    drop(busy);
+    assert_eq!(next(&load, &cluster, &two, &[], None), [1, 1, 1, 1], "the first drawn where both are idle");
+    assert_eq!(load.busy(&super::tests::cluster(Balancer::Random), endpoint(1)).map(drop), None);
+}
+
+#[test]
+fn what_is_drawn_is_next() {
+    for balancer in [Balancer::Random, Balancer::Ring(64), Balancer::Table(7)] {
+        let load = Load::default();
+        assert_eq!(next(&load, &cluster(balancer), &endpoints(&[&[1, 2, 3]]), &[], None), [1, 2, 3, 1]);
+    }
+}
+
+#[test]
+fn what_belongs_together_goes_to_one_endpoint() {
+    for balancer in [Balancer::Ring(64), Balancer::Table(67)] {
+        let (load, cluster, all) = (Load::default(), cluster(balancer), endpoints(&[&[1, 2, 3], &[4]]));
+        for key in 0..20_u64 {
+            let hash = Some(hash(&key.to_be_bytes()));
+            let found = next(&load, &cluster, &all, &[], hash);
+            assert!(found.iter().all(|port| *port == found[0]), "{found:?}");
+            let other = next(&load, &cluster, &all, &found[..1], hash);
+            assert!(other[0] != found[0] && other[0] != 4 && other.iter().all(|port| *port == other[0]), "{other:?}");
+            assert_eq!(next(&load, &cluster, &all, &[1, 2, 3], hash), [4; 4]);
+        }
+        let fewer = endpoints(&[&[7]]);
+        assert_eq!(next(&load, &cluster, &fewer, &[], Some(1)), [7; 4], "of the endpoints that there are now");
+    }
+}
+
+#[test]
+fn who_keeps_failing_is_left_out_until_too_few_are_left() {
+    let outliers = |panic_percent| Outliers {
+        errors: Some(1),
+        gateway_errors: None,
+        local_errors: None,
+        is_split: false,
+        interval: SECOND,
+        time: 30 * SECOND,
+        most_percent: 100,
+        panic_percent,
+    };
+    for (balancer, hash) in [(Balancer::RoundRobin, None), (Balancer::Ring(64), Some(7)), (Balancer::Table(7), Some(7))]
+    {
+        let load = Load::default();
+        let with = |panic_percent| Cluster { outliers: Some(outliers(panic_percent)), ..cluster(balancer) };
+        let all = endpoints(&[&[1, 2], &[3]]);
+        let now = Instant::now();
+        let pick = |panic_percent, now| {
+            let wanted = Wanted { hash, tried: &[], now };
+            load.pick(&with(panic_percent), &all, &wanted, &mut |_| 0).map(|endpoint| endpoint.port())
+        };
+        assert!(load.note(&with(0.0), &all, endpoint(1), Outcome::Failed, now));
+        assert!((0..4).all(|_| pick(50.0, now) == Some(2)));
+        assert!(load.note(&with(0.0), &all, endpoint(2), Outcome::Failed, now));
+        assert_eq!(pick(0.0, now), Some(3), "the next priority");
+        assert!(matches!(pick(50.0, now), Some(1 | 2)), "all of them where too few are left");
+        assert!(load.note(&with(0.0), &all, endpoint(3), Outcome::Failed, now));
+        assert_eq!(pick(0.0, now), None);
+        assert!(matches!(pick(0.0, now + 30 * SECOND), Some(1 | 2)), "and back again");
+    }
+}
+
+#[test]
+fn requests_repetitions_and_connections_are_bounded() {
+    let bounded = |requests, retries| {
+        let bounds = Bounds { requests, retries, waiting: 1, connections: 2 };
+        Cluster { bounds, ..Cluster::named("c") }
+    };
+    let load = Arc::new(Load::default());
+    let under_way: Vec<_> = (0..30).map(|_| load.request(&bounded(30, 100)).unwrap()).collect();
+    assert!(load.request(&bounded(30, 100)).is_none());
+    let retries: Vec<_> = (0..9).map_while(|_| load.retry(&bounded(30, 100))).collect();
+    assert_eq!(retries.len(), 6, "a fifth of the requests");
+    drop(retries);
+    assert_eq!((0..9).map_while(|_| load.retry(&bounded(30, 2))).collect::<Vec<_>>().len(), 2);
+    drop(under_way);
+    assert_eq!((0..9).map_while(|_| load.retry(&bounded(30, 100))).collect::<Vec<_>>().len(), 3);
+    assert_eq!((0..9).map_while(|_| load.connect(&bounded(1, 1))).collect::<Vec<_>>().len(), 2);
+    assert_eq!((0..9).map_while(|_| load.wait(&bounded(1, 1))).collect::<Vec<_>>().len(), 1);
+}
+
+#[test]
+fn what_is_gone_is_forgotten() {
+    let loads = Loads::default();
+    let load = loads.of(&"c".into());
+    let busy = cluster(Balancer::LeastRequest);
+    drop(load.busy(&busy, endpoint(1)));
+    let held = load.busy(&busy, endpoint(2));
+    drop(load.busy(&busy, endpoint(3)));
+    let all = endpoints(&[&[3]]);
+    loads.keep(|cluster| (cluster == "c").then_some(&*all));
+    let mut known: Vec<_> = lock(&load.busy).keys().map(SocketAddr::port).collect();
+    known.sort_unstable();
+    assert_eq!(known, [2, 3]);
+    drop(held);
+    loads.keep(|_| None);
+    assert!(!Arc::ptr_eq(&load, &loads.of(&"c".into())));
+}

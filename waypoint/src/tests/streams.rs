@@ -1,0 +1,161 @@
+//! What is passed on as it comes: calls of gRPC in both directions, TLS by the name that is asked for, and silence.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::web;
+use crate::client_hello::tests::asking_for;
+use crate::config::{Chain, Listener, Opaque, Policy, Principal, Rules, ServerName, Verdict, Weighted};
+use crate::testing::{PATIENCE, Served, own_address, route_to};
+
+#[tokio::test]
+async fn calls_stream_in_both_directions_and_end_with_trailers() {
+    let mut served = Served::start().await;
+    let listener = TcpListener::bind((own_address(), 0)).await.unwrap();
+    let endpoint = listener.local_addr().unwrap();
+    served.announce("web", endpoint.ip(), false, |_| {});
+    served.http(80, vec![], vec![route_to(&web(80))], &[endpoint]);
+    // Says what it hears, trailers included, as it hears it.
+    let echo = |request: Request<Incoming>| async move {
+        let response = Response::builder().header("content-type", "application/grpc");
+        Ok::<_, Infallible>(response.body(request.into_body()).unwrap())
+    };
+    tokio::spawn(async move {
+        let (socket, _) = listener.accept().await.unwrap();
+        let builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        let _ = builder.serve_connection(TokioIo::new(socket), service_fn(echo)).await;
+    });
+    let io = TokioIo::new(served.dial("10.96.0.1:80").await);
+    let work = async {
+        let (mut sender, connection) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        tokio::spawn(connection);
+        let (frames, receiver) = tokio::sync::mpsc::channel::<Result<Frame<Bytes>, Infallible>>(1);
+        let request = Request::post("http://web.shop/shop.Cart/Watch").header("content-type", "application/grpc");
+        let request = request.header("te", "trailers").body(StreamBody::new(ReceiverStream::new(receiver))).unwrap();
+        let mut body = sender.send_request(request).await.unwrap().into_body();
+        for message in ["one", "two", "three"] {
+            frames.send(Ok(Frame::data(Bytes::from(message)))).await.unwrap();
+            let heard = body.frame().await.unwrap().unwrap().into_data().unwrap();
+            assert_eq!(heard, message, "before the next one is said");
+        }
+        let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), HeaderValue::from_static("5"))]);
+        frames.send(Ok(Frame::trailers(trailers.clone()))).await.unwrap();
+        drop(frames);
+        assert_eq!(body.frame().await.unwrap().unwrap().into_trailers().unwrap(), trailers);
+        assert!(body.frame().await.is_none());
+    };
+    tokio::time::timeout(PATIENCE, work).await.unwrap();
+    let page = served.metrics.render();
+    let line = page.lines().find(|line| line.starts_with("istio_requests_total")).unwrap();
+    assert!(line.contains("grpc_response_status=\"5\"") && line.contains("response_code=\"200\""), "{line}");
+}
+
+/// A server that says its name and then what it hears.
+async fn named(name: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind((own_address(), 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut reader, mut writer) = socket.split();
+                let _ = writer.write_all(name.as_bytes()).await;
+                tokio::io::copy(&mut reader, &mut writer).await
+            });
+        }
+    });
+    address
+}
+
+fn chain(cluster: &str, policies: Vec<Rules>, idle: Option<Duration>) -> Arc<Chain> {
+    let clusters = Weighted::new(vec![(1, cluster.to_owned())]).unwrap();
+    Arc::new(Chain { policies, clusters, idle })
+}
+
+impl Served {
+    /// A port whose connections are passed on so.
+    fn opaque(&mut self, listener: Opaque, clusters: &[(&str, SocketAddr)]) {
+        for (name, endpoint) in clusters {
+            self.announce(name, endpoint.ip(), false, |_| {});
+            self.cluster(name, crate::config::Protocol::Http1, &[*endpoint]);
+        }
+        self.config.listeners.insert(web(82), Arc::new(Listener::Opaque(listener)));
+        self.publish();
+    }
+}
+
+#[tokio::test]
+async fn names_of_tls_lead_to_their_endpoints() {
+    let mut served = Served::start().await;
+    let everybody = Policy {
+        name: "shop/nobody/0".into(),
+        permissions: vec![crate::config::Permission::Any],
+        principals: vec![Principal::Any],
+    };
+    let nobody = Rules { verdict: Verdict::Deny, policies: vec![everybody] };
+    let listener = Opaque {
+        named: vec![
+            (ServerName::Below(".example".into()), chain("b", vec![], None)),
+            (ServerName::Exact("web.example".into()), chain("a", vec![], None)),
+            (ServerName::Exact("no.example".into()), chain("a", vec![nobody], None)),
+        ],
+        others: None,
+    };
+    let clusters = [("a", named("a").await), ("b", named("b").await)];
+    served.opaque(listener, &clusters);
+    let rows = [
+        ("web.example", Some("a")),
+        ("WEB.example", Some("a")),
+        ("other.example", Some("b")),
+        ("a.web.example", Some("b")),
+        ("example", None),
+        ("no.example", None),
+        ("web.other", None),
+    ];
+    for (name, expected) in rows {
+        let mut stream = served.dial("10.96.0.1:82").await;
+        let hello = asking_for(name);
+        let (first, second) = hello.split_at(hello.len() / 2);
+        let exchange = async {
+            stream.write_all(first).await?;
+            stream.flush().await?;
+            stream.write_all(second).await?;
+            let mut heard = vec![0; 1 + hello.len()];
+            stream.read_exact(&mut heard).await?;
+            std::io::Result::Ok(heard)
+        };
+        let heard = tokio::time::timeout(PATIENCE, exchange).await.unwrap();
+        let expected = expected.map(|name| [name.as_bytes(), &hello].concat());
+        assert_eq!(heard.ok(), expected, "{name}: all that was said, and no more");
+    }
+    let mut stream = served.dial("10.96.0.1:82").await;
+    stream.write_all(b"EHLO").await.unwrap();
+    assert!(tokio::time::timeout(PATIENCE, stream.read_u8()).await.unwrap().is_err(), "no TLS, nowhere to go");
+}
+
+#[tokio::test]
+async fn silence_ends_a_connection_where_the_listener_says_so() {
+    let mut served = Served::start().await;
+    let listener = Opaque { named: Vec::new(), others: Some(chain("a", vec![], Some(Duration::from_millis(300)))) };
+    let clusters = [("a", named("a").await)];
+    served.opaque(listener, &clusters);
+    let mut stream = served.dial("10.96.0.1:82").await;
+    let work = async {
+        assert_eq!(stream.read_u8().await.unwrap(), b'a');
+        stream.write_all(b"x").await.unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), b'x');
+        assert!(stream.read_u8().await.is_err());
+    };
+    tokio::time::timeout(PATIENCE, work).await.unwrap();
+}
