@@ -72,7 +72,7 @@ pub async fn run(settings: Settings, log_filter: LogFilter) -> anyhow::Result<()
         tunnels: Pool::new(sockets.clone(), certificates.clone(), budget.clone()),
         upstreams: Upstreams::default(),
         loads: Loads::default(),
-        telemetry: Telemetry::new(&metrics),
+        telemetry: Telemetry::new(&metrics, &settings.limits),
         handshakes: Handshakes::within(&settings.limits),
         limits: settings.limits.clone(),
         live: live.clone(),

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 pub use cluster::{Balancer, Bounds, Cluster, Keepalive, Outliers, Reuse, assignment, cluster};
 pub use listener::listener;
+pub use opaque::{Chain, Opaque, ServerName};
 pub use per_route::{Abort, Before, Cors, Fault};
 pub use policy::{ClaimMatch, Permission, Policy, Principal, Rules, Verdict};
 pub use route::table;
@@ -27,6 +28,7 @@ pub use wrong::Wrong;
 mod cluster;
 mod fields;
 mod listener;
+mod opaque;
 mod per_route;
 mod policy;
 mod route;
@@ -105,35 +107,6 @@ pub enum Listener {
     Opaque(Opaque),
 }
 
-/// What is done with connections that are passed on as they are.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Opaque {
-    /// With those of TLS clients that ask for these names.
-    pub named: Vec<(ServerName, Arc<Chain>)>,
-    /// With all others; they are closed if it is none.
-    pub others: Option<Arc<Chain>>,
-}
-
-/// Which names TLS clients ask for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ServerName {
-    /// This one.
-    Exact(String),
-    /// Those that end so, with the dot that this begins with.
-    Below(String),
-}
-
-/// What is done with one kind of connections.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Chain {
-    /// Who may connect, in order: all must agree.
-    pub policies: Vec<Rules>,
-    /// Where to.
-    pub clusters: Weighted<String>,
-    /// Longest time without a byte in either direction.
-    pub idle: Option<Duration>,
-}
-
 impl Listener {
     /// Who may connect where nothing but the name that a TLS client asks for is known; none where nobody may.
     #[must_use]
@@ -142,36 +115,6 @@ impl Listener {
             Self::Http { policies, .. } => Some(policies),
             Self::Opaque(opaque) => opaque.chain(server_name).map(|chain| &*chain.policies),
         }
-    }
-}
-
-impl Opaque {
-    /// What is done with a connection whose client asks for this name; the most specific one counts.
-    #[must_use]
-    pub fn chain(&self, name: Option<&str>) -> Option<&Arc<Chain>> {
-        let fits = |(wanted, _): &&(ServerName, Arc<Chain>)| match (wanted, name) {
-            (ServerName::Exact(exact), Some(name)) => name == exact,
-            (ServerName::Below(parent), Some(name)) => name.len() > parent.len() && name.ends_with(parent.as_str()),
-            (_, None) => false,
-        };
-        let rank = |(wanted, _): &&(ServerName, Arc<Chain>)| match wanted {
-            ServerName::Exact(_) => usize::MAX,
-            ServerName::Below(parent) => parent.len(),
-        };
-        let named = self.named.iter().filter(fits).max_by_key(rank).map(|(_, chain)| chain);
-        named.or(self.others.as_ref())
-    }
-
-    /// Whether the names that TLS clients ask for matter.
-    #[must_use]
-    pub fn reads_names(&self) -> bool {
-        !self.named.is_empty()
-    }
-
-    /// Clusters that connections may be sent to.
-    pub fn clusters(&self) -> impl Iterator<Item = &String> {
-        let all = self.named.iter().map(|(_, chain)| chain).chain(&self.others);
-        all.flat_map(|chain| chain.clusters.iter())
     }
 }
 

@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use fairway_core::ident::Identity;
-use fairway_core::io::metrics::{HeldCounter, LabelPair, Metrics};
+use fairway_core::io::metrics::{HeldCounter, Histogram, LabelPair, Metrics};
+use fairway_core::limits::{self, Limits};
 use fairway_core::reason::Reason;
 use fairway_core::workload::Workload;
 
@@ -58,6 +59,8 @@ const SERIES_AT_HAND: usize = 32;
 #[derive(Clone, Debug)]
 pub struct Telemetry {
     metrics: Metrics,
+    /// For so long after its last use no series expires.
+    fresh: Duration,
 }
 
 /// One request, as it turned out.
@@ -125,9 +128,15 @@ impl Done {
     }
 }
 
-/// Counters that one connection keeps at hand.
+/// Series that one connection keeps at hand, and when each was used last.
 #[derive(Default)]
-pub struct AtHand(Mutex<Vec<(SeriesKey, HeldCounter)>>);
+pub struct AtHand(Mutex<Vec<(SeriesKey, Instant, Handles)>>);
+
+/// The handles of one series.
+struct Handles {
+    requests: HeldCounter,
+    observed: [Histogram; 3],
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct SeriesKey {
@@ -139,9 +148,9 @@ struct SeriesKey {
 }
 
 impl Telemetry {
-    /// Counts into `metrics`.
+    /// Counts into `metrics`, which were made with these limits.
     #[must_use]
-    pub fn new(metrics: &Metrics) -> Self {
+    pub fn new(metrics: &Metrics, limits: &Limits) -> Self {
         metrics.describe(REQUESTS, "Requests that were answered.");
         metrics.describe(DURATION, "Time from the head of a request to the end of its answer, in milliseconds.");
         metrics.describe(REQUEST_BYTES, "Bytes of request bodies.");
@@ -155,7 +164,7 @@ impl Telemetry {
         metrics.describe(LEFT_OUT, "Times that an endpoint was left out for a while, as it kept failing.");
         metrics
             .describe(MIRRORED, "Copies of requests, and those that could not be made because the body is too long.");
-        Self { metrics: metrics.clone() }
+        Self { metrics: metrics.clone(), fresh: limits.duration(&limits::METRIC_SERIES_IDLE) / 2 }
     }
 
     /// A tunnel whose client did not prove who it is, or that there is no room for.
@@ -232,6 +241,14 @@ impl Telemetry {
             workload: done.workload.as_ref().map(|workload| workload.uid.clone()),
         };
         let milliseconds = done.started.elapsed().as_secs_f64() * 1000.0;
+        #[expect(clippy::cast_precision_loss, reason = "bytes of a body, for a histogram")]
+        let observed = [milliseconds, done.received as f64, done.sent as f64];
+        connection.series.observe(key, observed, self.fresh, || self.handles(connection, done, flags));
+        log(connection, done, milliseconds);
+    }
+
+    /// Counter and histograms of one series; to be kept at hand, as making its labels costs more than counting.
+    fn handles(&self, connection: &Connection, done: &Done, flags: &str) -> Handles {
         let status = done.status.to_string();
         let grpc = done.grpc_status.map(|status| status.to_string()).unwrap_or_default();
         let mut labels = ends(connection, done.workload.as_deref(), done.identity.as_ref());
@@ -241,29 +258,34 @@ impl Telemetry {
             ("grpc_response_status", grpc.as_str()),
             ("response_flags", flags),
         ]);
-        connection.series.count(key, || self.metrics.held_counter(REQUESTS, &labels));
-        #[expect(clippy::cast_precision_loss, reason = "bytes of a body, for a histogram")]
-        let observed =
-            [(DURATION, milliseconds), (REQUEST_BYTES, done.received as f64), (RESPONSE_BYTES, done.sent as f64)];
-        for (name, value) in observed {
-            self.metrics.held_histogram(name, &labels).record(value);
+        let histograms = [DURATION, REQUEST_BYTES, RESPONSE_BYTES];
+        Handles {
+            requests: self.metrics.held_counter(REQUESTS, &labels),
+            observed: histograms.map(|name| self.metrics.held_histogram(name, &labels)),
         }
-        log(connection, done, milliseconds);
     }
 }
 
 impl AtHand {
-    fn count(&self, key: SeriesKey, make: impl FnOnce() -> HeldCounter) {
+    /// Counts a request with what was observed of it. A series that was not used for as long as `fresh` is looked up again, as
+    /// it may have expired.
+    fn observe(&self, key: SeriesKey, observed: [f64; 3], fresh: Duration, look_up: impl FnOnce() -> Handles) {
         let mut series = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, counter)) = series.iter().find(|(known, _)| *known == key) {
-            return counter.increment(1);
+        let now = Instant::now();
+        series.retain(|(known, used, _)| *known != key || now.duration_since(*used) < fresh);
+        let known = series.iter().position(|(known, ..)| *known == key).unwrap_or_else(|| {
+            if series.len() >= SERIES_AT_HAND {
+                series.remove(0);
+            }
+            series.push((key, now, look_up()));
+            series.len() - 1
+        });
+        let Some((_, used, handles)) = series.get_mut(known) else { return };
+        *used = now;
+        handles.requests.increment(1);
+        for (histogram, value) in handles.observed.iter().zip(observed) {
+            histogram.record(value);
         }
-        let counter = make();
-        counter.increment(1);
-        if series.len() >= SERIES_AT_HAND {
-            series.remove(0);
-        }
-        series.push((key, counter));
     }
 }
 

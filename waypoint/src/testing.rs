@@ -157,7 +157,7 @@ impl Served {
             tunnels: pool(),
             upstreams: Upstreams::default(),
             loads: Loads::default(),
-            telemetry: Telemetry::new(&metrics),
+            telemetry: Telemetry::new(&metrics, &Limits::default()),
             handshakes: Handshakes::within(&Limits::default()),
             limits: Limits::default(),
             certificates: certificates.clone(),

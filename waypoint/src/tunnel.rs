@@ -69,7 +69,9 @@ async fn carry_streams(
     let permits = Arc::new(Semaphore::new(waypoint.limits.size(&limits::MAX_CONCURRENT_STREAMS)));
     let streams = |incoming: Incoming| {
         let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
-            return incoming.refuse(Reason::ConnectionLimit);
+            incoming.refuse(Reason::ConnectionLimit);
+            let failure = Failure::new(Reason::ConnectionLimit, limits::MAX_CONCURRENT_STREAMS.name);
+            return waypoint.telemetry.stream_refused(peer, &client, &failure);
         };
         let stream = Stream {
             waypoint: Arc::clone(&waypoint),

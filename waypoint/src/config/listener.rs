@@ -10,22 +10,18 @@ use fairway_proto::envoy::http_connection_manager::http_connection_manager::{
 use fairway_proto::envoy::http_connection_manager::http_filter::ConfigType;
 use fairway_proto::envoy::http_connection_manager::{HttpConnectionManager, HttpFilter};
 use fairway_proto::envoy::jwt_authn::JwtAuthentication;
-use fairway_proto::envoy::listener::{
-    Filter, FilterChain, Listener as Message, ListenerFilter, filter, listener_filter,
-};
-use fairway_proto::envoy::tcp_proxy::TcpProxy;
-use fairway_proto::envoy::tcp_proxy::tcp_proxy::ClusterSpecifier;
+use fairway_proto::envoy::listener::{Filter, FilterChain, Listener as Message, filter};
 use fairway_proto::envoy::{fault, http_rbac, network_rbac};
 use prost_types::Any;
 
+use super::opaque::{by_name, names, reads_names, tcp_proxy};
 use super::policy::Rules;
 use super::tokens::Tokens;
 use super::wrong::{Within, Wrong, all};
-use super::{Chain, Listener, Opaque, ServerName, Weighted, duration, fields};
+use super::{Listener, fields};
 
 const HTTP_CONNECTION_MANAGER: &str =
     "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
-const TLS_INSPECTOR: &str = "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
 const TCP_PROXY: &str = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 const NETWORK_RBAC: &str = "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC";
 const HTTP_RBAC: &str = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC";
@@ -44,63 +40,15 @@ pub fn listener(bytes: &[u8]) -> Result<Listener, Wrong> {
     if let Some(api) = &message.api_listener {
         return manager(any(api.api_listener.as_ref())?).within("api_listener.api_listener");
     }
-    let has_names = !all("listener_filters", &message.listener_filters, inspector)?.is_empty();
-    let is_plain = |chain: &FilterChain| names(chain).is_empty();
+    let has_names = reads_names(&message.listener_filters)?;
     match &*message.filter_chains {
         [] => Err(Wrong::missing("filter_chains")),
-        [only] if is_plain(only) => chain(only).within("filter_chains[0]"),
+        [only] if names(only).is_empty() => chain(only).within("filter_chains[0]"),
         several => by_name(several, has_names).map(Listener::Opaque),
     }
 }
 
-/// A filter that looks at connections before it is known what is done with them: there is one.
-fn inspector(filter: &ListenerFilter) -> Result<(), Wrong> {
-    match &filter.config_type {
-        Some(listener_filter::ConfigType::TypedConfig(config)) if config.type_url == TLS_INSPECTOR => Ok(()),
-        Some(listener_filter::ConfigType::TypedConfig(config)) => Err(unsupported(config)),
-        None => Err(Wrong::missing("typed_config")),
-    }
-}
-
-fn names(chain: &FilterChain) -> &[String] {
-    chain.filter_chain_match.as_ref().map_or(&[], |matching| &matching.server_names)
-}
-
-/// What is done with connections by the names that TLS clients ask for.
-fn by_name(chains: &[FilterChain], has_names: bool) -> Result<Opaque, Wrong> {
-    if !has_names {
-        return Err(Wrong::new("listener_filters", "must have tls_inspector where chains have server_names"));
-    }
-    let mut opaque = Opaque::default();
-    for (index, message) in chains.iter().enumerate() {
-        let at = || format!("filter_chains[{index}]");
-        let Listener::Opaque(Opaque { others: Some(read), .. }) = chain(message).within(at())? else {
-            return Err(Wrong::new(at(), "must end with tcp_proxy where chains have server_names"));
-        };
-        if names(message).is_empty() {
-            if index + 1 < chains.len() {
-                return Err(Wrong::new(at(), "without server_names must be the last"));
-            }
-            opaque.others = Some(Arc::clone(&read));
-        }
-        for (place, name) in names(message).iter().enumerate() {
-            let field = || format!("{}.filter_chain_match.server_names[{place}]", at());
-            let lower = name.to_ascii_lowercase();
-            let wanted = match lower.strip_prefix('*') {
-                Some(parent) if parent.starts_with('.') => ServerName::Below(parent.to_owned()),
-                None if !lower.is_empty() => ServerName::Exact(lower),
-                _ => return Err(Wrong::new(field(), "must be a name, or *. and one")),
-            };
-            if opaque.named.iter().any(|(known, _)| *known == wanted) {
-                return Err(Wrong::new(field(), "is there twice"));
-            }
-            opaque.named.push((wanted, Arc::clone(&read)));
-        }
-    }
-    Ok(opaque)
-}
-
-fn decode<M: prost::Message + Default>(bytes: &[u8]) -> Result<M, Wrong> {
+pub(super) fn decode<M: prost::Message + Default>(bytes: &[u8]) -> Result<M, Wrong> {
     M::decode(bytes).map_err(|error| Wrong::here(error.to_string()))
 }
 
@@ -109,7 +57,7 @@ fn any(any: Option<&Any>) -> Result<&Any, Wrong> {
 }
 
 /// Policies first, then the filter that does the work.
-fn chain(message: &FilterChain) -> Result<Listener, Wrong> {
+pub(super) fn chain(message: &FilterChain) -> Result<Listener, Wrong> {
     let Some((last, first)) = message.filters.split_last() else { return Err(Wrong::missing("filters")) };
     let config = |filter: &Filter| -> Result<Any, Wrong> {
         let Some(filter::ConfigType::TypedConfig(config)) = &filter.config_type else {
@@ -140,25 +88,8 @@ fn chain(message: &FilterChain) -> Result<Listener, Wrong> {
     }
 }
 
-fn unsupported(config: &Any) -> Wrong {
+pub(super) fn unsupported(config: &Any) -> Wrong {
     Wrong::new("typed_config", format!("{} is not supported here", config.type_url))
-}
-
-fn tcp_proxy(policies: Vec<Rules>, config: &Any) -> Result<Listener, Wrong> {
-    let message: TcpProxy = decode(&config.value)?;
-    let clusters = match message.cluster_specifier {
-        Some(ClusterSpecifier::Cluster(name)) => vec![(1, name)],
-        Some(ClusterSpecifier::WeightedClusters(several)) => {
-            several.clusters.into_iter().map(|cluster| (cluster.weight, cluster.name)).collect()
-        }
-        None => return Err(Wrong::missing("cluster")),
-    };
-    let clusters = Weighted::new(clusters).ok_or_else(|| Wrong::new("weighted_clusters", "have no weight"))?;
-    // Envoy's would be an hour; what is not said here is not closed.
-    let idle = message.idle_timeout.as_ref().map(duration).transpose().within("idle_timeout")?;
-    let idle = idle.filter(|idle| !idle.is_zero());
-    let others = Some(Arc::new(Chain { policies, clusters, idle }));
-    Ok(Listener::Opaque(Opaque { named: Vec::new(), others }))
 }
 
 fn manager(config: &Any) -> Result<Listener, Wrong> {
