@@ -6,6 +6,8 @@ use super::labs;
 use super::observe::{Cursor, field};
 use super::shop::{self, Conversation};
 
+mod requests;
+
 const WORLD: &str = include_str!("waypoint.yaml");
 const CLIENT: &str = "shop/client";
 const GUEST: &str = "shop/guest";
@@ -79,6 +81,8 @@ fn requests_go_through_the_waypoint_as_routes_and_policies_say() {
         lab.status().unwrap().services.iter().find(|it| it.name == "web").unwrap().addresses[0].parse().unwrap();
     let mut conversation = Conversation::open(&lab, CLIENT, address, 7000);
     assert!(conversation.says("through the waypoint"));
+    requests::tokens_decide(&lab);
+    requests::failures_and_origins_are_told(&lab);
     routes_decide(&lab);
     policies_decide(&lab);
     assert!(conversation.says("routes and policies have come and gone"));

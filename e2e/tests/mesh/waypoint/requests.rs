@@ -1,0 +1,76 @@
+//! What happens to requests before they are sent on, as users say it: tokens, failures on purpose, pages of other origins.
+
+use fairway_lab::Lab;
+
+use super::{CLIENT, ask, deny, hears};
+
+/// The public half of a key that was made for this, and what its private half has signed: for `web`, for another audience, and
+/// for `web` until the year 2001.
+const KEYS: &str = r#"{"keys":[{"kty":"EC","crv":"P-256","kid":"1","x":"myjsfxwx1yqtVykSDMecXDg7yNqK__eVFTSGSxW1yg0","y":"YOHYsf3NOJm2IdEakX-o2oPYJkkB7DdOh0zZ4d9Hm_U"}]}"#;
+const TOKEN: &str = "eyJhbGciOiJFUzI1NiIsImtpZCI6IjEifQ.eyJpc3MiOiJodHRwczovL2EuZXhhbXBsZSIsInN1YiI6Im1lIiwiYXVkIjoid\
+    2ViIn0.xjdV4FVdAU6az7OwCABRou9srvIoEf2RrJ8XVL1uoJ7sUypiame4t8tT79F0imidJ253rNpHDRCEK5Z2ZyqkUg";
+const TOKEN_FOR_OTHERS: &str = "eyJhbGciOiJFUzI1NiIsImtpZCI6IjEifQ.eyJpc3MiOiJodHRwczovL2EuZXhhbXBsZSIsInN1YiI6Im1lIiwiYXVkIjoic\
+    2hvcCJ9.zkvabK6Ebbrz2pWK24wSUmskaq81IuNOjbB2YUHweKiY_CYrPXIZX2Ai8j6d7S0w6svqJLccROE-i-yImC1tLQ";
+const OLD_TOKEN: &str = "eyJhbGciOiJFUzI1NiIsImtpZCI6IjEifQ.eyJpc3MiOiJodHRwczovL2EuZXhhbXBsZSIsInN1YiI6Im1lIiwiYXVkIjoid\
+    2ViIiwiZXhwIjoxMDAwMDAwMDAwfQ.GRkrUvsrU7hMjDuE5OPsyxUVFtHZfexq4oo6MucO2zxfXDGJSkjfq_bSRF7kFmAR89\
+    veY7OTY1jGPrzAYPQ6bw";
+
+/// Whose tokens the service's waypoint believes, and that there must be one.
+fn tokens() -> String {
+    // Of the port with requests alone: a connection that nobody looks into has no token.
+    let required =
+        deny("token", "{to: [{operation: {ports: [\"80\"]}}], from: [{source: {notRequestPrincipals: [\"*\"]}}]}");
+    format!(
+        "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: tokens, namespace: shop}}\nspec:\n  \
+         targetRefs: [{{group: \"\", kind: Service, name: web}}]\n  \
+         jwtRules: [{{issuer: https://a.example, audiences: [web], jwks: '{KEYS}'}}]\n---\n{required}"
+    )
+}
+
+pub(super) fn tokens_decide(lab: &Lab) {
+    lab.apply(&tokens()).unwrap();
+    hears(lab, CLIENT, &[], &["403 ", "policy_denied"]);
+    let bearer = |token: &str| format!("authorization: Bearer {token}");
+    hears(lab, CLIENT, &["-H", &bearer(TOKEN)], &["200 "]);
+    let forged = format!("{}A{}", &TOKEN[..60], &TOKEN[61..]);
+    for (token, parts) in [
+        (TOKEN_FOR_OTHERS, ["403 ", "token_audience"]),
+        (OLD_TOKEN, ["401 ", "token_invalid"]),
+        (&forged, ["401 ", "token_invalid"]),
+    ] {
+        let answer = ask(lab, CLIENT, "http://web/", &["-H", &bearer(token)]);
+        assert!(parts.iter().all(|part| answer.contains(part)), "{parts:?}: {answer}");
+    }
+    lab.delete(&tokens()).unwrap();
+    hears(lab, CLIENT, &[], &["200 "]);
+}
+
+/// Requests for one path fail; of the others, pages of one origin may do something.
+const TROUBLE: &str = "apiVersion: networking.istio.io/v1\nkind: VirtualService\n\
+    metadata: {name: trouble, namespace: shop}\nspec:\n  hosts: [web]\n  http:\n  \
+    - match: [{uri: {exact: /broken}}]\n    fault: {abort: {httpStatus: 418, percentage: {value: 100}}}\n    \
+    route: [{destination: {host: web}}]\n  \
+    - corsPolicy: {allowOrigins: [{exact: https://a.example}], allowMethods: [PUT]}\n    \
+    route: [{destination: {host: web}}]\n";
+
+pub(super) fn failures_and_origins_are_told(lab: &Lab) {
+    lab.apply(TROUBLE).unwrap();
+    lab.wait_until("requests to fail on purpose", || {
+        let answer = ask(lab, CLIENT, "http://web/broken", &[]);
+        if answer.starts_with("418 ") && answer.contains("fault_injected") { Ok(()) } else { Err(answer) }
+    })
+    .unwrap();
+    let preflight = |origin: &str| {
+        let (origin, asks) = (format!("origin: {origin}"), "access-control-request-method: PUT");
+        ask(lab, CLIENT, "http://web/", &["-X", "OPTIONS", "-i", "-H", &origin, "-H", asks])
+    };
+    let (told, passed_on) = (preflight("https://a.example"), preflight("https://b.example"));
+    assert!(told.contains("access-control-allow-methods: PUT") && !told.contains(" to "), "{told}");
+    assert!(passed_on.contains(" to ") && !passed_on.contains("access-control"), "{passed_on}");
+    lab.delete(TROUBLE).unwrap();
+    lab.wait_until("requests to fail no more", || {
+        let answer = ask(lab, CLIENT, "http://web/broken", &[]);
+        if answer.starts_with("200 ") { Ok(()) } else { Err(answer) }
+    })
+    .unwrap();
+}
