@@ -114,7 +114,7 @@ impl Controller {
         let started = Instant::now();
         let process = Command::new(&program)
             .args(["--source", "kubernetes", "--waypoints", "false", "--log", "warn", "--admin-listen", "127.0.0.1:0"])
-            .args(["--listen", listen, "--max-connection-age", "0s"])
+            .args(["--listen", listen, "--max-connection-age", "0s", "--ca-secret", ""])
             .arg("--kubeconfig")
             .arg(&kubeconfig)
             .arg("--state-dir")

@@ -16,9 +16,18 @@ use crate::serve::clients::{Client, Clients};
 use crate::state::Published;
 use crate::translate::{Problem, Severity};
 
+mod access;
+
+pub use access::Access;
+
 /// The pages.
 #[must_use]
-pub fn router(published: watch::Receiver<Arc<Published>>, clients: Clients, metrics: Metrics) -> Router {
+pub fn router(
+    published: watch::Receiver<Arc<Published>>,
+    clients: Clients,
+    metrics: Metrics,
+    access: &Access,
+) -> Router {
     let latest = move |published: &watch::Receiver<Arc<Published>>| Arc::clone(&published.borrow());
     let (ready, sources, syncz, world) = (published.clone(), published.clone(), published.clone(), published);
     Router::new()
@@ -27,18 +36,27 @@ pub fn router(published: watch::Receiver<Arc<Published>>, clients: Clients, metr
             async move { readiness(&published) }
         })
         .get("/metrics", move |request| page(metrics.registry().clone(), request))
-        .get("/debug/sources", move |_| {
-            let published = latest(&sources);
-            async move { json(&Sources::of(&published)) }
-        })
-        .get("/debug/syncz", move |_| {
-            let progress = Progress { generation: latest(&syncz).world.generation, proxies: clients.list() };
-            async move { json(&progress) }
-        })
-        .get("/debug/world", move |_| {
-            let published = latest(&world);
-            async move { json(&dump_of(&published)) }
-        })
+        .get(
+            "/debug/sources",
+            access.guard(move || {
+                let published = latest(&sources);
+                async move { json(&Sources::of(&published)) }
+            }),
+        )
+        .get(
+            "/debug/syncz",
+            access.guard(move || {
+                let progress = Progress { generation: latest(&syncz).world.generation, proxies: clients.list() };
+                async move { json(&progress) }
+            }),
+        )
+        .get(
+            "/debug/world",
+            access.guard(move || {
+                let published = latest(&world);
+                async move { json(&dump_of(&published)) }
+            }),
+        )
 }
 
 fn readiness(published: &Published) -> Reply {

@@ -17,6 +17,7 @@ use tokio::sync::{Notify, watch};
 use crate::api_server::{self, Complaints, application, within};
 use crate::ca::signer::Current;
 use crate::state::Published;
+use crate::status::lease::Leadership;
 
 /// Key of the certificates in the config map, as Istio's clients look for it.
 const KEY: &str = "root-cert.pem";
@@ -47,7 +48,7 @@ struct Seen {
 pub async fn run(
     client: kube::Client,
     mut published: watch::Receiver<Arc<Published>>,
-    mut leads: watch::Receiver<bool>,
+    mut leads: Leadership,
     mut current: Current,
     name: String,
     mut drain: Drain,
@@ -59,9 +60,12 @@ pub async fn run(
         let names = namespaces(&loaded);
         let signer = Arc::clone(&current.borrow_and_update());
         let mut is_behind = false;
-        if *leads.borrow_and_update() {
+        if leads.may_write() {
             complaints.forget_but(|(namespace, _)| names.contains(namespace));
             for (namespace, step) in seen.steps(&names, signer.roots_pem()) {
+                if !leads.may_write() {
+                    break;
+                }
                 let result = match step {
                     Step::Apply => apply(&client, &namespace, &name, signer.roots_pem()).await,
                     Step::Taken => Err(format!(

@@ -17,7 +17,7 @@ const MANAGER: &str = "fairway-controller";
 /// The same for fields that pass to somebody else: without an owner in between they would fall back to their defaults.
 const HANDING_OVER: &str = "fairway-controller-handing-over";
 /// For an answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// Pause after a watch that failed.
 const RETRY: Duration = Duration::from_secs(2);
 

@@ -19,6 +19,7 @@ use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::admin::Access;
 use crate::ca::keeper::{self, AuthorityError};
 use crate::ca::signer::Current;
 use crate::ca::{self, Authority, secret};
@@ -133,14 +134,16 @@ impl Controller {
         let published = state::publish(readings.loaded, publisher, drain.clone());
         tokio::spawn(keys::keep(published.clone(), told, fetcher, drain.clone()));
         tokio::spawn(watch_freshness(readings.freshness, metrics.clone(), drain.clone()));
-        write_back(place, &config, &authority, &published, &drain);
-        let pages = admin::router(published.clone(), clients.clone(), metrics.clone());
+        write_back(place, &config, &authority, &published, &clients, &drain);
+        let access = Access::new(Arc::clone(&verifier), config.settings.root_namespace.clone());
+        let pages = admin::router(published.clone(), clients.clone(), metrics.clone(), &access);
         tokio::spawn(http::serve(admin_listener, pages, Limits::default(), drain.clone()));
         tokio::spawn(certificate.renew(drain.clone()));
 
         let discovery =
             Discovery::new(published.clone(), Arc::clone(&verifier), clients, metrics.clone(), drain.clone())
                 .with_maximum_age(config.maximum_connection_age)
+                .with_node_accounts(config.rules.trusted.clone())
                 .with_root_namespace(config.settings.root_namespace.clone());
         let root_pem = authority.borrow().roots_pem().to_owned();
         let authority =
@@ -229,6 +232,7 @@ fn write_back(
     config: &Config,
     authority: &Current,
     published: &watch::Receiver<Arc<Published>>,
+    clients: &Clients,
     drain: &Drain,
 ) {
     match place {
@@ -238,7 +242,7 @@ fn write_back(
             }
             if config.write_status {
                 let writer = status::directory::Directory::new(&root);
-                tokio::spawn(status::keep(published.clone(), writer, drain.clone()));
+                tokio::spawn(status::keep(published.clone(), clients.clone(), writer, drain.clone()));
             }
         }
         Place::Cluster(client) => {
@@ -255,7 +259,7 @@ fn write_back(
             }
             if config.write_status {
                 let writer = status::cluster::Cluster::new(client, leads);
-                tokio::spawn(status::keep(published.clone(), writer, drain.clone()));
+                tokio::spawn(status::keep(published.clone(), clients.clone(), writer, drain.clone()));
             }
         }
     }

@@ -112,7 +112,7 @@ impl IstioCertificateService for Authority {
     ) -> Result<Response<IstioCertificateResponse>, Status> {
         let now = SystemTime::now();
         let peer = request.extensions().get::<std::net::SocketAddr>().copied();
-        let caller = self.verifier.authenticate(request.metadata(), now).await;
+        let caller = self.verifier.authenticate(request.metadata(), peer.map(|peer| peer.ip()), now).await;
         let request = request.into_inner();
         let result = caller.clone().and_then(|caller| self.sign(&caller, &request, now));
         let caller = caller.as_ref().map(ToString::to_string).unwrap_or_default();

@@ -17,6 +17,7 @@ pub mod keys;
 pub mod l7;
 pub mod lifecycle;
 pub mod metrics;
+mod per_peer;
 pub mod serve;
 pub mod state;
 pub mod status;

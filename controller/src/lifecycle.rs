@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use crate::api_server::{self, Complaints, Name};
 use crate::state::Published;
 use crate::status::condition::now;
+use crate::status::lease::Leadership;
 use apply::Applied;
 use conditions::Outcome;
 use owned::Owned;
@@ -37,7 +38,7 @@ const AGAIN: Duration = Duration::from_secs(30);
 pub async fn run(
     client: kube::Client,
     mut published: watch::Receiver<Arc<Published>>,
-    mut leads: watch::Receiver<bool>,
+    mut leads: Leadership,
     settings: WaypointSettings,
     mut drain: Drain,
 ) {
@@ -47,10 +48,10 @@ pub async fn run(
     loop {
         let loaded = Arc::clone(&published.borrow_and_update().loaded);
         let mut is_behind = false;
-        if *leads.borrow_and_update() && !loaded.is_never_read() && owned.view().is_complete() {
+        if leads.may_write() && !loaded.is_never_read() && owned.view().is_complete() {
             let gateways = loaded.objects.gateways.values();
             let ours = gateways.filter(|gateway| gateway.spec.gateway_class_name == CLASS).map(Arc::as_ref);
-            is_behind = !keeper.round(&owned, ours.collect()).await;
+            is_behind = !keeper.round(&owned, ours.collect(), &mut leads).await;
         }
         let pause = if is_behind { RETRY } else { AGAIN };
         tokio::select! {
@@ -74,7 +75,7 @@ struct Keeper {
 
 impl Keeper {
     /// Looks at everything once; whether all is as it should be.
-    async fn round(&mut self, owned: &Owned, gateways: Vec<&Gateway>) -> bool {
+    async fn round(&mut self, owned: &Owned, gateways: Vec<&Gateway>, leads: &mut Leadership) -> bool {
         let mut is_done = self.classes(owned).await;
         if !owned.view().classes.contains_key(CLASS) {
             // The class is missing, or somebody else's: so are its gateways.
@@ -88,6 +89,9 @@ impl Keeper {
         self.applied.retain(|name, _| present.contains(name));
         self.complaints.0.forget_but(|name| present.contains(name));
         for gateway in gateways.into_iter().filter(|gateway| gateway.metadata.deletion_timestamp.is_none()) {
+            if !leads.may_write() {
+                return false;
+            }
             is_done &= self.gateway(owned, gateway, name(gateway)).await;
         }
         is_done

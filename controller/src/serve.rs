@@ -1,32 +1,38 @@
 //! Discovery over gRPC: one task per client brings it to the newest world, by delta here (interop §3), and as the state of
 //! the world in [`whole`].
 
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fairway_core::io::drain::Drain;
+use fairway_core::source::{Kind, ObjectKey};
 use fairway_proto::discovery::aggregated_discovery_service_server::AggregatedDiscoveryService;
 use fairway_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse};
 use fairway_proto::envoy_core::Node;
 use tokio::sync::{mpsc, watch};
-use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+mod age;
 pub mod clients;
 pub mod session;
 mod status;
 mod whole;
 
+use age::Age;
 use clients::{Client, Clients, Membership};
-use session::{Event, Session};
+use session::{Event, Role, Session};
 
 use crate::l7;
 use crate::l7::client::metadata;
+use crate::l7::waypoints::GatewayName;
 use crate::metrics::Metrics;
 use crate::state::Published;
 use crate::token::{Caller, Verifier};
+use crate::translate::waypoint;
 
 /// Responses handed to the transport and not yet written; the rest is made when there is room.
 const OUTGOING: usize = 1;
@@ -45,6 +51,8 @@ pub struct Discovery {
     drain: Drain,
     maximum_age: Option<Duration>,
     root_namespace: String,
+    /// Namespaces and service accounts of node proxies.
+    node_accounts: Arc<BTreeSet<(String, String)>>,
 }
 
 impl Discovery {
@@ -57,7 +65,8 @@ impl Discovery {
         metrics: Metrics,
         drain: Drain,
     ) -> Self {
-        Self { published, verifier, clients, metrics, drain, maximum_age: None, root_namespace: String::new() }
+        let (root_namespace, node_accounts) = (String::new(), Arc::default());
+        Self { published, verifier, clients, metrics, drain, maximum_age: None, root_namespace, node_accounts }
     }
 
     /// Ends streams after about this long, at a moment when nothing is under way: clients spread over the controllers
@@ -72,6 +81,37 @@ impl Discovery {
     pub fn with_root_namespace(self, root_namespace: String) -> Self {
         Self { root_namespace, ..self }
     }
+
+    /// Callers with these namespaces and service accounts are node proxies. They and waypoints may know all workloads and
+    /// policies, others only those that they name.
+    #[must_use]
+    pub fn with_node_accounts(self, accounts: BTreeSet<(String, String)>) -> Self {
+        Self { node_accounts: Arc::new(accounts), ..self }
+    }
+
+    /// What the caller with this namespace and service account is. Waypoints run as an account that has the name of their
+    /// gateway (`l7/client.rs`).
+    fn role(&self, account: &(String, String)) -> Role {
+        if self.node_accounts.contains(account) {
+            return Role::Node;
+        }
+        let gateway = ObjectKey::new(Kind::Gateway, &account.0, &account.1);
+        let published = self.published.borrow();
+        let found = published.loaded.objects.gateways.get(&gateway);
+        let is_waypoint = found.is_some_and(|gateway| waypoint::is_class(&gateway.spec.gateway_class_name));
+        if is_waypoint { Role::Waypoint } else { Role::Other }
+    }
+
+    async fn authenticate<T>(&self, request: &Request<T>) -> Result<(Caller, Age), Status> {
+        let metadata = request.metadata();
+        let caller = self.verifier.authenticate(metadata, address(request), SystemTime::now()).await?;
+        Ok((caller, Age::new(self.maximum_age, &self.verifier, metadata)))
+    }
+}
+
+/// Where a request comes from.
+pub(crate) fn address<T>(request: &Request<T>) -> Option<IpAddr> {
+    request.extensions().get::<SocketAddr>().map(SocketAddr::ip)
 }
 
 type Answers<T> = Pin<Box<dyn tokio_stream::Stream<Item = Result<T, Status>> + Send>>;
@@ -85,7 +125,7 @@ impl AggregatedDiscoveryService for Discovery {
         &self,
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        let caller = self.verifier.authenticate(request.metadata(), SystemTime::now()).await?;
+        let (caller, age) = self.authenticate(&request).await?;
         let (answers, outgoing) = mpsc::channel(OUTGOING);
         let stream = whole::Stream {
             requests: request.into_inner(),
@@ -94,6 +134,7 @@ impl AggregatedDiscoveryService for Discovery {
             metrics: self.metrics.clone(),
             clients: self.clients.clone(),
             root_namespace: self.root_namespace.clone(),
+            age,
         };
         tokio::spawn(stream.serve(caller, self.drain.clone()));
         Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
@@ -103,15 +144,17 @@ impl AggregatedDiscoveryService for Discovery {
         &self,
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
-        let caller = self.verifier.authenticate(request.metadata(), SystemTime::now()).await?;
+        let (caller, age) = self.authenticate(&request).await?;
         let (answers, outgoing) = mpsc::channel(OUTGOING);
+        let account = (caller.namespace.clone(), caller.service_account.clone());
         let stream = Stream {
             requests: request.into_inner(),
             answers,
             published: self.published.clone(),
             metrics: self.metrics.clone(),
             session: Session::default(),
-            ends: self.maximum_age.map(|age| Instant::now() + spread(age, rand::random())),
+            role: self.role(&account),
+            age,
         };
         let (clients, drain) = (self.clients.clone(), self.drain.clone());
         tokio::spawn(stream.serve(caller, clients, drain));
@@ -125,8 +168,8 @@ struct Stream {
     published: watch::Receiver<Arc<Published>>,
     metrics: Metrics,
     session: Session,
-    /// When it has lived long enough.
-    ends: Option<Instant>,
+    role: Role,
+    age: Age,
 }
 
 impl Stream {
@@ -147,14 +190,15 @@ impl Stream {
         let Some(first) = self.requests.message().await? else { return Ok(()) };
         let node = first.node.clone().unwrap_or_default();
         check_node(&node, caller)?;
-        let client = describe(&node, caller);
-        let id = client.id.clone();
-        let membership = clients.join(client);
+        let client = l7::Client::new(&node, &caller.namespace, &caller.service_account);
+        let described = describe(&node, caller, self.role == Role::Node, client.gateway.as_ref());
+        let id = described.id.clone();
+        let membership = clients.join(described);
         let connected = self.metrics.clients.clone();
         connected.increment(1.0);
         let _leave = Leave(connected);
         tracing::info!(client = id, caller = %caller, "discovery client connected");
-        self.session = Session::of(l7::Client::new(&node, &caller.namespace, &caller.service_account));
+        self.session = Session::of(client, self.role);
         self.take(first, &id)?;
         self.await_subscriptions(&id).await?;
         let result = self.exchange(&id, &membership).await;
@@ -203,7 +247,7 @@ impl Stream {
                     Some(request) => self.take(request, id)?,
                     None => return Ok(()),
                 },
-                () = until(self.ends), if is_idle => return Ok(()),
+                () = self.age.over(), if is_idle => return Ok(()),
                 changed = self.published.changed(), if is_idle => {
                     changed.map_err(|_| Status::unavailable("the controller is shutting down; connect again"))?;
                 }
@@ -225,21 +269,16 @@ impl Stream {
                     "more names are asked for than answers are taken; connect again",
                 ));
             }
+            Event::Denied(kind) => {
+                return Err(Status::permission_denied(format!(
+                    "only node proxies and waypoints may subscribe to all of {}; name what is wanted, or add the service account to \
+                     --trusted-node-accounts",
+                    kind.short_name()
+                )));
+            }
             event => tracing::trace!(client = id, ?event, "discovery request"),
         }
         Ok(())
-    }
-}
-
-/// The age by chance, from 0 to 1, between nine and eleven tenths of its nominal length.
-fn spread(age: Duration, chance: f64) -> Duration {
-    age.mul_f64(0.9 + chance.clamp(0.0, 1.0) / 5.0)
-}
-
-async fn until(ends: Option<Instant>) {
-    match ends {
-        Some(ends) => tokio::time::sleep_until(ends).await,
-        None => std::future::pending().await,
     }
 }
 
@@ -263,13 +302,15 @@ fn check_node(node: &Node, caller: &Caller) -> Result<(), Status> {
     }
 }
 
-fn describe(node: &Node, caller: &Caller) -> Client {
+fn describe(node: &Node, caller: &Caller, is_node: bool, gateway: Option<&GatewayName>) -> Client {
     let since = time::OffsetDateTime::now_utc();
     Client {
         id: node.id.clone(),
         node: metadata(node, "NODE_NAME").unwrap_or_default().to_owned(),
         namespace: caller.namespace.clone(),
         cluster: metadata(node, "CLUSTER_ID").unwrap_or_default().to_owned(),
+        is_node,
+        gateway: gateway.cloned(),
         version: ["FAIRWAY_VERSION", "ISTIO_VERSION"]
             .iter()
             .find_map(|key| metadata(node, key))

@@ -13,14 +13,17 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::l7;
+use crate::serve::clients::{Client, Clients};
 use crate::state::Published;
 use crate::translate::{Problem, Severity};
 use condition::{Condition, is_said};
+use programmed::{Memory, Places, Programmed};
 
 pub mod cluster;
 pub mod condition;
 pub mod directory;
 pub mod lease;
+mod programmed;
 mod routes;
 mod unserved;
 
@@ -54,12 +57,15 @@ pub struct Verdict {
 }
 
 impl Verdict {
-    /// The condition beside what the object has now, and whether there is anything to write.
-    fn compare(&self, present: &[Value], now: &str) -> (Value, bool) {
-        let condition =
-            Condition { kind: self.condition, holds: self.holds, reason: self.reason, message: &self.message };
-        let wanted = condition.beside(present, self.generation, now);
-        let differs = !is_said(&wanted, present);
+    fn condition(&self) -> Condition<'_> {
+        Condition { kind: self.condition, holds: self.holds, reason: self.reason, message: &self.message }
+    }
+
+    /// The conditions beside what the object has now, and whether there is anything to write.
+    fn compare(&self, programmed: Option<&Programmed>, present: &[Value], now: &str) -> (Vec<Value>, bool) {
+        let conditions = [self.condition()].into_iter().chain(programmed.map(Programmed::condition));
+        let wanted: Vec<Value> = conditions.map(|it| it.beside(present, self.generation, now)).collect();
+        let differs = wanted.iter().any(|condition| !is_said(condition, present));
         (wanted, differs)
     }
 }
@@ -67,8 +73,8 @@ impl Verdict {
 /// What is to be said of one object, by what it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Statement {
-    Policy(Verdict),
-    Route(l7::verdict::Verdict),
+    Policy(Verdict, Option<Programmed>),
+    Route(l7::verdict::Verdict, Option<Programmed>),
     /// Something without effect, by what it is for.
     Ancestors(Vec<Value>),
 }
@@ -77,24 +83,43 @@ impl Statement {
     /// The status to write, and whether it says anything new.
     fn compare(&self, published: &Published, key: &ObjectKey, now: &str) -> (Value, bool) {
         match self {
-            Self::Policy(verdict) => {
-                let (condition, differs) = verdict.compare(present(published, key), now);
-                (json!({"conditions": [condition]}), differs)
+            Self::Policy(verdict, programmed) => {
+                let (conditions, differs) = verdict.compare(programmed.as_ref(), present(published, key), now);
+                (json!({"conditions": conditions}), differs)
             }
-            Self::Route(verdict) => routes::compare(verdict, published, key, now),
+            Self::Route(verdict, programmed) => routes::compare(verdict, programmed.as_ref(), published, key, now),
             Self::Ancestors(ancestors) => unserved::compare(ancestors, published, key, now),
         }
     }
 }
 
-/// What is to be said of everything.
-fn statements(published: &Published) -> BTreeMap<ObjectKey, Statement> {
-    let policies = verdicts(published).into_iter().map(|(key, verdict)| (key, Statement::Policy(verdict)));
-    let routes = routes::verdicts(published).into_iter().map(|(key, verdict)| (key, Statement::Route(verdict)));
-    let traffic = traffic(published).into_iter().map(|(key, verdict)| (key, Statement::Policy(verdict)));
-    let telemetry = unserved::telemetry(published).into_iter().map(|(key, verdict)| (key, Statement::Policy(verdict)));
-    let tls = unserved::backend_tls(published).into_iter().map(|(key, all)| (key, Statement::Ancestors(all)));
-    policies.chain(routes).chain(traffic).chain(telemetry).chain(tls).collect()
+/// What is to be said of everything, where these clients are connected.
+fn statements(published: &Published, memory: &mut Memory, clients: &[Client]) -> BTreeMap<ObjectKey, Statement> {
+    memory.look(published);
+    let places = Places::of(published);
+    let mut all = BTreeMap::new();
+    for (key, verdict) in verdicts(published) {
+        let concerned = places.policy(&key, verdict.condition == WAYPOINT_ACCEPTED);
+        let said = present(published, &key);
+        let programmed = memory.decide(&key, &concerned, verdict.generation, said, clients);
+        all.insert(key, Statement::Policy(verdict, Some(programmed)));
+    }
+    for (key, verdict) in routes::verdicts(published) {
+        let said = routes::said(published, &key);
+        let decide = |concerned| memory.decide(&key, concerned, verdict.generation, said, clients);
+        let programmed = places.route(&key).map(decide);
+        all.insert(key, Statement::Route(verdict, programmed));
+    }
+    for (key, verdict) in traffic(published) {
+        let said = present(published, &key);
+        let decide = |concerned| memory.decide(&key, concerned, verdict.generation, said, clients);
+        let programmed = places.route(&key).filter(|_| key.kind.is_route()).map(decide);
+        all.insert(key, Statement::Policy(verdict, programmed));
+    }
+    let telemetry = unserved::telemetry(published).into_iter();
+    all.extend(telemetry.map(|(key, verdict)| (key, Statement::Policy(verdict, None))));
+    all.extend(unserved::backend_tls(published).into_iter().map(|(key, all)| (key, Statement::Ancestors(all))));
+    all
 }
 
 /// What is to be said of every policy.
@@ -166,7 +191,7 @@ fn verdict(faults: &[(Severity, String)], is_attached: bool, misses: bool, gener
     };
     let message = if faults.is_empty() {
         let place = if is_attached { "at waypoints" } else { "on every node" };
-        format!("in force {place}")
+        format!("accepted as written, for enforcement {place}")
     } else {
         faults.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>().join("; ")
     };
@@ -181,7 +206,8 @@ fn traffic(published: &Published) -> BTreeMap<ObjectKey, Verdict> {
         let texts = verdict.findings.iter().map(|finding| format!("{}: {}", finding.field, finding.message));
         let message = texts.collect::<Vec<_>>().join("; ");
         let holds = message.is_empty();
-        let (reason, message) = if holds { ("Accepted", "in force".to_owned()) } else { ("UnsupportedValue", message) };
+        let (reason, message) =
+            if holds { ("Accepted", "accepted as written".to_owned()) } else { ("UnsupportedValue", message) };
         Verdict { condition: ACCEPTED, holds, reason, message, generation: verdict.generation }
     };
     ours.map(|(key, found)| (key.clone(), verdict(found))).collect()
@@ -224,7 +250,14 @@ pub trait Writer: Send {
 const GATHER: Duration = Duration::from_millis(200);
 
 /// Keeps the conditions of all policies and routes true until the drain starts.
-pub async fn keep<W: Writer>(mut published: watch::Receiver<Arc<Published>>, mut writer: W, mut drain: Drain) {
+pub async fn keep<W: Writer>(
+    mut published: watch::Receiver<Arc<Published>>,
+    clients: Clients,
+    mut writer: W,
+    mut drain: Drain,
+) {
+    let mut answers = clients.changes();
+    let mut memory = Memory::default();
     let mut said: BTreeMap<ObjectKey, (Statement, Instant)> = BTreeMap::new();
     let mut complained = false;
     loop {
@@ -232,7 +265,9 @@ pub async fn keep<W: Writer>(mut published: watch::Receiver<Arc<Published>>, mut
         let mut failed = None;
         // Before anything is served, nothing is in force.
         if writer.may_write() && state.world.generation > 0 {
-            failed = write_all(&state, &mut writer, &mut said).await;
+            answers.borrow_and_update();
+            let statements = statements(&state, &mut memory, &clients.list());
+            failed = write_all(&state, statements, &mut writer, &mut said).await;
         }
         match &failed {
             Some(error) if !complained => tracing::warn!("conditions of policies cannot be written: {error}"),
@@ -242,6 +277,8 @@ pub async fn keep<W: Writer>(mut published: watch::Receiver<Arc<Published>>, mut
         complained = failed.is_some();
         tokio::select! {
             changed = published.changed() => if changed.is_err() { return },
+            // The sender is here.
+            _ = answers.changed() => {}
             () = writer.turn() => said.clear(),
             () = tokio::time::sleep(if complained { RETRY } else { AGAIN }) => {}
             _ = drain.started() => return,
@@ -253,10 +290,10 @@ pub async fn keep<W: Writer>(mut published: watch::Receiver<Arc<Published>>, mut
 /// Writes what differs. Returns the first failure.
 async fn write_all<W: Writer>(
     state: &Published,
+    statements: BTreeMap<ObjectKey, Statement>,
     writer: &mut W,
     said: &mut BTreeMap<ObjectKey, (Statement, Instant)>,
 ) -> Option<String> {
-    let statements = statements(state);
     let gone: Vec<ObjectKey> = said.keys().filter(|key| !statements.contains_key(*key)).cloned().collect();
     for key in gone {
         said.remove(&key);
@@ -270,6 +307,10 @@ async fn write_all<W: Writer>(
         if !differs || said.get(&key).is_some_and(is_said) {
             said.entry(key).or_insert_with(|| (statement, Instant::now()));
             continue;
+        }
+        // Another replica may be about to write.
+        if !writer.may_write() {
+            return failed;
         }
         match writer.write(&key, status).await {
             Ok(()) => drop(said.insert(key, (statement, Instant::now()))),

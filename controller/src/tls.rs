@@ -25,6 +25,7 @@ use tonic::transport::server::Connected;
 use crate::ca::sign;
 use crate::ca::signer::{Current, Signer};
 use crate::metrics::Metrics;
+use crate::per_peer::PerPeer;
 
 /// Lifetime of the server's certificate; a new one is made after half of it.
 const SERVER_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
@@ -36,6 +37,11 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const MAXIMUM_HANDSHAKES: usize = 256;
 /// Connections at a time: one or two a node.
 const MAXIMUM_CONNECTIONS: usize = 20_000;
+/// The same for one peer, of which several may be behind one address: a machine that opens connections and says nothing must
+/// not take the places of all others.
+const MAXIMUM_CONNECTIONS_PER_PEER: usize = 512;
+/// Handshakes at a time with one peer.
+const MAXIMUM_HANDSHAKES_PER_PEER: usize = 32;
 /// Connections through the handshake that gRPC has not taken over yet.
 const HANDED_OVER: usize = 16;
 /// First and longest pause after a failed accept, doubled in between.
@@ -147,7 +153,7 @@ impl ResolvesServerCert for ServerCertificate {
 pub struct Connection {
     stream: TlsStream<TcpStream>,
     peer: SocketAddr,
-    _place: OwnedSemaphorePermit,
+    _places: (OwnedSemaphorePermit, OwnedSemaphorePermit),
 }
 
 /// Accepts until the drain starts; connections through the handshake come out of the receiver.
@@ -172,6 +178,8 @@ async fn accept_loop(
 ) {
     let handshakes = Arc::new(Semaphore::new(MAXIMUM_HANDSHAKES));
     let connections = Arc::new(Semaphore::new(MAXIMUM_CONNECTIONS));
+    let handshakes_of = PerPeer::new(MAXIMUM_HANDSHAKES_PER_PEER);
+    let connections_of = PerPeer::new(MAXIMUM_CONNECTIONS_PER_PEER);
     let mut pause = ACCEPT_PAUSE.0;
     loop {
         // Permits before the accept: what cannot be served waits in the kernel's queue.
@@ -195,14 +203,20 @@ async fn accept_loop(
             }
         };
         pause = ACCEPT_PAUSE.0;
+        let own = |places: &PerPeer| places.of(peer.ip()).try_acquire_owned();
+        let (Ok(own_place), Ok(own_handshake)) = (own(&connections_of), own(&handshakes_of)) else {
+            metrics.handshakes_failed.increment(1);
+            tracing::debug!(%peer, "one address has more connections or handshakes than it may have; closed");
+            continue;
+        };
         let (acceptor, sender, metrics) = (acceptor.clone(), sender.clone(), metrics.clone());
         tokio::spawn(async move {
             let outcome = shake_hands(&acceptor, stream).await;
-            drop(handshake);
+            drop((handshake, own_handshake));
             match outcome {
                 Ok(stream) => {
                     // Fails only when the server is gone.
-                    let _ = sender.send(Connection { stream, peer, _place: place }).await;
+                    let _ = sender.send(Connection { stream, peer, _places: (place, own_place) }).await;
                 }
                 Err(error) => {
                     metrics.handshakes_failed.increment(1);

@@ -1,6 +1,7 @@
 //! Who calls: a bearer token of a service account, checked with the keys that sign them, or by the API server.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
@@ -129,20 +130,39 @@ impl Verifier {
     ///
     /// # Errors
     /// UNAUTHENTICATED with the reason, or UNAVAILABLE when it cannot be checked now.
-    pub async fn authenticate(&self, metadata: &MetadataMap, now: SystemTime) -> Result<Caller, Status> {
-        let token = metadata
-            .get("authorization")
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| value.split_once(' '))
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-            .map(|(_, token)| token.trim())
-            .ok_or_else(|| TokenError::Missing(self.audience().to_owned()))?;
+    pub async fn authenticate(
+        &self,
+        metadata: &MetadataMap,
+        peer: Option<IpAddr>,
+        now: SystemTime,
+    ) -> Result<Caller, Status> {
+        let written = metadata.get("authorization").and_then(|value| value.to_str().ok());
+        let token = bearer(written).ok_or_else(|| TokenError::Missing(self.audience().to_owned()))?;
+        self.verify(token, peer, now).await
+    }
+
+    /// Checks a token from `peer`.
+    ///
+    /// # Errors
+    /// Like [`Self::authenticate`].
+    pub async fn verify(&self, token: &str, peer: Option<IpAddr>, now: SystemTime) -> Result<Caller, Status> {
         if token.len() > MAXIMUM_TOKEN_BYTES {
             return Err(TokenError::Malformed(format!("longer than {MAXIMUM_TOKEN_BYTES} bytes")).into());
         }
         match self {
             Self::Keys(keys) => Ok(keys.verify(token, now)?),
-            Self::Review(reviewer) => reviewer.verify(token).await,
+            Self::Review(reviewer) => reviewer.verify(token, peer, now).await,
+        }
+    }
+
+    /// Whether it can be said now whose the token in the metadata of a request is, whatever there is to say.
+    pub async fn can_check(&self, metadata: &MetadataMap) -> bool {
+        match self {
+            Self::Keys(_) => true,
+            Self::Review(reviewer) => {
+                let written = metadata.get("authorization").and_then(|value| value.to_str().ok());
+                reviewer.can_check(bearer(written).unwrap_or_default()).await
+            }
         }
     }
 
@@ -152,6 +172,12 @@ impl Verifier {
             Self::Review(reviewer) => reviewer.audience(),
         }
     }
+}
+
+/// The token of an `authorization` header.
+pub(crate) fn bearer(written: Option<&str>) -> Option<&str> {
+    let (scheme, token) = written?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 /// Checks tokens against keys, issuer and audience, without asking anybody.

@@ -11,5 +11,7 @@ mod authority;
 mod contract;
 #[path = "source/fake.rs"]
 mod fake;
+#[path = "source/replicas.rs"]
+mod replicas;
 #[path = "source/writes.rs"]
 mod writes;

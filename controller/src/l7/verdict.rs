@@ -80,8 +80,13 @@ impl Verdict {
         (!texts.is_empty()).then(|| texts.join("; "))
     }
 
-    /// The entries of the route's status, with a function that says since when a condition is as it is.
-    pub fn parents(&self, since: impl Fn(&ParentReference, &str, bool) -> String) -> Vec<Value> {
+    /// The entries of the route's status: with what else there is to say where it is attached, and a function that says since
+    /// when a condition is as it is.
+    pub fn parents(
+        &self,
+        further: Option<Condition<'_>>,
+        since: impl Fn(&ParentReference, &str, bool) -> String,
+    ) -> Vec<Value> {
         let unsupported = self.of_class(|class| class == Class::Unsupported);
         let broken = self.findings.iter().find_map(|finding| match finding.class {
             Class::Reference(reason) => Some(reason),
@@ -107,6 +112,9 @@ impl Verdict {
             if let (Ok(()), Some(message), false) = (&at.accepted, &unsupported, self.is_unsupported) {
                 let message = format!("Dropped Rule: {message}");
                 conditions.push(condition("PartiallyInvalid", true, "UnsupportedValue", &message));
+            }
+            if let (Ok(()), Some(further)) = (&at.accepted, further) {
+                conditions.push(condition(further.kind, further.holds, further.reason, further.message));
             }
             json!({"parentRef": at.parent, "controllerName": CONTROLLER_NAME, "conditions": conditions})
         };

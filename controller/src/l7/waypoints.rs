@@ -1,6 +1,6 @@
 //! What each waypoint stands before, and which policies it enforces there.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,6 +52,8 @@ pub struct Plan {
     pub waypoints: BTreeMap<GatewayName, Waypoint>,
     policies: BTreeMap<Place, Vec<Arc<Policy>>>,
     tokens: BTreeMap<Place, Vec<Arc<tokens::Policy>>>,
+    /// Where each policy is attached.
+    places: BTreeMap<ObjectKey, BTreeSet<Place>>,
 }
 
 impl Plan {
@@ -86,19 +88,22 @@ impl Plan {
             }));
         };
         let (mut by_place, mut tokens_by_place) = (BTreeMap::new(), BTreeMap::new());
+        let mut by_object: BTreeMap<ObjectKey, BTreeSet<Place>> = BTreeMap::new();
         for (key, policy) in policies {
             attach(&key, &policy.places);
+            by_object.entry(key).or_default().extend(policy.places.iter().cloned());
             for place in &policy.places {
                 by_place.entry(place.clone()).or_insert_with(Vec::new).push(Arc::clone(&policy));
             }
         }
         for (key, policy) in tokens {
             attach(&key, &policy.places);
+            by_object.entry(key).or_default().extend(policy.places.iter().cloned());
             for place in &policy.places {
                 tokens_by_place.entry(place.clone()).or_insert_with(Vec::new).push(Arc::clone(&policy));
             }
         }
-        (plan.policies, plan.tokens) = (by_place, tokens_by_place);
+        (plan.policies, plan.tokens, plan.places) = (by_place, tokens_by_place, by_object);
         plan
     }
 
@@ -143,6 +148,17 @@ impl Plan {
     pub fn tokens(&self, gateway: &GatewayName, service: &ObjectKey) -> Vec<&tokens::Policy> {
         let places = self.places(gateway, Some(service));
         places.iter().filter_map(|place| self.tokens.get(place)).flatten().map(Arc::as_ref).collect()
+    }
+
+    /// The waypoints that enforce a policy anywhere.
+    #[must_use]
+    pub fn enforcing(&self, policy: &ObjectKey) -> BTreeSet<GatewayName> {
+        let Some(attached) = self.places.get(policy) else { return BTreeSet::new() };
+        let enforces = |gateway: &GatewayName, waypoint: &Waypoint| {
+            let services = waypoint.services.values().map(Some).chain([None]);
+            services.into_iter().any(|service| self.places(gateway, service).iter().any(|it| attached.contains(it)))
+        };
+        self.waypoints.iter().filter(|(name, it)| enforces(name, it)).map(|(name, _)| name.clone()).collect()
     }
 
     /// Whose tokens are believed anywhere.

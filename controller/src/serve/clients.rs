@@ -5,14 +5,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use serde::Serialize;
+use tokio::sync::watch;
 
 use super::session::Progress;
+use crate::l7::waypoints::GatewayName;
 use crate::world::ResourceType;
 
 /// All connected clients. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Clients {
     inner: Arc<Mutex<Table>>,
+    /// Told when anybody has come, answered or gone.
+    changes: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
@@ -22,7 +26,7 @@ struct Table {
 }
 
 /// One connected client.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Client {
     /// Id of its node message.
@@ -35,6 +39,12 @@ pub struct Client {
     /// Cluster it says it is in.
     #[serde(skip)]
     pub cluster: String,
+    /// Its account is that of node proxies.
+    #[serde(skip)]
+    pub is_node: bool,
+    /// The gateway whose waypoint it is.
+    #[serde(skip)]
+    pub gateway: Option<GatewayName>,
     /// Version it says it has.
     pub version: String,
     /// Start of the stream, RFC 3339.
@@ -52,6 +62,9 @@ pub struct TypeStatus {
     pub acked: u64,
     /// Why the last response was refused, if it was.
     pub nacked: Option<String>,
+    /// What was refused by name, with the refusal.
+    #[serde(skip)]
+    pub refused: BTreeMap<Arc<str>, Arc<str>>,
     /// When something was last sent completely.
     #[serde(skip)]
     pub updated: Option<SystemTime>,
@@ -66,6 +79,7 @@ impl Clients {
         table.next = key.wrapping_add(1);
         table.clients.insert(key, client);
         drop(table);
+        self.changes.send_replace(());
         Membership { clients: self.clone(), key }
     }
 
@@ -73,6 +87,12 @@ impl Clients {
     #[must_use]
     pub fn list(&self) -> Vec<Client> {
         self.table().clients.values().cloned().collect()
+    }
+
+    /// Changes when anybody has come, answered or gone.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     fn table(&self) -> std::sync::MutexGuard<'_, Table> {
@@ -98,16 +118,21 @@ impl Membership {
                 Some(before) if before.sent == progress.sent => before.updated,
                 _ => (progress.sent > 0).then(SystemTime::now),
             };
-            let Progress { sent, acked, nacked } = progress.clone();
-            (kind.short_name(), TypeStatus { sent, acked, nacked, updated })
+            let Progress { sent, acked, nacked, refused } = progress.clone();
+            (kind.short_name(), TypeStatus { sent, acked, nacked, refused, updated })
         };
         let types = progress.map(status).collect();
-        client.types = types;
+        if client.types != types {
+            client.types = types;
+            drop(table);
+            self.clients.changes.send_replace(());
+        }
     }
 }
 
 impl Drop for Membership {
     fn drop(&mut self) {
         self.clients.table().clients.remove(&self.key);
+        self.clients.changes.send_replace(());
     }
 }

@@ -25,7 +25,7 @@ pub const MAXIMUM_RESPONSE_BYTES: usize = 3 * 1024 * 1024;
 /// Responses a client may leave unanswered before it is sent no more.
 pub const MAXIMUM_UNANSWERED: usize = 32;
 /// Bytes of a name and a version and their framing, added to each body.
-const RESOURCE_OVERHEAD: usize = 128;
+pub(super) const RESOURCE_OVERHEAD: usize = 128;
 /// Unknown types a client may ask for before it has taken the answers to those before.
 const MAXIMUM_ASKED: usize = 10_000;
 /// Names of one type a client may ask for before it has taken the answers, and names it may be subscribed to: more than any
@@ -33,6 +33,8 @@ const MAXIMUM_ASKED: usize = 10_000;
 pub(super) const MAXIMUM_NAMES: usize = 100_000;
 /// The name that stands for all.
 pub(super) const WILDCARD: &str = "*";
+/// Names of one type that are remembered as refused: who refuses more refuses everything.
+const MAXIMUM_REFUSED: usize = 1_000;
 /// Characters of a refusal that are kept.
 pub(super) const MAXIMUM_REFUSAL: usize = 4096;
 
@@ -53,6 +55,8 @@ pub enum Event {
     Names(ResourceType),
     /// More is asked for than the client takes; its stream should end.
     Flood,
+    /// Everything is asked for by who may not know it; its stream should end.
+    Denied(ResourceType),
 }
 
 /// What a client has of one type.
@@ -64,6 +68,24 @@ pub struct Progress {
     pub acked: u64,
     /// The last refusal, until a later response is acknowledged.
     pub nacked: Option<String>,
+    /// What was refused by name and not taken over since, each with the refusal; up to [`MAXIMUM_REFUSED`].
+    pub refused: BTreeMap<Arc<str>, Arc<str>>,
+}
+
+impl Progress {
+    fn took(&mut self, names: &[Arc<str>]) {
+        self.nacked = None;
+        if !self.refused.is_empty() {
+            names.iter().for_each(|name| drop(self.refused.remove(name)));
+        }
+    }
+
+    fn refused(&mut self, names: Vec<Arc<str>>, message: &str) {
+        self.nacked = Some(message.to_owned());
+        let message: Arc<str> = message.into();
+        let room = MAXIMUM_REFUSED.saturating_sub(self.refused.len());
+        self.refused.extend(names.into_iter().take(room).map(|name| (name, Arc::clone(&message))));
+    }
 }
 
 #[derive(Debug, Default)]
@@ -111,6 +133,20 @@ struct Unanswered {
     nonce: String,
     kind: Option<ResourceType>,
     completes: Option<u64>,
+    /// What it says something about.
+    names: Vec<Arc<str>>,
+}
+
+/// What a caller is, by the account of its token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// A node proxy: it may know all workloads and policies, and is told of those on its node.
+    Node,
+    /// The waypoint of a gateway that there is: it may know all, because it may be dialled by anybody and dial any endpoint.
+    Waypoint,
+    /// Anybody else: it may know what it can name.
+    #[default]
+    Other,
 }
 
 /// The state of one client.
@@ -120,6 +156,7 @@ pub struct Session {
     pending: VecDeque<Chunk>,
     unanswered: VecDeque<Unanswered>,
     last_nonce: u64,
+    role: Role,
     /// Name of the client's node.
     node: String,
     /// What else of it decides what it is told.
@@ -129,8 +166,8 @@ pub struct Session {
 impl Session {
     /// The session of this client.
     #[must_use]
-    pub fn of(client: Client) -> Self {
-        Self { client, ..Self::default() }
+    pub fn of(client: Client, role: Role) -> Self {
+        Self { client, role, ..Self::default() }
     }
 
     /// Takes in a request.
@@ -141,7 +178,9 @@ impl Session {
         let answer = (!request.response_nonce.is_empty()).then(|| self.answered(kind, &request));
         let is_new = !self.subscriptions.contains_key(&kind);
         let digest = request.node.as_ref().and_then(|node| metadata(node, METADATA_KEY)).and_then(Digest::decode);
-        if let Some(node) = request.node.as_ref().and_then(|node| metadata(node, "NODE_NAME")) {
+        if let Some(node) =
+            request.node.as_ref().and_then(|node| metadata(node, "NODE_NAME")).filter(|_| self.role == Role::Node)
+        {
             node.clone_into(&mut self.node);
         }
         let subscription = self.subscriptions.entry(kind).or_default();
@@ -150,6 +189,9 @@ impl Session {
             subscription.interest = Interest::of_first(&request);
         } else {
             subscription.interest.change(request.resource_names_subscribe, request.resource_names_unsubscribe);
+        }
+        if subscription.interest.is_all() && !kind.is_l7() && self.role == Role::Other {
+            return Event::Denied(kind);
         }
         if subscription.asked.len() > MAXIMUM_NAMES || subscription.interest.names() > MAXIMUM_NAMES {
             return Event::Flood;
@@ -194,12 +236,12 @@ impl Session {
                 if let Some(generation) = answered.completes {
                     progress.acked = generation;
                 }
-                progress.nacked = None;
+                progress.took(&answered.names);
                 Event::Acknowledged(kind)
             }
             Some(detail) => {
                 let message: String = detail.message.chars().take(MAXIMUM_REFUSAL).collect();
-                progress.nacked = Some(message.clone());
+                progress.refused(answered.names, &message);
                 Event::Refused(kind, message)
             }
         }
@@ -413,7 +455,14 @@ impl Session {
         {
             subscription.progress.sent = generation;
         }
-        self.unanswered.push_back(Unanswered { nonce: nonce.clone(), kind: chunk.kind, completes: chunk.completes });
+        let changed = chunk.changed.iter().map(|resource| &resource.name);
+        let names = changed.chain(&chunk.removed).cloned().collect();
+        self.unanswered.push_back(Unanswered {
+            nonce: nonce.clone(),
+            kind: chunk.kind,
+            completes: chunk.completes,
+            names,
+        });
         let resources = chunk.changed.iter().map(|resource| Sent {
             name: resource.name.to_string(),
             version: resource.version.clone(),

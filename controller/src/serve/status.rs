@@ -115,6 +115,7 @@ mod tests {
             sent,
             acked,
             nacked: nacked.map(str::to_owned),
+            refused: BTreeMap::new(),
             updated: None,
         };
         for (status, expected) in [

@@ -8,6 +8,7 @@ use fairway_proto::type_url::SYNC_STATUS;
 use tokio::sync::{mpsc, watch};
 use tonic::{Status, Streaming};
 
+use super::age::Age;
 use super::clients::Clients;
 use super::session::Event;
 use super::{Leave, check_node, describe, status};
@@ -30,6 +31,7 @@ pub(super) struct Stream {
     pub(super) clients: Clients,
     /// Namespace whose callers see all proxies.
     pub(super) root_namespace: String,
+    pub(super) age: Age,
 }
 
 impl Stream {
@@ -61,14 +63,15 @@ impl Stream {
         }
         let node = first.node.clone().unwrap_or_default();
         check_node(&node, caller)?;
-        let client = describe(&node, caller);
-        let id = client.id.clone();
-        let membership = self.clients.join(client);
+        let client = Client::new(&node, &caller.namespace, &caller.service_account);
+        let described = describe(&node, caller, false, client.gateway.as_ref());
+        let id = described.id.clone();
+        let membership = self.clients.join(described);
         let connected = self.metrics.clients.clone();
         connected.increment(1.0);
         let _leave = Leave(connected);
         tracing::info!(client = id, caller = %caller, "discovery client connected");
-        let mut session = Session::of(Client::new(&node, &caller.namespace, &caller.service_account));
+        let mut session = Session::of(client);
         self.take(&mut session, first, &id)?;
         let result = self.exchange(&mut session, &id, &membership).await;
         tracing::info!(client = id, reason = result.as_ref().err().map(Status::message), "discovery client left");
@@ -85,7 +88,7 @@ impl Stream {
             let published = Arc::clone(&self.published.borrow_and_update());
             // Before the first reading an empty world would withdraw what clients hold.
             if published.world.generation > 0 {
-                for response in session.plan(&published.world) {
+                for response in session.plan(&published.world)? {
                     self.metrics.responses.increment(1);
                     if self.answers.send(Ok(response)).await.is_err() {
                         return Ok(());
@@ -98,6 +101,7 @@ impl Stream {
                     Some(request) => self.take(session, request, id)?,
                     None => return Ok(()),
                 },
+                () = self.age.over() => return Ok(()),
                 changed = self.published.changed() => {
                     changed.map_err(|_| Status::unavailable("the controller is shutting down; connect again"))?;
                 }

@@ -2,28 +2,28 @@
 
 use fairway_core::source::ObjectKey;
 use serde_json::Value;
-use tokio::sync::watch;
 
 use super::Writer;
+use super::lease::Leadership;
 use crate::api_server;
 
 /// Writes by server-side apply while it leads.
 #[derive(Clone)]
 pub struct Cluster {
     client: kube::Client,
-    leads: watch::Receiver<bool>,
+    leads: Leadership,
 }
 
 impl std::fmt::Debug for Cluster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Cluster").field("leads", &*self.leads.borrow()).finish_non_exhaustive()
+        f.debug_struct("Cluster").field("leads", &self.leads).finish_non_exhaustive()
     }
 }
 
 impl Cluster {
     /// A writer that writes while `leads` says so.
     #[must_use]
-    pub fn new(client: kube::Client, leads: watch::Receiver<bool>) -> Self {
+    pub fn new(client: kube::Client, leads: Leadership) -> Self {
         Self { client, leads }
     }
 }
@@ -39,7 +39,7 @@ impl Writer for Cluster {
     async fn forget(&mut self, _: &ObjectKey) {}
 
     fn may_write(&mut self) -> bool {
-        *self.leads.borrow_and_update()
+        self.leads.may_write()
     }
 
     async fn turn(&mut self) {

@@ -8,13 +8,18 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::{Api, PostParams};
 use tokio::sync::watch;
 
+use crate::api_server;
+
 /// Name of the lease, in the mesh's own namespace.
 const NAME: &str = "fairway-controller-status";
 /// How long a lease holds that is not renewed.
-const DURATION: Duration = Duration::from_secs(15);
+const DURATION: Duration = Duration::from_secs(20);
+/// How long after the last renewal something may be written: a write that is begun then ends before another replica may take
+/// the lease.
+const WRITES: Duration = DURATION.saturating_sub(api_server::PATIENCE);
 /// Time between renewals.
 const RENEW: Duration = Duration::from_secs(3);
-/// For an answer of the API server; with [`RENEW`] well below [`DURATION`], so that who cannot renew stops in time.
+/// For an answer of the API server; with [`RENEW`] below [`WRITES`], so that one slow answer costs nothing.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a replica knows of the lease.
@@ -43,11 +48,36 @@ fn step(seen: &Seen, unchanged: Duration, own: &str) -> Step {
     }
 }
 
-/// Strives for the lease in `namespace` as `own` until the drain starts. The receiver says whether it is held.
+/// Whether this replica writes.
+#[derive(Clone, Debug)]
+pub struct Leadership(watch::Receiver<Option<Instant>>);
+
+impl Leadership {
+    /// That of who may write until the time that is told, and not without one.
+    #[must_use]
+    pub fn told(until: watch::Receiver<Option<Instant>>) -> Self {
+        Self(until)
+    }
+
+    /// Whether it may write now. To be asked before each write: the answer holds until that one is over.
+    pub fn may_write(&mut self) -> bool {
+        self.0.borrow_and_update().is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Returns when the lease was won or lost.
+    ///
+    /// # Errors
+    /// When nobody strives for it any more.
+    pub async fn changed(&mut self) -> Result<(), watch::error::RecvError> {
+        self.0.changed().await
+    }
+}
+
+/// Strives for the lease in `namespace` as `own` until the drain starts.
 #[must_use]
-pub fn strive(client: kube::Client, namespace: &str, own: String, mut drain: Drain) -> watch::Receiver<bool> {
+pub fn strive(client: kube::Client, namespace: &str, own: String, mut drain: Drain) -> Leadership {
     let api: Api<Lease> = Api::namespaced(client, namespace);
-    let (sender, leads) = watch::channel(false);
+    let (sender, leads) = watch::channel(None);
     tokio::spawn(async move {
         let mut candidate = Candidate { api, own, seen: Seen::default(), since: Instant::now(), renewed: None };
         let mut complained = false;
@@ -62,22 +92,24 @@ pub fn strive(client: kube::Client, namespace: &str, own: String, mut drain: Dra
                 tracing::warn!("the lease that says who writes status cannot be had or renewed: {failure}");
             }
             complained = failure.is_some();
-            let holds = candidate.holds();
-            if sender.send_if_modified(|leads| std::mem::replace(leads, holds) != holds) {
+            let until = candidate.until();
+            let holds = until.is_some();
+            // A renewal is nothing to wake anybody for.
+            if sender.send_if_modified(|leads| std::mem::replace(leads, until).is_some() != holds) {
                 tracing::info!(holds, "the lease that says who writes status");
             }
             tokio::select! {
                 () = tokio::time::sleep(RENEW) => {}
                 () = sender.closed() => return,
                 _ = drain.started() => {
-                    sender.send_replace(false);
+                    sender.send_replace(None);
                     candidate.release().await;
                     return;
                 }
             }
         }
     });
-    leads
+    Leadership(leads)
 }
 
 struct Candidate {
@@ -91,9 +123,9 @@ struct Candidate {
 }
 
 impl Candidate {
-    /// Who could not renew in time has lost it, before others may take it.
-    fn holds(&self) -> bool {
-        self.renewed.is_some_and(|renewed| renewed.elapsed() < DURATION.saturating_sub(PATIENCE))
+    /// Until when something may be written; nothing for who could not renew in time.
+    fn until(&self) -> Option<Instant> {
+        self.renewed?.checked_add(WRITES).filter(|until| Instant::now() < *until)
     }
 
     async fn round(&mut self) -> Result<(), kube::Error> {
@@ -155,7 +187,7 @@ impl Candidate {
 
     /// The next replica need not wait for it to run out.
     async fn release(&mut self) {
-        if !self.holds() {
+        if self.until().is_none() {
             return;
         }
         let released = async {
@@ -178,14 +210,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn who_writes_has_stopped_before_another_may_begin() {
+        assert!(WRITES + api_server::PATIENCE <= DURATION);
+        assert!(RENEW + PATIENCE < WRITES, "a slow answer does not cost the lease");
+    }
+
+    #[test]
     fn a_lease_is_taken_over_when_it_was_seen_unchanged_for_its_duration() {
         let held = |holder: &str| Seen { holder: holder.to_owned(), renewed: None };
         for (holder, unchanged, expected) in [
             ("a", 0, Step::Renew),
             ("a", 100, Step::Renew),
             ("b", 0, Step::Wait),
-            ("b", 14, Step::Wait),
-            ("b", 15, Step::TakeOver),
+            ("b", 19, Step::Wait),
+            ("b", 20, Step::TakeOver),
             ("", 0, Step::TakeOver),
         ] {
             assert_eq!(step(&held(holder), Duration::from_secs(unchanged), "a"), expected, "{holder:?} {unchanged}");

@@ -4,6 +4,7 @@ use fairway_core::source::{Kind, ObjectKey};
 use serde_json::{Value, json};
 
 use super::condition::since;
+use super::programmed::Programmed;
 use crate::l7::verdict::{CONTROLLER_NAME, Verdict};
 use crate::state::Published;
 
@@ -37,10 +38,23 @@ pub(super) fn verdicts(published: &Published) -> Vec<(ObjectKey, Verdict)> {
     keys.filter_map(verdict).collect()
 }
 
+/// What is said of a route at its first parent.
+pub(super) fn said<'a>(published: &'a Published, key: &ObjectKey) -> &'a [Value] {
+    let entry = present(published, key).iter().find(is_ours);
+    let conditions = entry.and_then(|entry| entry.get("conditions")).and_then(Value::as_array);
+    conditions.map(Vec::as_slice).unwrap_or_default()
+}
+
 /// The status to write, and whether it says anything new.
-pub(super) fn compare(verdict: &Verdict, published: &Published, key: &ObjectKey, now: &str) -> (Value, bool) {
+pub(super) fn compare(
+    verdict: &Verdict,
+    programmed: Option<&Programmed>,
+    published: &Published,
+    key: &ObjectKey,
+    now: &str,
+) -> (Value, bool) {
     let (ours, others): (Vec<&Value>, Vec<&Value>) = present(published, key).iter().partition(is_ours);
-    let entries = verdict.parents(|parent, kind, holds| {
+    let entries = verdict.parents(programmed.map(Programmed::condition), |parent, kind, holds| {
         let parent = json!(parent);
         let entry = ours.iter().find(|entry| entry.get("parentRef") == Some(&parent));
         let conditions = entry.and_then(|entry| entry.get("conditions")).and_then(Value::as_array);
@@ -73,7 +87,7 @@ mod tests {
 
     fn said(published: &Published) -> (Value, bool) {
         let [(key, verdict)] = verdicts(published).try_into().unwrap();
-        compare(&verdict, published, &key, "2026-02-02T00:00:00Z")
+        compare(&verdict, None, published, &key, "2026-02-02T00:00:00Z")
     }
 
     /// Type, status and reason of each condition of each parent.

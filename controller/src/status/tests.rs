@@ -21,7 +21,7 @@ fn only(published: &Published) -> Verdict {
 #[test]
 fn verdicts_say_what_became_of_a_policy_by_field() {
     for (spec, condition, holds, reason, words) in [
-        ("spec: {}", ZTUNNEL_ACCEPTED, true, "Accepted", "in force"),
+        ("spec: {}", ZTUNNEL_ACCEPTED, true, "Accepted", "as written"),
         (
             "spec: {rules: [{to: [{operation: {methods: [GET]}}]}]}",
             ZTUNNEL_ACCEPTED,
@@ -61,8 +61,8 @@ fn nothing_is_written_that_is_said_already() {
     let message = verdict.message.clone();
     let now = "2026-02-02T00:00:00Z";
     let compare = |present: &[Value]| {
-        let (condition, differs) = verdict.compare(present, now);
-        (condition["lastTransitionTime"].as_str().unwrap().to_owned(), differs)
+        let (conditions, differs) = verdict.compare(None, present, now);
+        (conditions[0]["lastTransitionTime"].as_str().unwrap().to_owned(), differs)
     };
     assert_eq!(compare(&[]), (now.to_owned(), true));
     let before = "2026-01-01T00:00:00Z".to_owned();
@@ -78,7 +78,7 @@ fn verdicts_say_what_became_of_a_virtual_service() {
     let head = "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: it, namespace: shop, generation: 3}\n";
     let service = "---\napiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}\n";
     for (spec, holds, words) in [
-        ("{hosts: [web], http: [{route: [{destination: {host: web}}]}]}", true, "in force"),
+        ("{hosts: [web], http: [{route: [{destination: {host: web}}]}]}", true, "as written"),
         (
             "{hosts: [web], http: [{rewrite: {uriRegexRewrite: {}}, route: [{destination: {host: web}}]}]}",
             false,

@@ -2,25 +2,33 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube::api::{Api, PostParams};
+use serde::Deserialize;
 use tokio::sync::Semaphore;
 use tonic::Status;
 
 use super::{Caller, CallerPod, SUBJECT_PREFIX, TokenError};
+use crate::per_peer::PerPeer;
 
 /// How long an answer is believed: a node proxy that starts asks for a certificate per service account with one token, and
 /// a token that is revoked must not be good for long.
 const BELIEVED: Duration = Duration::from_secs(20);
+/// How much longer it is believed while the API server cannot be asked, if the token lasts: a proxy that loses its connection
+/// then must not stay without one. What was revoked in that time nobody could have told us either.
+const BELIEVED_IN_AN_OUTAGE: Duration = Duration::from_secs(3600);
 /// How long a refusal is believed: who is refused tries again, and the reason may be gone.
 const REFUSAL_BELIEVED: Duration = Duration::from_secs(2);
 /// Answers that are remembered: a token each of several thousand nodes and waypoints, of about 300 bytes.
 const REMEMBERED: usize = 10_000;
 /// Questions under way at once; others wait.
 const QUESTIONS: usize = 16;
+/// The same for one peer, so that one that sends made-up tokens does not keep others from being asked about.
+const QUESTIONS_PER_PEER: usize = 4;
 /// For an answer. Callers wait about as long.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Prefix of what a review tells about the pod a token is bound to.
@@ -33,8 +41,29 @@ type Fingerprint = [u8; 32];
 pub struct Reviewer {
     api: Api<TokenReview>,
     audience: String,
-    answers: Mutex<HashMap<Fingerprint, (Instant, Answer)>>,
+    answers: Mutex<HashMap<Fingerprint, Remembered>>,
     questions: Semaphore,
+    peers: PerPeer,
+}
+
+/// An answer, and how long it holds.
+struct Remembered {
+    answer: Answer,
+    since: Instant,
+    /// When the token ends, in seconds of Unix time; a token that does not say so holds no longer than it is believed.
+    ends: u64,
+}
+
+impl Remembered {
+    /// Whether it need not be asked for again.
+    fn is_fresh(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) < if self.answer.is_ok() { BELIEVED } else { REFUSAL_BELIEVED }
+    }
+
+    /// Whether it holds when nobody can be asked.
+    fn is_spare(&self, now: Instant) -> bool {
+        self.answer.is_ok() && now.saturating_duration_since(self.since) < BELIEVED_IN_AN_OUTAGE
+    }
 }
 
 impl fmt::Debug for Reviewer {
@@ -52,6 +81,7 @@ impl Reviewer {
             audience: audience.to_owned(),
             answers: Mutex::default(),
             questions: Semaphore::new(QUESTIONS),
+            peers: PerPeer::new(QUESTIONS_PER_PEER),
         }
     }
 
@@ -59,26 +89,51 @@ impl Reviewer {
         &self.audience
     }
 
-    /// Whose token it is.
+    /// Whose token it is that `peer` has sent.
     ///
     /// # Errors
     /// UNAUTHENTICATED when the API server refuses the token, UNAVAILABLE when it cannot be asked.
-    pub async fn verify(&self, token: &str) -> Result<Caller, Status> {
-        let digest = ring::digest::digest(&ring::digest::SHA256, token.as_bytes());
-        let mut fingerprint = Fingerprint::default();
-        fingerprint.copy_from_slice(digest.as_ref());
+    pub async fn verify(&self, token: &str, peer: Option<IpAddr>, now: SystemTime) -> Result<Caller, Status> {
+        let fingerprint = fingerprint(token);
         if let Some(answer) = self.remembered(&fingerprint) {
             return Ok(answer?);
         }
-        let _permit =
-            self.questions.acquire().await.map_err(|_| Status::unavailable("the controller is shutting down"))?;
+        let closed = |_| Status::unavailable("the controller is shutting down");
+        // Its own place first: who waits for that keeps nobody else waiting.
+        let _own = match peer {
+            Some(peer) => Some(self.peers.of(peer).acquire_owned().await.map_err(closed)?),
+            None => None,
+        };
+        let _permit = self.questions.acquire().await.map_err(closed)?;
         // Somebody may have asked while this one waited.
         if let Some(answer) = self.remembered(&fingerprint) {
             return Ok(answer?);
         }
-        let answer = self.ask(token).await?;
-        self.remember(fingerprint, answer.clone());
-        Ok(answer?)
+        match self.ask(token).await {
+            Ok(answer) => {
+                self.remember(fingerprint, answer.clone(), expiry(token));
+                Ok(answer?)
+            }
+            Err(status) => self.spare(&fingerprint, now).ok_or(status),
+        }
+    }
+
+    /// Whether the API server can be asked about a token.
+    pub async fn can_check(&self, token: &str) -> bool {
+        let fingerprint = fingerprint(token);
+        if self.remembered(&fingerprint).is_some() {
+            return true;
+        }
+        let Ok(_permit) = self.questions.acquire().await else { return false };
+        // Of streams that end at about the same time one asks.
+        self.remembered(&fingerprint).is_some()
+            || match self.ask(token).await {
+                Ok(answer) => {
+                    self.remember(fingerprint, answer, expiry(token));
+                    true
+                }
+                Err(_) => false,
+            }
     }
 
     async fn ask(&self, token: &str) -> Result<Answer, Status> {
@@ -101,26 +156,53 @@ impl Reviewer {
 
     fn remembered(&self, fingerprint: &Fingerprint) -> Option<Answer> {
         let answers = self.lock();
-        let (until, answer) = answers.get(fingerprint)?;
-        (Instant::now() < *until).then(|| answer.clone())
+        let remembered = answers.get(fingerprint).filter(|it| it.is_fresh(Instant::now()))?;
+        Some(remembered.answer.clone())
     }
 
-    fn remember(&self, fingerprint: Fingerprint, answer: Answer) {
+    /// Whose token it was when somebody could be asked.
+    fn spare(&self, fingerprint: &Fingerprint, now: SystemTime) -> Option<Caller> {
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let answers = self.lock();
+        let remembered = answers.get(fingerprint).filter(|it| it.is_spare(Instant::now()) && now < it.ends)?;
+        remembered.answer.clone().ok()
+    }
+
+    fn remember(&self, fingerprint: Fingerprint, answer: Answer, ends: u64) {
         let now = Instant::now();
-        let until = now + if answer.is_ok() { BELIEVED } else { REFUSAL_BELIEVED };
         let mut answers = self.lock();
         if answers.len() >= REMEMBERED {
-            answers.retain(|_, (until, _)| now < *until);
+            answers.retain(|_, it| it.is_fresh(now) || it.is_spare(now));
+        }
+        if answers.len() >= REMEMBERED {
+            answers.retain(|_, it| it.is_fresh(now));
         }
         // Full of answers that still hold: this one is asked for again.
         if answers.len() < REMEMBERED {
-            answers.insert(fingerprint, (until, answer));
+            answers.insert(fingerprint, Remembered { answer, since: now, ends });
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Fingerprint, (Instant, Answer)>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Fingerprint, Remembered>> {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn fingerprint(token: &str) -> Fingerprint {
+    let digest = ring::digest::digest(&ring::digest::SHA256, token.as_bytes());
+    let mut fingerprint = Fingerprint::default();
+    fingerprint.copy_from_slice(digest.as_ref());
+    fingerprint
+}
+
+/// When a token ends by what it says itself, in seconds of Unix time; 0 if it does not say. Nothing but tokens that were
+/// accepted is looked at.
+fn expiry(token: &str) -> u64 {
+    #[derive(Deserialize)]
+    struct Expiry {
+        exp: u64,
+    }
+    jsonwebtoken::dangerous::insecure_decode::<Expiry>(token).map(|data| data.claims.exp).unwrap_or_default()
 }
 
 /// What a review says of the caller.
@@ -146,9 +228,25 @@ fn answer(status: TokenReviewStatus, audience: &str) -> Answer {
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use serde_json::{Value, json};
 
     use super::*;
+
+    #[test]
+    fn an_answer_holds_longer_while_nobody_can_be_asked_and_not_longer_than_its_token() {
+        let caller = || Caller { namespace: "shop".to_owned(), service_account: "web".to_owned(), pod: None };
+        let since = Instant::now();
+        let remembered = |answer| Remembered { answer, since, ends: 0 };
+        let accepted = remembered(Ok(caller()));
+        assert!(accepted.is_fresh(since) && !accepted.is_fresh(since + BELIEVED));
+        assert!(accepted.is_spare(since + BELIEVED) && !accepted.is_spare(since + BELIEVED_IN_AN_OUTAGE));
+        assert!(!remembered(Err(TokenError::Expired)).is_spare(since));
+        let part = |json: &str| URL_SAFE_NO_PAD.encode(json);
+        let token = format!("{}.{}.AAAA", part(r#"{"alg":"ES256"}"#), part(r#"{"exp":123,"sub":"it"}"#));
+        assert_eq!((expiry(&token), expiry("opaque")), (123, 0));
+    }
 
     fn read(status: Value) -> Answer {
         answer(serde_json::from_value(status).unwrap(), "istio-ca")

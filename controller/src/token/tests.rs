@@ -100,7 +100,7 @@ async fn a_missing_or_other_scheme_is_unauthenticated() {
         if let Some(value) = value {
             metadata.insert("authorization", value.parse().unwrap());
         }
-        let status = verifier.authenticate(&metadata, now()).await.unwrap_err();
+        let status = verifier.authenticate(&metadata, None, now()).await.unwrap_err();
         assert_eq!(status.code(), tonic::Code::Unauthenticated, "{value:?}");
     }
 }

@@ -14,7 +14,8 @@ use super::Fault;
 
 /// Name, in the root namespace, of the policy that all strict workloads share.
 pub const STATIC_STRICT: &str = "istio_converted_static_strict";
-const CONVERTED_PREFIX: &str = "converted_peer_authentication_";
+/// How the names of policies begin that are made of a single PeerAuthentication.
+pub const CONVERTED_PREFIX: &str = "converted_peer_authentication_";
 
 /// What a PeerAuthentication asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -37,6 +37,12 @@ const PORT: u16 = 15008;
 /// Top-level domain in which no name exists (RFC 2606 §2).
 const NOWHERE: &str = "waypoint.invalid";
 
+/// Whether gateways of this class are waypoints.
+#[must_use]
+pub fn is_class(class: &str) -> bool {
+    CLASSES.contains(&class)
+}
+
 /// What is dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Traffic {
@@ -210,7 +216,7 @@ impl<'a> Waypoints<'a> {
             let class = gateway.spec.gateway_class_name.as_str();
             let for_workloads = matches!(label(&gateway.metadata, WAYPOINT_FOR), Some("all" | "workload"));
             let name = ((*namespace).to_owned(), (*name).to_owned());
-            CLASSES.contains(&class).then_some((name, class, for_workloads))
+            is_class(class).then_some((name, class, for_workloads))
         })
     }
 
@@ -226,7 +232,7 @@ impl<'a> Waypoints<'a> {
             });
         };
         let class = gateway.spec.gateway_class_name.as_str();
-        if !CLASSES.contains(&class) {
+        if !is_class(class) {
             return Err(Unfit::Unusable(format!(
                 "{title} is of class {class:?}; waypoints are of {}",
                 CLASSES.join(" or ")

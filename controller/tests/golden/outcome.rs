@@ -72,7 +72,7 @@ pub(crate) fn outcome(input: &str, published: &Published) -> Option<Value> {
                 });
                 conditions.collect::<Vec<_>>()
             };
-            let parents = verdict.parents(|_, _, _| String::new());
+            let parents = verdict.parents(None, |_, _, _| String::new());
             (key.to_string(), json!(parents.iter().map(short).collect::<Vec<_>>()))
         });
     (!clients.is_empty()).then(|| {

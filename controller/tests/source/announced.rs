@@ -1,12 +1,13 @@
 //! The root in a config map of every namespace.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fairway_controller::announce;
 use fairway_controller::ca::root;
 use fairway_controller::ca::signer::Signer;
 use fairway_controller::state::Published;
+use fairway_controller::status::lease::Leadership;
 use fairway_controller::translate::Settings;
 use fairway_core::io::drain::{self, Mode};
 use fairway_core::source::directory::load;
@@ -57,7 +58,8 @@ async fn every_namespace_is_told_the_root_and_what_is_not_ours_is_left_alone() {
     let (keeper, current) = watch::channel(signer("first"));
     let expected = current.clone();
     let (published, receiver) = watch::channel(with_namespaces(&["theirs", "old"]));
-    let (lead, leads) = watch::channel(false);
+    let (lead, leads) = watch::channel(None);
+    let leads = Leadership::told(leads);
     let (trigger, drain) = drain::new();
     let running = tokio::spawn(announce::run(fake.client(), receiver, leads, current, NAME.to_owned(), drain));
     let mut next = async |namespace: &str| {
@@ -66,7 +68,7 @@ async fn every_namespace_is_told_the_root_and_what_is_not_ours_is_left_alone() {
         assert_eq!(body["data"]["root-cert.pem"], expected.borrow().roots_pem());
         fake.put(body);
     };
-    lead.send_replace(true);
+    lead.send_replace(Instant::now().checked_add(PATIENCE));
     next("old").await;
     // A namespace comes.
     published.send_replace(with_namespaces(&["new", "old", "theirs"]));

@@ -46,6 +46,8 @@ struct Server {
     epoch: u64,
     page: usize,
     requests: Vec<String>,
+    /// Token and path of each request that changes something by a patch.
+    writes: Vec<(String, String)>,
     extra: Option<Extra>,
 }
 
@@ -93,6 +95,7 @@ impl Fake {
             epoch: 0,
             page: usize::MAX,
             requests: Vec::new(),
+            writes: Vec::new(),
             extra: None,
         };
         let fake = Self {
@@ -119,9 +122,14 @@ impl Fake {
         fake
     }
 
+    /// Where it is.
+    pub(super) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
     /// A client for it.
     pub(super) fn client(&self) -> kube::Client {
-        let mut config = kube::Config::new(format!("http://{}", self.address).parse().unwrap());
+        let mut config = kube::Config::new(self.url().parse().unwrap());
         config.auth_info = kube::config::AuthInfo::default();
         kube::Client::try_from(config).unwrap()
     }
@@ -232,6 +240,11 @@ impl Fake {
         self.lock().requests.clone()
     }
 
+    /// Who has patched what so far, by token and path.
+    pub(super) fn writes(&self) -> Vec<(String, String)> {
+        self.lock().writes.clone()
+    }
+
     /// Answers what is not a read.
     pub(super) fn answers(&self, extra: impl FnMut(&str, &str, Value) -> Option<(u16, Value)> + Send + 'static) {
         self.lock().extra = Some(Box::new(extra));
@@ -254,6 +267,10 @@ impl Fake {
             return Err(std::io::Error::other("gone"));
         }
         server.requests.push(parts.uri.to_string());
+        if parts.method == hyper::Method::PATCH {
+            let header = parts.headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
+            server.writes.push((header.trim_start_matches("Bearer ").to_owned(), path.clone()));
+        }
         let body = serde_json::from_slice(&body).unwrap_or_default();
         if let Some(extra) = &mut server.extra
             && let Some((status, body)) = extra(parts.method.as_str(), &path, body)
@@ -341,6 +358,38 @@ impl Server {
         let next = start + items.len();
         let token = if next < total { next.to_string() } else { String::new() };
         json!({"kind": "List", "metadata": {"resourceVersion": self.version.to_string(), "continue": token}, "items": items})
+    }
+}
+
+/// A lease as an API server keeps it: who writes has to have read the last version.
+#[derive(Clone, Default)]
+pub(super) struct Lease(Arc<Mutex<Option<Value>>>);
+
+impl Lease {
+    /// Who has it.
+    pub(super) fn holder(&self) -> Option<String> {
+        let lease = self.0.lock().unwrap();
+        lease.as_ref()?["spec"]["holderIdentity"].as_str().map(str::to_owned)
+    }
+
+    /// Answers a request.
+    pub(super) fn answer(&self, method: &str, mut body: Value) -> (u16, Value) {
+        let mut lease = self.0.lock().unwrap();
+        let version = lease.as_ref().and_then(|it| it["metadata"]["resourceVersion"].as_str()).map(str::to_owned);
+        let conflict = (409, json!({"kind": "Status", "code": 409, "reason": "Conflict", "message": "conflict"}));
+        match (method, &*lease) {
+            ("GET", None) => {
+                return (404, json!({"kind": "Status", "code": 404, "reason": "NotFound", "message": "none"}));
+            }
+            ("GET", Some(lease)) => return (200, lease.clone()),
+            ("POST", Some(_)) => return conflict,
+            ("PUT", _) if body["metadata"]["resourceVersion"].as_str() != version.as_deref() => return conflict,
+            _ => {}
+        }
+        let next = version.map_or(1, |version| version.parse::<u64>().unwrap() + 1);
+        body["metadata"]["resourceVersion"] = json!(next.to_string());
+        *lease = Some(body.clone());
+        (200, body)
     }
 }
 

@@ -1,10 +1,12 @@
 //! What the controller asks of an API server and writes to it, and what it writes beside manifests.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use fairway_controller::serve::clients::Clients;
 use fairway_controller::state::Published;
+use fairway_controller::status::lease::Leadership;
 use fairway_controller::status::{self, lease};
 use fairway_controller::token::Verifier;
 use fairway_controller::token::review::Reviewer;
@@ -17,10 +19,10 @@ use tonic::Code;
 use tonic::metadata::MetadataMap;
 
 use super::contract::policy;
-use super::fake::Fake;
+use super::fake::{Fake, Lease};
 
-const REVIEWS: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
-const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/fairway-system/leases";
+pub(super) const REVIEWS: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
+pub(super) const LEASES: &str = "/apis/coordination.k8s.io/v1/namespaces/fairway-system/leases";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 async fn soon<T>(future: impl Future<Output = T>) -> T {
@@ -47,11 +49,13 @@ async fn the_api_server_is_asked_about_a_token_once_in_a_while() {
         Some((201, review))
     });
     let verifier = Verifier::Review(Box::new(Reviewer::new(fake.client(), "istio-ca")));
-    let ask = async |token: &str| {
+    let with_token = |token: &str| {
         let mut metadata = MetadataMap::new();
         metadata.insert("authorization", format!("Bearer {token}").parse().unwrap());
-        soon(verifier.authenticate(&metadata, std::time::SystemTime::now())).await
+        metadata
     };
+    let ask =
+        async |token: &str| soon(verifier.authenticate(&with_token(token), None, std::time::SystemTime::now())).await;
     for _ in 0..3 {
         let caller = ask("good").await.unwrap();
         assert_eq!((caller.namespace.as_str(), caller.service_account.as_str()), ("shop", "web"));
@@ -63,6 +67,7 @@ async fn the_api_server_is_asked_about_a_token_once_in_a_while() {
     fake.gone(true);
     assert_eq!(ask("good").await.unwrap().namespace, "shop", "still believed");
     assert_eq!(ask("other").await.unwrap_err().code(), Code::Unavailable);
+    assert!(!verifier.can_check(&with_token("other")).await, "a client would not come back");
     fake.gone(false);
     fake.refuse(REVIEWS, Some(403));
     fake.answers(|_, _, _| None);
@@ -89,12 +94,13 @@ async fn who_leads_applies_conditions_to_the_status() {
         Some((200, body))
     });
     let (state, receiver) = watch::channel(published(&policy("deny", "DENY")));
-    let (lead, leads) = watch::channel(false);
+    let (lead, leads) = watch::channel(None);
+    let leads = Leadership::told(leads);
     let (trigger, drain) = drain::new();
     let writer = status::cluster::Cluster::new(fake.client(), leads);
-    let keeping = tokio::spawn(status::keep(receiver, writer, drain));
+    let keeping = tokio::spawn(status::keep(receiver, Clients::default(), writer, drain));
     state.send_modify(|_| ());
-    lead.send_replace(true);
+    lead.send_replace(Instant::now().checked_add(PATIENCE));
     let (path, body) = soon(applied.recv()).await.unwrap();
     assert_eq!(path, "/apis/security.istio.io/v1/namespaces/shop/authorizationpolicies/deny/status");
     let condition = &body["status"]["conditions"][0];
@@ -109,7 +115,7 @@ async fn who_leads_applies_conditions_to_the_status() {
     assert_eq!((&condition["status"], &condition["reason"]), (&json!("False"), &json!("Invalid")));
     assert!(condition["message"].as_str().unwrap().contains("spec.action"), "{condition}");
     // Who does not lead any more does not write.
-    lead.send_replace(false);
+    lead.send_replace(None);
     state.send_replace(published(&policy("deny", "ALLOW")));
     trigger.start(Mode::Graceful);
     soon(keeping).await.unwrap();
@@ -124,7 +130,8 @@ async fn conditions_are_written_beside_the_manifests_and_read_back() {
     let first = Published::default().next(readings.borrow_and_update().clone(), &Settings::default());
     let (state, receiver) = watch::channel(Arc::new(first.clone()));
     let (trigger, drain) = drain::new();
-    let keeping = tokio::spawn(status::keep(receiver, status::directory::Directory::new(root.path()), drain));
+    let keeping =
+        tokio::spawn(status::keep(receiver, Clients::default(), status::directory::Directory::new(root.path()), drain));
     let loaded = soon(
         readings
             .wait_for(|loaded| loaded.objects.authorization_policies.values().all(|policy| policy.status.is_some())),
@@ -151,35 +158,21 @@ async fn conditions_are_written_beside_the_manifests_and_read_back() {
     soon(keeping).await.unwrap();
 }
 
+/// Waits until a replica may write.
+async fn leads(leadership: &mut Leadership) {
+    while !leadership.may_write() {
+        leadership.changed().await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_replica_leads_and_hands_over_when_it_ends() {
     let fake = Fake::start().await;
-    let stored: Arc<Mutex<Option<Value>>> = Arc::default();
-    fake.answers(move |method, path, mut body| {
-        if !path.starts_with(LEASES) {
-            return None;
-        }
-        let mut stored = stored.lock().unwrap();
-        let version =
-            stored.as_ref().and_then(|lease| lease["metadata"]["resourceVersion"].as_str()).map(str::to_owned);
-        let next = version.as_ref().map_or(1, |version| version.parse::<u64>().unwrap() + 1);
-        let conflict = Some((409, json!({"kind": "Status", "code": 409, "reason": "Conflict", "message": "conflict"})));
-        match (method, &*stored) {
-            ("GET", None) => {
-                return Some((404, json!({"kind": "Status", "code": 404, "reason": "NotFound", "message": "none"})));
-            }
-            ("GET", Some(lease)) => return Some((200, lease.clone())),
-            ("POST", Some(_)) => return conflict,
-            ("PUT", _) if body["metadata"]["resourceVersion"].as_str() != version.as_deref() => return conflict,
-            _ => {}
-        }
-        body["metadata"]["resourceVersion"] = json!(next.to_string());
-        *stored = Some(body.clone());
-        Some((200, body))
-    });
+    let lease = Lease::default();
+    fake.answers(move |method, path, body| path.starts_with(LEASES).then(|| lease.answer(method, body)));
     let (first_trigger, first_drain) = drain::new();
     let mut first = lease::strive(fake.client(), "fairway-system", "first".to_owned(), first_drain);
-    soon(first.wait_for(|leads| *leads)).await.unwrap();
+    soon(leads(&mut first)).await;
     let (second_trigger, second_drain) = drain::new();
     let mut second = lease::strive(fake.client(), "fairway-system", "second".to_owned(), second_drain);
     let asked = |count: usize| fake.requests().iter().filter(|request| request.starts_with(LEASES)).count() >= count;
@@ -190,9 +183,9 @@ async fn one_replica_leads_and_hands_over_when_it_ends() {
         }
     })
     .await;
-    assert!(*first.borrow() && !*second.borrow());
+    assert!(first.may_write() && !second.may_write());
     first_trigger.start(Mode::Graceful);
-    soon(second.wait_for(|leads| *leads)).await.unwrap();
-    assert!(!*first.borrow());
+    soon(leads(&mut second)).await;
+    assert!(!first.may_write());
     second_trigger.start(Mode::Graceful);
 }

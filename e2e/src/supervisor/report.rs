@@ -6,7 +6,7 @@ use fairway_core::source::objects::is_ready;
 use serde_json::{Value, json};
 
 use super::Supervisor;
-use crate::addresses::{self, UNDERLAY_V4, node_name};
+use crate::addresses::{self, node_name};
 use crate::component::{CONTROLLER_ADMIN_PORT, Component};
 use crate::error::{Doing, Result};
 use crate::http;
@@ -34,7 +34,9 @@ impl Supervisor {
         let (mesh, underlay) = (self.config.mesh, self.underlay.clone());
         async move {
             if mesh {
-                let page = |path: &str| format!("http://{UNDERLAY_V4}:{CONTROLLER_ADMIN_PORT}{path}");
+                // Debug pages are for who is where the controller is, as it is here.
+                let page =
+                    |path: &str| format!("http://{}:{CONTROLLER_ADMIN_PORT}{path}", std::net::Ipv4Addr::LOCALHOST);
                 if let Some(answer) = controller_says(&underlay, &page("/debug/syncz")).await {
                     status.proxies = answer.get("proxies").cloned().unwrap_or_default();
                 }

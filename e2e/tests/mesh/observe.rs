@@ -94,7 +94,7 @@ pub(crate) fn config_dump(lab: &Lab, node: &str) -> Result<Value, String> {
 
 /// A page of the controller.
 pub(crate) fn controller(lab: &Lab, path: &str) -> Value {
-    let page = lab.http("underlay", &format!("http://10.99.0.1:15014{path}")).unwrap();
+    let page = lab.http("underlay", &format!("http://127.0.0.1:15014{path}")).unwrap();
     serde_json::from_str(&page.body).unwrap()
 }
 

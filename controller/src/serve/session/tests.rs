@@ -29,6 +29,10 @@ fn world(previous: &World, workloads: &[(&str, &str)], policies: &[&str]) -> Wor
     previous.next(&Desired::of(workloads, [], policies))
 }
 
+fn node_proxy() -> Session {
+    Session::of(Client::default(), Role::Node)
+}
+
 fn subscribe(kind: ResourceType) -> DeltaDiscoveryRequest {
     DeltaDiscoveryRequest { type_url: kind.type_url().to_owned(), ..Default::default() }
 }
@@ -62,8 +66,10 @@ fn shape(responses: &[DeltaDiscoveryResponse]) -> Vec<(&str, Vec<&str>, Vec<&str
         .collect()
 }
 
-fn progress(session: &Session, kind: ResourceType) -> Progress {
-    session.progress().find(|(found, _)| *found == kind).map(|(_, progress)| progress.clone()).unwrap_or_default()
+/// What of a type was sent and acknowledged, and the last refusal.
+fn progress(session: &Session, kind: ResourceType) -> (u64, u64, Option<String>) {
+    let (_, progress) = session.progress().find(|(it, _)| *it == kind).unwrap();
+    (progress.sent, progress.acked, progress.nacked.clone())
 }
 
 const ADDRESS: ResourceType = ResourceType::Address;
@@ -71,7 +77,7 @@ const POLICY: ResourceType = ResourceType::Authorization;
 
 #[test]
 fn a_subscription_is_answered_even_with_nothing() {
-    let mut session = Session::default();
+    let mut session = node_proxy();
     assert_eq!(session.receive(subscribe(ADDRESS)), Event::Subscribed(ADDRESS));
     session.plan(&world(&World::default(), &[], &[]));
     assert_eq!(shape(&drain(&mut session)), [("address", vec![], vec![])]);
@@ -84,19 +90,19 @@ fn a_subscription_is_answered_even_with_nothing() {
 fn only_differences_follow_and_acknowledgements_are_counted() {
     let one = world(&World::default(), &[("a", "1"), ("b", "1")], &[]);
     let two = world(&one, &[("a", "2"), ("c", "1")], &[]);
-    let mut session = Session::default();
+    let mut session = node_proxy();
     session.receive(subscribe(ADDRESS));
     session.plan(&one);
     let first = drain(&mut session);
     assert_eq!(shape(&first), [("address", vec!["a", "b"], vec![])]);
     assert_eq!(session.receive(answer(&first[0], None)), Event::Acknowledged(ADDRESS));
-    assert_eq!(progress(&session, ADDRESS), Progress { sent: 1, acked: 1, nacked: None });
+    assert_eq!(progress(&session, ADDRESS), (1, 1, None));
     session.plan(&two);
     let second = drain(&mut session);
     assert_eq!(shape(&second), [("address", vec!["a", "c"], vec!["b"])]);
-    assert_eq!(progress(&session, ADDRESS), Progress { sent: 2, acked: 1, nacked: None });
+    assert_eq!(progress(&session, ADDRESS), (2, 1, None));
     assert_eq!(session.receive(answer(&second[0], None)), Event::Acknowledged(ADDRESS));
-    assert_eq!(progress(&session, ADDRESS).acked, 2);
+    assert_eq!(progress(&session, ADDRESS).1, 2);
     session.plan(&two);
     assert!(session.is_idle());
 }
@@ -106,7 +112,7 @@ fn a_slow_client_skips_worlds() {
     let one = world(&World::default(), &[("a", "1")], &[]);
     let two = world(&one, &[("a", "2"), ("b", "1")], &[]);
     let three = world(&two, &[("a", "3")], &[]);
-    let mut session = Session::default();
+    let mut session = node_proxy();
     session.receive(subscribe(ADDRESS));
     session.plan(&one);
     // Not sent yet: later worlds are not planned on top.
@@ -125,7 +131,7 @@ fn a_returning_client_gets_what_changed_while_it_was_away() {
         resources.map(|resource| (resource.name.to_string(), resource.version.clone())).collect()
     };
     let two = world(&one, &[("a", "1"), ("c", "1")], &["p"]);
-    let mut session = Session::default();
+    let mut session = node_proxy();
     for kind in ResourceType::NODE {
         let request = DeltaDiscoveryRequest { initial_resource_versions: held(kind), ..subscribe(kind) };
         session.receive(request);
@@ -136,7 +142,7 @@ fn a_returning_client_gets_what_changed_while_it_was_away() {
 
 #[test]
 fn a_policy_concerns_its_targets_all_the_while_its_scope_changes() {
-    let mut session = Session::default();
+    let mut session = node_proxy();
     let wide = world(&World::default(), &[("a", "1")], &["p"]);
     for kind in [ADDRESS, POLICY] {
         session.receive(subscribe(kind));
@@ -164,7 +170,7 @@ fn a_policy_concerns_its_targets_all_the_while_its_scope_changes() {
 fn a_policy_is_there_before_it_is_named_and_until_it_is_not() {
     let one = world(&World::default(), &[("a", "1")], &["old"]);
     let two = world(&one, &[("a", "2")], &["new"]);
-    let mut session = Session::default();
+    let mut session = node_proxy();
     for kind in ResourceType::NODE {
         session.receive(subscribe(kind));
     }
@@ -178,19 +184,19 @@ fn a_policy_is_there_before_it_is_named_and_until_it_is_not() {
     for response in &responses {
         session.receive(answer(response, None));
     }
-    assert_eq!(progress(&session, POLICY), Progress { sent: 2, acked: 2, nacked: None });
+    assert_eq!(progress(&session, POLICY), (2, 2, None));
 }
 
 #[test]
 fn a_refusal_is_kept_until_something_is_taken_over() {
     let one = world(&World::default(), &[("a", "1")], &[]);
-    let mut session = Session::default();
+    let mut session = node_proxy();
     session.receive(subscribe(ADDRESS));
     session.plan(&one);
     let first = drain(&mut session);
     let event = session.receive(answer(&first[0], Some("a: bad")));
     assert_eq!(event, Event::Refused(ADDRESS, "a: bad".to_owned()));
-    assert_eq!(progress(&session, ADDRESS), Progress { sent: 1, acked: 0, nacked: Some("a: bad".to_owned()) });
+    assert_eq!(progress(&session, ADDRESS), (1, 0, Some("a: bad".to_owned())));
     // A refusal is not answered with the same again.
     session.plan(&one);
     assert!(session.is_idle());
@@ -198,28 +204,28 @@ fn a_refusal_is_kept_until_something_is_taken_over() {
     session.plan(&world(&one, &[("a", "2")], &[]));
     let second = drain(&mut session);
     session.receive(answer(&second[0], None));
-    assert_eq!(progress(&session, ADDRESS), Progress { sent: 2, acked: 2, nacked: None });
+    assert_eq!(progress(&session, ADDRESS), (2, 2, None));
 }
 
 #[test]
 fn an_unchanged_type_keeps_step_with_the_world() {
     let one = world(&World::default(), &[("a", "1")], &[]);
     let two = world(&one, &[("a", "1")], &["p"]);
-    let mut session = Session::default();
+    let mut session = node_proxy();
     session.receive(subscribe(ADDRESS));
     session.plan(&one);
     let first = drain(&mut session);
     // The world moves on before the answer.
     session.plan(&two);
     session.receive(answer(&first[0], None));
-    assert_eq!(progress(&session, ADDRESS), Progress { sent: 2, acked: 2, nacked: None });
+    assert_eq!(progress(&session, ADDRESS), (2, 2, None));
     session.plan(&world(&two, &[("a", "1")], &[]));
-    assert_eq!(progress(&session, ADDRESS), Progress { sent: 3, acked: 3, nacked: None });
+    assert_eq!(progress(&session, ADDRESS), (3, 3, None));
 }
 
 #[test]
 fn unknown_types_and_names_are_answered_with_nothing() {
-    let mut session = Session::default();
+    let mut session = node_proxy();
     let request = DeltaDiscoveryRequest {
         type_url: "type.googleapis.com/other".to_owned(),
         resource_names_subscribe: vec!["*".to_owned(), "x".to_owned()],
@@ -254,7 +260,7 @@ fn large_worlds_come_in_parts_and_count_once_all_are_answered() {
     let names: Vec<String> = (0..20_000).map(name).collect();
     let workloads: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "1")).collect();
     let one = world(&World::default(), &workloads, &[]);
-    let mut session = Session::default();
+    let mut session = node_proxy();
     session.receive(subscribe(ADDRESS));
     session.plan(&one);
     let responses = drain(&mut session);
@@ -267,9 +273,9 @@ fn large_worlds_come_in_parts_and_count_once_all_are_answered() {
     for response in others {
         session.receive(answer(response, None));
     }
-    assert_eq!(progress(&session, ADDRESS).acked, 0);
+    assert_eq!(progress(&session, ADDRESS).1, 0);
     session.receive(answer(last, None));
-    assert_eq!(progress(&session, ADDRESS).acked, 1);
+    assert_eq!(progress(&session, ADDRESS).1, 1);
     // All gone: names alone can fill several responses.
     session.plan(&world(&one, &[], &[]));
     let responses = drain(&mut session);
@@ -282,7 +288,7 @@ fn large_worlds_come_in_parts_and_count_once_all_are_answered() {
 #[test]
 fn a_client_that_never_answers_is_sent_no_more() {
     let mut current = world(&World::default(), &[("a", "0")], &[]);
-    let mut session = Session::default();
+    let mut session = node_proxy();
     session.receive(subscribe(ADDRESS));
     let mut sent = 0;
     for number in 0..2 * MAXIMUM_UNANSWERED {
@@ -297,11 +303,11 @@ fn a_client_that_never_answers_is_sent_no_more() {
 #[test]
 fn a_client_that_floods_is_noticed() {
     let names = |count: usize| (0..count).map(|number| number.to_string()).collect::<Vec<_>>();
-    let mut session = Session::default();
+    let mut session = node_proxy();
     let request = DeltaDiscoveryRequest { resource_names_subscribe: names(MAXIMUM_NAMES), ..subscribe(ADDRESS) };
     assert_eq!(session.receive(request.clone()), Event::Subscribed(ADDRESS));
     assert_eq!(session.receive(request), Event::Flood);
-    let mut session = Session::default();
+    let mut session = node_proxy();
     let other = DeltaDiscoveryRequest { type_url: "other".to_owned(), ..Default::default() };
     for _ in 0..MAXIMUM_ASKED {
         assert!(matches!(session.receive(other.clone()), Event::UnknownType(_)));
@@ -324,7 +330,7 @@ impl Proxy {
     }
 
     fn connect(&mut self) -> Session {
-        let mut server = Session::default();
+        let mut server = node_proxy();
         for request in self.client.connected() {
             server.receive(request);
         }
@@ -433,7 +439,7 @@ fn what_may_be_in_an_unreadable_file_is_not_withdrawn() {
 fn an_answer_that_was_open_is_closed_even_when_nothing_is_left_to_withdraw() {
     let mut world = world(&World::default(), &[("a", "1")], &[]);
     world.is_open = true;
-    let mut session = Session::default();
+    let mut session = node_proxy();
     session.receive(subscribe(ADDRESS));
     session.plan(&world);
     assert_eq!(shape(&drain(&mut session)), [("address", vec!["a"], vec![])]);
@@ -442,4 +448,43 @@ fn an_answer_that_was_open_is_closed_even_when_nothing_is_left_to_withdraw() {
     world.is_open = false;
     session.plan(&world);
     assert_eq!(shape(&drain(&mut session)), [("address", vec![], vec![])]);
+}
+
+#[test]
+fn who_is_neither_node_proxy_nor_waypoint_is_told_of_what_it_names_only() {
+    let world = world(&World::default(), &[("w", "node"), ("v", "node")], &[]);
+    let mut session = Session::of(Client::default(), Role::Other);
+    assert_eq!(session.receive(subscribe(ResourceType::Address)), Event::Denied(ResourceType::Address));
+    let named =
+        DeltaDiscoveryRequest { resource_names_subscribe: vec!["w".to_owned()], ..subscribe(ResourceType::Address) };
+    let mut session = Session::of(Client::default(), Role::Other);
+    assert_eq!(session.receive(named), Event::Subscribed(ResourceType::Address));
+    session.plan(&world);
+    assert_eq!(shape(&drain(&mut session)), [("address", vec!["w"], vec![])]);
+    let all =
+        DeltaDiscoveryRequest { resource_names_subscribe: vec!["*".to_owned()], ..subscribe(ResourceType::Address) };
+    assert_eq!(session.receive(all), Event::Denied(ResourceType::Address));
+    let mut session = Session::of(Client::default(), Role::Waypoint);
+    assert_eq!(session.receive(subscribe(ResourceType::Address)), Event::Subscribed(ResourceType::Address));
+}
+
+#[test]
+fn a_refusal_is_remembered_by_name_until_something_else_is_taken_over() {
+    let first = world(&World::default(), &[], &["p", "q"]);
+    let mut session = node_proxy();
+    session.receive(subscribe(ResourceType::Authorization));
+    session.plan(&first);
+    let [response] = drain(&mut session).try_into().unwrap();
+    session.receive(answer(&response, Some("p is bad")));
+    let refused = |session: &Session| -> Vec<String> {
+        session.progress().flat_map(|(_, progress)| progress.refused.keys().map(ToString::to_string)).collect()
+    };
+    assert_eq!(refused(&session), ["n/p", "n/q"]);
+    // That something else is taken over says nothing of them; that they are gone does.
+    let second = world(&first, &[], &["p", "r"]);
+    session.plan(&second);
+    for response in drain(&mut session) {
+        session.receive(answer(&response, None));
+    }
+    assert_eq!(refused(&session), ["n/p"]);
 }

@@ -7,8 +7,11 @@ use std::sync::Arc;
 
 use fairway_proto::discovery::{DiscoveryRequest, DiscoveryResponse};
 use prost_types::Any;
+use tonic::Status;
 
-use super::super::session::{Event, MAXIMUM_NAMES, MAXIMUM_REFUSAL, Progress, WILDCARD};
+use super::super::session::{
+    Event, MAXIMUM_NAMES, MAXIMUM_REFUSAL, MAXIMUM_RESPONSE_BYTES, Progress, RESOURCE_OVERHEAD, WILDCARD,
+};
 use crate::l7::Client;
 use crate::world::{Resource, ResourceType, World};
 
@@ -23,6 +26,10 @@ struct Subscription {
     is_owed: bool,
     /// Of the last response, which tells whether a request has seen it.
     nonce: String,
+    /// Of the parts of the last plan before that response.
+    parts: Vec<String>,
+    /// One of those was refused.
+    has_refused: bool,
     /// The generation of the last response.
     generation: u64,
     progress: Progress,
@@ -52,8 +59,11 @@ impl Session {
         let is_new = !self.subscriptions.contains_key(&kind);
         let subscription = self.subscriptions.entry(kind).or_default();
         if !is_new && request.response_nonce != subscription.nonce {
+            let is_part = subscription.parts.contains(&request.response_nonce);
             // It has not seen the last response yet, and says what it wants again when it has.
-            return Event::Stale;
+            let Some(detail) = request.error_detail.filter(|_| is_part) else { return Event::Stale };
+            subscription.has_refused = true;
+            return subscription.refused(kind, &detail.message);
         }
         let is_wildcard = request.resource_names.iter().any(|name| name == WILDCARD);
         // Nothing at all stands for everything at first; later it says that nothing is wanted any more.
@@ -70,11 +80,8 @@ impl Session {
             return Event::Subscribed(kind);
         }
         match request.error_detail {
-            Some(detail) => {
-                let message: String = detail.message.chars().take(MAXIMUM_REFUSAL).collect();
-                subscription.progress.nacked = Some(message.clone());
-                Event::Refused(kind, message)
-            }
+            Some(detail) => subscription.refused(kind, &detail.message),
+            None if subscription.has_refused => Event::Stale,
             None if is_changed => Event::Names(kind),
             None => {
                 subscription.progress.acked = subscription.generation;
@@ -89,8 +96,13 @@ impl Session {
         self.subscriptions.iter().map(|(kind, subscription)| (*kind, &subscription.progress))
     }
 
-    /// What brings the client to `world`, one response for each type that differs.
-    pub(in super::super) fn plan(&mut self, world: &World) -> Vec<DiscoveryResponse> {
+    /// What brings the client to `world`, for each type that differs.
+    ///
+    /// Of listeners and clusters a response has to name all there are; of other types it may be a part.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED when a response would be longer than clients take.
+    pub(in super::super) fn plan(&mut self, world: &World) -> Result<Vec<DiscoveryResponse>, Status> {
         let mut responses = Vec::new();
         for kind in ResourceType::L7 {
             let Some(subscription) = self.subscriptions.get_mut(&kind) else { continue };
@@ -114,23 +126,61 @@ impl Session {
                 subscription.sent = now;
                 continue;
             }
-            self.last_nonce = self.last_nonce.wrapping_add(1);
-            subscription.nonce = format!("{:x}", self.last_nonce);
             subscription.sent = now;
             subscription.is_owed = false;
             subscription.generation = world.generation;
             progress.sent = world.generation;
-            let body = |resource: Resource| Any { type_url: kind.type_url().to_owned(), value: resource.body };
-            responses.push(DiscoveryResponse {
-                version_info: world.generation.to_string(),
-                resources: resources.into_iter().map(body).collect(),
-                type_url: kind.type_url().to_owned(),
-                nonce: subscription.nonce.clone(),
-                ..DiscoveryResponse::default()
-            });
+            (subscription.parts, subscription.has_refused) = (Vec::new(), false);
+            for part in parts(kind, resources)? {
+                self.last_nonce = self.last_nonce.wrapping_add(1);
+                let before = std::mem::replace(&mut subscription.nonce, format!("{:x}", self.last_nonce));
+                subscription.parts.push(before);
+                responses.push(DiscoveryResponse {
+                    version_info: world.generation.to_string(),
+                    resources: part,
+                    type_url: kind.type_url().to_owned(),
+                    nonce: subscription.nonce.clone(),
+                    ..DiscoveryResponse::default()
+                });
+            }
+            // That was the last response of an earlier plan.
+            subscription.parts.remove(0);
         }
-        responses
+        Ok(responses)
     }
+}
+
+impl Subscription {
+    fn refused(&mut self, kind: ResourceType, message: &str) -> Event {
+        let message: String = message.chars().take(MAXIMUM_REFUSAL).collect();
+        self.progress.nacked = Some(message.clone());
+        Event::Refused(kind, message)
+    }
+}
+
+/// Resources in responses that clients take, at least one.
+fn parts(kind: ResourceType, resources: Vec<Resource>) -> Result<Vec<Vec<Any>>, Status> {
+    let can_be_part = matches!(kind, ResourceType::RouteConfiguration | ResourceType::ClusterLoadAssignment);
+    let mut parts = vec![Vec::new()];
+    let mut bytes = 0_usize;
+    for resource in resources {
+        let size = resource.body.len().saturating_add(RESOURCE_OVERHEAD);
+        bytes = bytes.saturating_add(size);
+        if bytes > MAXIMUM_RESPONSE_BYTES {
+            if !can_be_part {
+                return Err(Status::resource_exhausted(format!(
+                    "all of {} are longer than the {MAXIMUM_RESPONSE_BYTES} bytes of a response; subscribe by name, or by delta",
+                    kind.short_name()
+                )));
+            }
+            parts.push(Vec::new());
+            bytes = size;
+        }
+        if let Some(part) = parts.last_mut() {
+            part.push(Any { type_url: kind.type_url().to_owned(), value: resource.body });
+        }
+    }
+    Ok(parts)
 }
 
 fn is_wanted(names: &Option<BTreeSet<String>>, name: &str) -> bool {

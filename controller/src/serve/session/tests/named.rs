@@ -40,7 +40,7 @@ fn ask(subscribe: &[&str], unsubscribe: &[&str]) -> DeltaDiscoveryRequest {
 }
 
 fn connect(client: &mut xds::Session) -> Session {
-    let mut server = Session::default();
+    let mut server = node_proxy();
     for request in client.connected() {
         server.receive(request);
     }
@@ -131,7 +131,7 @@ fn the_first_request_says_which_manner_and_later_ones_may_change_it() {
         (&["*", "c//Pod/n/web"], &["*"], 1),
     ];
     for (first, without, expected) in rows {
-        let mut server = Session::default();
+        let mut server = node_proxy();
         let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect();
         server.receive(DeltaDiscoveryRequest {
             resource_names_subscribe: owned(first),

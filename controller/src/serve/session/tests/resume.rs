@@ -16,7 +16,7 @@ fn large(previous: &World, revision: impl Fn(usize) -> Option<&'static str>) -> 
 
 /// Connects again and takes all there is: bytes up and down, and resources that came.
 fn come_back(proxy: &mut Proxy, world: &World) -> (usize, usize, usize) {
-    let mut server = Session::default();
+    let mut server = node_proxy();
     let (mut up, mut down, mut resources) = (0, 0, 0);
     for request in proxy.client.connected() {
         up += request.encoded_len();
@@ -74,7 +74,7 @@ fn a_server_that_does_not_understand_gives_everything_and_nothing_stale_stays() 
     let two = large(&one, |number| (number != 7).then_some("1"));
     let mut proxy = Proxy::new();
     come_back(&mut proxy, &one);
-    let mut server = Session::default();
+    let mut server = node_proxy();
     for mut request in proxy.client.connected() {
         assert!(request.type_url != type_url::ADDRESS || request.initial_resource_versions.is_empty());
         // As a server does that has never heard of it.
