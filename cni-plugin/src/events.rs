@@ -1,15 +1,12 @@
 //! What the agent tells of a pod when it happens: its own record of that, and beyond it Events in an API server.
 
-mod server;
-
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use fairway_core::io::metrics::Metrics;
 use fairway_core::source::ObjectKey;
+use fairway_core::source::cluster::events::{Announcer, Event};
 use serde::Serialize;
-
-pub use server::Announcer;
 
 /// Events that /debug/events shows: what a look at a node that misbehaves needs, at some 300 bytes each.
 const MOST_SHOWN: usize = 256;
@@ -61,6 +58,25 @@ pub struct PodEvent {
 pub trait Events: Send + Sync {
     /// Takes an event. It must not block: the agent waits for it.
     fn say(&self, event: &PodEvent);
+}
+
+/// Who says it in an API server, among all that write Events there.
+pub const CONTROLLER: &str = "fairway.dev/cni-agent";
+
+impl Events for Announcer {
+    fn say(&self, event: &PodEvent) {
+        Self::say(
+            self,
+            Event {
+                about: event.pod.clone(),
+                uid: event.uid.clone(),
+                reason: event.reason.label(),
+                action: "Capture",
+                is_warning: event.reason.is_warning(),
+                message: event.message.clone(),
+            },
+        );
+    }
 }
 
 /// The log, a metric and the last events for /debug/events; hands them on to where else they go.

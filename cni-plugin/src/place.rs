@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use fairway_core::io::metrics::Metrics;
+use fairway_core::source::cluster::events::Announcer;
 use fairway_core::source::cluster::{Cluster, connect};
 use fairway_core::source::status::Writer;
 use fairway_core::source::{Loaded, Source as _, Strip, directory};
 use tokio::sync::watch;
 
 use crate::config::{Config, SourceConfig};
-use crate::events::{Announcer, Events};
+use crate::events::{CONTROLLER, Events};
 use crate::notices::{Marks, Notices};
 
 /// For the first reading, when there is no point in going on without.
@@ -51,7 +52,7 @@ impl Place {
                     gauge.set(freshness.stale_for(Instant::now()).unwrap_or_default().as_secs_f64());
                 });
                 let notices = Notices::Server(Marks::start(client.clone(), readings.loaded.clone()));
-                let events: Arc<dyn Events> = Arc::new(Announcer::start(client, &config.node_name));
+                let events: Arc<dyn Events> = Arc::new(Announcer::start(client, CONTROLLER, &config.node_name));
                 Ok(Self { source: readings.loaded, namespaces_exist: true, notices, events: Some(events) })
             }
         }

@@ -42,17 +42,25 @@ pub(crate) async fn within<T>(request: impl Future<Output = kube::Result<T>>) ->
     }
 }
 
-/// What is gone need not be changed.
-pub(crate) fn unless_gone(failure: Failure) -> Result<(), String> {
-    match &failure {
-        Failure::Server(error) if matches!(error.as_ref(), kube::Error::Api(status) if status.code == 404) => Ok(()),
-        _ => Err(failure.to_string()),
+/// The server's HTTP status, if it said one.
+fn code(failure: &Failure) -> Option<u16> {
+    match failure {
+        Failure::Server(error) => match error.as_ref() {
+            kube::Error::Api(status) => Some(status.code),
+            _ => None,
+        },
+        Failure::Silent(_) => None,
     }
 }
 
-/// Whether somebody else has the field.
+/// What is gone need not be changed.
+pub(crate) fn unless_gone(failure: Failure) -> Result<(), String> {
+    if code(&failure) == Some(404) { Ok(()) } else { Err(failure.to_string()) }
+}
+
+/// Whether somebody else was faster: has the field, the name, or written in between.
 pub(crate) fn is_conflict(failure: &Failure) -> bool {
-    matches!(failure, Failure::Server(error) if matches!(error.as_ref(), kube::Error::Api(status) if status.code == 409))
+    code(failure) == Some(409)
 }
 
 /// Server-side application that holds what is there for who is to have it.

@@ -34,7 +34,7 @@ use crate::state::{Published, Publisher};
 use crate::tls::{self, ServerCertificate, TlsError};
 use crate::token::review::Reviewer;
 use crate::token::{KeyError, Keys, Verifier};
-use crate::{admin, announce, lifecycle, state, status};
+use crate::{admin, announce, enrolment, lifecycle, state, status};
 
 /// Time between pings on a silent connection, and for the answer: a node that vanished is noticed within 40 s.
 const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
@@ -257,6 +257,8 @@ fn write_back(
                 let (client, published, leads) = here();
                 tokio::spawn(lifecycle::run(client, published, leads, settings, drain.clone()));
             }
+            let (telling, state, leading) = here();
+            tokio::spawn(enrolment::run(telling, state, leading, config.replica.clone(), drain.clone()));
             if config.write_status {
                 let writer = status::cluster::Cluster::new(client, leads);
                 tokio::spawn(status::keep(published.clone(), clients.clone(), writer, drain.clone()));

@@ -8,6 +8,7 @@ pub mod authz;
 mod catalog;
 pub mod client;
 pub mod destinations;
+mod grants;
 pub mod model;
 pub mod render;
 mod rules;

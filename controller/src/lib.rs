@@ -2,15 +2,17 @@
 //!
 //! [`translate`], [`l7`] and [`world`] decide and are pure; [`state`] publishes what they say and [`kept`] remembers it,
 //! [`serve`] and [`ca`] hand it out over gRPC, [`status`] tells users, [`lifecycle`] makes waypoints, [`announce`] tells
-//! every namespace the mesh's root, [`admin`] shows it to operators, [`app`] wires all of it.
+//! every namespace the mesh's root, [`enrolment`] tells of what keeps objects from the mesh, [`admin`] shows it to operators, [`app`] wires all of it.
 
 pub mod admin;
+mod age;
 pub mod announce;
 mod api_server;
 pub mod app;
 pub mod ca;
 pub mod config;
 pub mod dump;
+pub mod enrolment;
 mod files;
 pub mod kept;
 pub mod keys;

@@ -19,6 +19,7 @@ use crate::translate::{Problem, Severity};
 use condition::{Condition, is_said};
 use programmed::{Memory, Places, Programmed};
 
+mod addressed;
 pub mod cluster;
 pub mod condition;
 pub mod directory;
@@ -75,6 +76,8 @@ impl Verdict {
 enum Statement {
     Policy(Verdict, Option<Programmed>),
     Route(l7::verdict::Verdict, Option<Programmed>),
+    /// Something whose conditions are others' as well.
+    Addressed(Verdict),
     /// Something without effect, by what it is for.
     Ancestors(Vec<Value>),
 }
@@ -87,6 +90,7 @@ impl Statement {
                 let (conditions, differs) = verdict.compare(programmed.as_ref(), present(published, key), now);
                 (json!({"conditions": conditions}), differs)
             }
+            Self::Addressed(verdict) => addressed::compare(verdict, published, key, now),
             Self::Route(verdict, programmed) => routes::compare(verdict, programmed.as_ref(), published, key, now),
             Self::Ancestors(ancestors) => unserved::compare(ancestors, published, key, now),
         }
@@ -118,6 +122,8 @@ fn statements(published: &Published, memory: &mut Memory, clients: &[Client]) ->
     }
     let telemetry = unserved::telemetry(published).into_iter();
     all.extend(telemetry.map(|(key, verdict)| (key, Statement::Policy(verdict, None))));
+    let addressed = addressed::verdicts(published).into_iter();
+    all.extend(addressed.map(|(key, verdict)| (key, Statement::Addressed(verdict))));
     all.extend(unserved::backend_tls(published).into_iter().map(|(key, all)| (key, Statement::Ancestors(all))));
     all
 }

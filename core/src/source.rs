@@ -20,6 +20,7 @@ mod loaded;
 mod name;
 mod node_pod;
 pub mod objects;
+pub mod reference_grant;
 pub mod route;
 pub mod status;
 pub mod unserved;

@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use fairway_core::source::route::{ParentReference, Route};
 use fairway_core::source::{Kind, ObjectKey, Objects};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
 use super::catalog::{Catalog, Refusal, Unit};
 use super::destinations::Destinations;
 use super::model::{Entry, Routes, Target};
 use super::rules::{Read, Reader};
 use super::verdict::{AtParent, Class, Verdict};
+use crate::age::Age;
 use crate::translate::Settings;
 
 mod streams;
@@ -21,8 +21,7 @@ mod traffic;
 /// A route, read.
 struct Candidate<'a> {
     key: &'a ObjectKey,
-    /// Whether it is older than another, and then by name.
-    age: (bool, Option<&'a Time>, &'a str, &'a str),
+    age: Age<'a>,
     /// Of a kind that beats the others on a port.
     is_grpc: bool,
     parents: Vec<Parent<'a>>,
@@ -61,7 +60,7 @@ pub fn attach(objects: &Objects, settings: &Settings, destinations: &Destination
         .iter()
         .map(|(key, route)| read(catalog, key, route, |reader, at, rule| reader.grpc(at, rule)));
     let mut candidates: Vec<Candidate<'_>> = http.chain(grpc).filter(|route| !route.parents.is_empty()).collect();
-    candidates.sort_by(|left, right| left.age.cmp(&right.age));
+    candidates.sort_by_key(|route| route.age);
     let places = |route: &Candidate<'_>| -> BTreeSet<Place> { route.parents.iter().flat_map(Parent::places).collect() };
     // Who is first of the kind that beats the others.
     let mut taken: BTreeMap<Place, ObjectKey> = BTreeMap::new();
@@ -104,12 +103,6 @@ pub fn attach(objects: &Objects, settings: &Settings, destinations: &Destination
     routes
 }
 
-/// Objects in the order in which they came, and then by name.
-pub(super) fn age<'a>(key: &'a ObjectKey, metadata: &'a ObjectMeta) -> (bool, Option<&'a Time>, &'a str, &'a str) {
-    let created = metadata.creation_timestamp.as_ref();
-    (created.is_none(), created, &key.namespace, &key.name)
-}
-
 fn read<'a, Rule: Default>(
     catalog: Catalog<'a>,
     key: &'a ObjectKey,
@@ -122,7 +115,7 @@ fn read<'a, Rule: Default>(
         Some(Parent { index, reference, scope: is_consumer.then(|| key.namespace.clone()), targets })
     });
     let parents: Vec<_> = parents.collect();
-    let mut reader = Reader { catalog, namespace: &key.namespace, findings: Vec::new() };
+    let mut reader = Reader::new(catalog, key, &route.spec.parent_refs);
     for name in route.spec.unread.keys() {
         reader.find(Class::Different, format!("spec.{name}"), "is not supported and has no effect");
     }
@@ -144,7 +137,7 @@ fn read<'a, Rule: Default>(
     let generation = &route.metadata.generation;
     Candidate {
         key,
-        age: age(key, &route.metadata),
+        age: Age::of(key, &route.metadata),
         is_grpc: key.kind == Kind::GRPCRoute,
         parents,
         entries,

@@ -6,6 +6,7 @@ use fairway_proto::workload::AppProtocol;
 use k8s_openapi::api::core::v1::Service;
 
 use super::destinations::{Destinations, View};
+use super::grants::Referrer;
 use super::model::Target;
 use crate::translate::Settings;
 use crate::translate::entry;
@@ -87,12 +88,8 @@ impl<'a> Catalog<'a> {
         parent: &ParentReference,
         unit: Unit,
     ) -> Option<Result<Vec<Target>, Refusal>> {
-        let kind = match (parent.group.as_deref(), parent.kind.as_deref()) {
-            (Some("" | "core"), Some("Service")) => Kind::Service,
-            (Some("networking.istio.io"), Some("ServiceEntry")) => Kind::ServiceEntry,
-            _ => return None,
-        };
-        let object = ObjectKey::new(kind, parent.namespace.as_deref().unwrap_or(namespace), &parent.name);
+        let object =
+            ObjectKey::new(parent_kind(parent)?, parent.namespace.as_deref().unwrap_or(namespace), &parent.name);
         Some(self.ports_of(&object, None, parent, unit))
     }
 
@@ -183,7 +180,13 @@ impl<'a> Catalog<'a> {
     }
 
     /// What a route of `namespace` sends requests or connections to by this reference.
-    pub(super) fn backend(&self, namespace: &str, backend: &BackendReference, unit: Unit) -> Result<Target, Refusal> {
+    pub(super) fn backend(
+        &self,
+        namespace: &str,
+        backend: &BackendReference,
+        unit: Unit,
+        referrer: &Referrer<'_>,
+    ) -> Result<Target, Refusal> {
         let group = backend.group.as_deref().unwrap_or_default();
         let kind = backend.kind.as_deref().unwrap_or("Service");
         let (namespace, name) = (backend.namespace.as_deref().unwrap_or(namespace), backend.name.as_str());
@@ -198,6 +201,7 @@ impl<'a> Catalog<'a> {
                 return Err(("InvalidKind", message));
             }
         };
+        referrer.check(&object, self.objects)?;
         let Some(wanted) = backend.port else {
             return Err(("BackendNotFound", "the port is missing".to_owned()));
         };
@@ -224,6 +228,15 @@ impl<'a> Catalog<'a> {
             }
             Some(port) => Ok(port.target),
         }
+    }
+}
+
+/// The kind of a parent that routes are attached to here; none is somebody else's to speak of.
+pub(super) fn parent_kind(parent: &ParentReference) -> Option<Kind> {
+    match (parent.group.as_deref(), parent.kind.as_deref()) {
+        (Some("" | "core"), Some("Service")) => Some(Kind::Service),
+        (Some("networking.istio.io"), Some("ServiceEntry")) => Some(Kind::ServiceEntry),
+        _ => None,
     }
 }
 

@@ -1,9 +1,11 @@
 //! Rules of routes, read: what is understood becomes the model, what is not becomes a finding and is answered with 500.
 
+use fairway_core::source::ObjectKey;
 use fairway_core::source::istio_traffic::Percent;
-use fairway_core::source::route::{BackendReference, Unread, ValueMatch};
+use fairway_core::source::route::{BackendReference, ParentReference, Unread, ValueMatch};
 
 use super::catalog::{Catalog, Unit};
+use super::grants::Referrer;
 use super::model::{Action, Backend, Compare, Forward, Match, Rule, Text};
 use super::verdict::{Class, Finding};
 
@@ -40,7 +42,17 @@ pub(super) struct Reader<'a> {
     pub(super) catalog: Catalog<'a>,
     /// Namespace of the route.
     pub(super) namespace: &'a str,
+    /// As whom it refers to backends.
+    pub(super) referrer: Referrer<'a>,
     pub(super) findings: Vec<Finding>,
+}
+
+impl<'a> Reader<'a> {
+    /// A reader of the route with this key and these parents.
+    pub(super) fn new(catalog: Catalog<'a>, key: &'a ObjectKey, parents: &'a [ParentReference]) -> Self {
+        let referrer = Referrer::of(key, parents);
+        Self { catalog, namespace: &key.namespace, referrer, findings: Vec::new() }
+    }
 }
 
 impl Reader<'_> {
@@ -102,7 +114,7 @@ impl Reader<'_> {
         let mut backends = Vec::new();
         for (index, reference) in references.iter().enumerate() {
             let at = format!("{at}.backendRefs[{index}]");
-            let mut target = match self.catalog.backend(self.namespace, reference, Unit::Request) {
+            let mut target = match self.catalog.backend(self.namespace, reference, Unit::Request, &self.referrer) {
                 Ok(target) => Some(target),
                 Err((reason, message)) => {
                     let message = format!("{message}; its share of requests is answered with 500");

@@ -18,12 +18,15 @@ use tokio::sync::watch;
 
 use super::conditions::{self, Outcome};
 use super::render::{self, CLASS, GATEWAY_NAME, Part, WaypointSettings};
+use crate::files::Prepared;
 use crate::state::Published;
 use crate::status::condition::now;
 use crate::status::directory::OWNER;
 
 /// Directory of what is made, below the manifests. No namespace has an underscore in its name.
 const MADE: &str = "_waypoints";
+/// Mode of what is made: there is nothing secret in it.
+const READABLE: u32 = 0o644;
 /// Pause after something could not be written.
 const RETRY: Duration = Duration::from_secs(2);
 
@@ -96,11 +99,9 @@ impl Keeper {
         if fs::read_to_string(&path).is_ok_and(|present| present == text) {
             return Ok(());
         }
-        // A leading dot keeps readers away until the rename.
-        let temporary = self.made.join(format!(".{name}.tmp"));
-        let written = fs::create_dir_all(&self.made)
-            .and_then(|()| fs::write(&temporary, text))
-            .and_then(|()| fs::rename(&temporary, &path));
+        // Not synchronised: what is lost is made again.
+        let replace = || Prepared::new(&path, text.as_bytes(), READABLE)?.commit();
+        let written = fs::create_dir_all(&self.made).and_then(|()| replace());
         written.map_err(|error| failure(&path, &error))?;
         tracing::info!(file = %path.display(), "waypoint made of a gateway");
         Ok(())

@@ -8,7 +8,8 @@ use super::programmed::Programmed;
 use crate::l7::verdict::{CONTROLLER_NAME, Verdict};
 use crate::state::Published;
 
-fn is_ours(entry: &&Value) -> bool {
+/// Whether an entry of a parent or an ancestor is ours.
+pub(super) fn is_ours(entry: &Value) -> bool {
     entry.get("controllerName").and_then(Value::as_str) == Some(CONTROLLER_NAME)
 }
 
@@ -33,14 +34,14 @@ pub(super) fn verdicts(published: &Published) -> Vec<(ObjectKey, Verdict)> {
     let keys = keys.chain(objects.tcp_routes.keys()).chain(objects.tls_routes.keys());
     let verdict = |key: &ObjectKey| match verdicts.get(key) {
         Some(verdict) => Some((key.clone(), verdict.clone())),
-        None => present(published, key).iter().any(|entry| is_ours(&entry)).then(|| (key.clone(), Verdict::default())),
+        None => present(published, key).iter().any(is_ours).then(|| (key.clone(), Verdict::default())),
     };
     keys.filter_map(verdict).collect()
 }
 
 /// What is said of a route at its first parent.
 pub(super) fn said<'a>(published: &'a Published, key: &ObjectKey) -> &'a [Value] {
-    let entry = present(published, key).iter().find(is_ours);
+    let entry = present(published, key).iter().find(|entry| is_ours(entry));
     let conditions = entry.and_then(|entry| entry.get("conditions")).and_then(Value::as_array);
     conditions.map(Vec::as_slice).unwrap_or_default()
 }
@@ -53,7 +54,7 @@ pub(super) fn compare(
     key: &ObjectKey,
     now: &str,
 ) -> (Value, bool) {
-    let (ours, others): (Vec<&Value>, Vec<&Value>) = present(published, key).iter().partition(is_ours);
+    let (ours, others): (Vec<&Value>, Vec<&Value>) = present(published, key).iter().partition(|entry| is_ours(entry));
     let entries = verdict.parents(programmed.map(Programmed::condition), |parent, kind, holds| {
         let parent = json!(parent);
         let entry = ours.iter().find(|entry| entry.get("parentRef") == Some(&parent));

@@ -7,6 +7,7 @@ use fairway_core::source::unserved::Unserved;
 use serde_json::{Value, json};
 
 use super::condition::{Condition, since};
+use super::routes::is_ours;
 use super::{ACCEPTED, Verdict};
 use crate::l7::verdict::CONTROLLER_NAME;
 use crate::state::Published;
@@ -55,8 +56,7 @@ pub(super) fn backend_tls(published: &Published) -> Vec<(ObjectKey, Vec<Value>)>
 pub(super) fn compare(ancestors: &[Value], published: &Published, key: &ObjectKey, now: &str) -> (Value, bool) {
     let Some(object) = published.loaded.objects.backend_tls_policies.get(key) else { return (json!({}), false) };
     let present = object.status.as_ref().and_then(|status| status.get("ancestors")).and_then(Value::as_array);
-    let is_ours = |entry: &&Value| entry.get("controllerName").and_then(Value::as_str) == Some(CONTROLLER_NAME);
-    let (ours, others): (Vec<&Value>, Vec<&Value>) = present.into_iter().flatten().partition(is_ours);
+    let (ours, others): (Vec<&Value>, Vec<&Value>) = present.into_iter().flatten().partition(|entry| is_ours(entry));
     let entry = |ancestor: &Value| {
         let said = ours.iter().find(|entry| entry.get("ancestorRef") == Some(ancestor));
         let said = said.and_then(|entry| entry.get("conditions")).and_then(Value::as_array);

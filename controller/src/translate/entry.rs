@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use fairway_core::source::istio_network::{EntryPort, Resolution, ServiceEntry, WorkloadEntry, WorkloadEntrySpec};
 use fairway_core::source::objects::{annotation, label};
@@ -24,6 +23,7 @@ use super::vip::Addresses;
 use super::waypoint::{ServiceBinding, Waypoints};
 use super::workload::{TUNNEL, canonical, trust_domain};
 use super::{Fault, Settings};
+use crate::age::by_age;
 use crate::l7::waypoints::Bound;
 
 const AUTOALLOCATE: &str = "networking.istio.io/enable-autoallocate-ip";
@@ -349,19 +349,6 @@ fn ports(ports: &[EntryPort], endpoint: &WorkloadEntrySpec) -> PortList {
     PortList { ports: tcp(ports).map(|port| announced(port, endpoint.ports.get(&port.name).copied())).collect() }
 }
 
-/// Objects from the oldest to the newest; those without a time come last, by namespace and name.
-pub fn by_age<'a, T>(
-    objects: impl Iterator<Item = (&'a ObjectKey, &'a Arc<T>)>,
-    metadata: impl Fn(&'a T) -> &'a ObjectMeta,
-) -> Vec<(&'a ObjectKey, &'a Arc<T>)> {
-    let mut sorted: Vec<_> = objects.collect();
-    sorted.sort_by_key(|(key, object)| {
-        let created = metadata(object).creation_timestamp.as_ref();
-        (created.is_none(), created, key.namespace.as_str(), key.name.as_str())
-    });
-    sorted
-}
-
 /// The virtual addresses and blocks that are written, each with the path of its field.
 fn written_addresses(entry: &ServiceEntry, faults: &mut Vec<Fault>) -> Vec<(String, IpNet)> {
     let mut blocks = Vec::new();
@@ -471,8 +458,7 @@ pub fn workload_entry(
     let uid = workload_entry_uid(key, settings);
     let labelled = WorkloadEntrySpec { labels: metadata.labels.clone().unwrap_or_default(), ..spec.clone() };
     let mut workload = workload(uid, &key.name, &key.namespace, &labelled, services, nodes, settings);
-    let conditions = &entry.status.conditions;
-    if conditions.iter().any(|condition| condition.kind == "Healthy" && condition.status == "False") {
+    if entry.status.is_unhealthy() {
         workload.status = WorkloadStatus::Unhealthy.into();
     }
     Some(workload)

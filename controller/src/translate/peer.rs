@@ -11,6 +11,7 @@ use fairway_proto::security::{Action, Authorization, Clause, Match, Rule, Scope,
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
 use super::Fault;
+use crate::age::Age;
 
 /// Name, in the root namespace, of the policy that all strict workloads share.
 pub const STATIC_STRICT: &str = "istio_converted_static_strict";
@@ -42,9 +43,8 @@ impl PeerRule {
         }
     }
 
-    /// Oldest first; objects without a time last; then by name.
-    fn age(&self) -> (bool, Option<&Time>, &str) {
-        (self.created.is_none(), self.created.as_ref(), &self.name)
+    fn age(&self) -> Age<'_> {
+        Age::new(self.created.as_ref(), &self.namespace, &self.name)
     }
 }
 

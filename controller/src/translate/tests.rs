@@ -18,7 +18,7 @@ struct Edit {
 }
 
 const NAMESPACES: [&str; 3] = ["a", "b", "fairway-system"];
-const KINDS: [Kind; 18] = [
+const KINDS: [Kind; 19] = [
     Kind::Pod,
     Kind::EndpointSlice,
     Kind::Service,
@@ -36,6 +36,7 @@ const KINDS: [Kind; 18] = [
     Kind::VirtualService,
     Kind::DestinationRule,
     Kind::RequestAuthentication,
+    Kind::ReferenceGrant,
     // Twice as often: what changes most.
     Kind::Pod,
 ];
@@ -184,8 +185,15 @@ fn peer(bits: &mut Bits) -> Value {
 }
 
 fn route(bits: &mut Bits) -> Value {
+    let backend = json!({"name": format!("o{}", bits.next(2)), "namespace": bits.pick(&[None, Some("b")]), "port": 80});
     json!({"spec": {"parentRefs": [{"group": "", "kind": "Service", "name": format!("o{}", bits.next(2)), "port": 80}],
-        "rules": [{"backendRefs": [{"name": format!("o{}", bits.next(2)), "port": 80}]}]}})
+        "rules": [{"backendRefs": [backend]}]}})
+}
+
+fn grant(bits: &mut Bits) -> Value {
+    let from = json!({"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": bits.pick(&["a", "b"])});
+    let name = bits.pick(&[None, Some("o0")]);
+    json!({"spec": {"from": [from], "to": [{"group": "", "kind": "Service", "name": name}]}})
 }
 
 fn stream_route(bits: &mut Bits) -> Value {
@@ -244,6 +252,7 @@ fn apply(objects: &mut Objects, change: &Edit) {
         Kind::VirtualService => edit(&mut objects.virtual_services, key, bits.map(virtual_service)),
         Kind::DestinationRule => edit(&mut objects.destination_rules, key, bits.map(destination_rule)),
         Kind::RequestAuthentication => edit(&mut objects.request_authentications, key, bits.map(tokens)),
+        Kind::ReferenceGrant => edit(&mut objects.reference_grants, key, bits.map(grant)),
         Kind::WorkloadEntry => {
             let entry = |bits: &mut Bits| json!({"metadata": {"labels": labels(bits)}, "spec": {"address": address(bits), "serviceAccount": "o0"}});
             edit(&mut objects.workload_entries, key, bits.map(entry));

@@ -15,7 +15,7 @@ use super::nodes::NETWORK;
 use super::service::octets;
 use super::{Fault, Settings};
 
-const USE_WAYPOINT: &str = "istio.io/use-waypoint";
+pub(crate) const USE_WAYPOINT: &str = "istio.io/use-waypoint";
 const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
 const CANARY: &str = "istio.io/use-waypoint-canary";
 const CANARY_NAMESPACE: &str = "istio.io/use-waypoint-canary-namespace";
@@ -192,7 +192,10 @@ impl<'a> Waypoints<'a> {
                 } else {
                     ("traffic that should go through it is refused", Some(nowhere(wish)))
                 };
-                faults.push(Fault { field, message: format!("{message}; {then}") });
+                // What a namespace asks for all of its pods is said of its services.
+                if wish.is_own || traffic == Traffic::Service {
+                    faults.push(Fault { field, message: format!("{message}; {then}") });
+                }
                 address
             }
         }
@@ -224,12 +227,8 @@ impl<'a> Waypoints<'a> {
     fn fit(&self, wish: &Wish<'_>, own_namespace: &str, traffic: Traffic) -> Result<&'a Gateway, Unfit> {
         let title = format!("waypoint {}/{}", wish.namespace, wish.name);
         let Some(gateway) = self.gateways.get(&(wish.namespace, wish.name)) else {
-            // Unless a gateway says otherwise, waypoints are for services.
-            return Err(if traffic == Traffic::Service || wish.is_own {
-                Unfit::Unusable(format!("{title} does not exist"))
-            } else {
-                Unfit::OtherTraffic(title)
-            });
+            // It may have been for either kind of traffic.
+            return Err(Unfit::Unusable(format!("{title} does not exist")));
         };
         let class = gateway.spec.gateway_class_name.as_str();
         if !is_class(class) {
@@ -311,8 +310,8 @@ fn nowhere(wish: &Wish<'_>) -> GatewayAddress {
     GatewayAddress { destination: Some(destination), hbone_mtls_port: PORT.into() }
 }
 
-/// Whether a selector of namespaces selects this one; a requirement that is not understood selects nothing.
-fn selects(selector: &LabelSelector, metadata: &ObjectMeta) -> bool {
+/// Whether a selector selects an object with this metadata; a requirement that is not understood selects nothing.
+pub(crate) fn selects(selector: &LabelSelector, metadata: &ObjectMeta) -> bool {
     let labels = selector.match_labels.iter().flatten().all(|(key, value)| label(metadata, key) == Some(value));
     labels && selector.match_expressions.iter().flatten().all(|requirement| meets(requirement, metadata))
 }

@@ -187,6 +187,8 @@ fn one_of_each() -> Vec<Value> {
             json!({"spec": {"jwtRules": [{"issuer": "a"}]}}),
         ),
         object("networking.istio.io/v1", "DestinationRule", "web", json!({"spec": {"host": "web"}})),
+        object("networking.k8s.io/v1", "NetworkPolicy", "web", json!({"spec": {"podSelector": {}}})),
+        object("gateway.networking.k8s.io/v1", "ReferenceGrant", "web", json!({"spec": {"from": [], "to": []}})),
         object("telemetry.istio.io/v1", "Telemetry", "mesh", json!({"spec": {"tracing": []}})),
     ]
 }

@@ -122,6 +122,48 @@ async fn who_leads_applies_conditions_to_the_status() {
     assert!(applied.try_recv().is_err());
 }
 
+/// What others said since it was read stays, and nothing is written over what they say at the same moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_of_a_route_is_written_beside_what_others_say_now() {
+    const ROUTE: &str = "/apis/gateway.networking.k8s.io/v1/namespaces/shop/httproutes/way";
+    let spec = json!({"parentRefs": [{"group": "", "kind": "Service", "name": "web"}], "rules": []});
+    let route = json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+        "metadata": {"name": "way", "namespace": "shop", "generation": 1}, "spec": spec,
+    });
+    let fake = Fake::start().await;
+    let (sender, mut applied) = mpsc::unbounded_channel();
+    let (mut version, held) = (0, route.clone());
+    fake.answers(move |method, path, body| match (method, path) {
+        ("GET", ROUTE) => {
+            version += 1;
+            let mut now = held.clone();
+            now["metadata"]["resourceVersion"] = json!(version.to_string());
+            now["status"]["parents"] = json!([{"controllerName": "another", "conditions": [], "version": version}]);
+            Some((200, now))
+        }
+        ("PATCH", _) => {
+            sender.send(body.clone()).unwrap();
+            let late = json!({"kind": "Status", "code": 409, "reason": "Conflict", "message": "too late"});
+            Some(if version < 3 { (409, late) } else { (200, body) })
+        }
+        _ => None,
+    });
+    let (_state, receiver) = watch::channel(published(&route));
+    let (_lead, leads) = watch::channel(Instant::now().checked_add(PATIENCE));
+    let leads = Leadership::told(leads);
+    let (_trigger, drain) = drain::new();
+    let writer = status::cluster::Cluster::new(fake.client(), leads);
+    tokio::spawn(status::keep(receiver, Clients::default(), writer, drain));
+    for version in 1..=3 {
+        let body = soon(applied.recv()).await.unwrap();
+        assert_eq!(body["metadata"]["resourceVersion"], version.to_string());
+        let parents = body["status"]["parents"].as_array().unwrap();
+        assert_eq!((&parents[0]["controllerName"], &parents[0]["version"]), (&json!("another"), &json!(version)));
+        assert_eq!(parents[1]["controllerName"], "fairway.dev/controller");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn conditions_are_written_beside_the_manifests_and_read_back() {
     let root = tempfile::tempdir().unwrap();

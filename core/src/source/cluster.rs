@@ -6,6 +6,7 @@
 //! hide the others of its page, and to know how fresh a watch is takes its bookmarks.
 
 mod connect;
+pub mod events;
 mod reflector;
 mod request;
 mod state;

@@ -174,6 +174,8 @@ fn typed(kind: Kind, value: &Value) -> Result<Typed, (FieldPath, String)> {
         Kind::RequestAuthentication => Typed::RequestAuthentication(read(value)?),
         Kind::DestinationRule => Typed::DestinationRule(read(value)?),
         Kind::Telemetry => Typed::Telemetry(read(value)?),
+        Kind::ReferenceGrant => Typed::ReferenceGrant(read(value)?),
+        Kind::NetworkPolicy => Typed::NetworkPolicy(read(value)?),
     })
 }
 

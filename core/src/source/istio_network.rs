@@ -107,6 +107,8 @@ pub struct EntrySelector {
 pub struct ServiceEntryStatus {
     /// Virtual addresses of hosts without any.
     pub addresses: Vec<StatusAddress>,
+    /// What controllers say of it, as they write it.
+    pub conditions: Vec<Value>,
 }
 
 /// A virtual address.
@@ -164,17 +166,16 @@ pub struct WorkloadEntrySpec {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct WorkloadEntryStatus {
-    /// `Healthy` is one.
-    pub conditions: Vec<EntryCondition>,
+    /// As they are written; `Healthy` is one.
+    pub conditions: Vec<Value>,
 }
 
-/// A condition as Istio writes it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct EntryCondition {
-    /// What is said.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// `True`, `False` or `Unknown`.
-    pub status: String,
+impl WorkloadEntryStatus {
+    /// Whether somebody says that it is not healthy.
+    #[must_use]
+    pub fn is_unhealthy(&self) -> bool {
+        let says =
+            |condition: &Value, field: &str, text: &str| condition.get(field).and_then(Value::as_str) == Some(text);
+        self.conditions.iter().any(|condition| says(condition, "type", "Healthy") && says(condition, "status", "False"))
+    }
 }

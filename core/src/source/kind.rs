@@ -47,11 +47,15 @@ pub enum Kind {
     DestinationRule,
     /// `telemetry.istio.io`, `v1` or `v1alpha1`.
     Telemetry,
+    /// `gateway.networking.k8s.io`, `v1` or `v1beta1`.
+    ReferenceGrant,
+    /// `networking.k8s.io/v1`.
+    NetworkPolicy,
 }
 
 impl Kind {
     /// Every kind, in the order they are listed to people.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::Namespace,
         Self::Node,
         Self::Pod,
@@ -72,6 +76,8 @@ impl Kind {
         Self::RequestAuthentication,
         Self::DestinationRule,
         Self::Telemetry,
+        Self::ReferenceGrant,
+        Self::NetworkPolicy,
     ];
 
     /// The `kind` field of such an object.
@@ -98,6 +104,8 @@ impl Kind {
             Self::RequestAuthentication => "RequestAuthentication",
             Self::DestinationRule => "DestinationRule",
             Self::Telemetry => "Telemetry",
+            Self::ReferenceGrant => "ReferenceGrant",
+            Self::NetworkPolicy => "NetworkPolicy",
         }
     }
 
@@ -125,6 +133,8 @@ impl Kind {
             Self::RequestAuthentication => "requestauthentications",
             Self::DestinationRule => "destinationrules",
             Self::Telemetry => "telemetries",
+            Self::ReferenceGrant => "referencegrants",
+            Self::NetworkPolicy => "networkpolicies",
         }
     }
 
@@ -134,12 +144,14 @@ impl Kind {
         match self {
             Self::Namespace | Self::Node | Self::Pod | Self::Service | Self::ServiceAccount => "",
             Self::EndpointSlice => "discovery.k8s.io",
+            Self::NetworkPolicy => "networking.k8s.io",
             Self::Gateway
             | Self::HTTPRoute
             | Self::GRPCRoute
             | Self::TCPRoute
             | Self::TLSRoute
-            | Self::BackendTLSPolicy => "gateway.networking.k8s.io",
+            | Self::BackendTLSPolicy
+            | Self::ReferenceGrant => "gateway.networking.k8s.io",
             Self::AuthorizationPolicy | Self::PeerAuthentication | Self::RequestAuthentication => "security.istio.io",
             Self::ServiceEntry | Self::WorkloadEntry | Self::VirtualService | Self::DestinationRule => {
                 "networking.istio.io"
@@ -155,7 +167,7 @@ impl Kind {
             Self::Namespace | Self::Node | Self::Pod | Self::Service | Self::ServiceAccount | Self::EndpointSlice => {
                 &["v1"]
             }
-            Self::GRPCRoute => &["v1"],
+            Self::GRPCRoute | Self::NetworkPolicy => &["v1"],
             Self::Gateway
             | Self::HTTPRoute
             | Self::AuthorizationPolicy
@@ -164,7 +176,8 @@ impl Kind {
             | Self::WorkloadEntry
             | Self::VirtualService
             | Self::RequestAuthentication
-            | Self::DestinationRule => &["v1", "v1beta1"],
+            | Self::DestinationRule
+            | Self::ReferenceGrant => &["v1", "v1beta1"],
             Self::TCPRoute => &["v1", "v1alpha2"],
             Self::TLSRoute => &["v1", "v1alpha3", "v1alpha2"],
             Self::BackendTLSPolicy => &["v1", "v1alpha3"],
@@ -200,7 +213,7 @@ impl Kind {
     /// Whether this kind is a custom resource, which a cluster may not have.
     #[must_use]
     pub fn is_custom(self) -> bool {
-        !self.group().is_empty() && self != Self::EndpointSlice
+        !self.group().is_empty() && !matches!(self, Self::EndpointSlice | Self::NetworkPolicy)
     }
 
     /// Whether nothing but the metadata of such objects means anything to us.

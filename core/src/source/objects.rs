@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 
@@ -15,6 +16,7 @@ use super::istio_destination::DestinationRule;
 use super::istio_network::{ServiceEntry, WorkloadEntry};
 use super::istio_tokens::RequestAuthentication;
 use super::istio_traffic::VirtualService;
+use super::reference_grant::ReferenceGrant;
 use super::route::{GrpcRoute as GRPCRoute, HttpRoute as HTTPRoute, StreamRoute as TCPRoute, StreamRoute as TLSRoute};
 use super::unserved::{Unserved as BackendTLSPolicy, Unserved as Telemetry};
 use super::{Kind, NodePod, ObjectKey};
@@ -156,6 +158,10 @@ objects! {
     destination_rules: DestinationRule,
     /// What is measured and logged.
     telemetries: Telemetry,
+    /// Which references into a namespace its owners allow.
+    reference_grants: ReferenceGrant,
+    /// What the network lets through.
+    network_policies: NetworkPolicy,
 }
 
 impl Objects {

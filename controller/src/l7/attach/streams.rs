@@ -10,15 +10,14 @@ use super::super::catalog::{Catalog, Unit};
 use super::super::model::{Routes, Stream, Target};
 use super::super::rules::{Reader, text};
 use super::super::verdict::{AtParent, Class, Verdict};
-use super::{Place, age};
+use super::Place;
+use crate::age::by_age;
 
 /// Attaches all of them, where no route of requests has `taken` a place; takes what they are attached to.
 pub(super) fn attach(catalog: Catalog<'_>, taken: &mut BTreeMap<Place, ObjectKey>, routes: &mut Routes) {
     let objects = catalog.objects;
     for all in [&objects.tls_routes, &objects.tcp_routes] {
-        let mut all: Vec<(&ObjectKey, &StreamRoute)> = all.iter().map(|(key, route)| (key, route.as_ref())).collect();
-        all.sort_by(|left, right| age(left.0, &left.1.metadata).cmp(&age(right.0, &right.1.metadata)));
-        for (key, route) in all {
+        for (key, route) in by_age(all.iter(), |route| &route.metadata) {
             attach_one(catalog, key, route, taken, routes);
         }
     }
@@ -40,7 +39,7 @@ fn attach_one(
     if parents.is_empty() {
         return;
     }
-    let mut reader = Reader { catalog, namespace, findings: Vec::new() };
+    let mut reader = Reader::new(catalog, key, &route.spec.parent_refs);
     let stream = reader.stream(key, route);
     let mut verdict =
         Verdict { generation: route.metadata.generation, is_unsupported: stream.is_none(), ..Verdict::default() };
@@ -143,7 +142,7 @@ impl Reader<'_> {
         for (index, reference) in rule.backend_refs.iter().enumerate() {
             let at = format!("{at}.backendRefs[{index}]");
             let is_read = self.reads_all(&at, &reference.unread, "its share of connections is closed");
-            let target = match self.catalog.backend(self.namespace, reference, Unit::Connection) {
+            let target = match self.catalog.backend(self.namespace, reference, Unit::Connection, &self.referrer) {
                 Ok(target) => Some(target).filter(|_| is_read && reference.filters.is_empty()),
                 Err((reason, message)) => {
                     self.find(Class::Reference(reason), at, format!("{message}; its share of connections is closed"));

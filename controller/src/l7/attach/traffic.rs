@@ -11,8 +11,9 @@ use super::super::catalog::{Catalog, Refusal, Unit};
 use super::super::model::{Entry, Routes, Stream};
 use super::super::rules::{Read, Reader};
 use super::super::verdict::{Class, Verdict};
+use super::Place;
 use super::streams::take;
-use super::{Place, age};
+use crate::age::by_age;
 
 /// Name of what holds between workloads, among gateways.
 const MESH: &str = "mesh";
@@ -22,10 +23,8 @@ pub(super) fn attach(catalog: Catalog<'_>, taken: &mut BTreeMap<Place, ObjectKey
     let is_ours = |object: &VirtualService| {
         object.spec.gateways.is_empty() || object.spec.gateways.iter().any(|gateway| gateway == MESH)
     };
-    let mut objects: Vec<(&ObjectKey, &Arc<VirtualService>)> =
-        catalog.objects.virtual_services.iter().filter(|(_, object)| is_ours(object)).collect();
-    objects.sort_by(|left, right| age(left.0, &left.1.metadata).cmp(&age(right.0, &right.1.metadata)));
-    for (key, object) in objects {
+    let objects = catalog.objects.virtual_services.iter().filter(|(_, object)| is_ours(object));
+    for (key, object) in by_age(objects, |object| &object.metadata) {
         let verdict = attach_one(catalog, key, object, taken, routes);
         routes.verdicts.insert(key.clone(), verdict);
     }
@@ -39,7 +38,7 @@ fn attach_one(
     routes: &mut Routes,
 ) -> Verdict {
     let namespace = key.namespace.as_str();
-    let mut reader = Reader { catalog, namespace, findings: Vec::new() };
+    let mut reader = Reader::new(catalog, key, &[]);
     for name in object.spec.unread.keys() {
         reader.find(Class::Different, format!("spec.{name}"), "is not supported and has no effect");
     }

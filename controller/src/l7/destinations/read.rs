@@ -2,18 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::sync::Arc;
 use std::time::Duration;
 
+use fairway_core::source::Objects;
 use fairway_core::source::istio_destination::{
     ConnectionPool, ConsistentHash, DestinationRule, HttpSettings, LoadBalancer, OutlierDetection, TcpSettings, Tls,
     TrafficPolicy,
 };
 use fairway_core::source::route::Unread;
-use fairway_core::source::{ObjectKey, Objects};
 
 use super::{Balancer, Destinations, Hosts, Keepalive, Key, Outliers, Policy, Pool, Rule, Subset, Used};
-use crate::l7::attach::age;
+use crate::age::by_age;
 use crate::l7::catalog::Catalog;
 use crate::l7::rules::text;
 use crate::l7::verdict::{Class, Finding, Verdict};
@@ -32,10 +31,8 @@ const NO_EFFECT: &str = "is not supported and has no effect";
 pub fn read(objects: &Objects, settings: &Settings) -> Destinations {
     let nothing = Destinations::default();
     let catalog = Catalog { objects, settings, destinations: &nothing };
-    let mut all: Vec<(&ObjectKey, &Arc<DestinationRule>)> = objects.destination_rules.iter().collect();
-    all.sort_by(|left, right| age(left.0, &left.1.metadata).cmp(&age(right.0, &right.1.metadata)));
     let mut destinations = Destinations { root: settings.root_namespace.clone(), ..Destinations::default() };
-    for (key, object) in all {
+    for (key, object) in by_age(objects.destination_rules.iter(), |object| &object.metadata) {
         let mut reader = Reader { catalog, namespace: &key.namespace, findings: Vec::new() };
         if let Some(rule) = reader.rule(object) {
             let rules = destinations.rules.entry(key.namespace.clone()).or_default();

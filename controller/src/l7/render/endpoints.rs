@@ -9,7 +9,7 @@ use fairway_proto::envoy::core::{Address, HealthStatus, Locality, SocketAddress,
 use fairway_proto::envoy::endpoint::lb_endpoint::HostIdentifier;
 use fairway_proto::envoy::endpoint::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints};
 use fairway_proto::workload::load_balancing::{HealthPolicy, Mode, Scope};
-use fairway_proto::workload::{LoadBalancing, Service, Workload, WorkloadStatus};
+use fairway_proto::workload::{IpFamilies, LoadBalancing, Service, Workload, WorkloadStatus};
 
 use super::super::Client;
 
@@ -32,18 +32,21 @@ pub fn assignment<'a>(
 ) -> ClusterLoadAssignment {
     let network = client.network.as_deref().unwrap_or(network);
     let mut groups: BTreeMap<Reverse<usize>, Places> = BTreeMap::new();
-    let by_waypoint = if is_direct { None } else { by_waypoint(service, port) };
-    match by_waypoint {
-        Some(endpoint) => {
-            let place = Places::from([(Place::default(), BTreeSet::from([endpoint]))]);
-            groups.insert(Reverse(0), place);
+    let has_waypoint = service.waypoint.is_some() || !service.weighted_waypoints.is_empty();
+    match has_waypoint && !is_direct {
+        // Who dials endpoints goes around the waypoint of their service; its own address leads through. One that has none
+        // cannot be reached this way, rather than around.
+        true => {
+            if let Some(address) = virtual_addresses(service).next() {
+                groups.insert(Reverse(0), Places::from([(Place::default(), BTreeSet::from([(address, port)]))]));
+            }
         }
-        None => {
+        false => {
             let key = format!("{}/{}", service.namespace, service.hostname);
             let balancing = service.load_balancing.clone().unwrap_or_default();
             let mut taken = BTreeSet::new();
             for workload in members.filter(|workload| workload.network == network && is_up(workload, &balancing)) {
-                let Some(endpoint) = endpoint(workload, &key, port) else { continue };
+                let Some(endpoint) = endpoint(workload, &key, port, service.ip_families()) else { continue };
                 let Some(rank) = rank(workload, &balancing, client, network) else { continue };
                 // Two that share an address are one for whoever dials it.
                 if taken.insert(endpoint) {
@@ -58,12 +61,6 @@ pub fn assignment<'a>(
     ClusterLoadAssignment { cluster_name: name.to_owned(), endpoints: localities.collect() }
 }
 
-/// Who dials endpoints goes around the waypoint of their service; its own address leads through.
-fn by_waypoint(service: &Service, port: u16) -> Option<(IpAddr, u16)> {
-    let has_waypoint = service.waypoint.is_some() || !service.weighted_waypoints.is_empty();
-    has_waypoint.then(|| virtual_addresses(service).next()).flatten().map(|address| (address, port))
-}
-
 /// The addresses of a service, without blocks.
 pub fn virtual_addresses(service: &Service) -> impl Iterator<Item = IpAddr> {
     service.addresses.iter().filter(|address| address.length.is_none()).filter_map(|address| ip(&address.address))
@@ -73,11 +70,18 @@ fn is_up(workload: &Workload, balancing: &LoadBalancing) -> bool {
     workload.status() == WorkloadStatus::Healthy || balancing.health_policy() == HealthPolicy::AllowAll
 }
 
-fn endpoint(workload: &Workload, service: &str, port: u16) -> Option<(IpAddr, u16)> {
+fn endpoint(workload: &Workload, service: &str, port: u16, families: IpFamilies) -> Option<(IpAddr, u16)> {
     let ports = workload.services.get(service)?;
     let target = ports.ports.iter().find(|known| known.service_port == u32::from(port))?.target_port;
     let target = u16::try_from(target).ok().filter(|target| *target != 0)?;
-    Some((ip(workload.addresses.first()?)?, target))
+    // A service of one family has endpoints of that family only, whatever else its pods have.
+    let is_served = |address: &IpAddr| match families {
+        IpFamilies::Ipv4Only => address.is_ipv4(),
+        IpFamilies::Ipv6Only => address.is_ipv6(),
+        IpFamilies::Dual | IpFamilies::Automatic => true,
+    };
+    let address = workload.addresses.iter().filter_map(|octets| ip(octets)).find(is_served)?;
+    Some((address, target))
 }
 
 fn ip(octets: &[u8]) -> Option<IpAddr> {

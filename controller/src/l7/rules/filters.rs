@@ -163,7 +163,7 @@ impl Reader<'_> {
             self.unsupported(at.to_owned(), "needs either percent, up to 100, or fraction, up to 1");
             return None;
         };
-        match self.catalog.backend(self.namespace, &mirror.backend_ref, Unit::Request) {
+        match self.catalog.backend(self.namespace, &mirror.backend_ref, Unit::Request, &self.referrer) {
             Ok(target) => Some(Some(Mirror { target, per_million })),
             Err((reason, message)) => {
                 let message = format!("{message}; nothing is mirrored there");

@@ -3,7 +3,7 @@
 use fairway_core::source::directory::load;
 
 use super::*;
-use crate::translate::entry::by_age;
+use crate::age::by_age;
 
 const CLUSTER: &str = r#"
 apiVersion: v1

@@ -1,6 +1,6 @@
 //! Leaves out of objects what nobody here reads, before they are kept: most of a pod is for its kubelet.
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodCondition, PodSpec, PodStatus, Service};
+use k8s_openapi::api::core::v1::{Container, Pod, PodCondition, PodSpec, PodStatus, Service, ServiceStatus};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
@@ -78,8 +78,16 @@ fn container(container: Container) -> Container {
     }
 }
 
+/// Conditions that we write ourselves, and compare with what is to be said.
+const OWN_CONDITIONS: &str = "fairway.dev/";
+
 pub(super) fn service(service: &mut Service) {
-    service.status = None;
+    let status = service.status.take();
+    let mut conditions = status.and_then(|status| status.conditions).unwrap_or_default();
+    conditions.retain(|condition| condition.type_.starts_with(OWN_CONDITIONS));
+    if !conditions.is_empty() {
+        service.status = Some(ServiceStatus { conditions: Some(conditions), ..ServiceStatus::default() });
+    }
 }
 
 pub(super) fn endpoint_slice(slice: &mut EndpointSlice) {

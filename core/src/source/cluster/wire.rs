@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::client::Body;
 use serde::Deserialize;
@@ -24,6 +25,7 @@ use super::super::istio_network::{ServiceEntry, WorkloadEntry};
 use super::super::istio_tokens::RequestAuthentication;
 use super::super::istio_traffic::VirtualService;
 use super::super::objects::Typed;
+use super::super::reference_grant::ReferenceGrant;
 use super::super::route::{
     GrpcRoute as GRPCRoute, HttpRoute as HTTPRoute, StreamRoute as TCPRoute, StreamRoute as TLSRoute,
 };
@@ -298,6 +300,8 @@ fn typed(kind: Kind, text: &str, strip: Strip) -> Read<(Typed, Head)> {
         Kind::RequestAuthentication => whole!(RequestAuthentication, strip::nothing),
         Kind::DestinationRule => whole!(DestinationRule, strip::nothing),
         Kind::Telemetry => whole!(Telemetry, strip::nothing),
+        Kind::ReferenceGrant => whole!(ReferenceGrant, strip::nothing),
+        Kind::NetworkPolicy => whole!(NetworkPolicy, strip::nothing),
     })
 }
 

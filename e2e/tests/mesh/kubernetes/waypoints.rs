@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::{Lab, SHOP, apply, cluster, json, kubectl, labs, only_pod, rolled_out, try_kubectl};
+use super::{Lab, SHOP, apply, cluster, json, kubectl, labs, only_pod, rolled_out, told, try_kubectl};
 use crate::mesh::shop::AMBIENT;
 
 /// What names the gateway on everything that is made of it.
@@ -43,6 +43,7 @@ fn a_gateway_becomes_a_waypoint_which_is_repaired_and_goes_with_it() {
     told_when_it_is_ready(&lab);
     repaired(&lab);
     does_what_it_is_for(&lab);
+    told::of_troubles(&lab);
     as_annotated(&lab);
     others_are_left_alone(&lab);
     refused_by_field(&lab);
@@ -58,7 +59,7 @@ fn a_gateway_becomes_a_waypoint_which_is_repaired_and_goes_with_it() {
 }
 
 /// Waits until `kubectl get WHAT` in the shop, as JSON, is as `wanted` says.
-fn wait(lab: &Lab, what: &[&str], why: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+pub(super) fn wait(lab: &Lab, what: &[&str], why: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     lab.wait_until(why, || {
         let text = try_kubectl(lab, &[&["-n", "shop", "get"], what, &["-o", "json"]].concat(), "")?;
         let value: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;

@@ -1,4 +1,4 @@
-//! Tests of `server`: what is written, and what becomes of what cannot be, with a server that answers from a list.
+//! Tests of `events`: what is written, and what becomes of what cannot be, with a server that answers from a list.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -6,14 +6,12 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use fairway_core::source::ObjectKey;
+use bytes::Bytes;
+use http::{Request as HttpRequest, Response};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
-use hyper::{Request as HttpRequest, Response};
 use tower_service::Service;
 
 use super::*;
-use crate::events::Reason;
 
 /// An API server that gives these answers, one after the other, and then takes everything.
 #[derive(Clone, Default)]
@@ -52,7 +50,7 @@ impl Service<HttpRequest<kube::client::Body>> for Server {
 impl Server {
     fn answering(answers: &[u16]) -> (Self, Announcer) {
         let server = Self { answers: Arc::new(Mutex::new(answers.to_vec().into())), ..Self::default() };
-        let announcer = Announcer::start(kube::Client::new(server.clone(), "default"), "node-1");
+        let announcer = Announcer::start(kube::Client::new(server.clone(), "default"), CONTROLLER, "node-1");
         (server, announcer)
     }
 
@@ -68,19 +66,24 @@ impl Server {
     }
 }
 
-fn event(uid: &str, reason: Reason, message: &str) -> PodEvent {
-    PodEvent { pod: ObjectKey::pod("shop", "web"), uid: uid.to_owned(), reason, message: message.to_owned() }
+const CONTROLLER: &str = "fairway.dev/cni-agent";
+const NOT_CAPTURED: &str = "NotCaptured";
+const CANNOT: &str = "CannotBeCaptured";
+
+fn event(uid: &str, reason: &'static str, message: &str) -> Event {
+    let (about, uid, message) = (ObjectKey::pod("shop", "web"), uid.to_owned(), message.to_owned());
+    Event { about, uid, reason, action: "Capture", is_warning: true, message }
 }
 
 fn said(uid: &str, message: &str) -> Said {
-    Said { event: event(uid, Reason::NotCaptured, message), at: SystemTime::UNIX_EPOCH }
+    Said { event: event(uid, NOT_CAPTURED, message), at: SystemTime::UNIX_EPOCH }
 }
 
 const COLLECTION: &str = "/apis/events.k8s.io/v1/namespaces/shop/events";
 
 #[test]
 fn an_event_says_who_what_and_when() {
-    let event = Said { event: event("u1", Reason::CannotBeCaptured, "hostNetwork"), at: SystemTime::UNIX_EPOCH };
+    let event = Said { event: event("u1", CANNOT, "hostNetwork"), at: SystemTime::UNIX_EPOCH };
     let expected = json!({
         "apiVersion": "events.k8s.io/v1", "kind": "Event",
         "metadata": {"name": "web.1", "namespace": "shop"},
@@ -89,26 +92,23 @@ fn an_event_says_who_what_and_when() {
         "regarding": {"apiVersion": "v1", "kind": "Pod", "namespace": "shop", "name": "web", "uid": "u1"},
         "reportingController": "fairway.dev/cni-agent", "reportingInstance": "node-1",
     });
-    assert_eq!(first(&event, "web.1", "node-1"), expected);
+    let speaker = Speaker { controller: CONTROLLER, instance: "node-1".to_owned() };
+    assert_eq!(first(&event, "web.1", &speaker), expected);
     let mut long = event;
     long.event.message = "ü".repeat(MAX_NOTE);
-    long.event.reason = Reason::Captured;
-    let made = first(&long, "web.1", "node-1");
+    long.event.is_warning = false;
+    let made = first(&long, "web.1", &speaker);
     assert_eq!((made["note"].as_str().unwrap().len(), &made["type"]), (MAX_NOTE, &json!("Normal")));
 }
 
 #[test]
 fn names_differ_where_words_do_and_are_never_too_long() {
-    let one = event("u1", Reason::NotCaptured, "a");
+    let one = event("u1", NOT_CAPTURED, "a");
     assert_eq!(name(&one), name(&one.clone()));
-    for other in [
-        event("u2", Reason::NotCaptured, "a"),
-        event("u1", Reason::CannotBeCaptured, "a"),
-        event("u1", Reason::NotCaptured, "b"),
-    ] {
+    for other in [event("u2", NOT_CAPTURED, "a"), event("u1", CANNOT, "a"), event("u1", NOT_CAPTURED, "b")] {
         assert_ne!(name(&one), name(&other), "{other:?}");
     }
-    let long = PodEvent { pod: ObjectKey::pod("shop", "a.".repeat(126)), ..one };
+    let long = Event { about: ObjectKey::pod("shop", "a.".repeat(126)), ..one };
     let name = name(&long);
     assert!(name.len() <= MAX_NAME && !name.contains(".."), "{name}");
 }
@@ -134,12 +134,12 @@ fn what_waits_is_bounded_and_each_thing_waits_once() {
 async fn what_is_said_again_is_counted_and_what_the_server_forgot_is_made_anew() {
     // Made; an agent that starts again finds it there; then the server forgets it.
     let (server, announcer) = Server::answering(&[201, 200, 404, 201]);
-    let event = event("u1", Reason::NotCaptured, "why");
+    let event = event("u1", NOT_CAPTURED, "why");
     for count in [1, 2] {
-        announcer.say(&event);
+        announcer.say(event.clone());
         server.requests(count).await;
     }
-    announcer.say(&event);
+    announcer.say(event.clone());
     let heard = server.requests(4).await;
     let targets: Vec<&str> = heard.iter().map(|(target, _)| target.as_str()).collect();
     let (made, patched) = (format!("POST {COLLECTION}"), format!("PATCH {COLLECTION}/{}", name(&event)));
@@ -147,7 +147,7 @@ async fn what_is_said_again_is_counted_and_what_the_server_forgot_is_made_anew()
     assert_eq!((&heard[1].1["series"]["count"], &heard[2].1["series"]["count"]), (&json!(2), &json!(3)));
 
     let (server, announcer) = Server::answering(&[409, 200]);
-    announcer.say(&event);
+    announcer.say(event.clone());
     let heard = server.requests(2).await;
     assert_eq!((heard[1].0.as_str(), &heard[1].1["series"]["count"]), (patched.as_str(), &json!(2)));
 }
@@ -156,8 +156,8 @@ async fn what_is_said_again_is_counted_and_what_the_server_forgot_is_made_anew()
 async fn a_server_that_is_away_hears_of_it_later_and_one_that_refuses_does_not() {
     for (code, is_repeated) in [(500, true), (503, true), (429, true), (403, false), (404, false), (422, false)] {
         let (server, announcer) = Server::answering(&[code]);
-        announcer.say(&event("u1", Reason::NotCaptured, "why"));
-        announcer.say(&event("u2", Reason::NotCaptured, "why"));
+        announcer.say(event("u1", NOT_CAPTURED, "why"));
+        announcer.say(event("u2", NOT_CAPTURED, "why"));
         let heard = server.requests(2).await;
         assert_eq!(heard[1].1["regarding"]["uid"], if is_repeated { "u1" } else { "u2" }, "{code}");
     }

@@ -1,5 +1,5 @@
-//! Events of pods in an API server, as `kubectl get events` shows them. They wait here, and a task of its own writes them,
-//! no faster than a server that has many nodes to hear bears.
+//! Events in an API server, as `kubectl get events` shows them. They wait here, and a task of its own writes them, no faster
+//! than a server that has many to hear bears.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -13,13 +13,13 @@ use kube::core::Request;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use super::{Events, PodEvent};
+use super::super::ObjectKey;
 
-/// Events that wait: one for every pod of a large node. The oldest makes room.
+/// Events that wait: one for every pod of a large node, or for every tenth service of a large mesh. The oldest makes room.
 const MOST_WAITING: usize = 512;
 /// Events of which it is known how often they were written, at some 60 bytes each; then it is counted anew.
 const MOST_COUNTED: usize = 1_024;
-/// Pause between two, so that a node whose pods all have the same trouble leaves the server its time for others.
+/// Pause between two, so that who has much of the same trouble leaves the server its time for others.
 const PAUSE: Duration = Duration::from_millis(200);
 /// For the answer to one.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -29,8 +29,30 @@ const RETRY: Duration = Duration::from_secs(5);
 const MAX_NOTE: usize = 1_024;
 const MAX_NAME: usize = 253;
 const MAX_INSTANCE: usize = 128;
-/// Who says it, among all that write Events.
-const CONTROLLER: &str = "fairway.dev/cni-agent";
+
+/// What is to be told of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The object, which is in a namespace.
+    pub about: ObjectKey,
+    /// Its uid; empty when it is not known.
+    pub uid: String,
+    /// One word.
+    pub reason: &'static str,
+    /// What was tried, one word.
+    pub action: &'static str,
+    /// Whether its owner has to do something.
+    pub is_warning: bool,
+    /// Why, and what to do.
+    pub message: String,
+}
+
+/// Who says it: the name among all that write Events, and the instance.
+#[derive(Clone, Debug)]
+struct Speaker {
+    controller: &'static str,
+    instance: String,
+}
 
 /// Writes Events in the API server.
 #[derive(Debug)]
@@ -53,7 +75,7 @@ struct Queue {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Said {
-    event: PodEvent,
+    event: Event,
     at: SystemTime,
 }
 
@@ -67,18 +89,19 @@ enum Failure {
 }
 
 impl Announcer {
-    /// Starts to write events of the pods of `node`, until the process ends. Must be called within a runtime.
+    /// Starts to write events in the name of this instance of `controller`, until the process ends. Must be called within a
+    /// runtime.
     #[must_use]
-    pub fn start(client: kube::Client, node: &str) -> Self {
+    pub fn start(client: kube::Client, controller: &'static str, instance: &str) -> Self {
         let shared = Arc::<Shared>::default();
-        tokio::spawn(write(client, shorten(node, MAX_INSTANCE).to_owned(), Arc::clone(&shared)));
+        let speaker = Speaker { controller, instance: shorten(instance, MAX_INSTANCE).to_owned() };
+        tokio::spawn(write(client, speaker, Arc::clone(&shared)));
         Self { shared }
     }
-}
 
-impl Events for Announcer {
-    fn say(&self, event: &PodEvent) {
-        self.shared.queue().put(Said { event: event.clone(), at: SystemTime::now() });
+    /// Takes an event, which is written in a while. The same words about the same object are one Event, counted.
+    pub fn say(&self, event: Event) {
+        self.shared.queue().put(Said { event, at: SystemTime::now() });
         self.shared.changed.notify_one();
     }
 }
@@ -89,11 +112,18 @@ impl Shared {
     }
 }
 
+impl Said {
+    /// Whether it is the same but for its words.
+    fn is_about(&self, other: &Self) -> bool {
+        let (this, other) = (&self.event, &other.event);
+        (&this.uid, &this.about, this.reason) == (&other.uid, &other.about, other.reason)
+    }
+}
+
 impl Queue {
     /// Takes what was said. Of what still waits and is the same but for its words, the newer stays.
     fn put(&mut self, said: Said) {
-        let PodEvent { uid, reason, .. } = &said.event;
-        self.waiting.retain(|other| other.event.uid != *uid || other.event.reason != *reason);
+        self.waiting.retain(|other| !other.is_about(&said));
         if self.waiting.len() >= MOST_WAITING {
             self.waiting.pop_front();
             self.lost += 1;
@@ -103,15 +133,14 @@ impl Queue {
 
     /// Takes back what could not be written, unless something newer has taken its place.
     fn put_back(&mut self, said: Said) {
-        let is_newer = |other: &Said| other.event.uid == said.event.uid && other.event.reason == said.event.reason;
-        if self.waiting.len() < MOST_WAITING && !self.waiting.iter().any(is_newer) {
+        if self.waiting.len() < MOST_WAITING && !self.waiting.iter().any(|other| other.is_about(&said)) {
             self.waiting.push_front(said);
         }
     }
 }
 
 /// Writes what waits, for ever.
-async fn write(client: kube::Client, node: String, shared: Arc<Shared>) {
+async fn write(client: kube::Client, speaker: Speaker, shared: Arc<Shared>) {
     let mut counts = BTreeMap::new();
     let mut complaint = String::new();
     loop {
@@ -120,13 +149,13 @@ async fn write(client: kube::Client, node: String, shared: Arc<Shared>) {
             (queue.waiting.pop_front(), std::mem::take(&mut queue.lost))
         };
         if lost > 0 {
-            tracing::warn!(lost, "more happens to pods than the API server can be told; /debug/events has the latest");
+            tracing::warn!(lost, "more happens than the API server can be told in Events");
         }
         let Some(said) = next else {
             shared.changed.notified().await;
             continue;
         };
-        let (pause, said_of_it) = match send(&client, &node, &said, &mut counts).await {
+        let (pause, said_of_it) = match send(&client, &speaker, &said, &mut counts).await {
             Ok(()) => (PAUSE, String::new()),
             Err(Failure::Final(why)) => (PAUSE, why),
             Err(Failure::Passing(why)) => {
@@ -142,19 +171,19 @@ async fn write(client: kube::Client, node: String, shared: Arc<Shared>) {
     }
 }
 
-/// Makes the Event, or counts it once more where it is already: its name is made of what it says, so that an agent that
-/// starts again, and says everything again, adds none.
+/// Makes the Event, or counts it once more where it is already: its name is made of what it says, so that who starts again,
+/// and says everything again, adds none.
 async fn send(
     client: &kube::Client,
-    node: &str,
+    speaker: &Speaker,
     said: &Said,
     counts: &mut BTreeMap<String, i32>,
 ) -> Result<(), Failure> {
     let name = name(&said.event);
-    let collection = format!("/apis/events.k8s.io/v1/namespaces/{}/events", said.event.pod.namespace);
+    let collection = format!("/apis/events.k8s.io/v1/namespaces/{}/events", said.event.about.namespace);
     let requests = Request::new(collection);
     if !counts.contains_key(&name) {
-        let body = first(said, &name, node).to_string().into_bytes();
+        let body = first(said, &name, speaker).to_string().into_bytes();
         match ask(client, requests.create(&PostParams::default(), body)).await {
             Err(kube::Error::Api(status)) if status.code == 409 => {}
             made => {
@@ -189,7 +218,7 @@ fn remember(counts: &mut BTreeMap<String, i32>, name: String, count: i32) {
 
 async fn ask(
     client: &kube::Client,
-    request: Result<hyper::Request<Vec<u8>>, kube::core::request::Error>,
+    request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
 ) -> Result<(), kube::Error> {
     let asked = client.request_text(request.map_err(kube::Error::BuildRequest)?);
     match tokio::time::timeout(PATIENCE, asked).await {
@@ -207,27 +236,31 @@ fn judge(error: kube::Error) -> Failure {
     }
 }
 
-/// The same for the same words about the same pod.
-fn name(event: &PodEvent) -> String {
+/// The same for the same words about the same object.
+fn name(event: &Event) -> String {
     let mut hasher = DefaultHasher::new();
-    (&event.uid, event.reason.label(), &event.message).hash(&mut hasher);
+    (&event.uid, event.about.kind.as_str(), event.reason, &event.message).hash(&mut hasher);
     let end = format!(".{:016x}", hasher.finish());
-    let start = shorten(&event.pod.name, MAX_NAME - end.len()).trim_end_matches(['.', '-']);
+    let start = shorten(&event.about.name, MAX_NAME - end.len()).trim_end_matches(['.', '-']);
     format!("{start}{end}")
 }
 
 /// The Event as it is made.
-fn first(said: &Said, name: &str, node: &str) -> Value {
+fn first(said: &Said, name: &str, speaker: &Speaker) -> Value {
     let Said { event, at } = said;
-    let (namespace, kind) = (&event.pod.namespace, if event.reason.is_warning() { "Warning" } else { "Normal" });
+    let (namespace, about) = (&event.about.namespace, &event.about);
+    let kind = if event.is_warning { "Warning" } else { "Normal" };
     json!({
         "apiVersion": "events.k8s.io/v1", "kind": "Event",
         "metadata": {"name": name, "namespace": namespace},
         "eventTime": time(*at),
-        "type": kind, "reason": event.reason.label(), "action": "Capture",
+        "type": kind, "reason": event.reason, "action": event.action,
         "note": shorten(&event.message, MAX_NOTE),
-        "regarding": {"apiVersion": "v1", "kind": "Pod", "namespace": namespace, "name": event.pod.name, "uid": event.uid},
-        "reportingController": CONTROLLER, "reportingInstance": node,
+        "regarding": {
+            "apiVersion": about.kind.api_version(), "kind": about.kind.as_str(), "namespace": namespace, "name": about.name,
+            "uid": event.uid,
+        },
+        "reportingController": speaker.controller, "reportingInstance": speaker.instance,
     })
 }
 
