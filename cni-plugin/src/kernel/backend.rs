@@ -131,7 +131,9 @@ impl Backend {
     pub(super) fn copy(self, capture: &Capture, written: &Listing) -> Result<(), KernelError> {
         match self {
             Self::Nftables => match written.tables.write() {
-                Ok(()) => leftovers::clear(self, Some(self)),
+                // A pod that starts has nothing else, and is not to wait for another look.
+                Ok(has_others) if !has_others && !leftovers::has_old_tables() => Ok(()),
+                Ok(_) => leftovers::clear(self, Some(self)),
                 Err(error) => {
                     tracing::debug!(%error, "the kernel takes no copy of the rules; writing them with nft");
                     self.write(capture)

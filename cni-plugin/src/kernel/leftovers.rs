@@ -73,7 +73,8 @@ fn has_old() -> Result<bool, KernelError> {
     Ok(listing.is_some_and(|listing| !listing.is_empty()))
 }
 
-fn has_old_tables() -> bool {
+/// Whether anybody has made tables with the older iptables.
+pub(super) fn has_old_tables() -> bool {
     let names = ["ip_tables_names", "ip6_tables_names"].map(|name| Path::new("/proc/thread-self/net").join(name));
     names.iter().any(|path| fs::read_to_string(path).is_ok_and(|names| !names.trim().is_empty()))
 }

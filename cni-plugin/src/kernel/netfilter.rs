@@ -118,7 +118,7 @@ impl Conversation {
     pub(super) fn change<'a>(
         &mut self,
         what: Get,
-        steps: impl Fn(Vec<Described>) -> Vec<(Do, Cow<'a, Described>)>,
+        mut steps: impl FnMut(Vec<Described>) -> Vec<(Do, Cow<'a, Described>)>,
     ) -> io::Result<()> {
         for _ in 0..MOST_ATTEMPTS {
             let generation = self.generation()?;

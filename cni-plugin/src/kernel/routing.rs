@@ -60,21 +60,16 @@ impl Routing {
 
     /// Looks at rules of our priority and routes of our table; a kernel without the family has none.
     pub(super) fn inspect(&mut self, family: AddressFamily) -> io::Result<Present> {
-        let (rules, routes) = (self.rules(family)?, self.routes(family)?);
-        if rules.is_empty() && routes.is_empty() {
-            return Ok(Present::Nothing);
-        }
-        let wanted = rules.len() == 1 && routes.len() == 1;
-        let wanted = wanted && rules.iter().all(is_our_rule) && routes.iter().all(is_our_route);
-        Ok(if wanted { Present::AsWanted } else { Present::Other })
+        Ok(self.look(family)?.present())
     }
 
     /// Makes exactly the wanted rule and route be there.
     pub(super) fn write(&mut self, family: AddressFamily) -> io::Result<()> {
-        if self.inspect(family)? == Present::AsWanted {
+        let found = self.look(family)?;
+        if found.present() == Present::AsWanted {
             return Ok(());
         }
-        self.remove(family)?;
+        self.clear(found)?;
         // The route first: without a rule nobody asks for it.
         self.ask(RouteNetlinkMessage::NewRoute(our_route(family)), NLM_F_CREATE | NLM_F_REPLACE)?;
         self.ask(RouteNetlinkMessage::NewRule(our_rule(family)), NLM_F_CREATE | NLM_F_EXCL)
@@ -82,13 +77,22 @@ impl Routing {
 
     /// Removes every rule of our priority and every route of our table.
     pub(super) fn remove(&mut self, family: AddressFamily) -> io::Result<()> {
-        for rule in self.rules(family)? {
+        let found = self.look(family)?;
+        self.clear(found)
+    }
+
+    fn clear(&mut self, found: Found) -> io::Result<()> {
+        for rule in found.rules {
             self.delete(RouteNetlinkMessage::DelRule(rule))?;
         }
-        for route in self.routes(family)? {
+        for route in found.routes {
             self.delete(RouteNetlinkMessage::DelRoute(route))?;
         }
         Ok(())
+    }
+
+    fn look(&mut self, family: AddressFamily) -> io::Result<Found> {
+        Ok(Found { rules: self.rules(family)?, routes: self.routes(family)? })
     }
 
     fn delete(&mut self, message: RouteNetlinkMessage) -> io::Result<()> {
@@ -181,6 +185,24 @@ impl Routing {
                 }
             }
         }
+    }
+}
+
+/// Rules of our priority and routes of our table.
+struct Found {
+    rules: Vec<RuleMessage>,
+    routes: Vec<RouteMessage>,
+}
+
+impl Found {
+    fn present(&self) -> Present {
+        let Self { rules, routes } = self;
+        if rules.is_empty() && routes.is_empty() {
+            return Present::Nothing;
+        }
+        let wanted = rules.len() == 1 && routes.len() == 1;
+        let wanted = wanted && rules.iter().all(is_our_rule) && routes.iter().all(is_our_route);
+        if wanted { Present::AsWanted } else { Present::Other }
     }
 }
 

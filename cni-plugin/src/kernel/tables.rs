@@ -87,18 +87,22 @@ impl Tables {
         self
     }
 
-    /// Makes this thread's namespace hold exactly these tables of ours. All of it takes effect at once.
-    pub(super) fn write(&self) -> io::Result<()> {
+    /// Makes this thread's namespace hold exactly these tables of ours. All of it takes effect at once. Says whether there
+    /// are tables of others as well.
+    pub(super) fn write(&self) -> io::Result<bool> {
+        let mut has_others = false;
         // Only what is there is deleted, and a starting pod has nothing: the kernel ends a conversation in which something
         // was deleted only once nobody can be looking at it any more, which takes milliseconds.
         Conversation::open()?.change(Get::Tables, |present| {
+            has_others = present.iter().any(|table| !is_ours(table, TABLE_NAME));
             let present = present.iter().filter(|table| is_ours(table, TABLE_NAME));
             let cleared = present.map(|table| (Do::DeleteTable, Cow::Owned(kept(table, &[TABLE_NAME]))));
             let tables = self.tables.iter().map(|table| (Do::NewTable, Cow::Borrowed(table)));
             let chains = self.chains.iter().map(|chain| (Do::NewChain, Cow::Borrowed(chain)));
             let rules = self.rules.iter().map(|rule| (Do::NewRule, Cow::Borrowed(rule)));
             cleared.chain(tables).chain(chains).chain(rules).collect()
-        })
+        })?;
+        Ok(has_others)
     }
 }
 

@@ -1,9 +1,11 @@
 //! Tests of `real`.
 
+use std::borrow::Cow;
 use std::io::Write as _;
 use std::process::Command;
 
-use super::super::Tools;
+use super::super::netfilter::{Conversation, Described, Do, Get};
+use super::super::{Tools, attribute};
 use super::*;
 use crate::rules::{InterfaceName, Phase, Probes};
 
@@ -123,6 +125,28 @@ fn a_copy_through_netlink_is_what_nft_writes() {
     let broken = within(&of, || Backend::Nftables.list()).unwrap().tables.without_chains();
     assert!(within(&to, || broken.write().map_err(KernelError::Tables)).is_err());
     assert_eq!(copied.run(&["nft", "list", "ruleset"]), before);
+}
+
+#[test]
+fn tables_that_somebody_makes_meanwhile_are_looked_at_before_ours_are_written() {
+    let Some(scratch) = Scratch::new("meanwhile") else { return };
+    let namespace = RealKernel::default().open(&scratch.path()).unwrap();
+    let mut name = Vec::new();
+    attribute::put(&mut name, 1, b"ours\0");
+    let ours = Described { family: 1, attributes: name };
+    let mut seen = Vec::new();
+    let change = |present: Vec<Described>| {
+        if seen.is_empty() {
+            assert_eq!(scratch.run(&["nft", "add table inet theirs"]), "");
+        }
+        seen.push(present.len());
+        vec![(Do::NewTable, Cow::Borrowed(&ours))]
+    };
+    let open = || Conversation::open().map_err(KernelError::Tables);
+    within(&namespace, || open()?.change(Get::Tables, change).map_err(KernelError::Tables)).unwrap();
+    assert_eq!(seen, [0, 1], "what was decided without it is not done");
+    let rules = scratch.run(&["nft", "list", "tables"]);
+    assert!(rules.contains("theirs") && rules.contains("ours"), "{rules}");
 }
 
 #[test]
