@@ -244,6 +244,18 @@ fn what_another_way_has_left_is_seen_and_removed_whichever_way_this_agent_writes
                     tools(kernel.backend()) == tools(written_by)
                 });
             }
+            // Beside what it has written itself.
+            let elsewhere = match tools(written_by) {
+                Some(Tools::Legacy) => &["iptables-nft", "-t", "nat", "-N", "FAIRWAY_X"][..],
+                Some(_) => &["iptables-legacy", "-t", "nat", "-N", "FAIRWAY_X"],
+                None => &["iptables", "-t", "nat", "-N", "FAIRWAY_X"],
+            };
+            for left in [elsewhere, &["nft", "add table inet fairway-raw"]] {
+                assert_eq!(scratch.run(left), "", "{left:?}");
+                assert_eq!(now.inspect(&namespace, &capture).unwrap(), Inspection::Different, "{name}: {left:?}");
+                now.apply(&namespace, &capture).unwrap();
+                assert_eq!(now.inspect(&namespace, &capture).unwrap(), Inspection::Same, "{name}: {left:?}");
+            }
             now.remove(&namespace).unwrap();
             assert!(is_clean(), "{name}");
             // Without having written anything itself.
