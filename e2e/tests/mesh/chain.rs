@@ -68,15 +68,19 @@ fn while_the_agent_hangs_enrolled_pods_wait_and_others_start() {
         if message.contains("must not run before it is captured") { Ok(()) } else { Err(message) }
     })
     .unwrap();
-    let log = Cursor::at_end(&lab, "ztunnel-node-2");
+    let [own, peers] = ["ztunnel-node-1", "ztunnel-node-2"].map(|proxy| Cursor::at_end(&lab, proxy));
     lab.signal("agent-node-1", Signal::SIGCONT).unwrap();
     lab.wait_captured(&[("shop/late", true)]).unwrap();
-    // Its first words, at its very start: so early that the other node need not know whose address it is. Nobody else has
-    // its identity.
-    log.wait(
-        &lab,
-        &["connection complete", "direction=\"inbound\"", "src.identity=\"spiffe://cluster.local/ns/shop/sa/default\""],
-    );
+    // Its first words, at its very start: so early that the other node need not know whose address it is.
+    let said = lab.layout().container_log("shop", "late", "main");
+    let answer = lab.wait_until("the pod to say what became of its first request", || {
+        fs::read_to_string(&said).ok().filter(|said| said.ends_with('\n')).ok_or_else(|| "nothing yet".to_owned())
+    });
+    let answer = answer.unwrap();
+    assert!(answer.starts_with("200 "), "{answer}{}", own.lines(&lab, &["shop"]).join("\n"));
+    // Nobody else has its identity.
+    let identity = "src.identity=\"spiffe://cluster.local/ns/shop/sa/default\"";
+    peers.wait(&lab, &["connection complete", "direction=\"inbound\"", identity]);
 }
 
 #[test]
