@@ -7,12 +7,17 @@ use clap::{Args, ValueEnum};
 use fairway_core::why::{Arrival, Departure, Refused, Tunnel, Way};
 use fairway_lab::status::PodStatus;
 use fairway_lab::{Error, Result};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use serde::Serialize;
 
-use crate::mesh::{Mesh, Where};
+use crate::mesh::{Mesh, Part, Where};
 
 /// Where an application's connection seems to come from: of its address only the host is looked at.
 const SOME_PORT: u16 = 40_000;
+/// What a value in a query cannot have as it is: all but the unreserved characters (RFC 3986 §2.3), and what separates
+/// nothing there.
+const IN_QUERY: AsciiSet =
+    NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/').remove(b':');
 
 /// Arguments of `why`.
 #[derive(Debug, Args)]
@@ -84,7 +89,7 @@ fn ask(mesh: &Mesh, client: &PodStatus, destination: &str) -> Result<Answer> {
     let node = client.node.as_deref().unwrap_or_default();
     let question =
         format!("/why/departure?pod={}/{}&destination={}", client.namespace, client.name, escaped(destination));
-    let departure: Departure = mesh.ask_proxy(node, &question)?;
+    let departure: Departure = mesh.ask(Part::Proxy(node), &question)?;
     let mut notes = Vec::new();
     let arrival = match next(&departure, client) {
         Next::Nobody => None,
@@ -92,7 +97,7 @@ fn ask(mesh: &Mesh, client: &PodStatus, destination: &str) -> Result<Answer> {
             notes.push(note);
             None
         }
-        Next::Proxy { node, question } => match mesh.ask_proxy::<Arrival>(&node, &question) {
+        Next::Proxy { node, question } => match mesh.ask::<Arrival>(Part::Proxy(&node), &question) {
             Ok(arrival) => Some(arrival),
             Err(error) => {
                 notes.push(format!("what arrives on {node} is not known: {error}"));
@@ -147,17 +152,8 @@ fn next(departure: &Departure, client: &PodStatus) -> Next {
     Next::Proxy { node: workload.node.clone(), question }
 }
 
-/// As a value in a query (RFC 3986 §2.1).
-fn escaped(text: &str) -> String {
-    text.bytes().fold(String::new(), |mut escaped, byte| {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'/' | b':' => {
-                escaped.push(byte.into())
-            }
-            other => drop(write!(escaped, "%{other:02X}")),
-        }
-        escaped
-    })
+fn escaped(text: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(text, &IN_QUERY)
 }
 
 fn told(answer: &Answer) -> String {

@@ -13,6 +13,7 @@ mod mesh {
     mod interop;
     mod kubernetes;
     mod labs;
+    mod look;
     mod manifests;
     mod matrix;
     mod newcomer;

@@ -1,11 +1,10 @@
 //! `fairway why` says of a connection what then becomes of it.
 
-use std::process::Command;
-
 use fairway_lab::Lab;
 use serde_json::Value;
 
 use super::labs;
+use super::look::fairway;
 use super::shop::{self, CLIENT, CLIENT_IDENTITY, LONER, SERVER_IDENTITY};
 
 const DENY: &str = "\
@@ -17,10 +16,7 @@ spec: {action: DENY, rules: [{from: [{source: {principals: [cluster.local/ns/sho
 
 /// Whether it succeeded, and what it printed.
 fn why(lab: &Lab, arguments: &[&str]) -> (bool, String) {
-    let mut command = Command::new(labs::binaries().join("fairway"));
-    let output = command.arg("why").args(arguments).args(["--lab", &lab.layout().name()]).output().unwrap();
-    let text = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+    fairway(lab, &[&["why"], arguments].concat())
 }
 
 #[track_caller]

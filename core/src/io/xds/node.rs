@@ -41,6 +41,7 @@ impl NodeInfo {
             ("NAMESPACE", namespace.as_str()),
             ("INSTANCE_IPS", address),
             ("NODE_NAME", self.node_name.as_str()),
+            ("FAIRWAY_VERSION", env!("CARGO_PKG_VERSION")),
         ];
         let mut fields: BTreeMap<String, Value> =
             fixed.into_iter().map(|(key, value)| (key.to_owned(), text(value))).collect();
@@ -95,6 +96,7 @@ mod tests {
         assert_eq!(fields["NODE_NAME"], text("node-1"));
         assert_eq!(fields["CLUSTER_ID"], text("Kubernetes"));
         assert_eq!(fields["INSTANCE_IPS"], text("10.99.0.11"));
+        assert_eq!(fields["FAIRWAY_VERSION"], text(env!("CARGO_PKG_VERSION")));
         assert_eq!(fields["N"].kind, Some(Kind::NumberValue(1.0)));
     }
 

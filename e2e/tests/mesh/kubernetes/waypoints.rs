@@ -4,6 +4,7 @@
 use serde_json::Value;
 
 use super::{Lab, SHOP, apply, cluster, json, kubectl, labs, only_pod, rolled_out, told, try_kubectl};
+use crate::mesh::look::{fairway, said};
 use crate::mesh::shop::AMBIENT;
 
 /// What names the gateway on everything that is made of it.
@@ -41,6 +42,7 @@ fn a_gateway_becomes_a_waypoint_which_is_repaired_and_goes_with_it() {
     apply(&lab, &gateway("waypoint", LISTENERS));
     made(&lab);
     told_when_it_is_ready(&lab);
+    the_command_shows_and_makes_waypoints(&lab);
     repaired(&lab);
     does_what_it_is_for(&lab);
     told::of_troubles(&lab);
@@ -95,6 +97,25 @@ fn told_when_it_is_ready(lab: &Lab) {
     });
     assert_eq!(gateway["status"]["addresses"][0]["value"], "waypoint.shop.svc.cluster.local", "{gateway}");
     assert_eq!(gateway["status"]["listeners"][0]["name"], "mesh", "{gateway}");
+}
+
+/// `fairway waypoint` and `fairway namespace`, on the API server.
+fn the_command_shows_and_makes_waypoints(lab: &Lab) {
+    let list = said(lab, &["waypoint", "list", "-n", "shop"]);
+    let row: Vec<&str> = list.lines().nth(1).unwrap_or_default().split_whitespace().collect();
+    assert_eq!(row, ["shop", "waypoint", "service", "True"], "{list}");
+    let mine = ["waypoint", "apply", "--name", "mine", "-n", "shop", "--for", "none"];
+    assert_eq!(said(lab, &mine), "waypoint shop/mine created\n");
+    assert_eq!(said(lab, &["waypoint", "delete", "mine", "-n", "shop"]), "waypoint shop/mine deleted\n");
+    assert_eq!(said(lab, &["waypoint", "delete", "mine", "-n", "shop"]), "waypoint shop/mine not found\n");
+    assert_eq!(said(lab, &["namespace", "add", "shop"]), "Namespace shop labeled\n");
+    assert_eq!(said(lab, &["namespace", "add", "shop"]), "Namespace shop unchanged\n");
+    let namespaces = said(lab, &["namespace", "list"]);
+    let row = namespaces.lines().find(|line| line.starts_with("shop ")).unwrap_or_default();
+    assert_eq!(row.split_whitespace().collect::<Vec<_>>(), ["shop", "yes", "-"], "{namespaces}");
+    let (succeeded, text) = fairway(lab, &["namespace", "add", "nowhere"]);
+    assert!(!succeeded && text.contains("reading Namespace nowhere"), "{text}");
+    said(lab, &["namespace", "remove", "shop"]);
 }
 
 fn repaired(lab: &Lab) {

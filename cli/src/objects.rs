@@ -1,0 +1,130 @@
+//! The objects of a mesh, in a directory of manifests or in a cluster: read, label, apply, delete.
+
+mod cluster;
+
+use std::collections::BTreeMap;
+
+use fairway_core::source::gateway::Gateway;
+use fairway_core::source::{ObjectKey, directory};
+use fairway_lab::apply::{self, Input};
+use fairway_lab::layout::Layout;
+use fairway_lab::options::Config;
+use fairway_lab::{Error, Result};
+use serde_json::{Value, json};
+
+use cluster::Cluster;
+
+/// A namespace, as far as commands look at it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct NamespaceLabels {
+    /// Its name.
+    pub(crate) name: String,
+    /// Its labels.
+    pub(crate) labels: BTreeMap<String, String>,
+}
+
+/// A label to set, or to remove.
+pub(crate) type LabelChange<'a> = (&'a str, Option<&'a str>);
+
+/// Where objects are.
+pub(crate) enum Objects {
+    /// Files of a lab.
+    Directory(Layout),
+    /// An API server.
+    Cluster(Cluster),
+}
+
+impl Objects {
+    /// The objects of a lab: in its own Kubernetes, if it has one.
+    pub(crate) fn of_lab(layout: Layout) -> Result<Self> {
+        // Without a lab there is nothing to look at, and the error says so.
+        Config::read(&layout)?;
+        let kubeconfig = layout.kubeconfig();
+        if kubeconfig.exists() { Self::of_cluster(Some(&kubeconfig), None) } else { Ok(Self::Directory(layout)) }
+    }
+
+    /// The objects of a cluster, found as kubectl finds it.
+    pub(crate) fn of_cluster(kubeconfig: Option<&std::path::Path>, context: Option<&str>) -> Result<Self> {
+        Cluster::connect(kubeconfig, context).map(Self::Cluster)
+    }
+
+    /// All namespaces, by name.
+    pub(crate) fn namespaces(&self) -> Result<Vec<NamespaceLabels>> {
+        match self {
+            Self::Directory(layout) => {
+                let objects = directory::load(&layout.manifests(), None).objects;
+                let labels = |key: &ObjectKey| {
+                    let namespace = objects.namespaces.get(key)?;
+                    Some(namespace.metadata.labels.clone().unwrap_or_default())
+                };
+                let named = objects.namespaces.keys();
+                Ok(named
+                    .map(|key| NamespaceLabels { name: key.name.clone(), labels: labels(key).unwrap_or_default() })
+                    .collect())
+            }
+            Self::Cluster(cluster) => cluster.namespaces(),
+        }
+    }
+
+    /// Gateways of one namespace, or of all.
+    pub(crate) fn gateways(&self, namespace: Option<&str>) -> Result<Vec<Gateway>> {
+        match self {
+            Self::Directory(layout) => {
+                let objects = directory::load(&layout.manifests(), None).objects;
+                let wanted = |key: &ObjectKey| namespace.is_none_or(|namespace| key.namespace == namespace);
+                let gateways = objects.gateways.iter().filter(|(key, _)| wanted(key));
+                Ok(gateways.map(|(_, gateway)| Gateway::clone(gateway)).collect())
+            }
+            Self::Cluster(cluster) => cluster.gateways(namespace),
+        }
+    }
+
+    /// Sets and removes labels; says what became of the object.
+    pub(crate) fn label(&self, key: &ObjectKey, changes: &[LabelChange<'_>]) -> Result<&'static str> {
+        match self {
+            Self::Directory(layout) => {
+                let changes: Vec<String> = changes.iter().map(as_kubectl).collect();
+                Ok(apply::label(layout, key.kind, &key.namespace, &key.name, &changes)?.what)
+            }
+            Self::Cluster(cluster) => cluster.label(key, changes),
+        }
+    }
+
+    /// Adds or changes a gateway; says what became of it.
+    pub(crate) fn apply_gateway(&self, gateway: &Value) -> Result<&'static str> {
+        match self {
+            Self::Directory(layout) => {
+                let report = apply::apply(layout, &[input(gateway)])?;
+                match (report.errors.first(), report.changes.first()) {
+                    (Some(error), _) => Err(Error::new("the gateway is refused").because(error.clone())),
+                    (None, change) => Ok(change.map_or("unchanged", |change| change.what)),
+                }
+            }
+            Self::Cluster(cluster) => cluster.apply_gateway(gateway),
+        }
+    }
+
+    /// Deletes a gateway; says whether it was there.
+    pub(crate) fn delete_gateway(&self, namespace: &str, name: &str) -> Result<&'static str> {
+        match self {
+            Self::Directory(layout) => {
+                let gateway = json!({
+                    "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+                    "metadata": {"name": name, "namespace": namespace},
+                });
+                let report = apply::delete(layout, &[input(&gateway)])?;
+                Ok(report.changes.first().map_or("not found", |change| change.what))
+            }
+            Self::Cluster(cluster) => cluster.delete_gateway(namespace, name),
+        }
+    }
+}
+
+fn input(gateway: &Value) -> Input {
+    Input { name: "the gateway".to_owned(), text: format!("{gateway:#}\n") }
+}
+
+/// As `kubectl label` takes it.
+fn as_kubectl((key, value): &LabelChange<'_>) -> String {
+    value.map_or_else(|| format!("{key}-"), |value| format!("{key}={value}"))
+}

@@ -1,0 +1,138 @@
+//! Objects of a cluster, through its API server.
+
+use std::path::Path;
+
+use fairway_core::source::ObjectKey;
+use fairway_core::source::gateway::Gateway;
+use fairway_lab::{Error, Result};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Api, Client, Config};
+use serde_json::{Value, json};
+use tokio::runtime::{Builder, Runtime};
+
+use super::{LabelChange, NamespaceLabels};
+
+/// Who applied what this command applies.
+const FIELD_MANAGER: &str = "fairway-cli";
+
+/// An API server, and what is needed to talk to it.
+pub(crate) struct Cluster {
+    runtime: Runtime,
+    client: Client,
+}
+
+impl Cluster {
+    /// Finds the cluster in `kubeconfig`, or where kubectl would, and takes its `context`, or the current one.
+    pub(super) fn connect(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Self> {
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Error::new("starting to talk to the cluster").because(error))?;
+        let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
+        let connected = runtime.block_on(async {
+            let read = match kubeconfig {
+                Some(path) => Kubeconfig::read_from(path)?,
+                None => Kubeconfig::read()?,
+            };
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(Client::try_from(
+                Config::from_custom_kubeconfig(read, &options).await?,
+            )?)
+        });
+        let client = connected.map_err(|error| {
+            Error::new("finding the cluster")
+                .because(error)
+                .hint("name it with --kubeconfig and --context, as for kubectl; a lab is named with --lab")
+        })?;
+        Ok(Self { runtime, client })
+    }
+
+    pub(super) fn namespaces(&self) -> Result<Vec<NamespaceLabels>> {
+        let api: Api<Namespace> = Api::all(self.client.clone());
+        let list = self.runtime.block_on(api.list(&ListParams::default()));
+        let list = list.map_err(|error| failed("listing namespaces", error))?;
+        let labels = |namespace: Namespace| NamespaceLabels {
+            name: namespace.metadata.name.unwrap_or_default(),
+            labels: namespace.metadata.labels.unwrap_or_default(),
+        };
+        Ok(list.items.into_iter().map(labels).collect())
+    }
+
+    pub(super) fn gateways(&self, namespace: Option<&str>) -> Result<Vec<Gateway>> {
+        let api = match namespace {
+            Some(namespace) => self.gateway_api(namespace),
+            None => Api::all_with(self.client.clone(), &gateway_resource()),
+        };
+        let list = self.runtime.block_on(api.list(&ListParams::default()));
+        let list = list.map_err(|error| failed("listing gateways", error))?;
+        let read = |object: DynamicObject| {
+            let value = json!({
+                "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": object.metadata,
+                "spec": object.data.get("spec").unwrap_or(&Value::Null),
+                "status": object.data.get("status").cloned().unwrap_or_else(|| json!({})),
+            });
+            serde_json::from_value(value).map_err(|error| Error::new("reading a gateway").because(error))
+        };
+        list.items.into_iter().map(read).collect()
+    }
+
+    pub(super) fn label(&self, key: &ObjectKey, changes: &[LabelChange<'_>]) -> Result<&'static str> {
+        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", key.kind.as_str()));
+        let api: Api<DynamicObject> = if key.namespace.is_empty() {
+            Api::all_with(self.client.clone(), &resource)
+        } else {
+            Api::namespaced_with(self.client.clone(), &key.namespace, &resource)
+        };
+        let labels: serde_json::Map<String, Value> =
+            changes.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
+        let patch = Patch::Merge(json!({"metadata": {"labels": labels}}));
+        let before =
+            self.runtime.block_on(api.get(&key.name)).map_err(|error| failed(&format!("reading {key}"), error))?;
+        let after = self.runtime.block_on(api.patch(&key.name, &PatchParams::default(), &patch));
+        let after = after.map_err(|error| failed(&format!("labelling {key}"), error))?;
+        Ok(if before.metadata.labels == after.metadata.labels { "unchanged" } else { "labeled" })
+    }
+
+    pub(super) fn apply_gateway(&self, gateway: &Value) -> Result<&'static str> {
+        let text = |pointer| gateway.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+        let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
+        let api = self.gateway_api(namespace);
+        let doing = format!("applying gateway {namespace}/{name}");
+        let before = self.runtime.block_on(api.get_opt(name)).map_err(|error| failed(&doing, error))?;
+        let parameters = PatchParams::apply(FIELD_MANAGER);
+        let after = self.runtime.block_on(api.patch(name, &parameters, &Patch::Apply(gateway)));
+        let after = after.map_err(|error| failed(&doing, error))?;
+        Ok(match before {
+            None => "created",
+            Some(before) if before.metadata.resource_version == after.metadata.resource_version => "unchanged",
+            Some(_) => "changed",
+        })
+    }
+
+    pub(super) fn delete_gateway(&self, namespace: &str, name: &str) -> Result<&'static str> {
+        let api = self.gateway_api(namespace);
+        match self.runtime.block_on(api.delete(name, &DeleteParams::default())) {
+            Ok(_) => Ok("deleted"),
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok("not found"),
+            Err(error) => Err(failed(&format!("deleting gateway {namespace}/{name}"), error)),
+        }
+    }
+
+    fn gateway_api(&self, namespace: &str) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), namespace, &gateway_resource())
+    }
+}
+
+fn gateway_resource() -> ApiResource {
+    ApiResource::from_gvk(&GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", "Gateway"))
+}
+
+fn failed(doing: &str, error: kube::Error) -> Error {
+    let hint = match &error {
+        kube::Error::Api(status) if status.code == 404 => "see that it exists, and that Gateway API is installed",
+        kube::Error::Api(status) if status.code == 403 => "ask for the right to do that: kubectl auth can-i --list",
+        _ => "see that the cluster answers: kubectl version",
+    };
+    Error::new(doing).because(error).hint(hint)
+}
