@@ -36,11 +36,13 @@ impl Reconciler {
         let announced = self.identify(&attachment.netns);
         let tracked = self.tracked.iter().find(|(_, tracked)| tracked.key == *key);
         let ending = tracked.filter(|(uid, tracked)| {
-            let same_sandbox = self
-                .arrivals
-                .of(key, uid)
-                .is_some_and(|begun| !begun.container_id.is_empty() && begun.container_id == attachment.container_id);
-            announced.map_or(same_sandbox, |id| id == tracked.network.id())
+            // By the name of the sandbox where it is known: the file of its namespace may have been used again for the next
+            // one, and a DEL whose caller has given up can come after that one's ADD.
+            let begun = self.arrivals.of(key, uid).map(|begun| begun.container_id.as_str());
+            match begun.filter(|begun| !begun.is_empty() && !attachment.container_id.is_empty()) {
+                Some(begun) => begun == attachment.container_id,
+                None => announced.is_some_and(|id| id == tracked.network.id()),
+            }
         });
         let ending = ending.map(|(uid, tracked)| (uid.clone(), tracked.network.id()));
         self.arrivals.end(key, &attachment.container_id);

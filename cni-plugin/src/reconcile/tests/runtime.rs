@@ -163,6 +163,16 @@ async fn the_agents_own_view_of_the_nodes_files_comes_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_late_del_of_an_earlier_sandbox_in_the_same_file_changes_nothing() {
+    let (mut world, _client) = World::started("two", 20).await;
+    let earlier = Attachment { container_id: "one".to_owned(), ..sandbox("two") };
+    let mut answer = world.call(Want::Delete, earlier);
+    assert!(matches!(answer.try_recv(), Ok(Verdict::Agreed(_))));
+    assert_eq!(world.pass().await.actual, Actual::Captured);
+    assert!(world.kernel.content(20).is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pod_outside_the_mesh_is_not_held_up() {
     let mut world = World::before_the_sandbox();
     world.label(None);
