@@ -83,19 +83,29 @@ pub fn check<B>(request: &Request<B>) -> Result<(), BadFraming> {
     }
 }
 
-/// Removes what was meant for us, not for who is behind us.
-pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
+/// Removes what the client says is meant for us alone, and that it does. To be done before headers are written or looked at: a
+/// client could have what we say of it taken away, and policies asked about what no endpoint gets.
+pub fn remove_named(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
         .filter_map(|line| line.to_str().ok())
         .flat_map(|line| line.split(','))
         .filter_map(|name| HeaderName::try_from(name.trim()).ok())
-        // What frames and addresses the message is not the client's to take away.
-        .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH)
+        // What frames and addresses the message is not the client's to take away, and the rest is looked at first.
+        .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH && !HOP_BY_HOP.contains(name))
         .collect();
+    headers.remove(header::CONNECTION);
+    for name in &named {
+        headers.remove(name);
+    }
+}
+
+/// Removes what was meant for us, not for who is behind us.
+pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    remove_named(headers);
     let trailers = headers.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
-    for name in HOP_BY_HOP.iter().chain(&named) {
+    for name in &HOP_BY_HOP {
         headers.remove(name);
     }
     if trailers {

@@ -83,6 +83,7 @@ async fn walk(
     framing::check(&request).map_err(|error| bad(&error))?;
     let upgrade = upgrade::asked(&mut request);
     let (mut parts, body) = request.into_parts();
+    framing::remove_named(&mut parts.headers);
     done.authority = authority(&parts).ok_or_else(|| bad(&"the request's host cannot be read"))?;
 
     // One state of the configuration for the whole request.
