@@ -16,6 +16,7 @@ use super::fake::Fake;
 
 const COLLECTION: &str = "/api/v1/namespaces/fairway-system/secrets";
 const PATIENCE: Duration = Duration::from_secs(60);
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// Answers about the one secret as an API server does; the first two who ask find none.
 fn hold(fake: &Fake) -> Arc<Mutex<Option<Value>>> {
@@ -65,9 +66,20 @@ async fn of_two_replicas_that_start_at_once_one_makes_the_root_and_both_follow_i
     let both = [pem.as_bytes(), &next["root-cert.pem"]].concat();
     changed["data"]["root-cert.pem"] = json!(STANDARD.encode(both));
     changed["metadata"]["resourceVersion"] = json!("100");
-    fake.say(COLLECTION, json!({"type": "MODIFIED", "object": changed}));
-    for current in [&mut one, &mut other] {
-        let both = current.wait_for(|signer| signer.root_count() == 2);
-        tokio::time::timeout(PATIENCE, both).await.unwrap().unwrap();
-    }
+    let telling = async {
+        loop {
+            fake.say(COLLECTION, json!({"type": "MODIFIED", "object": changed.clone()}));
+            // Again and again: nothing says when a watch has begun, and who does not watch yet is not told.
+            tokio::time::sleep(AGAIN).await;
+        }
+    };
+    let told = async {
+        for current in [&mut one, &mut other] {
+            current.wait_for(|signer| signer.root_count() == 2).await.unwrap();
+        }
+    };
+    let told = async {
+        tokio::select! { () = telling => {}, () = told => {} }
+    };
+    tokio::time::timeout(PATIENCE, told).await.unwrap();
 }
