@@ -21,6 +21,9 @@ pub enum Speech {
 /// What a connection carries that begins with these bytes.
 #[must_use]
 pub fn classify(first: &[u8]) -> Speech {
+    // Servers skip empty lines before a request (RFC 9112 §2.2): what comes after them must not pass for something else.
+    let blank = first.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    let first = first.get(blank..).unwrap_or_default();
     let compared = first.len().min(PREFACE.len());
     if first.get(..compared) == PREFACE.get(..compared) {
         return if compared == PREFACE.len() { Speech::Http2 } else { Speech::Unclear };
@@ -44,7 +47,10 @@ mod tests {
 
     #[test]
     fn first_bytes_tell_what_is_spoken() {
-        let rows: [(&[u8], Speech); 14] = [
+        let rows: [(&[u8], Speech); 17] = [
+            (b"\r\n", Speech::Unclear),
+            (b"\r\n\nGET / ", Speech::Http1),
+            (b"\r\n\x16\x03", Speech::Opaque),
             (b"", Speech::Unclear),
             (b"GE", Speech::Unclear),
             (b"GET ", Speech::Unclear),

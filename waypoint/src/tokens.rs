@@ -32,7 +32,7 @@ pub enum Problem {
     #[error("the token is malformed")]
     Malformed,
     /// Who reads which of them cannot be known.
-    #[error("there are several tokens in one place")]
+    #[error("there are several tokens")]
     Several,
     /// Nobody whose tokens are believed has issued it.
     #[error("the token is of another issuer")]
@@ -89,44 +89,53 @@ pub fn check(tokens: &Tokens, request: &mut request::Parts, now: SystemTime) -> 
     Ok(Some(claims.with_lists(&issuer.lists)))
 }
 
-/// The first token that an issuer takes: who, from where, what it says as it is encoded, and what it claims.
-fn find<'t>(
+/// A text in a place of tokens, and what is made of it.
+struct Found<'t, 'r> {
+    text: &'r str,
+    token: Result<Token<'r>, Problem>,
+    /// Who takes it, and where it was.
+    taken: Option<(&'t Issuer, &'t Place)>,
+    /// Why those who look there do not take it.
+    problem: Option<Problem>,
+}
+
+/// The token of a request: who takes it, from where, what it says as it is encoded, and what it claims. All that is found
+/// anywhere must be one token that is believed: endpoints may read another place than the one that was looked at here.
+fn find<'t, 'r>(
     tokens: &'t Tokens,
-    headers: &HeaderMap,
-    query: Option<&str>,
+    headers: &'r HeaderMap,
+    query: Option<&'r str>,
     now: SystemTime,
 ) -> Result<Option<(&'t Issuer, &'t Place, String, Claims)>, Problem> {
     // Most issuers look in the same places.
-    let mut read: Vec<(&str, Result<Token<'_>, Problem>)> = Vec::new();
-    let mut problem = None;
+    let mut read: Vec<Found<'t, 'r>> = Vec::new();
     for issuer in &tokens.issuers {
         for place in &issuer.places {
-            let believed = match places::find(place, headers, query) {
-                Ok(None) => continue,
-                Err(several) => Err(several),
-                Ok(Some(text)) => {
-                    let known = read.iter().position(|(known, _)| *known == text).unwrap_or_else(|| {
-                        read.push((text, Token::parse(text)));
-                        read.len() - 1
-                    });
-                    match read.get(known) {
-                        Some((_, Ok(token))) => believe(issuer, token, now).map(|()| (known, place)),
-                        Some((_, Err(error))) => Err(*error),
-                        None => Err(Problem::Malformed),
-                    }
-                }
+            let Some(text) = places::find(place, headers, query)? else { continue };
+            let known = read.iter().position(|found| found.text == text).unwrap_or_else(|| {
+                read.push(Found { text, token: Token::parse(text), taken: None, problem: None });
+                read.len() - 1
+            });
+            let Some(found) = read.get_mut(known).filter(|found| found.taken.is_none()) else { continue };
+            let believed = match &found.token {
+                Ok(token) => believe(issuer, token, now),
+                Err(error) => Err(*error),
             };
             match believed {
-                Ok((known, place)) => {
-                    let (_, token) = read.swap_remove(known);
-                    let token = token?;
-                    return Ok(Some((issuer, place, token.payload.to_owned(), token.claims)));
-                }
-                Err(error) => problem = problem.max(Some(error)),
+                Ok(()) => found.taken = Some((issuer, place)),
+                Err(error) => found.problem = found.problem.max(Some(error)),
             }
         }
     }
-    problem.map_or(Ok(None), Err)
+    if let Some(problem) = read.iter().filter(|found| found.taken.is_none()).filter_map(|found| found.problem).max() {
+        return Err(problem);
+    }
+    if read.len() > 1 {
+        return Err(Problem::Several);
+    }
+    let Some(Found { token, taken: Some((issuer, place)), .. }) = read.pop() else { return Ok(None) };
+    let token = token?;
+    Ok(Some((issuer, place, token.payload.to_owned(), token.claims)))
 }
 
 /// Whether `issuer` stands by `token` now.

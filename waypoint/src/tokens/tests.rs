@@ -233,6 +233,7 @@ fn an_issuer_without_keys_is_nobody() {
 fn tokens_are_looked_for_where_the_issuer_has_them() {
     let signer = Signer::new();
     let token = signer.sign(&good(json!({})));
+    let other = signer.sign(&good(json!({"jti": "another"})));
     let places = |places: &[Place]| of(vec![Issuer { places: places.to_vec(), ..signer.issuer(ISSUER) }]);
     let header = Place::Header(HeaderName::from_static("x-token"), "Token ".into());
     let usual = of(vec![signer.issuer(ISSUER)]);
@@ -261,7 +262,15 @@ fn tokens_are_looked_for_where_the_issuer_has_them() {
         ),
         ("two cookies", &own, "/", vec![("cookie", cookie.clone()), ("cookie", cookie)], Err(Problem::Several)),
         ("bytes", &own, "/", vec![("x-token", "Token \u{fc}".to_owned())], Err(Problem::Malformed)),
-        ("one bad, one good", &usual, &query, vec![("authorization", "Bearer x.y.z".to_owned())], Ok(true)),
+        (
+            "one bad, one good",
+            &usual,
+            &query,
+            vec![("authorization", "Bearer x.y.z".to_owned())],
+            Err(Problem::Malformed),
+        ),
+        ("two good ones", &usual, &query, vec![("authorization", format!("Bearer {other}"))], Err(Problem::Several)),
+        ("one in two places", &usual, &query, vec![("authorization", bearer("Bearer"))], Ok(true)),
     ];
     for (name, tokens, uri, headers, expected) in rows {
         let headers: Vec<_> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
