@@ -12,6 +12,8 @@ use fairway_lab::exec::{self, Target};
 use fairway_lab::layout::Layout;
 use fairway_lab::{Result, boot, init, logs, manage, tool};
 
+use crate::output::Format;
+
 /// Exit code for a command that could not be run, as shells have it.
 const NOT_RUN: u8 = 127;
 
@@ -42,7 +44,7 @@ enum Command {
     /// Show logs of components and pods
     Logs(LogArguments),
     /// Show the state of a lab
-    Status(show::Arguments),
+    Status(Format),
     /// End a lab and remove everything of it
     Down(DownArguments),
     /// Small host programs for pods and tests
@@ -116,7 +118,7 @@ impl Lab {
                 logs::show(&found, arguments.follow, &mut std::io::stdout().lock())?;
                 Ok(ExitCode::SUCCESS)
             }
-            Command::Status(arguments) => show::status(&layout()?, &arguments),
+            Command::Status(format) => show::status(&layout()?, &format),
             Command::Down(arguments) => down(&self.lab, arguments.all),
             Command::Tool(tool) => tool::run(tool),
             Command::Boot { root } => boot::run(&root).map(|()| ExitCode::SUCCESS),

@@ -1,7 +1,6 @@
 //! The `fairway` command.
 
 mod lab;
-mod labels;
 mod mesh;
 mod namespace;
 mod objects;

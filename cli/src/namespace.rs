@@ -3,14 +3,15 @@
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
+use fairway_core::source::labels::{AMBIENT, DATAPLANE_MODE, USE_WAYPOINT};
 use fairway_core::source::{Kind, ObjectKey};
 use fairway_lab::Result;
 use fairway_lab::render::{Cell, Tone, table};
+use k8s_openapi::api::core::v1::Namespace;
 use serde::Serialize;
 
-use crate::labels::{AMBIENT, DATAPLANE_MODE, USE_WAYPOINT};
 use crate::mesh::Where;
-use crate::objects::{LabelChange, NamespaceLabels};
+use crate::objects::LabelChange;
 use crate::output::Format;
 
 /// Arguments of `namespace`.
@@ -71,12 +72,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
 }
 
-fn row(namespace: NamespaceLabels) -> Row {
-    let label = |name: &str| namespace.labels.get(name).cloned();
+fn row(namespace: Namespace) -> Row {
+    let labels = namespace.metadata.labels.unwrap_or_default();
     Row {
-        enrolled: label(DATAPLANE_MODE).is_some_and(|mode| mode == AMBIENT),
-        waypoint: label(USE_WAYPOINT),
-        name: namespace.name,
+        enrolled: labels.get(DATAPLANE_MODE).is_some_and(|mode| mode == AMBIENT),
+        waypoint: labels.get(USE_WAYPOINT).cloned(),
+        name: namespace.metadata.name.unwrap_or_default(),
     }
 }
 

@@ -2,26 +2,16 @@
 
 mod cluster;
 
-use std::collections::BTreeMap;
-
 use fairway_core::source::gateway::Gateway;
-use fairway_core::source::{ObjectKey, directory};
+use fairway_core::source::{Kind, ObjectKey, directory};
 use fairway_lab::apply::{self, Input};
 use fairway_lab::layout::Layout;
 use fairway_lab::options::Config;
 use fairway_lab::{Error, Result};
+use k8s_openapi::api::core::v1::Namespace;
 use serde_json::{Value, json};
 
 use cluster::Cluster;
-
-/// A namespace, as far as commands look at it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct NamespaceLabels {
-    /// Its name.
-    pub(crate) name: String,
-    /// Its labels.
-    pub(crate) labels: BTreeMap<String, String>,
-}
 
 /// A label to set, or to remove.
 pub(crate) type LabelChange<'a> = (&'a str, Option<&'a str>);
@@ -49,18 +39,11 @@ impl Objects {
     }
 
     /// All namespaces, by name.
-    pub(crate) fn namespaces(&self) -> Result<Vec<NamespaceLabels>> {
+    pub(crate) fn namespaces(&self) -> Result<Vec<Namespace>> {
         match self {
             Self::Directory(layout) => {
                 let objects = directory::load(&layout.manifests(), None).objects;
-                let labels = |key: &ObjectKey| {
-                    let namespace = objects.namespaces.get(key)?;
-                    Some(namespace.metadata.labels.clone().unwrap_or_default())
-                };
-                let named = objects.namespaces.keys();
-                Ok(named
-                    .map(|key| NamespaceLabels { name: key.name.clone(), labels: labels(key).unwrap_or_default() })
-                    .collect())
+                Ok(objects.namespaces.values().map(|namespace| Namespace::clone(namespace)).collect())
             }
             Self::Cluster(cluster) => cluster.namespaces(),
         }
@@ -109,7 +92,7 @@ impl Objects {
         match self {
             Self::Directory(layout) => {
                 let gateway = json!({
-                    "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+                    "apiVersion": Kind::Gateway.api_version(), "kind": Kind::Gateway.as_str(),
                     "metadata": {"name": name, "namespace": namespace},
                 });
                 let report = apply::delete(layout, &[input(&gateway)])?;

@@ -17,6 +17,7 @@ pub(crate) struct Format {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Output {
     /// For people
+    #[value(alias = "text")]
     Table,
     Json,
     Yaml,

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand, ValueEnum};
 use fairway_core::source::gateway::Gateway;
+use fairway_core::source::labels::{USE_WAYPOINT, WAYPOINT_CLASS, WAYPOINT_FOR};
 use fairway_core::source::{Kind, ObjectKey};
 use fairway_lab::render::{Cell, Tone, table};
 use fairway_lab::{Error, Result};
@@ -12,13 +13,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::labels::{USE_WAYPOINT, WAYPOINT_FOR};
 use crate::mesh::Where;
 use crate::objects::Objects;
 use crate::output::Format;
 
-/// Class of the gateways that become waypoints.
-const CLASS: &str = "fairway-waypoint";
 /// Port of a waypoint's tunnels.
 const HBONE_PORT: u16 = 15_008;
 /// The condition that says whether a waypoint runs.
@@ -199,11 +197,11 @@ fn missing(namespace: &str, name: &str) -> Error {
 fn gateway(wanted: &Wanted) -> Value {
     let traffic = wanted.traffic.to_possible_value().map(|value| value.get_name().to_owned());
     json!({
-        "apiVersion": "gateway.networking.k8s.io/v1",
-        "kind": "Gateway",
+        "apiVersion": Kind::Gateway.api_version(),
+        "kind": Kind::Gateway.as_str(),
         "metadata": {"name": wanted.name, "namespace": wanted.namespace, "labels": {WAYPOINT_FOR: traffic}},
         "spec": {
-            "gatewayClassName": CLASS,
+            "gatewayClassName": WAYPOINT_CLASS,
             "listeners": [{"name": "mesh", "port": HBONE_PORT, "protocol": "HBONE"}],
         },
     })
@@ -247,7 +245,7 @@ fn wait(objects: &Objects, wanted: &Wanted, longest: Duration) -> Result<()> {
 
 fn waypoints(objects: &Objects, namespace: Option<&str>) -> Result<Vec<Waypoint>> {
     let gateways = objects.gateways(namespace)?;
-    Ok(gateways.into_iter().filter(|gateway| gateway.spec.gateway_class_name == CLASS).map(waypoint).collect())
+    Ok(gateways.into_iter().filter(|gateway| gateway.spec.gateway_class_name == WAYPOINT_CLASS).map(waypoint).collect())
 }
 
 fn waypoint(gateway: Gateway) -> Waypoint {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use fairway_core::why::{Arrival, Departure, Refused, Tunnel, Way};
 use fairway_lab::status::PodStatus;
 use fairway_lab::{Error, Result};
@@ -11,6 +11,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_e
 use serde::Serialize;
 
 use crate::mesh::{Mesh, Part, Where};
+use crate::output::Format;
 
 /// Where an application's connection seems to come from: of its address only the host is looked at.
 const SOME_PORT: u16 = 40_000;
@@ -29,17 +30,10 @@ pub(crate) struct Arguments {
     /// Namespace of the client
     #[arg(short, long, default_value = "default")]
     namespace: String,
-    /// How to print it
-    #[arg(short, long, value_enum, default_value_t = Output::Text)]
-    output: Output,
+    #[command(flatten)]
+    format: Format,
     #[command(flatten)]
     place: Where,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Output {
-    Text,
-    Json,
 }
 
 /// The whole answer; the schema of `-o json`.
@@ -60,13 +54,7 @@ struct Answer {
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mesh = arguments.place.mesh()?;
     let answer = ask(&mesh, client(&mesh, arguments)?, &arguments.destination)?;
-    match arguments.output {
-        Output::Text => fairway_lab::say!("{}", told(&answer).trim_end()),
-        Output::Json => {
-            let text = serde_json::to_string_pretty(&answer).map_err(|error| Error::new("printing").because(error))?;
-            fairway_lab::say!("{text}");
-        }
-    }
+    arguments.format.print(&answer, |_| told(&answer))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -83,13 +83,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         What::All => &What::SECTIONS,
         one => std::slice::from_ref(one),
     };
-    let mut sections = Vec::new();
-    for what in wanted {
-        let items = ask(&mesh, &nodes, *what)?;
-        let is_wanted = |item: &Held| {
-            arguments.namespace.as_deref().is_none_or(|namespace| rows::is_of(*what, &item.item, namespace))
-        };
-        sections.push((*what, items.into_iter().filter(is_wanted).collect::<Vec<_>>()));
+    let is_wanted = |what: What, held: &Held| {
+        arguments.namespace.as_deref().is_none_or(|namespace| rows::is_of(what, &held.item, namespace))
+    };
+    let mut sections = ask(&mesh, &nodes, wanted)?;
+    for (what, items) in &mut sections {
+        items.retain(|item| is_wanted(*what, item));
     }
     let data = match sections.as_slice() {
         [(_, items)] => json!(items),
@@ -107,21 +106,23 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn ask(mesh: &Mesh, nodes: &[String], what: What) -> Result<Vec<Held>> {
-    let mut found = Vec::new();
+/// What of each kind the proxies of nodes hold: each is asked once.
+fn ask(mesh: &Mesh, nodes: &[String], wanted: &[What]) -> Result<Vec<(What, Vec<Held>)>> {
+    let mut sections: Vec<_> = wanted.iter().map(|what| (*what, Vec::new())).collect();
+    let needs_dump = wanted.iter().any(|what| *what != What::Connections);
     for node in nodes {
         let proxy = Part::Proxy(node);
-        let items: Vec<Value> = match what {
-            What::Connections => mesh.ask_lines(proxy, "/connections")?,
-            _ => {
-                let mut dump: Value = mesh.ask(proxy, "/config_dump")?;
-                match dump.get_mut(what.title()).map(Value::take) {
+        let mut dump: Value = if needs_dump { mesh.ask(proxy, "/config_dump")? } else { Value::Null };
+        for (what, found) in &mut sections {
+            let items = match what {
+                What::Connections => mesh.ask_lines(proxy, "/connections")?,
+                _ => match dump.get_mut(what.title()).map(Value::take) {
                     Some(Value::Array(items)) => items,
                     _ => Vec::new(),
-                }
-            }
-        };
-        found.push((node.clone(), items));
+                },
+            };
+            found.push((node.clone(), items));
+        }
     }
-    Ok(held(found))
+    Ok(sections.into_iter().map(|(what, found)| (what, held(found))).collect())
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use fairway_core::source::labels::{DATAPLANE_MODE, NONE};
 use fairway_core::source::objects::label;
 use fairway_core::source::{NodePod, ObjectKey};
 use k8s_openapi::api::core::v1::Namespace;
@@ -17,8 +18,6 @@ mod selector;
 pub use known::{Home, Known};
 pub use selector::{SelectorError, Selectors};
 
-/// Label on namespaces and pods that opts in (`ambient`) or out (`none`); the pod's wins.
-pub const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
 /// Annotation a sidecar injector leaves on pods it changed.
 pub const SIDECAR_STATUS: &str = "sidecar.istio.io/status";
 /// Annotation we write: `enabled` or `pending`.
@@ -206,7 +205,7 @@ fn opted_in(pod: &NodePod, home: Home<'_>, selectors: &Selectors) -> Result<Reas
             Some(true) => Ok(Reason::RememberedNamespace),
             Some(false) | None => Err(Reason::UnreadNamespace),
         },
-        _ if pod.label(DATAPLANE_MODE) == Some("none") => Err(Reason::PodOptsOut),
+        _ if pod.label(DATAPLANE_MODE) == Some(NONE) => Err(Reason::PodOptsOut),
         _ => Err(Reason::NotLabelled),
     }
 }

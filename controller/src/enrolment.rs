@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use fairway_core::io::drain::Drain;
 use fairway_core::source::cluster::events::{Announcer, Event};
+use fairway_core::source::labels::USE_WAYPOINT;
 use fairway_core::source::objects::annotation;
 use fairway_core::source::{Kind, ObjectKey, Objects};
 use k8s_openapi::api::core::v1::Pod;
@@ -16,7 +17,7 @@ use tokio::sync::watch;
 
 use crate::state::Published;
 use crate::status::lease::Leadership;
-use crate::translate::waypoint::{USE_WAYPOINT, selects as selected};
+use crate::translate::waypoint::selects as selected;
 
 /// Who says it, among all that write Events.
 const CONTROLLER: &str = "fairway.dev/controller";

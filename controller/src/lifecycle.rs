@@ -15,7 +15,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fairway_core::io::drain::Drain;
+use fairway_core::source::Kind;
+use fairway_core::source::cluster::api_resource;
 use fairway_core::source::gateway::Gateway;
+use fairway_core::source::labels::WAYPOINT_CLASS;
 use tokio::sync::watch;
 
 use crate::api_server::{self, Complaints, Name};
@@ -25,7 +28,7 @@ use crate::status::lease::Leadership;
 use apply::Applied;
 use conditions::Outcome;
 use owned::Owned;
-use render::{CLASS, Part, WaypointSettings};
+use render::{Part, WaypointSettings};
 
 /// Time changes are gathered before they are worked on: an object that is made changes several times.
 const GATHER: Duration = Duration::from_millis(50);
@@ -50,7 +53,7 @@ pub async fn run(
         let mut is_behind = false;
         if leads.may_write() && !loaded.is_never_read() && owned.view().is_complete() {
             let gateways = loaded.objects.gateways.values();
-            let ours = gateways.filter(|gateway| gateway.spec.gateway_class_name == CLASS).map(Arc::as_ref);
+            let ours = gateways.filter(|gateway| gateway.spec.gateway_class_name == WAYPOINT_CLASS).map(Arc::as_ref);
             is_behind = !keeper.round(&owned, ours.collect(), &mut leads).await;
         }
         let pause = if is_behind { RETRY } else { AGAIN };
@@ -77,7 +80,7 @@ impl Keeper {
     /// Looks at everything once; whether all is as it should be.
     async fn round(&mut self, owned: &Owned, gateways: Vec<&Gateway>, leads: &mut Leadership) -> bool {
         let mut is_done = self.classes(owned).await;
-        if !owned.view().classes.contains_key(CLASS) {
+        if !owned.view().classes.contains_key(WAYPOINT_CLASS) {
             // The class is missing, or somebody else's: so are its gateways.
             return is_done;
         }
@@ -122,7 +125,7 @@ impl Keeper {
             _ => Ok(()),
         };
         if let Some(status) = conditions::status(gateway, &outcome, &self.settings.cluster_domain, &now()) {
-            let said = api_server::say(&self.client, &owned::gateway_resource(), &name.0, &name.1, &status).await;
+            let said = api_server::say(&self.client, &api_resource(Kind::Gateway), &name.0, &name.1, &status).await;
             result = result.and(said);
         }
         self.complaints.0.note(name, result)

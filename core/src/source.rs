@@ -16,6 +16,7 @@ pub mod istio_network;
 pub mod istio_tokens;
 pub mod istio_traffic;
 mod kind;
+pub mod labels;
 mod loaded;
 mod name;
 mod node_pod;

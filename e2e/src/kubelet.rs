@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use fairway_core::source::labels::{DATAPLANE_MODE, NONE};
 use fairway_core::source::objects::{annotation, is_host_network, label, service_account_name};
 use fairway_core::source::{Kind, ObjectKey};
 use k8s_openapi::api::core::v1::{Container, Pod};
@@ -12,8 +13,6 @@ use crate::container::ContainerState;
 
 /// Namespace of the mesh's own pods.
 pub(crate) const SYSTEM_NAMESPACE: &str = "fairway-system";
-/// Label that enrols a namespace or a pod.
-const MODE_LABEL: &str = "istio.io/dataplane-mode";
 /// Annotation by which the agent says that a pod is captured.
 pub(crate) const REDIRECTION: &str = "ambient.istio.io/redirection";
 
@@ -159,7 +158,7 @@ pub(crate) fn ztunnel_manifest(node: &str) -> Value {
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {
             "name": ztunnel_pod(node), "namespace": SYSTEM_NAMESPACE,
-            "labels": {"app": "ztunnel", MODE_LABEL: "none"},
+            "labels": {"app": "ztunnel", DATAPLANE_MODE: NONE},
         },
         "spec": {
             "hostNetwork": true, "nodeName": node, "serviceAccountName": "ztunnel",

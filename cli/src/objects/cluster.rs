@@ -2,17 +2,18 @@
 
 use std::path::Path;
 
-use fairway_core::source::ObjectKey;
+use fairway_core::source::cluster::api_resource;
 use fairway_core::source::gateway::Gateway;
+use fairway_core::source::{Kind, ObjectKey};
 use fairway_lab::{Error, Result};
 use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams};
+use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, TypeMeta};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 
-use super::{LabelChange, NamespaceLabels};
+use super::LabelChange;
 
 /// Who applied what this command applies.
 const FIELD_MANAGER: &str = "fairway-cli";
@@ -48,37 +49,24 @@ impl Cluster {
         Ok(Self { runtime, client })
     }
 
-    pub(super) fn namespaces(&self) -> Result<Vec<NamespaceLabels>> {
+    pub(super) fn namespaces(&self) -> Result<Vec<Namespace>> {
         let api: Api<Namespace> = Api::all(self.client.clone());
         let list = self.runtime.block_on(api.list(&ListParams::default()));
-        let list = list.map_err(|error| failed("listing namespaces", error))?;
-        let labels = |namespace: Namespace| NamespaceLabels {
-            name: namespace.metadata.name.unwrap_or_default(),
-            labels: namespace.metadata.labels.unwrap_or_default(),
-        };
-        Ok(list.items.into_iter().map(labels).collect())
+        Ok(list.map_err(|error| failed("listing namespaces", error))?.items)
     }
 
     pub(super) fn gateways(&self, namespace: Option<&str>) -> Result<Vec<Gateway>> {
         let api = match namespace {
             Some(namespace) => self.gateway_api(namespace),
-            None => Api::all_with(self.client.clone(), &gateway_resource()),
+            None => Api::all_with(self.client.clone(), &api_resource(Kind::Gateway)),
         };
         let list = self.runtime.block_on(api.list(&ListParams::default()));
         let list = list.map_err(|error| failed("listing gateways", error))?;
-        let read = |object: DynamicObject| {
-            let value = json!({
-                "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": object.metadata,
-                "spec": object.data.get("spec").unwrap_or(&Value::Null),
-                "status": object.data.get("status").cloned().unwrap_or_else(|| json!({})),
-            });
-            serde_json::from_value(value).map_err(|error| Error::new("reading a gateway").because(error))
-        };
-        list.items.into_iter().map(read).collect()
+        list.items.into_iter().map(gateway).collect()
     }
 
     pub(super) fn label(&self, key: &ObjectKey, changes: &[LabelChange<'_>]) -> Result<&'static str> {
-        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", key.kind.as_str()));
+        let resource = api_resource(key.kind);
         let api: Api<DynamicObject> = if key.namespace.is_empty() {
             Api::all_with(self.client.clone(), &resource)
         } else {
@@ -120,12 +108,15 @@ impl Cluster {
     }
 
     fn gateway_api(&self, namespace: &str) -> Api<DynamicObject> {
-        Api::namespaced_with(self.client.clone(), namespace, &gateway_resource())
+        Api::namespaced_with(self.client.clone(), namespace, &api_resource(Kind::Gateway))
     }
 }
 
-fn gateway_resource() -> ApiResource {
-    ApiResource::from_gvk(&GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", "Gateway"))
+/// Items of a list do not say what they are (Kubernetes API conventions, "Lists").
+fn gateway(mut object: DynamicObject) -> Result<Gateway> {
+    object.types = Some(TypeMeta { api_version: Kind::Gateway.api_version(), kind: Kind::Gateway.to_string() });
+    let read = serde_json::to_value(object).and_then(serde_json::from_value);
+    read.map_err(|error| Error::new("reading a gateway").because(error))
 }
 
 fn failed(doing: &str, error: kube::Error) -> Error {

@@ -10,6 +10,7 @@ use std::{fs, io};
 use fairway_core::io::drain::Drain;
 use fairway_core::source::directory::Loaded;
 use fairway_core::source::gateway::Gateway;
+use fairway_core::source::labels::WAYPOINT_CLASS;
 use fairway_core::source::objects::{is_ready, label};
 use fairway_core::source::status::Writer;
 use fairway_core::source::{Kind, ObjectKey};
@@ -17,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::conditions::{self, Outcome};
-use super::render::{self, CLASS, GATEWAY_NAME, Part, WaypointSettings};
+use super::render::{self, GATEWAY_NAME, Part, WaypointSettings};
 use crate::files::Prepared;
 use crate::state::Published;
 use crate::status::condition::now;
@@ -64,7 +65,7 @@ impl Keeper {
     fn round(&self, loaded: &Loaded) -> Result<(), String> {
         let mut files = BTreeSet::new();
         for (key, gateway) in loaded.objects.gateways.iter() {
-            if gateway.spec.gateway_class_name != CLASS {
+            if gateway.spec.gateway_class_name != WAYPOINT_CLASS {
                 continue;
             }
             let (outcome, file) = match render::render(gateway, &self.settings) {
@@ -116,7 +117,8 @@ impl Keeper {
             }
         }
         for key in self.status.owned().map_err(|error| error.to_string())? {
-            let is_gone = || loaded.objects.gateways.get(&key).is_none_or(|it| it.spec.gateway_class_name != CLASS);
+            let is_gone =
+                || loaded.objects.gateways.get(&key).is_none_or(|it| it.spec.gateway_class_name != WAYPOINT_CLASS);
             if key.kind == Kind::Gateway && is_gone() {
                 self.status.remove(&key).map_err(|error| error.to_string())?;
             }

@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use fairway_core::source::labels::WAYPOINT_CLASS;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::runtime::watcher::{self, Event};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use super::render::{CLASS, CONTROLLER_NAME, GATEWAY_CLASS, Part};
+use super::render::{CONTROLLER_NAME, GATEWAY_CLASS, Part};
 use crate::api_server::{self, Name};
 
 /// Group of Gateway API.
@@ -78,7 +79,7 @@ impl Owned {
             let weak = Arc::downgrade(&owned);
             let api: Api<DynamicObject> = Api::all_with(client.clone(), &watched.resource());
             let config = match watched {
-                Watched::Part(_) => watcher::Config::default().labels(&format!("{GATEWAY_CLASS}={CLASS}")),
+                Watched::Part(_) => watcher::Config::default().labels(&format!("{GATEWAY_CLASS}={WAYPOINT_CLASS}")),
                 Watched::Classes => watcher::Config::default(),
             };
             let mut listing = BTreeMap::new();
@@ -142,12 +143,6 @@ impl Watched {
 #[must_use]
 pub fn resource(part: Part) -> ApiResource {
     Watched::Part(part).resource()
-}
-
-/// How the API calls gateways.
-#[must_use]
-pub fn gateway_resource() -> ApiResource {
-    api_server::resource(GATEWAY_GROUP, "v1", "Gateway", "gateways")
 }
 
 /// How the API calls classes.

@@ -3,19 +3,16 @@
 use std::collections::BTreeMap;
 
 use fairway_core::source::gateway::Gateway;
+use fairway_core::source::labels::{DATAPLANE_MODE, NONE, WAYPOINT_CLASS};
 use fairway_core::source::objects::annotation;
 use serde_json::{Value, json};
 
-/// The class of gateways that are waypoints of ours.
-pub const CLASS: &str = "fairway-waypoint";
 /// Who a GatewayClass says makes its gateways.
 pub const CONTROLLER_NAME: &str = "fairway.dev/waypoint-controller";
 /// Label that names the gateway on all that is made of it.
 pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 /// Label that names its class.
 pub const GATEWAY_CLASS: &str = "gateway.networking.k8s.io/gateway-class-name";
-/// Label that keeps the waypoint's own pods from being captured.
-const MODE: &str = "istio.io/dataplane-mode";
 /// Annotation of a gateway: how many pods.
 pub const REPLICAS: &str = "fairway.dev/replicas";
 /// Annotation of a gateway: fewest and most pods, such as `2-5`; how many there are is then decided by their load.
@@ -228,7 +225,7 @@ fn complete(part: Part, object: &mut Value, gateway: &Gateway, name: &str) {
     let mut labels = gateway.spec.infrastructure.labels.clone();
     labels.extend([
         (GATEWAY_NAME.to_owned(), name.to_owned()),
-        (GATEWAY_CLASS.to_owned(), CLASS.to_owned()),
+        (GATEWAY_CLASS.to_owned(), WAYPOINT_CLASS.to_owned()),
         ("app.kubernetes.io/managed-by".to_owned(), "fairway-controller".to_owned()),
     ]);
     // Without blockOwnerDeletion, which would take the right to change the gateway's finalizers.
@@ -255,7 +252,8 @@ fn service(name: &str) -> Value {
 fn deployment(gateway: &Gateway, name: &str, settings: &WaypointSettings, wishes: &Wishes) -> Value {
     let own = json!({GATEWAY_NAME: name});
     let mut labels = gateway.spec.infrastructure.labels.clone();
-    labels.extend([(GATEWAY_NAME.to_owned(), name.to_owned()), (MODE.to_owned(), "none".to_owned())]);
+    // A waypoint's own pods are not captured: they speak for themselves.
+    labels.extend([(GATEWAY_NAME.to_owned(), name.to_owned()), (DATAPLANE_MODE.to_owned(), NONE.to_owned())]);
     let mut spec = json!({
         "selector": {"matchLabels": own},
         "template": {

@@ -1,5 +1,6 @@
 //! Conditions in the API server: server-side apply to the status of the object, by the replica that holds the lease.
 
+use fairway_core::source::cluster::api_resource;
 use fairway_core::source::{Kind, ObjectKey};
 use kube::api::{Api, ApiResource, DynamicObject, Patch};
 use serde_json::{Value, json};
@@ -88,10 +89,8 @@ impl Cluster {
 
 impl Writer for Cluster {
     async fn write(&mut self, key: &ObjectKey, status: Value) -> Result<(), String> {
-        let kind = key.kind;
-        let version = kind.versions().first().copied().unwrap_or("v1");
-        let resource = api_server::resource(kind.group(), version, kind.as_str(), kind.plural());
-        match shared(kind) {
+        let resource = api_resource(key.kind);
+        match shared(key.kind) {
             Some(list) => self.write_beside(&resource, key, &status, list).await,
             None => api_server::say(&self.client, &resource, &key.namespace, &key.name, &status).await,
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use fairway_core::source::gateway::{Gateway, Listener};
+use fairway_core::source::labels::{NONE, USE_WAYPOINT, WAYPOINT_CLASS, WAYPOINT_FOR};
 use fairway_core::source::objects::{annotation, label};
 use fairway_core::source::{Kind, ObjectKey, Objects};
 use fairway_proto::workload::gateway_address::Destination;
@@ -15,22 +16,18 @@ use super::nodes::NETWORK;
 use super::service::octets;
 use super::{Fault, Settings};
 
-pub(crate) const USE_WAYPOINT: &str = "istio.io/use-waypoint";
 const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
 const CANARY: &str = "istio.io/use-waypoint-canary";
 const CANARY_NAMESPACE: &str = "istio.io/use-waypoint-canary-namespace";
 const CANARY_WEIGHT: &str = "istio.io/use-waypoint-canary-weight";
 const INGRESS_USE_WAYPOINT: &str = "istio.io/ingress-use-waypoint";
-const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
 const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 /// Labels without which nothing has to do with any gateway.
 pub(super) const BINDING: [&str; 3] = [USE_WAYPOINT, CANARY, GATEWAY_NAME];
-/// Value of [`USE_WAYPOINT`] that opts out of what a wider scope says.
-const NONE: &str = "none";
 /// Classes whose gateways are waypoints.
-const CLASSES: [&str; 2] = ["fairway-waypoint", "istio-waypoint"];
+const CLASSES: [&str; 2] = [WAYPOINT_CLASS, "istio-waypoint"];
 /// Classes whose gateways never have a waypoint themselves.
-const EXEMPT: [&str; 3] = ["fairway-waypoint", "istio-waypoint", "istio-east-west"];
+const EXEMPT: [&str; 3] = [WAYPOINT_CLASS, "istio-waypoint", "istio-east-west"];
 const PROTOCOL: &str = "HBONE";
 /// Port on which waypoints take tunnels.
 const PORT: u16 = 15008;

@@ -16,6 +16,7 @@ mod wire;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kube::api::{ApiResource, GroupVersionKind};
 use tokio::sync::{mpsc, watch};
 
 pub use connect::{ConnectError, connect};
@@ -29,6 +30,13 @@ use state::State;
 const CHANGES: usize = 256;
 /// Longest time changes are gathered before they are published: in a burst, readers work once for many.
 const GATHER: Duration = Duration::from_millis(20);
+
+/// How kube calls a kind, in the version that we write.
+#[must_use]
+pub fn api_resource(kind: Kind) -> ApiResource {
+    let version = kind.versions().first().copied().unwrap_or("v1");
+    ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(kind.group(), version, kind.as_str()), kind.plural())
+}
 
 /// Which objects of a kind are read.
 #[derive(Clone, Debug, PartialEq, Eq)]

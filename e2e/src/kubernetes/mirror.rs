@@ -6,10 +6,11 @@
 use std::collections::BTreeSet;
 use std::pin::pin;
 
+use fairway_core::source::cluster::api_resource;
 use fairway_core::source::{Kind, ObjectKey};
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
-use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
+use kube::api::DynamicObject;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -29,9 +30,7 @@ pub(crate) async fn run(client: &Client, layout: &Layout) {
 }
 
 async fn mirror(client: &Client, kind: Kind, layout: &Layout) {
-    let version = kind.versions().first().copied().unwrap_or("v1");
-    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(kind.group(), version, kind.as_str()));
-    let api: Api<DynamicObject> = Api::all_with(client.clone(), &resource);
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &api_resource(kind));
     let mut events = pin!(watcher(api, watcher::Config::default()));
     let mut present = BTreeSet::new();
     let mut listed = BTreeSet::new();
