@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use fairway_core::source::labels::{DATAPLANE_MODE, NONE};
+use fairway_core::source::labels::{DATAPLANE_MODE, HasLabels, NONE};
 use fairway_core::source::objects::label;
-use fairway_core::source::{NodePod, ObjectKey};
+use fairway_core::source::{MeshPod, ObjectKey};
 use k8s_openapi::api::core::v1::Namespace;
 
 use crate::report::Desired;
@@ -154,7 +154,7 @@ pub struct Rules {
 /// Decides on `pod`, called `key`, which lives in `home`. `assigned` are the addresses it was just given, which its status
 /// does not have yet.
 #[must_use]
-pub fn decide(key: &ObjectKey, pod: &NodePod, home: Home<'_>, rules: &Rules, assigned: &[IpAddr]) -> Decision {
+pub fn decide(key: &ObjectKey, pod: &MeshPod, home: Home<'_>, rules: &Rules, assigned: &[IpAddr]) -> Decision {
     let reason = match opted_in(pod, home, &rules.selectors) {
         _ if rules.excluded_namespaces.contains(&key.namespace) => return Decision::Exclude(Reason::ExcludedNamespace),
         Err(Reason::UnreadNamespace) => return Decision::Wait(Reason::UnreadNamespace),
@@ -187,12 +187,12 @@ pub fn is_enrolled(namespace: &Namespace, rules: &Rules) -> bool {
 
 /// By the name of its runtime class: what a runtime really does is known to it alone, and Kata's are named so by its
 /// own installation.
-fn is_virtual_machine(pod: &NodePod) -> bool {
+fn is_virtual_machine(pod: &MeshPod) -> bool {
     let class = &*pod.runtime_class;
     class == "kata" || class.starts_with("kata-")
 }
 
-fn opted_in(pod: &NodePod, home: Home<'_>, selectors: &Selectors) -> Result<Reason, Reason> {
+fn opted_in(pod: &MeshPod, home: Home<'_>, selectors: &Selectors) -> Result<Reason, Reason> {
     let of_pod = |key: &str| pod.label(key);
     let chosen = match home {
         Home::Read(namespace) => selectors.select(&of_pod, Some(&|key| label(&namespace.metadata, key))),
@@ -210,7 +210,7 @@ fn opted_in(pod: &NodePod, home: Home<'_>, selectors: &Selectors) -> Result<Reas
     }
 }
 
-fn capture_of(pod: &NodePod, defaults: &Capture, warnings: &mut Vec<String>) -> Capture {
+fn capture_of(pod: &MeshPod, defaults: &Capture, warnings: &mut Vec<String>) -> Capture {
     let mut flag = |name: &str| match pod.annotation(name)? {
         "true" => Some(true),
         "false" => Some(false),

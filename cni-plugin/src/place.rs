@@ -8,7 +8,7 @@ use fairway_core::io::metrics::Metrics;
 use fairway_core::source::cluster::events::Announcer;
 use fairway_core::source::cluster::{Cluster, connect};
 use fairway_core::source::status::Writer;
-use fairway_core::source::{Loaded, Source as _, Strip, directory};
+use fairway_core::source::{Loaded, Source as _, directory};
 use tokio::sync::watch;
 
 use crate::config::{Config, SourceConfig};
@@ -45,7 +45,7 @@ impl Place {
             }
             SourceConfig::Kubernetes(kubeconfig) => {
                 let client = connect(kubeconfig.as_deref()).await.context("cannot talk to the API server")?;
-                let cluster = Cluster::new(client.clone()).of_node(&config.node_name).with_strip(Strip::Node);
+                let cluster = Cluster::new(client.clone()).of_node(&config.node_name);
                 let readings = Box::new(cluster).start(&Loaded::default());
                 let (gauge, freshness) = (metrics.gauge("fairway_source_stale_seconds", &[]), readings.freshness);
                 metrics.before_render(move || {

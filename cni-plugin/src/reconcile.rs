@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use fairway_core::io::metrics::Metrics;
 use fairway_core::source::directory::Loaded;
-use fairway_core::source::{NodePod, ObjectKey};
+use fairway_core::source::{MeshPod, ObjectKey};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -242,8 +242,8 @@ impl Reconciler {
             self.answer_arrivals(loaded, now, full);
             return;
         }
-        let pods = loaded.objects.node_pods.iter().filter(|(_, pod)| pod.node() == Some(&self.settings.node));
-        let pods: Vec<(&ObjectKey, &NodePod)> = pods.map(|(key, pod)| (key, pod.as_ref())).collect();
+        let pods = loaded.objects.pods.iter().filter(|(_, pod)| pod.node() == Some(&self.settings.node));
+        let pods: Vec<(&ObjectKey, &MeshPod)> = pods.map(|(key, pod)| (key, pod.as_ref())).collect();
         let mut reports = Vec::with_capacity(pods.len());
         let mut jobs = Vec::new();
         let present: BTreeSet<&str> = pods.iter().filter_map(|(_, pod)| pod.uid()).collect();
@@ -282,7 +282,7 @@ impl Reconciler {
             reports.push(report);
         }
         self.refused = refused;
-        self.lacking.retain(|key, _| loaded.objects.node_pods.contains_key(key));
+        self.lacking.retain(|key, _| loaded.objects.pods.contains_key(key));
         if full {
             self.withdraw_stale_status(loaded);
         }
@@ -325,7 +325,7 @@ impl Reconciler {
         Known { loaded, rules, memory: &self.memory, namespaces_exist: *namespaces_exist }
     }
 
-    fn decide(&self, key: &ObjectKey, pod: &NodePod, loaded: &Loaded) -> Decision {
+    fn decide(&self, key: &ObjectKey, pod: &MeshPod, loaded: &Loaded) -> Decision {
         self.known(loaded).decide(key, pod, &self.arrivals.addresses(key, pod.uid().unwrap_or_default()))
     }
 
@@ -537,7 +537,7 @@ fn is_plain(uid: &str) -> bool {
     !uid.is_empty() && uid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
-fn report(key: &ObjectKey, pod: &NodePod, decision: &Decision) -> PodReport {
+fn report(key: &ObjectKey, pod: &MeshPod, decision: &Decision) -> PodReport {
     PodReport {
         uid: pod.uid().unwrap_or_default().to_owned(),
         namespace: key.namespace.clone(),

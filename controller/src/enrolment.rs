@@ -8,9 +8,7 @@ use std::time::{Duration, Instant};
 use fairway_core::io::drain::Drain;
 use fairway_core::source::cluster::events::{Announcer, Event};
 use fairway_core::source::labels::USE_WAYPOINT;
-use fairway_core::source::objects::annotation;
-use fairway_core::source::{Kind, ObjectKey, Objects};
-use k8s_openapi::api::core::v1::Pod;
+use fairway_core::source::{Kind, MeshPod, ObjectKey, Objects};
 use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicyPort, NetworkPolicySpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tokio::sync::watch;
@@ -95,7 +93,7 @@ fn waypoints(published: &Published) -> Vec<Event> {
         let first = *keys.first()?;
         let uid = match kind {
             Kind::Service => objects.services.get(first)?.metadata.uid.clone(),
-            _ => objects.pods.get(first)?.metadata.uid.clone(),
+            _ => objects.pods.get(first)?.uid().map(str::to_owned),
         };
         Some(Event {
             about: first.clone(),
@@ -154,16 +152,16 @@ fn network_policies(objects: &Objects) -> Vec<Event> {
     blocked.into_iter().map(event).collect()
 }
 
-fn is_captured(pod: &Pod) -> bool {
-    annotation(&pod.metadata, REDIRECTION.0) == Some(REDIRECTION.1)
+fn is_captured(pod: &MeshPod) -> bool {
+    pod.annotation(REDIRECTION.0) == Some(REDIRECTION.1)
 }
 
 fn is_for_ingress(spec: &NetworkPolicySpec) -> bool {
     spec.policy_types.as_ref().is_none_or(|types| types.is_empty() || types.iter().any(|it| it == "Ingress"))
 }
 
-fn selects(spec: &NetworkPolicySpec, pod: &Pod) -> bool {
-    spec.pod_selector.as_ref().is_none_or(|selector| selected(selector, &pod.metadata))
+fn selects(spec: &NetworkPolicySpec, pod: &MeshPod) -> bool {
+    spec.pod_selector.as_ref().is_none_or(|selector| selected(selector, pod))
 }
 
 /// Whether any rule admits tunnels, from wherever.

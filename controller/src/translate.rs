@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use fairway_core::ordered::OrderedMap;
 use fairway_core::source::istio_network::{WorkloadEntry, WorkloadEntrySpec};
-use fairway_core::source::objects::{annotation, label, node_name, service_account_name};
-use fairway_core::source::{Kind, Location, ObjectKey, Objects};
+use fairway_core::source::labels::HasLabels;
+use fairway_core::source::objects::{annotation, label};
+use fairway_core::source::{Kind, Location, MeshPod, ObjectKey, Objects};
 use fairway_proto::security::Authorization;
 use fairway_proto::workload::{Service, Workload};
-use k8s_openapi::api::core::v1::{Pod, Service as KubernetesService, ServicePort};
+use k8s_openapi::api::core::v1::{Service as KubernetesService, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::Value;
 
@@ -351,28 +352,28 @@ struct Translator<'a> {
 }
 
 impl<'a> Translator<'a> {
-    fn pod(&self, key: &ObjectKey, pod: &'a Pod) -> (Option<Workload>, Vec<Fault>) {
+    fn pod(&self, key: &ObjectKey, pod: &MeshPod) -> (Option<Workload>, Vec<Fault>) {
         let mut found = Vec::new();
-        let node = node_name(pod).unwrap_or_default();
+        let node = pod.node().unwrap_or_default();
         let context = workload::Context {
-            authorization_policies: self.policies.attached_to(&key.namespace, &pod.metadata),
+            authorization_policies: self.policies.attached_to(&key.namespace, pod),
             services: self.served_by_pod(key, pod),
-            waypoint: self.waypoints.of_workload(&pod.metadata, service_account_name(pod), &mut found),
+            waypoint: self.waypoints.of_workload(&key.namespace, pod, &pod.service_account, &mut found),
             locality: self.nodes.locality(node),
             network: self.nodes.network(node).to_owned(),
         };
-        match workload::workload(pod, context, self.settings) {
+        match workload::workload(key, pod, context, self.settings) {
             Some(workload) => (Some(workload), found),
             None => (None, Vec::new()),
         }
     }
 
     /// Where a service has slices, they say who serves it; otherwise its selector does.
-    fn served_by_pod(&self, key: &ObjectKey, pod: &Pod) -> Served {
+    fn served_by_pod(&self, key: &ObjectKey, pod: &MeshPod) -> Served {
         let namespace = key.namespace.as_str();
-        let metadata = &pod.metadata;
         let mut served = self.backends.selecting(
-            metadata,
+            namespace,
+            pod,
             |service| self.endpoints.cover(namespace, service),
             |port| service::named_target(port, pod),
         );
@@ -383,7 +384,7 @@ impl<'a> Translator<'a> {
         served.extend(self.entries.served_by(
             namespace,
             Some(&key.name),
-            |key, value| label(metadata, key) == Some(value),
+            |key, value| pod.label(key) == Some(value),
             &written,
         ));
         served
@@ -400,7 +401,7 @@ impl<'a> Translator<'a> {
             Some(IntOrString::String(name)) => entry.spec.ports.get(name).copied(),
             _ => None,
         };
-        let mut services = self.backends.selecting(&metadata, |_| false, named);
+        let mut services = self.backends.selecting(&key.namespace, &metadata, |_| false, named);
         services.extend(self.entries.served_by(
             &key.namespace,
             None,
@@ -409,7 +410,7 @@ impl<'a> Translator<'a> {
         ));
         let mut found = Vec::new();
         let account = &entry.spec.service_account;
-        let waypoint = self.waypoints.of_workload(&entry.metadata, account, &mut found);
+        let waypoint = self.waypoints.of_workload(&key.namespace, &entry.metadata, account, &mut found);
         let translated = entry::workload_entry(key, entry, &metadata, services, self.nodes, self.settings, &mut found);
         let workload = translated.map(|mut workload| {
             workload.authorization_policies = self.policies.attached_to(&key.namespace, &metadata);

@@ -18,8 +18,8 @@ pub mod istio_traffic;
 mod kind;
 pub mod labels;
 mod loaded;
+mod mesh_pod;
 mod name;
-mod node_pod;
 pub mod objects;
 pub mod reference_grant;
 pub mod route;
@@ -36,20 +36,20 @@ use tokio::sync::watch::Receiver;
 pub use freshness::Freshness;
 pub use kind::Kind;
 pub use loaded::{Loaded, Remembered};
-pub use node_pod::NodePod;
+pub use mesh_pod::MeshPod;
 pub use objects::{Objects, UnknownKind};
 
 /// Namespace given to a namespaced object that names none, as `kubectl` does.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
-/// What of objects is not kept.
+/// What of manifests is not kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Strip {
-    /// What the mesh does not read of an API server's objects; manifests are kept whole.
+pub(crate) enum Strip {
+    /// All of a pod that a mesh does not read: pods are [`Objects::pods`].
     #[default]
     Unneeded,
-    /// All that an agent on a node does not read: its pods are [`Objects::node_pods`].
-    Node,
+    /// Nothing: pods are [`Objects::whole_pods`].
+    Nothing,
 }
 
 /// Where objects come from.

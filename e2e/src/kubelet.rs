@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use fairway_core::source::labels::{DATAPLANE_MODE, NONE};
-use fairway_core::source::objects::{annotation, is_host_network, label, service_account_name};
+use fairway_core::source::labels::{DATAPLANE_MODE, HasLabels, NONE};
+use fairway_core::source::objects::{annotation, is_host_network, service_account_name};
 use fairway_core::source::{Kind, ObjectKey};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use serde_json::{Value, json};
@@ -22,8 +22,8 @@ pub(crate) fn ztunnel_pod(node: &str) -> String {
 }
 
 /// Whether a pod stands for one of the lab's components, which run without containers.
-pub(crate) fn is_component(key: &ObjectKey, pod: &Pod) -> bool {
-    key.namespace == SYSTEM_NAMESPACE && label(&pod.metadata, "app") == Some("ztunnel")
+pub(crate) fn is_component(key: &ObjectKey, pod: &impl HasLabels) -> bool {
+    key.namespace == SYSTEM_NAMESPACE && pod.label("app") == Some("ztunnel")
 }
 
 /// Whether a pod is captured, as its agent says.
@@ -204,6 +204,6 @@ mod tests {
         let loaded = fairway_core::source::directory::load(directory.path(), None);
         assert_eq!(loaded.errors, []);
         assert_eq!(loaded.objects.pods.len(), 2);
-        assert!(loaded.objects.pods.iter().all(|(key, pod)| is_component(key, pod)));
+        assert!(loaded.objects.pods.iter().all(|(key, pod)| is_component(key, &**pod)));
     }
 }

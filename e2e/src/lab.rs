@@ -295,7 +295,7 @@ pub fn status_of(layout: &Layout) -> Result<Status> {
 /// When the supervisor does not answer.
 pub fn unsettled(layout: &Layout) -> Result<Vec<String>> {
     let objects = fairway_core::source::directory::load(&layout.manifests(), None).objects;
-    let pods = objects.pods.iter().filter(|(key, pod)| !crate::kubelet::is_component(key, pod));
+    let pods = objects.pods.iter().filter(|(key, pod)| !crate::kubelet::is_component(key, &***pod));
     let expected: Vec<_> = pods.map(|(key, _)| key.clone()).collect();
     Ok(status_of(layout)?.unsettled(&expected))
 }

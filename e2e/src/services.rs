@@ -115,7 +115,7 @@ pub(crate) fn ready_pods<'a>(objects: &'a Objects, key: &ObjectKey, service: &'a
     let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
     let Some(selector) = selector.filter(|selector| !selector.is_empty()) else { return Vec::new() };
     objects
-        .pods
+        .whole_pods
         .iter()
         .filter(|(pod_key, _)| pod_key.namespace == key.namespace)
         .map(|(_, pod)| pod.as_ref())

@@ -118,7 +118,7 @@ pub(crate) async fn run(config: Config) -> Result<()> {
         let system = manifests.join("fairway-system.yaml");
         fs::write(&system, kubelet::system_manifest(config.nodes)).doing(|| format!("writing {}", system.display()))?;
     }
-    let mut world = directory::watch(&manifests);
+    let mut world = directory::watch_whole(&manifests);
     let (orders, ordered) = mpsc::channel(volumes::WAITING_ORDERS);
     let first = world.borrow_and_update().clone();
     let mut supervisor = Supervisor::new(config, reaper, first, pod_events, orders).await?;
@@ -286,20 +286,20 @@ impl Supervisor {
     fn reconcile_pods(&mut self, world: &Loaded) {
         let wanted: BTreeSet<&ObjectKey> = world
             .objects
-            .pods
+            .whole_pods
             .iter()
-            .filter(|(key, pod)| !kubelet::is_component(key, pod))
+            .filter(|(key, pod)| !kubelet::is_component(key, &pod.metadata))
             .map(|(key, _)| key)
             .collect();
         for (key, record) in &self.pods {
-            let same = world.objects.pods.get(key).is_some_and(|pod| record.is(pod));
+            let same = world.objects.whole_pods.get(key).is_some_and(|pod| record.is(pod));
             if !same {
                 record.stop.cancel();
             }
         }
         self.unplaced.clear();
         for key in wanted {
-            let Some(pod) = world.objects.pods.get(key) else { continue };
+            let Some(pod) = world.objects.whole_pods.get(key) else { continue };
             if self.pods.contains_key(key) {
                 continue;
             }
@@ -319,7 +319,7 @@ impl Supervisor {
     }
 
     fn start_pod(&mut self, world: &Loaded, key: &ObjectKey) -> std::result::Result<(), String> {
-        let Some(pod) = world.objects.pods.get(key) else { return Ok(()) };
+        let Some(pod) = world.objects.whole_pods.get(key) else { return Ok(()) };
         if self.kubernetes.is_some() && wished_node(pod).is_none() {
             return Err("waiting for the scheduler".to_owned());
         }
@@ -370,7 +370,7 @@ impl Supervisor {
     /// addresses follow once there are any.
     fn write_status(&self, world: &Loaded) {
         for (key, record) in &self.pods {
-            if world.objects.pods.contains_key(key) && !record.stop.is_cancelled() {
+            if world.objects.whole_pods.contains_key(key) && !record.stop.is_cancelled() {
                 note(self.writer.write(key, kubelet::pod_status(&record.placement, &record.progress)));
             }
         }
@@ -384,7 +384,7 @@ impl Supervisor {
 
     /// Status of the pod that stands for a ztunnel, if `key` is one.
     fn component_status(&self, world: &Loaded, key: &ObjectKey) -> Option<serde_json::Value> {
-        let pod = world.objects.pods.get(key).filter(|pod| kubelet::is_component(key, pod))?;
+        let pod = world.objects.whole_pods.get(key).filter(|pod| kubelet::is_component(key, &pod.metadata))?;
         let component = self.components.iter().find(|component| component.name() == key.name)?;
         let number = component.node()?;
         let uid = kubernetes::uid(pod).unwrap_or(component.name()).to_owned();

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use fairway_core::source::{Loaded, NodePod, ObjectKey};
+use fairway_core::source::{Loaded, MeshPod, ObjectKey};
 use k8s_openapi::api::core::v1::Namespace;
 
 use super::{Decision, Rules, decide, is_enrolled};
@@ -43,7 +43,7 @@ impl<'a> Known<'a> {
             return Home::Read(namespace);
         }
         // Pods and namespaces come from an API server on their own ways, and either may be ahead.
-        let has_pods = || self.loaded.objects.node_pods.keys().any(|pod| *pod.namespace == *name);
+        let has_pods = || self.loaded.objects.pods.keys().any(|pod| *pod.namespace == *name);
         if self.loaded.has_unseen() || self.namespaces_exist && has_pods() {
             return Home::Unread(self.memory.enrols(name));
         }
@@ -52,7 +52,7 @@ impl<'a> Known<'a> {
 
     /// Whether `pod`, called `key`, belongs in. `assigned` are the addresses it was just given.
     #[must_use]
-    pub fn decide(&self, key: &ObjectKey, pod: &NodePod, assigned: &[IpAddr]) -> Decision {
+    pub fn decide(&self, key: &ObjectKey, pod: &MeshPod, assigned: &[IpAddr]) -> Decision {
         decide(key, pod, self.home(&key.namespace), self.rules, assigned)
     }
 
@@ -85,7 +85,7 @@ impl<'a> Known<'a> {
     #[must_use]
     pub fn is_gone(&self, pod: &ObjectKey) -> bool {
         // Another one that has its name by now was read.
-        !self.loaded.has_unseen() || self.loaded.objects.node_pods.contains_key(pod)
+        !self.loaded.has_unseen() || self.loaded.objects.pods.contains_key(pod)
     }
 }
 

@@ -12,7 +12,7 @@ fn rules() -> Rules {
 }
 
 /// A running pod with `change` merged at the top level of its fields.
-fn pod(change: &Value) -> NodePod {
+fn pod(change: &Value) -> MeshPod {
     let mut value = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": "a", "namespace": "shop", "uid": "u1"},
@@ -24,7 +24,7 @@ fn pod(change: &Value) -> NodePod {
             value[section][field] = content.clone();
         }
     }
-    NodePod::of(&serde_json::from_value(value).unwrap())
+    MeshPod::of(&serde_json::from_value(value).unwrap())
 }
 
 fn key(change: &Value) -> ObjectKey {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use fairway_core::source::{Loaded, NodePod, ObjectKey};
+use fairway_core::source::{Loaded, MeshPod, ObjectKey};
 use futures_util::stream::{self, StreamExt as _};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, Patch, PatchParams};
@@ -100,7 +100,7 @@ impl Marks {
     /// Whether that was not wanted before.
     fn want(&self, key: &ObjectKey, uid: Option<&str>, annotations: BTreeMap<&'static str, String>) -> bool {
         let loaded = self.source.borrow();
-        let present = loaded.objects.node_pods.get(key).and_then(|pod| pod.uid());
+        let present = loaded.objects.pods.get(key).and_then(|pod| pod.uid());
         let mut state = self.shared.state();
         // Of a pod that is gone there is nothing to say, and nothing left of what was said.
         let Some(present) = present else { return state.wanted.remove(key).is_some() };
@@ -122,16 +122,11 @@ impl Marks {
         if let Some(mark) = self.shared.state().wanted.get(key) {
             return !mark.annotations.is_empty();
         }
-        self.source
-            .borrow()
-            .objects
-            .node_pods
-            .get(key)
-            .is_some_and(|pod| OURS.iter().any(|name| shown(pod, name).is_some()))
+        self.source.borrow().objects.pods.get(key).is_some_and(|pod| OURS.iter().any(|name| shown(pod, name).is_some()))
     }
 
     pub(super) fn owned(&self) -> Vec<ObjectKey> {
-        let keys: Vec<ObjectKey> = self.source.borrow().objects.node_pods.keys().cloned().collect();
+        let keys: Vec<ObjectKey> = self.source.borrow().objects.pods.keys().cloned().collect();
         keys.into_iter().filter(|key| self.has(key)).collect()
     }
 
@@ -158,7 +153,7 @@ impl Shared {
 impl State {
     /// Forgets pods that are gone.
     fn prune(&mut self, loaded: &Loaded) {
-        let uid = |key: &ObjectKey| loaded.objects.node_pods.get(key).and_then(|pod| pod.uid());
+        let uid = |key: &ObjectKey| loaded.objects.pods.get(key).and_then(|pod| pod.uid());
         self.wanted.retain(|key, mark| uid(key) == Some(mark.uid.as_str()));
         self.failed.retain(|key, _| self.wanted.contains_key(key));
     }
@@ -166,7 +161,7 @@ impl State {
     /// What the server does not show yet.
     fn due(&self, loaded: &Loaded) -> Vec<Due> {
         let due = |(key, mark): (&ObjectKey, &Mark)| {
-            let patch = patch(loaded.objects.node_pods.get(key)?, mark)?;
+            let patch = patch(loaded.objects.pods.get(key)?, mark)?;
             Some(Due { key: key.clone(), mark: mark.clone(), patch })
         };
         self.wanted.iter().filter_map(due).collect()
@@ -174,12 +169,12 @@ impl State {
 }
 
 /// One of our annotations as the server shows it.
-fn shown<'a>(pod: &'a NodePod, name: &str) -> Option<&'a str> {
+fn shown<'a>(pod: &'a MeshPod, name: &str) -> Option<&'a str> {
     pod.annotation(name).filter(|value| name != REDIRECTION || REDIRECTIONS.contains(value))
 }
 
 /// What makes the pod say what is wanted; nothing when it does, or is another pod.
-fn patch(pod: &NodePod, mark: &Mark) -> Option<Value> {
+fn patch(pod: &MeshPod, mark: &Mark) -> Option<Value> {
     if pod.uid() != Some(mark.uid.as_str()) {
         return None;
     }

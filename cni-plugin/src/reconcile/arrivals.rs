@@ -98,7 +98,7 @@ impl Arrivals {
     /// end: its name is another's by now, whose object has not come yet.
     pub(super) fn assign(&mut self, objects: &Objects) {
         for (key, arrival) in self.pods.iter_mut().filter(|(_, arrival)| arrival.attachment.pod_uid.is_empty()) {
-            let pod = objects.node_pods.get(key);
+            let pod = objects.pods.get(key);
             let pod = pod.filter(|pod| !pod.is_ending || arrival.owner.as_deref() == pod.uid());
             arrival.owner = pod.and_then(|pod| pod.uid()).map(ToOwned::to_owned);
         }

@@ -78,7 +78,7 @@ impl Reconciler {
         let mut arrivals = std::mem::take(&mut self.arrivals);
         arrivals.answer(now, |key, arrival| self.standing(loaded, key, arrival));
         if full {
-            let (pods, known) = (&loaded.objects.node_pods, self.known(loaded));
+            let (pods, known) = (&loaded.objects.pods, self.known(loaded));
             let tracked: Vec<&ObjectKey> = self.tracked.values().map(|tracked| &tracked.key).collect();
             let has_pod = |uid: &str| pods.values().any(|pod| pod.uid() == Some(uid));
             let may_live = |key: &ObjectKey| pods.contains_key(key) || tracked.contains(&key) || !known.is_gone(key);
@@ -90,7 +90,7 @@ impl Reconciler {
     fn standing(&self, loaded: &Loaded, key: &ObjectKey, arrival: &Arrival) -> Standing {
         let known = self.known(loaded);
         let unseen = || Standing::Unseen { enrolled: known.is_enrolled(&key.namespace) };
-        let Some(pod) = loaded.objects.node_pods.get(key) else { return unseen() };
+        let Some(pod) = loaded.objects.pods.get(key) else { return unseen() };
         let uid = pod.uid().unwrap_or_default();
         if !arrival.is_of(uid) {
             return unseen();

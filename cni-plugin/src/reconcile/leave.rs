@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use fairway_core::source::{Loaded, NodePod, ObjectKey};
+use fairway_core::source::{Loaded, MeshPod, ObjectKey};
 
 use super::job::Job;
 use super::{Reconciler, is_plain};
@@ -11,7 +11,7 @@ use crate::rules::{Capture, Phase};
 
 impl Reconciler {
     /// The next step out for a pod that does not belong in.
-    pub(super) fn leave(&mut self, key: &ObjectKey, pod: &NodePod, now: Instant, full: bool) -> Option<Job> {
+    pub(super) fn leave(&mut self, key: &ObjectKey, pod: &MeshPod, now: Instant, full: bool) -> Option<Job> {
         let uid = pod.uid()?.to_owned();
         if !self.tracked.contains_key(&uid) {
             return self.look_for_leftovers(key, pod, &uid, full);
@@ -37,7 +37,7 @@ impl Reconciler {
     }
 
     /// Rules that an earlier agent left in a pod that was un-enrolled while no agent ran.
-    fn look_for_leftovers(&mut self, key: &ObjectKey, pod: &NodePod, uid: &str, full: bool) -> Option<Job> {
+    fn look_for_leftovers(&mut self, key: &ObjectKey, pod: &MeshPod, uid: &str, full: bool) -> Option<Job> {
         // The namespace of a host network pod is the node's own: never touched.
         if !full || !is_plain(uid) || pod.is_host_network || self.clean.contains(uid) {
             return None;

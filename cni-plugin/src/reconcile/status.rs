@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use fairway_core::source::{Kind, Loaded, NodePod, ObjectKey};
+use fairway_core::source::{Kind, Loaded, MeshPod, ObjectKey};
 use serde_json::{Map, json};
 
 use super::settle::{self, StatusChange, settle};
@@ -38,7 +38,7 @@ impl Reconciler {
     }
 
     /// Tells the owner of a pod that opts in why it is not in; when it was told last.
-    pub(super) fn refuse(&self, key: &ObjectKey, pod: &NodePod, why: &str, now: Instant) -> Instant {
+    pub(super) fn refuse(&self, key: &ObjectKey, pod: &MeshPod, why: &str, now: Instant) -> Instant {
         let uid = pod.uid().unwrap_or_default();
         let recently = self.refused.get(key).filter(|(told, at)| told == uid && is_recent(*at, now)).map(|(_, at)| *at);
         if recently.is_none() {
@@ -149,13 +149,13 @@ impl Reconciler {
         let in_use = self.tracked.values().map(|tracked| &tracked.key).chain(self.refused.keys()).chain(told);
         let in_use: BTreeSet<_> = in_use.collect();
         for key in owned.iter().filter(|key| key.kind == Kind::Pod && !in_use.contains(key)) {
-            let pod = loaded.objects.node_pods.get(key).map(Arc::as_ref);
+            let pod = loaded.objects.pods.get(key).map(Arc::as_ref);
             let is_over = match pod.filter(|pod| pod.node() == Some(&self.settings.node)) {
                 Some(pod) => !matches!(self.decide(key, pod, loaded), Decision::Wait(_)),
                 None => self.known(loaded).is_gone(key),
             };
             if is_over {
-                self.withdraw(pod.and_then(NodePod::uid), key);
+                self.withdraw(pod.and_then(MeshPod::uid), key);
             }
         }
     }

@@ -3,8 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use fairway_core::source::directory::{load, load_for_node};
-use fairway_core::source::objects::annotation;
+use fairway_core::source::directory::load;
 use fairway_core::source::status::Writer;
 use fairway_proto::zds::workload_request::Payload;
 
@@ -135,7 +134,7 @@ impl World {
     }
 
     async fn pass(&mut self) -> PodReport {
-        self.loaded = load_for_node(self.directory.path(), Some(&self.loaded));
+        self.loaded = load(self.directory.path(), Some(&self.loaded));
         self.reconciler.pass(&self.loaded, self.now, true).await;
         self.report()
     }
@@ -168,7 +167,7 @@ impl World {
     fn redirection(&self) -> Option<String> {
         let loaded = load(self.directory.path(), None);
         let pod = loaded.objects.pod("shop", "web")?;
-        annotation(&pod.metadata, REDIRECTION).map(str::to_owned)
+        pod.annotation(REDIRECTION).map(str::to_owned)
     }
 }
 
@@ -354,7 +353,7 @@ async fn a_vanished_namespace_is_let_go() {
 async fn a_deleted_pod_is_forgotten() {
     let (mut world, client) = World::captured().await;
     world.remove("pod.yaml");
-    world.loaded = load_for_node(world.directory.path(), Some(&world.loaded));
+    world.loaded = load(world.directory.path(), Some(&world.loaded));
     world.reconciler.pass(&world.loaded, world.now, false).await;
     client.let_go("u1");
     assert!(world.reconciler.tracked.is_empty());
@@ -429,8 +428,8 @@ async fn a_uid_cannot_name_another_file() {
 async fn pods_of_other_nodes_are_not_ours() {
     let mut world = World::new();
     world.write("pod.yaml", &pod("u1").replace(NODE, "node-2"));
-    world.loaded = load_for_node(world.directory.path(), None);
-    assert_eq!(world.loaded.objects.node_pods.len(), 1);
+    world.loaded = load(world.directory.path(), None);
+    assert_eq!(world.loaded.objects.pods.len(), 1);
     world.reconciler.pass(&world.loaded, world.now, true).await;
     assert!(world.reconciler.reports.latest().pods.is_empty());
     assert!(world.reconciler.tracked.is_empty());

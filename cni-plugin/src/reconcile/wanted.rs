@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use fairway_core::source::{NodePod, ObjectKey};
+use fairway_core::source::{MeshPod, ObjectKey};
 
 use super::probes::Sources;
 use super::{Reconciler, Settling};
@@ -43,7 +43,7 @@ impl Wanted {
 
 impl Reconciler {
     /// All that it takes to capture `pod`.
-    pub(super) fn wanted(&self, key: &ObjectKey, pod: &NodePod, capture: Capture) -> Wanted {
+    pub(super) fn wanted(&self, key: &ObjectKey, pod: &MeshPod, capture: Capture) -> Wanted {
         let uid = pod.uid().unwrap_or_default().to_owned();
         let assigned = self.arrivals.addresses(key, &uid);
         // The status of a pod whose sandbox was replaced has the addresses of the one before for a while.

@@ -3,9 +3,7 @@
 use std::collections::BTreeSet;
 
 use fairway_core::ident::{Identity, IdentityError};
-use fairway_core::source::objects::{is_terminal, node_name, pod_uid, service_account_name};
-use fairway_core::source::{Kind, Objects};
-use k8s_openapi::api::core::v1::Pod;
+use fairway_core::source::{Kind, MeshPod, Objects};
 use tonic::{Code, Status};
 
 use crate::token::Caller;
@@ -100,7 +98,7 @@ pub fn authorize(
     }
     let node = node_of(caller, &account, objects)?;
     let runs_there = Objects::within(&objects.pods, Kind::Pod, identity.namespace()).any(|(_, pod)| {
-        node_name(pod) == Some(node) && service_account_name(pod) == identity.service_account() && !is_terminal(pod)
+        pod.node() == Some(node) && *pod.service_account == *identity.service_account() && !pod.is_terminal
     });
     if runs_there { Ok(identity) } else { Err(Refusal::NotOnNode { node: node.to_owned(), identity }) }
 }
@@ -111,14 +109,14 @@ fn node_of<'a>(caller: &Caller, account: &str, objects: &'a Objects) -> Result<&
         return Err(Refusal::Unbound(account.to_owned()));
     };
     let name = format!("{}/{}", caller.namespace, claim.name);
-    let pod: &'a Pod = objects
+    let pod: &'a MeshPod = objects
         .pod(&caller.namespace, &claim.name)
-        .filter(|pod| pod_uid(pod) == Some(claim.uid.as_str()) && !is_terminal(pod))
+        .filter(|pod| pod.uid() == Some(claim.uid.as_str()) && !pod.is_terminal)
         .ok_or_else(|| Refusal::UnknownPod(name.clone(), claim.uid.clone()))?;
-    if service_account_name(pod) != caller.service_account {
+    if *pod.service_account != *caller.service_account {
         return Err(Refusal::OtherAccount(name, account.to_owned()));
     }
-    match (node_name(pod), claim.node.as_deref()) {
+    match (pod.node(), claim.node.as_deref()) {
         (Some(node), None) => Ok(node),
         (Some(node), Some(claimed)) if node == claimed => Ok(node),
         _ => Err(Refusal::OtherNode(name)),

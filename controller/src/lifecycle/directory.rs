@@ -10,8 +10,7 @@ use std::{fs, io};
 use fairway_core::io::drain::Drain;
 use fairway_core::source::directory::Loaded;
 use fairway_core::source::gateway::Gateway;
-use fairway_core::source::labels::WAYPOINT_CLASS;
-use fairway_core::source::objects::{is_ready, label};
+use fairway_core::source::labels::{HasLabels, WAYPOINT_CLASS};
 use fairway_core::source::status::Writer;
 use fairway_core::source::{Kind, ObjectKey};
 use serde_json::{Value, json};
@@ -175,12 +174,15 @@ fn is_taken(loaded: &Loaded, object: &Value, gateway: &ObjectKey) -> bool {
     let name = object["metadata"]["name"].as_str().unwrap_or_default();
     let key = |kind| ObjectKey::new(kind, &*gateway.namespace, name);
     let objects = &loaded.objects;
-    let metadata = match object["kind"].as_str() {
-        Some("ServiceAccount") => objects.service_accounts.get(&key(Kind::ServiceAccount)).map(|it| &it.metadata),
-        Some("Service") => objects.services.get(&key(Kind::Service)).map(|it| &it.metadata),
-        _ => objects.pods.get(&key(Kind::Pod)).map(|it| &it.metadata),
+    let is_ours = |object: &dyn HasLabels| object.label(GATEWAY_NAME) == Some(&gateway.name);
+    let found = match object["kind"].as_str() {
+        Some("ServiceAccount") => {
+            objects.service_accounts.get(&key(Kind::ServiceAccount)).map(|it| is_ours(&it.metadata))
+        }
+        Some("Service") => objects.services.get(&key(Kind::Service)).map(|it| is_ours(&it.metadata)),
+        _ => objects.pods.get(&key(Kind::Pod)).map(|it| is_ours(&**it)),
     };
-    metadata.is_some_and(|metadata| label(metadata, GATEWAY_NAME) != Some(&gateway.name))
+    found == Some(false)
 }
 
 fn taken(object: &Value) -> Outcome {
@@ -195,7 +197,7 @@ fn made(loaded: &Loaded, gateway: &ObjectKey, objects: &[Value]) -> Outcome {
     for pod in pods {
         let name = pod["metadata"]["name"].as_str().unwrap_or_default();
         wanted += 1;
-        ready += u64::from(loaded.objects.pod(&gateway.namespace, name).is_some_and(|pod| is_ready(pod)));
+        ready += u64::from(loaded.objects.pod(&gateway.namespace, name).is_some_and(|pod| pod.is_ready));
     }
     Outcome::Made { ready, wanted }
 }
@@ -237,8 +239,8 @@ mod tests {
         let pods: Vec<String> = loaded.objects.pods.keys().map(ToString::to_string).collect();
         assert_eq!(pods.len(), 2, "{pods:?}");
         let pod = loaded.objects.pod("shop", "way-1").unwrap();
-        assert_eq!(label(&pod.metadata, "istio.io/dataplane-mode"), Some("none"));
-        assert_eq!(label(&pod.metadata, GATEWAY_NAME), Some("way"));
+        assert_eq!(pod.label("istio.io/dataplane-mode"), Some("none"));
+        assert_eq!(pod.label(GATEWAY_NAME), Some("way"));
         assert!(loaded.objects.services.contains_key(&ObjectKey::new(Kind::Service, "shop", "way")));
         let gateway = loaded.objects.gateways.get(&ObjectKey::new(Kind::Gateway, "shop", "way")).unwrap();
         assert_eq!(gateway.status.addresses.len(), 1);

@@ -8,9 +8,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use fairway_core::ordered::{Difference, OrderedMap};
-use fairway_core::source::objects::{ByKey, host_ip, is_terminal, label, node_name, pod_ips};
-use fairway_core::source::{Kind, ObjectKey, Objects};
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use fairway_core::source::labels::HasLabels;
+use fairway_core::source::objects::{ByKey, label};
+use fairway_core::source::{Kind, MeshPod, ObjectKey, Objects};
+use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
@@ -118,12 +119,12 @@ impl<'a> Change<'a> {
         for Difference { key, old, new } in differences(&self.before.pods, &self.now.pods) {
             stale.pods.insert(key.clone());
             // Of a pod that shares its node's network, and of the node, entries want to know, too.
-            let known = |pod: &Arc<Pod>| (own_addresses(pod), pod_ips(pod), host_ip(pod), is_terminal(pod));
+            let known = |pod: &'a Arc<MeshPod>| (own_addresses(pod), &pod.addresses, pod.host, pod.is_terminal);
             let [before, now] = [old, new].map(|pod| pod.map(known));
             if before != now {
                 for (own, all, node, _) in before.into_iter().chain(now) {
-                    own.into_iter().for_each(|address| self.address(address, stale));
-                    stale.entries |= all.into_iter().chain(node).any(|address| self.of_entries.contains(&address));
+                    own.iter().for_each(|address| self.address(*address, stale));
+                    stale.entries |= all.iter().copied().chain(node).any(|address| self.of_entries.contains(&address));
                 }
             }
         }
@@ -181,7 +182,7 @@ impl<'a> Change<'a> {
             return;
         }
         let is_there = |node: Option<&str>| node.is_some_and(|node| moved.contains(node));
-        let pods = self.now.pods.iter().filter(|(_, pod)| is_there(node_name(pod)));
+        let pods = self.now.pods.iter().filter(|(_, pod)| is_there(pod.node()));
         stale.pods.extend(pods.map(|(key, _)| key.clone()));
         let slices = self.now.endpoint_slices.iter();
         let slices = slices.filter(|(_, slice)| slice.endpoints.iter().any(|it| is_there(it.node_name.as_deref())));
@@ -215,11 +216,11 @@ impl<'a> Change<'a> {
     fn gateways(&self, stale: &mut Stale) {
         stale.entries = true;
         let objects = self.now;
-        let binds = |metadata: &ObjectMeta| {
-            metadata.labels.as_ref().is_some_and(|labels| BINDING.iter().any(|key| labels.contains_key(*key)))
-        };
+        fn binds(object: &impl HasLabels) -> bool {
+            BINDING.iter().any(|key| object.label(key).is_some())
+        }
         let namespaces = objects.namespaces.iter().filter(|(_, it)| binds(&it.metadata)).map(|(key, _)| &key.name);
-        let pods = objects.pods.iter().filter(|(_, it)| binds(&it.metadata)).map(|(key, _)| &key.namespace);
+        let pods = objects.pods.iter().filter(|(_, it)| binds(&***it)).map(|(key, _)| &key.namespace);
         let services = objects.services.iter().filter(|(_, it)| binds(&it.metadata)).map(|(key, _)| &key.namespace);
         let accounts = objects.service_accounts.iter().filter(|(_, it)| binds(&it.metadata));
         let accounts = accounts.map(|(key, _)| &key.namespace);

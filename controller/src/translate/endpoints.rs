@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use fairway_core::ordered::{Difference, OrderedMap};
-use fairway_core::source::objects::{host_ip, is_host_network, is_terminal, label, pod_ips};
-use fairway_core::source::{Kind, ObjectKey, Objects};
+use fairway_core::source::objects::label;
+use fairway_core::source::{Kind, MeshPod, ObjectKey, Objects};
 use fairway_proto::workload::{NetworkMode, Port, PortList, Workload, WorkloadStatus, WorkloadType};
-use k8s_openapi::api::core::v1::{Pod, ServiceSpec};
+use k8s_openapi::api::core::v1::ServiceSpec;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 
 use super::nodes::Nodes;
@@ -62,10 +62,10 @@ impl PodAddresses {
             let [old_own, own] = [old, new].map(|pod| pod.map(|pod| own_addresses(pod)).unwrap_or_default());
             if old_own != own {
                 for address in old_own {
-                    pods.remove(&(address, key.clone()));
+                    pods.remove(&(*address, key.clone()));
                 }
                 for address in own {
-                    pods.insert((address, key.clone()), ());
+                    pods.insert((*address, key.clone()), ());
                 }
             }
             let [old_node, node] = [old, new].map(|pod| pod.map(|pod| node_addresses(pod)).unwrap_or_default());
@@ -107,14 +107,14 @@ impl PodAddresses {
 }
 
 /// The addresses that are a pod's alone.
-pub(super) fn own_addresses(pod: &Pod) -> Vec<IpAddr> {
-    if is_host_network(pod) || is_terminal(pod) { Vec::new() } else { pod_ips(pod) }
+pub(super) fn own_addresses(pod: &MeshPod) -> &[IpAddr] {
+    if pod.is_host_network || pod.is_terminal { &[] } else { &pod.addresses }
 }
 
 /// The addresses of a pod's node that the pod knows: on its network they are the pod's, too.
-fn node_addresses(pod: &Pod) -> BTreeSet<IpAddr> {
-    let shared = if is_host_network(pod) && !is_terminal(pod) { pod_ips(pod) } else { Vec::new() };
-    host_ip(pod).into_iter().chain(shared).collect()
+fn node_addresses(pod: &MeshPod) -> BTreeSet<IpAddr> {
+    let shared: &[IpAddr] = if pod.is_host_network && !pod.is_terminal { &pod.addresses } else { &[] };
+    pod.host.iter().chain(shared).copied().collect()
 }
 
 /// The pod that an endpoint names.

@@ -21,7 +21,7 @@ impl Labelled<'_> {
         let key = |kind| ObjectKey::new(kind, &workload.namespace, &workload.name);
         let kind = workload.uid.strip_prefix(&workload.cluster_id).unwrap_or_default();
         if kind.starts_with(POD) {
-            return objects.pods.get(&key(Kind::Pod)).is_some_and(|pod| matches_labels(&pod.metadata, labels));
+            return objects.pods.get(&key(Kind::Pod)).is_some_and(|pod| matches_labels(&**pod, labels));
         }
         kind.starts_with(WORKLOAD_ENTRY)
             && objects

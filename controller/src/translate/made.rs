@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use fairway_core::ordered::OrderedMap;
 use fairway_core::source::objects::ByKey;
-use fairway_core::source::{Kind, ObjectKey, Objects};
+use fairway_core::source::{Kind, MeshPod, ObjectKey, Objects};
 use fairway_proto::workload::{Service, Workload};
-use k8s_openapi::api::core::v1::{Pod, Service as KubernetesService};
+use k8s_openapi::api::core::v1::Service as KubernetesService;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::Value;
 
@@ -46,7 +46,7 @@ pub(super) struct Made {
 /// The objects that are stale, with what is needed to make them.
 pub(super) struct Scope<'a> {
     stale: &'a Stale,
-    pods: BTreeMap<&'a ObjectKey, &'a Arc<Pod>>,
+    pods: BTreeMap<&'a ObjectKey, &'a Arc<MeshPod>>,
     /// Where pods and slices are looked up in slices and services.
     namespaces: BTreeSet<&'a str>,
 }
@@ -66,7 +66,7 @@ impl<'a> Scope<'a> {
     }
 
     /// The pods that are stale.
-    pub(super) fn pods(&self) -> impl Iterator<Item = (&'a ObjectKey, &'a Arc<Pod>)> {
+    pub(super) fn pods(&self) -> impl Iterator<Item = (&'a ObjectKey, &'a Arc<MeshPod>)> {
         self.pods.iter().map(|(key, pod)| (*key, *pod))
     }
 
@@ -100,7 +100,7 @@ impl<'a> Scope<'a> {
         let mut slices: BTreeMap<_, _> = self.around(Kind::EndpointSlice, &objects.endpoint_slices).collect();
         if !self.stale.everything && !foreign.is_empty() {
             let addresses = self.pods.values().flat_map(|pod| own_addresses(pod));
-            let keys: BTreeSet<&ObjectKey> = addresses.flat_map(|address| naming(foreign, address)).collect();
+            let keys: BTreeSet<&ObjectKey> = addresses.flat_map(|address| naming(foreign, *address)).collect();
             slices.extend(keys.into_iter().filter_map(|key| objects.endpoint_slices.get_key_value(key)));
         }
         slices.into_iter()

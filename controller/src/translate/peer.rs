@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use fairway_core::source::ObjectKey;
 use fairway_core::source::istio::{MutualTlsMode, PeerAuthentication};
+use fairway_core::source::labels::HasLabels;
 use fairway_core::source::objects::matches_labels;
 use fairway_proto::security::string_match::MatchType;
 use fairway_proto::security::{Action, Authorization, Clause, Match, Rule, Scope, StringMatch};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::Fault;
 use crate::age::Age;
@@ -136,11 +137,11 @@ impl PeerRules {
 
     /// Key of the policy for a workload, if its peers need an identity.
     #[must_use]
-    pub fn attached_to(&self, namespace: &str, metadata: &ObjectMeta) -> Option<String> {
+    pub fn attached_to(&self, namespace: &str, workload: &impl HasLabels) -> Option<String> {
         let winner = self
             .workloads
             .iter()
-            .find(|(rule, _)| rule.namespace == namespace && matches_labels(metadata, &rule.labels));
+            .find(|(rule, _)| rule.namespace == namespace && matches_labels(workload, &rule.labels));
         match winner {
             Some((_, key)) => key.clone(),
             None => self.namespace_is_strict(namespace).then(|| self.static_key()),

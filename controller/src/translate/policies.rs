@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use fairway_core::source::istio::{AuthorizationPolicy, PeerAuthentication};
 use fairway_core::source::istio_tokens::RequestAuthentication;
+use fairway_core::source::labels::HasLabels;
 use fairway_core::source::objects::matches_labels;
 use fairway_core::source::{Kind, Loaded, ObjectKey, Objects, Remembered};
 use fairway_proto::security::Authorization;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -106,17 +106,17 @@ struct Selecting {
 }
 
 impl Policies {
-    /// Keys of the policies that a pod with this metadata lists.
+    /// Keys of the policies that a workload lists.
     #[must_use]
-    pub fn attached_to(&self, namespace: &str, metadata: &ObjectMeta) -> Vec<String> {
+    pub fn attached_to(&self, namespace: &str, workload: &impl HasLabels) -> Vec<String> {
         let here = self.selecting.get(&Some(namespace.to_owned()));
         let selected = here
             .into_iter()
             .chain(self.selecting.get(&None))
             .flatten()
-            .filter(|selecting| matches_labels(metadata, &selecting.labels))
+            .filter(|selecting| matches_labels(workload, &selecting.labels))
             .map(|selecting| selecting.key.clone());
-        let keys: BTreeSet<String> = selected.chain(self.peers.attached_to(namespace, metadata)).collect();
+        let keys: BTreeSet<String> = selected.chain(self.peers.attached_to(namespace, workload)).collect();
         keys.into_iter().collect()
     }
 

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use fairway_core::source::ObjectKey;
+use fairway_core::source::labels::HasLabels;
 use fairway_core::source::objects::{annotation, matches_labels};
+use fairway_core::source::{MeshPod, ObjectKey};
 use fairway_proto::workload::load_balancing::{HealthPolicy, Mode, Scope};
 use fairway_proto::workload::service::Visibility;
 use fairway_proto::workload::{AppProtocol, IpFamilies, LoadBalancing, NetworkAddress, Port, PortList, Service};
-use k8s_openapi::api::core::v1::{Container, Pod, Service as KubernetesService, ServicePort, ServiceSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::api::core::v1::{Service as KubernetesService, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::Settings;
@@ -242,14 +242,14 @@ impl<'a> Backends<'a> {
     /// they have on it, which `named` finds by the name of the target port.
     pub fn selecting(
         &self,
-        metadata: &ObjectMeta,
+        namespace: &str,
+        workload: &impl HasLabels,
         left_out: impl Fn(&str) -> bool,
         named: impl Fn(&ServicePort) -> Option<u16>,
     ) -> Served {
-        let namespace = metadata.namespace.as_deref().unwrap_or_default();
         self.of(namespace)
             .iter()
-            .filter(|backend| backend.selector.is_some_and(|selector| matches_labels(metadata, selector)))
+            .filter(|backend| backend.selector.is_some_and(|selector| matches_labels(workload, selector)))
             .filter(|backend| !left_out(backend.name))
             .map(|backend| {
                 let ports = tcp_ports(backend.spec)
@@ -270,23 +270,9 @@ impl<'a> Backends<'a> {
 }
 
 /// The port of a pod that a service means by name.
-pub(super) fn named_target(port: &ServicePort, pod: &Pod) -> Option<u16> {
+pub(super) fn named_target(port: &ServicePort, pod: &MeshPod) -> Option<u16> {
     let Some(IntOrString::String(wanted)) = &port.target_port else {
         return None;
     };
-    let spec = pod.spec.as_ref()?;
-    // An init container that restarts always is a sidecar and serves as long as the pod.
-    let sidecars =
-        spec.init_containers.iter().flatten().filter(|container| container.restart_policy.as_deref() == Some("Always"));
-    spec.containers.iter().chain(sidecars).find_map(|container| container_port(container, wanted))
-}
-
-fn container_port(container: &Container, name: &str) -> Option<u16> {
-    container
-        .ports
-        .iter()
-        .flatten()
-        .filter(|port| matches!(port.protocol.as_deref(), None | Some("" | "TCP")))
-        .find(|port| port.name.as_deref() == Some(name))
-        .and_then(|port| valid_port(port.container_port))
+    pod.named_ports.iter().find(|(name, _)| **name == **wanted).map(|(_, port)| *port)
 }

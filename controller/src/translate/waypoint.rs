@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use fairway_core::source::gateway::{Gateway, Listener};
-use fairway_core::source::labels::{NONE, USE_WAYPOINT, WAYPOINT_CLASS, WAYPOINT_FOR};
+use fairway_core::source::labels::{HasLabels, NONE, USE_WAYPOINT, WAYPOINT_CLASS, WAYPOINT_FOR};
 use fairway_core::source::objects::{annotation, label};
 use fairway_core::source::{Kind, ObjectKey, Objects};
 use fairway_proto::workload::gateway_address::Destination;
@@ -99,10 +99,11 @@ impl<'a> Waypoints<'a> {
     pub fn of_service(&self, metadata: &'a ObjectMeta, faults: &mut Vec<Fault>) -> ServiceBinding {
         let own_namespace = metadata.namespace.as_deref().unwrap_or_default();
         let scopes = [Some((metadata, true)), self.namespace(own_namespace).map(|it| (it, false))];
-        if self.is_exempt(metadata) {
+        if self.is_exempt(own_namespace, metadata) {
             return ServiceBinding::default();
         }
-        let wish = |label, label_namespace| wished(&scopes, own_namespace, label, label_namespace);
+        let labelled = scopes.map(|scope| scope.map(|(metadata, is_own)| (metadata as &dyn HasLabels, is_own)));
+        let wish = |label, label_namespace| wished(&labelled, own_namespace, label, label_namespace);
         let Some(primary) = wish(USE_WAYPOINT, USE_WAYPOINT_NAMESPACE) else { return ServiceBinding::default() };
         let waypoint = self.resolve(&primary, own_namespace, Traffic::Service, faults);
         let ingress = scopes.iter().flatten().find_map(|(metadata, _)| label(metadata, INGRESS_USE_WAYPOINT));
@@ -134,23 +135,23 @@ impl<'a> Waypoints<'a> {
         binding
     }
 
-    /// The waypoint of a workload with this metadata that runs as this service account.
+    /// The waypoint of a workload with these labels that runs as this service account.
     pub fn of_workload(
         &self,
-        metadata: &'a ObjectMeta,
+        namespace: &str,
+        workload: &impl HasLabels,
         service_account: &str,
         faults: &mut Vec<Fault>,
     ) -> Option<GatewayAddress> {
-        if self.is_exempt(metadata) {
+        if self.is_exempt(namespace, workload) {
             return None;
         }
-        let namespace = metadata.namespace.as_deref().unwrap_or_default();
         let account =
             self.objects.service_accounts.get(&ObjectKey::new(Kind::ServiceAccount, namespace, service_account));
-        let scopes = [
-            Some((metadata, true)),
-            account.map(|account| (&account.metadata, true)),
-            self.namespace(namespace).map(|it| (it, false)),
+        let scopes: [Option<(&dyn HasLabels, bool)>; 3] = [
+            Some((workload, true)),
+            account.map(|account| (&account.metadata as &dyn HasLabels, true)),
+            self.namespace(namespace).map(|it| (it as &dyn HasLabels, false)),
         ];
         let wish = wished(&scopes, namespace, USE_WAYPOINT, USE_WAYPOINT_NAMESPACE)?;
         self.resolve(&wish, namespace, Traffic::Workload, faults)
@@ -161,9 +162,8 @@ impl<'a> Waypoints<'a> {
     }
 
     /// Waypoints do not have a waypoint.
-    fn is_exempt(&self, metadata: &ObjectMeta) -> bool {
-        let namespace = metadata.namespace.as_deref().unwrap_or_default();
-        let gateway = label(metadata, GATEWAY_NAME).and_then(|name| self.gateways.get(&(namespace, name)));
+    fn is_exempt(&self, namespace: &str, object: &impl HasLabels) -> bool {
+        let gateway = object.label(GATEWAY_NAME).and_then(|name| self.gateways.get(&(namespace, name)));
         gateway.is_some_and(|gateway| EXEMPT.contains(&gateway.spec.gateway_class_name.as_str()))
     }
 
@@ -290,14 +290,14 @@ impl<'a> Waypoints<'a> {
 
 /// The first scope that says anything decides.
 fn wished<'a, const N: usize>(
-    scopes: &[Option<(&'a ObjectMeta, bool)>; N],
+    scopes: &[Option<(&'a dyn HasLabels, bool)>; N],
     own_namespace: &'a str,
     key: &str,
     namespace_key: &str,
 ) -> Option<Wish<'a>> {
-    let (metadata, name, is_own) =
-        scopes.iter().flatten().find_map(|(metadata, is_own)| Some((*metadata, label(metadata, key)?, *is_own)))?;
-    let namespace = label(metadata, namespace_key).unwrap_or(own_namespace);
+    let (scope, name, is_own) =
+        scopes.iter().flatten().find_map(|(scope, is_own)| Some((*scope, scope.label(key)?, *is_own)))?;
+    let namespace = scope.label(namespace_key).unwrap_or(own_namespace);
     (name != NONE && !name.is_empty()).then_some(Wish { namespace, name, is_own })
 }
 
@@ -307,14 +307,14 @@ fn nowhere(wish: &Wish<'_>) -> GatewayAddress {
     GatewayAddress { destination: Some(destination), hbone_mtls_port: PORT.into() }
 }
 
-/// Whether a selector selects an object with this metadata; a requirement that is not understood selects nothing.
-pub(crate) fn selects(selector: &LabelSelector, metadata: &ObjectMeta) -> bool {
-    let labels = selector.match_labels.iter().flatten().all(|(key, value)| label(metadata, key) == Some(value));
-    labels && selector.match_expressions.iter().flatten().all(|requirement| meets(requirement, metadata))
+/// Whether a selector selects an object; a requirement that is not understood selects nothing.
+pub(crate) fn selects(selector: &LabelSelector, object: &impl HasLabels) -> bool {
+    let labels = selector.match_labels.iter().flatten().all(|(key, value)| object.label(key) == Some(value));
+    labels && selector.match_expressions.iter().flatten().all(|requirement| meets(requirement, object))
 }
 
-fn meets(requirement: &LabelSelectorRequirement, metadata: &ObjectMeta) -> bool {
-    let value = label(metadata, &requirement.key);
+fn meets(requirement: &LabelSelectorRequirement, object: &impl HasLabels) -> bool {
+    let value = object.label(&requirement.key);
     let is_listed = || value.is_some_and(|value| requirement.values.iter().flatten().any(|it| it == value));
     match requirement.operator.as_str() {
         "In" => is_listed(),

@@ -1,12 +1,10 @@
 //! Pod to WDS Workload (interop §2.1, §2.5).
 
-use fairway_core::source::objects::{
-    annotation, is_host_network, is_ready, is_terminal, is_terminating, label, node_name, pod_ips, service_account_name,
-};
+use fairway_core::source::labels::HasLabels;
+use fairway_core::source::{MeshPod, ObjectKey};
 use fairway_proto::workload::{
     GatewayAddress, Locality, NetworkMode, TunnelProtocol, Workload, WorkloadStatus, WorkloadType,
 };
-use k8s_openapi::api::core::v1::Pod;
 
 use super::Settings;
 use super::endpoints::Served;
@@ -47,8 +45,8 @@ pub struct Context {
 
 /// Whether a pod takes traffic.
 #[must_use]
-pub fn is_healthy(pod: &Pod) -> bool {
-    is_ready(pod) && !is_terminating(pod)
+pub fn is_healthy(pod: &MeshPod) -> bool {
+    pod.is_ready && !pod.is_ending
 }
 
 /// The trust domain, which the wire leaves out when it is the usual one.
@@ -66,32 +64,28 @@ pub(super) fn canonical<'a>(text: impl Fn(&str) -> Option<&'a str>, otherwise: &
 
 /// What proxies are told of a pod; nothing before it has an address and once it has run to its end.
 #[must_use]
-pub fn workload(pod: &Pod, context: Context, settings: &Settings) -> Option<Workload> {
-    let addresses = pod_ips(pod);
-    if is_terminal(pod) || addresses.is_empty() {
+pub fn workload(key: &ObjectKey, pod: &MeshPod, context: Context, settings: &Settings) -> Option<Workload> {
+    if pod.is_terminal || pod.addresses.is_empty() {
         return None;
     }
-    let metadata = &pod.metadata;
-    let name = metadata.name.clone().unwrap_or_default();
-    let namespace = metadata.namespace.clone().unwrap_or_default();
     let native_tunnel =
-        label(metadata, TUNNEL).is_some_and(|protocols| protocols.split(',').any(|protocol| protocol == "http"));
-    let captured = annotation(metadata, REDIRECTION) == Some("enabled");
+        pod.label(TUNNEL).is_some_and(|protocols| protocols.split(',').any(|protocol| protocol == "http"));
+    let captured = pod.annotation(REDIRECTION) == Some("enabled");
     let tunnel_protocol = if captured || native_tunnel { TunnelProtocol::Hbone } else { TunnelProtocol::None };
     let status = if is_healthy(pod) { WorkloadStatus::Healthy } else { WorkloadStatus::Unhealthy };
-    let network_mode = if is_host_network(pod) { NetworkMode::HostNetwork } else { NetworkMode::Standard };
-    let owner = owner_name(pod);
-    let (canonical_name, canonical_revision) = canonical(|key| label(metadata, key), &owner);
+    let network_mode = if pod.is_host_network { NetworkMode::HostNetwork } else { NetworkMode::Standard };
+    let owner = owner_name(key, pod).to_owned();
+    let (canonical_name, canonical_revision) = canonical(|key| pod.label(key), &owner);
     // Who ends tunnels itself stands where a waypoint would.
     let waypoint = if native_tunnel { None } else { context.waypoint };
     Some(Workload {
-        uid: uid(&namespace, &name, settings),
-        addresses: addresses.into_iter().map(octets).collect(),
-        network: label(metadata, NETWORK).unwrap_or(&context.network).to_owned(),
+        uid: uid(&key.namespace, &key.name, settings),
+        addresses: pod.addresses.iter().copied().map(octets).collect(),
+        network: pod.label(NETWORK).unwrap_or(&context.network).to_owned(),
         tunnel_protocol: tunnel_protocol.into(),
         trust_domain: trust_domain(settings),
-        service_account: service_account_name(pod).to_owned(),
-        node: node_name(pod).unwrap_or_default().to_owned(),
+        service_account: pod.service_account.to_string(),
+        node: pod.node().unwrap_or_default().to_owned(),
         canonical_name,
         canonical_revision,
         waypoint,
@@ -104,28 +98,14 @@ pub fn workload(pod: &Pod, context: Context, settings: &Settings) -> Option<Work
         cluster_id: settings.cluster_id.clone(),
         services: context.services,
         network_mode: network_mode.into(),
-        name,
-        namespace,
+        name: key.name.clone(),
+        namespace: key.namespace.clone(),
         ..Workload::default()
     })
 }
 
 /// The name under which telemetry adds pods up: a label, the controller that made the pod, or the pod itself.
-fn owner_name(pod: &Pod) -> String {
-    let metadata = &pod.metadata;
-    if let Some(name) = label(metadata, "service.istio.io/workload-name").filter(|name| !name.is_empty()) {
-        return name.to_owned();
-    }
-    let owner = metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
-    let Some(owner) = owner else {
-        return metadata.name.clone().unwrap_or_default();
-    };
-    if owner.kind == "ReplicaSet"
-        && let Some(hash) = label(metadata, "pod-template-hash")
-        && let Some(deployment) = owner.name.strip_suffix(hash).and_then(|rest| rest.strip_suffix('-'))
-        && !deployment.is_empty()
-    {
-        return deployment.to_owned();
-    }
-    owner.name.clone()
+fn owner_name<'a>(key: &'a ObjectKey, pod: &'a MeshPod) -> &'a str {
+    let named = pod.label("service.istio.io/workload-name").filter(|name| !name.is_empty());
+    named.unwrap_or(if pod.maker.is_empty() { &key.name } else { &pod.maker })
 }

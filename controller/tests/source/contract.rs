@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use fairway_core::source::cluster::Cluster;
 use fairway_core::source::directory::Directory;
-use fairway_core::source::objects::{is_ready, label};
+use fairway_core::source::objects::label;
 use fairway_core::source::{Kind, Loaded, ObjectKey, Readings, Source};
 use serde_json::{Value, json};
 
@@ -218,7 +218,7 @@ async fn changes_are_followed<P: Place>() {
     until(&mut readings, "a pod", |loaded| loaded.objects.pod("shop", "web").is_some()).await;
     let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}});
     place.put(pod("web", ready));
-    until(&mut readings, "a ready pod", |loaded| loaded.objects.pod("shop", "web").is_some_and(|pod| is_ready(pod)))
+    until(&mut readings, "a ready pod", |loaded| loaded.objects.pod("shop", "web").is_some_and(|pod| pod.is_ready))
         .await;
     place.delete(&pod("web", json!({})));
     until(&mut readings, "no pod", |loaded| loaded.objects.pods.is_empty()).await;

@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, watch};
 pub use connect::{ConnectError, connect};
 pub use request::{Resource, read_body};
 
-use super::{Freshness, Kind, Loaded, Readings, Source, SourceError, Strip};
+use super::{Freshness, Kind, Loaded, Readings, Source, SourceError};
 use reflector::{Pace, Reflector};
 use state::State;
 
@@ -52,7 +52,6 @@ pub struct Selection {
 pub struct Cluster {
     client: kube::Client,
     selections: Vec<Selection>,
-    strip: Strip,
     pace: Pace,
 }
 
@@ -67,19 +66,13 @@ impl Cluster {
     #[must_use]
     pub fn new(client: kube::Client) -> Self {
         let all = Kind::ALL.map(|kind| Selection { kind, fields: String::new() });
-        Self { client, selections: all.into(), strip: Strip::Unneeded, pace: Pace::default() }
+        Self { client, selections: all.into(), pace: Pace::default() }
     }
 
     /// Only these kinds and objects.
     #[must_use]
     pub fn selecting(self, selections: Vec<Selection>) -> Self {
         Self { selections, ..self }
-    }
-
-    /// What is left out of objects before they are kept.
-    #[must_use]
-    pub fn with_strip(self, strip: Strip) -> Self {
-        Self { strip, ..self }
     }
 
     /// The pods of one node, and all namespaces: what an agent on the node needs.
@@ -108,14 +101,8 @@ impl Source for Cluster {
         let (sender, loaded) = watch::channel(Arc::new(state.loaded()));
         let (changes, incoming) = mpsc::channel(CHANGES);
         for selection in self.selections {
-            let reflector = Reflector::new(
-                self.client.clone(),
-                selection,
-                self.strip,
-                self.pace.clone(),
-                freshness.clone(),
-                changes.clone(),
-            );
+            let reflector =
+                Reflector::new(self.client.clone(), selection, self.pace.clone(), freshness.clone(), changes.clone());
             // Ends when nobody takes its changes any more.
             tokio::spawn(reflector.run());
         }

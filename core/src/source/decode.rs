@@ -8,7 +8,7 @@ use serde_path_to_error::Segment;
 
 use super::name::{check_label, check_name};
 use super::objects::Typed;
-use super::{DEFAULT_NAMESPACE, Kind, NodePod, ObjectKey, Strip};
+use super::{DEFAULT_NAMESPACE, Kind, MeshPod, ObjectKey, Strip};
 use crate::yaml::{Fault, FieldPath, Node, Step};
 
 /// Who a document says it is.
@@ -139,7 +139,7 @@ impl Item<'_> {
     /// The typed object that `value`, which is this item or was made from it, stands for.
     pub(super) fn typed(&self, kind: Kind, value: &Value, strip: Strip) -> Result<Typed, Fault> {
         let typed = match (kind, strip) {
-            (Kind::Pod, Strip::Node) => read(value).map(|pod| Typed::NodePod(Arc::new(NodePod::of(&pod)))),
+            (Kind::Pod, Strip::Nothing) => read(value).map(Typed::WholePod),
             _ => typed(kind, value),
         };
         typed.map_err(|(path, message)| self.fault(&path, message))
@@ -156,7 +156,7 @@ fn typed(kind: Kind, value: &Value) -> Result<Typed, (FieldPath, String)> {
     Ok(match kind {
         Kind::Namespace => Typed::Namespace(read(value)?),
         Kind::Node => Typed::Node(read(value)?),
-        Kind::Pod => Typed::Pod(read(value)?),
+        Kind::Pod => Typed::Pod(Arc::new(MeshPod::of(&*read(value)?))),
         Kind::Service => Typed::Service(read(value)?),
         Kind::ServiceAccount => Typed::ServiceAccount(read(value)?),
         Kind::EndpointSlice => Typed::EndpointSlice(read(value)?),

@@ -26,7 +26,7 @@ use file::{Manifest, Overlay, Parsed};
 use scan::Area;
 
 pub use super::loaded::{Loaded, Remembered};
-pub use super::watch::{watch, watch_for_node, watch_from};
+pub use super::watch::{watch, watch_for_node, watch_from, watch_whole};
 pub use scan::MAX_MANIFEST_BYTES;
 pub(crate) use scan::STATUS_DIRECTORY;
 
@@ -125,10 +125,10 @@ pub fn load(root: &Path, previous: Option<&Loaded>) -> Loaded {
     load_as(root, &Reader::default(), previous)
 }
 
-/// As [`load`], for an agent on a node: pods are [`Objects::node_pods`].
+/// As [`load`], for who runs pods: they are [`Objects::whole_pods`].
 #[must_use]
-pub fn load_for_node(root: &Path, previous: Option<&Loaded>) -> Loaded {
-    load_as(root, &Reader { without: None, strip: Strip::Node }, previous)
+pub fn load_whole(root: &Path, previous: Option<&Loaded>) -> Loaded {
+    load_as(root, &Reader { without: None, strip: Strip::Nothing }, previous)
 }
 
 /// As [`load`], for `reader`; `previous` was read for it, too.

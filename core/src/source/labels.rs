@@ -1,4 +1,6 @@
-//! Labels that people set, and the class they name, as Istio and Gateway API have them.
+//! Labels that people set, and the class they name, as Istio and Gateway API have them; and what has labels.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 /// On namespaces and pods: in the mesh with the value [`AMBIENT`], out of it with [`NONE`]; a pod's own counts first.
 pub const DATAPLANE_MODE: &str = "istio.io/dataplane-mode";
@@ -12,3 +14,15 @@ pub const USE_WAYPOINT: &str = "istio.io/use-waypoint";
 pub const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
 /// Class of the Gateways that Fairway runs waypoints for.
 pub const WAYPOINT_CLASS: &str = "fairway-waypoint";
+
+/// What has labels.
+pub trait HasLabels {
+    /// The value of the label `key`.
+    fn label(&self, key: &str) -> Option<&str>;
+}
+
+impl HasLabels for ObjectMeta {
+    fn label(&self, key: &str) -> Option<&str> {
+        self.labels.as_ref()?.get(key).map(String::as_str)
+    }
+}

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{Namespace, Node, Pod as WholePod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -16,10 +16,11 @@ use super::istio_destination::DestinationRule;
 use super::istio_network::{ServiceEntry, WorkloadEntry};
 use super::istio_tokens::RequestAuthentication;
 use super::istio_traffic::VirtualService;
+use super::labels::HasLabels;
 use super::reference_grant::ReferenceGrant;
 use super::route::{GrpcRoute as GRPCRoute, HttpRoute as HTTPRoute, StreamRoute as TCPRoute, StreamRoute as TLSRoute};
 use super::unserved::{Unserved as BackendTLSPolicy, Unserved as Telemetry};
-use super::{Kind, NodePod, ObjectKey};
+use super::{Kind, MeshPod as Pod, ObjectKey};
 use crate::ordered::OrderedMap;
 
 /// All objects of one kind; what does not change is shared between readings.
@@ -46,8 +47,8 @@ macro_rules! objects {
         #[derive(Clone, Debug, Default, PartialEq)]
         pub struct Objects {
             $($(#[doc = $doc])+ pub $field: ByKey<$kind>,)+
-            /// Pods, in place of `pods`, for a reader on a node ([`super::Strip::Node`]).
-            pub node_pods: ByKey<NodePod>,
+            /// Pods as they are written, in place of `pods`, for who runs them ([`super::Strip::Nothing`]).
+            pub whole_pods: ByKey<WholePod>,
             /// Objects of kinds we do not read.
             pub unknown: Vec<UnknownKind>,
         }
@@ -56,13 +57,13 @@ macro_rules! objects {
         #[derive(Clone, Debug, PartialEq)]
         pub(super) enum Typed {
             $($kind(Arc<$kind>),)+
-            NodePod(Arc<NodePod>),
+            WholePod(Arc<WholePod>),
         }
 
         impl Objects {
             fn count(&self, kind: Kind) -> usize {
                 if kind == Kind::Pod {
-                    return self.pods.len() + self.node_pods.len();
+                    return self.pods.len() + self.whole_pods.len();
                 }
                 match kind {
                     $(Kind::$kind => self.$field.len(),)+
@@ -72,16 +73,13 @@ macro_rules! objects {
             pub(super) fn insert(&mut self, key: ObjectKey, object: Typed) {
                 match object {
                     $(Typed::$kind(object) => drop(self.$field.insert(key, object)),)+
-                    Typed::NodePod(object) => drop(self.node_pods.insert(key, object)),
+                    Typed::WholePod(object) => drop(self.whole_pods.insert(key, object)),
                 }
             }
 
             /// Takes an object out.
             #[cfg(feature = "cluster")]
             pub(super) fn remove(&mut self, key: &ObjectKey) -> Option<Typed> {
-                if self.node_pods.contains_key(key) {
-                    return self.node_pods.remove(key).map(Typed::NodePod);
-                }
                 match key.kind {
                     $(Kind::$kind => self.$field.remove(key).map(Typed::$kind),)+
                 }
@@ -90,9 +88,6 @@ macro_rules! objects {
             /// The object called `key`.
             #[cfg(feature = "cluster")]
             pub(super) fn get(&self, key: &ObjectKey) -> Option<Typed> {
-                if let Some(pod) = self.node_pods.get(key) {
-                    return Some(Typed::NodePod(Arc::clone(pod)));
-                }
                 match key.kind {
                     $(Kind::$kind => self.$field.get(key).cloned().map(Typed::$kind),)+
                 }
@@ -108,9 +103,8 @@ macro_rules! objects {
             /// The keys of all objects of one kind.
             #[cfg(feature = "cluster")]
             pub(super) fn keys(&self, kind: Kind) -> Vec<ObjectKey> {
-                let node_pods = self.node_pods.keys().filter(|key| key.kind == kind).cloned();
                 match kind {
-                    $(Kind::$kind => self.$field.keys().cloned().chain(node_pods).collect(),)+
+                    $(Kind::$kind => self.$field.keys().cloned().collect(),)+
                 }
             }
         }
@@ -204,7 +198,7 @@ impl Objects {
 /// The value of the label `key`.
 #[must_use]
 pub fn label<'a>(metadata: &'a ObjectMeta, key: &str) -> Option<&'a str> {
-    metadata.labels.as_ref()?.get(key).map(String::as_str)
+    metadata.label(key)
 }
 
 /// The value of the annotation `key`.
@@ -215,13 +209,13 @@ pub fn annotation<'a>(metadata: &'a ObjectMeta, key: &str) -> Option<&'a str> {
 
 /// Whether every label of `selector` is on the object.
 #[must_use]
-pub fn matches_labels(metadata: &ObjectMeta, selector: &BTreeMap<String, String>) -> bool {
-    selector.iter().all(|(key, value)| label(metadata, key) == Some(value))
+pub fn matches_labels(object: &impl HasLabels, selector: &BTreeMap<String, String>) -> bool {
+    selector.iter().all(|(key, value)| object.label(key) == Some(value))
 }
 
 /// The addresses of a pod, the primary one first; text that is not an address is left out.
 #[must_use]
-pub fn pod_ips(pod: &Pod) -> Vec<IpAddr> {
+pub fn pod_ips(pod: &WholePod) -> Vec<IpAddr> {
     let Some(status) = &pod.status else {
         return Vec::new();
     };
@@ -238,25 +232,25 @@ pub fn pod_ips(pod: &Pod) -> Vec<IpAddr> {
 
 /// The address of the node a pod is on, once it is known.
 #[must_use]
-pub fn host_ip(pod: &Pod) -> Option<IpAddr> {
+pub fn host_ip(pod: &WholePod) -> Option<IpAddr> {
     pod.status.as_ref()?.host_ip.as_deref()?.parse().ok()
 }
 
 /// The uid of a pod, once it has one.
 #[must_use]
-pub fn pod_uid(pod: &Pod) -> Option<&str> {
+pub fn pod_uid(pod: &WholePod) -> Option<&str> {
     pod.metadata.uid.as_deref().filter(|uid| !uid.is_empty())
 }
 
 /// The node a pod was placed on, once it was.
 #[must_use]
-pub fn node_name(pod: &Pod) -> Option<&str> {
+pub fn node_name(pod: &WholePod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref().filter(|node| !node.is_empty())
 }
 
 /// The service account a pod runs as.
 #[must_use]
-pub fn service_account_name(pod: &Pod) -> &str {
+pub fn service_account_name(pod: &WholePod) -> &str {
     pod.spec
         .as_ref()
         .and_then(|spec| spec.service_account_name.as_deref())
@@ -266,26 +260,26 @@ pub fn service_account_name(pod: &Pod) -> &str {
 
 /// Whether the pod shares the network of its node.
 #[must_use]
-pub fn is_host_network(pod: &Pod) -> bool {
+pub fn is_host_network(pod: &WholePod) -> bool {
     pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or(false)
 }
 
 /// Whether the pod ran to its end and will not run again.
 #[must_use]
-pub fn is_terminal(pod: &Pod) -> bool {
+pub fn is_terminal(pod: &WholePod) -> bool {
     let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
     matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 /// Whether the pod was asked to end but still runs.
 #[must_use]
-pub fn is_terminating(pod: &Pod) -> bool {
+pub fn is_terminating(pod: &WholePod) -> bool {
     pod.metadata.deletion_timestamp.is_some()
 }
 
 /// Whether the pod's condition `Ready` is true.
 #[must_use]
-pub fn is_ready(pod: &Pod) -> bool {
+pub fn is_ready(pod: &WholePod) -> bool {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
     conditions.into_iter().flatten().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }

@@ -33,11 +33,16 @@ pub fn watch(root: &Path) -> watch::Receiver<Arc<Loaded>> {
     start(root, Reader::default(), None, Freshness::default())
 }
 
-/// As [`watch`], for an agent on a node that owns the status `owner`: pods are [`super::Objects::node_pods`], and what it
-/// says itself is left out. That would be much of all there is to read, and again after each of its words.
+/// As [`watch`], for an agent on a node that owns the status `owner`: what it says itself is left out. That would be much of all there is to read, and again after each of its words.
 #[must_use]
 pub fn watch_for_node(root: &Path, owner: &str) -> watch::Receiver<Arc<Loaded>> {
-    start(root, Reader { without: Some(owner.to_owned()), strip: Strip::Node }, None, Freshness::default())
+    start(root, Reader { without: Some(owner.to_owned()), strip: Strip::Unneeded }, None, Freshness::default())
+}
+
+/// As [`watch`], for who runs pods: they are [`super::Objects::whole_pods`].
+#[must_use]
+pub fn watch_whole(root: &Path) -> watch::Receiver<Arc<Loaded>> {
+    start(root, Reader { without: None, strip: Strip::Nothing }, None, Freshness::default())
 }
 
 /// As [`watch`], going on from what is [`Loaded::remembered`] of the time before a restart.

@@ -16,7 +16,7 @@ fn world(objects: &[serde_json::Value]) -> Objects {
             world.services.insert(ObjectKey::new(Kind::Service, "shop", name), Arc::new(service));
         } else {
             let pod: Pod = serde_json::from_value(object.clone()).unwrap();
-            world.pods.insert(ObjectKey::pod("shop", name), Arc::new(pod));
+            world.whole_pods.insert(ObjectKey::pod("shop", name), Arc::new(pod));
         }
     }
     world

@@ -25,7 +25,7 @@ impl Supervisor {
     /// How every pod of the world is.
     pub(super) fn reports(&self, world: &Loaded) -> Reports {
         let mut reports = Reports::new();
-        for (key, pod) in world.objects.pods.iter() {
+        for (key, pod) in world.objects.whole_pods.iter() {
             let Some(uid) = kubernetes::uid(pod) else { continue };
             let said = match self.pods.get(key) {
                 Some(record) if record.placement.uid == uid && record.tid.is_some() => {

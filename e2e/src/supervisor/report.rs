@@ -56,7 +56,7 @@ impl Supervisor {
 
     fn pod_statuses(&self) -> Vec<PodStatus> {
         let running = self.pods.iter().map(|(key, record)| {
-            let pod = self.world.objects.pods.get(key);
+            let pod = self.world.objects.whole_pods.get(key);
             let ending = record.stop.is_cancelled();
             PodStatus {
                 namespace: key.namespace.clone(),

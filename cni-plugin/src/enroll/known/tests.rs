@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use fairway_core::source::directory::load_for_node;
+use fairway_core::source::directory::load;
 
 use super::*;
 use crate::enroll::{Reason, Selectors};
@@ -65,9 +65,9 @@ fn what_was_remembered_stands_for_a_namespace_that_cannot_be_read_and_for_no_oth
         for (file, text) in [("ns.yaml", namespace), ("other.yaml", other), ("pod.yaml", Some(POD))] {
             let _ = text.map(|text| fs::write(root.path().join(file), text).unwrap());
         }
-        let loaded = load_for_node(root.path(), None);
+        let loaded = load(root.path(), None);
         let known = Known { loaded: &loaded, rules: &rules(), memory: &memory, namespaces_exist };
-        let (key, pod) = loaded.objects.node_pods.iter().next().unwrap();
+        let (key, pod) = loaded.objects.pods.iter().next().unwrap();
         assert_eq!(known.decide(key, pod, &[]).reason(), reason, "row {number}");
         assert_eq!(known.is_enrolled("shop"), is_enrolled, "row {number}");
         let remember = remember.map(|names| names.iter().map(|name| (*name).to_owned()).collect());
@@ -82,8 +82,8 @@ fn a_pods_own_labels_decide_whatever_is_not_known_of_its_namespace() {
         fs::write(root.path().join("ns.yaml"), FAULT).unwrap();
         let pod = POD.replace("uid: u1", &format!("uid: u1, labels: {{istio.io/dataplane-mode: {label}}}"));
         fs::write(root.path().join("pod.yaml"), pod).unwrap();
-        let loaded = load_for_node(root.path(), None);
-        let (key, pod) = loaded.objects.node_pods.iter().next().unwrap();
+        let loaded = load(root.path(), None);
+        let (key, pod) = loaded.objects.pods.iter().next().unwrap();
         for memory in [enrolled(&[]), enrolled(&["shop"])] {
             let known = Known { loaded: &loaded, rules: &rules(), memory: &memory, namespaces_exist: false };
             assert_eq!(known.decide(key, pod, &[]).reason(), reason, "{label} {memory:?}");
@@ -100,7 +100,7 @@ fn a_pod_that_is_not_shown_is_gone_only_when_all_was_read() {
         if fault {
             fs::write(root.path().join("fault.yaml"), FAULT).unwrap();
         }
-        let loaded = load_for_node(root.path(), None);
+        let loaded = load(root.path(), None);
         let memory = enrolled(&[]);
         let known = Known { loaded: &loaded, rules: &rules(), memory: &memory, namespaces_exist: false };
         assert_eq!(known.is_gone(&other), !fault);

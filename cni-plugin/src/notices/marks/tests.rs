@@ -2,19 +2,19 @@
 
 use super::*;
 
-fn pod(uid: &str, annotations: Value) -> NodePod {
+fn pod(uid: &str, annotations: Value) -> MeshPod {
     let pod = json!({"metadata": {"uid": uid, "annotations": annotations}});
-    NodePod::of(&serde_json::from_value(pod).unwrap())
+    MeshPod::of(&serde_json::from_value(pod).unwrap())
 }
 
 fn mark(uid: &str, annotations: &[(&'static str, &str)]) -> Mark {
     Mark { uid: uid.to_owned(), annotations: annotations.iter().map(|(name, it)| (*name, (*it).to_owned())).collect() }
 }
 
-fn loaded(pods: &[NodePod]) -> Loaded {
+fn loaded(pods: &[MeshPod]) -> Loaded {
     let pods = pods.iter().map(|pod| (web(), Arc::new(pod.clone()))).collect();
     let mut loaded = Loaded::default();
-    loaded.objects.node_pods = pods;
+    loaded.objects.pods = pods;
     loaded
 }
 

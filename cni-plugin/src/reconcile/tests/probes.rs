@@ -17,7 +17,7 @@ fn address(text: &str) -> IpAddr {
 impl World {
     /// Goes on as when something has happened, not in turn.
     async fn look(&mut self) {
-        self.loaded = load_for_node(self.directory.path(), Some(&self.loaded));
+        self.loaded = load(self.directory.path(), Some(&self.loaded));
         self.reconciler.pass(&self.loaded, self.now, false).await;
     }
 

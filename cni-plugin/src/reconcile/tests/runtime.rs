@@ -143,7 +143,7 @@ async fn what_is_said_of_a_captured_pod_is_said_again_when_it_comes_back_or_some
     world.pass().await;
     assert!(!enabled(&world));
     world.label(Some("ambient"));
-    world.loaded = load_for_node(world.directory.path(), Some(&world.loaded));
+    world.loaded = load(world.directory.path(), Some(&world.loaded));
     world.reconciler.pass(&world.loaded, world.now, false).await;
     assert!(enabled(&world));
 }
@@ -205,7 +205,7 @@ async fn a_pod_the_source_does_not_show_waits_only_where_it_matters() {
         world.make("one", 20);
         let mut answer = world.add("one");
         world.now += limits::UNSEEN_POD_WAIT.duration();
-        world.loaded = load_for_node(world.directory.path(), None);
+        world.loaded = load(world.directory.path(), None);
         world.reconciler.pass(&world.loaded, world.now, true).await;
         assert_eq!(agreed(&mut answer, false), agrees, "{mode:?}");
         if !agrees {
@@ -425,7 +425,7 @@ async fn a_pod_that_opts_in_and_cannot_be_captured_is_told_why_and_left_alone() 
     assert!(report.error.unwrap().contains("hostNetwork"));
     let note = |world: &World| {
         let loaded = load(world.directory.path(), None);
-        annotation(&loaded.objects.pod("shop", "web").unwrap().metadata, NOT_CAPTURED).map(str::to_owned)
+        loaded.objects.pod("shop", "web").unwrap().annotation(NOT_CAPTURED).map(str::to_owned)
     };
     assert!(note(&world).unwrap().contains("hostNetwork"));
     let _client = world.ready().await;
@@ -495,7 +495,7 @@ async fn a_pod_that_lacks_its_capture_for_long_is_told_why_until_it_has_it() {
     let mut world = World::new();
     let note = |world: &World| {
         let loaded = load(world.directory.path(), None);
-        annotation(&loaded.objects.pod("shop", "web").unwrap().metadata, NOT_CAPTURED).map(str::to_owned)
+        loaded.objects.pod("shop", "web").unwrap().annotation(NOT_CAPTURED).map(str::to_owned)
     };
     world.kernel.vanish(&world.netns("u1"));
     world.pass().await;

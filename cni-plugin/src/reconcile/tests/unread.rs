@@ -99,7 +99,7 @@ async fn a_pod_whose_manifest_cannot_be_read_is_not_taken_for_deleted() {
     world.remove("pod.yaml");
     world.write("moved.yaml", FAULT);
     let look = async |world: &mut World| {
-        world.loaded = load_for_node(world.directory.path(), Some(&world.loaded));
+        world.loaded = load(world.directory.path(), Some(&world.loaded));
         world.reconciler.pass(&world.loaded, world.now, true).await;
         (world.kernel.content(INODE).is_some(), world.handoff.answer("u1"), world.reconciler.status.owned().unwrap())
     };
@@ -113,7 +113,7 @@ async fn before_anything_was_read_an_add_is_answered_by_what_was_remembered() {
     let (mut world, client) = World::captured_and_noted().await;
     drop(client);
     world.start_anew();
-    let missing = load_for_node(&world.directory.path().join("missing"), None);
+    let missing = load(&world.directory.path().join("missing"), None);
     let mut enrolled = world.add("one");
     let mut other = world.add_to("bank", "two");
     for (waited, full) in [(limits::UNSEEN_POD_WAIT, true), (limits::CAPTURE_WAIT, false)] {
@@ -165,7 +165,7 @@ async fn a_pod_keeps_its_capture_when_an_api_server_shows_the_end_of_its_namespa
     client.let_go("u1");
     assert_eq!(world.kernel.content(INODE), None);
     world.remove("pod.yaml");
-    world.loaded = load_for_node(world.directory.path(), Some(&world.loaded));
+    world.loaded = load(world.directory.path(), Some(&world.loaded));
     world.reconciler.pass(&world.loaded, world.now, true).await;
     assert_eq!(world.remembered().enrols("shop"), Some(false), "it is gone with its last pod");
 }

@@ -6,7 +6,7 @@ use kube::client::Body;
 use rand::RngExt;
 use tokio::sync::mpsc;
 
-use super::super::{Freshness, Strip};
+use super::super::Freshness;
 use super::Selection;
 use super::request::{self, Resource};
 use super::state::Change;
@@ -99,7 +99,6 @@ pub(super) struct Reflector {
     client: kube::Client,
     resource: Resource,
     fields: String,
-    strip: Strip,
     pace: Pace,
     freshness: Freshness,
     changes: mpsc::Sender<Change>,
@@ -117,7 +116,6 @@ impl Reflector {
     pub(super) fn new(
         client: kube::Client,
         selection: Selection,
-        strip: Strip,
         pace: Pace,
         freshness: Freshness,
         changes: mpsc::Sender<Change>,
@@ -126,7 +124,6 @@ impl Reflector {
             client,
             resource: Resource::newest(selection.kind),
             fields: selection.fields,
-            strip,
             pace,
             freshness,
             changes,
@@ -189,7 +186,7 @@ impl Reflector {
                 opened => opened?,
             };
             let body = request::collect(body, request::MAXIMUM_PAGE_BYTES, self.pace.answer).await?;
-            let page = wire::page(kind, &body, self.strip)?;
+            let page = wire::page(kind, &body)?;
             items.extend(page.items);
             if page.token.is_empty() {
                 break page.version;
@@ -211,7 +208,7 @@ impl Reflector {
             self.confirm().await?;
         }
         while let Some(line) = lines.next(self.pace.silence).await? {
-            let Some(event) = wire::event(kind, &line, self.strip)? else { continue };
+            let Some(event) = wire::event(kind, &line)? else { continue };
             match (event, &mut initial) {
                 (Event::Failed(failure), _) => return Err(failure.into()),
                 (Event::Applied(item, _), Some(items)) => items.push(item),

@@ -1,11 +1,11 @@
-//! Leaves out of objects what nobody here reads, before they are kept: most of a pod is for its kubelet.
+//! Leaves out of objects what nobody here reads, before they are kept.
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodCondition, PodSpec, PodStatus, Service, ServiceStatus};
+use k8s_openapi::api::core::v1::{Service, ServiceStatus};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
-use super::super::node_pod::is_read;
+use super::super::mesh_pod::is_read;
 
 /// Strips what all objects have; returns the version.
 pub(super) fn metadata(metadata: &mut ObjectMeta) -> String {
@@ -34,49 +34,6 @@ pub(super) fn written(object: &mut Value) {
 }
 
 pub(super) fn nothing<T>(_: &mut T) {}
-
-pub(super) fn pod(pod: &mut Pod) {
-    pod.spec = pod.spec.take().map(|spec| PodSpec {
-        containers: spec.containers.into_iter().map(container).collect(),
-        init_containers: spec.init_containers.map(|all| all.into_iter().map(container).collect()),
-        node_name: spec.node_name,
-        service_account_name: spec.service_account_name,
-        host_network: spec.host_network,
-        ..PodSpec::default()
-    });
-    pod.status = pod.status.take().map(|status| {
-        let ready = |conditions: Vec<_>| {
-            let is_ready = |it: &PodCondition| it.type_ == "Ready";
-            let mut conditions: Vec<_> = conditions.into_iter().filter(is_ready).collect();
-            for condition in &mut conditions {
-                // Times and words change without meaning anything here.
-                *condition = PodCondition {
-                    type_: std::mem::take(&mut condition.type_),
-                    status: std::mem::take(&mut condition.status),
-                    ..Default::default()
-                };
-            }
-            conditions
-        };
-        PodStatus {
-            phase: status.phase,
-            pod_ip: status.pod_ip,
-            pod_ips: status.pod_ips,
-            host_ip: status.host_ip,
-            conditions: status.conditions.map(ready),
-            ..PodStatus::default()
-        }
-    });
-}
-
-fn container(container: Container) -> Container {
-    Container {
-        name: container.name,
-        ports: container.ports,
-        restart_policy: container.restart_policy,
-        ..Container::default()
-    }
-}
 
 /// Conditions that we write ourselves, and compare with what is to be said.
 const OWN_CONDITIONS: &str = "fairway.dev/";

@@ -30,7 +30,7 @@ use super::super::route::{
     GrpcRoute as GRPCRoute, HttpRoute as HTTPRoute, StreamRoute as TCPRoute, StreamRoute as TLSRoute,
 };
 use super::super::unserved::{Unserved as BackendTLSPolicy, Unserved as Telemetry};
-use super::super::{Kind, NodePod, ObjectKey, Strip};
+use super::super::{Kind, MeshPod, ObjectKey};
 use super::{request, strip};
 use crate::yaml::FieldPath;
 
@@ -155,10 +155,10 @@ struct ListHead {
 }
 
 /// Reads a page.
-pub(super) fn page(kind: Kind, body: &[u8], strip: Strip) -> Result<Page, Failure> {
+pub(super) fn page(kind: Kind, body: &[u8]) -> Result<Page, Failure> {
     let raw: RawPage = serde_json::from_slice(body).map_err(|error| Failure::Garbage(error.to_string()))?;
     let items = raw.items.unwrap_or_default();
-    let items = items.iter().filter_map(|raw| item(kind, raw.get(), strip).map(|(item, _)| item)).collect();
+    let items = items.iter().filter_map(|raw| item(kind, raw.get()).map(|(item, _)| item)).collect();
     Ok(Page { items, version: raw.metadata.resource_version, token: raw.metadata.token.unwrap_or_default() })
 }
 
@@ -194,13 +194,11 @@ struct Head {
 }
 
 /// Reads a line; nothing of an object that says not even who it is.
-pub(super) fn event(kind: Kind, line: &[u8], strip: Strip) -> Result<Option<Event>, Failure> {
+pub(super) fn event(kind: Kind, line: &[u8]) -> Result<Option<Event>, Failure> {
     let garbage = |error: serde_json::Error| Failure::Garbage(error.to_string());
     let RawEvent { kind: happened, object } = serde_json::from_slice(line).map_err(garbage)?;
     match &*happened {
-        "ADDED" | "MODIFIED" => {
-            Ok(item(kind, object.get(), strip).map(|(item, version)| Event::Applied(item, version)))
-        }
+        "ADDED" | "MODIFIED" => Ok(item(kind, object.get()).map(|(item, version)| Event::Applied(item, version))),
         "DELETED" => {
             let Headed { metadata: head } = serde_json::from_str(object.get()).map_err(garbage)?;
             Ok(Some(Event::Deleted(ObjectKey::new(kind, head.namespace, head.name), head.resource_version)))
@@ -220,8 +218,8 @@ pub(super) fn event(kind: Kind, line: &[u8], strip: Strip) -> Result<Option<Even
 }
 
 /// One object and its version.
-fn item(kind: Kind, text: &str, strip: Strip) -> Option<(Item, String)> {
-    match typed(kind, text, strip) {
+fn item(kind: Kind, text: &str) -> Option<(Item, String)> {
+    match typed(kind, text) {
         Ok((object, head)) => {
             let key = ObjectKey::new(kind, head.namespace, head.name);
             Some((Item { key, object: Ok(object) }, head.resource_version))
@@ -258,7 +256,7 @@ fn head_of(metadata: &mut ObjectMeta) -> Head {
     Head { name, namespace, resource_version, annotations: None }
 }
 
-fn typed(kind: Kind, text: &str, strip: Strip) -> Read<(Typed, Head)> {
+fn typed(kind: Kind, text: &str) -> Read<(Typed, Head)> {
     macro_rules! whole {
         ($kind:ident, $strip:path) => {{
             let mut object: $kind = read(text)?;
@@ -278,12 +276,11 @@ fn typed(kind: Kind, text: &str, strip: Strip) -> Read<(Typed, Head)> {
         Kind::Namespace => head!(Namespace),
         Kind::Node => head!(Node),
         Kind::ServiceAccount => head!(ServiceAccount),
-        Kind::Pod if strip == Strip::Node => {
-            let mut pod: Pod = read(text)?;
+        Kind::Pod => {
+            let mut pod: Box<Pod> = read(text)?;
             let head = head_of(&mut pod.metadata);
-            (Typed::NodePod(Arc::new(NodePod::of(&pod))), head)
+            (Typed::Pod(Arc::new(MeshPod::of(&pod))), head)
         }
-        Kind::Pod => whole!(Pod, strip::pod),
         Kind::Service => whole!(Service, strip::service),
         Kind::EndpointSlice => whole!(EndpointSlice, strip::endpoint_slice),
         Kind::Gateway => whole!(Gateway, strip::nothing),

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::super::decode::{self, Identity, Item};
 use super::super::objects::{Typed, UnknownKind};
-use super::super::{Kind, ObjectKey, SourceError, Strip, node_pod};
+use super::super::{Kind, ObjectKey, SourceError, Strip, mesh_pod};
 use super::scan::{self, Found};
 use crate::yaml::{self, Fault, FieldPath, Node, Place};
 
@@ -94,7 +94,7 @@ impl Content for Manifest {
         let typed = item.typed(key.kind, &value, strip)?;
         let name_place = document.name_place();
         let text = match (key.kind, strip) {
-            (Kind::Pod, Strip::Node) => node_pod::pruned(value).to_string(),
+            (Kind::Pod, Strip::Unneeded) => mesh_pod::pruned(value).to_string(),
             _ => value.to_string(),
         };
         Ok(Self { name_place, document: key.kind.is_policy().then_some(document), text: text.into(), typed })

@@ -7,10 +7,10 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::super::istio::{Action, MutualTlsMode};
-use super::super::objects::{annotation, is_ready, label, pod_ips};
+use super::super::labels::HasLabels;
 use super::super::status::Writer;
 use super::super::{Kind, ObjectKey, SourceError};
-use super::{Loaded, MAX_MANIFEST_BYTES, Remembered, load, load_for_node, watch, watch_from};
+use super::{Loaded, MAX_MANIFEST_BYTES, Remembered, load, watch, watch_from};
 
 const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web\n  namespace: shop\n  labels:\n    app: web\n";
 const DENY: &str = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata:\n  name: deny\n  namespace: shop\nspec:\n  action: DENY\n  rules:\n  - from:\n    - source:\n        namespaces: [\"other\"]\n";
@@ -61,7 +61,7 @@ fn reads_every_kind() {
     let loaded = load_one(&text);
     assert_eq!(loaded.errors, []);
     assert!(loaded.objects.counts().values().all(|count| *count == 1), "{:?}", loaded.objects.counts());
-    assert_eq!(label(&loaded.objects.pod("shop", "web").unwrap().metadata, "app"), Some("web"));
+    assert_eq!(loaded.objects.pod("shop", "web").unwrap().label("app"), Some("web"));
     let service = loaded.objects.services.get(&ObjectKey::new(Kind::Service, "default", "web")).unwrap();
     assert_eq!(service.metadata.namespace.as_deref(), Some("default"));
     assert_eq!(loaded.objects.namespace("shop").unwrap().metadata.namespace, None);
@@ -336,7 +336,7 @@ fn a_file_that_breaks_keeps_what_it_gave() {
     write(root.path(), "a.yaml", &format!("{}---\n{broken}", POD.replace("app: web", "app: new")));
     let third = load(root.path(), Some(&second));
     assert_eq!(only_error(&third).object, Some(ObjectKey::new(Kind::AuthorizationPolicy, "shop", "deny")));
-    assert_eq!(label(&third.objects.pod("shop", "web").unwrap().metadata, "app"), Some("new"));
+    assert_eq!(third.objects.pod("shop", "web").unwrap().label("app"), Some("new"));
     assert_eq!(third.objects.authorization_policies, first.objects.authorization_policies);
 
     // Unchanged: nothing is read anew, the kept objects survive.
@@ -370,7 +370,7 @@ fn the_first_file_that_defines_an_object_wins() {
     let error = only_error(&loaded);
     assert_eq!((error.file.as_str(), error.line), ("b.yaml", Some(4)));
     assert!(error.message.contains("a.yaml") && error.message.contains("b.yaml"), "{error}");
-    assert_eq!(label(&loaded.objects.pod("shop", "web").unwrap().metadata, "app"), Some("web"));
+    assert_eq!(loaded.objects.pod("shop", "web").unwrap().label("app"), Some("web"));
     let twice = load_one(&format!("{POD}---\n{POD}"));
     assert_eq!(only_error(&twice).line, Some(12));
 }
@@ -408,11 +408,11 @@ fn status_is_merged_over_the_object_it_is_about() {
     assert_eq!(loaded.errors, []);
     let object = loaded.objects.pod("shop", "web").unwrap();
     assert_eq!(loaded.objects.pods.len(), 1, "status alone makes no object");
-    assert_eq!(object.metadata.uid.as_deref(), Some("u1"));
-    assert_eq!((label(&object.metadata, "app"), label(&object.metadata, "zone")), (None, Some("z")));
-    assert_eq!(annotation(&object.metadata, "ambient.istio.io/redirection"), Some("enabled"));
-    assert!(is_ready(object));
-    assert_eq!(pod_ips(object).len(), 2);
+    assert_eq!(object.uid(), Some("u1"));
+    assert_eq!((object.label("app"), object.label("zone")), (None, Some("z")));
+    assert_eq!(object.annotation("ambient.istio.io/redirection"), Some("enabled"));
+    assert!(object.is_ready);
+    assert_eq!(object.addresses.len(), 2);
 
     // One owner writes nonsense: named, left out, the other still counts.
     lab.write(&pod, json!({"status": {"podIPs": "10.0.0.1"}})).unwrap();
@@ -421,12 +421,12 @@ fn status_is_merged_over_the_object_it_is_about() {
     assert_eq!((error.file.as_str(), error.field.as_deref()), (".status/lab/Pod_shop_web.yaml", Some("status.podIPs")));
     assert!(error.line.is_some());
     let object = broken.objects.pod("shop", "web").unwrap();
-    assert_eq!(annotation(&object.metadata, "ambient.istio.io/redirection"), Some("enabled"));
+    assert_eq!(object.annotation("ambient.istio.io/redirection"), Some("enabled"));
 
     agent.remove(&pod).unwrap();
     lab.remove(&pod).unwrap();
     let bare = load(root.path(), Some(&broken));
-    assert_eq!(annotation(&bare.objects.pod("shop", "web").unwrap().metadata, "ambient.istio.io/redirection"), None);
+    assert_eq!(bare.objects.pod("shop", "web").unwrap().annotation("ambient.istio.io/redirection"), None);
 }
 
 fn deny_of(root: &Path, previous: &Loaded) -> Option<Option<String>> {
@@ -574,8 +574,7 @@ async fn watch_follows_files_renames_and_directories() {
     // As editors do: a temporary file, then a rename over the old one.
     write(&root, ".a.yaml.swp", &POD.replace("app: web", "app: edited"));
     fs::rename(root.join(".a.yaml.swp"), root.join("a.yaml")).unwrap();
-    let edited =
-        |loaded: &Loaded| loaded.objects.pods.values().any(|pod| label(&pod.metadata, "app") == Some("edited"));
+    let edited = |loaded: &Loaded| loaded.objects.pods.values().any(|pod| pod.label("app") == Some("edited"));
     until(&mut receiver, edited).await;
 
     // A whole directory arrives at once, changes, moves, goes.
@@ -592,7 +591,7 @@ async fn watch_follows_files_renames_and_directories() {
 
     let pod = ObjectKey::pod("shop", "web");
     Writer::new(&root, "lab").unwrap().write(&pod, json!({"metadata": {"uid": "u1"}})).unwrap();
-    until(&mut receiver, |loaded| loaded.objects.pods.values().any(|pod| pod.metadata.uid.is_some())).await;
+    until(&mut receiver, |loaded| loaded.objects.pods.values().any(|pod| pod.uid().is_some())).await;
 
     // Another directory takes the place of the root.
     fs::rename(&root, parent.path().join("old")).unwrap();
@@ -614,10 +613,10 @@ fn the_words_of_one_owner_can_be_left_out() {
     say("own", first);
     say("other", second);
     let said = |loaded: &Loaded| {
-        let pod = loaded.objects.node_pods.get(&ObjectKey::pod("shop", "web")).unwrap();
+        let pod = loaded.objects.pods.get(&ObjectKey::pod("shop", "web")).unwrap();
         [first, second].map(|key| pod.annotation(key).is_some())
     };
-    assert_eq!(said(&load_for_node(root.path(), None)), [true, true]);
+    assert_eq!(said(&load(root.path(), None)), [true, true]);
     let watched = super::watch_for_node(root.path(), "own");
     assert_eq!(said(&watched.borrow()), [false, true]);
 }

@@ -1,12 +1,24 @@
-//! The ports on which the kubelet calls a pod: probes and lifecycle hooks.
+//! Ports of a pod: those with names, and those on which its kubelet calls it for probes and lifecycle hooks.
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod, Probe};
+use k8s_openapi::api::core::v1::{Container, ContainerPort, LifecycleHandler, Pod, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+/// TCP ports with names; a name that is given twice means the first.
+pub(super) fn named(pod: &Pod) -> Vec<(Box<str>, u16)> {
+    let Some(spec) = &pod.spec else { return Vec::new() };
+    // An init container that restarts always is a sidecar and serves as long as the pod.
+    let is_sidecar = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
+    let sidecars = spec.init_containers.iter().flatten().filter(is_sidecar);
+    let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
+    let is_tcp = |port: &&ContainerPort| matches!(port.protocol.as_deref(), None | Some("" | "TCP"));
+    let named = |port: &ContainerPort| Some((port.name.as_deref()?.into(), valid(port.container_port)?));
+    ports.filter(is_tcp).filter_map(named).collect()
+}
+
 /// Ports that a node reaches without the mesh.
-pub(super) fn ports(pod: &Pod) -> BTreeSet<u16> {
+pub(super) fn probed(pod: &Pod) -> BTreeSet<u16> {
     let Some(spec) = &pod.spec else { return BTreeSet::new() };
     // Of the init containers those that stay are probed too (sidecar containers of Kubernetes).
     let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
@@ -16,17 +28,17 @@ pub(super) fn ports(pod: &Pod) -> BTreeSet<u16> {
 fn calls(container: &Container) -> impl Iterator<Item = IntOrString> + '_ {
     let probes = [&container.liveness_probe, &container.readiness_probe, &container.startup_probe];
     let hooks = container.lifecycle.iter().flat_map(|hooks| [&hooks.post_start, &hooks.pre_stop]).flatten();
-    probes.into_iter().flatten().filter_map(probed).chain(hooks.filter_map(called))
+    probes.into_iter().flatten().filter_map(of_probe).chain(hooks.filter_map(of_hook))
 }
 
-fn probed(probe: &Probe) -> Option<IntOrString> {
+fn of_probe(probe: &Probe) -> Option<IntOrString> {
     let get = probe.http_get.as_ref().map(|get| (get.host.as_deref(), get.port.clone()));
     let connect = probe.tcp_socket.as_ref().map(|socket| (socket.host.as_deref(), socket.port.clone()));
     let call = probe.grpc.as_ref().map(|call| (None, IntOrString::Int(call.port)));
     at_the_pod(get.or(connect).or(call))
 }
 
-fn called(hook: &LifecycleHandler) -> Option<IntOrString> {
+fn of_hook(hook: &LifecycleHandler) -> Option<IntOrString> {
     let get = hook.http_get.as_ref().map(|get| (get.host.as_deref(), get.port.clone()));
     let connect = hook.tcp_socket.as_ref().map(|socket| (socket.host.as_deref(), socket.port.clone()));
     at_the_pod(get.or(connect))
@@ -42,13 +54,17 @@ fn number(port: &IntOrString, container: &Container) -> Option<u16> {
         IntOrString::Int(number) => *number,
         IntOrString::String(text) => match text.parse() {
             Ok(number) => number,
-            Err(_) => named(text, container)?,
+            Err(_) => meant(text, container)?,
         },
     };
+    valid(number)
+}
+
+fn valid(number: i32) -> Option<u16> {
     u16::try_from(number).ok().filter(|port| *port != 0)
 }
 
-fn named(name: &str, container: &Container) -> Option<i32> {
+fn meant(name: &str, container: &Container) -> Option<i32> {
     let ports = container.ports.iter().flatten();
     ports.into_iter().find(|port| port.name.as_deref() == Some(name)).map(|port| port.container_port)
 }
@@ -85,7 +101,7 @@ mod tests {
                 let mut pod = json!({"spec": {"containers": []}});
                 pod["spec"][place] = json!([container(fields.clone())]);
                 let pod: Pod = serde_json::from_value(pod).unwrap();
-                assert_eq!(ports(&pod).into_iter().collect::<Vec<_>>(), wanted, "{place}: {fields}");
+                assert_eq!(probed(&pod).into_iter().collect::<Vec<_>>(), wanted, "{place}: {fields}");
             }
         }
     }

@@ -1,23 +1,26 @@
-//! What an agent on a node keeps of a pod: what it decides with. Typed whole, a pod takes ten times the memory, most of it
-//! for what only its kubelet reads.
+//! What a mesh keeps of a pod: what its controller and its agents decide with. Typed whole, a pod takes ten times the
+//! memory, most of it for what only its kubelet reads.
 
-mod probes;
+mod ports;
 
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 
-use super::objects::{is_host_network, is_terminal, node_name, pod_ips, pod_uid, service_account_name};
+use super::labels::HasLabels;
+use super::objects::{
+    host_ip, is_host_network, is_ready, is_terminal, label, node_name, pod_ips, pod_uid, service_account_name,
+};
 
 /// Domains of the annotations that mean something to a mesh.
 const ANNOTATIONS: [&str; 2] = ["istio.io", "fairway.dev"];
 /// The fields of a pod that are lists of containers.
 const CONTAINERS: [&str; 2] = ["containers", "initContainers"];
 
-/// A pod as an agent on its node needs to know it. Its name is in its key.
+/// A pod as a mesh needs to know it. Its name is in its key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NodePod {
+pub struct MeshPod {
     uid: Box<str>,
     node: Box<str>,
     labels: Pairs,
@@ -26,6 +29,12 @@ pub struct NodePod {
     pub service_account: Box<str>,
     /// Its addresses, the primary one first; none until it has them.
     pub addresses: Box<[IpAddr]>,
+    /// The address of its node, once it is known.
+    pub host: Option<IpAddr>,
+    /// Its TCP ports that have names.
+    pub named_ports: Box<[(Box<str>, u16)]>,
+    /// What made it: the deployment where there is one, else its controller; empty for a pod made by hand.
+    pub maker: Box<str>,
     /// The ports on which its kubelet calls it, in order.
     pub probed: Box<[u16]>,
     /// The runtime class it asks for; empty for the node's usual one.
@@ -34,6 +43,8 @@ pub struct NodePod {
     pub is_host_network: bool,
     /// Whether it ran to its end and will not run again.
     pub is_terminal: bool,
+    /// Whether its condition `Ready` is true.
+    pub is_ready: bool,
     /// Whether it was told to end.
     pub is_ending: bool,
     /// Whether it is for Windows.
@@ -43,7 +54,7 @@ pub struct NodePod {
 /// Few, so they are searched one by one.
 type Pairs = Box<[(Box<str>, Box<str>)]>;
 
-impl NodePod {
+impl MeshPod {
     /// What there is to keep of `pod`.
     #[must_use]
     pub fn of(pod: &Pod) -> Self {
@@ -57,10 +68,14 @@ impl NodePod {
             annotations: annotations.filter(|(key, _)| is_read(key)).map(pair).collect(),
             service_account: service_account_name(pod).into(),
             addresses: pod_ips(pod).into(),
-            probed: probes::ports(pod).into_iter().collect(),
+            host: host_ip(pod),
+            named_ports: ports::named(pod).into(),
+            maker: maker(pod).into(),
+            probed: ports::probed(pod).into_iter().collect(),
             runtime_class: spec.and_then(|spec| spec.runtime_class_name.as_deref()).unwrap_or_default().into(),
             is_host_network: is_host_network(pod),
             is_terminal: is_terminal(pod),
+            is_ready: is_ready(pod),
             is_ending: pod.metadata.deletion_timestamp.is_some(),
             is_windows: spec.and_then(|spec| spec.os.as_ref()).is_some_and(|os| os.name == "windows"),
         }
@@ -78,17 +93,26 @@ impl NodePod {
         Some(&*self.node).filter(|node| !node.is_empty())
     }
 
-    /// The value of the label `key`.
-    #[must_use]
-    pub fn label(&self, key: &str) -> Option<&str> {
-        find(&self.labels, key)
-    }
-
     /// The value of the annotation `key`, if it is one that means something to a mesh.
     #[must_use]
     pub fn annotation(&self, key: &str) -> Option<&str> {
         find(&self.annotations, key)
     }
+}
+
+impl HasLabels for MeshPod {
+    fn label(&self, key: &str) -> Option<&str> {
+        find(&self.labels, key)
+    }
+}
+
+/// A ReplicaSet is called as its deployment is, and then by the hash that its pods have as a label.
+fn maker(pod: &Pod) -> &str {
+    let controller = pod.metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
+    let Some(controller) = controller else { return "" };
+    let hash = label(&pod.metadata, "pod-template-hash").filter(|_| controller.kind == "ReplicaSet");
+    let deployment = hash.and_then(|hash| controller.name.strip_suffix(hash)?.strip_suffix('-'));
+    deployment.filter(|name| !name.is_empty()).unwrap_or(&controller.name)
 }
 
 fn find<'a>(pairs: &'a Pairs, key: &str) -> Option<&'a str> {
@@ -100,11 +124,11 @@ pub(super) fn is_read(key: &str) -> bool {
     key.split('/').next().is_some_and(|domain| ANNOTATIONS.iter().any(|ours| domain.ends_with(ours)))
 }
 
-/// Of a manifest, what a [`NodePod`] is made of.
+/// Of a manifest, what a [`MeshPod`] is made of.
 pub(super) fn pruned(mut whole: Value) -> Value {
     keep(&mut whole, &["apiVersion", "kind", "metadata", "spec", "status"]);
     if let Some(metadata) = whole.get_mut("metadata") {
-        keep(metadata, &["name", "namespace", "uid", "labels", "annotations", "deletionTimestamp"]);
+        keep(metadata, &["name", "namespace", "uid", "labels", "annotations", "deletionTimestamp", "ownerReferences"]);
         if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
             annotations.retain(|key, _| is_read(key));
         }
@@ -115,12 +139,13 @@ pub(super) fn pruned(mut whole: Value) -> Value {
         for containers in CONTAINERS {
             let containers = spec.get_mut(containers).and_then(Value::as_array_mut);
             for container in containers.into_iter().flatten() {
-                keep(container, &["name", "ports", "livenessProbe", "readinessProbe", "startupProbe", "lifecycle"]);
+                let probes = ["livenessProbe", "readinessProbe", "startupProbe", "lifecycle"];
+                keep(container, &[&["name", "ports", "restartPolicy"][..], &probes].concat());
             }
         }
     }
     if let Some(status) = whole.get_mut("status") {
-        keep(status, &["phase", "podIP", "podIPs"]);
+        keep(status, &["phase", "podIP", "podIPs", "hostIP", "conditions"]);
     }
     whole
 }
@@ -140,26 +165,34 @@ mod tests {
     #[test]
     fn all_that_decides_is_kept_and_nothing_else() {
         let pod: Pod = serde_json::from_value(json!({
-            "metadata": {"name": "a", "namespace": "shop", "uid": "u1", "labels": {"app": "web"},
+            "metadata": {"name": "a", "namespace": "shop", "uid": "u1", "labels": {"app": "web", "pod-template-hash": "6c8"},
                 "deletionTimestamp": "2026-01-01T00:00:00Z",
+                "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-6c8", "uid": "r", "controller": true}],
                 "annotations": {"ambient.istio.io/dns-capture": "false", "large.example/notes": "x"}},
             "spec": {"nodeName": "n1", "serviceAccountName": "web", "hostNetwork": true, "runtimeClassName": "kata",
                 "os": {"name": "windows"},
-                "containers": [{"name": "c", "image": "i", "readinessProbe": {"tcpSocket": {"port": 80}}}]},
-            "status": {"phase": "Failed", "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]},
+                "containers": [{"name": "c", "image": "i", "readinessProbe": {"tcpSocket": {"port": 80}},
+                    "ports": [{"name": "http", "containerPort": 8080}, {"name": "dns", "containerPort": 53, "protocol": "UDP"}]}],
+                "initContainers": [
+                    {"name": "setup", "ports": [{"name": "early", "containerPort": 1}]},
+                    {"name": "sidecar", "restartPolicy": "Always", "ports": [{"name": "stats", "containerPort": 9}]}]},
+            "status": {"phase": "Failed", "hostIP": "192.0.2.1", "conditions": [{"type": "Ready", "status": "True"}], "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]},
         }))
         .unwrap();
-        let kept = NodePod::of(&pod);
+        let kept = MeshPod::of(&pod);
         let again = serde_json::from_value(pruned(serde_json::to_value(&pod).unwrap())).unwrap();
-        assert_eq!(NodePod::of(&again), kept, "a manifest loses nothing of it");
+        assert_eq!(MeshPod::of(&again), kept, "a manifest loses nothing of it");
         assert_eq!((kept.uid(), kept.node(), &*kept.service_account), (Some("u1"), Some("n1"), "web"));
         assert_eq!((kept.label("app"), kept.label("other")), (Some("web"), None));
         let annotations = ["ambient.istio.io/dns-capture", "large.example/notes"].map(|key| kept.annotation(key));
         assert_eq!(annotations, [Some("false"), None]);
         assert_eq!(*kept.addresses, ["10.0.0.1", "fd00::1"].map(|address| address.parse::<IpAddr>().unwrap()));
         assert_eq!((&*kept.probed, &*kept.runtime_class), (&[80][..], "kata"));
-        assert!(kept.is_host_network && kept.is_terminal && kept.is_ending && kept.is_windows);
-        let nothing = NodePod::of(&Pod::default());
+        assert!(kept.is_host_network && kept.is_terminal && kept.is_ending && kept.is_windows && kept.is_ready);
+        let ports: Vec<(&str, u16)> = kept.named_ports.iter().map(|(name, port)| (&**name, *port)).collect();
+        assert_eq!(ports, [("http", 8080), ("stats", 9)], "an init container that ends serves nobody");
+        assert_eq!((kept.host, &*kept.maker), ("192.0.2.1".parse().ok(), "web"));
+        let nothing = MeshPod::of(&Pod::default());
         assert_eq!((nothing.uid(), nothing.node(), &*nothing.service_account), (None, None, "default"));
     }
 }
