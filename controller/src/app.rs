@@ -34,7 +34,7 @@ use crate::state::{Published, Publisher};
 use crate::tls::{self, ServerCertificate, TlsError};
 use crate::token::review::Reviewer;
 use crate::token::{KeyError, Keys, Verifier};
-use crate::{admin, announce, enrolment, lifecycle, state, status};
+use crate::{admin, announce, enrolment, lifecycle, memory, state, status};
 
 /// Time between pings on a silent connection, and for the answer: a node that vanished is noticed within 40 s.
 const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
@@ -133,6 +133,7 @@ impl Controller {
         let publisher = Publisher::new(&remembered, store, config.settings.clone(), metrics.clone(), fetched);
         let published = state::publish(readings.loaded, publisher, drain.clone());
         tokio::spawn(keys::keep(published.clone(), told, fetcher, drain.clone()));
+        tokio::spawn(memory::give_back(drain.clone()));
         tokio::spawn(watch_freshness(readings.freshness, metrics.clone(), drain.clone()));
         write_back(place, &config, &authority, &published, &clients, &drain);
         let access = Access::new(Arc::clone(&verifier), config.settings.root_namespace.clone());

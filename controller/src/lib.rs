@@ -2,7 +2,7 @@
 //!
 //! [`translate`], [`l7`] and [`world`] decide and are pure; [`state`] publishes what they say and [`kept`] remembers it,
 //! [`serve`] and [`ca`] hand it out over gRPC, [`status`] tells users, [`lifecycle`] makes waypoints, [`announce`] tells
-//! every namespace the mesh's root, [`enrolment`] tells of what keeps objects from the mesh, [`admin`] shows it to operators, [`app`] wires all of it.
+//! every namespace the mesh's root, [`enrolment`] tells of what keeps objects from the mesh, [`admin`] shows it to operators, `memory` gives back what is free, [`app`] wires all of it.
 
 pub mod admin;
 mod age;
@@ -18,6 +18,7 @@ pub mod kept;
 pub mod keys;
 pub mod l7;
 pub mod lifecycle;
+mod memory;
 pub mod metrics;
 mod per_peer;
 pub mod serve;

@@ -19,7 +19,7 @@ use crate::limits::{self, Limits};
 pub use metrics::{Counter, Gauge, Histogram};
 
 pub mod page;
-mod process;
+pub mod process;
 pub mod runtime;
 
 /// Value of every label of the one series that stands for those above the cap.

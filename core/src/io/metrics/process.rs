@@ -24,10 +24,16 @@ pub(super) fn register(metrics: &Metrics) {
         if let Ok((soft, _)) = getrlimit(Resource::RLIMIT_NOFILE) {
             max.set(small(usize::try_from(soft).unwrap_or(usize::MAX)));
         }
-        if let Some(bytes) = std::fs::read_to_string("/proc/self/status").ok().as_deref().and_then(resident_bytes) {
+        if let Some(bytes) = resident_memory() {
             resident.set(bytes);
         }
     });
+}
+
+/// Resident memory of this process in bytes, where /proc tells.
+#[must_use]
+pub fn resident_memory() -> Option<f64> {
+    std::fs::read_to_string("/proc/self/status").ok().as_deref().and_then(resident_bytes)
 }
 
 /// `VmRSS` of a /proc status file, in bytes.
