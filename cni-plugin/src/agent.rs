@@ -17,11 +17,12 @@ use crate::handoff::Handoff;
 use crate::install;
 use crate::kernel::Kernel;
 use crate::memory;
+use crate::notices::Notices;
 use crate::place::Place;
 use crate::plugin::protocol::Fail;
 use crate::reconcile::{LEAVE_GRACE, Reconciler, Settings};
 use crate::report::Reports;
-use crate::serve::{self, Call};
+use crate::serve;
 
 /// Runs the agent until `stop`; rules stay in place unless the configuration says otherwise.
 ///
@@ -64,19 +65,27 @@ pub async fn run(config: Config, kernel: Arc<dyn Kernel>, stop: CancellationToke
         events,
     };
     let giving_back = memory::give_back(reports.subscribe());
-    let mut reconciler =
-        Reconciler::new(settings, kernel, handoff.clone(), place.notices.clone(), reports.clone(), metrics.clone());
-    let plugin = serve_plugin(plugins, calls, Arc::clone(&install), &reports, metrics, stop.clone());
+    let mut reconciler = Reconciler::new(
+        settings,
+        Arc::clone(&kernel),
+        handoff.clone(),
+        place.notices.clone(),
+        reports.clone(),
+        metrics.clone(),
+    );
+    let plugin = serve::serve(plugins, calls, metrics.clone());
+    let installing = install_after_first_pass(&reports, install, metrics, &stop);
     // Pods first, proxies second: a proxy drops every pod that its snapshot does not list. No pass is done before the
     // source was read.
     let server = serve_after_first_pass(&handoff, &reports, &config);
     let work = async {
-        reconciler.run(place.source, queue, &stop).await;
+        // An installation that is under way comes to its end before anything is taken away.
+        tokio::join!(reconciler.run(place.source, queue, &stop), installing);
         if config.cleanup_on_exit {
-            tracing::info!("releasing all pods");
-            install.remove_configuration()?;
-            reconciler.release_all().await;
-            install.remove_files()?;
+            tracing::info!("taking everything from this node");
+            take_away(&config, kernel, &place.notices).await?;
+            // The proxies last: until its rules are gone a pod needs them.
+            reconciler.dismiss().await;
         }
         anyhow::Ok(())
     };
@@ -97,33 +106,34 @@ async fn serve_after_first_pass(handoff: &Handoff, reports: &Reports, config: &C
     Ok(())
 }
 
-/// Serves the plugin, and installs it once it has something to ask and to read. Never ends: an agent that stops leaves
-/// what is installed to the next one.
-async fn serve_plugin(
-    listener: serve::Listener,
-    calls: mpsc::Sender<Call>,
-    install: Arc<install::Settings>,
+/// Installs the plugin once it has something to ask and to read, until `stop`. What is installed stays for the next agent.
+async fn install_after_first_pass(
     reports: &Reports,
+    install: Arc<install::Settings>,
     metrics: Metrics,
-    stop: CancellationToken,
+    stop: &CancellationToken,
 ) {
-    let keeping = async {
+    let mut latest = reports.subscribe();
+    tokio::select! {
+        () = stop.cancelled() => return,
         // The sender is ours, so this ends only with the first pass.
-        let _ = reports.subscribe().wait_for(|latest| latest.passes > 0).await;
-        install::keep(install, metrics.clone(), stop).await;
-        std::future::pending::<()>().await;
-    };
-    tokio::join!(serve::serve(listener, calls, metrics.clone()), keeping);
+        _ = latest.wait_for(|latest| latest.passes > 0) => {}
+    }
+    install::keep(install, metrics, stop.clone()).await;
 }
 
 /// Takes everything from the node, for `--uninstall`.
 ///
 /// # Errors
 /// When something is left.
-pub async fn uninstall(config: &Config, kernel: &dyn Kernel) -> anyhow::Result<()> {
+pub async fn uninstall(config: &Config, kernel: Arc<dyn Kernel>) -> anyhow::Result<()> {
     let mut place = Place::open(config, &Metrics::default()).await?;
     place.read_soon().await?;
-    let done = crate::uninstall::uninstall(kernel, &config.install(), &place.notices, &config.namespaces()).await?;
+    take_away(config, kernel, &place.notices).await
+}
+
+async fn take_away(config: &Config, kernel: Arc<dyn Kernel>, notices: &Notices) -> anyhow::Result<()> {
+    let done = crate::uninstall::uninstall(kernel, &config.install(), notices, &config.namespaces()).await?;
     let program = if done.program_removed { "removed" } else { "kept, as running pods need it to end" };
     tracing::info!(released = done.released, program, "nothing of the mesh is left on this node");
     Ok(())
@@ -135,7 +145,11 @@ fn metrics() -> Metrics {
     metrics.describe("nodeagent_reconcile_events_total", "Work on pods' rules, by type.");
     metrics.describe(
         "fairway_agent_pods",
-        "Pods of this node by state; not_captured counts those that should be captured and are not, refused those that opt in and cannot be, unknown those whose namespace cannot be read.",
+        "Pods of this node by state; not_captured counts those that should be captured and are not, unsteady those that are and were not all the time of late, refused those that opt in and cannot be, unknown those whose namespace cannot be read.",
+    );
+    metrics.describe(
+        "fairway_agent_captures_lost_total",
+        "How often a pod that was captured was found not to be any more.",
     );
     metrics
         .describe("istio_cni_plugin_requests_total", "Calls of the CNI plugin, by the status they were answered with.");

@@ -84,7 +84,7 @@ pub struct Config {
     /// The same by its port alone, on all addresses, as Istio's charts set it.
     #[arg(long, env = "MONITORING_PORT", value_name = "PORT")]
     pub monitoring_port: Option<u16>,
-    /// On SIGTERM, release all pods instead of leaving them captured for the next agent.
+    /// On SIGTERM, take everything from this node as --uninstall does, instead of leaving pods captured for the next agent.
     #[arg(long, env = "AMBIENT_DISABLE_SAFE_UPGRADE")]
     pub cleanup_on_exit: bool,
     /// Take the plugin, its configuration and all rules from this node, and end. No other agent of the node may run.

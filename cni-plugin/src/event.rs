@@ -1,6 +1,7 @@
 //! What plugin and agent say to each other over the agent's socket: HTTP requests with a JSON body, named as Istio's
 //! (interoperability notes §6.7), so that either end can be Istio's.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use base64::Engine as _;
@@ -16,6 +17,8 @@ pub const ADD: &str = "/cmdadd";
 pub const DELETE: &str = "/cmddel";
 /// Is the pod captured as it should be? Ours alone.
 pub const CHECK: &str = "/cmdcheck";
+/// Which sandboxes there are; what is kept of others is garbage. Ours alone.
+pub const COLLECT: &str = "/cmdgc";
 
 /// A pod's sandbox, as the runtime describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,9 +38,23 @@ pub struct Attachment {
     /// The runtime's id of the sandbox; empty from Istio's plugin.
     #[serde(rename = "ContainerID", default, skip_serializing_if = "String::is_empty")]
     pub container_id: String,
+    /// Name of the network; empty from Istio's plugin.
+    #[serde(rename = "Network", default, skip_serializing_if = "String::is_empty")]
+    pub network: String,
     /// Addresses it was given.
     #[serde(rename = "IPs", default, deserialize_with = "null_is_empty")]
     pub ips: Vec<AssignedAddress>,
+}
+
+/// The sandboxes that a network has, as its runtime knows them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attached {
+    /// Name of the network.
+    #[serde(rename = "Network")]
+    pub network: String,
+    /// The runtime's ids of them.
+    #[serde(rename = "ContainerIDs")]
+    pub containers: BTreeSet<String>,
 }
 
 /// One address, in the form Go's `net` package writes.

@@ -7,7 +7,7 @@
 mod connection;
 mod socket;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -89,6 +89,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     pods: BTreeMap<String, Arc<HandedPod>>,
+    /// Pods that cannot be handed over, and are not to be taken from a proxy that has them.
+    kept: BTreeSet<String>,
     /// In the order they said hello; the last one is the newest.
     proxies: Vec<Proxy>,
     next: u64,
@@ -105,10 +107,16 @@ struct Proxy {
 /// What a connection needs once its proxy is known.
 struct Joined {
     id: u64,
-    /// The pods there were at that moment; later ones are among the requests.
-    snapshot: Vec<Arc<HandedPod>>,
+    /// What there was at that moment; what came later is among the requests.
+    snapshot: Snapshot,
     requests: mpsc::Receiver<Command>,
     overflow: CancellationToken,
+}
+
+/// What a proxy is to have once it is in step; it lets go of everything else.
+struct Snapshot {
+    pods: Vec<Arc<HandedPod>>,
+    kept: Vec<String>,
 }
 
 impl Default for Handoff {
@@ -157,6 +165,7 @@ impl Handoff {
     pub fn add(&self, pod: HandedPod) {
         let pod = Arc::new(pod);
         self.change(|state| {
+            state.kept.remove(&pod.uid);
             state.pods.insert(pod.uid.clone(), Arc::clone(&pod));
             for proxy in &mut state.proxies {
                 proxy.answers.remove(&pod.uid);
@@ -175,13 +184,25 @@ impl Handoff {
         }
     }
 
+    /// Leaves a pod whose namespace is not known with the proxy that has it: an agent before this one has handed it over.
+    /// Every snapshot from now on says so (`KeepWorkload`, §5.3); between snapshots there is nothing to say, as proxies hold
+    /// on to what they have.
+    pub fn keep(&self, uid: &str) {
+        let mut state = self.state();
+        if !state.pods.contains_key(uid) && !state.kept.contains(uid) {
+            state.kept.insert(uid.to_owned());
+        }
+    }
+
     /// Takes a pod back from all proxies; an unknown one is fine.
     pub fn remove(&self, uid: &str) {
-        if !self.state().pods.contains_key(uid) {
+        let is_known = |state: &State| state.pods.contains_key(uid) || state.kept.contains(uid);
+        if !is_known(&self.state()) {
             return;
         }
         self.change(|state| {
             state.pods.remove(uid);
+            state.kept.remove(uid);
             for proxy in &mut state.proxies {
                 proxy.answers.remove(uid);
                 proxy.send(Command::Delete(uid.to_owned()));
@@ -240,7 +261,9 @@ impl Handoff {
             state.next += 1;
             let id = state.next;
             state.proxies.push(Proxy { id, queue, overflow: overflow.clone(), answers: BTreeMap::new() });
-            Joined { id, snapshot: state.pods.values().cloned().collect(), requests, overflow }
+            let snapshot =
+                Snapshot { pods: state.pods.values().cloned().collect(), kept: state.kept.iter().cloned().collect() };
+            Joined { id, snapshot, requests, overflow }
         })
     }
 

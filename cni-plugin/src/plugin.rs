@@ -56,8 +56,12 @@ fn carry_out(request: &Request) -> Done {
             Ok((String::new(), told.err().map(|error| error.to_string()).unwrap_or_default()))
         }
         Command::Check(call) => check(request, call),
-        // The agent finds out by itself which pods are gone.
-        Command::CollectGarbage => Ok((String::new(), String::new())),
+        Command::CollectGarbage(attached) => {
+            // All that is kept of pods is kept by the agent: without one there is no garbage.
+            let socket = request.configuration.socket();
+            let told = ask::ask(&socket, event::COLLECT, attached, request.configuration.patience());
+            Ok((String::new(), told.err().map(|error| error.to_string()).unwrap_or_default()))
+        }
         Command::Status => status(request),
     }
 }
@@ -127,6 +131,7 @@ fn tell(request: &Request, path: &str, call: &Call) -> Result<Reply, AskError> {
         pod_namespace: pod.namespace.clone(),
         pod_uid: pod.uid.clone(),
         container_id: call.container.clone(),
+        network: call.network.clone(),
         ips: call.previous.as_ref().map(result::addresses).unwrap_or_default(),
     };
     let patience = if path == event::DELETE { ask::DELETE_PATIENCE } else { request.configuration.patience() };

@@ -12,9 +12,11 @@
 mod arrivals;
 mod calls;
 mod job;
+mod keep;
 mod leave;
 mod locate;
 mod probes;
+mod record;
 mod settle;
 mod status;
 mod wanted;
@@ -43,6 +45,7 @@ use crate::serve::Call;
 use arrivals::Arrivals;
 use job::Job;
 use probes::Sources;
+use record::Record;
 use settle::StatusChange;
 use wanted::Wanted;
 
@@ -56,8 +59,6 @@ pub const VERIFIED_PER_ROUND: usize = 64;
 /// How long a pod that leaves stays captured after its status says that it does not: its peers hear of it well within
 /// this.
 pub const LEAVE_GRACE: Duration = Duration::from_secs(1);
-/// How long a pod that opts in may lack its capture before its annotations say so; starting one takes less.
-const COMPLAIN_AFTER: Duration = Duration::from_secs(10);
 /// How often events are said again while their reason lasts: an API server forgets them after an hour, unless it is told
 /// otherwise.
 const REMIND_EVERY: Duration = Duration::from_secs(30 * 60);
@@ -95,6 +96,10 @@ pub struct Reconciler {
     reports: Reports,
     metrics: Metrics,
     tracked: BTreeMap<String, Tracked>,
+    /// Pods that stay with the proxy that has them, by uid: see [`Reconciler::keep`].
+    kept: BTreeMap<String, ObjectKey>,
+    /// Pods of whose end this agent was told before it saw them.
+    ended: BTreeSet<ObjectKey>,
     /// Namespaces of excluded pods that were found to hold nothing of ours.
     clean: BTreeSet<String>,
     /// The last pod whose rules were verified in turn.
@@ -111,15 +116,8 @@ pub struct Reconciler {
     is_behind: bool,
     /// Pods that opt in and cannot be captured: uid, and when it was told last.
     refused: BTreeMap<ObjectKey, (String, Instant)>,
-    /// Pods that opt in and are not captured.
-    lacking: BTreeMap<ObjectKey, Lack>,
-}
-
-/// How long a pod has lacked its capture, and when it was told last.
-struct Lack {
-    uid: String,
-    since: Instant,
-    told: Option<Instant>,
+    /// Pods that opt in and are not captured, or were not all the time.
+    records: BTreeMap<ObjectKey, Record>,
 }
 
 /// A pod that is in, on its way in, or on its way out.
@@ -140,6 +138,8 @@ struct Tracked {
     rules_error: Option<String>,
     /// What its annotation was last made to be.
     said: Option<StatusChange>,
+    /// It was captured when it was looked at last.
+    was_captured: bool,
     /// When it started to leave.
     leaving: Option<Instant>,
 }
@@ -175,6 +175,8 @@ impl Reconciler {
             reports,
             metrics,
             tracked: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            ended: BTreeSet::new(),
             clean: BTreeSet::new(),
             cursor: String::new(),
             arrivals: Arrivals::default(),
@@ -183,7 +185,7 @@ impl Reconciler {
             forgetful: None,
             is_behind: false,
             refused: BTreeMap::new(),
-            lacking: BTreeMap::new(),
+            records: BTreeMap::new(),
         }
     }
 
@@ -266,10 +268,13 @@ impl Reconciler {
                         Err(error) => report.error = Some(error),
                     }
                 }
-                Decision::Wait(enroll::Reason::UnreadNamespace) => {
-                    report.error = Some("its namespace cannot be read, so it stays as it is; see the log".to_owned());
+                Decision::Wait(reason) => {
+                    self.keep(key, &report.uid);
+                    if reason == enroll::Reason::UnreadNamespace {
+                        let error = "its namespace cannot be read, so it stays as it is; see the log";
+                        report.error = Some(error.to_owned());
+                    }
                 }
-                Decision::Wait(_) => {}
                 Decision::Exclude(reason) => {
                     jobs.extend(self.leave(key, pod, now, full));
                     if let Some(why) = reason.refusal() {
@@ -282,7 +287,7 @@ impl Reconciler {
             reports.push(report);
         }
         self.refused = refused;
-        self.lacking.retain(|key, _| loaded.objects.pods.contains_key(key));
+        self.records.retain(|key, _| loaded.objects.pods.contains_key(key));
         if full {
             self.withdraw_stale_status(loaded);
         }
@@ -296,26 +301,14 @@ impl Reconciler {
             self.conclude(report, now, full);
         }
         self.publish(reports);
+        self.ended.clear();
         self.answer_arrivals(loaded, now, full);
     }
 
-    /// Takes everything back, at once: for an agent that leaves for good.
-    pub async fn release_all(&mut self) {
-        for (uid, pod) in &self.tracked {
-            self.withdraw(Some(uid), &pod.key);
-        }
-        // Each round gets something done.
-        while !self.tracked.is_empty() {
-            let remove =
-                |(uid, pod): (&String, &Tracked)| Job::Remove { uid: uid.clone(), network: pod.network.clone() };
-            let jobs = self.tracked.iter().map(remove).collect();
-            for (uid, result) in job::run_all(&self.kernel, jobs).await {
-                if let Err(error) = result {
-                    tracing::error!(uid, error, "rules could not be removed; they end with the pod");
-                }
-                self.handoff.remove(&uid);
-                self.tracked.remove(&uid);
-            }
+    /// Takes all pods from the proxies: for an agent that leaves for good, after their rules.
+    pub async fn dismiss(&mut self) {
+        for uid in std::mem::take(&mut self.tracked).into_keys().chain(std::mem::take(&mut self.kept).into_keys()) {
+            self.handoff.remove(&uid);
         }
         self.handoff.flush().await;
     }
@@ -337,7 +330,11 @@ impl Reconciler {
         let (path, id) = match self.locate(&wanted.key, &wanted.uid) {
             Ok(found) => found,
             Err(error) => {
-                self.let_go(&wanted.uid);
+                if self.tracked.contains_key(&wanted.uid) {
+                    self.let_go(&wanted.uid);
+                } else if self.status.has(&wanted.key) {
+                    self.keep(&wanted.key, &wanted.uid);
+                }
                 return Err(error.to_string());
             }
         };
@@ -373,7 +370,10 @@ impl Reconciler {
             return Ok(None);
         }
         let (network, addresses) = self.kernel.look(&path).map_err(|error| error.to_string())?;
-        self.verify(wanted, &network, &addresses)?;
+        if let Err(error) = self.verify(wanted, &network, &addresses) {
+            self.no_longer_keep(&wanted.uid);
+            return Err(error);
+        }
         Ok(self.hand_over(wanted, network, path))
     }
 
@@ -381,6 +381,7 @@ impl Reconciler {
     fn hand_over(&mut self, wanted: &Wanted, network: Namespace, path: PathBuf) -> Option<Job> {
         tracing::info!(pod = %wanted.key, uid = wanted.uid, "handing the pod to the node proxy");
         self.clean.remove(&wanted.uid);
+        self.kept.remove(&wanted.uid);
         self.handoff.add(wanted.handed(network.clone()));
         let probe = Job::Probe { uid: wanted.uid.clone(), network: network.clone() };
         // A pod whose runtime waits for us has not run yet, so it has no connections to spare.
@@ -400,6 +401,7 @@ impl Reconciler {
             rules_hold: false,
             rules_error: None,
             said: None,
+            was_captured: false,
             leaving: None,
         };
         self.tracked.insert(wanted.uid.clone(), tracked);
@@ -441,6 +443,7 @@ impl Reconciler {
                 if self.tracked.remove(uid).is_some() {
                     tracing::info!(uid, "the pod has left the mesh");
                 }
+                self.no_longer_keep(uid);
                 self.handoff.remove(uid);
             }
             Ok(job::Done::Present) => {}
@@ -483,6 +486,9 @@ impl Reconciler {
         count("captured", &|report| report.actual == Actual::Captured);
         count("pending", &|report| report.actual == Actual::Pending);
         count("not_captured", &|report| report.desired == Desired::Captured && report.actual != Actual::Captured);
+        let unsteady = self.records.values().filter(|record| record.is_unsteady()).count();
+        let unsteady = u32::try_from(unsteady).unwrap_or(u32::MAX);
+        self.metrics.gauge("fairway_agent_pods", &[("state", "unsteady")]).set(f64::from(unsteady));
         count("unknown", &|report| report.desired == Desired::Unknown);
         count("refused", &|report| report.desired == Desired::Excluded && report.error.is_some());
         self.reports.publish(reports);

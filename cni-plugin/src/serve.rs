@@ -18,7 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use crate::event::{self, Answer, Attachment};
+use crate::event::{self, Answer, Attached, Attachment};
 
 /// How long a plugin may take to send its request; it has it ready.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -28,14 +28,29 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const MODE: u32 = 0o600;
 
 /// What a plugin wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Want {
     /// The pod may run once it is captured, or is not to be.
-    Add,
+    Add(Attachment),
     /// The pod's network goes away.
-    Delete,
+    Delete(Attachment),
     /// Is the pod captured?
-    Check,
+    Check(Attachment),
+    /// These sandboxes are all there are.
+    Collect(Attached),
+}
+
+impl Want {
+    /// What a request to `path` wants; nothing when there is no such call.
+    fn read(path: &str, body: &[u8]) -> Option<serde_json::Result<Self>> {
+        Some(match path {
+            event::ADD => serde_json::from_slice(body).map(Self::Add),
+            event::DELETE => serde_json::from_slice(body).map(Self::Delete),
+            event::CHECK => serde_json::from_slice(body).map(Self::Check),
+            event::COLLECT => serde_json::from_slice(body).map(Self::Collect),
+            _ => return None,
+        })
+    }
 }
 
 /// What it gets.
@@ -52,8 +67,6 @@ pub enum Verdict {
 pub struct Call {
     /// What is wanted.
     pub want: Want,
-    /// Of which pod.
-    pub attachment: Attachment,
     /// Where the answer goes.
     pub answer: oneshot::Sender<Verdict>,
 }
@@ -142,28 +155,27 @@ async fn connection(stream: UnixStream, calls: mpsc::Sender<Call>, metrics: Metr
 
 async fn answer(request: Request<Incoming>, calls: mpsc::Sender<Call>) -> (StatusCode, Answer) {
     let refused = |status, reason: &str| (status, Answer { captured: false, reason: reason.to_owned() });
-    let want = match request.uri().path() {
-        event::ADD => Want::Add,
-        event::DELETE => Want::Delete,
-        event::CHECK => Want::Check,
-        _ => return refused(StatusCode::NOT_FOUND, ""),
-    };
-    if request.method() != Method::POST {
+    let (head, body) = request.into_parts();
+    if Want::read(head.uri.path(), &[]).is_none() {
+        return refused(StatusCode::NOT_FOUND, "");
+    }
+    if head.method != Method::POST {
         return refused(StatusCode::METHOD_NOT_ALLOWED, "");
     }
-    let body = Limited::new(request.into_body(), limits::PLUGIN_REQUEST.size()).collect();
+    let body = Limited::new(body, limits::PLUGIN_REQUEST.size()).collect();
     let body = match tokio::time::timeout(REQUEST_TIMEOUT, body).await {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(error)) => return refused(StatusCode::BAD_REQUEST, &error.to_string()),
         Err(_) => return refused(StatusCode::REQUEST_TIMEOUT, "the request does not end"),
     };
-    let attachment = match serde_json::from_slice(&body) {
-        Ok(attachment) => attachment,
-        Err(error) => return refused(StatusCode::BAD_REQUEST, &format!("the request makes no sense: {error}")),
+    let want = match Want::read(head.uri.path(), &body) {
+        Some(Ok(want)) => want,
+        Some(Err(error)) => return refused(StatusCode::BAD_REQUEST, &format!("the request makes no sense: {error}")),
+        None => return refused(StatusCode::NOT_FOUND, ""),
     };
     let (answer, wait) = oneshot::channel();
     let ends = "the agent of this node is ending";
-    if calls.send(Call { want, attachment, answer }).await.is_err() {
+    if calls.send(Call { want, answer }).await.is_err() {
         return refused(StatusCode::SERVICE_UNAVAILABLE, ends);
     }
     match wait.await {
@@ -208,8 +220,14 @@ mod tests {
         tokio::spawn(serve(listener, calls, metrics.clone()));
         tokio::spawn(async move {
             while let Some(call) = queue.recv().await {
-                let verdict = match call.attachment.pod_name.as_str() {
-                    "good" => Verdict::Agreed(Answer { captured: true, reason: format!("{:?}", call.want) }),
+                let (kind, name) = match &call.want {
+                    Want::Add(attachment) => ("Add", attachment.pod_name.clone()),
+                    Want::Delete(attachment) => ("Delete", attachment.pod_name.clone()),
+                    Want::Check(attachment) => ("Check", attachment.pod_name.clone()),
+                    Want::Collect(attached) => ("Collect", attached.network.clone()),
+                };
+                let verdict = match name.as_str() {
+                    "good" => Verdict::Agreed(Answer { captured: true, reason: kind.to_owned() }),
                     "dropped" => continue,
                     _ => Verdict::Refused("in the way".to_owned()),
                 };
@@ -221,6 +239,8 @@ mod tests {
             (post("/cmdadd", &pod("good")), "200", r#"{"captured":true,"reason":"Add"}"#),
             (post("/cmddel", &pod("good")), "200", "Delete"),
             (post("/cmdcheck", &pod("bad")), "500", "in the way"),
+            (post("/cmdgc", r#"{"Network":"good","ContainerIDs":["c1"]}"#), "200", "Collect"),
+            (post("/cmdgc", r#"{"Network":"good"}"#), "400", "makes no sense"),
             (post("/cmdadd", &pod("dropped")), "503", "is ending"),
             (post("/cmdadd", "{"), "400", "makes no sense"),
             (post("/cmdadd", &"x".repeat(limits::PLUGIN_REQUEST.size() + 1)), "400", "length limit"),
@@ -233,6 +253,6 @@ mod tests {
             let name = format!("{}: {answer}", request.chars().take(80).collect::<String>());
             assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains(body), "{name}");
         }
-        assert!(metrics.render().contains(r#"istio_cni_plugin_requests_total{response_code="200"} 2"#));
+        assert!(metrics.render().contains(r#"istio_cni_plugin_requests_total{response_code="200"} 3"#));
     }
 }

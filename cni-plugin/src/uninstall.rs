@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::install::{self, InstallError};
 use crate::kernel::{Inspection, Kernel, KernelError};
@@ -39,12 +40,12 @@ pub struct Uninstalled {
     pub program_removed: bool,
 }
 
-/// Uninstalls. The agent of this node must not run any more, it would put everything back.
+/// Uninstalls. No agent of this node may be at work any more, it would put everything back.
 ///
 /// # Errors
 /// When something is left; it says what.
 pub async fn uninstall(
-    kernel: &dyn Kernel,
+    kernel: Arc<dyn Kernel>,
     settings: &install::Settings,
     status: &Notices,
     netns_dir: &Path,
@@ -59,6 +60,15 @@ pub async fn uninstall(
         // Peers hear of it, and send no more tunnels.
         tokio::time::sleep(LEAVE_GRACE).await;
     }
+    let netns_dir = netns_dir.to_owned();
+    // Hundreds of pods take seconds, in which proxies are still to be answered.
+    let released = tokio::task::spawn_blocking(move || release_all(kernel.as_ref(), &netns_dir));
+    let released = released.await.unwrap_or_else(|error| Err(UninstallError::Rules(vec![error.to_string()])))?;
+    Ok(Uninstalled { released, program_removed: settings.remove_files()? })
+}
+
+/// How many namespaces held rules that are gone now.
+fn release_all(kernel: &dyn Kernel, netns_dir: &Path) -> Result<usize, UninstallError> {
     let mut left = Vec::new();
     let mut released = 0;
     for path in namespaces(kernel, netns_dir) {
@@ -70,10 +80,7 @@ pub async fn uninstall(
             Err(error) => left.push(format!("{}: {error}", path.display())),
         }
     }
-    if !left.is_empty() {
-        return Err(UninstallError::Rules(left));
-    }
-    Ok(Uninstalled { released, program_removed: settings.remove_files()? })
+    if left.is_empty() { Ok(released) } else { Err(UninstallError::Rules(left)) }
 }
 
 /// Every namespace a pod of ours may be in, once each.
@@ -112,7 +119,7 @@ mod tests {
 
     struct Node {
         directory: tempfile::TempDir,
-        kernel: FakeKernel,
+        kernel: Arc<FakeKernel>,
         settings: install::Settings,
         status: Notices,
     }
@@ -142,7 +149,7 @@ mod tests {
             };
             settings.install().unwrap();
             settings.remember(&["shop".to_owned()].into()).unwrap();
-            let kernel = FakeKernel::default();
+            let kernel = Arc::new(FakeKernel::default());
             kernel.place(&root.join("netns/u1"), 7);
             kernel.place(&root.join("netns/other"), 9);
             kernel.run_process("u2", 8, Path::new("/proc/30/ns/net"));
@@ -155,7 +162,8 @@ mod tests {
         }
 
         async fn uninstall(&self) -> Result<Uninstalled, UninstallError> {
-            uninstall(&self.kernel, &self.settings, &self.status, &self.directory.path().join("netns")).await
+            let kernel = Arc::<FakeKernel>::clone(&self.kernel);
+            uninstall(kernel, &self.settings, &self.status, &self.directory.path().join("netns")).await
         }
 
         fn is_clean(&self) -> bool {

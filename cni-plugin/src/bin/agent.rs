@@ -44,7 +44,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     }
     tracing::info!(rules = %kernel.backend(), "this is how rules are written on this node");
     if config.uninstall {
-        return fairway_cni::agent::uninstall(&config, &kernel).await;
+        return fairway_cni::agent::uninstall(&config, Arc::new(kernel)).await;
     }
     fairway_cni::agent::run(config, Arc::new(kernel), stop).await
 }

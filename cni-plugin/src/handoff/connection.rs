@@ -11,7 +11,7 @@ use prost::Message;
 use tokio::sync::mpsc;
 
 use super::socket::{MAX_PACKET, Packets};
-use super::{Command, DEADLINE, HandedPod, Handoff, Joined};
+use super::{Command, DEADLINE, HandedPod, Handoff, Joined, Snapshot};
 
 /// Why the node socket or one connection on it failed.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +64,7 @@ pub(super) async fn run(handoff: &Handoff, socket: Packets) {
         return;
     }
     let Joined { id, snapshot, requests, overflow } = handoff.join();
-    tracing::info!(proxy = id, pods = snapshot.len(), "a node proxy connected");
+    tracing::info!(proxy = id, pods = snapshot.pods.len(), kept = snapshot.kept.len(), "a node proxy connected");
     let connection = Connection { handoff, id, socket };
     let result = tokio::select! {
         result = connection.serve(snapshot, requests) => result,
@@ -93,13 +93,12 @@ struct Connection<'a> {
 }
 
 impl Connection<'_> {
-    async fn serve(
-        &self,
-        snapshot: Vec<Arc<HandedPod>>,
-        mut requests: mpsc::Receiver<Command>,
-    ) -> Result<(), HandoffError> {
-        for pod in snapshot {
+    async fn serve(&self, snapshot: Snapshot, mut requests: mpsc::Receiver<Command>) -> Result<(), HandoffError> {
+        for pod in snapshot.pods {
             self.add(&pod).await?;
+        }
+        for uid in snapshot.kept {
+            self.keep(uid).await?;
         }
         let sent = workload_request::Payload::SnapshotSent(zds::SnapshotSent {});
         self.exchange(sent, None)
@@ -138,8 +137,20 @@ impl Connection<'_> {
         }
     }
 
+    async fn keep(&self, uid: String) -> Result<(), HandoffError> {
+        let keep = workload_request::Payload::Keep(zds::KeepWorkload { uid: uid.clone() });
+        if let Err(error) = self.exchange(keep, None).await? {
+            tracing::warn!(proxy = self.id, uid, error, "the node proxy does not keep a pod");
+        }
+        Ok(())
+    }
+
     async fn add(&self, pod: &Arc<HandedPod>) -> Result<(), HandoffError> {
-        let answer = self.exchange(pod.payload(), Some(pod.network.as_fd())).await?;
+        let answer = match self.exchange(pod.payload(), Some(pod.network.as_fd())).await {
+            // Nothing was sent: a pod whose names are too long is refused alone, and takes no other with it.
+            Err(error @ HandoffError::TooLong(_)) => Err(error.to_string()),
+            answer => answer?,
+        };
         if let Err(error) = &answer {
             tracing::warn!(
                 proxy = self.id,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use fairway_proto::zds::workload_request::Payload;
 
 use super::client::{Client, pod, until};
+use super::socket::MAX_PACKET;
 use super::*;
 
 struct Node {
@@ -126,6 +127,57 @@ async fn a_proxy_that_comes_back_gets_everything() {
     node.handoff.remove("a");
     let (_client, uids) = Client::ready(&node.path);
     assert_eq!(uids, ["b"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_whose_namespace_is_not_known_is_kept_by_each_snapshot_until_it_is_handed_over_or_taken_back() {
+    let node = node();
+    for uid in ["found", "ended", "lost"] {
+        node.handoff.keep(uid);
+    }
+    node.handoff.add(pod("a").0);
+    node.handoff.keep("a");
+    let kept = |client: &Client, wanted: &[&str]| {
+        client.hello();
+        client.take("a");
+        for uid in wanted {
+            let (request, descriptors) = client.next();
+            assert!(
+                matches!(&request, Payload::Keep(keep) if keep.uid == *uid),
+                "{request:?} instead of keeping {uid}"
+            );
+            assert!(descriptors.is_empty());
+            client.accept();
+        }
+        assert!(matches!(client.next().0, Payload::SnapshotSent(_)));
+        client.accept();
+    };
+    let client = Client::connect(&node.path);
+    kept(&client, &["ended", "found", "lost"]);
+    // After the snapshot it is against the protocol (§5.4): what comes next must be something else.
+    node.handoff.keep("late");
+    node.handoff.remove("ended");
+    client.let_go("ended");
+    node.handoff.add(pod("found").0);
+    client.take("found");
+    until(&node.handoff, |handoff| handoff.answer("found") == Answer::Accepted).await;
+    node.handoff.remove("found");
+    client.let_go("found");
+    drop(client);
+    until(&node.handoff, |handoff| handoff.connected() == 0).await;
+    kept(&Client::connect(&node.path), &["late", "lost"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_whose_request_is_too_long_is_refused_alone() {
+    let node = node();
+    let (endless, _) = pod("a");
+    node.handoff.add(HandedPod { service_account: "x".repeat(MAX_PACKET), ..endless });
+    node.handoff.add(pod("b").0);
+    let (_client, uids) = Client::ready(&node.path);
+    assert_eq!(uids, ["b"]);
+    until(&node.handoff, |handoff| handoff.answer("b") == Answer::Accepted).await;
+    assert!(matches!(node.handoff.answer("a"), Answer::Refused(why) if why.contains("is the most a node proxy reads")));
 }
 
 #[tokio::test(flavor = "multi_thread")]

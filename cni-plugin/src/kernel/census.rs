@@ -32,6 +32,12 @@ impl Census {
         self.namespaces.get(uid).map(|(_, path)| path.as_path())
     }
 
+    /// Whether the pod has a process in the namespace.
+    #[must_use]
+    pub fn is_home(&self, namespace: NamespaceId, uid: &str) -> bool {
+        self.owners.get(&namespace).is_some_and(|owners| owners.contains(uid))
+    }
+
     /// One file for the namespace of each pod.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.namespaces.values().map(|(_, path)| path.as_path())

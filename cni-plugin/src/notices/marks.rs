@@ -138,7 +138,9 @@ impl Marks {
         if matches!(waited, Ok(Ok(_))) {
             return Ok(());
         }
-        let due = self.shared.state().due(&self.source.borrow());
+        // The source before the state, as everywhere: whoever waits for one while it holds the other would hold up all.
+        let loaded = self.source.borrow();
+        let due = self.shared.state().due(&loaded);
         let left: Vec<String> = due.iter().map(|due| due.key.to_string()).collect();
         Err(NoticeError::Unsettled(left.join(", ")))
     }

@@ -97,11 +97,17 @@ pub(super) fn is_answering(configuration: &Configuration) -> bool {
 }
 
 fn connect(path: &Path, patience: Duration) -> io::Result<Socket> {
+    let deadline = Instant::now() + patience;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // Also bounds the wait for a place in a full queue, see unix(7) and connect(2).
-    socket.set_write_timeout(Some(patience))?;
-    socket.connect(&SockAddr::unix(path)?)?;
-    Ok(socket)
+    let address = SockAddr::unix(path)?;
+    loop {
+        // Also bounds the wait for a place in a full queue, see unix(7) and connect(2).
+        socket.set_write_timeout(Some(remaining(deadline).ok_or(io::ErrorKind::TimedOut)?))?;
+        match socket.connect(&address) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            done => return done.map(|()| socket),
+        }
+    }
 }
 
 fn remaining(deadline: Instant) -> Option<Duration> {

@@ -1,5 +1,6 @@
 //! The CNI protocol as its specification 1.1.0 has it: environment and input to a request, failures to their text.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,12 +8,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::event;
+use crate::event::{self, Attached};
 
 /// Versions of the specification we speak, oldest first. Older ones have no chains of plugins.
 pub const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 /// Name of the plugin: its `type` in configurations and its file.
 pub const PLUGIN: &str = "fairway-cni";
+/// Where a GC says what there is.
+const VALID_ATTACHMENTS: &str = "cni.dev/valid-attachments";
 /// Longest interface name: `IFNAMSIZ` without its terminator, in bytes.
 const MAX_INTERFACE_NAME: usize = 15;
 
@@ -160,6 +163,8 @@ pub struct Pod {
 pub struct Call {
     /// The runtime's id of the sandbox.
     pub container: String,
+    /// Name of the network.
+    pub network: String,
     /// Path of its network namespace; may be empty on DEL.
     pub netns: String,
     /// The pod, when a kubelet is behind the runtime.
@@ -178,7 +183,7 @@ pub enum Command {
     /// CHECK.
     Check(Call),
     /// GC.
-    CollectGarbage,
+    CollectGarbage(Attached),
     /// STATUS.
     Status,
     /// VERSION.
@@ -250,7 +255,7 @@ pub fn parse(variable: impl Fn(&str) -> Option<String>, input: &str) -> Result<R
         "ADD" => call(true).map(Command::Add),
         "DEL" => call(false).map(Command::Delete),
         "CHECK" => since("0.4.0").and_then(|()| call(true)).map(Command::Check),
-        "GC" => since("1.1.0").map(|()| Command::CollectGarbage),
+        "GC" => since("1.1.0").and_then(|()| attached(&value)).map(Command::CollectGarbage),
         "STATUS" => since("1.1.0").map(|()| Command::Status),
         "" => Err(Failure::new(Code::InvalidEnvironment, "CNI_COMMAND is not set")
             .details("this program is run by a container runtime, see the CNI specification")),
@@ -287,7 +292,22 @@ fn call(variable: &impl Fn(&str) -> String, value: &Value, netns_needed: bool) -
         Err(_) if !netns_needed => None,
         pod => pod?,
     };
-    Ok(Call { container, netns, pod, previous })
+    Ok(Call { container, network: network(value), netns, pod, previous })
+}
+
+fn network(value: &Value) -> String {
+    value.get("name").and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+/// What a GC lists. Without a list nothing is known to be garbage: a missing one must not pass for an empty one.
+fn attached(value: &Value) -> Result<Attached, Failure> {
+    let unusable = |what: &str| Failure::new(Code::InvalidConfiguration, format!("{VALID_ATTACHMENTS} {what}"));
+    let list = value.get(VALID_ATTACHMENTS).ok_or_else(|| unusable("is missing, so nothing is known to be garbage"))?;
+    let list = list.as_array().ok_or_else(|| unusable("is not a list"))?;
+    let id = |attachment: &Value| attachment.get("containerID").and_then(Value::as_str).map(str::to_owned);
+    let containers: Option<BTreeSet<String>> = list.iter().map(id).collect();
+    let containers = containers.ok_or_else(|| unusable("has an attachment without a containerID"))?;
+    Ok(Attached { network: network(value), containers })
 }
 
 fn pod(arguments: &str) -> Result<Option<Pod>, Failure> {

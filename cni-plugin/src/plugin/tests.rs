@@ -114,6 +114,7 @@ fn an_add_that_the_agent_agrees_to_passes_the_result_through() {
     let body: Value = serde_json::from_str(asked.split_once("\r\n\r\n").unwrap().1).unwrap();
     let wanted = json!({
         "Netns": "/run/netns/a", "PodName": "web", "PodNamespace": "shop", "PodUID": "u1", "ContainerID": "c0ffee",
+        "Network": "pods",
         "IPs": [
             {"Interface": 1, "Address": {"IP": "10.0.0.5", "Mask": "////AA=="}, "Gateway": "10.0.0.1"},
             {"Interface": 1, "Address": {"IP": "fd00::5", "Mask": "//////////8AAAAAAAAAAA=="}, "Gateway": ""},
@@ -207,6 +208,7 @@ fn after_the_agent_was_uninstalled_everything_is_a_no_op() {
     for command in ["ADD", "DEL", "CHECK", "GC", "STATUS"] {
         let mut configuration = node.configuration("closed");
         configuration["cniVersion"] = json!("1.1.0");
+        configuration["cni.dev/valid-attachments"] = json!([]);
         let outcome = run(environment(command, "shop"), &configuration.to_string());
         assert_eq!(outcome.code, 0, "{command}: {outcome:?}");
         let mut wanted = previous();
@@ -228,6 +230,29 @@ fn check_tells_the_truth_of_the_agent_and_nothing_without_one() {
     assert!(agent.join().unwrap().starts_with("POST /cmdcheck "));
     let outcome = run(environment("CHECK", "shop"), &node.configuration("closed").to_string());
     assert_eq!((outcome.code, outcome.output.as_str()), (0, ""), "the agent has gone");
+}
+
+#[test]
+fn garbage_is_what_the_agent_keeps_of_sandboxes_that_a_runtime_does_not_list() {
+    let node = Node::enrolled();
+    let collect = |node: &Node| {
+        let mut configuration = node.configuration("closed");
+        configuration["cniVersion"] = json!("1.1.0");
+        configuration["cni.dev/valid-attachments"] = json!([
+            {"containerID": "b", "ifname": "eth0"}, {"containerID": "a", "ifname": "eth0"},
+            {"containerID": "a", "ifname": "net1"},
+        ]);
+        run(variables(&[("CNI_COMMAND", "GC"), ("CNI_PATH", "/x")]), &configuration.to_string())
+    };
+    let agent = node.agent(http(200, "{}"));
+    let done = Outcome { output: String::new(), complaint: String::new(), code: 0 };
+    assert_eq!(collect(&node), done);
+    let asked = agent.join().unwrap();
+    assert!(asked.starts_with("POST /cmdgc "), "{asked}");
+    let body: Value = serde_json::from_str(asked.split_once("\r\n\r\n").unwrap().1).unwrap();
+    assert_eq!(body, json!({"Network": "pods", "ContainerIDs": ["a", "b"]}));
+    let outcome = collect(&node);
+    assert_eq!((outcome.code, outcome.output.as_str()), (0, ""), "an agent that has gone keeps nothing");
 }
 
 #[test]
@@ -257,6 +282,9 @@ fn calls_that_are_not_as_the_specification_says_are_refused_by_its_codes() {
     };
     let conf = r#"{"cniVersion":"1.0.0","name":"n","type":"fairway-cni","prevResult":{"ips":[]}}"#;
     let old = r#"{"cniVersion":"0.3.1","name":"n","type":"fairway-cni","prevResult":{"ips":[]}}"#;
+    let new = r#"{"cniVersion":"1.1.0","name":"n","type":"fairway-cni"}"#;
+    let listless = r#"{"cniVersion":"1.1.0","name":"n","type":"fairway-cni","cni.dev/valid-attachments":{}}"#;
+    let nameless = r#"{"cniVersion":"1.1.0","name":"n","cni.dev/valid-attachments":[{"ifname":"eth0"}]}"#;
     // environment, input, code, part of the message
     type Environment = Vec<(&'static str, &'static str)>;
     let rows: Vec<(Environment, &str, u64, &str)> = vec![
@@ -282,6 +310,9 @@ fn calls_that_are_not_as_the_specification_says_are_refused_by_its_codes() {
         (with("CNI_COMMAND", "CHECK"), old, 1, "0.4.0"),
         (with("CNI_COMMAND", "STATUS"), conf, 1, "1.1.0"),
         (with("CNI_COMMAND", "GC"), conf, 1, "1.1.0"),
+        (with("CNI_COMMAND", "GC"), new, 7, "nothing is known to be garbage"),
+        (with("CNI_COMMAND", "GC"), listless, 7, "not a list"),
+        (with("CNI_COMMAND", "GC"), nameless, 7, "without a containerID"),
     ];
     for (environment, input, code, message) in rows {
         let outcome = run(variables(&environment), input);

@@ -9,7 +9,7 @@ use fairway_core::limits;
 use fairway_core::source::{ObjectKey, Objects};
 use tokio::sync::oneshot;
 
-use crate::event::{Answer, Attachment};
+use crate::event::{Answer, Attached, Attachment};
 use crate::kernel::NamespaceId;
 use crate::serve::Verdict;
 
@@ -109,6 +109,20 @@ impl Arrivals {
         if self.pods.get(key).is_some_and(|arrival| arrival.attachment.container_id == container) {
             self.pods.remove(key);
         }
+    }
+
+    /// Sandboxes of a network that its runtime does not list, with the uids of their pods as far as they are known. One that
+    /// is being started is not among them: the list is older.
+    pub(super) fn unlisted(&self, attached: &Attached) -> Vec<(ObjectKey, Option<String>, Attachment)> {
+        let unlisted = self.pods.iter().filter(|(_, arrival)| {
+            let Attachment { network, container_id, .. } = &arrival.attachment;
+            let is_starting = arrival.waiting.iter().any(|answer| !answer.is_closed());
+            !network.is_empty()
+                && *network == attached.network
+                && !attached.containers.contains(container_id)
+                && !is_starting
+        });
+        unlisted.map(|(key, arrival)| (key.clone(), arrival.owner.clone(), arrival.attachment.clone())).collect()
     }
 
     /// The namespace of the pod `uid` is about to go, whatever the pod's object says.

@@ -8,23 +8,30 @@ use fairway_core::source::{Loaded, ObjectKey};
 use super::arrivals::{Arrival, Standing};
 use super::{Decision, Reconciler};
 use crate::enroll::Reason;
-use crate::event::{Answer, Attachment};
+use crate::event::{Answer, Attached, Attachment};
 use crate::kernel::NamespaceId;
 use crate::report::{Actual, Desired};
 use crate::serve::{Call, Verdict, Want};
 
+fn pod_of(attachment: &Attachment) -> ObjectKey {
+    ObjectKey::pod(attachment.pod_namespace.clone(), attachment.pod_name.clone())
+}
+
 impl Reconciler {
     /// Takes note of a call; an ADD is answered once it can be.
     pub(super) fn heard(&mut self, call: Call, now: Instant) {
-        let Call { want, attachment, answer } = call;
-        let key = ObjectKey::pod(attachment.pod_namespace.clone(), attachment.pod_name.clone());
+        let Call { want, answer } = call;
         let verdict = match want {
-            Want::Add => return self.arrivals.begin(key, attachment, now, answer),
-            Want::Delete => {
-                self.end(&key, &attachment);
+            Want::Add(attachment) => return self.arrivals.begin(pod_of(&attachment), attachment, now, answer),
+            Want::Delete(attachment) => {
+                self.end(&pod_of(&attachment), &attachment);
                 Verdict::Agreed(Answer::default())
             }
-            Want::Check => self.check(&key),
+            Want::Check(attachment) => self.check(&pod_of(&attachment)),
+            Want::Collect(attached) => {
+                self.collect(&attached);
+                Verdict::Agreed(Answer::default())
+            }
         };
         // Nobody waits any more: fine.
         let _ = answer.send(verdict);
@@ -50,6 +57,30 @@ impl Reconciler {
             tracing::info!(pod = %key, uid, "the pod's sandbox is taken down");
             self.arrivals.bury(key.clone(), &uid, id);
             self.let_go(&uid);
+        } else if !self.tracked.values().any(|tracked| tracked.key == *key) {
+            self.end_unseen(key);
+        }
+    }
+
+    /// A sandbox that its runtime does not list any more has ended without a DEL (CNI 1.1.0, "GC"). What a plugin of a chain
+    /// has made in a namespace ends with that; what is left is what this agent was told and its proxies were handed.
+    ///
+    /// A list can be wrong, while a process of the pod in that very namespace cannot: such a pod stays as it is.
+    fn collect(&mut self, attached: &Attached) {
+        let unlisted = self.arrivals.unlisted(attached);
+        if unlisted.is_empty() {
+            return;
+        }
+        let census = self.kernel.census();
+        for (key, uid, attachment) in unlisted {
+            let id = self.identify(&attachment.netns);
+            let lives = id.is_some_and(|id| uid.is_some_and(|uid| census.is_home(id, &uid)));
+            if lives {
+                tracing::warn!(pod = %key, container = attachment.container_id, "the runtime does not list a sandbox whose pod runs; it stays");
+            } else {
+                tracing::info!(pod = %key, container = attachment.container_id, "the runtime does not list the pod's sandbox any more");
+                self.end(&key, &attachment);
+            }
         }
     }
 

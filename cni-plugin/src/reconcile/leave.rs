@@ -14,7 +14,14 @@ impl Reconciler {
     pub(super) fn leave(&mut self, key: &ObjectKey, pod: &MeshPod, now: Instant, full: bool) -> Option<Job> {
         let uid = pod.uid()?.to_owned();
         if !self.tracked.contains_key(&uid) {
-            return self.look_for_leftovers(key, pod, &uid, full);
+            let job = self.look_for_leftovers(key, pod, &uid, full);
+            if job.is_some() {
+                // It goes from its proxy once its rules are gone.
+                self.withdraw(Some(&uid), key);
+            } else if full {
+                self.no_longer_keep(&uid);
+            }
+            return job;
         }
         let found = self.locate(key, &uid).ok();
         let tracked = self.tracked.get_mut(&uid)?;
@@ -51,6 +58,7 @@ impl Reconciler {
     /// its namespace does.
     pub(super) fn forget_deleted(&mut self, loaded: &Loaded, present: &BTreeSet<&str>, jobs: &mut Vec<Job>) {
         self.clean.retain(|uid| present.contains(uid.as_str()));
+        self.keep_only(loaded, present);
         let gone: Vec<_> = self.tracked.keys().filter(|uid| !present.contains(uid.as_str())).cloned().collect();
         for uid in gone {
             let Some(tracked) = self.tracked.get(&uid) else { continue };

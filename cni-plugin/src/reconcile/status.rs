@@ -7,13 +7,17 @@ use std::time::Instant;
 use fairway_core::source::{Kind, Loaded, MeshPod, ObjectKey};
 use serde_json::{Map, json};
 
+use super::record::{Record, Word};
 use super::settle::{self, StatusChange, settle};
-use super::{COMPLAIN_AFTER, Lack, REMIND_EVERY, Reconciler};
+use super::{REMIND_EVERY, Reconciler};
 use crate::enroll::{Decision, NOT_CAPTURED, REDIRECTION};
 use crate::events::{PodEvent, Reason};
 use crate::install::InstallError;
 use crate::plugin::remembered::Remembered;
 use crate::report::{Actual, Desired, PodReport};
+
+/// What a pod lacks of which nothing is wrong.
+const UNANSWERED: &str = "the node proxy has not answered for it yet";
 
 impl Reconciler {
     /// Leaves a note for the plugin, which decides by it while no agent runs.
@@ -89,7 +93,8 @@ impl Reconciler {
             return;
         }
         if says_more {
-            annotations.insert(NOT_CAPTURED.to_owned(), json!(report.error));
+            let why = report.error.as_deref().unwrap_or(UNANSWERED);
+            annotations.insert(NOT_CAPTURED.to_owned(), json!(why));
         }
         let partial = json!({"metadata": {"annotations": annotations}});
         if let Err(error) = self.status.write(&key, &report.uid, &partial) {
@@ -103,27 +108,44 @@ impl Reconciler {
         }
     }
 
-    /// Whether the pod opts in and is not captured, for a known reason and for so long that its owner should hear of it.
+    /// Whether the pod opts in and is not captured, and its owner was told so.
     fn has_lacked_capture(&mut self, key: &ObjectKey, report: &PodReport, now: Instant) -> bool {
-        let error = report.error.as_deref().filter(|_| report.desired == Desired::Captured);
-        let Some(error) = error.filter(|_| report.actual != Actual::Captured) else {
-            let was_told = self.lacking.remove(key).is_some_and(|lack| lack.told.is_some());
-            if was_told && report.actual == Actual::Captured {
-                self.say(key, &report.uid, Reason::Captured, "its rules were read back and the node proxy listens");
-            }
+        let is_captured = report.actual == Actual::Captured;
+        let tracked = self.tracked.get_mut(&report.uid);
+        // A pod that has nothing yet, and of which nothing is wrong, waits for its sandbox.
+        let lacks = !is_captured && (report.error.is_some() || tracked.is_some());
+        let was_captured = tracked.is_some_and(|tracked| std::mem::replace(&mut tracked.was_captured, is_captured));
+        if report.desired != Desired::Captured || !is_captured && !lacks {
+            self.records.remove(key);
             return false;
+        }
+        if was_captured && lacks {
+            self.metrics.counter("fairway_agent_captures_lost_total", &[]).increment(1);
+        }
+        if self.records.get(key).is_some_and(|record| record.uid != report.uid) {
+            self.records.remove(key);
+        }
+        let record = match self.records.get_mut(key) {
+            Some(record) => record,
+            None if is_captured => return false,
+            None => self.records.entry(key.clone()).or_insert_with(|| Record::begin(&report.uid, now)),
         };
-        let begun = || Lack { uid: report.uid.clone(), since: now, told: None };
-        let lack = self.lacking.entry(key.clone()).or_insert_with(begun);
-        if lack.uid != report.uid {
-            *lack = begun();
+        let (word, is_told, often) = (record.note(is_captured, now), record.is_told(), record.often());
+        if record.is_over() {
+            self.records.remove(key);
         }
-        let is_long = now.saturating_duration_since(lack.since) >= COMPLAIN_AFTER;
-        if is_long && !lack.told.is_some_and(|told| is_recent(told, now)) {
-            lack.told = Some(now);
-            self.say(key, &report.uid, Reason::NotCaptured, error);
+        let uid = &report.uid;
+        match word {
+            Some(Word::Lacks) => {
+                let why = report.error.as_deref().unwrap_or(UNANSWERED);
+                self.say(key, uid, Reason::NotCaptured, &format!("{why}{often}"));
+            }
+            Some(Word::Has) => {
+                self.say(key, uid, Reason::Captured, "its rules were read back and the node proxy listens");
+            }
+            None => {}
         }
-        is_long
+        is_told
     }
 
     /// Takes the status of a pod back, unless another pod has its name by now; without a uid, whatever pod it was.
@@ -145,9 +167,9 @@ impl Reconciler {
                 return;
             }
         };
-        let told = self.lacking.iter().filter(|(_, lack)| lack.told.is_some()).map(|(key, _)| key);
-        let in_use = self.tracked.values().map(|tracked| &tracked.key).chain(self.refused.keys()).chain(told);
-        let in_use: BTreeSet<_> = in_use.collect();
+        let told = self.records.iter().filter(|(_, record)| record.is_told()).map(|(key, _)| key);
+        let in_use = self.tracked.values().map(|tracked| &tracked.key).chain(self.refused.keys());
+        let in_use: BTreeSet<_> = in_use.chain(self.kept.values()).chain(told).collect();
         for key in owned.iter().filter(|key| key.kind == Kind::Pod && !in_use.contains(key)) {
             let pod = loaded.objects.pods.get(key).map(Arc::as_ref);
             let is_over = match pod.filter(|pod| pod.node() == Some(&self.settings.node)) {

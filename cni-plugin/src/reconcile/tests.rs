@@ -11,6 +11,7 @@ use serde_json::json;
 
 use clap::Parser as _;
 
+use super::record::COMPLAIN_AFTER;
 use super::*;
 use crate::config::Config;
 use crate::enroll::REDIRECTION;
@@ -126,7 +127,7 @@ impl World {
     async fn ready(&self) -> Client {
         let client = self.connect().await;
         client.hello();
-        while let Payload::Add(_) = client.next().0 {
+        while let Payload::Add(_) | Payload::Keep(_) = client.next().0 {
             client.accept();
         }
         client.accept();
@@ -406,13 +407,14 @@ async fn a_kernel_that_refuses_shows_and_is_asked_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn leaving_for_good_releases_everything() {
+async fn an_agent_that_leaves_for_good_takes_its_pods_from_the_proxies() {
     let (mut world, client) = World::captured().await;
     let answers = std::thread::spawn(move || client.let_go("u1"));
-    world.reconciler.release_all().await;
+    world.reconciler.dismiss().await;
     answers.join().unwrap();
-    assert_eq!(world.kernel.content(INODE), None);
-    assert_eq!(world.redirection(), None);
+    let client = world.connect().await;
+    client.hello();
+    assert!(matches!(client.next().0, Payload::SnapshotSent(_)), "also from one that comes now");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -455,6 +457,7 @@ async fn verification_takes_turns() {
     assert_eq!(seen.len(), pods.len());
 }
 
+mod keep;
 mod phases;
 mod probes;
 mod runtime;

@@ -125,6 +125,8 @@ async fn a_sandbox_of_which_no_uid_is_told_is_not_given_to_an_earlier_pod_that_w
     assert!(world.reconciler.tracked.is_empty());
     world.write("pod.yaml", &starting("u1"));
     world.pass().await;
+    // An agent before this one may have handed that over.
+    client.let_go("u0");
     client.take("u1");
     world.answered(Answer::Accepted).await;
     // Told to end later, it is still its own.

@@ -8,7 +8,7 @@ use tokio::sync::oneshot::error::TryRecvError;
 
 use super::*;
 use crate::enroll::NOT_CAPTURED;
-use crate::event::{AssignedAddress, Attachment, Network};
+use crate::event::{AssignedAddress, Attached, Attachment, Network};
 use crate::kernel::fake::ADDRESS;
 use crate::serve::{Verdict, Want};
 
@@ -17,7 +17,7 @@ pub(super) fn starting(uid: &str) -> String {
     pod(uid).replace("podIP: 10.0.0.1", "hostIP: 10.9.9.9").replace("Running", "Pending")
 }
 
-fn sandbox(container: &str) -> Attachment {
+pub(super) fn sandbox(container: &str) -> Attachment {
     let address = Network::new(ADDRESS.into(), 24);
     Attachment {
         netns: format!("/var/run/netns/{container}"),
@@ -25,6 +25,7 @@ fn sandbox(container: &str) -> Attachment {
         pod_namespace: "shop".to_owned(),
         pod_uid: "u1".to_owned(),
         container_id: container.to_owned(),
+        network: "pods".to_owned(),
         ips: vec![AssignedAddress { interface: json!(1), address, gateway: json!("") }],
     }
 }
@@ -46,11 +47,25 @@ impl World {
         self.kernel.vanish(Path::new(&format!("/var/run/netns/{container}")));
     }
 
-    fn call(&mut self, want: Want, attachment: Attachment) -> oneshot::Receiver<Verdict> {
+    pub(super) fn call(
+        &mut self,
+        want: impl FnOnce(Attachment) -> Want,
+        attachment: Attachment,
+    ) -> oneshot::Receiver<Verdict> {
+        self.ask(want(attachment))
+    }
+
+    fn ask(&mut self, want: Want) -> oneshot::Receiver<Verdict> {
         let (answer, wait) = oneshot::channel();
         let now = self.now;
-        self.reconciler.heard(Call { want, attachment, answer }, now);
+        self.reconciler.heard(Call { want, answer }, now);
         wait
+    }
+
+    fn collect(&mut self, network: &str, containers: &[&str]) {
+        let containers = containers.iter().map(ToString::to_string).collect();
+        let mut answer = self.ask(Want::Collect(Attached { network: network.to_owned(), containers }));
+        assert!(matches!(answer.try_recv(), Ok(Verdict::Agreed(_))));
     }
 
     pub(super) fn add(&mut self, container: &str) -> oneshot::Receiver<Verdict> {
@@ -268,6 +283,38 @@ async fn a_del_takes_the_pod_from_the_proxy_although_its_object_is_still_there()
     // The runtime is late with the old one.
     world.delete("one");
     assert_eq!(world.pass().await.actual, Actual::Captured);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_of_a_sandbox_that_its_runtime_does_not_list_is_dropped() {
+    let (mut world, client) = World::started("one", 20).await;
+    for (network, containers) in [("pods", &["one", "other"][..]), ("another", &[])] {
+        world.collect(network, containers);
+        assert_eq!(world.pass().await.actual, Actual::Captured, "{network}");
+    }
+    world.collect("pods", &["other"]);
+    client.let_go("u1");
+    let report = world.pass().await;
+    assert!(report.error.unwrap().contains("no network namespace"), "what the runtime said of it is forgotten");
+    assert_eq!((report.actual, world.redirection()), (Actual::Absent, None));
+    // The pod's next sandbox, which no list can have yet.
+    world.make("two", 21);
+    let mut answer = world.add("two");
+    world.pass().await;
+    world.collect("pods", &["other"]);
+    client.take("u1");
+    world.answered(Answer::Accepted).await;
+    world.pass().await;
+    assert!(agreed(&mut answer, true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_pod_that_its_runtime_fails_to_list_stays_captured() {
+    let (mut world, _client) = World::started("one", 20).await;
+    world.kernel.run_process("u1", 20, Path::new("/proc/30/ns/net"));
+    world.collect("pods", &[]);
+    assert_eq!(world.pass().await.actual, Actual::Captured);
+    assert_eq!(world.redirection().as_deref(), Some("enabled"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -525,7 +572,45 @@ async fn a_pod_that_lacks_its_capture_for_long_is_told_why_until_it_has_it() {
     world.kernel.refuse_apply(false);
     assert_eq!(world.pass().await.actual, Actual::Captured);
     assert_eq!((note(&world), world.redirection().as_deref()), (None, Some("enabled")));
-    assert_eq!(world.said(), [Reason::NotCaptured, Reason::NotCaptured, Reason::NotCaptured, Reason::Captured]);
+    assert_eq!(world.said(), [Reason::NotCaptured; 2], "it may not last");
+    world.now += COMPLAIN_AFTER;
+    world.pass().await;
+    assert_eq!(world.said(), [Reason::NotCaptured, Reason::NotCaptured, Reason::Captured]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_comes_and_goes_all_the_time_is_said_once_and_counted_each_time() {
+    const TIMES: u32 = 12;
+    let (mut world, mut client) = World::captured().await;
+    let shows = |world: &World, line: &str| world.reconciler.metrics.render().lines().any(|found| found == line);
+    for _ in 0..TIMES {
+        drop(client);
+        world.answered(Answer::NoProxy).await;
+        assert_eq!(world.pass().await.actual, Actual::Pending);
+        world.now += COMPLAIN_AFTER / 10;
+        client = world.connect().await;
+        client.hello();
+        world.answered(Answer::Waiting).await;
+        world.pass().await;
+        client.take("u1");
+        assert!(matches!(client.next().0, Payload::SnapshotSent(_)));
+        client.accept();
+        world.answered(Answer::Accepted).await;
+        assert_eq!(world.pass().await.actual, Actual::Captured);
+        world.now += COMPLAIN_AFTER / 10;
+    }
+    assert_eq!(world.said(), [Reason::NotCaptured]);
+    let message = world.events.latest().pop().unwrap().message;
+    assert!(message.contains(" times in "), "{message}");
+    assert!(shows(&world, &format!("fairway_agent_captures_lost_total {TIMES}")));
+    assert!(shows(&world, r#"fairway_agent_pods{state="unsteady"} 1"#), "captured, and nobody can rely on it");
+    assert_eq!(world.redirection().as_deref(), Some("enabled"), "peers go on as if it were");
+    for _ in 0..2 {
+        world.now += COMPLAIN_AFTER;
+        world.pass().await;
+    }
+    assert_eq!(world.said(), [Reason::NotCaptured, Reason::Captured]);
+    assert!(shows(&world, r#"fairway_agent_pods{state="unsteady"} 0"#));
 }
 
 #[tokio::test(flavor = "multi_thread")]
