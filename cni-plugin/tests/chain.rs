@@ -11,6 +11,7 @@ mod chain {
     mod disks;
     mod faults;
     mod kills;
+    mod leaving;
     mod meddling;
     pub(crate) mod node;
     mod peers;

@@ -349,6 +349,23 @@ impl Node {
         runtime::run(&self.name, &directories, list, command, sandbox, previous)
     }
 
+    /// Runs our plugin alone, for what is about no single sandbox.
+    pub(crate) fn tell_our_plugin(&self, verb: &str, input: &Value) -> Result<(), String> {
+        let mut child = Command::new("ip")
+            .args(["netns", "exec", &self.name])
+            .arg(self.path("bin/fairway-cni"))
+            .env("CNI_COMMAND", verb)
+            .env("CNI_PATH", PLUGINS)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input.to_string().as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stdout).into_owned()) }
+    }
+
     pub(crate) fn exec(&self, command: &[&str]) -> String {
         exec(&self.name, command)
     }

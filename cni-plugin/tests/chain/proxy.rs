@@ -15,6 +15,7 @@ use super::node::Node;
 pub(crate) const ADDITION: u8 = 0x0a;
 pub(crate) const DELETION: u8 = 0x12;
 pub(crate) const SNAPSHOT_SENT: u8 = 0x1a;
+pub(crate) const KEEPING: u8 = 0x2a;
 
 /// What a proxy does with the first request of a kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +84,16 @@ impl Proxy {
     /// Whether it was told that `uid` ends.
     pub(crate) fn has_heard_the_end_of(&self, uid: &str) -> bool {
         self.heard(uid).any(|message| message.first() == Some(&DELETION))
+    }
+
+    /// Whether it was told to keep `uid`, and nothing before.
+    pub(crate) fn has_been_told_to_keep(&self, uid: &str) -> bool {
+        self.heard(uid).next().is_some_and(|message| message.first() == Some(&KEEPING))
+    }
+
+    /// Whether it was handed `uid`.
+    pub(crate) fn was_handed(&self, uid: &str) -> bool {
+        self.heard(uid).any(|message| message.first() == Some(&ADDITION))
     }
 
     fn heard(&self, uid: &str) -> impl Iterator<Item = Vec<u8>> + use<> {

@@ -60,3 +60,25 @@ fn a_directory_of_manifests_that_vanishes_takes_no_pod_with_it() {
     assert!(node.status("shop", "web").contains("enabled"));
     node.stop_agent();
 }
+
+#[test]
+fn a_pod_that_the_next_agent_cannot_hand_over_stays_with_its_proxy_until_it_can() {
+    let Some((node, proxy)) = Node::enrolled("kept") else { return };
+    for uid in ["u1", "u2"] {
+        node.declare("shop", uid, uid);
+        node.add("shop", uid, uid).unwrap();
+    }
+    // Whoever takes over has not been told by the runtime where its namespace is, and finds no process in it.
+    node.kill_agent();
+    drop(proxy);
+    node.start_agent();
+    let proxy = Proxy::start(&node);
+    node.wait("the proxy is told to keep them", || ["u1", "u2"].iter().all(|uid| proxy.has_been_told_to_keep(uid)));
+    assert!(["u1", "u2"].iter().all(|uid| node.is_captured(uid) && node.status("shop", uid).contains("enabled")));
+    node.run_on("shop", "u1", "u1");
+    node.wait("the one that was found is handed over", || proxy.was_handed("u1"));
+    assert!(!proxy.has_heard_the_end_of("u1"));
+    node.del("shop", "u2", "u2").unwrap();
+    node.wait("the one that ends is taken from the proxy", || proxy.has_heard_the_end_of("u2"));
+    node.stop_agent();
+}

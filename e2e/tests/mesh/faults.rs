@@ -1,6 +1,7 @@
 //! Processes that die: the mesh recovers by itself, and what was open, issued or in force stays so.
 
 mod authority;
+mod kept;
 mod labs_apart;
 mod last_good;
 mod upgrade;
