@@ -56,7 +56,7 @@ impl Node {
     pub(super) fn start(programs: &Path) -> Result<Self> {
         let name = format!("fwbench-{}", std::process::id());
         let root = std::env::temp_dir().join(&name);
-        for directory in ["net.d", "bin", "run", "manifests", "netns"] {
+        for directory in ["net.d", "bin", "run", "manifests", "netns", "world"] {
             fs::create_dir_all(root.join(directory))?;
         }
         let bare = json!({"cniVersion": "1.0.0", "name": "pods", "plugins": [
@@ -69,7 +69,8 @@ impl Node {
         ip(&["-n", &node.name, "link", "set", "lo", "up"])?;
         still(&node.name)?;
         fs::write(node.path("net.d/10-pods.conflist"), node.bare.to_string())?;
-        fs::write(node.path("local.yaml"), "workloads: []\n")?;
+        // In a directory of its own: the proxy follows all that happens around it, and is not to be woken by logs.
+        fs::write(node.path("world/local.yaml"), "workloads: []\n")?;
         let places = AgentPlaces {
             node_socket: node.path("ztunnel.sock"),
             namespaces: node.path("netns"),
@@ -85,7 +86,7 @@ impl Node {
         node.wait("the agent", |node| node.path("ztunnel.sock").exists() && node.chain().to_string().contains(PLUGIN))?;
         let mut proxy = Command::new(programs.join("ztunnel"));
         proxy.env("INPOD_UDS", node.path("ztunnel.sock")).env("XDS_ADDRESS", "").env("FAKE_CA", "true");
-        proxy.env("FAKE_CA_ROOT", node.path("ca.pem")).env("LOCAL_XDS_PATH", node.path("local.yaml"));
+        proxy.env("FAKE_CA_ROOT", node.path("ca.pem")).env("LOCAL_XDS_PATH", node.path("world/local.yaml"));
         node.proxy = Some(node.begin(proxy, "proxy")?);
         node.wait_count("ztunnel_connected", 1)?;
         Ok(node)

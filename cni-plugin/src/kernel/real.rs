@@ -8,6 +8,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use netlink_packet_route::AddressFamily;
 use nix::ifaddrs::getifaddrs;
@@ -15,9 +16,10 @@ use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
 use super::backend::{Backend, Listing};
+use super::census::Register;
 use super::learned::Learned;
 use super::routing::{self, Present, Routing};
-use super::{Census, Inspection, Kernel, KernelError, Namespace, NamespaceId, census, sockets};
+use super::{Census, Inspection, Kernel, KernelError, Namespace, NamespaceId, sockets};
 use crate::rules::{Capture, Phase};
 
 /// Works in pods' namespaces.
@@ -29,6 +31,8 @@ pub struct RealKernel {
     backend: Backend,
     /// What each capture is once written.
     learned: Learned,
+    /// Whose the node's processes are.
+    register: Register,
 }
 
 impl Default for RealKernel {
@@ -41,7 +45,7 @@ impl RealKernel {
     /// A kernel that has not been asked anything; `proc` lists the node's processes.
     #[must_use]
     pub fn new(proc: &Path, backend: Backend) -> Self {
-        Self { proc: proc.to_owned(), backend, learned: Learned::default() }
+        Self { proc: proc.to_owned(), backend, learned: Learned::default(), register: Register::default() }
     }
 
     /// A kernel that writes rules the first way of these that works on this node: each is tried, in a namespace made for
@@ -162,7 +166,7 @@ impl Kernel for RealKernel {
 
     fn census(&self) -> Census {
         match self.identify(Path::new("/proc/self/ns/net")) {
-            Ok(host) => census::take(&self.proc, host),
+            Ok(host) => self.register.take(&self.proc, host, Instant::now()),
             Err(_) => Census::default(),
         }
     }

@@ -215,7 +215,10 @@ impl Node {
     /// Says of a pod what a kubelet does once it runs; and lets its namespace be found without its runtime, as by the
     /// processes in it.
     pub(crate) fn run_on(&self, namespace: &str, pod: &str, uid: &str) {
-        let address = self.address_of(uid);
+        self.run_at(namespace, pod, uid, &self.address_of(uid));
+    }
+
+    fn run_at(&self, namespace: &str, pod: &str, uid: &str, address: &str) {
         let manifest = json!({"apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": pod, "namespace": namespace, "uid": uid},
             "spec": {"nodeName": "node-1", "containers": []},
@@ -223,6 +226,19 @@ impl Node {
         self.write_manifest(&format!("pod-{uid}"), &manifest);
         std::os::unix::fs::symlink(Path::new("/run/netns").join(self.netns(uid)), self.path("netns").join(uid))
             .unwrap();
+    }
+
+    /// Pods that run, each in a namespace of its own with nothing but an address in it.
+    pub(crate) fn run_without_a_chain(&self, namespace: &str, uids: &[String]) {
+        let batch = self.path("batch");
+        let lines: Vec<String> = uids.iter().map(|uid| format!("netns add {}\n", self.netns(uid))).collect();
+        fs::write(&batch, lines.concat()).unwrap();
+        assert!(succeeds("ip", &["-batch", &batch.to_string_lossy()]));
+        for (number, uid) in uids.iter().enumerate() {
+            let address = format!("10.241.{}.{}", number / 250, number % 250 + 1);
+            assert!(succeeds("ip", &["-n", &self.netns(uid), "address", "add", &format!("{address}/32"), "dev", "lo"]));
+            self.run_at(namespace, uid, uid, &address);
+        }
     }
 
     pub(crate) fn write_manifest(&self, name: &str, manifest: &Value) {

@@ -498,6 +498,32 @@ async fn a_pod_that_opts_in_and_cannot_be_captured_is_told_why_and_left_alone() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whatever_can_never_be_captured_is_said_at_label_time_and_never_half_done() {
+    for (specification, reason) in [
+        ("hostNetwork: true", "host_network"),
+        ("os: {name: windows}", "windows"),
+        ("runtimeClassName: kata-qemu", "virtual_machine"),
+    ] {
+        let mut world = World::new();
+        world.label(None);
+        world.write("pod.yaml", &pod("u1").replace("spec: {", &format!("spec: {{{specification}, ")));
+        let client = world.ready().await;
+        assert_eq!(world.pass().await.error, None, "{reason}: nobody asked for it");
+        world.label(Some("ambient"));
+        let report = world.pass().await;
+        assert_eq!((report.desired, report.reason, report.actual), (Desired::Excluded, reason, Actual::Absent));
+        assert_eq!(world.said(), [Reason::CannotBeCaptured], "{reason}");
+        let note = fs::read_to_string(world.directory.path().join(".status/cni-agent.node-1/Pod_shop_web.yaml"));
+        assert!(note.is_ok_and(|note| note.contains(NOT_CAPTURED)), "{reason}");
+        assert!(world.reconciler.metrics.render().contains(r#"fairway_agent_pods{state="refused"} 1"#), "{reason}");
+        assert_eq!((world.kernel.calls(), world.redirection()), (vec![], None), "{reason}");
+        // Its proxy has not heard of it: the next thing it is told is something else.
+        world.handoff.add(crate::handoff::client::pod("other").0);
+        client.take("other");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn labelled_but_not_captured_is_counted() {
     let mut world = World::new();
     world.pass().await;
