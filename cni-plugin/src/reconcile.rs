@@ -18,6 +18,7 @@ mod locate;
 mod probes;
 mod record;
 mod settle;
+mod shared;
 mod status;
 mod wanted;
 
@@ -47,6 +48,7 @@ use job::Job;
 use probes::Sources;
 use record::Record;
 use settle::StatusChange;
+use shared::Shared;
 use wanted::Wanted;
 
 /// How often everything is looked at although nothing happened; also when refused pods are tried again.
@@ -96,6 +98,8 @@ pub struct Reconciler {
     reports: Reports,
     metrics: Metrics,
     tracked: BTreeMap<String, Tracked>,
+    /// How they are captured: alike, most of them.
+    captures: Shared<Capture>,
     /// Pods that stay with the proxy that has them, by uid: see [`Reconciler::keep`].
     kept: BTreeMap<String, ObjectKey>,
     /// Pods of whose end this agent was told before it saw them.
@@ -127,7 +131,7 @@ struct Tracked {
     network: Namespace,
     /// A file that stood for the namespace when it was found.
     path: PathBuf,
-    capture: Capture,
+    capture: Arc<Capture>,
     sources: Sources,
     settling: Settling,
     /// It was never written to: a runtime waits to start it.
@@ -175,6 +179,7 @@ impl Reconciler {
             reports,
             metrics,
             tracked: BTreeMap::new(),
+            captures: Shared::default(),
             kept: BTreeMap::new(),
             ended: BTreeSet::new(),
             clean: BTreeSet::new(),
@@ -290,6 +295,7 @@ impl Reconciler {
         self.records.retain(|key, _| loaded.objects.pods.contains_key(key));
         if full {
             self.withdraw_stale_status(loaded);
+            self.captures.forget_unused();
         }
         let count = jobs.len();
         let results = job::run_all(&self.kernel, jobs).await;
@@ -354,8 +360,8 @@ impl Reconciler {
                 tracked.settling = Settling::Done;
             }
             let capture = wanted.capture(&tracked.sources, tracked.settling);
-            if tracked.capture != capture {
-                tracked.capture = capture;
+            if *tracked.capture != capture {
+                tracked.capture = self.captures.share(capture);
                 tracked.rules_hold = false;
             }
             if tracked.service_account != wanted.service_account {
@@ -394,7 +400,7 @@ impl Reconciler {
             service_account: wanted.service_account.clone(),
             network,
             path,
-            capture: wanted.capture(&sources, settling),
+            capture: self.captures.share(wanted.capture(&sources, settling)),
             sources,
             settling,
             is_fresh: is_new,
@@ -449,7 +455,9 @@ impl Reconciler {
             Ok(job::Done::Present) => {}
             Ok(job::Done::Draining) => {
                 if let Some(tracked) = self.tracked.get_mut(uid) {
-                    (tracked.capture.phase, tracked.rules_hold, tracked.rules_error) = (Phase::Leaving, false, None);
+                    let capture = Capture { phase: Phase::Leaving, ..Capture::clone(&tracked.capture) };
+                    tracked.capture = self.captures.share(capture);
+                    (tracked.rules_hold, tracked.rules_error) = (false, None);
                 }
             }
             Ok(job::Done::Missing) => {
@@ -470,7 +478,10 @@ impl Reconciler {
                 }
             }
             Err(error) => {
-                tracing::warn!(uid, error, "the pod's rules are not as they should be; trying again");
+                let is_said = |tracked: &Tracked| tracked.rules_error.as_ref() == Some(&error);
+                if !self.tracked.get(uid).is_some_and(is_said) {
+                    tracing::warn!(uid, error, "the pod's rules are not as they should be; trying again");
+                }
                 if let Some(tracked) = self.tracked.get_mut(uid) {
                     (tracked.rules_hold, tracked.rules_error) = (false, Some(error));
                 }

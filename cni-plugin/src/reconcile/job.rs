@@ -15,13 +15,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Work on one pod's namespace.
 pub(super) enum Job {
     /// Make the rules hold, writing only when they do not; a sandbox that is `fresh` cannot have them, which saves a look.
-    Ensure { uid: String, network: Namespace, capture: Capture, fresh: bool },
+    Ensure { uid: String, network: Namespace, capture: Arc<Capture>, fresh: bool },
     /// Remove them.
     Remove { uid: String, network: Namespace },
     /// Remove them if there are any.
     Clean { uid: String, network: Namespace },
     /// Redirect nothing new, and remove them once nothing depends on them any more.
-    Drain { uid: String, network: Namespace, capture: Capture },
+    Drain { uid: String, network: Namespace, capture: Arc<Capture> },
     /// See whether there are any.
     Probe { uid: String, network: Namespace },
 }

@@ -1,6 +1,7 @@
 //! The way out: of pods that do not belong in any more, that were deleted, or whose namespace is gone.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Instant;
 
 use fairway_core::source::{Loaded, MeshPod, ObjectKey};
@@ -33,7 +34,7 @@ impl Reconciler {
         let since = *tracked.leaving.get_or_insert(now);
         tracked.said = None;
         let (key, network) = (tracked.key.clone(), tracked.network.clone());
-        let capture = Capture { phase: Phase::Leaving, ..tracked.capture.clone() };
+        let capture = Arc::new(Capture { phase: Phase::Leaving, ..Capture::clone(&tracked.capture) });
         self.withdraw(Some(&uid), &key);
         let waited = now.duration_since(since);
         if waited < self.settings.leave_grace {

@@ -91,8 +91,14 @@ fn an_agent_killed_around_a_del_holds_no_pod_up_and_its_successor_forgets_the_po
         drop(proxy);
         node.start_agent();
         let successor = Proxy::start(&node);
-        node.wait("the pod that stays is handed over", || successor.has_heard(stays));
-        assert!(!successor.has_heard(ends));
+        node.wait("the pod that stays is handed over", || successor.was_handed(stays));
+        node.wait("that was all", || successor.has_heard_the_snapshot());
+        // Of an end that no agent was told of, nobody can know before the pod's object is gone.
+        assert!(!successor.was_handed(ends) && is_told != successor.has_been_told_to_keep(ends));
+        fs::remove_file(node.path(&format!("manifests/pod-{ends}.yaml"))).unwrap();
+        if !is_told {
+            node.wait("it is gone", || successor.has_heard_the_end_of(ends));
+        }
         assert!(node.is_captured(stays));
         drop(successor);
     }

@@ -236,6 +236,7 @@ impl Node {
         assert!(succeeds("ip", &["-batch", &batch.to_string_lossy()]));
         for (number, uid) in uids.iter().enumerate() {
             let address = format!("10.241.{}.{}", number / 250, number % 250 + 1);
+            assert!(succeeds("ip", &["-n", &self.netns(uid), "link", "set", "lo", "up"]));
             assert!(succeeds("ip", &["-n", &self.netns(uid), "address", "add", &format!("{address}/32"), "dev", "lo"]));
             self.run_at(namespace, uid, uid, &address);
         }

@@ -91,6 +91,11 @@ impl Proxy {
         self.heard(uid).next().is_some_and(|message| message.first() == Some(&KEEPING))
     }
 
+    /// Whether it was told all that there was when it connected.
+    pub(crate) fn has_heard_the_snapshot(&self) -> bool {
+        self.heard.lock().unwrap().iter().any(|message| message.first() == Some(&SNAPSHOT_SENT))
+    }
+
     /// Whether it was handed `uid`.
     pub(crate) fn was_handed(&self, uid: &str) -> bool {
         self.heard(uid).any(|message| message.first() == Some(&ADDITION))
