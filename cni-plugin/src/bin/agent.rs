@@ -7,12 +7,19 @@ use clap::Parser;
 use fairway_cni::config::{Config, ignored};
 use fairway_cni::kernel::RealKernel;
 use fairway_core::io::logging;
+use fairway_core::io::memory::use_one_heap;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+fn main() -> ExitCode {
+    // A node's applications need the memory more, and the threads of an agent are hardly ever busy at once.
+    use_one_heap();
+    serve()
+}
+
 // Each thread costs memory, and there is little to do: what takes long is in the kernel and in the node proxy.
 #[tokio::main(worker_threads = 2)]
-async fn main() -> ExitCode {
+async fn serve() -> ExitCode {
     match run(Config::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

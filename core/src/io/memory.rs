@@ -13,6 +13,20 @@ pub fn return_free_pages() {
     tracing::debug!(returned = returned == 1, "free memory is given back");
 }
 
+/// Keeps all memory of the program in one heap, from the next allocation on. Of several, each has holes that only its own threads
+/// fill; a program whose threads seldom allocate at the same moment gains nothing by them. For before any thread is started.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub fn use_one_heap() {
+    // SAFETY: mallopt takes two numbers, no pointers, and changes nothing when it does not know them (mallopt(3)).
+    #[expect(unsafe_code, reason = "the C library offers this to C only")]
+    let done = unsafe { nix::libc::mallopt(nix::libc::M_ARENA_MAX, 1) };
+    debug_assert_eq!(done, 1, "the C library does not know the setting");
+}
+
+/// Other allocators have no such setting.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub fn use_one_heap() {}
+
 /// Other allocators return memory by themselves, or offer no way to ask.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn return_free_pages() {}
