@@ -91,7 +91,7 @@ async fn a_kept_pod_is_taken_from_its_proxy_when_it_ends_or_turns_out_to_be_anot
         let mut world = World::lost().await;
         let client = world.keeper().await;
         end(&mut world);
-        world.loaded = load_for_node(world.directory.path(), Some(&world.loaded));
+        world.loaded = load(world.directory.path(), Some(&world.loaded));
         world.reconciler.pass(&world.loaded, world.now, true).await;
         client.let_go("u1");
         assert!(world.is_told_nothing().await, "{number}");
