@@ -156,12 +156,12 @@ impl Verifier {
     }
 
     /// Whether it can be said now whose the token in the metadata of a request is, whatever there is to say.
-    pub async fn can_check(&self, metadata: &MetadataMap) -> bool {
+    pub async fn can_check(&self, metadata: &MetadataMap, now: SystemTime) -> bool {
         match self {
             Self::Keys(_) => true,
             Self::Review(reviewer) => {
                 let written = metadata.get("authorization").and_then(|value| value.to_str().ok());
-                reviewer.can_check(bearer(written).unwrap_or_default()).await
+                reviewer.can_check(bearer(written).unwrap_or_default(), now).await
             }
         }
     }

@@ -1,7 +1,7 @@
 //! When a stream has lived long enough: after its age, and not before its client could come back.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -41,7 +41,7 @@ impl Age {
         loop {
             let question = self.question.get_or_insert_with(|| {
                 let (verifier, metadata) = (Arc::clone(&self.verifier), self.metadata.clone());
-                tokio::spawn(async move { verifier.can_check(&metadata).await })
+                tokio::spawn(async move { verifier.can_check(&metadata, SystemTime::now()).await })
             });
             let can_come_back = question.await.unwrap_or_default();
             self.question = None;

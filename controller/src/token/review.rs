@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use kube::api::{Api, PostParams};
 use serde::Deserialize;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tonic::Status;
 
 use super::{Caller, CallerPod, SUBJECT_PREFIX, TokenError};
@@ -25,12 +25,16 @@ const BELIEVED_IN_AN_OUTAGE: Duration = Duration::from_secs(3600);
 const REFUSAL_BELIEVED: Duration = Duration::from_secs(2);
 /// Answers that are remembered: a token each of several thousand nodes and waypoints, of about 300 bytes.
 const REMEMBERED: usize = 10_000;
-/// Questions under way at once; others wait.
+/// Questions under way at once, about tokens that are known and about those that are not: made-up tokens must not keep those
+/// from being asked about that proxies have. Others wait.
 const QUESTIONS: usize = 16;
 /// The same for one peer, so that one that sends made-up tokens does not keep others from being asked about.
 const QUESTIONS_PER_PEER: usize = 4;
 /// For an answer. Callers wait about as long.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// For a place and an answer about a token that was accepted before: who calls must not have given up when it is taken to be as
+/// it was.
+const PATIENCE_FOR_KNOWN: Duration = Duration::from_secs(2);
 /// Prefix of what a review tells about the pod a token is bound to.
 const EXTRA: &str = "authentication.kubernetes.io/";
 
@@ -42,9 +46,34 @@ pub struct Reviewer {
     api: Api<TokenReview>,
     audience: String,
     answers: Mutex<HashMap<Fingerprint, Remembered>>,
-    questions: Semaphore,
+    about_unknown: Questions,
+    about_known: Questions,
+}
+
+/// Places of questions under way.
+struct Questions {
+    all: Semaphore,
     peers: PerPeer,
 }
+
+impl Questions {
+    fn new() -> Self {
+        Self { all: Semaphore::new(QUESTIONS), peers: PerPeer::new(QUESTIONS_PER_PEER) }
+    }
+
+    /// A place for a question of this peer. Its own place comes first: who waits for that keeps nobody else waiting.
+    async fn place(&self, peer: Option<IpAddr>) -> Result<Place<'_>, Status> {
+        let closed = |_| Status::unavailable("the controller is shutting down");
+        let own = match peer {
+            Some(peer) => Some(self.peers.of(peer).acquire_owned().await.map_err(closed)?),
+            None => None,
+        };
+        Ok((own, self.all.acquire().await.map_err(closed)?))
+    }
+}
+
+/// Of a question, while it is held.
+type Place<'a> = (Option<OwnedSemaphorePermit>, SemaphorePermit<'a>);
 
 /// An answer, and how long it holds.
 struct Remembered {
@@ -80,8 +109,8 @@ impl Reviewer {
             api: Api::all(client),
             audience: audience.to_owned(),
             answers: Mutex::default(),
-            questions: Semaphore::new(QUESTIONS),
-            peers: PerPeer::new(QUESTIONS_PER_PEER),
+            about_unknown: Questions::new(),
+            about_known: Questions::new(),
         }
     }
 
@@ -98,42 +127,43 @@ impl Reviewer {
         if let Some(answer) = self.remembered(&fingerprint) {
             return Ok(answer?);
         }
-        let closed = |_| Status::unavailable("the controller is shutting down");
-        // Its own place first: who waits for that keeps nobody else waiting.
-        let _own = match peer {
-            Some(peer) => Some(self.peers.of(peer).acquire_owned().await.map_err(closed)?),
-            None => None,
-        };
-        let _permit = self.questions.acquire().await.map_err(closed)?;
-        // Somebody may have asked while this one waited.
-        if let Some(answer) = self.remembered(&fingerprint) {
-            return Ok(answer?);
-        }
-        match self.ask(token).await {
-            Ok(answer) => {
-                self.remember(fingerprint, answer.clone(), expiry(token));
-                Ok(answer?)
-            }
-            Err(status) => self.spare(&fingerprint, now).ok_or(status),
-        }
+        let known = self.spare(&fingerprint, now);
+        let asked = self.find_out(token, &fingerprint, peer, known.is_some()).await;
+        asked.map_or_else(|status| known.ok_or(status), |answer| Ok(answer?))
     }
 
     /// Whether the API server can be asked about a token.
-    pub async fn can_check(&self, token: &str) -> bool {
+    pub async fn can_check(&self, token: &str, now: SystemTime) -> bool {
         let fingerprint = fingerprint(token);
-        if self.remembered(&fingerprint).is_some() {
-            return true;
-        }
-        let Ok(_permit) = self.questions.acquire().await else { return false };
+        let is_known = self.spare(&fingerprint, now).is_some();
         // Of streams that end at about the same time one asks.
-        self.remembered(&fingerprint).is_some()
-            || match self.ask(token).await {
-                Ok(answer) => {
-                    self.remember(fingerprint, answer, expiry(token));
-                    true
-                }
-                Err(_) => false,
+        self.remembered(&fingerprint).is_some() || self.find_out(token, &fingerprint, None, is_known).await.is_ok()
+    }
+
+    /// Asks, once there is a place for it.
+    async fn find_out(
+        &self,
+        token: &str,
+        fingerprint: &Fingerprint,
+        peer: Option<IpAddr>,
+        is_known: bool,
+    ) -> Result<Answer, Status> {
+        let questions = if is_known { &self.about_known } else { &self.about_unknown };
+        let answer = async {
+            let _place = questions.place(peer).await?;
+            // Somebody may have asked while this one waited.
+            if let Some(answer) = self.remembered(fingerprint) {
+                return Ok(answer);
             }
+            let answer = self.ask(token).await?;
+            self.remember(*fingerprint, answer.clone(), expiry(token));
+            Ok(answer)
+        };
+        if !is_known {
+            return answer.await;
+        }
+        let late = |_| Status::unavailable(format!("the API server has not answered within {PATIENCE_FOR_KNOWN:?}"));
+        tokio::time::timeout(PATIENCE_FOR_KNOWN, answer).await.map_err(late)?
     }
 
     async fn ask(&self, token: &str) -> Result<Answer, Status> {
@@ -228,9 +258,16 @@ fn answer(status: TokenReviewStatus, audience: &str) -> Answer {
 
 #[cfg(test)]
 mod tests {
+    use std::future::Pending;
+    use std::sync::Arc;
+    use std::task::{Context, Poll};
+
     use base64::Engine as _;
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    use http::{Request, Response};
+    use kube::client::Body;
     use serde_json::{Value, json};
+    use tonic::codegen::Service;
 
     use super::*;
 
@@ -246,6 +283,54 @@ mod tests {
         let part = |json: &str| URL_SAFE_NO_PAD.encode(json);
         let token = format!("{}.{}.AAAA", part(r#"{"alg":"ES256"}"#), part(r#"{"exp":123,"sub":"it"}"#));
         assert_eq!((expiry(&token), expiry("opaque")), (123, 0));
+    }
+
+    /// An API server that never answers.
+    #[derive(Clone)]
+    struct Silent;
+
+    impl Service<Request<Body>> for Silent {
+        type Response = Response<Body>;
+        type Error = std::io::Error;
+        type Future = Pending<Result<Self::Response, Self::Error>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, _: Request<Body>) -> Self::Future {
+            std::future::pending()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_known_waits_for_nobody_who_is_not() {
+        let reviewer = Arc::new(Reviewer::new(kube::Client::new(Silent, "default"), "istio-ca"));
+        let peer: IpAddr = "10.0.0.1".parse().unwrap();
+        let (waiting, mut asked) = tokio::sync::mpsc::unbounded_channel();
+        for number in 0..2 * QUESTIONS {
+            let (reviewer, waiting) = (Arc::clone(&reviewer), waiting.clone());
+            tokio::spawn(async move {
+                // From the same machine and from others.
+                let peer = if number % 2 == 0 { peer } else { IpAddr::from([10, 1, 0, u8::try_from(number).unwrap()]) };
+                waiting.send(()).unwrap();
+                reviewer.verify(&format!("unknown-{number}"), Some(peer), SystemTime::now()).await
+            });
+        }
+        for _ in 0..2 * QUESTIONS {
+            asked.recv().await.unwrap();
+        }
+        let caller = Caller { namespace: "shop".to_owned(), service_account: "web".to_owned(), pod: None };
+        let now = SystemTime::now();
+        let ends = now.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() + 3600;
+        let since = Instant::now().checked_sub(BELIEVED).unwrap();
+        let known = Remembered { answer: Ok(caller.clone()), since, ends };
+        reviewer.lock().insert(fingerprint("known"), known);
+        let start = tokio::time::Instant::now();
+        assert_eq!(reviewer.verify("known", Some(peer), now).await.unwrap(), caller);
+        assert!(start.elapsed() <= PATIENCE_FOR_KNOWN, "{:?}", start.elapsed());
+        assert!(!reviewer.can_check("known", now).await);
+        assert!(start.elapsed() <= 2 * PATIENCE_FOR_KNOWN, "{:?}", start.elapsed());
     }
 
     fn read(status: Value) -> Answer {
