@@ -9,14 +9,17 @@ use fairway_core::source::{Kind, ObjectKey, Objects};
 
 use super::catalog::{Catalog, Refusal, Unit};
 use super::destinations::Destinations;
-use super::model::{Entry, Routes, Target};
+use super::model::{Action, Entry, Routes, Rule, Target};
 use super::rules::{Read, Reader};
-use super::verdict::{AtParent, Class, Verdict};
+use super::verdict::{AtParent, Class, Finding, Verdict};
 use crate::age::Age;
 use crate::translate::Settings;
 
 mod streams;
 mod traffic;
+
+/// What happens to requests that would go where they may not.
+const REFUSED: &str = "what the route sends there is answered with 500";
 
 /// A route, read.
 struct Candidate<'a> {
@@ -26,7 +29,35 @@ struct Candidate<'a> {
     is_grpc: bool,
     parents: Vec<Parent<'a>>,
     entries: Vec<Entry>,
+    /// The service of another namespace whose clients' requests stay on the port that they were sent to.
+    bound_to: Option<Bound>,
     verdict: Verdict,
+}
+
+/// What the requests of a consumer's route are bound to.
+struct Bound {
+    hostnames: BTreeSet<String>,
+    /// What would allow other ports.
+    needed: String,
+}
+
+impl Bound {
+    /// The entry as it is on a port, where it sends to no other one of the service. Nothing, where it does not anyway.
+    fn narrowed(&self, entry: &Entry, place: &Target) -> Option<Entry> {
+        let is_other = |to: &Target| self.hostnames.contains(&to.hostname) && to.port != place.port;
+        let Action::Forward(forward) = &entry.rule.action else { return None };
+        if !entry.backends().any(is_other) {
+            return None;
+        }
+        let mut forward = forward.clone();
+        forward.mirrors.retain(|mirror| !is_other(&mirror.target));
+        for backend in &mut forward.backends {
+            backend.target = backend.target.take().filter(|target| !is_other(target));
+        }
+        let is_left = forward.backends.iter().any(|backend| backend.target.is_some());
+        let action = if is_left { Action::Forward(forward) } else { Action::Refuse };
+        Some(Entry { rule: Arc::new(Rule { action, ..entry.rule.as_ref().clone() }), ..entry.clone() })
+    }
 }
 
 /// A service that a route names.
@@ -71,12 +102,13 @@ pub fn attach(objects: &Objects, settings: &Settings, destinations: &Destination
     }
     let mut routes = Routes::default();
     let mut all_taken: BTreeMap<Place, ObjectKey> = BTreeMap::new();
-    for route in candidates {
+    for mut route in candidates {
         let is_grpc = route.is_grpc;
         let beaten = |place: &Place| taken.get(place).filter(|_| !is_grpc);
         for place in places(&route).into_iter().filter(|place| beaten(place).is_none()) {
             all_taken.entry(place.clone()).or_insert_with(|| route.key.clone());
-            routes.entries(place).extend(route.entries.iter().cloned());
+            let entries = route.entries_at(&place.0);
+            routes.entries(place).extend(entries);
         }
         let verdicts = route.parents.iter().map(|parent| {
             let winners: Vec<_> = parent.places().map(|place| beaten(&place)).collect();
@@ -103,11 +135,30 @@ pub fn attach(objects: &Objects, settings: &Settings, destinations: &Destination
     routes
 }
 
-fn read<'a, Rule: Default>(
+impl Candidate<'_> {
+    /// What is attached to a port.
+    fn entries_at(&mut self, place: &Target) -> Vec<Entry> {
+        let Some(bound) = &self.bound_to else { return self.entries.clone() };
+        let narrowed: Vec<Option<Entry>> = self.entries.iter().map(|entry| bound.narrowed(entry, place)).collect();
+        if narrowed.iter().any(Option::is_some) {
+            let needed = &bound.needed;
+            let message = format!(
+                "requests to port {} are sent to no other port of the service: {needed}; {REFUSED}",
+                place.port
+            );
+            let field = "spec.parentRefs".to_owned();
+            self.verdict.findings.push(Finding { field, message, class: Class::Unsupported });
+        }
+        let entries = narrowed.into_iter().zip(&self.entries);
+        entries.map(|(narrowed, entry)| narrowed.unwrap_or_else(|| entry.clone())).collect()
+    }
+}
+
+fn read<'a, R: Default>(
     catalog: Catalog<'a>,
     key: &'a ObjectKey,
-    route: &'a Route<Rule>,
-    read_rule: impl Fn(&mut Reader<'a>, &str, &Rule) -> Read,
+    route: &'a Route<R>,
+    read_rule: impl Fn(&mut Reader<'a>, &str, &R) -> Read,
 ) -> Candidate<'a> {
     let parents = route.spec.parent_refs.iter().enumerate().filter_map(|(index, reference)| {
         let targets = catalog.parent(&key.namespace, reference, Unit::Request)?;
@@ -119,7 +170,7 @@ fn read<'a, Rule: Default>(
     for name in route.spec.unread.keys() {
         reader.find(Class::Different, format!("spec.{name}"), "is not supported and has no effect");
     }
-    let default = [Rule::default()];
+    let default = [R::default()];
     let rules = route.spec.rules.as_deref().unwrap_or(&default);
     let mut entries = Vec::new();
     let mut is_unsupported = !rules.is_empty();
@@ -134,6 +185,10 @@ fn read<'a, Rule: Default>(
         });
         entries.extend(named);
     }
+    let bound_to = reader.referrer.bound_to(catalog.objects).map(|service| Bound {
+        hostnames: parents.iter().flat_map(Parent::places).map(|(target, _)| target.hostname).collect(),
+        needed: reader.referrer.needed(service),
+    });
     let generation = &route.metadata.generation;
     Candidate {
         key,
@@ -141,6 +196,7 @@ fn read<'a, Rule: Default>(
         is_grpc: key.kind == Kind::GRPCRoute,
         parents,
         entries,
+        bound_to,
         verdict: Verdict { generation: *generation, parents: Vec::new(), findings: reader.findings, is_unsupported },
     }
 }

@@ -1,7 +1,5 @@
 //! Whether a route may send something to what is in another namespace (ReferenceGrant, api-surface A15).
 
-use std::collections::BTreeSet;
-
 use fairway_core::source::reference_grant::{GrantTo, ReferenceGrant};
 use fairway_core::source::route::ParentReference;
 use fairway_core::source::{Kind, ObjectKey, Objects};
@@ -12,32 +10,75 @@ use super::catalog::{Refusal, parent_kind};
 #[derive(Clone, Debug)]
 pub(super) struct Referrer<'a> {
     key: &'a ObjectKey,
-    /// Namespaces whose services it is attached to for clients of its own namespace, and for nobody else's.
-    consumed: BTreeSet<&'a str>,
+    stance: Stance,
+}
+
+/// For whose clients a route is.
+#[derive(Clone, Debug)]
+enum Stance {
+    /// Everybody's, by the word of the service's own namespace.
+    Producer,
+    /// Those of its own namespace, which dialled this service; none where it may be one of several.
+    Consumer(Option<ObjectKey>),
+    /// Everybody's, in the words of Istio, which knows no grants.
+    Host,
+}
+
+/// How far a reference reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// Every port of what is named.
+    All,
+    /// What is named was dialled: the port that was dialled, and no other, for which there may be other policies.
+    Dialled,
 }
 
 impl<'a> Referrer<'a> {
     /// The route with these parents.
-    pub(super) fn of(key: &'a ObjectKey, parents: &'a [ParentReference]) -> Self {
-        let services = parents.iter().filter(|parent| parent_kind(parent).is_some());
-        let consumed: BTreeSet<_> =
-            services.map(|parent| parent.namespace.as_deref().unwrap_or(&key.namespace)).collect();
-        let is_producer = consumed.contains(key.namespace.as_str());
-        Self { key, consumed: if is_producer { BTreeSet::new() } else { consumed } }
+    pub(super) fn of(key: &'a ObjectKey, parents: &[ParentReference]) -> Self {
+        let services = parents.iter().filter_map(|parent| {
+            let namespace = parent.namespace.as_deref().unwrap_or(&key.namespace);
+            Some(ObjectKey::new(parent_kind(parent)?, namespace, &parent.name))
+        });
+        let mut services: Vec<ObjectKey> = services.collect();
+        services.dedup();
+        let is_consumer = !services.is_empty() && services.iter().all(|service| service.namespace != key.namespace);
+        let only = if services.len() == 1 { services.pop() } else { None };
+        Self { key, stance: if is_consumer { Stance::Consumer(only) } else { Stance::Producer } }
     }
 
-    /// Whether it may refer to this object: to its own namespace's, to those that a grant of their namespace names, and,
-    /// for a consumer's route, to those beside the service it is attached to, which its clients can dial as well.
-    pub(super) fn check(&self, object: &ObjectKey, objects: &Objects) -> Result<(), Refusal> {
-        let is_near = object.namespace == self.key.namespace || self.consumed.contains(object.namespace.as_str());
+    /// A VirtualService, where it says something of a host of this owner.
+    pub(super) fn of_host(key: &'a ObjectKey, owner: &ObjectKey) -> Self {
+        let is_consumer = owner.namespace != key.namespace;
+        Self { key, stance: if is_consumer { Stance::Consumer(Some(owner.clone())) } else { Stance::Host } }
+    }
+
+    /// Whether it may refer to this object: to its own namespace's, to those that a grant of their namespace names, and, for a
+    /// consumer's route, to the service that its clients dialled. Requests that it sends elsewhere come out of the waypoint of
+    /// that service, past the policies of the other one: that is more than its clients could reach (GEP-1294, "Namespace
+    /// boundaries").
+    pub(super) fn check(&self, object: &ObjectKey, objects: &Objects) -> Result<Reach, Refusal> {
+        let is_near = object.namespace == self.key.namespace || matches!(self.stance, Stance::Host);
         let mut grants = objects.reference_grants.iter().filter(|(grant, _)| grant.namespace == object.namespace);
         if is_near || grants.any(|(_, grant)| grants_it(grant, self.key, object)) {
-            return Ok(());
+            return Ok(Reach::All);
         }
+        if matches!(&self.stance, Stance::Consumer(Some(dialled)) if dialled == object) {
+            return Ok(Reach::Dialled);
+        }
+        Err(("RefNotPermitted", format!("{object} is of another namespace; {}", self.needed(object))))
+    }
+
+    /// What would allow it.
+    pub(super) fn needed(&self, object: &ObjectKey) -> String {
         let (kind, from, to) = (self.key.kind, &self.key.namespace, &object.namespace);
-        let message =
-            format!("{object} is of another namespace; a ReferenceGrant in {to} must allow {kind}s of {from}");
-        Err(("RefNotPermitted", message))
+        format!("a ReferenceGrant in {to} must allow {kind}s of {from}")
+    }
+
+    /// The service of another namespace whose clients' requests may go to the port that they dialled alone.
+    pub(super) fn bound_to(&self, objects: &Objects) -> Option<&ObjectKey> {
+        let Stance::Consumer(Some(dialled)) = &self.stance else { return None };
+        matches!(self.check(dialled, objects), Ok(Reach::Dialled)).then_some(dialled)
     }
 }
 
@@ -105,26 +146,52 @@ mod tests {
     }
 
     #[test]
-    fn a_consumer_may_send_its_own_clients_where_they_were_going() {
+    fn a_consumer_may_send_its_own_clients_where_they_were_going_and_nowhere_else() {
         let route = ObjectKey::new(Kind::HTTPRoute, "shop", "way");
         let vault = ObjectKey::new(Kind::Service, "bank", "vault");
-        let parent = |kind: &str, namespace: Option<&str>| ParentReference {
+        let parent = |kind: &str, namespace: Option<&str>, name: &str| ParentReference {
             group: Some(String::new()),
             kind: Some(kind.to_owned()),
             namespace: namespace.map(str::to_owned),
-            name: "it".to_owned(),
+            name: name.to_owned(),
             ..ParentReference::default()
         };
+        let bank = Some("bank");
         for (parents, expected) in [
-            (vec![parent("Service", Some("bank"))], true),
-            (vec![parent("Service", Some("bank")), parent("Service", Some("other"))], true),
-            (vec![parent("Service", Some("other"))], false),
+            (vec![parent("Service", bank, "vault")], Some(Reach::Dialled)),
+            // Once for each port.
+            (vec![parent("Service", bank, "vault"), parent("Service", bank, "vault")], Some(Reach::Dialled)),
+            // Who dials one service of a namespace has not dialled another, past whose policies the request would come.
+            (vec![parent("Service", bank, "till")], None),
+            (vec![parent("Service", bank, "vault"), parent("Service", bank, "till")], None),
+            (vec![parent("Service", Some("other"), "vault")], None),
             // Also for everybody's clients.
-            (vec![parent("Service", Some("bank")), parent("Service", None)], false),
-            (vec![parent("Gateway", Some("bank"))], false),
+            (vec![parent("Service", bank, "vault"), parent("Service", None, "vault")], None),
+            (vec![parent("Gateway", bank, "vault")], None),
         ] {
             let checked = Referrer::of(&route, &parents).check(&vault, &Objects::default());
-            assert_eq!(checked.is_ok(), expected, "{parents:?}");
+            assert_eq!(checked.ok(), expected, "{parents:?}");
         }
+        let granted = grant(("gateway.networking.k8s.io", "HTTPRoute", "shop"), ("", "Service", None));
+        let checked = Referrer::of(&route, &[parent("Service", bank, "till")]).check(&vault, &granted);
+        assert_eq!(checked.unwrap(), Reach::All);
+    }
+
+    #[test]
+    fn a_virtual_service_takes_grants_where_it_is_a_consumers() {
+        let ours = ObjectKey::new(Kind::VirtualService, "shop", "way");
+        let service = |namespace, name| ObjectKey::new(Kind::Service, namespace, name);
+        let vault = service("bank", "vault");
+        for (owner, expected) in [
+            (service("shop", "web"), Some(Reach::All)),
+            (vault.clone(), Some(Reach::Dialled)),
+            (service("bank", "till"), None),
+        ] {
+            let checked = Referrer::of_host(&ours, &owner).check(&vault, &Objects::default());
+            assert_eq!(checked.ok(), expected, "{owner}");
+        }
+        let granted = grant(("networking.istio.io", "VirtualService", "shop"), ("", "Service", None));
+        let checked = Referrer::of_host(&ours, &service("bank", "till")).check(&vault, &granted);
+        assert_eq!(checked.unwrap(), Reach::All);
     }
 }

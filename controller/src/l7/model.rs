@@ -98,16 +98,14 @@ impl Attached {
 
     /// Everything that requests and connections may be sent to.
     pub fn backends(&self) -> impl Iterator<Item = &Target> {
-        self.entries()
-            .filter_map(|entry| match &entry.rule.action {
-                Action::Forward(forward) => Some(forward),
-                Action::Redirect(_) | Action::Reply { .. } | Action::Refuse => None,
-            })
-            .flat_map(|forward| {
-                let mirrors = forward.mirrors.iter().map(|mirror| &mirror.target);
-                forward.backends.iter().filter_map(|backend| backend.target.as_ref()).chain(mirrors)
-            })
-            .chain(self.streams.iter().flat_map(|stream| &stream.shares).filter_map(|(_, target)| target.as_ref()))
+        self.entries().flat_map(Entry::backends).chain(self.streams.iter().flat_map(Stream::backends))
+    }
+}
+
+impl Stream {
+    /// Everything that connections may be sent to.
+    pub fn backends(&self) -> impl Iterator<Item = &Target> {
+        self.shares.iter().filter_map(|(_, target)| target.as_ref())
     }
 }
 
@@ -120,6 +118,20 @@ pub struct Entry {
     pub matching: Match,
     /// What is done with them.
     pub rule: Arc<Rule>,
+}
+
+impl Entry {
+    /// Everything that requests may be sent to.
+    pub fn backends(&self) -> impl Iterator<Item = &Target> {
+        let forward = match &self.rule.action {
+            Action::Forward(forward) => Some(forward),
+            Action::Redirect(_) | Action::Reply { .. } | Action::Refuse => None,
+        };
+        forward.into_iter().flat_map(|forward| {
+            let mirrors = forward.mirrors.iter().map(|mirror| &mirror.target);
+            forward.backends.iter().filter_map(|backend| backend.target.as_ref()).chain(mirrors)
+        })
+    }
 }
 
 /// What a request must be like: all of this.

@@ -8,6 +8,7 @@ use fairway_core::source::istio_traffic::VirtualService;
 use fairway_core::source::route::ParentReference;
 
 use super::super::catalog::{Catalog, Refusal, Unit};
+use super::super::grants::Referrer;
 use super::super::model::{Entry, Routes, Stream};
 use super::super::rules::{Read, Reader};
 use super::super::verdict::{Class, Verdict};
@@ -46,6 +47,9 @@ fn attach_one(
     for (index, host) in object.spec.hosts.iter().enumerate() {
         let at = format!("spec.hosts[{index}]");
         let found = catalog.named(namespace, host);
+        if let Ok(owner) = &found {
+            reader.referrer = Referrer::of_host(key, owner);
+        }
         let parent = ParentReference::default();
         let mut targets = Vec::new();
         let refusal = match &found {

@@ -9,6 +9,7 @@ use fairway_core::source::istio_traffic::{
 use fairway_core::source::route::{Header, HeaderModifier, Unread};
 
 use super::super::catalog::Unit;
+use super::super::grants::Reach;
 use super::super::model::{
     Action, Backend, Compare, Edits, Fault, Forward, Match, Mirror, NewPath, Path, Redirect, Retry, Rule, Target, Text,
 };
@@ -272,7 +273,15 @@ impl Reader<'_> {
             let host = Some(written.host.as_str());
             let port = written.port.map(|port| port.number);
             let port = port.or_else(|| self.catalog.only_port(&object, &written.host)).unwrap_or(dialled.port);
+            let reach = self.referrer.check(&object, self.catalog.objects)?;
             let whole = self.catalog.reached(&object, host, i32::from(port), unit)?;
+            if reach == Reach::Dialled && whole.port != dialled.port {
+                let needed = self.referrer.needed(&object);
+                return Err((
+                    "RefNotPermitted",
+                    format!("port {port} of {object} is not the one that is dialled; {needed}"),
+                ));
+            }
             match &written.subset {
                 None => Ok(whole),
                 Some(subset) => self.catalog.part(self.namespace, &object.namespace, whole, subset),

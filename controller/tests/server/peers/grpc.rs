@@ -82,6 +82,12 @@ fn a_client_of_grpc_splits_by_weight_and_matches() {
     assert_eq!(count(&counts, "UNAVAILABLE") + count(&counts, "two"), 200, "{counts}");
 }
 
+/// Lets routes of the other namespace send requests to the second version.
+const GRANT: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\n\
+                     metadata: {name: others, namespace: shop}\n\
+                     spec: {from: [{group: gateway.networking.k8s.io, kind: GRPCRoute, namespace: other}], \
+                     to: [{group: \"\", kind: Service, name: echo-two}]}\n";
+
 #[test]
 fn clients_of_grpc_have_the_routes_of_their_own_namespace() {
     let Some(environment) = environment("gRPC consumer routes") else { return };
@@ -90,6 +96,9 @@ fn clients_of_grpc_have_the_routes_of_their_own_namespace() {
     let (mut shop, mut other) = (client(&mesh, "shop", "z1"), client(&mesh, "other", "z1"));
     let to_two = "  - backendRefs: [{name: echo-two, namespace: shop, port: 7070}]\n";
     mesh.apply("route.yaml", &route("GRPCRoute", "other", to_two));
+    // Another service of the same namespace is not what its clients dialled.
+    until(|| say(&mut other, 10), |counts| count(counts, "UNAVAILABLE") == 10);
+    mesh.apply("grant.yaml", GRANT);
     until(|| say(&mut other, 10), |counts| count(counts, "two") == 10);
     let counts = say(&mut shop, 30);
     assert_eq!((count(&counts, "two"), count(&counts, "UNAVAILABLE")), (0, 0), "{counts}");
