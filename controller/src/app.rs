@@ -243,7 +243,8 @@ fn write_back(
             }
             if config.write_status {
                 let writer = status::directory::Directory::new(&root);
-                tokio::spawn(status::keep(published.clone(), clients.clone(), writer, drain.clone()));
+                let accounts = config.rules.trusted.clone();
+                tokio::spawn(status::keep(published.clone(), clients.clone(), accounts, writer, drain.clone()));
             }
         }
         Place::Cluster(client) => {
@@ -262,7 +263,8 @@ fn write_back(
             tokio::spawn(enrolment::run(telling, state, leading, config.replica.clone(), drain.clone()));
             if config.write_status {
                 let writer = status::cluster::Cluster::new(client, leads);
-                tokio::spawn(status::keep(published.clone(), clients.clone(), writer, drain.clone()));
+                let accounts = config.rules.trusted.clone();
+                tokio::spawn(status::keep(published.clone(), clients.clone(), accounts, writer, drain.clone()));
             }
         }
     }

@@ -1,5 +1,6 @@
 //! What the manifests said last, translated: published to everyone who serves it.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -158,10 +159,8 @@ impl Publisher {
     }
 
     fn report(&self, previous: &Published, next: &Published) {
-        for problem in &next.problems {
-            if previous.problems.iter().any(|known| known.is_same_as(problem)) {
-                continue;
-            }
+        let known: HashSet<_> = previous.problems.iter().map(Problem::what).collect();
+        for problem in next.problems.iter().filter(|problem| !known.contains(&problem.what())) {
             let Problem { object, field, message, severity, location } = problem;
             let (file, line, column) =
                 location.as_ref().map_or((None, None, None), |it| (Some(it.file.as_str()), it.line, it.column));

@@ -8,24 +8,28 @@ use std::time::{Duration, Instant};
 
 use fairway_core::io::drain::Drain;
 use fairway_core::source::{Kind, ObjectKey};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::sync::Arc;
 use tokio::sync::watch;
 
 use crate::l7;
-use crate::serve::clients::{Client, Clients};
+use crate::serve::clients::Clients;
 use crate::state::Published;
 use crate::translate::{Problem, Severity};
 use condition::{Condition, is_said};
-use programmed::{Memory, Places, Programmed};
+use programmed::{Memory, Programmed};
+use survey::{Statement, Survey};
 
 mod addressed;
+mod answers;
 pub mod cluster;
+mod concerned;
 pub mod condition;
 pub mod directory;
 pub mod lease;
 mod programmed;
 mod routes;
+mod survey;
 mod unserved;
 
 /// Condition of what node proxies enforce.
@@ -34,6 +38,8 @@ const ZTUNNEL_ACCEPTED: &str = "ZtunnelAccepted";
 const WAYPOINT_ACCEPTED: &str = "WaypointAccepted";
 /// Condition of what clients and waypoints follow.
 const ACCEPTED: &str = "Accepted";
+/// Reason of a policy that is not what is in force.
+const INVALID: &str = "Invalid";
 /// Field of what is wrong with the targets of a policy.
 const TARGETS: &str = "spec.targetRefs";
 /// After this time the same is written again where it does not show: somebody removed it, or the object is one that
@@ -41,6 +47,9 @@ const TARGETS: &str = "spec.targetRefs";
 const AGAIN: Duration = Duration::from_secs(600);
 /// Time between attempts to write what could not be written.
 const RETRY: Duration = Duration::from_secs(10);
+
+/// Namespace and name of a service account.
+pub type Account = (String, String);
 
 /// What is to be said of one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,63 +78,6 @@ impl Verdict {
         let differs = wanted.iter().any(|condition| !is_said(condition, present));
         (wanted, differs)
     }
-}
-
-/// What is to be said of one object, by what it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Statement {
-    Policy(Verdict, Option<Programmed>),
-    Route(l7::verdict::Verdict, Option<Programmed>),
-    /// Something whose conditions are others' as well.
-    Addressed(Verdict),
-    /// Something without effect, by what it is for.
-    Ancestors(Vec<Value>),
-}
-
-impl Statement {
-    /// The status to write, and whether it says anything new.
-    fn compare(&self, published: &Published, key: &ObjectKey, now: &str) -> (Value, bool) {
-        match self {
-            Self::Policy(verdict, programmed) => {
-                let (conditions, differs) = verdict.compare(programmed.as_ref(), present(published, key), now);
-                (json!({"conditions": conditions}), differs)
-            }
-            Self::Addressed(verdict) => addressed::compare(verdict, published, key, now),
-            Self::Route(verdict, programmed) => routes::compare(verdict, programmed.as_ref(), published, key, now),
-            Self::Ancestors(ancestors) => unserved::compare(ancestors, published, key, now),
-        }
-    }
-}
-
-/// What is to be said of everything, where these clients are connected.
-fn statements(published: &Published, memory: &mut Memory, clients: &[Client]) -> BTreeMap<ObjectKey, Statement> {
-    memory.look(published);
-    let places = Places::of(published);
-    let mut all = BTreeMap::new();
-    for (key, verdict) in verdicts(published) {
-        let concerned = places.policy(&key, verdict.condition == WAYPOINT_ACCEPTED);
-        let said = present(published, &key);
-        let programmed = memory.decide(&key, &concerned, verdict.generation, said, clients);
-        all.insert(key, Statement::Policy(verdict, Some(programmed)));
-    }
-    for (key, verdict) in routes::verdicts(published) {
-        let said = routes::said(published, &key);
-        let decide = |concerned| memory.decide(&key, concerned, verdict.generation, said, clients);
-        let programmed = places.route(&key).map(decide);
-        all.insert(key, Statement::Route(verdict, programmed));
-    }
-    for (key, verdict) in traffic(published) {
-        let said = present(published, &key);
-        let decide = |concerned| memory.decide(&key, concerned, verdict.generation, said, clients);
-        let programmed = places.route(&key).filter(|_| key.kind.is_route()).map(decide);
-        all.insert(key, Statement::Policy(verdict, programmed));
-    }
-    let telemetry = unserved::telemetry(published).into_iter();
-    all.extend(telemetry.map(|(key, verdict)| (key, Statement::Policy(verdict, None))));
-    let addressed = addressed::verdicts(published).into_iter();
-    all.extend(addressed.map(|(key, verdict)| (key, Statement::Addressed(verdict))));
-    all.extend(unserved::backend_tls(published).into_iter().map(|(key, all)| (key, Statement::Ancestors(all))));
-    all
 }
 
 /// What is to be said of every policy.
@@ -189,7 +141,7 @@ fn verdict(faults: &[(Severity, String)], is_attached: bool, misses: bool, gener
     let condition = if is_attached { WAYPOINT_ACCEPTED } else { ZTUNNEL_ACCEPTED };
     let is_invalid = faults.iter().any(|(severity, _)| *severity == Severity::Error);
     let (holds, reason) = match (is_invalid, is_attached, faults.is_empty()) {
-        (true, _, _) => (false, "Invalid"),
+        (true, _, _) => (false, INVALID),
         (false, true, false) if misses => (false, "NeedsWaypoint"),
         (false, true, false) => (false, "PartiallyInvalid"),
         (false, false, false) => (false, "UnsupportedValue"),
@@ -255,16 +207,18 @@ pub trait Writer: Send {
 /// Time changes are gathered before users are told: each look takes all policies and routes in.
 const GATHER: Duration = Duration::from_millis(200);
 
-/// Keeps the conditions of all policies and routes true until the drain starts.
+/// Keeps the conditions of all policies and routes true until the drain starts. Node proxies run as one of `node_accounts`.
 pub async fn keep<W: Writer>(
     mut published: watch::Receiver<Arc<Published>>,
     clients: Clients,
+    node_accounts: BTreeSet<Account>,
     mut writer: W,
     mut drain: Drain,
 ) {
     let mut answers = clients.changes();
     let mut memory = Memory::default();
-    let mut said: BTreeMap<ObjectKey, (Statement, Instant)> = BTreeMap::new();
+    let mut said = Spoken::default();
+    let mut survey: Option<Survey> = None;
     let mut complained = false;
     loop {
         let state = Arc::clone(&published.borrow_and_update());
@@ -272,8 +226,13 @@ pub async fn keep<W: Writer>(
         // Before anything is served, nothing is in force.
         if writer.may_write() && state.world.generation > 0 {
             answers.borrow_and_update();
-            let statements = statements(&state, &mut memory, &clients.list());
-            failed = write_all(&state, statements, &mut writer, &mut said).await;
+            // Proxies answer far more often than objects change.
+            let same = survey.take().filter(|survey| survey.is_of(&state));
+            let is_same = same.is_some();
+            let now = same.unwrap_or_else(|| Survey::of(&state));
+            let statements = now.statements(&mut memory, &clients.list(), &node_accounts);
+            survey = Some(now);
+            failed = write_all((&state, is_same), statements, &mut writer, &mut said).await;
         }
         match &failed {
             Some(error) if !complained => tracing::warn!("conditions of policies cannot be written: {error}"),
@@ -293,12 +252,15 @@ pub async fn keep<W: Writer>(
     }
 }
 
-/// Writes what differs. Returns the first failure.
+/// What was said last, or seen to be said, and when.
+type Spoken = BTreeMap<ObjectKey, (Statement, Instant)>;
+
+/// Writes what differs. Of a state that is the same as last time only what is said anew is looked at. Returns the first failure.
 async fn write_all<W: Writer>(
-    state: &Published,
+    (state, is_same): (&Published, bool),
     statements: BTreeMap<ObjectKey, Statement>,
     writer: &mut W,
-    said: &mut BTreeMap<ObjectKey, (Statement, Instant)>,
+    said: &mut Spoken,
 ) -> Option<String> {
     let gone: Vec<ObjectKey> = said.keys().filter(|key| !statements.contains_key(*key)).cloned().collect();
     for key in gone {
@@ -308,10 +270,15 @@ async fn write_all<W: Writer>(
     let now = condition::now();
     let mut failed = None;
     for (key, statement) in statements {
+        let is_said = said.get(&key).is_some_and(|(known, at)| *known == statement && at.elapsed() < AGAIN);
+        if is_same && is_said {
+            continue;
+        }
         let (status, differs) = statement.compare(state, &key, &now);
-        let is_said = |(known, at): &(Statement, Instant)| *known == statement && at.elapsed() < AGAIN;
-        if !differs || said.get(&key).is_some_and(is_said) {
-            said.entry(key).or_insert_with(|| (statement, Instant::now()));
+        if !differs || is_said {
+            if !is_said {
+                said.insert(key, (statement, Instant::now()));
+            }
             continue;
         }
         // Another replica may be about to write.

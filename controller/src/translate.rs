@@ -119,7 +119,7 @@ impl Desired {
 }
 
 /// How bad a [`Problem`] is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Severity {
     /// The object, as it is now, is not in force.
     Error,
@@ -152,11 +152,10 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// Whether this is the same problem, wherever it is written.
+    /// What it is, wherever it is written.
     #[must_use]
-    pub fn is_same_as(&self, other: &Self) -> bool {
+    pub fn what(&self) -> (&ObjectKey, &str, &str, Severity) {
         (&self.object, &self.field, &self.message, self.severity)
-            == (&other.object, &other.field, &other.message, other.severity)
     }
 }
 

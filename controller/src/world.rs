@@ -79,6 +79,12 @@ impl ResourceType {
         self.type_url().rsplit('/').next().unwrap_or_default()
     }
 
+    /// The type with this name for people, if we have it.
+    #[must_use]
+    pub fn named(short_name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.short_name() == short_name)
+    }
+
     /// The type called `url`, if we have it.
     #[must_use]
     pub fn find(url: &str) -> Option<Self> {

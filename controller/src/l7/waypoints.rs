@@ -150,15 +150,9 @@ impl Plan {
         places.iter().filter_map(|place| self.tokens.get(place)).flatten().map(Arc::as_ref).collect()
     }
 
-    /// The waypoints that enforce a policy anywhere.
-    #[must_use]
-    pub fn enforcing(&self, policy: &ObjectKey) -> BTreeSet<GatewayName> {
-        let Some(attached) = self.places.get(policy) else { return BTreeSet::new() };
-        let enforces = |gateway: &GatewayName, waypoint: &Waypoint| {
-            let services = waypoint.services.values().map(Some).chain([None]);
-            services.into_iter().any(|service| self.places(gateway, service).iter().any(|it| attached.contains(it)))
-        };
-        self.waypoints.iter().filter(|(name, it)| enforces(name, it)).map(|(name, _)| name.clone()).collect()
+    /// Where a policy is attached.
+    pub fn attached_to(&self, policy: &ObjectKey) -> impl Iterator<Item = &Place> {
+        self.places.get(policy).into_iter().flatten()
     }
 
     /// Whose tokens are believed anywhere.

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::session::Progress;
+use super::session::{Progress, Refusals};
 use crate::l7::waypoints::GatewayName;
 use crate::world::ResourceType;
 
@@ -64,7 +64,7 @@ pub struct TypeStatus {
     pub nacked: Option<String>,
     /// What was refused by name, with the refusal.
     #[serde(skip)]
-    pub refused: BTreeMap<Arc<str>, Arc<str>>,
+    pub refused: Refusals,
     /// When something was last sent completely.
     #[serde(skip)]
     pub updated: Option<SystemTime>,

@@ -68,23 +68,70 @@ pub struct Progress {
     pub acked: u64,
     /// The last refusal, until a later response is acknowledged.
     pub nacked: Option<String>,
-    /// What was refused by name and not taken over since, each with the refusal; up to [`MAXIMUM_REFUSED`].
-    pub refused: BTreeMap<Arc<str>, Arc<str>>,
+    /// What was refused by name and not taken over since.
+    pub refused: Refusals,
+}
+
+/// What a client refuses of one type, by name. An answer about something else does not change it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Refusals {
+    named: BTreeMap<Arc<str>, Refusal>,
+    /// There were more than are remembered: who refuses so much refuses everything.
+    overflow: Option<Refusal>,
+}
+
+/// Why something is refused, and what is in force in its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// What the client said.
+    pub message: Arc<str>,
+    /// The newest generation in which the client has taken it over.
+    pub held: u64,
+}
+
+impl Refusals {
+    /// All that are known by name.
+    pub fn named(&self) -> impl Iterator<Item = (&Arc<str>, &Refusal)> {
+        self.named.iter()
+    }
+
+    /// Set when anything may be refused.
+    #[must_use]
+    pub fn overflow(&self) -> Option<&Refusal> {
+        self.overflow.as_ref()
+    }
+
+    /// What is refused a second time has been in force no longer than when it was first.
+    fn add(&mut self, names: impl IntoIterator<Item = Arc<str>>, refusal: &Refusal) {
+        for name in names {
+            let held = self.named.get(&name).map_or(refusal.held, |before| before.held);
+            if self.named.len() >= MAXIMUM_REFUSED && !self.named.contains_key(&name) {
+                self.overflow.get_or_insert_with(|| refusal.clone());
+                return;
+            }
+            self.named.insert(name, Refusal { held, ..refusal.clone() });
+        }
+    }
 }
 
 impl Progress {
+    /// These were taken over.
     fn took(&mut self, names: &[Arc<str>]) {
         self.nacked = None;
-        if !self.refused.is_empty() {
-            names.iter().for_each(|name| drop(self.refused.remove(name)));
+        if !self.refused.named.is_empty() {
+            names.iter().for_each(|name| drop(self.refused.named.remove(name)));
         }
     }
 
-    fn refused(&mut self, names: Vec<Arc<str>>, message: &str) {
+    /// Everything was taken over.
+    pub(super) fn took_all(&mut self, generation: u64) {
+        *self = Self { sent: self.sent, acked: generation, ..Self::default() };
+    }
+
+    /// At least one of these was refused.
+    pub(crate) fn refused(&mut self, names: impl IntoIterator<Item = Arc<str>>, message: &str) {
         self.nacked = Some(message.to_owned());
-        let message: Arc<str> = message.into();
-        let room = MAXIMUM_REFUSED.saturating_sub(self.refused.len());
-        self.refused.extend(names.into_iter().take(room).map(|name| (name, Arc::clone(&message))));
+        self.refused.add(names, &Refusal { message: message.into(), held: self.acked });
     }
 }
 

@@ -107,6 +107,7 @@ fn timestamp(time: SystemTime) -> Timestamp {
 
 #[cfg(test)]
 mod tests {
+    use super::super::session::Refusals;
     use super::*;
 
     #[test]
@@ -115,7 +116,7 @@ mod tests {
             sent,
             acked,
             nacked: nacked.map(str::to_owned),
-            refused: BTreeMap::new(),
+            refused: Refusals::default(),
             updated: None,
         };
         for (status, expected) in [

@@ -1,20 +1,22 @@
 //! Whether what a user wrote is in force: whether the proxies concerned have taken it over, by what they answered.
 //!
 //! An object is in force from the moment all of them have acknowledged a state of the mesh in which it is as it is now. Proxies
-//! that come later do not undo that: they learn it before they take part. One that refuses it does.
+//! that come later do not undo that: they learn it before they take part. One that refuses it does, and so does that nobody is
+//! left to enforce it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
 
-use fairway_core::source::objects::ByKey;
-use fairway_core::source::{Kind, ObjectKey, Objects};
+use fairway_core::source::objects::{ByKey, service_account_name};
+use fairway_core::source::{ObjectKey, Objects};
 use serde_json::Value;
 
+use super::Account;
+use super::answers::Answers;
+use super::concerned::Concerned;
 use super::condition::Condition;
-use crate::l7::waypoints::GatewayName;
-use crate::serve::clients::{Client, TypeStatus};
 use crate::state::Published;
-use crate::translate::peer::CONVERTED_PREFIX;
-use crate::world::ResourceType;
+use crate::translate::workload::is_healthy;
 
 /// The condition.
 pub(super) const KIND: &str = "Programmed";
@@ -22,17 +24,6 @@ pub(super) const KIND: &str = "Programmed";
 const IN_FORCE: &str = "Programmed";
 /// Proxies that are named in a message.
 const NAMED: usize = 3;
-
-/// Which proxies have to take an object over.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Concerned {
-    /// All node proxies, which know it by one of these names.
-    nodes: BTreeSet<String>,
-    /// The waypoints of these gateways.
-    waypoints: BTreeSet<GatewayName>,
-    /// Clients that speak HTTP and are no waypoint.
-    clients: bool,
-}
 
 /// Whether an object is in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,30 +34,33 @@ pub(super) struct Programmed {
 }
 
 impl Programmed {
+    /// It is not what is in force: what another condition says is wrong with it.
+    pub(super) fn invalid(because: &str) -> Self {
+        let message = format!("not in force as it is written; {because} says why, and what holds instead");
+        Self { holds: false, reason: "Invalid", message }
+    }
+
     pub(super) fn condition(&self) -> Condition<'_> {
         Condition { kind: KIND, holds: self.holds, reason: self.reason, message: &self.message }
     }
 }
 
-/// What is said of an object that came to be as it is in the state `since`; `was_in_force` says that it has been said of it.
-pub(super) fn decide(concerned: &Concerned, since: u64, was_in_force: bool, clients: &[Client]) -> Programmed {
-    let (mut taken, mut waiting, mut refused) = (0_usize, Vec::new(), Vec::new());
-    for client in clients {
-        let types: Vec<&TypeStatus> = concerned.types(client).collect();
-        if types.is_empty() {
-            continue;
-        }
-        if let Some(message) = types.iter().find_map(|status| concerned.refusal(status, since, was_in_force)) {
-            refused.push(format!("{} refuses it: {message}", client.id));
-        } else if types.iter().all(|status| status.acked >= since) {
-            taken = taken.saturating_add(1);
-        } else {
-            waiting.push(client.id.clone());
-        }
-    }
+/// What is said of an object that came to be as it is in the state `since`. `was_in_force` says that it has been said of it, and
+/// that who took it over may be there still, with or without a connection to this controller.
+fn decide(concerned: &Concerned, since: u64, was_in_force: bool, answers: &Answers) -> Programmed {
     let no = |reason, message| Programmed { holds: false, reason, message };
+    let refused = concerned.groups(answers).flat_map(|group| concerned.refused_by(group, since));
+    let refused = refused.map(|it| format!("{} refuses it: {}", it.client, it.refusal.message));
+    // Who refuses several of its resources is named once for each reason.
+    let refused: BTreeSet<String> = refused.collect();
     if !refused.is_empty() {
-        return no("Refused", some(&refused, "; "));
+        return no("Refused", some(refused.iter().map(String::as_str), "; "));
+    }
+    let (mut taken, mut waiting) = (0_usize, Vec::new());
+    for group in concerned.groups(answers) {
+        let (have_it, behind) = group.divide(since);
+        taken = taken.saturating_add(have_it);
+        waiting.extend(behind.iter().map(|(_, id)| id.as_str()));
     }
     if was_in_force || (waiting.is_empty() && taken > 0) {
         return Programmed { holds: true, reason: IN_FORCE, message: concerned.place("in force") };
@@ -75,124 +69,86 @@ pub(super) fn decide(concerned: &Concerned, since: u64, was_in_force: bool, clie
         return no("NoProxies", format!("in force nowhere: {}", concerned.nobody()));
     }
     let all = waiting.len().saturating_add(taken);
-    no("Pending", format!("{taken} of {all} proxies have it; waiting for {}", some(&waiting, ", ")))
+    let waiting_for = some(waiting.iter().copied(), ", ");
+    no("Pending", format!("{taken} of {all} proxies have it; waiting for {waiting_for}"))
 }
 
 /// The first of several texts, and how many more there are.
-fn some(texts: &[String], between: &str) -> String {
-    let first = texts.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(between);
-    match texts.len().saturating_sub(NAMED) {
+fn some<'a>(texts: impl ExactSizeIterator<Item = &'a str>, between: &str) -> String {
+    let all = texts.len();
+    let first = texts.take(NAMED).collect::<Vec<_>>().join(between);
+    match all.saturating_sub(NAMED) {
         0 => first,
         more => format!("{first}{between}and {more} more"),
     }
 }
 
 impl Concerned {
-    /// What of a client has to be as far as the object; nothing if the client is not concerned.
-    fn types<'a>(&self, client: &'a Client) -> impl Iterator<Item = &'a TypeStatus> {
-        let is_http = client.gateway.as_ref().map_or(self.clients, |gateway| self.waypoints.contains(gateway));
-        // What others name and refuse is not what is enforced.
-        let is_node = client.is_node && !self.nodes.is_empty();
-        client.types.iter().filter_map(move |(name, status)| {
-            let kind = ResourceType::ALL.into_iter().find(|kind| kind.short_name() == *name)?;
-            let counts = if kind.is_l7() { is_http } else { is_node && kind == ResourceType::Authorization };
-            counts.then_some(status)
-        })
-    }
-
-    /// Policies are refused by name. What HTTP clients are sent is made of many objects, so that there the state counts: one
-    /// that was taken over before is not what is refused.
-    fn refusal(&self, status: &TypeStatus, since: u64, was_in_force: bool) -> Option<String> {
-        let named = status.refused.iter().find(|(name, _)| self.nodes.contains(name.as_ref()));
-        let named = named.map(|(_, message)| message.to_string());
-        let is_http = !self.waypoints.is_empty() || self.clients;
-        named.or_else(|| status.nacked.clone().filter(|_| is_http && !was_in_force && status.acked < since))
-    }
-
     fn place(&self, what: &str) -> String {
-        let waypoints: Vec<String> =
-            self.waypoints.iter().map(|(namespace, name)| format!("{namespace}/{name}")).collect();
-        match (self.nodes.is_empty(), waypoints.as_slice()) {
-            (false, _) => format!("{what} on every node"),
-            (true, []) => format!("{what} at clients"),
-            (true, names) => format!("{what} at waypoint {}", some(names, ", ")),
+        if self.node_policy.is_some() {
+            return format!("{what} on every node");
         }
+        if self.waypoints.is_empty() {
+            return format!("{what} at clients");
+        }
+        let names: Vec<String> = self.waypoints.iter().map(|(namespace, name)| format!("{namespace}/{name}")).collect();
+        format!("{what} at waypoint {}", some(names.iter().map(String::as_str), ", "))
     }
 
     fn nobody(&self) -> &'static str {
-        if !self.nodes.is_empty() {
-            "no node proxy is connected"
+        if self.node_policy.is_some() {
+            "there is no node proxy"
         } else if !self.waypoints.is_empty() {
-            "no replica of the waypoint is connected"
+            "there is no replica of the waypoint"
+        } else if self.clients.is_empty() {
+            "what it is for has no waypoint"
         } else {
             "the service has no waypoint, and no client that routes by itself is connected"
         }
     }
 }
 
-/// Which proxies are concerned by what of a state.
-pub(super) struct Places<'a> {
-    published: &'a Published,
-    /// By namespace and name of routes.
-    routes: HashMap<String, Concerned>,
+/// Whether proxies are there that are not connected to this replica of the controller: to another one, or on their way.
+pub(super) struct Running<'a> {
+    objects: &'a Objects,
+    node_accounts: &'a BTreeSet<Account>,
+    /// Accounts of pods that are ready. Hardly ever asked for.
+    accounts: OnceCell<BTreeSet<(&'a str, &'a str)>>,
 }
 
-impl<'a> Places<'a> {
-    pub(super) fn of(published: &'a Published) -> Self {
-        let plan = published.world.l7().waypoints();
-        let mut waypoints: HashMap<&str, BTreeSet<GatewayName>> = HashMap::new();
-        for (gateway, waypoint) in &plan.waypoints {
-            for service in waypoint.services.keys() {
-                let hostname = service.split_once('/').map_or(service.as_str(), |(_, hostname)| hostname);
-                waypoints.entry(hostname).or_default().insert(gateway.clone());
-            }
-        }
-        let mut routes: HashMap<String, Concerned> = HashMap::new();
-        for (target, attached) in &published.routes().attached {
-            let gateways = waypoints.get(target.hostname.as_str());
-            let entries = attached.entries().map(|entry| entry.name.as_str());
-            for name in entries.chain(attached.streams.iter().map(|stream| stream.name.as_str())) {
-                let object = name.match_indices('/').nth(1).map_or(name, |(end, _)| name.split_at(end).0);
-                if !routes.contains_key(object) {
-                    routes.insert(object.to_owned(), Concerned::default());
-                }
-                let Some(concerned) = routes.get_mut(object) else { continue };
-                match gateways {
-                    Some(gateways) => concerned.waypoints.extend(gateways.iter().cloned()),
-                    None => concerned.clients = true,
-                }
-            }
-        }
-        Self { published, routes }
+impl<'a> Running<'a> {
+    pub(super) fn of(objects: &'a Objects, node_accounts: &'a BTreeSet<Account>) -> Self {
+        Self { objects, node_accounts, accounts: OnceCell::new() }
     }
 
-    /// Those who look at a policy at waypoints, or on nodes.
-    pub(super) fn policy(&self, key: &ObjectKey, is_attached: bool) -> Concerned {
-        if is_attached {
-            let waypoints = self.published.world.l7().waypoints().enforcing(key);
-            return Concerned { waypoints, ..Concerned::default() };
-        }
-        let ObjectKey { kind, namespace, name } = key;
-        let name = match kind {
-            Kind::PeerAuthentication => format!("{namespace}/{CONVERTED_PREFIX}{name}"),
-            _ => format!("{namespace}/{name}"),
-        };
-        Concerned { nodes: [name].into(), ..Concerned::default() }
+    fn any(&self, concerned: &Concerned) -> bool {
+        let all = self.accounts.get_or_init(|| {
+            let ready = self.objects.pods.values().filter(|pod| is_healthy(pod));
+            ready
+                .map(|pod| (pod.metadata.namespace.as_deref().unwrap_or_default(), service_account_name(pod)))
+                .collect()
+        });
+        let nodes = concerned.node_policy.iter().flat_map(|_| self.node_accounts);
+        // Waypoints run as an account that has the name of their gateway.
+        nodes.chain(&concerned.waypoints).any(|(namespace, name)| all.contains(&(namespace.as_str(), name.as_str())))
     }
+}
 
-    /// Those who follow a route; nobody if it is attached to nothing.
-    pub(super) fn route(&self, key: &ObjectKey) -> Option<&Concerned> {
-        self.routes.get(&format!("{}/{}", key.namespace, key.name))
-    }
+/// What is known of one object from one look to the next.
+#[derive(Debug)]
+struct Known {
+    concerned: Concerned,
+    /// Since which state of the mesh it is as it is, for those who are concerned.
+    since: u64,
+    is_in_force: bool,
 }
 
 /// What is known of objects from one look to the next.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     objects: Objects,
-    /// Since which state of the mesh each is as it is.
-    since: BTreeMap<ObjectKey, u64>,
-    in_force: BTreeSet<ObjectKey>,
+    generation: u64,
+    known: BTreeMap<ObjectKey, Known>,
 }
 
 impl Memory {
@@ -208,15 +164,11 @@ impl Memory {
         changed.extend(respecified(&before.tcp_routes, &now.tcp_routes, |it| &it.spec));
         changed.extend(respecified(&before.tls_routes, &now.tls_routes, |it| &it.spec));
         changed.extend(respecified(&before.virtual_services, &now.virtual_services, |it| &it.spec));
-        for (key, exists) in changed {
-            self.in_force.remove(&key);
-            if exists {
-                self.since.insert(key, published.world.generation);
-            } else {
-                self.since.remove(&key);
-            }
+        for key in changed {
+            // What is said anew is decided by who takes it over from now on.
+            self.known.remove(&key);
         }
-        self.objects = now.clone();
+        (self.objects, self.generation) = (now.clone(), published.world.generation);
     }
 
     /// Decides, and remembers what is in force. `said` are conditions that the object has of its present version: what a
@@ -227,17 +179,32 @@ impl Memory {
         concerned: &Concerned,
         generation: Option<i64>,
         said: &[Value],
-        clients: &[Client],
+        (answers, running): (&Answers, &Running<'_>),
     ) -> Programmed {
-        let since = self.since.get(key).copied().unwrap_or_default();
-        let was_in_force = self.in_force.contains(key) || is_in_force(said, generation);
-        let programmed = decide(concerned, since, was_in_force, clients);
-        if programmed.holds {
-            self.in_force.insert(key.clone());
-        } else {
-            self.in_force.remove(key);
-        }
+        let before = self.known.get(key);
+        let same = before.filter(|known| concerned.is_within(&known.concerned));
+        let since = same.map_or(self.generation, |known| known.since);
+        // What is seen for the first time may have been in force for long.
+        let was_in_force = match (before, same) {
+            (None, _) => is_in_force(said, generation),
+            (Some(_), same) => same.is_some_and(|known| known.is_in_force),
+        };
+        let has_it = || concerned.groups(answers).any(|group| group.divide(since).0 > 0);
+        let is_enforced = was_in_force && (has_it() || running.any(concerned));
+        let programmed = decide(concerned, since, is_enforced, answers);
+        let known = Known { concerned: concerned.clone(), since, is_in_force: programmed.holds };
+        self.known.insert(key.clone(), known);
         programmed
+    }
+
+    /// An object that is not in force as it is written.
+    pub(super) fn is_invalid(&mut self, key: &ObjectKey) {
+        self.known.remove(key);
+    }
+
+    /// Keeps what is known of these objects only.
+    pub(super) fn keep(&mut self, is_there: impl Fn(&ObjectKey) -> bool) {
+        self.known.retain(|key, _| is_there(key));
     }
 }
 
@@ -252,24 +219,33 @@ fn is_in_force(said: &[Value], generation: Option<i64>) -> bool {
         })
 }
 
-/// The objects that say something else now, and whether they exist.
-fn respecified<T, S: PartialEq>(before: &ByKey<T>, now: &ByKey<T>, spec: impl Fn(&T) -> &S) -> Vec<(ObjectKey, bool)> {
+/// The objects that say something else now, or are gone.
+fn respecified<T, S: PartialEq>(before: &ByKey<T>, now: &ByKey<T>, spec: impl Fn(&T) -> &S) -> Vec<ObjectKey> {
     let same = |left: &std::sync::Arc<T>, right: &std::sync::Arc<T>| {
         std::sync::Arc::ptr_eq(left, right) || spec(left) == spec(right)
     };
-    before.differences(now, same).into_iter().map(|it| (it.key.clone(), it.new.is_some())).collect()
+    before.differences(now, same).into_iter().map(|it| it.key.clone()).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::concerned::{Audience, Services};
     use super::*;
+    use crate::serve::clients::{Client, TypeStatus};
+    use crate::serve::session::Progress;
+    use crate::world::ResourceType;
 
-    fn client(id: &str, gateway: Option<&str>, kind: ResourceType, (acked, nacked): (u64, Option<&str>)) -> Client {
-        let refused = nacked.map(|message| ("shop/it".into(), message.into())).into_iter().collect();
-        let nacked = nacked.map(str::to_owned);
-        let status = TypeStatus { sent: acked, acked, nacked, refused, updated: None };
+    /// One that has acknowledged the state `acked`, and refuses what is called so since the state `held`.
+    fn client(id: &str, gateway: Option<&str>, kind: ResourceType, acked: u64, refused: Option<(&str, u64)>) -> Client {
+        let mut progress = Progress::default();
+        if let Some((name, held)) = refused {
+            progress.acked = held;
+            progress.refused([name.into()], "no");
+        }
+        let status = TypeStatus { sent: acked, acked, nacked: None, refused: progress.refused, updated: None };
         Client {
             id: id.to_owned(),
+            namespace: "shop".to_owned(),
             is_node: kind == ResourceType::Authorization,
             gateway: gateway.map(|name| ("shop".to_owned(), name.to_owned())),
             types: [(kind.short_name(), status)].into(),
@@ -280,33 +256,44 @@ mod tests {
     #[test]
     fn in_force_is_what_all_who_are_concerned_have_taken() {
         use ResourceType::{Authorization, Cluster};
-        let nodes = Concerned { nodes: ["shop/it".to_owned()].into(), ..Concerned::default() };
-        let waypoint = Concerned { waypoints: [("shop".to_owned(), "way".to_owned())].into(), ..Concerned::default() };
-        let clients = Concerned { clients: true, ..Concerned::default() };
-        let node = |id, acked, nacked| client(id, None, Authorization, (acked, nacked));
-        let way = |name, acked, nacked| client("w", Some(name), Cluster, (acked, nacked));
+        let web = || Services::Named(["web".to_owned()].into());
+        let nodes = &Concerned { node_policy: Some("shop/it".to_owned()), ..Concerned::default() };
+        let way = ("shop".to_owned(), "way".to_owned());
+        let waypoint = &Concerned { waypoints: [way].into(), services: web(), ..Concerned::default() };
+        let gateway = &Concerned { services: Services::All, ..waypoint.clone() };
+        let of = |audience: Audience| Concerned { clients: [audience].into(), services: web(), ..Concerned::default() };
+        let (clients, others) = (&of(Audience::Everybody), &of(Audience::Namespace("other".to_owned())));
+        let node = |id, acked, refused| client(id, None, Authorization, acked, refused);
+        let way = |name, acked, refused| client("w", Some(name), Cluster, acked, refused);
         for (concerned, was, connected, reason, words) in [
-            (&nodes, false, vec![], "NoProxies", "no node proxy"),
-            (&nodes, false, vec![node("a", 7, None)], "Programmed", "on every node"),
+            (nodes, false, vec![], "NoProxies", "no node proxy"),
+            (nodes, false, vec![node("a", 7, None)], "Programmed", "on every node"),
             (
-                &nodes,
+                nodes,
                 false,
                 vec![node("a", 7, None), node("b", 6, None)],
                 "Pending",
                 "1 of 2 proxies have it; waiting for b",
             ),
-            (&nodes, true, vec![node("a", 7, None), node("b", 0, None)], "Programmed", "on every node"),
-            (&nodes, true, vec![node("a", 8, Some("no"))], "Refused", "a refuses it: no"),
-            (&nodes, true, vec![Client { is_node: false, ..node("a", 8, Some("no")) }], "Programmed", "on every node"),
-            (&waypoint, false, vec![node("a", 7, None)], "NoProxies", "no replica"),
-            (&waypoint, false, vec![way("way", 7, None), way("other", 1, None)], "Programmed", "shop/way"),
-            (&waypoint, false, vec![way("way", 6, Some("no"))], "Refused", "w refuses it: no"),
+            (nodes, true, vec![node("a", 7, None), node("b", 0, None)], "Programmed", "on every node"),
+            (nodes, true, vec![node("a", 8, Some(("shop/it", 6)))], "Refused", "a refuses it: no"),
+            (nodes, false, vec![node("a", 8, Some(("shop/other", 6)))], "Programmed", "on every node"),
+            (nodes, true, vec![Client { is_node: false, ..node("a", 8, Some(("shop/it", 6))) }], "Programmed", "every"),
+            (waypoint, false, vec![node("a", 7, None)], "NoProxies", "no replica"),
+            (waypoint, false, vec![way("way", 7, None), way("other", 1, None)], "Programmed", "shop/way"),
+            // It is refused there, whatever else has been taken over since.
+            (waypoint, false, vec![way("way", 8, Some(("web:80", 6)))], "Refused", "w refuses it: no"),
+            (waypoint, true, vec![way("way", 8, Some(("web:80/v1", 6)))], "Refused", "w refuses it: no"),
             // It was taken over before; what is refused now is something else.
-            (&waypoint, true, vec![way("way", 8, Some("no"))], "Programmed", "shop/way"),
-            (&clients, false, vec![way("way", 7, None)], "NoProxies", "has no waypoint"),
-            (&clients, false, vec![client("c", None, Cluster, (7, None))], "Programmed", "at clients"),
+            (waypoint, false, vec![way("way", 8, Some(("web:80", 7)))], "Programmed", "shop/way"),
+            (waypoint, false, vec![way("way", 8, Some(("db:80", 6)))], "Programmed", "shop/way"),
+            (gateway, false, vec![way("way", 8, Some(("db:80", 6)))], "Refused", "w refuses it: no"),
+            (clients, false, vec![way("way", 7, None)], "NoProxies", "has no waypoint"),
+            (clients, false, vec![client("c", None, Cluster, 7, None)], "Programmed", "at clients"),
+            (others, false, vec![client("c", None, Cluster, 7, None)], "NoProxies", "has no waypoint"),
+            (&Concerned::default(), false, vec![way("way", 7, None), node("a", 7, None)], "NoProxies", "no waypoint"),
         ] {
-            let said = decide(concerned, 7, was, &connected);
+            let said = decide(concerned, 7, was, &Answers::of(&connected));
             assert_eq!((said.reason, said.holds), (reason, reason == "Programmed"), "{said:?} of {connected:?}");
             assert!(said.message.contains(words), "{said:?}");
         }

@@ -1,9 +1,13 @@
 //! Tests of `status`.
 
 use fairway_core::source::directory::load;
+use serde_json::json;
 
 use super::*;
+use crate::serve::clients::{Client, TypeStatus};
+use crate::serve::session::Refusals;
 use crate::translate::Settings;
+use crate::world::ResourceType;
 
 const POLICY: &str =
     "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: it, namespace: shop}\n";
@@ -98,4 +102,106 @@ fn verdicts_say_what_became_of_a_virtual_service() {
     std::fs::write(root.path().join("a.yaml"), format!("{head}spec: {{hosts: [web], gateways: [edge]}}\n")).unwrap();
     let published = Published::default().next(Arc::new(load(root.path(), None)), &Settings::default());
     assert!(traffic(&published).is_empty());
+}
+
+/// States one after the other, as users see them.
+struct Mesh {
+    root: tempfile::TempDir,
+    published: Arc<Published>,
+    memory: Memory,
+}
+
+impl Mesh {
+    fn new() -> Self {
+        Self { root: tempfile::tempdir().unwrap(), published: Arc::default(), memory: Memory::default() }
+    }
+
+    fn apply(&mut self, manifests: &str) {
+        std::fs::write(self.root.path().join("a.yaml"), manifests).unwrap();
+        let loaded = load(self.root.path(), Some(&self.published.loaded));
+        self.published = Arc::new(self.published.next(Arc::new(loaded), &Settings::default()));
+    }
+
+    /// The reason of what is said of being in force.
+    fn programmed(&mut self, clients: &[Client]) -> String {
+        let accounts = BTreeSet::from([("fairway-system".to_owned(), "ztunnel".to_owned())]);
+        let statements = Survey::of(&self.published).statements(&mut self.memory, clients, &accounts);
+        let (key, statement) = statements.iter().find(|(key, _)| key.name == "it").unwrap();
+        let (status, _) = statement.compare(&self.published, key, "2026-02-02T00:00:00Z");
+        let conditions = status["conditions"].as_array().unwrap();
+        let programmed = conditions.iter().find(|condition| condition["type"] == "Programmed").unwrap();
+        let reason = programmed["reason"].as_str().unwrap();
+        assert_eq!(programmed["status"] == "True", reason == "Programmed", "{status}");
+        reason.to_owned()
+    }
+
+    /// A proxy that has taken over all there is.
+    fn proxy(&self, gateway: Option<&str>) -> Client {
+        let generation = self.published.world.generation;
+        let kind = if gateway.is_some() { ResourceType::Listener } else { ResourceType::Authorization };
+        let refused = Refusals::default();
+        let status = TypeStatus { sent: generation, acked: generation, nacked: None, refused, updated: None };
+        Client {
+            id: "proxy".to_owned(),
+            is_node: gateway.is_none(),
+            gateway: gateway.map(|name| ("shop".to_owned(), name.to_owned())),
+            types: [(kind.short_name(), status)].into(),
+            ..Client::default()
+        }
+    }
+}
+
+#[test]
+fn nothing_is_in_force_when_nobody_is_left_to_enforce_it() {
+    let policy = format!("{POLICY}spec: {{}}\n");
+    let mut mesh = Mesh::new();
+    mesh.apply(&policy);
+    assert_eq!(mesh.programmed(&[]), "NoProxies");
+    assert_eq!(mesh.programmed(&[mesh.proxy(None)]), "Programmed");
+    assert_eq!(mesh.programmed(&[]), "NoProxies");
+    // A proxy that runs is connected to another replica, or on its way: it goes on with what it has.
+    let ztunnel = "---\napiVersion: v1\nkind: Pod\nmetadata: {name: ztunnel-a, namespace: fairway-system}\n\
+                   spec: {nodeName: a, serviceAccountName: ztunnel, containers: [{name: c, image: none}]}\n\
+                   status: {phase: Running, podIP: 10.0.0.1, conditions: [{type: Ready, status: \"True\"}]}\n";
+    mesh.apply(&format!("{policy}{ztunnel}"));
+    assert_eq!(mesh.programmed(&[]), "NoProxies");
+    assert_eq!(mesh.programmed(&[mesh.proxy(None)]), "Programmed");
+    assert_eq!(mesh.programmed(&[]), "Programmed");
+    mesh.apply(&format!("{policy}{}", ztunnel.replace("\"True\"", "\"False\"")));
+    assert_eq!(mesh.programmed(&[]), "NoProxies");
+}
+
+const BOUND: &str = "---\napiVersion: v1\nkind: Service\n\
+                     metadata: {name: web, namespace: shop, labels: {istio.io/use-waypoint: WAY}}\n\
+                     spec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}\n\
+                     ---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: way, namespace: shop}\n\
+                     spec: {gatewayClassName: fairway-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}\n\
+                     status: {addresses: [{value: 10.96.0.9}]}\n";
+
+#[test]
+fn what_moves_to_another_waypoint_is_in_force_once_that_has_it() {
+    let policy = format!("{POLICY}spec: {{targetRefs: [{{kind: Service, group: \"\", name: web}}]}}\n");
+    let bound = |to: &str| format!("{policy}{BOUND}{}", BOUND.replace("name: way,", "name: new,")).replace("WAY", to);
+    let mut mesh = Mesh::new();
+    mesh.apply(&bound("way"));
+    let way = mesh.proxy(Some("way"));
+    assert_eq!(mesh.programmed(std::slice::from_ref(&way)), "Programmed");
+    mesh.apply(&bound("new"));
+    let late = Client { id: "late".to_owned(), gateway: Some(("shop".to_owned(), "new".to_owned())), ..way.clone() };
+    assert_eq!(mesh.programmed(&[way.clone(), late]), "Pending");
+    let new = mesh.proxy(Some("new"));
+    assert_eq!(mesh.programmed(&[way.clone(), new.clone()]), "Programmed");
+    // Nothing stands before it any more.
+    mesh.apply(&bound("none"));
+    assert_eq!(mesh.programmed(&[way, new]), "NoProxies");
+}
+
+#[test]
+fn a_version_that_is_refused_is_not_in_force_while_the_one_before_it_is() {
+    let mut mesh = Mesh::new();
+    for spec in ["spec: {}", "spec: {action: MAYBE}", "spec: {}", "spec: {akt: DENY}", "spec: {}"] {
+        mesh.apply(&format!("{POLICY}{spec}\n"));
+        let expected = if spec == "spec: {}" { "Programmed" } else { "Invalid" };
+        assert_eq!(mesh.programmed(&[mesh.proxy(None)]), expected, "{spec}");
+    }
 }

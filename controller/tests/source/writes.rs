@@ -1,5 +1,6 @@
 //! What the controller asks of an API server and writes to it, and what it writes beside manifests.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -101,7 +102,7 @@ async fn who_leads_applies_conditions_to_the_status() {
     let leads = Leadership::told(leads);
     let (trigger, drain) = drain::new();
     let writer = status::cluster::Cluster::new(fake.client(), leads);
-    let keeping = tokio::spawn(status::keep(receiver, Clients::default(), writer, drain));
+    let keeping = tokio::spawn(status::keep(receiver, Clients::default(), BTreeSet::new(), writer, drain));
     state.send_modify(|_| ());
     lead.send_replace(Instant::now().checked_add(PATIENCE));
     let (path, body) = soon(applied.recv()).await.unwrap();
@@ -157,7 +158,7 @@ async fn the_status_of_a_route_is_written_beside_what_others_say_now() {
     let leads = Leadership::told(leads);
     let (_trigger, drain) = drain::new();
     let writer = status::cluster::Cluster::new(fake.client(), leads);
-    tokio::spawn(status::keep(receiver, Clients::default(), writer, drain));
+    tokio::spawn(status::keep(receiver, Clients::default(), BTreeSet::new(), writer, drain));
     for version in 1..=3 {
         let body = soon(applied.recv()).await.unwrap();
         assert_eq!(body["metadata"]["resourceVersion"], version.to_string());
@@ -175,8 +176,13 @@ async fn conditions_are_written_beside_the_manifests_and_read_back() {
     let first = Published::default().next(readings.borrow_and_update().clone(), &Settings::default());
     let (state, receiver) = watch::channel(Arc::new(first.clone()));
     let (trigger, drain) = drain::new();
-    let keeping =
-        tokio::spawn(status::keep(receiver, Clients::default(), status::directory::Directory::new(root.path()), drain));
+    let keeping = tokio::spawn(status::keep(
+        receiver,
+        Clients::default(),
+        BTreeSet::new(),
+        status::directory::Directory::new(root.path()),
+        drain,
+    ));
     let loaded = soon(
         readings
             .wait_for(|loaded| loaded.objects.authorization_policies.values().all(|policy| policy.status.is_some())),

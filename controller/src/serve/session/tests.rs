@@ -477,7 +477,10 @@ fn a_refusal_is_remembered_by_name_until_something_else_is_taken_over() {
     let [response] = drain(&mut session).try_into().unwrap();
     session.receive(answer(&response, Some("p is bad")));
     let refused = |session: &Session| -> Vec<String> {
-        session.progress().flat_map(|(_, progress)| progress.refused.keys().map(ToString::to_string)).collect()
+        session
+            .progress()
+            .flat_map(|(_, progress)| progress.refused.named().map(|(name, _)| name.to_string()))
+            .collect()
     };
     assert_eq!(refused(&session), ["n/p", "n/q"]);
     // That something else is taken over says nothing of them; that they are gone does.
@@ -487,4 +490,20 @@ fn a_refusal_is_remembered_by_name_until_something_else_is_taken_over() {
         session.receive(answer(&response, None));
     }
     assert_eq!(refused(&session), ["n/p"]);
+    // And they are in force as they were when they were refused first, however far the client is with the rest.
+    let (_, progress) = session.progress().next().unwrap();
+    let (_, refusal) = progress.refused.named().next().unwrap();
+    assert_eq!((progress.acked, refusal.held), (second.generation, 0));
+}
+
+#[test]
+fn who_refuses_more_than_is_remembered_refuses_everything() {
+    let mut progress = Progress { acked: 4, ..Progress::default() };
+    let names = |count: usize| (0..count).map(|number| Arc::from(number.to_string()));
+    progress.refused(names(MAXIMUM_REFUSED), "no");
+    assert_eq!(progress.refused.overflow(), None);
+    progress.acked = 5;
+    progress.refused(names(MAXIMUM_REFUSED + 1), "still");
+    assert!(progress.refused.named().all(|(_, refusal)| refusal.held == 4));
+    assert_eq!(progress.refused.overflow().unwrap().held, 5);
 }

@@ -84,8 +84,8 @@ impl Session {
             None if subscription.has_refused => Event::Stale,
             None if is_changed => Event::Names(kind),
             None => {
-                subscription.progress.acked = subscription.generation;
-                subscription.progress.nacked = None;
+                // Every response says all there is.
+                subscription.progress.took_all(subscription.generation);
                 Event::Acknowledged(kind)
             }
         }
@@ -153,7 +153,7 @@ impl Session {
 impl Subscription {
     fn refused(&mut self, kind: ResourceType, message: &str) -> Event {
         let message: String = message.chars().take(MAXIMUM_REFUSAL).collect();
-        self.progress.nacked = Some(message.clone());
+        self.progress.refused(self.sent.keys().cloned(), &message);
         Event::Refused(kind, message)
     }
 }

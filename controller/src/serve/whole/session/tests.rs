@@ -100,6 +100,8 @@ fn a_refusal_is_kept_and_nothing_is_sent_again() {
     assert_eq!(session.plan(&one).unwrap(), []);
     let (_, progress) = session.progress().next().unwrap();
     assert_eq!((progress.acked, progress.nacked.as_deref()), (0, Some("no")));
+    let refused: Vec<_> = progress.refused.named().map(|(name, refusal)| (name.to_string(), refusal.held)).collect();
+    assert_eq!(refused, [("a:80".to_owned(), 0)]);
 }
 
 #[test]
