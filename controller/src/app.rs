@@ -20,6 +20,7 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::admin::Access;
+use crate::admission::server::Webhook;
 use crate::ca::keeper::{self, AuthorityError};
 use crate::ca::signer::Current;
 use crate::ca::{self, Authority, secret};
@@ -34,7 +35,7 @@ use crate::state::{Published, Publisher};
 use crate::tls::{self, ServerCertificate, TlsError};
 use crate::token::review::Reviewer;
 use crate::token::{KeyError, Keys, Verifier};
-use crate::{admin, announce, enrolment, lifecycle, memory, state, status};
+use crate::{admin, admission, announce, enrolment, lifecycle, memory, state, status};
 
 /// Time between pings on a silent connection, and for the answer: a node that vanished is noticed within 40 s.
 const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
@@ -94,6 +95,8 @@ pub struct Controller {
     pub listen: SocketAddr,
     /// Address for operators.
     pub admin_listen: SocketAddr,
+    /// Address for the API server, if it is asked of what is applied.
+    pub webhook_listen: Option<SocketAddr>,
     /// The mesh's root certificates at the start, PEM.
     pub root_pem: String,
     server: JoinHandle<()>,
@@ -114,9 +117,14 @@ impl Controller {
         let trust_domain = config.rules.trust_domain.clone();
         let authority = keeper::keep(authority(&config, &place), trust_domain, metrics.clone(), drain.clone()).await?;
         let certificate = ServerCertificate::new(authority.clone(), config.server_names.clone(), provider::provider())?;
-        let tls = certificate.config()?;
+        let tls = certificate.config(tls::HTTP2)?;
+        let webhook_tls = certificate.config(admission::server::PROTOCOL)?;
         let listener = bind(config.listen).await?;
         let admin_listener = bind(config.admin_listen).await?;
+        let webhook_listener = match config.webhook.listen.filter(|_| matches!(place, Place::Cluster(_))) {
+            Some(wanted) => Some(bind(wanted).await?),
+            None => None,
+        };
         let listen = address(&listener, config.listen);
         let admin_listen = address(&admin_listener, config.admin_listen);
 
@@ -140,6 +148,12 @@ impl Controller {
         let pages = admin::router(published.clone(), clients.clone(), metrics.clone(), &access);
         tokio::spawn(http::serve(admin_listener, pages, Limits::default(), drain.clone()));
         tokio::spawn(certificate.renew(drain.clone()));
+        let webhook_listen = webhook_listener.as_ref().and_then(|listener| listener.local_addr().ok());
+        if let Some(listener) = webhook_listener {
+            let webhook = Webhook::new(published.clone(), config.settings.clone(), metrics.clone());
+            let connections = tls::accept(listener, webhook_tls, metrics.clone(), drain.clone());
+            tokio::spawn(webhook.serve(connections, drain.clone()));
+        }
 
         let discovery =
             Discovery::new(published.clone(), Arc::clone(&verifier), clients, metrics.clone(), drain.clone())
@@ -152,7 +166,7 @@ impl Controller {
         let connections = tls::accept(listener, tls, metrics, drain.clone());
         let server = tokio::spawn(serve(connections, discovery, authority, drain));
         tracing::info!(%listen, %admin_listen, "controller started");
-        Ok(Self { listen, admin_listen, root_pem, server })
+        Ok(Self { listen, admin_listen, webhook_listen, root_pem, server })
     }
 
     /// Waits until the last client has been told to go elsewhere.
@@ -254,6 +268,10 @@ fn write_back(
             if let Some(name) = config.root_config_map.clone() {
                 let (client, published, leads) = here();
                 tokio::spawn(announce::run(client, published, leads, authority.clone(), name, drain.clone()));
+            }
+            if let (Some(_), Some(name)) = (config.webhook.listen, config.webhook.configuration.clone()) {
+                let (client, _, leads) = here();
+                tokio::spawn(admission::bundle::run(client, leads, authority.clone(), name, drain.clone()));
             }
             if let Some(settings) = config.waypoints.clone() {
                 let (client, published, leads) = here();

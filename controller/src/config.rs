@@ -2,6 +2,7 @@
 
 pub mod authority;
 pub mod waypoints;
+pub mod webhook;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use crate::lifecycle::render::WaypointSettings;
 use crate::translate::Settings;
 use authority::{AuthorityArgs, AuthorityConfig};
 use waypoints::WaypointArgs;
+use webhook::{WebhookArgs, WebhookConfig};
 
 /// Names the server's certificate always has.
 const OWN_NAMES: [&str; 3] = ["fairway-controller.fairway-system.svc", "istiod.istio-system.svc", "localhost"];
@@ -105,6 +107,9 @@ pub struct Args {
     /// About waypoints.
     #[command(flatten)]
     pub waypoints: WaypointArgs,
+    /// About the webhook.
+    #[command(flatten)]
+    pub webhook: WebhookArgs,
     /// Shape of log lines: plain or json.
     #[arg(long, default_value = "plain", env = "LOG_FORMAT")]
     pub log_format: String,
@@ -187,6 +192,8 @@ pub struct Config {
     pub root_config_map: Option<String>,
     /// How waypoints are made; not at all unless this is set.
     pub waypoints: Option<WaypointSettings>,
+    /// Where the API server asks of what users apply.
+    pub webhook: WebhookConfig,
     /// How long streams may last.
     pub maximum_connection_age: Option<Duration>,
     /// From where keys of tokens may be fetched.
@@ -298,6 +305,7 @@ impl TryFrom<Args> for Config {
                 lenient_waypoints: args.missing_waypoint == MissingWaypoint::Bypass,
                 private_entries: args.entries_reach == EntriesReach::Namespace,
             },
+            webhook: args.webhook.into(),
             server_names,
             certificate_lifetime: args.workload_cert_ttl,
             maximum_connection_age: (!args.max_connection_age.is_zero()).then_some(args.max_connection_age),

@@ -2,9 +2,11 @@
 //!
 //! [`translate`], [`l7`] and [`world`] decide and are pure; [`state`] publishes what they say and [`kept`] remembers it,
 //! [`serve`] and [`ca`] hand it out over gRPC, [`status`] tells users, [`lifecycle`] makes waypoints, [`announce`] tells
-//! every namespace the mesh's root, [`enrolment`] tells of what keeps objects from the mesh, [`admin`] shows it to operators, `memory` gives back what is free, [`app`] wires all of it.
+//! every namespace the mesh's root, [`enrolment`] tells of what keeps objects from the mesh, [`admission`] tells whoever applies something, [`admin`] shows it to operators, `memory` gives back
+//! what is free, [`app`] wires all of it.
 
 pub mod admin;
+pub mod admission;
 mod age;
 pub mod announce;
 mod api_server;

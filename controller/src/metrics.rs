@@ -22,11 +22,24 @@ pub struct Metrics {
     pub refused: Counter,
     /// Connections that did not get through the TLS handshake.
     pub handshakes_failed: Counter,
+    /// Questions to the webhook.
+    pub reviews: Reviews,
     generation: Gauge,
     errors: Gauge,
     kept: Gauge,
     stale: Gauge,
     authority: Authority,
+}
+
+/// Questions to the webhook, by what became of them.
+#[derive(Clone, Debug)]
+pub struct Reviews {
+    /// The object may be stored.
+    pub allowed: Counter,
+    /// It may not.
+    pub refused: Counter,
+    /// There is no answer.
+    pub unreadable: Counter,
 }
 
 /// Handles to what is told of the certificate authority.
@@ -49,6 +62,7 @@ impl Metrics {
             ("fairway_discovery_refusals_total", "Discovery responses refused by clients."),
             ("fairway_certificate_requests_total", "Certificate requests, by outcome."),
             ("fairway_handshake_failures_total", "Connections that did not get through the TLS handshake."),
+            ("fairway_admission_reviews_total", "Questions to the webhook, by outcome."),
             ("fairway_world_generation", "Number of the configuration proxies are sent."),
             (
                 "fairway_kept_policies_lost",
@@ -72,7 +86,13 @@ impl Metrics {
             registry.describe(name, help);
         }
         let outcome = |outcome| registry.counter("fairway_certificate_requests_total", &[("outcome", outcome)]);
+        let review = |outcome| registry.counter("fairway_admission_reviews_total", &[("outcome", outcome)]);
         Self {
+            reviews: Reviews {
+                allowed: review("allowed"),
+                refused: review("refused"),
+                unreadable: review("unreadable"),
+            },
             clients: registry.gauge("fairway_discovery_clients", &[]),
             responses: registry.counter("fairway_discovery_responses_total", &[]),
             nacks: registry.counter("fairway_discovery_refusals_total", &[]),

@@ -26,6 +26,7 @@ pub mod cluster;
 mod concerned;
 pub mod condition;
 pub mod directory;
+pub mod findings;
 pub mod lease;
 mod programmed;
 mod routes;

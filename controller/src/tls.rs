@@ -1,4 +1,4 @@
-//! TLS of the gRPC port: the server's own certificate, and an accept loop that no connection can stop.
+//! TLS of the ports for proxies and for the API server: the server's own certificate, and an accept loop that no connection can stop.
 
 use std::io;
 use std::net::SocketAddr;
@@ -42,7 +42,9 @@ const MAXIMUM_CONNECTIONS: usize = 20_000;
 const MAXIMUM_CONNECTIONS_PER_PEER: usize = 512;
 /// Handshakes at a time with one peer.
 const MAXIMUM_HANDSHAKES_PER_PEER: usize = 32;
-/// Connections through the handshake that gRPC has not taken over yet.
+/// What gRPC speaks, as TLS calls it (RFC 7301 §6).
+pub const HTTP2: &[u8] = b"h2";
+/// Connections through the handshake that nobody has taken over yet.
 const HANDED_OVER: usize = 16;
 /// First and longest pause after a failed accept, doubled in between.
 const ACCEPT_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
@@ -86,17 +88,17 @@ impl ServerCertificate {
         Ok(Arc::new(Self { authority, names, provider, current }))
     }
 
-    /// Settings of the port.
+    /// Settings of a port on which this is spoken (ALPN, RFC 7301).
     ///
     /// # Errors
     /// When the provider has no TLS 1.3.
-    pub fn config(self: &Arc<Self>) -> Result<Arc<ServerConfig>, TlsError> {
+    pub fn config(self: &Arc<Self>, protocol: &'static [u8]) -> Result<Arc<ServerConfig>, TlsError> {
         let resolver: Arc<dyn ResolvesServerCert> = Arc::<Self>::clone(self);
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&rustls::version::TLS13])?
             .with_no_client_auth()
             .with_cert_resolver(resolver);
-        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.alpn_protocols = vec![protocol.to_vec()];
         Ok(Arc::new(config))
     }
 
@@ -230,10 +232,11 @@ async fn accept_loop(
 async fn shake_hands(acceptor: &TlsAcceptor, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
     stream.set_nodelay(true)?;
     let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
-    if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+    // Who offers something else is refused by TLS itself.
+    if stream.get_ref().1.alpn_protocol().is_some() {
         return Ok(stream);
     }
-    Err(io::Error::new(io::ErrorKind::InvalidData, "the client did not offer HTTP/2 (ALPN h2)"))
+    Err(io::Error::new(io::ErrorKind::InvalidData, "the client did not say which protocol it speaks (ALPN)"))
 }
 
 impl Connected for Connection {

@@ -1,6 +1,8 @@
 //! Both sources keep the same promises: what the contract says is tested over a directory and over an API server.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
 
+#[path = "source/admission.rs"]
+mod admission;
 #[path = "source/announced.rs"]
 mod announced;
 #[path = "source/api.rs"]

@@ -4,6 +4,7 @@
 //! [`cluster::Cluster`]. Both give the same: a [`Loaded`], which is typed [`Objects`] plus errors as data, again after
 //! every change. [`status::Writer`] is how an agent writes status beside manifests it does not own.
 
+pub mod admission;
 #[cfg(feature = "cluster")]
 pub mod cluster;
 mod decode;

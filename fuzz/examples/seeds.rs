@@ -20,6 +20,7 @@ use prost::Message;
 fn main() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
     for (target, seeds) in [
+        ("admission", admission()),
         ("client_hello", client_hello()),
         ("connect", connect()),
         ("dns", dns()),
@@ -92,6 +93,26 @@ fn path() -> Seeds {
     ]
     .map(|(name, text)| (name, text.as_bytes().to_vec()))
     .to_vec()
+}
+
+/// Questions of an API server about a policy and a route, one that can be read and one that cannot, and about what goes.
+fn admission() -> Seeds {
+    let review = |request: &str| {
+        format!("{{\"apiVersion\":\"admission.k8s.io/v1\",\"kind\":\"AdmissionReview\",\"request\":{request}}}")
+            .into_bytes()
+    };
+    let of = |object: &str| {
+        review(&format!(
+            "{{\"uid\":\"u\",\"operation\":\"CREATE\",\"name\":\"it\",\"namespace\":\"shop\",\"object\":{object}}}"
+        ))
+    };
+    let policy = "{\"apiVersion\":\"security.istio.io/v1\",\"kind\":\"AuthorizationPolicy\",\"metadata\":{\"name\":\"it\"},\"spec\":{\"action\":\"DENY\"}}";
+    let route = "{\"apiVersion\":\"gateway.networking.k8s.io/v1\",\"kind\":\"HTTPRoute\",\"metadata\":{\"generateName\":\"a-\"},\"spec\":{\"parentRefs\":\"web\"}}";
+    vec![
+        ("policy", of(policy)),
+        ("route", of(route)),
+        ("gone", review("{\"uid\":\"u\",\"operation\":\"DELETE\",\"object\":null}")),
+    ]
 }
 
 /// A header with a token, cookies, and a query; the tokens are signed with zeros.

@@ -51,15 +51,18 @@ fn pod(number: usize, phase: &str) -> Value {
 }
 
 /// A replica in a runtime of its own, which can be killed.
-struct Replica {
+pub(super) struct Replica {
     runtime: Option<tokio::runtime::Runtime>,
     address: std::net::SocketAddr,
-    root: PathBuf,
+    /// Where the API server asks of what is applied.
+    pub(super) webhook: std::net::SocketAddr,
+    /// The mesh's root.
+    pub(super) root: PathBuf,
     _trigger: Trigger,
 }
 
 impl Replica {
-    async fn start(fake: &Fake, directory: &Path, name: &str) -> Self {
+    pub(super) async fn start(fake: &Fake, directory: &Path, name: &str) -> Self {
         let own = directory.join(name);
         std::fs::create_dir_all(own.join("state")).unwrap();
         // Both sign with one root.
@@ -85,6 +88,7 @@ impl Replica {
             "--waypoints=false",
             "--root-config-map=",
             "--ca-secret=",
+            "--webhook-listen=127.0.0.1:0",
             &format!("--replica={name}"),
             &format!("--kubeconfig={}", path("kubeconfig")),
             &format!("--state-dir={}", path("state")),
@@ -95,7 +99,8 @@ impl Replica {
         let controller = soon(runtime.spawn(Controller::start(config, drain))).await.unwrap().unwrap();
         let root = own.join("root.pem");
         std::fs::write(&root, &controller.root_pem).unwrap();
-        Self { runtime: Some(runtime), address: controller.listen, root, _trigger: trigger }
+        let (address, webhook) = (controller.listen, controller.webhook_listen.unwrap());
+        Self { runtime: Some(runtime), address, webhook, root, _trigger: trigger }
     }
 
     /// Ends everything it does, at once and without a word.

@@ -152,7 +152,8 @@ fn set(value: &mut Value, field: &str, content: Value) {
     }
 }
 
-fn typed(kind: Kind, value: &Value) -> Result<Typed, (FieldPath, String)> {
+/// The typed object of a kind that `value` stands for.
+pub(super) fn typed(kind: Kind, value: &Value) -> Result<Typed, (FieldPath, String)> {
     Ok(match kind {
         Kind::Namespace => Typed::Namespace(read(value)?),
         Kind::Node => Typed::Node(read(value)?),

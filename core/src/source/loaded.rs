@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::objects::Objects;
-use super::{Kind, Location, ObjectKey, SourceError, directory};
+use super::{Kind, Location, ObjectKey, SourceError, decode, directory};
 
 /// What one reading of a source gave.
 #[derive(Clone, Debug, Default)]
@@ -53,6 +53,36 @@ impl Loaded {
     #[must_use]
     pub fn remembered(objects: &[Remembered]) -> Self {
         directory::remembered(objects)
+    }
+
+    /// This reading with another version of an object, as it would be if the source had it.
+    #[must_use]
+    pub fn with(&self, key: &ObjectKey, written: &Value) -> Self {
+        let mut loaded = self.clone();
+        loaded.errors.retain(|error| error.object.as_ref() != Some(key));
+        match decode::typed(key.kind, written) {
+            Ok(object) => {
+                loaded.rejected.remove(key);
+                loaded.objects.insert(key.clone(), object);
+            }
+            // As in any reading, what it was when it was last good stays.
+            Err((path, message)) => {
+                let field = (!path.is_empty()).then(|| path.to_string());
+                let object = Some(key.clone());
+                loaded.errors.push(SourceError {
+                    file: String::new(),
+                    line: None,
+                    column: None,
+                    field,
+                    message,
+                    object,
+                });
+                if !loaded.objects.has(key) {
+                    loaded.rejected.insert(key.clone(), Arc::new(written.clone()));
+                }
+            }
+        }
+        loaded
     }
 
     /// Whether this reading of a directory gave exactly what `other` gave.

@@ -77,6 +77,15 @@ macro_rules! objects {
                 }
             }
 
+            /// Whether there is an object called `key`.
+            #[must_use]
+            pub fn has(&self, key: &ObjectKey) -> bool {
+                self.node_pods.contains_key(key)
+                    || match key.kind {
+                        $(Kind::$kind => self.$field.contains_key(key),)+
+                    }
+            }
+
             /// Takes an object out.
             #[cfg(feature = "cluster")]
             pub(super) fn remove(&mut self, key: &ObjectKey) -> Option<Typed> {

@@ -5,10 +5,11 @@ use std::path::Path;
 
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use kube::{Api, Client};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::cluster::MANAGER;
 use super::work::insist;
+use crate::addresses::UNDERLAY_V4;
 use crate::error::{Doing, Result};
 
 /// What is installed, in this order: kinds, then the namespace, then who may do what.
@@ -27,6 +28,11 @@ const FILES: [&str; 12] = [
     include_str!("../../../manifests/rbac/waypoints.yaml"),
 ];
 
+/// Asks the controller of what is applied.
+const WEBHOOK: &str = include_str!("../../../manifests/webhook/validating.yaml");
+/// Port of the controller for that.
+const WEBHOOK_PORT: u16 = 15017;
+
 /// What takes Gateway API's definitions.
 const CLASS: &str = include_str!("../../../manifests/waypoint/gatewayclass.yaml");
 
@@ -35,10 +41,23 @@ pub(crate) async fn install(client: &Client, gateway_api: &Path) -> Result<()> {
     let definitions = definitions(gateway_api)?;
     let class: &[&str] = if definitions.is_empty() { &[] } else { &[CLASS] };
     let all = objects(&definitions.iter().map(String::as_str).collect::<Vec<_>>())?;
-    for object in all.into_iter().chain(objects(&FILES)?).chain(objects(class)?) {
+    let webhook = objects(&[WEBHOOK])?.into_iter().map(on_underlay);
+    for object in all.into_iter().chain(objects(&FILES)?).chain(objects(class)?).chain(webhook) {
         apply(client, &object).await?;
     }
     Ok(())
+}
+
+/// The API server of a lab is not behind the addresses of services, and finds the controller on the underlay.
+fn on_underlay(mut configuration: Value) -> Value {
+    for webhook in configuration.get_mut("webhooks").and_then(Value::as_array_mut).into_iter().flatten() {
+        let path = webhook.pointer("/clientConfig/service/path").and_then(Value::as_str).unwrap_or_default();
+        let url = format!("https://{UNDERLAY_V4}:{WEBHOOK_PORT}{path}");
+        if let Some(webhook) = webhook.as_object_mut() {
+            webhook.insert("clientConfig".to_owned(), json!({"url": url}));
+        }
+    }
+    configuration
 }
 
 fn definitions(directory: &Path) -> Result<Vec<String>> {
@@ -86,6 +105,14 @@ mod tests {
         }
         assert!(objects.iter().any(|object| object["kind"] == "CustomResourceDefinition"));
         assert!(objects.iter().any(|object| object["kind"] == "ClusterRoleBinding"));
+    }
+
+    #[test]
+    fn the_webhook_is_asked_where_the_controller_is() {
+        let [webhook] = objects(&[WEBHOOK]).unwrap().try_into().unwrap();
+        assert_eq!(webhook["webhooks"][0]["failurePolicy"], "Ignore");
+        let here = on_underlay(webhook);
+        assert_eq!(here["webhooks"][0]["clientConfig"], json!({"url": "https://10.99.0.1:15017/validate"}));
     }
 
     #[test]

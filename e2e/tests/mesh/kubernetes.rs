@@ -1,5 +1,6 @@
 //! A lab with a Kubernetes of its own: the real API server, scheduler and controllers, and the lab in place of kubelets.
 
+mod admission;
 mod live;
 mod told;
 mod waypoints;

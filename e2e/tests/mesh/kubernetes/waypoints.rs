@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::{Lab, SHOP, apply, cluster, json, kubectl, labs, only_pod, rolled_out, told, try_kubectl};
+use super::{Lab, SHOP, admission, apply, cluster, json, kubectl, labs, only_pod, rolled_out, told, try_kubectl};
 use crate::mesh::look::{fairway, said};
 use crate::mesh::shop::AMBIENT;
 
@@ -46,6 +46,7 @@ fn a_gateway_becomes_a_waypoint_which_is_repaired_and_goes_with_it() {
     repaired(&lab);
     does_what_it_is_for(&lab);
     told::of_troubles(&lab);
+    admission::answers(&lab);
     as_annotated(&lab);
     others_are_left_alone(&lab);
     refused_by_field(&lab);
