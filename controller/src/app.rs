@@ -28,6 +28,7 @@ use crate::config::authority::AuthorityConfig;
 use crate::config::{Config, SourceConfig};
 use crate::kept::Store;
 use crate::keys::{self, Fetcher};
+use crate::lifecycle::automatic;
 use crate::metrics::Metrics;
 use crate::serve::clients::Clients;
 use crate::serve::{self, Discovery};
@@ -274,6 +275,8 @@ fn write_back(
                 tokio::spawn(admission::bundle::run(client, leads, authority.clone(), name, drain.clone()));
             }
             if let Some(settings) = config.waypoints.clone() {
+                let (making, state, leading) = here();
+                tokio::spawn(automatic::run(making, state, leading, automatic::LINGER, drain.clone()));
                 let (client, published, leads) = here();
                 tokio::spawn(lifecycle::run(client, published, leads, settings, drain.clone()));
             }

@@ -5,7 +5,7 @@
 
 pub mod attach;
 pub mod authz;
-mod catalog;
+pub(crate) mod catalog;
 pub mod client;
 pub mod destinations;
 mod grants;

@@ -2,9 +2,10 @@
 //! should be.
 //!
 //! [`render`] says what the objects are and [`conditions`] what users are told, both pure; [`owned`] watches what there is,
-//! [`apply`] changes it; [`directory`] does both where there are manifests and no API server. Who deletes a gateway deletes what was made of it: that is left to the cluster, by owner references.
+//! [`apply`] changes it; [`automatic`] makes gateways where namespaces ask for it; [`directory`] does both where there are manifests and no API server. Who deletes a gateway deletes what was made of it: that is left to the cluster, by owner references.
 
 mod apply;
+pub mod automatic;
 pub mod conditions;
 pub mod directory;
 pub mod owned;

@@ -88,6 +88,12 @@ impl Published {
         &self.translation.destinations
     }
 
+    /// Namespaces in which a waypoint is to be made, because something needs it and they ask for it.
+    #[must_use]
+    pub fn automatic(&self) -> std::collections::BTreeSet<&str> {
+        self.translation.automatic()
+    }
+
     /// What became of the routes.
     #[must_use]
     pub fn routes(&self) -> &crate::l7::model::Routes {

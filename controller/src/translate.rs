@@ -3,7 +3,7 @@
 //! What was made of objects is kept, and only what hangs on a changed object is made again ([`dependents`]): a pod that
 //! changes costs the same whatever else there is. A first translation is one in which everything has changed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use fairway_core::ordered::OrderedMap;
@@ -17,6 +17,7 @@ use k8s_openapi::api::core::v1::{Service as KubernetesService, ServicePort};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use serde_json::Value;
 
+pub mod automatic;
 pub mod claims;
 mod dependents;
 pub mod endpoints;
@@ -197,6 +198,13 @@ impl Translation {
         Labelled(self.made.as_ref().map(|made| &made.objects))
     }
 
+    /// Namespaces in which a waypoint is to be made.
+    #[must_use]
+    pub fn automatic(&self) -> BTreeSet<&str> {
+        let needed = self.made.iter().flat_map(|made| made.needed.iter());
+        needed.map(|key| key.namespace.as_str()).collect()
+    }
+
     /// The last good version of each policy; the next translation needs it.
     #[must_use]
     pub fn accepted(&self) -> &Accepted {
@@ -245,8 +253,15 @@ pub fn translate(
             None => stale.everything = true,
         }
     }
+    let has_routes = has_policies || kinds.iter().any(|kind| dependents::has_routes(*kind));
+    let needed =
+        if has_routes { Arc::new(automatic::needed(objects, &policies, settings)) } else { Arc::clone(&before.needed) };
+    for key in needed.symmetric_difference(&before.needed) {
+        stale.namespaces.insert(key.namespace.clone());
+        stale.entries |= key.kind == Kind::ServiceEntry;
+    }
     let nodes = Nodes::new(objects, settings);
-    let waypoints = Waypoints::new(objects, settings);
+    let waypoints = Waypoints::new(objects, settings, &needed);
     let has_entries = stale.entries || stale.everything;
     let entries = if has_entries {
         let around = Surroundings { objects, settings, nodes: &nodes, pods: &addresses, waypoints: &waypoints };
@@ -296,7 +311,7 @@ pub fn translate(
     let (mut routes, mut plan) = (Arc::clone(&previous.routes), Arc::clone(&previous.waypoints));
     let mut destinations = Arc::clone(&previous.destinations);
     let (mut of_routes, mut of_plan) = (Arc::clone(&before.of_routes), Arc::clone(&before.of_plan));
-    if has_policies || has_entries || kinds.iter().any(|kind| dependents::has_routes(*kind)) {
+    if has_routes || has_entries {
         let mut faults = Vec::new();
         let bound = making.bound.values().map(|bound| bound.as_ref().clone()).chain(entries.bound.iter().cloned());
         let (attached, tokens) = (policies.attached.clone(), policies.tokens.clone());
@@ -327,6 +342,7 @@ pub fn translate(
         addresses,
         foreign,
         entries,
+        needed,
         others,
         bound,
         faults,
@@ -422,7 +438,7 @@ impl<'a> Translator<'a> {
 
     fn service(&self, key: &ObjectKey, object: &'a KubernetesService) -> OfService {
         let mut faults = Vec::new();
-        let binding = self.waypoints.of_service(&object.metadata, &mut faults);
+        let binding = self.waypoints.of_service(Kind::Service, &object.metadata, &mut faults);
         let namespace = self.objects.namespace(&key.namespace);
         let distribution =
             namespace.and_then(|namespace| annotation(&namespace.metadata, service::TRAFFIC_DISTRIBUTION));

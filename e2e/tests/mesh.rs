@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod mesh {
+    mod automatic;
     mod capture;
     mod chain;
     mod credentials;

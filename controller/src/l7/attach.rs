@@ -18,6 +18,8 @@ use crate::translate::Settings;
 mod streams;
 mod traffic;
 
+pub(crate) use traffic::is_of_mesh;
+
 /// What happens to requests that would go where they may not.
 const REFUSED: &str = "what the route sends there is answered with 500";
 
@@ -197,6 +199,11 @@ fn read<'a, R: Default>(
         parents,
         entries,
         bound_to,
-        verdict: Verdict { generation: *generation, parents: Vec::new(), findings: reader.findings, is_unsupported },
+        verdict: Verdict {
+            generation: *generation,
+            parents: Vec::new(),
+            findings: reader.findings,
+            is_unsupported,
+        },
     }
 }

@@ -21,7 +21,7 @@ pub(super) struct Catalog<'a> {
 }
 
 /// Why a reference cannot be followed: the reason of Gateway API, and a message.
-pub(super) type Refusal = (&'static str, String);
+pub(crate) type Refusal = (&'static str, String);
 
 /// What a route tells apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,23 +130,9 @@ impl<'a> Catalog<'a> {
         }
     }
 
-    /// The Service or ServiceEntry that `host` stands for in `namespace`; a name without dots is of that namespace.
+    /// The Service or ServiceEntry that `host` stands for in `namespace`.
     pub(super) fn named(&self, namespace: &str, host: &str) -> Result<ObjectKey, Refusal> {
-        if !host.contains('.') && !host.is_empty() {
-            return Ok(ObjectKey::new(Kind::Service, namespace, host));
-        }
-        let name = host.strip_suffix(&self.settings.cluster_domain).and_then(|rest| rest.strip_suffix(".svc."));
-        let parts = name.and_then(|name| name.split_once('.'));
-        if let Some((name, namespace)) = parts.filter(|(_, namespace)| !namespace.contains('.')) {
-            return Ok(ObjectKey::new(Kind::Service, namespace, name));
-        }
-        let entries = self.objects.service_entries.iter();
-        let mut entries = entries.filter(|(_, entry)| entry.spec.hosts.iter().any(|known| known == host));
-        let first = entries.clone().next();
-        let own = entries.find(|(key, _)| key.namespace == namespace).or(first);
-        own.map(|(key, _)| key.clone()).ok_or_else(|| {
-            ("BackendNotFound", format!("{host:?} is the name of no Service of this cluster and of no ServiceEntry"))
-        })
+        named(self.objects, self.settings, namespace, host)
     }
 
     /// The port of a service that has a single one over TCP.
@@ -231,8 +217,27 @@ impl<'a> Catalog<'a> {
     }
 }
 
+/// The Service or ServiceEntry that `host` stands for in `namespace`; a name without dots is of that namespace.
+pub(crate) fn named(objects: &Objects, settings: &Settings, namespace: &str, host: &str) -> Result<ObjectKey, Refusal> {
+    if !host.contains('.') && !host.is_empty() {
+        return Ok(ObjectKey::new(Kind::Service, namespace, host));
+    }
+    let name = host.strip_suffix(&settings.cluster_domain).and_then(|rest| rest.strip_suffix(".svc."));
+    let parts = name.and_then(|name| name.split_once('.'));
+    if let Some((name, namespace)) = parts.filter(|(_, namespace)| !namespace.contains('.')) {
+        return Ok(ObjectKey::new(Kind::Service, namespace, name));
+    }
+    let entries = objects.service_entries.iter();
+    let mut entries = entries.filter(|(_, entry)| entry.spec.hosts.iter().any(|known| known == host));
+    let first = entries.clone().next();
+    let own = entries.find(|(key, _)| key.namespace == namespace).or(first);
+    own.map(|(key, _)| key.clone()).ok_or_else(|| {
+        ("BackendNotFound", format!("{host:?} is the name of no Service of this cluster and of no ServiceEntry"))
+    })
+}
+
 /// The kind of a parent that routes are attached to here; none is somebody else's to speak of.
-pub(super) fn parent_kind(parent: &ParentReference) -> Option<Kind> {
+pub(crate) fn parent_kind(parent: &ParentReference) -> Option<Kind> {
     match (parent.group.as_deref(), parent.kind.as_deref()) {
         (Some("" | "core"), Some("Service")) => Some(Kind::Service),
         (Some("networking.istio.io"), Some("ServiceEntry")) => Some(Kind::ServiceEntry),

@@ -16,12 +16,14 @@ use fairway_core::source::{Kind, ObjectKey};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
+use super::automatic;
 use super::conditions::{self, Outcome};
 use super::render::{self, GATEWAY_NAME, Part, WaypointSettings};
 use crate::files::Prepared;
 use crate::state::Published;
 use crate::status::condition::now;
 use crate::status::directory::OWNER;
+use crate::translate::automatic::NAME;
 
 /// Directory of what is made, below the manifests. No namespace has an underscore in its name.
 const MADE: &str = "_waypoints";
@@ -39,8 +41,9 @@ pub async fn run(
 ) {
     let keeper = Keeper { made: root.join(MADE), status: Writer::of(&root, OWNER), settings };
     loop {
-        let loaded = Arc::clone(&published.borrow_and_update().loaded);
-        let done = if loaded.is_never_read() { Ok(()) } else { keeper.round(&loaded) };
+        let state = Arc::clone(&published.borrow_and_update());
+        let is_known = !state.loaded.is_never_read();
+        let done = if is_known { keeper.round(&state.loaded, &state.automatic()) } else { Ok(()) };
         let is_behind = done.is_err();
         if let Err(error) = done {
             tracing::warn!(error, "waypoints are not as they should be; trying again");
@@ -60,9 +63,18 @@ struct Keeper {
 }
 
 impl Keeper {
-    /// Looks at everything once.
-    fn round(&self, loaded: &Loaded) -> Result<(), String> {
+    /// Looks at everything once; in the namespaces `wanted` something needs a waypoint that they ask for.
+    fn round(&self, loaded: &Loaded, wanted: &BTreeSet<&str>) -> Result<(), String> {
         let mut files = BTreeSet::new();
+        for namespace in wanted {
+            let present = loaded.objects.gateways.get(&ObjectKey::new(Kind::Gateway, *namespace, NAME));
+            if present.is_none_or(|gateway| automatic::is_ours(gateway)) {
+                // No namespace has a dot in its name.
+                let name = format!("{namespace}.automatic.yaml");
+                self.write(&name, &text(&[automatic::gateway(namespace)]))?;
+                files.insert(name);
+            }
+        }
         for (key, gateway) in loaded.objects.gateways.iter() {
             if gateway.spec.gateway_class_name != WAYPOINT_CLASS {
                 continue;
@@ -233,7 +245,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let keeper = keeper(root.path());
         std::fs::write(root.path().join("gateway.yaml"), GATEWAY).unwrap();
-        keeper.round(&directory::load(root.path(), None)).unwrap();
+        keeper.round(&directory::load(root.path(), None), &BTreeSet::new()).unwrap();
         let loaded = directory::load(root.path(), None);
         assert_eq!(loaded.errors, []);
         let pods: Vec<String> = loaded.objects.pods.keys().map(ToString::to_string).collect();
@@ -245,9 +257,34 @@ mod tests {
         let gateway = loaded.objects.gateways.get(&ObjectKey::new(Kind::Gateway, "shop", "way")).unwrap();
         assert_eq!(gateway.status.addresses.len(), 1);
         std::fs::remove_file(root.path().join("gateway.yaml")).unwrap();
-        keeper.round(&directory::load(root.path(), None)).unwrap();
+        keeper.round(&directory::load(root.path(), None), &BTreeSet::new()).unwrap();
         let loaded = directory::load(root.path(), None);
         assert_eq!((loaded.objects.pods.len(), loaded.objects.services.len(), loaded.errors), (0, 0, vec![]));
+    }
+
+    #[test]
+    fn a_namespace_that_asks_for_it_has_a_gateway_while_something_needs_one() {
+        let root = tempfile::tempdir().unwrap();
+        let keeper = keeper(root.path());
+        let wanted = BTreeSet::from(["shop"]);
+        // The second round makes pods of what the first has made, and the third finds all as it should be.
+        for _ in 0..3 {
+            keeper.round(&directory::load(root.path(), None), &wanted).unwrap();
+        }
+        let loaded = directory::load(root.path(), None);
+        assert_eq!(loaded.errors, []);
+        let gateway = loaded.objects.gateways.get(&ObjectKey::new(Kind::Gateway, "shop", NAME)).unwrap();
+        assert!(automatic::is_ours(gateway) && gateway.status.addresses.len() == 1, "{gateway:?}");
+        assert_eq!(loaded.objects.pods.len(), 1);
+        for _ in 0..2 {
+            keeper.round(&directory::load(root.path(), None), &BTreeSet::new()).unwrap();
+        }
+        let loaded = directory::load(root.path(), None);
+        assert_eq!((loaded.objects.gateways.len(), loaded.objects.pods.len(), loaded.errors), (0, 0, vec![]));
+        // Somebody has made one of that name.
+        std::fs::write(root.path().join("gateway.yaml"), GATEWAY.replace("name: way", "name: waypoint")).unwrap();
+        keeper.round(&directory::load(root.path(), None), &wanted).unwrap();
+        assert_eq!(directory::load(root.path(), None).errors, []);
     }
 
     #[test]
@@ -257,7 +294,7 @@ mod tests {
             "---\napiVersion: v1\nkind: Service\nmetadata: {name: way, namespace: shop}\nspec: {ports: [{port: 1}]}\n";
         std::fs::write(root.path().join("gateway.yaml"), format!("{GATEWAY}{service}")).unwrap();
         let keeper = keeper(root.path());
-        keeper.round(&directory::load(root.path(), None)).unwrap();
+        keeper.round(&directory::load(root.path(), None), &BTreeSet::new()).unwrap();
         let loaded = directory::load(root.path(), None);
         let gateway = loaded.objects.gateways.get(&ObjectKey::new(Kind::Gateway, "shop", "way")).unwrap();
         assert!(loaded.objects.pods.is_empty());

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use fairway_core::source::istio_network::{EntryPort, Resolution, ServiceEntry, WorkloadEntry, WorkloadEntrySpec};
 use fairway_core::source::objects::{annotation, label};
-use fairway_core::source::{ObjectKey, Objects};
+use fairway_core::source::{Kind, ObjectKey, Objects};
 use fairway_proto::workload::load_balancing::{HealthPolicy, Mode};
 use fairway_proto::workload::service::Visibility;
 use fairway_proto::workload::{
@@ -140,7 +140,7 @@ impl Entries {
             self.fault(key, Fault { field: format!("spec.{field}"), message });
         }
         let mut faults = Vec::new();
-        let binding = around.waypoints.of_service(&entry.metadata, &mut faults);
+        let binding = around.waypoints.of_service(Kind::ServiceEntry, &entry.metadata, &mut faults);
         let written = written_addresses(entry, &mut faults);
         self.addresses.extend(written.iter().map(|(_, block)| block.addr()));
         let Claimed { addresses, is_private, faults: claimed } = claims.service_entry(key, written);

@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::Service as KubernetesService;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::Value;
 
+use super::automatic::Needed;
 use super::dependents::{Foreign, Stale, naming};
 use super::endpoints::{PodAddresses, own_addresses};
 use super::entry::Entries;
@@ -31,6 +32,7 @@ pub(super) struct Made {
     pub(super) addresses: PodAddresses,
     pub(super) foreign: Foreign,
     pub(super) entries: Arc<Entries>,
+    pub(super) needed: Arc<Needed>,
     /// Names of the workloads that are made of WorkloadEntries and slices; those of pods say their name.
     pub(super) others: OrderedMap<ObjectKey, Arc<Vec<Arc<str>>>>,
     /// Services that have a waypoint.

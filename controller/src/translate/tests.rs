@@ -280,7 +280,9 @@ fn apply(objects: &mut Objects, change: &Edit) {
         Kind::Namespace => {
             let namespace = |bits: &mut Bits| {
                 let distribution = bits.pick(&["PreferClose", ""]);
-                json!({"metadata": {"labels": binding(bits),
+                let mut labels = binding(bits);
+                labels["fairway.dev/waypoint"] = json!(bits.pick(&["automatic", "other"]));
+                json!({"metadata": {"labels": labels,
                     "annotations": {"networking.istio.io/traffic-distribution": distribution}}})
             };
             edit(&mut objects.namespaces, key, bits.map(namespace));

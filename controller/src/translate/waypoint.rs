@@ -12,6 +12,7 @@ use fairway_proto::workload::gateway_address::Destination;
 use fairway_proto::workload::{GatewayAddress, NamespacedHostname, NetworkAddress, WeightedWaypoint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement, ObjectMeta};
 
+use super::automatic::{LABEL, NAME, Needed};
 use super::nodes::NETWORK;
 use super::service::octets;
 use super::{Fault, Settings};
@@ -65,6 +66,7 @@ pub struct ServiceBinding {
 pub struct Waypoints<'a> {
     objects: &'a Objects,
     settings: &'a Settings,
+    needed: &'a Needed,
     gateways: BTreeMap<(&'a str, &'a str), &'a Gateway>,
 }
 
@@ -75,6 +77,8 @@ struct Wish<'a> {
     name: &'a str,
     /// Said of the object itself, not of its namespace.
     is_own: bool,
+    /// The label that asks.
+    label: &'a str,
 }
 
 /// Why a waypoint that is asked for is not used.
@@ -87,16 +91,16 @@ enum Unfit {
 }
 
 impl<'a> Waypoints<'a> {
-    /// Indexes the gateways.
+    /// Indexes the gateways. What is `needed` has one as soon as it is, made or not.
     #[must_use]
-    pub fn new(objects: &'a Objects, settings: &'a Settings) -> Self {
+    pub fn new(objects: &'a Objects, settings: &'a Settings, needed: &'a Needed) -> Self {
         let gateways = objects.gateways.iter();
         let gateways = gateways.map(|(key, gateway)| ((key.namespace.as_str(), key.name.as_str()), gateway.as_ref()));
-        Self { objects, settings, gateways: gateways.collect() }
+        Self { objects, settings, needed, gateways: gateways.collect() }
     }
 
-    /// The waypoints of a service with this metadata.
-    pub fn of_service(&self, metadata: &'a ObjectMeta, faults: &mut Vec<Fault>) -> ServiceBinding {
+    /// The waypoints of a service with this metadata, which is of this kind.
+    pub fn of_service(&self, kind: Kind, metadata: &'a ObjectMeta, faults: &mut Vec<Fault>) -> ServiceBinding {
         let own_namespace = metadata.namespace.as_deref().unwrap_or_default();
         let scopes = [Some((metadata, true)), self.namespace(own_namespace).map(|it| (it, false))];
         if self.is_exempt(own_namespace, metadata) {
@@ -104,7 +108,13 @@ impl<'a> Waypoints<'a> {
         }
         let labelled = scopes.map(|scope| scope.map(|(metadata, is_own)| (metadata as &dyn HasLabels, is_own)));
         let wish = |label, label_namespace| wished(&labelled, own_namespace, label, label_namespace);
-        let Some(primary) = wish(USE_WAYPOINT, USE_WAYPOINT_NAMESPACE) else { return ServiceBinding::default() };
+        // Who says anything is not among those.
+        let key = ObjectKey::new(kind, own_namespace, metadata.name.as_deref().unwrap_or_default());
+        let made = Wish { namespace: own_namespace, name: NAME, is_own: false, label: LABEL };
+        let automatic = self.needed.contains(&key).then_some(made);
+        let Some(primary) = automatic.or_else(|| wish(USE_WAYPOINT, USE_WAYPOINT_NAMESPACE)) else {
+            return ServiceBinding::default();
+        };
         let waypoint = self.resolve(&primary, own_namespace, Traffic::Service, faults);
         let ingress = scopes.iter().flatten().find_map(|(metadata, _)| label(metadata, INGRESS_USE_WAYPOINT));
         let ingress = ingress == Some("true");
@@ -174,7 +184,7 @@ impl<'a> Waypoints<'a> {
         traffic: Traffic,
         faults: &mut Vec<Fault>,
     ) -> Option<GatewayAddress> {
-        let field = format!("metadata.labels[{USE_WAYPOINT}]");
+        let field = format!("metadata.labels[{}]", wish.label);
         match self.usable(wish, own_namespace, traffic) {
             Ok(address) => Some(address),
             Err(Unfit::OtherTraffic(message)) => {
@@ -292,13 +302,13 @@ impl<'a> Waypoints<'a> {
 fn wished<'a, const N: usize>(
     scopes: &[Option<(&'a dyn HasLabels, bool)>; N],
     own_namespace: &'a str,
-    key: &str,
+    key: &'a str,
     namespace_key: &str,
 ) -> Option<Wish<'a>> {
     let (scope, name, is_own) =
         scopes.iter().flatten().find_map(|(scope, is_own)| Some((*scope, scope.label(key)?, *is_own)))?;
     let namespace = scope.label(namespace_key).unwrap_or(own_namespace);
-    (name != NONE && !name.is_empty()).then_some(Wish { namespace, name, is_own })
+    (name != NONE && !name.is_empty()).then_some(Wish { namespace, name, is_own, label: key })
 }
 
 fn nowhere(wish: &Wish<'_>) -> GatewayAddress {

@@ -21,14 +21,16 @@ const MESH: &str = "mesh";
 
 /// Attaches all of them, where none of the routes that have `taken` a place is.
 pub(super) fn attach(catalog: Catalog<'_>, taken: &mut BTreeMap<Place, ObjectKey>, routes: &mut Routes) {
-    let is_ours = |object: &VirtualService| {
-        object.spec.gateways.is_empty() || object.spec.gateways.iter().any(|gateway| gateway == MESH)
-    };
-    let objects = catalog.objects.virtual_services.iter().filter(|(_, object)| is_ours(object));
+    let objects = catalog.objects.virtual_services.iter().filter(|(_, object)| is_of_mesh(object));
     for (key, object) in by_age(objects, |object| &object.metadata) {
         let verdict = attach_one(catalog, key, object, taken, routes);
         routes.verdicts.insert(key.clone(), verdict);
     }
+}
+
+/// Whether it is for what goes on between workloads.
+pub(crate) fn is_of_mesh(object: &VirtualService) -> bool {
+    object.spec.gateways.is_empty() || object.spec.gateways.iter().any(|gateway| gateway == MESH)
 }
 
 fn attach_one(

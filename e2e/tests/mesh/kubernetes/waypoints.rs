@@ -51,11 +51,14 @@ fn a_gateway_becomes_a_waypoint_which_is_repaired_and_goes_with_it() {
     others_are_left_alone(&lab);
     refused_by_field(&lab);
     kubectl(&lab, &["-n", "shop", "delete", "gateway", "waypoint"]);
+    nothing_is_left(&lab);
+    made_while_it_is_needed(&lab);
+}
+
+fn nothing_is_left(lab: &Lab) {
     lab.wait_until("everything of the waypoint to be gone", || {
-        let left = kubectl(
-            &lab,
-            &["-n", "shop", "get", "deployments,services,serviceaccounts,pods", "-l", MADE, "-o", "name"],
-        );
+        let left =
+            kubectl(lab, &["-n", "shop", "get", "deployments,services,serviceaccounts,pods", "-l", MADE, "-o", "name"]);
         if left.trim().is_empty() { Ok(()) } else { Err(left) }
     })
     .unwrap();
@@ -69,6 +72,24 @@ pub(super) fn wait(lab: &Lab, what: &[&str], why: &str, wanted: impl Fn(&Value) 
         if wanted(&value) { Ok(value) } else { Err(text) }
     })
     .unwrap()
+}
+
+/// A namespace that asks for it has a waypoint exactly while a policy needs one.
+fn made_while_it_is_needed(lab: &Lab) {
+    kubectl(lab, &["-n", "shop", "delete", "authorizationpolicies,httproutes", "--all"]);
+    kubectl(lab, &["-n", "shop", "label", "service", "server", "istio.io/use-waypoint-"]);
+    kubectl(lab, &["label", "namespace", "shop", "fairway.dev/waypoint=automatic"]);
+    apply(lab, POLICY);
+    wait(lab, &["gateway", "waypoint"], "the waypoint to be made", |gateway| {
+        says(gateway, "Programmed", "True", "its pods are ready")
+    });
+    kubectl(
+        lab,
+        &["-n", "shop", "wait", "--for=condition=Programmed", "authorizationpolicy/no-admin", "--timeout=60s"],
+    );
+    kubectl(lab, &["-n", "shop", "delete", "authorizationpolicy", "no-admin"]);
+    kubectl(lab, &["-n", "shop", "wait", "--for=delete", "gateway/waypoint", "--timeout=120s"]);
+    nothing_is_left(lab);
 }
 
 fn made(lab: &Lab) {

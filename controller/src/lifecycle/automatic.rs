@@ -1,0 +1,192 @@
+//! Gateways that the controller makes itself: of a namespace that asks for it, exactly while something there needs a waypoint.
+//!
+//! What is bound to it is refused until it is there. It goes some time after nothing is bound to it any more, and its pods let
+//! their connections end.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fairway_core::io::drain::Drain;
+use fairway_core::source::gateway::Gateway;
+use fairway_core::source::objects::label;
+use fairway_core::source::{Kind, ObjectKey, Objects};
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, Preconditions};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::render::CLASS;
+use crate::api_server::{Complaints, application, resource, unless_gone, within};
+use crate::state::Published;
+use crate::status::lease::Leadership;
+use crate::translate::automatic::NAME;
+
+/// How long a waypoint stays after the last thing that needed it: proxies have to hear that nothing is bound to it any more, and
+/// who edits an object deletes it first.
+pub const LINGER: Duration = Duration::from_secs(30);
+/// Pause after a failure.
+const RETRY: Duration = Duration::from_secs(2);
+/// Label by which we know what is ours.
+const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "fairway-controller");
+/// Port of tunnels.
+const TUNNEL_PORT: u16 = 15008;
+
+/// The gateway of a namespace.
+#[must_use]
+pub fn gateway(namespace: &str) -> Value {
+    json!({
+        "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+        "metadata": {"name": NAME, "namespace": namespace, "labels": {MANAGED_BY.0: MANAGED_BY.1}},
+        "spec": {
+            "gatewayClassName": CLASS,
+            "listeners": [{"name": "mesh", "port": TUNNEL_PORT, "protocol": "HBONE"}],
+        },
+    })
+}
+
+/// Whether the controller made it.
+#[must_use]
+pub fn is_ours(gateway: &Gateway) -> bool {
+    label(&gateway.metadata, MANAGED_BY.0) == Some(MANAGED_BY.1)
+}
+
+/// What is to be done, and when there is something else to do.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Round {
+    /// Namespaces that have none yet.
+    make: Vec<String>,
+    /// Namespaces of those that nothing needs any more, with their uids.
+    remove: Vec<(String, String)>,
+    /// When the next one may go.
+    next: Option<Instant>,
+}
+
+/// Since when nothing needs which waypoint, by namespace.
+#[derive(Debug, Default)]
+struct Unneeded(BTreeMap<String, Instant>);
+
+impl Unneeded {
+    /// Decides for this moment. What is there under the name and not ours serves as well, and is left alone.
+    fn round(&mut self, objects: &Objects, wanted: &BTreeSet<&str>, linger: Duration, now: Instant) -> Round {
+        let mut round = Round::default();
+        let present = |namespace: &str| objects.gateways.get(&ObjectKey::new(Kind::Gateway, namespace, NAME));
+        round.make.extend(wanted.iter().filter(|it| present(it).is_none()).map(|it| (*it).to_owned()));
+        let ours = objects.gateways.iter().filter(|(key, gateway)| key.name == NAME && is_ours(gateway));
+        let is_going = |gateway: &Gateway| gateway.metadata.deletion_timestamp.is_some();
+        let idle = ours.filter(|(key, gateway)| !wanted.contains(key.namespace.as_str()) && !is_going(gateway));
+        let idle: BTreeMap<&str, &Gateway> = idle.map(|(key, it)| (key.namespace.as_str(), it.as_ref())).collect();
+        self.0.retain(|namespace, _| idle.contains_key(namespace.as_str()));
+        for (namespace, gateway) in idle {
+            let since = *self.0.entry(namespace.to_owned()).or_insert(now);
+            match since.checked_add(linger).filter(|at| *at > now) {
+                Some(at) => round.next = Some(round.next.map_or(at, |next| next.min(at))),
+                None => round.remove.push((namespace.to_owned(), gateway.metadata.uid.clone().unwrap_or_default())),
+            }
+        }
+        round
+    }
+}
+
+/// Keeps them while `leads` says so, until the drain starts.
+pub async fn run(
+    client: kube::Client,
+    mut published: watch::Receiver<Arc<Published>>,
+    mut leads: Leadership,
+    linger: Duration,
+    mut drain: Drain,
+) {
+    let mut complaints = Complaints::new("waypoint that a namespace asks for");
+    let mut unneeded = Unneeded::default();
+    loop {
+        let state = Arc::clone(&published.borrow_and_update());
+        let mut wake = None;
+        if leads.may_write() && state.world.generation > 0 {
+            let round = unneeded.round(&state.loaded.objects, &state.automatic(), linger, Instant::now());
+            wake = round.next.map(|at| at.saturating_duration_since(Instant::now()));
+            let named = |namespace: &String| (namespace.clone(), NAME.to_owned());
+            let touched: BTreeSet<_> =
+                round.make.iter().chain(round.remove.iter().map(|(it, _)| it)).map(named).collect();
+            complaints.forget_but(|name| touched.contains(name));
+            for namespace in round.make {
+                let made = make(&client, &namespace).await;
+                if !complaints.note((namespace, NAME.to_owned()), made) {
+                    wake = Some(RETRY);
+                }
+            }
+            for (namespace, uid) in round.remove {
+                let removed = remove(&client, &namespace, uid).await;
+                if !complaints.note((namespace, NAME.to_owned()), removed) {
+                    wake = Some(RETRY);
+                }
+            }
+        }
+        tokio::select! {
+            changed = published.changed() => if changed.is_err() { return },
+            changed = leads.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(wake.unwrap_or_default()), if wake.is_some() => {}
+            _ = drain.started() => return,
+        }
+    }
+}
+
+fn kind() -> ApiResource {
+    resource("gateway.networking.k8s.io", "v1", "Gateway", "gateways")
+}
+
+async fn make(client: &kube::Client, namespace: &str) -> Result<(), String> {
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &kind());
+    let applied = within(api.patch(NAME, &application(), &Patch::Apply(&gateway(namespace)))).await;
+    tracing::info!(namespace, name = NAME, "a waypoint is made, because something needs it");
+    applied.map(drop).map_err(|error| format!("gateway {NAME} cannot be made: {error}"))
+}
+
+/// Removes the one with this uid, and no later one.
+async fn remove(client: &kube::Client, namespace: &str, uid: String) -> Result<(), String> {
+    let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &kind());
+    let preconditions = Some(Preconditions { uid: Some(uid), resource_version: None });
+    let parameters = DeleteParams { preconditions, ..DeleteParams::default() };
+    let removed = within(api.delete(NAME, &parameters)).await;
+    tracing::info!(namespace, name = NAME, "the waypoint goes, because nothing needs it any more");
+    removed.map(drop).or_else(unless_gone).map_err(|error| format!("gateway {NAME} cannot be removed: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(namespace: &str, change: impl FnOnce(&mut Value)) -> Objects {
+        let mut objects = Objects::default();
+        let mut written = gateway(namespace);
+        written["metadata"]["uid"] = json!("u-1");
+        change(&mut written);
+        let key = ObjectKey::new(Kind::Gateway, namespace, NAME);
+        objects.gateways.insert(key, Arc::new(serde_json::from_value(written).unwrap()));
+        objects
+    }
+
+    #[test]
+    fn a_waypoint_is_there_while_it_is_needed_and_a_moment_longer() {
+        let start = Instant::now();
+        let mut unneeded = Unneeded::default();
+        let (none, shop) = (BTreeSet::new(), BTreeSet::from(["shop"]));
+        let mut at = |objects: &Objects, wanted: &BTreeSet<&str>, seconds: u64| {
+            unneeded.round(objects, wanted, LINGER, start + Duration::from_secs(seconds))
+        };
+        assert_eq!(at(&Objects::default(), &none, 0), Round::default());
+        assert_eq!(at(&Objects::default(), &shop, 0).make, ["shop"]);
+        let made = with("shop", |_| {});
+        assert_eq!(at(&made, &shop, 1), Round::default());
+        // Nothing needs it, then something does again, and the time begins anew.
+        assert_eq!(at(&made, &none, 2).next, Some(start + Duration::from_secs(2) + LINGER));
+        assert_eq!(at(&made, &shop, 20), Round::default());
+        assert_eq!(at(&made, &none, 40).remove, []);
+        assert_eq!(at(&made, &none, 69).remove, []);
+        assert_eq!(at(&made, &none, 70).remove, [("shop".to_owned(), "u-1".to_owned())]);
+        // What is going, and what somebody else has made.
+        let going = with("shop", |it| it["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"));
+        assert_eq!(at(&going, &none, 200), Round::default());
+        let theirs = with("shop", |it| it["metadata"]["labels"] = json!({}));
+        assert_eq!(at(&theirs, &none, 300), Round::default());
+        assert_eq!(at(&theirs, &shop, 300), Round::default());
+    }
+}
