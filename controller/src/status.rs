@@ -31,6 +31,7 @@ pub mod lease;
 mod programmed;
 mod routes;
 mod survey;
+mod unreadable;
 mod unserved;
 
 /// Condition of what node proxies enforce.
@@ -169,7 +170,7 @@ fn traffic(published: &Published) -> BTreeMap<ObjectKey, Verdict> {
             if holds { ("Accepted", "accepted as written".to_owned()) } else { ("UnsupportedValue", message) };
         Verdict { condition: ACCEPTED, holds, reason, message, generation: verdict.generation }
     };
-    ours.map(|(key, found)| (key.clone(), verdict(found))).collect()
+    ours.map(|(key, found)| (key.clone(), verdict(found))).chain(unreadable::traffic(published)).collect()
 }
 
 /// The conditions that an object has now.
@@ -186,6 +187,7 @@ fn present<'a>(published: &'a Published, key: &ObjectKey) -> &'a [Value] {
         Kind::VirtualService => objects.virtual_services.get(key).and_then(|object| object.status.as_ref()),
         _ => None,
     };
+    let status = status.or_else(|| unreadable::status(published, key));
     let conditions = status.and_then(|status| status.get("conditions")).and_then(Value::as_array);
     conditions.map(Vec::as_slice).unwrap_or_default()
 }

@@ -204,6 +204,7 @@ fn read<'a, R: Default>(
             parents: Vec::new(),
             findings: reader.findings,
             is_unsupported,
+            is_unread: false,
         },
     }
 }

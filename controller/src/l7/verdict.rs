@@ -54,6 +54,8 @@ pub struct Verdict {
     pub findings: Vec<Finding>,
     /// Nothing of it can be done as it says.
     pub is_unsupported: bool,
+    /// It cannot be read, so that nothing is known of its references.
+    pub is_unread: bool,
 }
 
 impl Verdict {
@@ -105,10 +107,13 @@ impl Verdict {
                 }
                 (Ok(()), _) => condition("Accepted", true, "Accepted", "attached to the service"),
             }];
-            conditions.push(match broken {
-                Some(reason) => condition("ResolvedRefs", false, reason, &references),
-                None => condition("ResolvedRefs", true, "ResolvedRefs", "every reference can be followed"),
-            });
+            match broken {
+                _ if self.is_unread => {}
+                Some(reason) => conditions.push(condition("ResolvedRefs", false, reason, &references)),
+                None => {
+                    conditions.push(condition("ResolvedRefs", true, "ResolvedRefs", "every reference can be followed"));
+                }
+            }
             if let (Ok(()), Some(message), false) = (&at.accepted, &unsupported, self.is_unsupported) {
                 let message = format!("Dropped Rule: {message}");
                 conditions.push(condition("PartiallyInvalid", true, "UnsupportedValue", &message));

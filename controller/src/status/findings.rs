@@ -3,7 +3,7 @@
 use fairway_core::source::{Kind, ObjectKey};
 use serde_json::Value;
 
-use super::{INVALID, addressed, traffic, unserved, verdicts};
+use super::{INVALID, addressed, traffic, unreadable, unserved, verdicts};
 use crate::l7::verdict::Verdict;
 use crate::state::Published;
 
@@ -50,9 +50,7 @@ pub fn of(published: &Published, key: &ObjectKey) -> Findings {
 
 /// What is wrong with an object that cannot be read.
 fn unread(published: &Published, key: &ObjectKey) -> Option<Findings> {
-    let error = published.loaded.errors.iter().find(|error| error.object.as_ref() == Some(key))?;
-    let field = error.field.as_ref().map(|field| format!("{field}: ")).unwrap_or_default();
-    Some(Findings { refusal: Some(format!("{field}{}", error.message)), notes: Vec::new() })
+    Some(Findings { refusal: Some(unreadable::why(published, key)?), notes: Vec::new() })
 }
 
 /// How many parents a route has, those of others included.

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::condition::since;
 use super::programmed::Programmed;
+use super::unreadable;
 use crate::l7::verdict::{CONTROLLER_NAME, Verdict};
 use crate::state::Published;
 
@@ -23,6 +24,7 @@ fn present<'a>(published: &'a Published, key: &ObjectKey) -> &'a [Value] {
         Kind::GRPCRoute => objects.grpc_routes.get(key).and_then(|route| route.status.as_ref()),
         _ => None,
     };
+    let status = status.or_else(|| unreadable::status(published, key));
     status.and_then(|status| status.get("parents")).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
@@ -33,10 +35,10 @@ pub(super) fn verdicts(published: &Published) -> Vec<(ObjectKey, Verdict)> {
     let keys = objects.http_routes.keys().chain(objects.grpc_routes.keys());
     let keys = keys.chain(objects.tcp_routes.keys()).chain(objects.tls_routes.keys());
     let verdict = |key: &ObjectKey| match verdicts.get(key) {
-        Some(verdict) => Some((key.clone(), verdict.clone())),
+        Some(verdict) => Some((key.clone(), unreadable::instead(published, key, verdict.clone()))),
         None => present(published, key).iter().any(is_ours).then(|| (key.clone(), Verdict::default())),
     };
-    keys.filter_map(verdict).collect()
+    keys.filter_map(verdict).chain(unreadable::routes(published)).collect()
 }
 
 /// What is said of a route at its first parent.

@@ -102,7 +102,8 @@ impl Survey {
         }
         for (key, verdict) in traffic(published) {
             let found = published.routes().verdicts.get(&key);
-            let effect = found.map_or(Effect::Unsaid, |found| followed(&key, found.is_unsupported));
+            let is_refused = |found: &l7::verdict::Verdict| found.is_unsupported || verdict.reason == INVALID;
+            let effect = found.map_or(Effect::Unsaid, |found| followed(&key, is_refused(found)));
             add(key, Said::Policy(verdict), effect);
         }
         for (key, verdict) in unserved::telemetry(published) {

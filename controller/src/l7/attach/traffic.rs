@@ -106,7 +106,7 @@ fn attach_one(
         }
     }
     let generation = object.metadata.generation;
-    Verdict { generation, parents: Vec::new(), findings, is_unsupported: !is_supported }
+    Verdict { generation, parents: Vec::new(), findings, is_unsupported: !is_supported, is_unread: false }
 }
 
 /// Attaches what is said of connections to one host. Nothing if nothing is said; otherwise why it has no effect, if so.
