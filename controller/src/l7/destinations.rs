@@ -17,6 +17,8 @@ pub struct Destinations {
     rules: BTreeMap<String, Vec<Rule>>,
     /// The mesh's root namespace.
     root: String,
+    /// Which services each object is about; those that are about none are not here.
+    hosts: BTreeMap<ObjectKey, Hosts>,
     /// What is to be said of each.
     pub verdicts: BTreeMap<ObjectKey, Verdict>,
 }
@@ -223,6 +225,27 @@ impl Destinations {
     #[must_use]
     pub fn subset(&self, view: View<'_>, hostname: &str, name: &str) -> Option<&Subset> {
         self.rule(view, hostname)?.subsets.get(name)
+    }
+
+    /// Whether an object says anything of the service with this name, as it is for its own namespace.
+    #[must_use]
+    pub fn is_about(&self, object: &ObjectKey, hostname: &str) -> bool {
+        self.hosts.get(object).is_some_and(|hosts| hosts.hold(hostname))
+    }
+
+    /// The name of the only service that an object says anything of, if it is for a single one.
+    #[must_use]
+    pub fn only_about(&self, object: &ObjectKey) -> Option<&str> {
+        match self.hosts.get(object)? {
+            Hosts::One(name) => Some(name),
+            Hosts::Below(..) => None,
+        }
+    }
+
+    /// Whether what this namespace says counts for every client.
+    #[must_use]
+    pub fn is_root(&self, namespace: &str) -> bool {
+        self.root == namespace
     }
 
     /// Whether anything depends on the labels of workloads.

@@ -1,8 +1,10 @@
 //! Which proxies have to take an object over before it is in force, and what they know it by.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeSet, HashMap};
 
 use fairway_core::source::{Kind, ObjectKey};
+use fairway_proto::workload::Service;
 
 use super::answers::{Answers, Group, Refused};
 use crate::l7::authz::Place;
@@ -94,6 +96,10 @@ pub(super) struct Places<'a> {
     routes: HashMap<String, Concerned>,
     /// Hostname and waypoints of services that have any.
     services: HashMap<&'a ObjectKey, (&'a str, BTreeSet<&'a GatewayName>)>,
+    /// Waypoints of services that have any.
+    by_hostname: HashMap<&'a str, BTreeSet<&'a GatewayName>>,
+    /// All services, by hostname, once somebody asks.
+    named: OnceCell<HashMap<&'a str, Vec<&'a Service>>>,
 }
 
 impl<'a> Places<'a> {
@@ -140,7 +146,7 @@ impl<'a> Places<'a> {
                 add(&stream.name, Audience::Everybody, stream.backends().collect());
             }
         }
-        Self { published, routes, services }
+        Self { published, routes, services, by_hostname: waypoints, named: OnceCell::new() }
     }
 
     /// Those who look at a policy at waypoints, or on nodes.
@@ -192,6 +198,38 @@ impl<'a> Places<'a> {
             *known = names;
         }
         concerned
+    }
+
+    /// Those who use endpoints as a DestinationRule says; nobody if it is about no service. Waypoints look at those of the service's
+    /// namespace and of the root; clients first at those of their own.
+    pub(super) fn destination(&self, key: &ObjectKey) -> Option<Concerned> {
+        let destinations = self.published.destinations();
+        let mut concerned = Concerned::default();
+        let mut names = BTreeSet::new();
+        let all = self.named.get_or_init(|| {
+            let mut named: HashMap<&str, Vec<&Service>> = HashMap::new();
+            for service in self.published.desired().services.values() {
+                named.entry(&service.hostname).or_default().push(service);
+            }
+            named
+        });
+        let services: Vec<&Service> = match destinations.only_about(key) {
+            Some(name) => all.get(name).into_iter().flatten().copied().collect(),
+            None => all.values().flatten().copied().filter(|it| destinations.is_about(key, &it.hostname)).collect(),
+        };
+        for service in services {
+            names.insert(service.hostname.clone());
+            let counts_for_all = service.namespace == key.namespace || destinations.is_root(&key.namespace);
+            let gateways = self.by_hostname.get(service.hostname.as_str()).filter(|_| counts_for_all);
+            match gateways {
+                Some(gateways) => concerned.waypoints.extend(gateways.iter().copied().cloned()),
+                None if counts_for_all => drop(concerned.clients.insert(Audience::Everybody)),
+                None => drop(concerned.clients.insert(Audience::Namespace(key.namespace.clone()))),
+            }
+        }
+        concerned.services = Services::Named(names);
+        let is_about_any = !concerned.waypoints.is_empty() || !concerned.clients.is_empty();
+        is_about_any.then_some(concerned)
     }
 
     /// Those who follow a route; nobody if it is attached to nothing.

@@ -164,6 +164,7 @@ impl Memory {
         changed.extend(respecified(&before.tcp_routes, &now.tcp_routes, |it| &it.spec));
         changed.extend(respecified(&before.tls_routes, &now.tls_routes, |it| &it.spec));
         changed.extend(respecified(&before.virtual_services, &now.virtual_services, |it| &it.spec));
+        changed.extend(respecified(&before.destination_rules, &now.destination_rules, |it| &it.spec));
         for key in changed {
             // What is said anew is decided by who takes it over from now on.
             self.known.remove(&key);

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use fairway_core::source::ObjectKey;
+use fairway_core::source::{Kind, ObjectKey};
 use serde_json::{Value, json};
 
 use super::answers::Answers;
@@ -101,9 +101,13 @@ impl Survey {
             add(key, Said::Route(verdict), effect);
         }
         for (key, verdict) in traffic(published) {
-            let found = published.routes().verdicts.get(&key);
-            let is_refused = |found: &l7::verdict::Verdict| found.is_unsupported || verdict.reason == INVALID;
-            let effect = found.map_or(Effect::Unsaid, |found| followed(&key, is_refused(found)));
+            let route = published.routes().verdicts.get(&key);
+            let effect = match (key.kind, route) {
+                (Kind::DestinationRule, _) if verdict.reason == INVALID => Effect::Invalid(ACCEPTED),
+                (Kind::DestinationRule, _) => places.destination(&key).map_or(Effect::Unsaid, Effect::At),
+                (_, Some(route)) => followed(&key, route.is_unsupported || verdict.reason == INVALID),
+                (_, None) => Effect::Unsaid,
+            };
             add(key, Said::Policy(verdict), effect);
         }
         for (key, verdict) in unserved::telemetry(published) {

@@ -197,6 +197,26 @@ fn what_moves_to_another_waypoint_is_in_force_once_that_has_it() {
 }
 
 #[test]
+fn a_rule_of_destinations_is_in_force_where_endpoints_are_used() {
+    let rule = |namespace: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: it, namespace: {namespace}}}\n\
+             spec: {{host: web.shop.svc.cluster.local, trafficPolicy: {{connectionPool: {{tcp: {{maxConnections: 1}}}}}}}}\n"
+        )
+    };
+    let mut mesh = Mesh::new();
+    mesh.apply(&format!("{}{}", rule("shop"), BOUND.replace("WAY", "way")));
+    assert_eq!(mesh.programmed(&[]), "NoProxies");
+    let way = mesh.proxy(Some("way"));
+    assert_eq!(mesh.programmed(std::slice::from_ref(&way)), "Programmed");
+    // That of a client is for clients of its namespace, which know the service by its waypoint.
+    mesh.apply(&format!("{}{}", rule("other"), BOUND.replace("WAY", "way")));
+    assert_eq!(mesh.programmed(std::slice::from_ref(&way)), "NoProxies");
+    let client = Client { gateway: None, namespace: "other".to_owned(), ..mesh.proxy(Some("way")) };
+    assert_eq!(mesh.programmed(&[client]), "Programmed");
+}
+
+#[test]
 fn a_version_that_is_refused_is_not_in_force_while_the_one_before_it_is() {
     let mut mesh = Mesh::new();
     for spec in ["spec: {}", "spec: {action: MAYBE}", "spec: {}", "spec: {akt: DENY}", "spec: {}"] {

@@ -35,6 +35,7 @@ pub fn read(objects: &Objects, settings: &Settings) -> Destinations {
     for (key, object) in by_age(objects.destination_rules.iter(), |object| &object.metadata) {
         let mut reader = Reader { catalog, namespace: &key.namespace, findings: Vec::new() };
         if let Some(rule) = reader.rule(object) {
+            destinations.hosts.insert(key.clone(), rule.hosts.clone());
             let rules = destinations.rules.entry(key.namespace.clone()).or_default();
             match rules.iter_mut().find(|known| known.hosts == rule.hosts && known.exported == rule.exported) {
                 Some(known) => reader.merge(known, rule),
