@@ -93,18 +93,24 @@ impl Current {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Listener {
     /// They carry requests.
-    Http {
-        /// Whose tokens are believed; none where nobody looks for them.
-        tokens: Option<Arc<Tokens>>,
-        /// Who may do what, in order: all must agree.
-        policies: Vec<Rules>,
-        /// Name of the routes.
-        routes: String,
-        /// Several slashes in a path are one.
-        merge_slashes: bool,
-    },
+    Http(Box<Http>),
     /// They are passed on as they are.
     Opaque(Opaque),
+}
+
+/// What is done with requests before they are routed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Http {
+    /// Whose tokens are believed; none where nobody looks for them.
+    pub tokens: Option<Arc<Tokens>>,
+    /// Who may do what, in order: all must agree.
+    pub policies: Vec<Rules>,
+    /// Name of the routes.
+    pub routes: String,
+    /// Several slashes in a path are one.
+    pub merge_slashes: bool,
+    /// What connections may go on as, in lower case.
+    pub upgrades: Vec<String>,
 }
 
 impl Listener {
@@ -112,7 +118,7 @@ impl Listener {
     #[must_use]
     pub fn policies(&self, server_name: Option<&str>) -> Option<&[Rules]> {
         match self {
-            Self::Http { policies, .. } => Some(policies),
+            Self::Http(http) => Some(&http.policies),
             Self::Opaque(opaque) => opaque.chain(server_name).map(|chain| &*chain.policies),
         }
     }

@@ -8,7 +8,6 @@ use fairway_core::reason::Reason;
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
 use rand::RngExt;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -18,11 +17,13 @@ use crate::edits;
 use crate::failure::Failure;
 use crate::framing;
 use crate::grpc;
-use crate::load::UnderWay;
+use crate::load::{Busy, UnderWay};
 use crate::replay::Replay;
 use crate::stream::Connection;
 use crate::telemetry::Done;
-use crate::upgrade;
+use crate::upgrade::{self, Asked};
+use crate::upgraded::{Began, Upgraded};
+use crate::upstream::Upstream;
 
 mod attempts;
 
@@ -46,13 +47,20 @@ pub struct Outgoing {
     pub hash: Option<u64>,
 }
 
+/// What bounds of its cluster an upgraded connection counts against until its end.
+pub struct Held {
+    _request: UnderWay,
+    _busy: Option<Busy>,
+    _upstream: Upstream,
+}
+
 /// The answer of an endpoint.
 pub struct Answered {
     reached: Reached,
     deadline: Option<Instant>,
     under_way: UnderWay,
     request: Replay,
-    client: Option<OnUpgrade>,
+    upgrade: Option<(Asked, Began)>,
     /// Changes of its headers.
     pub edits: Edits,
 }
@@ -96,7 +104,7 @@ pub async fn send(
     forward: &Forward,
     outgoing: Outgoing,
     body: Incoming,
-    client: Option<OnUpgrade>,
+    upgrade: Option<(Asked, Began)>,
     done: &mut Done,
 ) -> Result<Answered, Failure> {
     let draw = rand::rng().random_range(0..forward.backends.total());
@@ -129,7 +137,7 @@ pub async fn send(
     mirror(connection, config, forward, &outgoing, &body);
     (done.endpoint, done.workload) = (Some(reached.endpoint), reached.workload.clone());
     done.identity.clone_from(&reached.identity);
-    Ok(Answered { reached, deadline, under_way, request: body, client, edits: backend.response.clone() })
+    Ok(Answered { reached, deadline, under_way, request: body, upgrade, edits: backend.response.clone() })
 }
 
 /// Sends copies; nobody waits for what comes of them.
@@ -142,7 +150,11 @@ fn mirror(connection: &Arc<Connection>, config: &Config, forward: &Forward, outg
         connection.waypoint.telemetry.mirrored(is_whole);
         let Some(target) = Target::of(connection, config, &mirror.cluster).filter(|_| is_whole) else { continue };
         let Some(under_way) = target.load.request(&target.cluster) else { continue };
-        let (connection, outgoing, body) = (Arc::clone(connection), outgoing.clone(), body.copy());
+        let (connection, mut outgoing, body) = (Arc::clone(connection), outgoing.clone(), body.copy());
+        // Nobody goes on with a copy.
+        for name in [header::CONNECTION, header::UPGRADE] {
+            outgoing.headers.remove(name);
+        }
         let patience = forward.timeout.unwrap_or(MIRROR_PATIENCE);
         tokio::spawn(async move {
             let name = &target.name;
@@ -167,7 +179,7 @@ impl Answered {
     /// As the client gets it.
     #[must_use]
     pub fn into_response(self, mut ending: Ending) -> Response<Body> {
-        let Self { reached, deadline, under_way, request, client, .. } = self;
+        let Self { reached, deadline, under_way, request, upgrade, .. } = self;
         let Reached { mut response, endpoint, key, upstream, busy, .. } = reached;
         let done = &mut ending.done;
         done.endpoint = Some(endpoint);
@@ -175,13 +187,16 @@ impl Answered {
         done.grpc_status = grpc::status_in(response.headers());
         done.reason = Reason::Ok;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let Some(client) = client else {
-                let failure = Failure::new(Reason::Http2Failed, "the endpoint switched protocols unasked");
+            let asked = upgrade.filter(|(asked, _)| upgrade::is_answered(&asked.protocols, response.headers()));
+            let Some((Asked { client, .. }, began)) = asked else {
+                let failure = Failure::new(Reason::Http2Failed, "the endpoint switched to a protocol unasked");
                 return crate::reply::failed(&failure, ending);
             };
-            tokio::spawn(upgrade::carry(client, hyper::upgrade::on(&mut response)));
+            let held = Held { _request: under_way, _busy: busy, _upstream: upstream };
+            let endpoint = hyper::upgrade::on(&mut response);
+            tokio::spawn(Upgraded { client, endpoint, began, held, ending }.carry());
             let (parts, _body) = response.into_parts();
-            return Response::from_parts(parts, Body::ours(bytes::Bytes::new(), Some(ending)));
+            return Response::from_parts(parts, Body::ours(bytes::Bytes::new(), None));
         }
         let (mut parts, body) = response.into_parts();
         parts.version = Version::HTTP_11;

@@ -4,7 +4,7 @@ use http::header::{self, HeaderMap, HeaderName};
 use http::{Method, Request, Version};
 
 /// Names that only mean something between two neighbours (RFC 9110 §7.6.1), besides those that `connection` names.
-const HOP_BY_HOP: [HeaderName; 8] = [
+const HOP_BY_HOP: [HeaderName; 9] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
@@ -13,6 +13,8 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     header::TE,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
+    // Of an upgrade that is never taken up (RFC 9113 §3.1).
+    HeaderName::from_static("http2-settings"),
 ];
 
 /// What is wrong with a request's framing.

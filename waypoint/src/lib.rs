@@ -33,6 +33,7 @@ pub mod telemetry;
 pub mod tokens;
 pub mod tunnel;
 pub mod upgrade;
+pub mod upgraded;
 pub mod upstream;
 pub mod waypoint;
 pub mod xds;

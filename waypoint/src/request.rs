@@ -13,7 +13,7 @@ use rand::RngExt;
 
 use crate::affinity;
 use crate::body::{Body, Ending};
-use crate::config::{Action, Edits, Listener, MILLION, Manner, Put};
+use crate::config::{Action, Edits, Http, Listener, MILLION, Manner, Put};
 use crate::cors::{self, Told};
 use crate::edits;
 use crate::facts::{Facts, Head};
@@ -28,8 +28,9 @@ use crate::rbac;
 use crate::reply;
 use crate::stream::{Connection, denied};
 use crate::telemetry::Done;
-use crate::tokens;
+use crate::tokens::{self, Claims};
 use crate::upgrade;
+use crate::upgraded::Began;
 
 /// `x-forwarded-for`: addresses of clients, the last one ours.
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -81,33 +82,23 @@ async fn walk(
 ) -> Result<Answer, Failure> {
     let bad = |problem: &dyn std::fmt::Display| Failure::new(Reason::BadRequest, problem);
     framing::check(&request).map_err(|error| bad(&error))?;
-    let upgrade = upgrade::asked(&mut request);
+    // One state of the configuration for the whole request.
+    let config = connection.waypoint.config.load();
+    let Some(Listener::Http(http)) = config.listeners.get(&connection.listener).map(|it| &**it) else {
+        return Err(Failure::new(Reason::DestinationUnknown, "the port does not carry requests any more"));
+    };
+    let upgrade = upgrade::asked(&mut request, &http.upgrades);
     let (mut parts, body) = request.into_parts();
     framing::remove_named(&mut parts.headers);
     done.authority = authority(&parts).ok_or_else(|| bad(&"the request's host cannot be read"))?;
-
-    // One state of the configuration for the whole request.
-    let config = connection.waypoint.config.load();
-    let (tokens, policies, routes, merge_slashes) = match config.listeners.get(&connection.listener).map(|it| &**it) {
-        Some(Listener::Http { tokens, policies, routes, merge_slashes }) => (tokens, policies, routes, *merge_slashes),
-        _ => return Err(Failure::new(Reason::DestinationUnknown, "the port does not carry requests any more")),
-    };
-    done.path = path::normalise(parts.uri.path(), merge_slashes).map_err(|error| bad(&error))?.into_owned();
-    let claims = match tokens {
-        Some(tokens) => tokens::check(tokens, &mut parts, SystemTime::now())?,
-        None => None,
-    };
-    let head = Head {
-        method: parts.method.as_str(),
-        authority: &done.authority,
-        path: &done.path,
-        query: parts.uri.query(),
-        headers: &parts.headers,
-        claims: claims.as_ref(),
-    };
+    done.path = path::normalise(parts.uri.path(), http.merge_slashes).map_err(|error| bad(&error))?.into_owned();
+    let time = SystemTime::now();
+    let began = upgrade.as_ref().map(|_| Began { head: parts.clone(), authority: done.authority.clone(), time });
+    let claims = permit(connection, http, &mut parts, (&done.authority, &done.path), time)?;
+    let head = head(&parts, (&done.authority, &done.path), claims.as_ref());
     let facts = Facts { request: Some(head), ..connection.facts() };
-    rbac::judge(policies, &facts).map_err(|denial| denied(&denial))?;
 
+    let routes = &http.routes;
     let missing = || Failure::new(Reason::DestinationUnknown, format_args!("no routes {routes:?} yet").to_string());
     let table = config.routes.get(routes).ok_or_else(missing)?;
     let none = || Failure::new(Reason::RouteNotFound, format_args!("{} {}", parts.method, done.path).to_string());
@@ -166,12 +157,38 @@ async fn walk(
                 hash: affinity.hash,
             };
             let outgoing = outgoing.edited(&route.request);
-            let client = upgrade.map(|it| it.client);
-            let answered = forward::send(connection, &config, forward, outgoing, body, client, done).await?;
+            let upgrade = upgrade.zip(began);
+            let answered = forward::send(connection, &config, forward, outgoing, body, upgrade, done).await?;
             response_edits.insert(0, answered.edits.clone());
             Ok(Answer::Endpoint(Box::new(answered)))
         }
     }
+}
+
+/// Whether a request may be sent, and what its token claims. Afterwards the headers that say so are ours.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn permit(
+    connection: &Connection,
+    http: &Http,
+    parts: &mut request::Parts,
+    asked: (&str, &str),
+    now: SystemTime,
+) -> Result<Option<Claims>, Failure> {
+    let claims = match &http.tokens {
+        Some(tokens) => tokens::check(tokens, parts, now)?,
+        None => None,
+    };
+    let facts = Facts { request: Some(head(parts, asked, claims.as_ref())), ..connection.facts() };
+    rbac::judge(&http.policies, &facts).map_err(|denial| denied(&denial))?;
+    Ok(claims)
+}
+
+/// What is known of a request for this host and normalised path.
+fn head<'a>(parts: &'a request::Parts, (authority, path): (&'a str, &'a str), claims: Option<&'a Claims>) -> Head<'a> {
+    let (method, query) = (parts.method.as_str(), parts.uri.query());
+    Head { method, authority, path, query, headers: &parts.headers, claims }
 }
 
 /// The host that was asked for: of the request's target before the header (RFC 9112 §3.2.2).
@@ -193,7 +210,7 @@ fn onward(connection: &Connection, parts: request::Parts, upgrade: Option<&upgra
     headers.remove(header::HOST);
     if let Some(upgrade) = upgrade {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(header::UPGRADE, upgrade.protocol.clone());
+        headers.insert(header::UPGRADE, upgrade.protocols.clone());
     }
     let client = &connection.client;
     let before = crate::facts::joined(&headers, &FORWARDED_FOR);

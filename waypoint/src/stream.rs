@@ -75,6 +75,8 @@ pub struct Connection {
     pub drain: Drain,
     /// Counters at hand.
     pub series: AtHand,
+    /// Held for as long as anything of the stream goes on.
+    pub permit: OwnedSemaphorePermit,
 }
 
 /// What is done with a stream.
@@ -93,7 +95,6 @@ impl Stream {
     /// Serves the stream until it ends.
     pub async fn serve(self) {
         let Self { waypoint, peer, identity, lifetime, drain, incoming, permit } = self;
-        let _permit = permit;
         let Some(local) = waypoint.known() else { return incoming.refuse(Reason::WorkloadUnknown) };
         let refuse = |incoming: Incoming, failure: &Failure| {
             incoming.refuse(failure.reason);
@@ -117,7 +118,8 @@ impl Stream {
             Err(failure) => return refuse(incoming, &failure),
         };
         let (waypoint, series) = (Arc::clone(&waypoint), AtHand::default());
-        let connection = Arc::new(Connection { waypoint, local, client, bound, listener, lifetime, drain, series });
+        let connection =
+            Arc::new(Connection { waypoint, local, client, bound, listener, lifetime, drain, series, permit });
         match way {
             Way::Opaque(policies, route, terms) => connection.opaque(incoming, &policies, &route, &terms).await,
             Way::Named => connection.named(incoming).await,
@@ -146,8 +148,8 @@ fn way(config: &Config, bound: &Bound) -> Result<(String, Way), Failure> {
     };
     let is_opaque = matches!(protocol, AppProtocol::Tcp | AppProtocol::Tls);
     let way = match config.listeners.get(&name).map(|listener| &**listener) {
-        Some(Listener::Http { .. }) if protocol == AppProtocol::Unknown => Way::Sniff,
-        Some(Listener::Http { .. }) => Way::Http,
+        Some(Listener::Http(_)) if protocol == AppProtocol::Unknown => Way::Sniff,
+        Some(Listener::Http(_)) => Way::Http,
         Some(Listener::Opaque(opaque)) if opaque.reads_names() => Way::Named,
         Some(Listener::Opaque(opaque)) => {
             let chain = opaque.chain(None).ok_or_else(|| missing(&name))?;

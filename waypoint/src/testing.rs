@@ -33,7 +33,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::config::{
-    Action, Assignment, Backend, Before, Cluster, Config, Current, Edits, Forward, Listener, Match, PathMatch,
+    Action, Assignment, Backend, Before, Cluster, Config, Current, Edits, Forward, Http, Listener, Match, PathMatch,
     Protocol, Route, Rules, Table, Tokens, Weighted,
 };
 use crate::load::Loads;
@@ -188,9 +188,9 @@ impl Served {
     /// Believes these tokens from now on, in requests for port `port`.
     pub(crate) fn believe(&mut self, port: u16, tokens: Tokens) {
         if let Some(listener) = self.config.listeners.get_mut(&format!("{WEB}:{port}"))
-            && let Listener::Http { tokens: place, .. } = Arc::make_mut(listener)
+            && let Listener::Http(http) = Arc::make_mut(listener)
         {
-            *place = Some(Arc::new(tokens));
+            http.tokens = Some(Arc::new(tokens));
         }
         self.publish();
     }
@@ -199,7 +199,14 @@ impl Served {
     /// with these endpoints.
     pub(crate) fn http(&mut self, port: u16, policies: Vec<Rules>, routes: Vec<Route>, endpoints: &[SocketAddr]) {
         let name = format!("{WEB}:{port}");
-        let listener = Listener::Http { tokens: None, policies, routes: name.clone(), merge_slashes: true };
+        let http = Http {
+            tokens: None,
+            policies,
+            routes: name.clone(),
+            merge_slashes: true,
+            upgrades: vec!["websocket".into()],
+        };
+        let listener = Listener::Http(Box::new(http));
         self.config.listeners.insert(name.clone(), Arc::new(listener));
         self.config.routes.insert(name.clone(), Arc::new(Table { hosts: vec![(vec!["*".into()], routes)] }));
         self.cluster(&name, Protocol::AsClient, endpoints);
@@ -262,6 +269,11 @@ impl Served {
     /// Starts to stop.
     pub(crate) fn stop(&self) {
         self.trigger.start(drain::Mode::Graceful);
+    }
+
+    /// Stops, with no time left.
+    pub(crate) fn stop_now(&self) {
+        self.trigger.start(drain::Mode::Immediate);
     }
 }
 

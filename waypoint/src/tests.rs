@@ -25,6 +25,7 @@ use crate::testing::{PATIENCE, Served, WEB, answer, forwarding, get, origin, own
 mod before;
 mod endpoints;
 mod streams;
+mod upgrades;
 
 fn web(port: u16) -> String {
     format!("{WEB}:{port}")
@@ -339,49 +340,6 @@ async fn an_endpoint_in_the_mesh_is_reached_through_its_node_as_ourselves() {
     let page = served.metrics.render();
     let principal = "destination_principal=\"spiffe://cluster.local/ns/shop/sa/meshed\"";
     assert!(page.lines().any(|line| line.starts_with("istio_requests_total") && line.contains(principal)), "{page}");
-}
-
-#[tokio::test]
-async fn a_websocket_goes_on_in_both_directions() {
-    let mut served = Served::start().await;
-    let listener = TcpListener::bind((own_address(), 0)).await.unwrap();
-    let endpoint = listener.local_addr().unwrap();
-    served.announce("web", endpoint.ip(), false, |_| {});
-    served.http(80, vec![], vec![route_to(&web(80))], &[endpoint]);
-    tokio::spawn(async move {
-        let (mut socket, _) = listener.accept().await.unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(socket.read_u8().await.unwrap());
-        }
-        let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
-        assert!(head.contains("upgrade: websocket") && head.contains("connection: upgrade"), "{head}");
-        socket
-            .write_all(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")
-            .await
-            .unwrap();
-        let mut frame = [0; 5];
-        socket.read_exact(&mut frame).await.unwrap();
-        socket.write_all(&frame).await.unwrap();
-    });
-    let mut stream = served.dial("10.96.0.1:80").await;
-    stream
-        .write_all(b"GET /chat HTTP/1.1\r\nhost: web\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\r\n")
-        .await
-        .unwrap();
-    let exchange = async {
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(stream.read_u8().await.unwrap());
-        }
-        let head = String::from_utf8(head).unwrap();
-        assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
-        stream.write_all(b"frame").await.unwrap();
-        let mut frame = [0; 5];
-        stream.read_exact(&mut frame).await.unwrap();
-        assert_eq!(&frame, b"frame");
-    };
-    tokio::time::timeout(PATIENCE, exchange).await.unwrap();
 }
 
 #[tokio::test]

@@ -1,44 +1,112 @@
-//! Connections that begin as a request and go on as something else, such as WebSocket (RFC 9110 §7.8).
+//! What a request asks to go on as, such as WebSocket (RFC 9110 §7.8), and whether the answer is to that.
 
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 
 /// What a client asks for.
 pub struct Asked {
-    /// What it wants to go on with.
-    pub protocol: HeaderValue,
+    /// What it wants to go on as, of what it may.
+    pub protocols: HeaderValue,
     /// Its end, once the endpoint has agreed.
     pub client: OnUpgrade,
 }
 
-/// What the client asks for, if it does.
+/// What the client asks for and may have, in lower case in `allowed`.
 #[must_use]
-pub fn asked(request: &mut Request<Incoming>) -> Option<Asked> {
+pub fn asked(request: &mut Request<Incoming>, allowed: &[String]) -> Option<Asked> {
+    // Before HTTP/1.1 there is no such header, and HTTP/2 has none (RFC 9113 §8.2.2).
     if request.version() != Version::HTTP_11 {
         return None;
     }
-    let connection = request.headers().get_all(header::CONNECTION).iter();
-    let mut named = connection.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(','));
-    if !named.any(|name| name.trim().eq_ignore_ascii_case("upgrade")) {
-        return None;
-    }
-    let protocol = request.headers().get(header::UPGRADE)?.clone();
-    // HTTP/2 would begin anew, with requests that nobody has looked at.
-    let carries_requests = protocol.as_bytes().to_ascii_lowercase().starts_with(b"h2c");
-    (!carries_requests).then(|| Asked { protocol, client: hyper::upgrade::on(request) })
+    let protocols = permitted(request.headers(), allowed)?;
+    Some(Asked { protocols, client: hyper::upgrade::on(request) })
 }
 
-/// Carries bytes between the two ends until both are done.
-pub async fn carry(client: OnUpgrade, endpoint: OnUpgrade) {
-    let (client, endpoint) = match tokio::try_join!(client, endpoint) {
-        Ok(ends) => ends,
-        Err(error) => return tracing::debug!(%error, "upgrade failed"),
-    };
-    let (mut client, mut endpoint) = (TokioIo::new(client), TokioIo::new(endpoint));
-    if let Err(error) = tokio::io::copy_bidirectional(&mut client, &mut endpoint).await {
-        tracing::debug!(%error, "upgraded connection ended");
+/// Those of the protocols asked for that are allowed, as the client wrote them. Whoever is next sees none of the others: any
+/// element of any line may be taken up.
+fn permitted(headers: &HeaderMap, allowed: &[String]) -> Option<HeaderValue> {
+    let is_meant = elements(headers, &header::CONNECTION).any(|name| name.eq_ignore_ascii_case("upgrade"));
+    let asked = elements(headers, &header::UPGRADE).filter(|protocol| is_one_of(protocol, allowed));
+    let asked: Vec<&str> = asked.collect();
+    HeaderValue::try_from(asked.join(", ")).ok().filter(|_| is_meant && !asked.is_empty())
+}
+
+/// Whether an answer goes on as something that was asked for, and as nothing else.
+#[must_use]
+pub fn is_answered(asked: &HeaderValue, answer: &HeaderMap) -> bool {
+    let asked: Vec<String> = list(asked).map(str::to_ascii_lowercase).collect();
+    let mut taken = elements(answer, &header::UPGRADE).peekable();
+    taken.peek().is_some() && taken.all(|protocol| asked.contains(&protocol.to_ascii_lowercase()))
+}
+
+/// A protocol is a name with or without a version.
+fn is_one_of(protocol: &str, allowed: &[String]) -> bool {
+    let name = protocol.split_once('/').map_or(protocol, |(name, _version)| name);
+    allowed.iter().any(|allowed| name.eq_ignore_ascii_case(allowed))
+}
+
+fn elements<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> impl Iterator<Item = &'a str> {
+    headers.get_all(name).iter().flat_map(list)
+}
+
+fn list(line: &HeaderValue) -> impl Iterator<Item = &str> {
+    let line = line.to_str().unwrap_or_default();
+    line.split(',').map(str::trim).filter(|element| !element.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        let lines =
+            lines.iter().map(|(name, value)| (header::HeaderName::from_static(name), HeaderValue::from_static(value)));
+        lines.fold(HeaderMap::new(), |mut all, (name, value)| {
+            all.append(name, value);
+            all
+        })
+    }
+
+    #[test]
+    fn every_element_of_the_list_counts_and_what_is_not_allowed_goes_no_further() {
+        const ASKS: (&str, &str) = ("connection", "keep-alive, Upgrade");
+        type Row = (&'static [(&'static str, &'static str)], Option<&'static str>);
+        let rows: [Row; 12] = [
+            (&[ASKS, ("upgrade", "websocket")], Some("websocket")),
+            (&[ASKS, ("upgrade", "WebSocket")], Some("WebSocket")),
+            (&[ASKS, ("upgrade", "websocket/13")], Some("websocket/13")),
+            (&[ASKS, ("upgrade", "h2c")], None),
+            (&[ASKS, ("upgrade", "x, h2c")], None),
+            (&[ASKS, ("upgrade", "websocket, h2c")], Some("websocket")),
+            (&[ASKS, ("upgrade", "h2c,\twebsocket")], Some("websocket")),
+            (&[ASKS, ("upgrade", "x"), ("upgrade", "h2c, websocket")], Some("websocket")),
+            (&[ASKS, ("upgrade", "TLS/1.0, HTTP/2.0")], None),
+            (&[ASKS, ("upgrade", "websocketx, xwebsocket")], None),
+            (&[("connection", "keep-alive"), ("upgrade", "websocket")], None),
+            (&[ASKS], None),
+        ];
+        for (lines, expected) in rows {
+            let permitted = permitted(&headers(lines), &["websocket".to_owned()]);
+            assert_eq!(permitted.as_ref().map(|value| value.to_str().unwrap()), expected, "{lines:?}");
+        }
+        assert_eq!(permitted(&headers(&[ASKS, ("upgrade", "websocket")]), &[]), None);
+    }
+
+    #[test]
+    fn an_answer_goes_on_as_what_was_asked_for() {
+        let rows = [
+            ("websocket", Some("websocket"), true),
+            ("websocket", Some("WebSocket"), true),
+            ("websocket, x", Some("x"), true),
+            ("websocket", Some("h2c"), false),
+            ("websocket", Some("websocket, h2c"), false),
+            ("websocket", None, false),
+        ];
+        for (asked, answer, expected) in rows {
+            let lines: Vec<_> = answer.map(|value| ("upgrade", value)).into_iter().collect();
+            assert_eq!(is_answered(&HeaderValue::from_static(asked), &headers(&lines)), expected, "{asked} {answer:?}");
+        }
     }
 }

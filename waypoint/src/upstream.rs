@@ -58,7 +58,9 @@ pub struct Upstream {
     reuse: Reuse,
     /// How many it has carried; held by everybody who uses it now.
     requests: Arc<AtomicU32>,
-    /// After that, so that who is woken finds the connection unused.
+    /// Its place among the cluster's connections; held by the connection, too, and by whatever it goes on as.
+    room: Arc<UnderWay>,
+    /// After those, so that who is woken finds the connection unused and its place free.
     load: Wakes,
 }
 
@@ -129,6 +131,7 @@ impl Upstream {
             begun: self.begun,
             reuse: self.reuse,
             requests: Arc::clone(&self.requests),
+            room: Arc::clone(&self.room),
             load: self.load.clone(),
         })
     }
@@ -249,20 +252,21 @@ pub async fn open(
     http2: bool,
     (cluster, load, room): (&Cluster, &Arc<Load>, UnderWay),
 ) -> Result<(Upstream, Option<Identity>), Failure> {
+    let room = Arc::new(room);
     let opened =
         dial::open(&connection.waypoint, &connection.local, plan, &connection.client, cluster.keepalive).await?;
     let (sender, identity) = match opened {
         Opened::Tunnel { stream, identity, .. } => {
-            (shake(TunnelIo::new(stream, bytes::Bytes::new()), http2, room).await?, identity)
+            (shake(TunnelIo::new(stream, bytes::Bytes::new()), http2, Arc::clone(&room)).await?, identity)
         }
-        Opened::Plain(socket) => (shake(socket, http2, room).await?, None),
+        Opened::Plain(socket) => (shake(socket, http2, Arc::clone(&room)).await?, None),
     };
     let (begun, requests, load) = (Instant::now(), Arc::default(), Wakes(Arc::clone(load)));
-    Ok((Upstream { sender, begun, reuse: cluster.reuse, requests, load }, identity))
+    Ok((Upstream { sender, begun, reuse: cluster.reuse, requests, room, load }, identity))
 }
 
 /// `room` is held for as long as the connection lasts.
-async fn shake<T>(io: T, http2: bool, room: UnderWay) -> Result<Sender, Failure>
+async fn shake<T>(io: T, http2: bool, room: Arc<UnderWay>) -> Result<Sender, Failure>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -286,7 +290,7 @@ where
     Ok(Sender::Http1(sender))
 }
 
-async fn hold(room: UnderWay, connection: impl Future<Output = Result<(), hyper::Error>>) {
+async fn hold(room: Arc<UnderWay>, connection: impl Future<Output = Result<(), hyper::Error>>) {
     if let Err(error) = connection.await {
         tracing::debug!(%error, "connection to an endpoint ended");
     }

@@ -80,7 +80,7 @@ macro_rules! objects {
             /// Whether there is an object called `key`.
             #[must_use]
             pub fn has(&self, key: &ObjectKey) -> bool {
-                self.node_pods.contains_key(key)
+                self.pods.contains_key(key)
                     || match key.kind {
                         $(Kind::$kind => self.$field.contains_key(key),)+
                     }

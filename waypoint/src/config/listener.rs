@@ -5,7 +5,7 @@ use std::sync::Arc;
 use fairway_proto::envoy::core::ConfigSource;
 use fairway_proto::envoy::core::config_source::ConfigSourceSpecifier;
 use fairway_proto::envoy::http_connection_manager::http_connection_manager::{
-    PathWithEscapedSlashesAction, RouteSpecifier,
+    PathWithEscapedSlashesAction, RouteSpecifier, UpgradeConfig,
 };
 use fairway_proto::envoy::http_connection_manager::http_filter::ConfigType;
 use fairway_proto::envoy::http_connection_manager::{HttpConnectionManager, HttpFilter};
@@ -18,7 +18,7 @@ use super::opaque::{by_name, names, reads_names, tcp_proxy};
 use super::policy::Rules;
 use super::tokens::Tokens;
 use super::wrong::{Within, Wrong, all};
-use super::{Listener, fields};
+use super::{Http, Listener, fields};
 
 const HTTP_CONNECTION_MANAGER: &str =
     "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
@@ -78,9 +78,10 @@ pub(super) fn chain(message: &FilterChain) -> Result<Listener, Wrong> {
     match last.type_url.as_str() {
         TCP_PROXY => tcp_proxy(before, &last).within(name()),
         HTTP_CONNECTION_MANAGER => match manager(&last).within(name())? {
-            Listener::Http { tokens, policies, routes, merge_slashes } => {
-                before.extend(policies);
-                Ok(Listener::Http { tokens, policies: before, routes, merge_slashes })
+            Listener::Http(mut http) => {
+                before.append(&mut http.policies);
+                http.policies = before;
+                Ok(Listener::Http(http))
             }
             other => Ok(other),
         },
@@ -131,8 +132,20 @@ fn manager(config: &Any) -> Result<Listener, Wrong> {
             RequestFilter::Cors | RequestFilter::Fault => {}
         }
     }
-    let routes = rds.route_config_name.clone();
-    Ok(Listener::Http { tokens, policies, routes, merge_slashes: message.merge_slashes })
+    let upgrades = all("upgrade_configs", &message.upgrade_configs, upgrade)?;
+    let (routes, merge_slashes) = (rds.route_config_name.clone(), message.merge_slashes);
+    Ok(Listener::Http(Box::new(Http { tokens, policies, routes, merge_slashes, upgrades })))
+}
+
+/// A protocol that connections may go on as (RFC 9110 §7.8), in lower case.
+fn upgrade(message: &UpgradeConfig) -> Result<String, Wrong> {
+    let name = message.upgrade_type.to_ascii_lowercase();
+    let is_token = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._+".contains(&byte));
+    // These would carry further requests, which nobody has looked at (RFC 9113 §3.1, RFC 2817 §3); CONNECT is a method.
+    if !is_token || ["http", "https", "h2", "h2c", "tls", "connect"].contains(&name.as_str()) {
+        return Err(Wrong::new("upgrade_type", format!("{:?} is not supported", message.upgrade_type)));
+    }
+    Ok(name)
 }
 
 /// What requests are asked before they are routed.

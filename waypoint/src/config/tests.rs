@@ -224,7 +224,7 @@ fn tokens_are_read_and_looked_for_where_the_provider_says() {
     let places = |change: fn(&mut JwtProvider)| match listener_with(vec![(JWT, tokens(|_, provider| change(provider)))])
         .unwrap()
     {
-        Listener::Http { tokens: Some(tokens), .. } => tokens.issuers[0].places.clone(),
+        Listener::Http(http) => http.tokens.as_ref().unwrap().issuers[0].places.clone(),
         other => panic!("{other:?}"),
     };
     assert_eq!(places(|_| {}), [Place::Bearer, Place::Parameter("access_token".into())]);

@@ -121,7 +121,7 @@ impl Session {
             Kind::Routes | Kind::Cluster => {
                 for listener in listeners.values() {
                     match (&**listener, kind) {
-                        (Listener::Http { routes, .. }, Kind::Routes) => drop(named.insert(routes.clone())),
+                        (Listener::Http(http), Kind::Routes) => drop(named.insert(http.routes.clone())),
                         (Listener::Opaque(opaque), Kind::Cluster) => named.extend(opaque.clusters().cloned()),
                         _ => {}
                     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use fairway_proto::envoy::core::socket_address::PortSpecifier;
 use fairway_proto::envoy::core::{Address, SocketAddress, address};
 use fairway_proto::envoy::http_connection_manager::http_connection_manager::{
-    PathWithEscapedSlashesAction, RouteSpecifier,
+    PathWithEscapedSlashesAction, RouteSpecifier, UpgradeConfig,
 };
 use fairway_proto::envoy::http_connection_manager::http_filter::ConfigType;
 use fairway_proto::envoy::http_connection_manager::{HttpConnectionManager, HttpFilter, Rds};
@@ -31,6 +31,9 @@ use super::{INVALID_BACKEND, ads, any, duration, per_route, rbac};
 
 /// The listener for what is not for a service.
 pub const WORKLOADS: &str = "workloads";
+
+/// What requests may go on as. The same as Istio's waypoints allow; what it carries then is not looked into.
+const UPGRADES: [&str; 1] = ["websocket"];
 
 const MANAGER: &str =
     "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
@@ -79,6 +82,7 @@ pub fn http<'a>(
         normalize_path: Some(true),
         merge_slashes: true,
         path_with_escaped_slashes_action: PathWithEscapedSlashesAction::KeepUnchanged.into(),
+        upgrade_configs: UPGRADES.map(|name| UpgradeConfig { upgrade_type: name.to_owned() }).to_vec(),
         ..manager(name, filters.collect())
     };
     let filter = network_filter("envoy.filters.network.http_connection_manager", any(MANAGER, &manager));

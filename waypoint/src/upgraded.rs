@@ -1,0 +1,111 @@
+//! Connections that began as a request and go on as something else: bytes both ways under the request's terms, until both
+//! ends are done, policy says no, or we stop.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use fairway_core::reason::Reason;
+use http::request;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::copy_bidirectional;
+use tokio_util::io::InspectReader;
+
+use crate::body::Ending;
+use crate::config::{Config, Listener};
+use crate::failure::Failure;
+use crate::forward::Held;
+use crate::path;
+use crate::rbac;
+use crate::request::permit;
+use crate::stream::{Connection, denied};
+
+/// The request that a connection began as, to be decided about again.
+pub struct Began {
+    /// As it came, without what was meant for us alone.
+    pub head: request::Parts,
+    /// The host that was asked for.
+    pub authority: String,
+    /// When it came: a token that was valid then stays so.
+    pub time: SystemTime,
+}
+
+/// An upgraded connection.
+pub struct Upgraded {
+    /// The client's end.
+    pub client: OnUpgrade,
+    /// The endpoint's end.
+    pub endpoint: OnUpgrade,
+    /// What it began as.
+    pub began: Began,
+    /// What counts as under way until it ends.
+    pub held: Held,
+    /// Counted and logged when it ends; holds the client's stream, its permit and its part in a drain until then.
+    pub ending: Ending,
+}
+
+impl Upgraded {
+    /// Carries bytes until the end.
+    pub async fn carry(self) {
+        let Self { client, endpoint, began, held: _held, mut ending } = self;
+        let connection = Arc::clone(&ending.connection);
+        let (received, sent) = (AtomicU64::new(0), AtomicU64::new(0));
+        let mut drain = connection.drain.clone();
+        let copied = async {
+            let (client, endpoint) = tokio::try_join!(client, endpoint).map_err(broken)?;
+            let add = |counter: &AtomicU64, bytes: &[u8]| {
+                counter.fetch_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
+            };
+            let mut client = InspectReader::new(TokioIo::new(client), |bytes| add(&received, bytes));
+            let mut endpoint = InspectReader::new(TokioIo::new(endpoint), |bytes| add(&sent, bytes));
+            copy_bidirectional(&mut client, &mut endpoint).await.map(drop).map_err(broken)
+        };
+        let ended = tokio::select! {
+            ended = copied => ended,
+            failure = denied_later(&connection, &began) => Err(failure),
+            () = drain.immediate() => Err(Failure::new(Reason::Draining, "the waypoint stops")),
+        };
+        let done = &mut ending.done;
+        (done.received, done.sent) = (received.into_inner(), sent.into_inner());
+        if let Err(failure) = ended {
+            (done.reason, done.detail) = (failure.reason, Some(failure.detail));
+        }
+    }
+}
+
+fn broken(error: impl ToString) -> Failure {
+    Failure::new(Reason::ResetByPeer, error)
+}
+
+/// Resolves when policy changes its mind.
+async fn denied_later(connection: &Connection, began: &Began) -> Failure {
+    // Subscribed first and decided second, so that no change falls in between.
+    let mut changes = connection.waypoint.config.changes();
+    loop {
+        if let Err(failure) = still(connection, &connection.waypoint.config.load(), began) {
+            return failure;
+        }
+        if changes.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// Whether the request might still be sent.
+fn still(connection: &Connection, config: &Config, began: &Began) -> Result<(), Failure> {
+    match config.listeners.get(&connection.listener).map(|listener| &**listener) {
+        Some(Listener::Http(http)) => {
+            let mut head = began.head.clone();
+            let path = path::normalise(head.uri.path(), http.merge_slashes);
+            let path = path.map_err(|error| Failure::new(Reason::BadRequest, error))?.into_owned();
+            permit(connection, http, &mut head, (&began.authority, &path), began.time).map(drop)
+        }
+        Some(opaque @ Listener::Opaque(_)) => {
+            let policies = opaque.policies(None).unwrap_or_default();
+            rbac::judge(policies, &connection.facts()).map_err(|denial| denied(&denial))
+        }
+        // What is gone from the configuration cannot be asked; its last answer stands.
+        None => Ok(()),
+    }
+}
