@@ -4,7 +4,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message;
 
 /// Every file of the contract; imports are found next to them.
-const FILES: [&str; 32] = [
+const FILES: [&str; 35] = [
     "workload.proto",
     "authorization.proto",
     "ca.proto",
@@ -37,6 +37,9 @@ const FILES: [&str; 32] = [
     "envoy/random.proto",
     "envoy/ring_hash.proto",
     "envoy/maglev.proto",
+    "envoy/token_bucket.proto",
+    "envoy/rate_limit_descriptor.proto",
+    "envoy/local_ratelimit.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

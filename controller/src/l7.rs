@@ -10,6 +10,7 @@ pub mod client;
 pub mod destinations;
 mod grants;
 pub mod model;
+pub mod rates;
 pub mod render;
 mod rules;
 pub mod snapshot;

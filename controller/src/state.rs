@@ -73,6 +73,7 @@ impl Published {
             && objects.authorization_policies.is_same(&before.authorization_policies)
             && objects.peer_authentications.is_same(&before.peer_authentications)
             && objects.request_authentications.is_same(&before.request_authentications)
+            && objects.rate_limits.is_same(&before.rate_limits)
             && self.loaded.rejected == previous.loaded.rejected
     }
 

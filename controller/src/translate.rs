@@ -36,7 +36,7 @@ pub mod workload;
 use crate::l7::attach::attach;
 use crate::l7::destinations::{self, Destinations};
 use crate::l7::model::Routes;
-use crate::l7::waypoints::{Bound, Plan};
+use crate::l7::waypoints::{Attachments, Bound, Plan};
 use dependents::Change;
 use endpoints::{Endpoints, Served};
 use entry::{Entries, Surroundings};
@@ -314,8 +314,12 @@ pub fn translate(
     if has_routes || has_entries {
         let mut faults = Vec::new();
         let bound = making.bound.values().map(|bound| bound.as_ref().clone()).chain(entries.bound.iter().cloned());
-        let (attached, tokens) = (policies.attached.clone(), policies.tokens.clone());
-        plan = Arc::new(Plan::new(objects, &waypoints, bound.collect(), attached, tokens, &mut faults));
+        let of_policies = Attachments {
+            policies: policies.attached.clone(),
+            tokens: policies.tokens.clone(),
+            rates: policies.rates.clone(),
+        };
+        plan = Arc::new(Plan::new(objects, &waypoints, bound.collect(), of_policies, &mut faults));
         destinations = Arc::new(destinations::read::read(objects, settings));
         routes = Arc::new(attach(objects, settings, &destinations));
         of_plan = Arc::new(faults);

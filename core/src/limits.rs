@@ -326,6 +326,8 @@ limits! {
     /// The longest pause before a failed certificate request is repeated; doubled up to here.
     CERTIFICATE_BACKOFF_MAXIMUM, "certificate_backoff_maximum", Milliseconds, MINUTE, 1..=HOUR, Some("CERTIFICATE_BACKOFF_MAXIMUM");
 
+    /// Values that a waypoint counts requests by at once, over all rate limits, some 100 bytes each; beyond, those that come anew share one bucket for each limit. More than the clients of most services.
+    RATE_LIMIT_BUCKETS, "rate_limit_buckets", Count, 65_536, 1..=10_000_000, Some("RATE_LIMIT_BUCKETS");
     /// Admin requests are small; anything larger is a mistake.
     ADMIN_REQUEST, "admin_request", Bytes, 64 * KIB, KIB..=MIB, Some("ADMIN_REQUEST");
     /// Admin connections at once; dumps of a large mesh cost memory.

@@ -218,6 +218,9 @@ reasons! {
     /// The route makes requests fail on purpose, to see how clients bear it.
     FaultInjected = "fault_injected", None, 503,
         "Nothing to do while somebody tests; the fault of the route that is named ends it.";
+    /// More requests came than a rate limit lets through.
+    RateLimited = "rate_limited", None, 503,
+        "Let the client wait as long as retry-after says; if the load is legitimate, raise the RateLimit of the service or route.";
     /// The client left before its request was answered.
     ClientLeft = "client_left", None, 503,
         "Nothing to do if users cancel; otherwise compare the client's timeout with how long requests take.";

@@ -22,6 +22,7 @@ mod loaded;
 mod mesh_pod;
 mod name;
 pub mod objects;
+pub mod rate_limit;
 pub mod reference_grant;
 pub mod route;
 pub mod status;

@@ -27,11 +27,12 @@ pub mod envoy {
         route::v3 as route,
     };
     pub use super::packages::envoy::extensions::{
+        common::ratelimit::v3 as rate_limit_descriptor,
         filters::{
             common::fault::v3 as fault_delay,
             http::{
-                cors::v3 as cors, fault::v3 as fault, jwt_authn::v3 as jwt_authn, rbac::v3 as http_rbac,
-                router::v3 as router,
+                cors::v3 as cors, fault::v3 as fault, jwt_authn::v3 as jwt_authn,
+                local_ratelimit::v3 as local_ratelimit, rbac::v3 as http_rbac, router::v3 as router,
             },
             listener::tls_inspector::v3 as tls_inspector,
             network::{
@@ -46,7 +47,7 @@ pub mod envoy {
         retry::host::previous_hosts::v3 as previous_hosts,
         upstreams::http::v3 as upstream_http,
     };
-    pub use super::packages::envoy::r#type::{matcher::v3 as matcher, v3 as fraction};
+    pub use super::packages::envoy::r#type::{matcher::v3 as matcher, v3 as fraction, v3 as token_bucket};
 }
 
 pub use packages::{

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::Admin;
 use crate::config::Current;
 use crate::load::Loads;
+use crate::rates::Buckets;
 use crate::settings::Settings;
 use crate::telemetry::{HISTOGRAMS, Telemetry};
 use crate::tunnel;
@@ -72,6 +73,7 @@ pub async fn run(settings: Settings, log_filter: LogFilter) -> anyhow::Result<()
         tunnels: Pool::new(sockets.clone(), certificates.clone(), budget.clone()),
         upstreams: Upstreams::default(),
         loads: Loads::default(),
+        rates: Buckets::within(&settings.limits),
         telemetry: Telemetry::new(&metrics, &settings.limits),
         handshakes: Handshakes::within(&settings.limits),
         limits: settings.limits.clone(),

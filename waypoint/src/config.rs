@@ -20,6 +20,7 @@ pub use listener::listener;
 pub use opaque::{Chain, Opaque, ServerName};
 pub use per_route::{Abort, Before, Cors, Fault};
 pub use policy::{ClaimMatch, Permission, Policy, Principal, Rules, Verdict};
+pub use rates::{Bucket, Counting, Rate, Rates, Value};
 pub use route::table;
 pub use text::Text;
 pub use tokens::{Issuer, Place, Tokens};
@@ -31,6 +32,7 @@ mod listener;
 mod opaque;
 mod per_route;
 mod policy;
+mod rates;
 mod route;
 mod text;
 mod tokens;
@@ -109,6 +111,8 @@ pub struct Http {
     pub routes: String,
     /// Several slashes in a path are one.
     pub merge_slashes: bool,
+    /// How many requests may pass; none where they are not counted.
+    pub rates: Option<Rates>,
     /// What connections may go on as, in lower case.
     pub upgrades: Vec<String>,
 }
@@ -163,17 +167,28 @@ impl<T> Weighted<T> {
     }
 }
 
+/// Routes of some hosts.
+#[derive(Clone, Debug, Default)]
+pub struct Host {
+    /// These, or all (`*`).
+    pub domains: Vec<String>,
+    /// In order.
+    pub routes: Vec<Route>,
+    /// What requests that are sent on are counted by, whatever their route.
+    pub counted: Vec<Counting>,
+}
+
 /// Routes in order; the first that matches counts.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
-    /// Each with the hosts it is for: these, or all (`*`).
-    pub hosts: Vec<(Vec<String>, Vec<Route>)>,
+    /// Which hosts there are routes for.
+    pub hosts: Vec<Host>,
 }
 
 impl Table {
     /// Clusters that requests may be sent to.
     pub fn clusters(&self) -> impl Iterator<Item = &str> {
-        let routes = self.hosts.iter().flat_map(|(_, routes)| routes);
+        let routes = self.hosts.iter().flat_map(|host| &host.routes);
         routes.flat_map(|route| {
             let (backends, mirrors) = match &route.action {
                 Action::Forward(forward) => (Some(forward.backends.iter()), Some(forward.mirrors.iter())),
@@ -318,6 +333,8 @@ pub struct Forward {
     pub mirrors: Vec<Mirror>,
     /// What tells requests apart where those that belong together go to one endpoint.
     pub hash: Option<HashBy>,
+    /// What its requests are counted by, besides what those of its host are.
+    pub counted: Vec<Counting>,
 }
 
 /// What tells requests apart.

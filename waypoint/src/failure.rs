@@ -39,6 +39,7 @@ impl Failure {
             Reason::BadRequest => StatusCode::BAD_REQUEST,
             Reason::RouteNotFound => StatusCode::NOT_FOUND,
             Reason::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+            Reason::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         })
     }

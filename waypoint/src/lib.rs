@@ -21,6 +21,7 @@ pub mod load;
 pub mod matching;
 pub mod opaque;
 pub mod path;
+pub mod rates;
 pub mod rbac;
 pub mod replay;
 pub mod reply;

@@ -1,17 +1,17 @@
 //! Finds the route of a request.
 
-use crate::config::{Match, PathMatch, Route, Table};
+use crate::config::{Host, Match, PathMatch, Route, Table};
 use crate::facts::Facts;
 
-/// The first route that matches; none if there is none.
+/// The first route that matches, and the hosts that it is one of; none if there is none.
 #[must_use]
-pub fn find<'a>(table: &'a Table, facts: &Facts<'_>) -> Option<&'a Route> {
+pub fn find<'a>(table: &'a Table, facts: &Facts<'_>) -> Option<(&'a Host, &'a Route)> {
     let authority = facts.request?.authority.to_ascii_lowercase();
     let host = authority.rsplit_once(':').map_or(authority.as_str(), |(host, _)| host);
-    let is_named = |(domains, _): &&(Vec<String>, _)| domains.iter().any(|name| *name == authority || name == host);
-    let for_all = |(domains, _): &&(Vec<String>, _)| domains.iter().any(|name| name == "*");
-    let (_, routes) = table.hosts.iter().find(is_named).or_else(|| table.hosts.iter().find(for_all))?;
-    routes.iter().find(|route| matches(&route.matching, facts))
+    let is_named = |it: &&Host| it.domains.iter().any(|name| *name == authority || name == host);
+    let for_all = |it: &&Host| it.domains.iter().any(|name| name == "*");
+    let found = table.hosts.iter().find(is_named).or_else(|| table.hosts.iter().find(for_all))?;
+    Some((found, found.routes.iter().find(|route| matches(&route.matching, facts))?))
 }
 
 fn matches(wanted: &Match, facts: &Facts<'_>) -> bool {

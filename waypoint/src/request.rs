@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use fairway_core::reason::Reason;
@@ -102,7 +102,7 @@ async fn walk(
     let missing = || Failure::new(Reason::DestinationUnknown, format_args!("no routes {routes:?} yet").to_string());
     let table = config.routes.get(routes).ok_or_else(missing)?;
     let none = || Failure::new(Reason::RouteNotFound, format_args!("{} {}", parts.method, done.path).to_string());
-    let route = matching::find(table, &facts).ok_or_else(none)?;
+    let (host, route) = matching::find(table, &facts).ok_or_else(none)?;
     done.route.clone_from(&route.name);
     match route.before.cors.as_ref().map(|cors| cors::decide(cors, &head)) {
         Some(Told::Answer(edits)) => {
@@ -111,6 +111,15 @@ async fn walk(
         }
         Some(Told::GoesOn(edits)) => response_edits.push(edits),
         None => {}
+    }
+    if let (Some(rates), Action::Forward(forward)) = (&http.rates, &route.action) {
+        let counted = host.counted.iter().chain(&forward.counted);
+        let waypoint = &connection.waypoint;
+        if let Some(told) = waypoint.rates.take(&connection.listener, rates, counted, &facts, Instant::now()) {
+            response_edits.push(told.headers());
+            waypoint.telemetry.counted(&told);
+            told.refusal().map_or(Ok(()), Err)?;
+        }
     }
     let fault = faults::decide(&route.before.fault, || rand::rng().random_range(0..MILLION));
     if let Some(delay) = fault.delay {

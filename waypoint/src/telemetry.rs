@@ -11,6 +11,7 @@ use fairway_core::reason::Reason;
 use fairway_core::workload::Workload;
 
 use crate::failure::Failure;
+use crate::rates::Told;
 use crate::stream::Connection;
 
 const REQUESTS: &str = "istio_requests_total";
@@ -23,6 +24,8 @@ const TCP_SENT: &str = "istio_tcp_sent_bytes_total";
 const TCP_RECEIVED: &str = "istio_tcp_received_bytes_total";
 const REFUSED: &str = "fairway_waypoint_tunnels_refused_total";
 const LEFT_OUT: &str = "fairway_waypoint_endpoints_left_out_total";
+const RATE_LIMIT_BUCKETS: &str = "fairway_waypoint_rate_limit_buckets";
+const RATE_LIMIT_SHARED: &str = "fairway_waypoint_rate_limit_shared_total";
 const MIRRORED: &str = "fairway_waypoint_mirrored_requests_total";
 
 /// Upper bounds in milliseconds and bytes, as Istio's waypoints have them.
@@ -163,6 +166,12 @@ impl Telemetry {
             .describe(REFUSED, "Tunnels and streams in them that were refused before it was known what they are for.");
         metrics.describe(LEFT_OUT, "Times that an endpoint was left out for a while, as it kept failing.");
         metrics
+            .describe(RATE_LIMIT_BUCKETS, "Values that requests are counted by at the moment, over all rate limits.");
+        metrics.describe(
+            RATE_LIMIT_SHARED,
+            "Requests that were counted with others as there was no room for their own value.",
+        );
+        metrics
             .describe(MIRRORED, "Copies of requests, and those that could not be made because the body is too long.");
         Self { metrics: metrics.clone(), fresh: limits.duration(&limits::METRIC_SERIES_IDLE) / 2 }
     }
@@ -191,6 +200,19 @@ impl Telemetry {
     pub fn left_out(&self, cluster: &str, endpoint: SocketAddr) {
         self.metrics.counter(LEFT_OUT, &[]).increment(1);
         tracing::warn!(cluster, %endpoint, "an endpoint keeps failing and is left out for a while");
+    }
+
+    /// A request was counted by a rate limit.
+    pub fn counted(&self, told: &Told<'_>) {
+        if told.shares {
+            self.metrics.counter(RATE_LIMIT_SHARED, &[("limit", limits::RATE_LIMIT_BUCKETS.name)]).increment(1);
+        }
+    }
+
+    /// So many values that requests are counted by are remembered.
+    pub fn buckets(&self, count: usize) {
+        #[expect(clippy::cast_precision_loss, reason = "bounded by a limit")]
+        self.metrics.gauge(RATE_LIMIT_BUCKETS, &[]).set(count as f64);
     }
 
     /// A copy of a request was sent, or could not be.
@@ -328,6 +350,7 @@ fn flags(done: &Done) -> &'static str {
         Reason::RouteNotFound => "NR",
         Reason::TimedOut => "UT",
         Reason::ConnectionLimit => "UO",
+        Reason::RateLimited => "RL",
         Reason::ResetByPeer | Reason::Http2Failed => "UC",
         Reason::ClientLeft => "DC",
         Reason::Ok | Reason::BadRequest | Reason::RouteRefuses => "-",

@@ -33,10 +33,11 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
 use crate::config::{
-    Action, Assignment, Backend, Before, Cluster, Config, Current, Edits, Forward, Http, Listener, Match, PathMatch,
-    Protocol, Route, Rules, Table, Tokens, Weighted,
+    Action, Assignment, Backend, Before, Cluster, Config, Current, Edits, Forward, Host, Http, Listener, Match,
+    PathMatch, Protocol, Route, Rules, Table, Tokens, Weighted,
 };
 use crate::load::Loads;
+use crate::rates::Buckets;
 use crate::telemetry::{HISTOGRAMS, Telemetry};
 use crate::tunnel;
 use crate::upstream::Upstreams;
@@ -157,6 +158,7 @@ impl Served {
             tunnels: pool(),
             upstreams: Upstreams::default(),
             loads: Loads::default(),
+            rates: Buckets::within(&Limits::default()),
             telemetry: Telemetry::new(&metrics, &Limits::default()),
             handshakes: Handshakes::within(&Limits::default()),
             limits: Limits::default(),
@@ -204,11 +206,15 @@ impl Served {
             policies,
             routes: name.clone(),
             merge_slashes: true,
+            rates: None,
             upgrades: vec!["websocket".into()],
         };
         let listener = Listener::Http(Box::new(http));
         self.config.listeners.insert(name.clone(), Arc::new(listener));
-        self.config.routes.insert(name.clone(), Arc::new(Table { hosts: vec![(vec!["*".into()], routes)] }));
+        self.config.routes.insert(
+            name.clone(),
+            Arc::new(Table { hosts: vec![Host { domains: vec!["*".into()], routes, counted: Vec::new() }] }),
+        );
         self.cluster(&name, Protocol::AsClient, endpoints);
         self.publish();
     }
@@ -348,6 +354,7 @@ pub(crate) fn route_to(cluster: &str) -> Route {
         retry: None,
         mirrors: Vec::new(),
         hash: None,
+        counted: Vec::new(),
     };
     Route {
         name: "shop/route/0".into(),

@@ -24,6 +24,7 @@ use crate::testing::{PATIENCE, Served, WEB, answer, forwarding, get, origin, own
 
 mod before;
 mod endpoints;
+mod rates;
 mod streams;
 mod upgrades;
 

@@ -232,6 +232,7 @@ impl Upstreams {
         loop {
             ticks.tick().await;
             waypoint.upstreams.sweep();
+            waypoint.telemetry.buckets(waypoint.rates.count());
             let config = waypoint.config.load();
             waypoint.loads.keep(|cluster| {
                 let cluster = config.clusters.get(cluster)?;

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use crate::config::Current;
 use crate::load::Loads;
+use crate::rates::Buckets;
 use crate::telemetry::Telemetry;
 use crate::upstream::Upstreams;
 
@@ -36,6 +37,8 @@ pub struct Waypoint {
     pub upstreams: Upstreams,
     /// How busy clusters are.
     pub loads: Loads,
+    /// How many requests may pass.
+    pub rates: Buckets,
     /// Metrics and access log.
     pub telemetry: Telemetry,
     /// Tunnels to us whose clients are not proven yet.

@@ -182,6 +182,7 @@ fn read<'a, R: Default>(
         let rule = Arc::new(rule);
         let named = matches.into_iter().map(|(place, matching)| Entry {
             name: format!("{}/{}/{index}/{place}", key.namespace, key.name),
+            route: key.clone(),
             matching,
             rule: Arc::clone(&rule),
         });

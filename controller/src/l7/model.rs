@@ -114,6 +114,8 @@ impl Stream {
 pub struct Entry {
     /// Where it is from: namespace, name, rule and match of the route.
     pub name: String,
+    /// The route.
+    pub route: ObjectKey,
     /// Which requests.
     pub matching: Match,
     /// What is done with them.

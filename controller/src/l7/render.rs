@@ -13,6 +13,7 @@ pub mod endpoints;
 pub mod hash;
 pub mod listener;
 mod per_route;
+mod rates;
 mod rbac;
 pub mod route;
 mod tokens;

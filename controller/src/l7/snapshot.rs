@@ -213,9 +213,11 @@ impl Snapshot {
                 let streams = self.attached(&target).map_or(&[][..], |attached| attached.streams.as_slice());
                 let listener = if is_http(protocol) && streams.is_empty() {
                     let tokens = plan.tokens(gateway, object?);
-                    let before = Before { policies: &policies, tokens: &tokens, keys: &self.keys };
-                    let entries = self.attached(&target).into_iter().flat_map(Attached::entries);
-                    render::listener::http(name, &addresses, target.port, before, entries)
+                    let entries = || self.attached(&target).into_iter().flat_map(Attached::entries);
+                    let mut rates = plan.rates(gateway, object?);
+                    rates.extend(entries().flat_map(|entry| plan.rates_of(&entry.route)));
+                    let before = Before { policies: &policies, tokens: &tokens, keys: &self.keys, rates: &rates };
+                    render::listener::http(name, &addresses, target.port, before, entries())
                 } else {
                     let idle = self.destinations().policy(view, &target).pool.and_then(|pool| pool.idle);
                     render::listener::tcp(name, &addresses, target.port, &policies, streams, idle)
@@ -223,7 +225,9 @@ impl Snapshot {
                 listener?.encode_to_vec()
             }
             ResourceType::RouteConfiguration if object.is_some() && is_http(protocol) => {
-                self.routed(render::route::at_waypoint(&target, self.attached(&target), client), None)
+                let rates = plan.rates(gateway, object?);
+                let routes = render::route::at_waypoint(&target, self.attached(&target), client, &rates, plan);
+                self.routed(routes, None)
             }
             ResourceType::Cluster if is_known() => self.cluster(&target, protocol, view),
             // Of others' services only the addresses, which lead by way of their waypoints.

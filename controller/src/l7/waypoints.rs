@@ -7,6 +7,7 @@ use std::time::Duration;
 use fairway_core::source::{Kind, ObjectKey, Objects};
 
 use super::authz::{Place, Policy};
+use super::rates;
 use super::tokens::{self, Keys, Origin};
 use crate::translate::Fault;
 use crate::translate::waypoint::{ServiceBinding, Waypoints};
@@ -52,8 +53,20 @@ pub struct Plan {
     pub waypoints: BTreeMap<GatewayName, Waypoint>,
     policies: BTreeMap<Place, Vec<Arc<Policy>>>,
     tokens: BTreeMap<Place, Vec<Arc<tokens::Policy>>>,
+    rates: BTreeMap<Place, Vec<Arc<rates::Policy>>>,
     /// Where each policy is attached.
     places: BTreeMap<ObjectKey, BTreeSet<Place>>,
+}
+
+/// What is attached to places, by the object that says so.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Attachments {
+    /// Who may do what.
+    pub(crate) policies: Vec<(ObjectKey, Arc<Policy>)>,
+    /// Whose tokens are believed.
+    pub(crate) tokens: Vec<(ObjectKey, Arc<tokens::Policy>)>,
+    /// How many requests pass.
+    pub(crate) rates: Vec<(ObjectKey, Arc<rates::Policy>)>,
 }
 
 impl Plan {
@@ -62,8 +75,7 @@ impl Plan {
         objects: &Objects,
         gateways: &Waypoints<'_>,
         bound: Vec<Bound>,
-        policies: Vec<(ObjectKey, Arc<Policy>)>,
-        tokens: Vec<(ObjectKey, Arc<tokens::Policy>)>,
+        Attachments { policies, tokens, rates }: Attachments,
         faults: &mut Vec<(ObjectKey, Fault)>,
     ) -> Self {
         let mut plan = Self::default();
@@ -103,7 +115,16 @@ impl Plan {
                 tokens_by_place.entry(place.clone()).or_insert_with(Vec::new).push(Arc::clone(&policy));
             }
         }
+        let mut rates_by_place = BTreeMap::new();
+        for (key, policy) in rates {
+            attach(&key, &policy.places);
+            by_object.entry(key).or_default().extend(policy.places.iter().cloned());
+            for place in &policy.places {
+                rates_by_place.entry(place.clone()).or_insert_with(Vec::new).push(Arc::clone(&policy));
+            }
+        }
         (plan.policies, plan.tokens, plan.places) = (by_place, tokens_by_place, by_object);
+        plan.rates = rates_by_place;
         plan
     }
 
@@ -119,6 +140,9 @@ impl Plan {
                 let name = (key.namespace.clone(), key.name.clone());
                 (objects.gateways.contains_key(key), self.waypoints.contains_key(&name))
             }
+            Kind::HTTPRoute => (objects.http_routes.contains_key(key), true),
+            Kind::GRPCRoute => (objects.grpc_routes.contains_key(key), true),
+            Kind::VirtualService => (objects.virtual_services.contains_key(key), true),
             kind => {
                 let exists = if kind == Kind::Service {
                     objects.services.contains_key(key)
@@ -148,6 +172,19 @@ impl Plan {
     pub fn tokens(&self, gateway: &GatewayName, service: &ObjectKey) -> Vec<&tokens::Policy> {
         let places = self.places(gateway, Some(service));
         places.iter().filter_map(|place| self.tokens.get(place)).flatten().map(Arc::as_ref).collect()
+    }
+
+    /// How many requests pass at a waypoint before a service, whatever their route.
+    #[must_use]
+    pub fn rates(&self, gateway: &GatewayName, service: &ObjectKey) -> Vec<&rates::Policy> {
+        let places = self.places(gateway, Some(service));
+        places.iter().filter_map(|place| self.rates.get(place)).flatten().map(Arc::as_ref).collect()
+    }
+
+    /// How many requests of a route pass, besides that.
+    #[must_use]
+    pub fn rates_of(&self, route: &ObjectKey) -> Vec<&rates::Policy> {
+        self.rates.get(&Place::Object(route.clone())).into_iter().flatten().map(Arc::as_ref).collect()
     }
 
     /// Where a policy is attached.

@@ -89,7 +89,10 @@ impl<'a> Change<'a> {
                 }
                 Kind::Gateway => self.gateways(&mut stale),
                 // What becomes of these is made anew as a whole, and says itself what hangs on it.
-                Kind::AuthorizationPolicy | Kind::PeerAuthentication | Kind::RequestAuthentication => {}
+                Kind::AuthorizationPolicy
+                | Kind::PeerAuthentication
+                | Kind::RequestAuthentication
+                | Kind::RateLimit => {}
                 // Nothing that node proxies hear of.
                 Kind::HTTPRoute | Kind::GRPCRoute | Kind::TCPRoute | Kind::TLSRoute => {}
                 Kind::VirtualService | Kind::DestinationRule | Kind::ReferenceGrant => {}

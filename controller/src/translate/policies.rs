@@ -7,6 +7,7 @@ use fairway_core::source::istio::{AuthorizationPolicy, PeerAuthentication};
 use fairway_core::source::istio_tokens::RequestAuthentication;
 use fairway_core::source::labels::HasLabels;
 use fairway_core::source::objects::matches_labels;
+use fairway_core::source::rate_limit::RateLimit;
 use fairway_core::source::{Kind, Loaded, ObjectKey, Objects, Remembered};
 use fairway_proto::security::Authorization;
 use serde::Serialize;
@@ -15,8 +16,9 @@ use serde_json::Value;
 use super::peer::{self, PeerRule, PeerRules};
 use super::policy::{self, Attachment, Outcome};
 use super::{Fault, Problem, Settings, Severity};
-use crate::l7::{authz, tokens as request_tokens};
+use crate::l7::{authz, rates as rates_of, tokens as request_tokens};
 
+mod rates;
 mod tokens;
 
 const KEPT: &str = "the version before it stays in force until this is fixed";
@@ -30,6 +32,7 @@ pub struct Accepted {
     authorization: BTreeMap<ObjectKey, Good<AuthorizationPolicy, Outcome>>,
     peer: BTreeMap<ObjectKey, Good<PeerAuthentication, PeerRule>>,
     tokens: BTreeMap<ObjectKey, Good<RequestAuthentication, Option<request_tokens::Policy>>>,
+    rates: BTreeMap<ObjectKey, Good<RateLimit, rates_of::Policy>>,
     refused: BTreeMap<ObjectKey, Arc<Value>>,
 }
 
@@ -59,13 +62,16 @@ impl Accepted {
         let mut files = loaded.files(Kind::AuthorizationPolicy);
         files.extend(loaded.files(Kind::PeerAuthentication));
         files.extend(loaded.files(Kind::RequestAuthentication));
+        files.extend(loaded.files(Kind::RateLimit));
         let authorization = self.authorization.iter().map(|(key, good)| (key, written(&good.object)));
         let peer = self.peer.iter().map(|(key, good)| (key, written(&good.object)));
         let tokens = self.tokens.iter().map(|(key, good)| (key, written(&good.object)));
+        let rates = self.rates.iter().map(|(key, good)| (key, written(&good.object)));
         let refused = self.refused.iter().map(|(key, written)| (key, written.as_ref().clone()));
         authorization
             .chain(peer)
             .chain(tokens)
+            .chain(rates)
             .chain(refused)
             .filter_map(|(key, object)| Some(Remembered { file: (*files.get(key)?).to_owned(), object }))
             .collect()
@@ -90,6 +96,8 @@ pub struct Policies {
     pub attached: Vec<(ObjectKey, Arc<authz::Policy>)>,
     /// Whose tokens waypoints believe.
     pub tokens: Vec<(ObjectKey, Arc<request_tokens::Policy>)>,
+    /// How many requests pass at waypoints.
+    pub rates: Vec<(ObjectKey, Arc<rates_of::Policy>)>,
     /// For the next translation.
     pub accepted: Accepted,
     /// What a user should know.
@@ -187,6 +195,7 @@ pub fn translate(
     authorization_policies(&mut policies, objects, rejected, settings, previous);
     peer_authentications(&mut policies, objects, rejected, settings, previous);
     tokens::translate(&mut policies, objects, rejected, &settings.root_namespace, previous);
+    rates::translate(&mut policies, objects, rejected, &settings.root_namespace, previous);
     let converted = policies.peers.authorizations();
     policies.authorizations.extend(converted);
     policies

@@ -20,7 +20,7 @@ struct Edit {
 }
 
 const NAMESPACES: [&str; 3] = ["a", "b", "fairway-system"];
-const KINDS: [Kind; 19] = [
+const KINDS: [Kind; 20] = [
     Kind::Pod,
     Kind::EndpointSlice,
     Kind::Service,
@@ -39,6 +39,7 @@ const KINDS: [Kind; 19] = [
     Kind::DestinationRule,
     Kind::RequestAuthentication,
     Kind::ReferenceGrant,
+    Kind::RateLimit,
     // Twice as often: what changes most.
     Kind::Pod,
 ];
@@ -233,6 +234,13 @@ fn tokens(bits: &mut Bits) -> Value {
     json!({"spec": {"targetRefs": targets, "jwtRules": [{"issuer": issuer, "jwksUri": "https://i.example/keys"}]}})
 }
 
+fn rate_limit(bits: &mut Bits) -> Value {
+    let service = json!([{"group": "", "kind": "Service", "name": format!("o{}", bits.next(2))}]);
+    let route = json!([{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "o0"}]);
+    let targets = bits.pick(&[service, route]);
+    json!({"spec": {"targetRefs": targets, "limits": [{"requests": bits.next(2), "period": "1s"}]}})
+}
+
 fn apply(objects: &mut Objects, change: &Edit) {
     let kind = KINDS[change.kind];
     let namespace = NAMESPACES[change.namespace];
@@ -261,6 +269,7 @@ fn apply(objects: &mut Objects, change: &Edit) {
         Kind::VirtualService => edit(&mut objects.virtual_services, key, bits.map(virtual_service)),
         Kind::DestinationRule => edit(&mut objects.destination_rules, key, bits.map(destination_rule)),
         Kind::RequestAuthentication => edit(&mut objects.request_authentications, key, bits.map(tokens)),
+        Kind::RateLimit => edit(&mut objects.rate_limits, key, bits.map(rate_limit)),
         Kind::ReferenceGrant => edit(&mut objects.reference_grants, key, bits.map(grant)),
         Kind::WorkloadEntry => {
             let entry = |bits: &mut Bits| json!({"metadata": {"labels": labels(bits)}, "spec": {"address": address(bits), "serviceAccount": "o0"}});

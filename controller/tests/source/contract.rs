@@ -189,6 +189,12 @@ fn one_of_each() -> Vec<Value> {
         object("networking.istio.io/v1", "DestinationRule", "web", json!({"spec": {"host": "web"}})),
         object("networking.k8s.io/v1", "NetworkPolicy", "web", json!({"spec": {"podSelector": {}}})),
         object("gateway.networking.k8s.io/v1", "ReferenceGrant", "web", json!({"spec": {"from": [], "to": []}})),
+        object(
+            "fairway.dev/v1alpha1",
+            "RateLimit",
+            "web",
+            json!({"spec": {"limits": [{"requests": 1, "period": "1s"}]}}),
+        ),
         object("telemetry.istio.io/v1", "Telemetry", "mesh", json!({"spec": {"tracing": []}})),
     ]
 }

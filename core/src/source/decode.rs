@@ -177,6 +177,7 @@ pub(super) fn typed(kind: Kind, value: &Value) -> Result<Typed, (FieldPath, Stri
         Kind::Telemetry => Typed::Telemetry(read(value)?),
         Kind::ReferenceGrant => Typed::ReferenceGrant(read(value)?),
         Kind::NetworkPolicy => Typed::NetworkPolicy(read(value)?),
+        Kind::RateLimit => Typed::RateLimit(read(value)?),
     })
 }
 

@@ -51,11 +51,13 @@ pub enum Kind {
     ReferenceGrant,
     /// `networking.k8s.io/v1`.
     NetworkPolicy,
+    /// `fairway.dev/v1alpha1`.
+    RateLimit,
 }
 
 impl Kind {
     /// Every kind, in the order they are listed to people.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Namespace,
         Self::Node,
         Self::Pod,
@@ -78,6 +80,7 @@ impl Kind {
         Self::Telemetry,
         Self::ReferenceGrant,
         Self::NetworkPolicy,
+        Self::RateLimit,
     ];
 
     /// The `kind` field of such an object.
@@ -106,6 +109,7 @@ impl Kind {
             Self::Telemetry => "Telemetry",
             Self::ReferenceGrant => "ReferenceGrant",
             Self::NetworkPolicy => "NetworkPolicy",
+            Self::RateLimit => "RateLimit",
         }
     }
 
@@ -135,6 +139,7 @@ impl Kind {
             Self::Telemetry => "telemetries",
             Self::ReferenceGrant => "referencegrants",
             Self::NetworkPolicy => "networkpolicies",
+            Self::RateLimit => "ratelimits",
         }
     }
 
@@ -157,6 +162,7 @@ impl Kind {
                 "networking.istio.io"
             }
             Self::Telemetry => "telemetry.istio.io",
+            Self::RateLimit => "fairway.dev",
         }
     }
 
@@ -182,6 +188,7 @@ impl Kind {
             Self::TLSRoute => &["v1", "v1alpha3", "v1alpha2"],
             Self::BackendTLSPolicy => &["v1", "v1alpha3"],
             Self::Telemetry => &["v1", "v1alpha1"],
+            Self::RateLimit => &["v1alpha1"],
         }
     }
 
@@ -198,10 +205,13 @@ impl Kind {
         !matches!(self, Self::Namespace | Self::Node)
     }
 
-    /// Whether objects of this kind restrict who may talk to whom.
+    /// Whether objects of this kind restrict who may talk to whom, or how much.
     #[must_use]
     pub fn is_policy(self) -> bool {
-        matches!(self, Self::AuthorizationPolicy | Self::PeerAuthentication | Self::RequestAuthentication)
+        matches!(
+            self,
+            Self::AuthorizationPolicy | Self::PeerAuthentication | Self::RequestAuthentication | Self::RateLimit
+        )
     }
 
     /// Whether objects of this kind say which requests go where.

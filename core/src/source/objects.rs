@@ -17,6 +17,7 @@ use super::istio_network::{ServiceEntry, WorkloadEntry};
 use super::istio_tokens::RequestAuthentication;
 use super::istio_traffic::VirtualService;
 use super::labels::HasLabels;
+use super::rate_limit::RateLimit;
 use super::reference_grant::ReferenceGrant;
 use super::route::{GrpcRoute as GRPCRoute, HttpRoute as HTTPRoute, StreamRoute as TCPRoute, StreamRoute as TLSRoute};
 use super::unserved::{Unserved as BackendTLSPolicy, Unserved as Telemetry};
@@ -165,6 +166,8 @@ objects! {
     reference_grants: ReferenceGrant,
     /// What the network lets through.
     network_policies: NetworkPolicy,
+    /// How many requests pass.
+    rate_limits: RateLimit,
 }
 
 impl Objects {

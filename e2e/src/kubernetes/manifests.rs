@@ -13,13 +13,14 @@ use crate::addresses::UNDERLAY_V4;
 use crate::error::{Doing, Result};
 
 /// What is installed, in this order: kinds, then the namespace, then who may do what.
-const FILES: [&str; 12] = [
+const FILES: [&str; 13] = [
     include_str!("../../../manifests/crds/authorizationpolicies.yaml"),
     include_str!("../../../manifests/crds/peerauthentications.yaml"),
     include_str!("../../../manifests/crds/serviceentries.yaml"),
     include_str!("../../../manifests/crds/workloadentries.yaml"),
     include_str!("../../../manifests/crds/virtualservices.yaml"),
     include_str!("../../../manifests/crds/requestauthentications.yaml"),
+    include_str!("../../../manifests/crds/ratelimits.yaml"),
     include_str!("../../../manifests/crds/destinationrules.yaml"),
     include_str!("../../../manifests/crds/telemetries.yaml"),
     include_str!("../../../manifests/rbac/namespace.yaml"),

@@ -11,11 +11,13 @@ use fairway_proto::envoy::http_connection_manager::http_filter::ConfigType;
 use fairway_proto::envoy::http_connection_manager::{HttpConnectionManager, HttpFilter};
 use fairway_proto::envoy::jwt_authn::JwtAuthentication;
 use fairway_proto::envoy::listener::{Filter, FilterChain, Listener as Message, filter};
+use fairway_proto::envoy::local_ratelimit::LocalRateLimit;
 use fairway_proto::envoy::{fault, http_rbac, network_rbac};
 use prost_types::Any;
 
 use super::opaque::{by_name, names, reads_names, tcp_proxy};
 use super::policy::Rules;
+use super::rates::Rates;
 use super::tokens::Tokens;
 use super::wrong::{Within, Wrong, all};
 use super::{Http, Listener, fields};
@@ -27,6 +29,7 @@ const NETWORK_RBAC: &str = "type.googleapis.com/envoy.extensions.filters.network
 const HTTP_RBAC: &str = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC";
 const JWT_AUTHENTICATION: &str = "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication";
 const CORS: &str = "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors";
+const LOCAL_RATE_LIMIT: &str = "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit";
 const FAULT: &str = "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault";
 const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
 
@@ -116,25 +119,31 @@ fn manager(config: &Any) -> Result<Listener, Wrong> {
     if !is_router {
         return Err(Wrong::new(format!("http_filters[{}]", filters.len()), "the last filter must be the router"));
     }
-    let (mut tokens, mut policies, mut reached) = (None, Vec::new(), 0);
+    let (mut tokens, mut rates, mut policies, mut reached) = (None, None, Vec::new(), 0);
     for (index, filter) in all("http_filters", filters, request_filter)?.into_iter().enumerate() {
         // What requests are asked is always in one order.
-        if filter.place() < reached || (tokens.is_some() && matches!(filter, RequestFilter::Tokens(_))) {
+        let is_second = match filter {
+            RequestFilter::Tokens(_) => tokens.is_some(),
+            RequestFilter::Rates(_) => rates.is_some(),
+            _ => false,
+        };
+        if filter.place() < reached || is_second {
             return Err(Wrong::new(
                 format!("http_filters[{index}]"),
-                "is out of order, which is jwt_authn, rbac, cors, fault, router",
+                "is out of order, which is jwt_authn, rbac, cors, local_ratelimit, fault, router",
             ));
         }
         reached = filter.place();
         match filter {
             RequestFilter::Tokens(read) => tokens = Some(Arc::new(read)),
             RequestFilter::Policies(rules) => policies.push(rules),
+            RequestFilter::Rates(read) => rates = Some(read),
             RequestFilter::Cors | RequestFilter::Fault => {}
         }
     }
     let upgrades = all("upgrade_configs", &message.upgrade_configs, upgrade)?;
     let (routes, merge_slashes) = (rds.route_config_name.clone(), message.merge_slashes);
-    Ok(Listener::Http(Box::new(Http { tokens, policies, routes, merge_slashes, upgrades })))
+    Ok(Listener::Http(Box::new(Http { tokens, policies, routes, merge_slashes, rates, upgrades })))
 }
 
 /// A protocol that connections may go on as (RFC 9110 §7.8), in lower case.
@@ -154,6 +163,8 @@ enum RequestFilter {
     Policies(Rules),
     /// Routes say what of it.
     Cors,
+    /// Routes say what requests are counted by.
+    Rates(Rates),
     /// See `Cors`.
     Fault,
 }
@@ -164,7 +175,8 @@ impl RequestFilter {
             Self::Tokens(_) => 0,
             Self::Policies(_) => 1,
             Self::Cors => 2,
-            Self::Fault => 3,
+            Self::Rates(_) => 3,
+            Self::Fault => 4,
         }
     }
 }
@@ -181,6 +193,10 @@ fn request_filter(filter: &HttpFilter) -> Result<RequestFilter, Wrong> {
             Ok(RequestFilter::Policies(Rules::of(message.rules.as_ref()).within("rules")?))
         }
         CORS => Ok(RequestFilter::Cors),
+        LOCAL_RATE_LIMIT => {
+            let message: LocalRateLimit = decode(&config.value)?;
+            Ok(RequestFilter::Rates(Rates::of(&message).within("typed_config")?))
+        }
         FAULT if decode::<fault::HttpFault>(&config.value)? == fault::HttpFault::default() => Ok(RequestFilter::Fault),
         FAULT => Err(Wrong::new("typed_config", "must be empty: routes say what goes wrong")),
         _ => Err(unsupported(config)),

@@ -28,10 +28,11 @@ use http::header::{HeaderName, HeaderValue};
 use prost::Message;
 
 use super::per_route::per_route;
+use super::rates::counting;
 use super::text::{Text, pattern, whole};
 use super::wrong::{Within, Wrong, all};
 use super::{
-    Action, Backend, Edits, Forward, HashBy, Header, HeaderMatch, MILLION, Manner, Match, Mirror, PathMatch,
+    Action, Backend, Edits, Forward, HashBy, Header, HeaderMatch, Host, MILLION, Manner, Match, Mirror, PathMatch,
     PathRewrite, Put, Redirect, RedirectPath, Retry, Route, Table, Weighted, duration, fields, per_million,
 };
 
@@ -61,7 +62,8 @@ pub fn table(bytes: &[u8]) -> Result<Table, Wrong> {
             }
         }
         let domains = host.domains.iter().map(|domain| domain.to_ascii_lowercase()).collect();
-        Ok((domains, all("routes", &host.routes, route)?))
+        let counted = all("rate_limits", &host.rate_limits, counting)?;
+        Ok(Host { domains, routes: all("routes", &host.routes, route)?, counted })
     };
     Ok(Table { hosts: all("virtual_hosts", &message.virtual_hosts, host)? })
 }
@@ -217,6 +219,7 @@ fn forward(message: &RouteAction) -> Result<Forward, Wrong> {
         retry: message.retry_policy.as_ref().map(retry).transpose().within("retry_policy")?,
         mirrors: all("request_mirror_policies", &message.request_mirror_policies, mirror)?,
         hash: hash(&message.hash_policy)?,
+        counted: all("rate_limits", &message.rate_limits, counting)?,
     })
 }
 

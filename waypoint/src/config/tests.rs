@@ -31,10 +31,10 @@ fn read(change: impl FnOnce(&mut RouteMessage, &mut RouteAction)) -> Result<Rout
     let mut route = RouteMessage { r#match: Some(matching), ..Default::default() };
     change(&mut route, &mut action);
     route.action.get_or_insert(ActionMessage::Route(action));
-    let host = VirtualHost { name: "h".into(), domains: vec!["*".into()], routes: vec![route] };
+    let host = VirtualHost { name: "h".into(), domains: vec!["*".into()], routes: vec![route], ..Default::default() };
     let message = RouteConfiguration { name: "t".into(), virtual_hosts: vec![host] };
     let mut table = table(&message.encode_to_vec()).map_err(|wrong| wrong.to_string())?;
-    Ok(table.hosts.remove(0).1.remove(0))
+    Ok(table.hosts.remove(0).routes.remove(0))
 }
 
 fn forward(change: impl FnOnce(&mut RouteAction)) -> Forward {

@@ -87,6 +87,7 @@ fn attach_one(
                     let rule = Arc::new(rule);
                     let named = matches.into_iter().map(|(place, matching)| Entry {
                         name: format!("{namespace}/{}/{index}/{place}", key.name),
+                        route: key.clone(),
                         matching,
                         rule: Arc::clone(&rule),
                     });

@@ -26,8 +26,9 @@ use prost_types::Any;
 use super::super::Client;
 use super::super::authz::{Layer, Policy};
 use super::super::model::{Entry, Stream, Target};
+use super::super::rates;
 use super::super::tokens::{self, KeySets};
-use super::{INVALID_BACKEND, ads, any, duration, per_route, rbac};
+use super::{INVALID_BACKEND, ads, any, duration, per_route, rates as render_rates, rbac};
 
 /// The listener for what is not for a service.
 pub const WORKLOADS: &str = "workloads";
@@ -53,11 +54,13 @@ pub struct Before<'a> {
     pub tokens: &'a [&'a tokens::Policy],
     /// The keys that had to be fetched for that.
     pub keys: &'a KeySets,
+    /// How many pass, of those of any route.
+    pub rates: &'a [&'a rates::Policy],
 }
 
 /// What a client dials: the routes of the same name, of which these are all.
 pub fn dialled<'a>(name: &str, routes: impl Iterator<Item = &'a Entry>, client: &Client) -> Listener {
-    let filters = per_route::filters(routes, client.is_grpc);
+    let filters = per_route::filters(routes, None, client.is_grpc);
     let api_listener = ApiListener { api_listener: Some(any(MANAGER, &manager(name, filters))) };
     Listener { name: name.to_owned(), api_listener: Some(api_listener), ..Listener::default() }
 }
@@ -76,7 +79,8 @@ pub fn http<'a>(
         let config = any(HTTP_RBAC, &http_rbac::Rbac { rules: Some(rules) });
         http_filter(&format!("envoy.filters.http.rbac/{kind}"), config)
     });
-    let filters = tokens.into_iter().chain(policies).chain(per_route::filters(routes, false));
+    let rates = render_rates::filter(name, before.rates);
+    let filters = tokens.into_iter().chain(policies).chain(per_route::filters(routes, rates, false));
     // What policies and routes are compared with is what the endpoint will understand.
     let manager = HttpConnectionManager {
         normalize_path: Some(true),

@@ -20,8 +20,13 @@ const CORS_POLICY: &str = "type.googleapis.com/envoy.extensions.filters.http.cor
 const FAULT: &str = "envoy.filters.http.fault";
 const HTTP_FAULT: &str = "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault";
 
-/// The filters that these routes need, in their order; clients of gRPC know no CORS.
-pub(super) fn filters<'a>(entries: impl Iterator<Item = &'a Entry>, is_grpc: bool) -> Vec<HttpFilter> {
+/// The filters that these routes need, in their order, with `rates` in its place: browsers may read that there were too many
+/// requests. Clients of gRPC know no CORS.
+pub(super) fn filters<'a>(
+    entries: impl Iterator<Item = &'a Entry>,
+    rates: Option<HttpFilter>,
+    is_grpc: bool,
+) -> Vec<HttpFilter> {
     let (mut has_cors, mut has_fault) = (false, false);
     for entry in entries {
         has_cors |= entry.rule.cors.is_some() && !is_grpc;
@@ -29,7 +34,7 @@ pub(super) fn filters<'a>(entries: impl Iterator<Item = &'a Entry>, is_grpc: boo
     }
     let cors = has_cors.then(|| http_filter(CORS, any(CORS_FILTER, &CorsFilter {})));
     let fault = has_fault.then(|| http_filter(FAULT, any(HTTP_FAULT, &HttpFault::default())));
-    cors.into_iter().chain(fault).collect()
+    cors.into_iter().chain(rates).chain(fault).collect()
 }
 
 /// What one route tells those filters.

@@ -33,6 +33,9 @@ use super::super::Client;
 use super::super::model::{
     Action, Attached, Backend, Compare, Edits, Entry, Forward, Match, NewPath, Path, Redirect, Retry, Target, Text,
 };
+use super::super::rates;
+use super::super::waypoints::Plan;
+use super::rates::counted;
 use super::{INVALID_BACKEND, any, duration, per_route};
 
 const PREVIOUS_HOSTS: &str = "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate";
@@ -68,19 +71,42 @@ pub fn configuration(target: &Target, entries: Option<&[Entry]>, client: &Client
 /// The routes that a waypoint follows before one port of a service: first those of consumers, each for the clients of its
 /// namespace and with nothing left for others to answer.
 #[must_use]
-pub fn at_waypoint(target: &Target, attached: Option<&Attached>, client: &Client) -> RouteConfiguration {
+pub fn at_waypoint(
+    target: &Target,
+    attached: Option<&Attached>,
+    client: &Client,
+    of_all: &[&rates::Policy],
+    plan: &Plan,
+) -> RouteConfiguration {
+    let routes = |entry: &Entry, target: &Target, client: &Client| {
+        let own: Vec<_> = plan.rates_of(&entry.route).into_iter().filter(|policy| !of_all.contains(policy)).collect();
+        let mut routes = routes(entry, target, client);
+        for route in &mut routes {
+            if let Some(RouteActionKind::Route(action)) = &mut route.action {
+                action.rate_limits = counted(own.iter().copied());
+            }
+        }
+        routes
+    };
     let of_consumers = attached.iter().flat_map(|attached| &attached.consumers).flat_map(|(namespace, entries)| {
         let routes = entries.iter().flat_map(|entry| routes(entry, target, client));
         routes.chain([nothing(namespace)]).map(|route| of_peers(namespace, route))
     });
-    let mut routes: Vec<Route> = of_consumers.collect();
-    routes.extend(all(target, attached.and_then(|attached| attached.producer.as_deref()), client));
-    named(target, routes)
+    let mut all: Vec<Route> = of_consumers.collect();
+    match attached.and_then(|attached| attached.producer.as_deref()) {
+        Some(entries) => all.extend(entries.iter().flat_map(|entry| routes(entry, target, client))),
+        None => all.push(own(target)),
+    }
+    let mut configuration = named(target, all);
+    for host in &mut configuration.virtual_hosts {
+        host.rate_limits = counted(of_all.iter().copied());
+    }
+    configuration
 }
 
 fn named(target: &Target, routes: Vec<Route>) -> RouteConfiguration {
     let name = target.to_string();
-    let host = VirtualHost { name: name.clone(), domains: vec!["*".to_owned()], routes };
+    let host = VirtualHost { name: name.clone(), domains: vec!["*".to_owned()], routes, ..VirtualHost::default() };
     RouteConfiguration { name, virtual_hosts: vec![host] }
 }
 

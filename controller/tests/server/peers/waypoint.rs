@@ -71,6 +71,15 @@ spec:
   - {issuer: users.example, audiences: [web], jwks: 'KEYS', outputClaimToHeaders: [{header: x-subject, claim: sub}]}
   - {issuer: lost.example, jwksUri: "http://127.0.0.1:1/keys"}
 ---
+apiVersion: fairway.dev/v1alpha1
+kind: RateLimit
+metadata: {name: each, namespace: shop}
+spec:
+  targetRefs: [{group: "", kind: Service, name: free}]
+  limits:
+  - {requests: 2, period: 24h, by: [{type: Header, name: x-user}]}
+  - {requests: 1000000, period: 1s, by: [{type: Client}, {type: Address}]}
+---
 apiVersion: v1
 kind: Service
 metadata: {name: odd, namespace: shop, labels: {istio.io/use-waypoint: client}}
@@ -231,6 +240,12 @@ async fn envoy_stands_before_services_and_enforces_their_policies() {
         assert_eq!(status, expected, "{what}: {body}");
         assert!(body.contains(words), "{what}: {body}");
     }
+    for (user, expected) in [("a", 200), ("a", 200), ("a", 429), ("b", 200), ("b", 200), ("b", 429)] {
+        let headers = format!("x-user: {user}\r\n");
+        let (status, body) = ask(&envoy, "10.96.0.2", 80, "GET /", &headers).await.unwrap();
+        assert_eq!(status, expected, "{user}, counted by itself: {body}");
+    }
+    assert!(matches!(ask(&envoy, "10.96.0.2", 80, "GET /", "").await, Some((200, _))), "no limit is about it");
     assert!(matches!(ask(&envoy, "10.96.0.3", 81, "GET /a", "").await, Some((200, _))));
     assert_eq!(ask(&envoy, "10.96.0.3", 443, "GET /a", "").await, None, "who asks for no name");
     // Who is not looked into is allowed nothing that a request would have to show.

@@ -25,6 +25,7 @@ use super::super::istio_network::{ServiceEntry, WorkloadEntry};
 use super::super::istio_tokens::RequestAuthentication;
 use super::super::istio_traffic::VirtualService;
 use super::super::objects::Typed;
+use super::super::rate_limit::RateLimit;
 use super::super::reference_grant::ReferenceGrant;
 use super::super::route::{
     GrpcRoute as GRPCRoute, HttpRoute as HTTPRoute, StreamRoute as TCPRoute, StreamRoute as TLSRoute,
@@ -299,6 +300,7 @@ fn typed(kind: Kind, text: &str) -> Read<(Typed, Head)> {
         Kind::Telemetry => whole!(Telemetry, strip::nothing),
         Kind::ReferenceGrant => whole!(ReferenceGrant, strip::nothing),
         Kind::NetworkPolicy => whole!(NetworkPolicy, strip::nothing),
+        Kind::RateLimit => whole!(RateLimit, strip::nothing),
     })
 }
 

@@ -50,7 +50,7 @@ fn routes(name: &str, cluster: &str) -> RouteConfiguration {
         RouteAction { cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.into())), ..Default::default() };
     let matching = RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".into())), ..Default::default() };
     let route = Route { r#match: Some(matching), action: Some(Action::Route(action)), ..Default::default() };
-    let host = VirtualHost { name: name.into(), domains: vec!["*".into()], routes: vec![route] };
+    let host = VirtualHost { name: name.into(), domains: vec!["*".into()], routes: vec![route], ..Default::default() };
     RouteConfiguration { name: name.into(), virtual_hosts: vec![host] }
 }
 

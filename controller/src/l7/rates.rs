@@ -1,0 +1,141 @@
+//! How many requests pass at waypoints: what RateLimits come to, in no proxy's language.
+
+use std::time::Duration;
+
+use fairway_core::source::rate_limit::{CountKind, Limit as Written, RateLimit};
+use fairway_core::source::{Kind, ObjectKey};
+
+use super::authz::Place;
+use super::authz::read::place;
+use super::rules::text;
+use crate::translate::Fault;
+
+/// Targets of one object, and limits of one object, as the CRD says.
+const MAXIMUM: usize = 16;
+/// The longest period: a proxy that restarts forgets.
+const LONGEST_PERIOD: Duration = Duration::from_secs(24 * 3600);
+
+/// A RateLimit that is attached to something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// The object.
+    pub object: ObjectKey,
+    /// What it is attached to.
+    pub places: Vec<Place>,
+    /// All of these must let a request pass.
+    pub limits: Vec<Limit>,
+}
+
+/// So many requests in so much time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// Namespace and name of the object, and its place there.
+    pub name: String,
+    /// How many.
+    pub requests: u32,
+    /// In so many whole seconds.
+    pub period: Duration,
+    /// How many at once.
+    pub burst: u32,
+    /// What is counted by itself.
+    pub by: Vec<By>,
+}
+
+/// What tells requests apart that are counted by themselves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum By {
+    /// Whom the client has proved to be.
+    Client,
+    /// Where the client is.
+    Address,
+    /// A header, name in lower case; requests without it are not counted.
+    Header(String),
+}
+
+/// What an object comes to.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub(crate) fn read(object: &RateLimit, root: &str) -> Result<Policy, Vec<Fault>> {
+    let (spec, metadata) = (&object.spec, &object.metadata);
+    let namespace = metadata.namespace.as_deref().unwrap_or_default();
+    let name = metadata.name.as_deref().unwrap_or_default();
+    let mut faults = Vec::new();
+    let mut fault = |field: String, message: String| faults.push(Fault { field, message });
+    for (field, count) in [("targetRefs", spec.target_refs.len()), ("limits", spec.limits.len())] {
+        if !(1..=MAXIMUM).contains(&count) {
+            fault(format!("spec.{field}"), format!("has {count} entries; 1 to {MAXIMUM} are allowed"));
+        }
+    }
+    let mut places = Vec::new();
+    for (index, target) in spec.target_refs.iter().enumerate() {
+        let route = match (target.group.as_str(), target.kind.as_str()) {
+            ("gateway.networking.k8s.io", "HTTPRoute") => Some(Kind::HTTPRoute),
+            ("gateway.networking.k8s.io", "GRPCRoute") => Some(Kind::GRPCRoute),
+            ("networking.istio.io", "VirtualService") => Some(Kind::VirtualService),
+            _ => None,
+        };
+        let is_here = target.namespace.as_deref().is_none_or(|it| it.is_empty() || it == namespace);
+        let found = match route {
+            Some(kind) if is_here && !target.name.is_empty() => {
+                Ok(Place::Object(ObjectKey::new(kind, namespace, &target.name)))
+            }
+            // The rest is the same for routes.
+            _ => place(target, namespace, root),
+        };
+        match found {
+            Ok(found) => places.push(found),
+            Err(message) => fault(format!("spec.targetRefs[{index}]"), message),
+        }
+    }
+    let mut limits = Vec::new();
+    for (index, written) in spec.limits.iter().enumerate() {
+        match limit(&format!("{namespace}/{name}/{index}"), &format!("spec.limits[{index}]"), written) {
+            Ok(limit) => limits.push(limit),
+            Err((field, message)) => fault(field, message),
+        }
+    }
+    let object = ObjectKey::new(Kind::RateLimit, namespace, name);
+    if faults.is_empty() { Ok(Policy { object, places, limits }) } else { Err(faults) }
+}
+
+fn limit(name: &str, at: &str, written: &Written) -> Result<Limit, (String, String)> {
+    let whole = |period: &Duration| period.subsec_nanos() == 0 && !period.is_zero() && *period <= LONGEST_PERIOD;
+    let period = text::duration(&written.period).filter(whole).ok_or_else(|| {
+        let message = format!("{:?} is no time of whole seconds up to a day; write for example 1m", written.period);
+        (format!("{at}.period"), message)
+    })?;
+    let (requests, burst) = (written.requests, written.burst.unwrap_or(written.requests));
+    for (field, number) in [("requests", requests), ("burst", burst)] {
+        if number == 0 {
+            return Err((format!("{at}.{field}"), "must be 1 at least".to_owned()));
+        }
+    }
+    let mut by = Vec::new();
+    for (index, written) in written.by.iter().enumerate() {
+        let at = format!("{at}.by[{index}]");
+        let kind = match written.r#type {
+            CountKind::Header if text::is_header_name(&written.name) => By::Header(written.name.to_ascii_lowercase()),
+            CountKind::Header => {
+                return Err((format!("{at}.name"), format!("{:?} is no name of a header", written.name)));
+            }
+            _ if !written.name.is_empty() => {
+                return Err((format!("{at}.name"), "is for headers alone".to_owned()));
+            }
+            CountKind::Client => By::Client,
+            CountKind::Address => By::Address,
+        };
+        // A header that other proxies write says who the client is, and not what the client says.
+        if kind == By::Header(CLIENT_HEADER.to_owned()) {
+            return Err((format!("{at}.name"), "says who the client is; write type: Client".to_owned()));
+        }
+        if by.contains(&kind) {
+            return Err((at, "is there twice".to_owned()));
+        }
+        by.push(kind);
+    }
+    Ok(Limit { name: name.to_owned(), requests, period, burst, by })
+}
+
+/// By which proxies know who the client is.
+pub(super) const CLIENT_HEADER: &str = "x-forwarded-client-cert";
