@@ -4,7 +4,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message;
 
 /// Every file of the contract; imports are found next to them.
-const FILES: [&str; 35] = [
+const FILES: [&str; 38] = [
     "workload.proto",
     "authorization.proto",
     "ca.proto",
@@ -40,6 +40,9 @@ const FILES: [&str; 35] = [
     "envoy/token_bucket.proto",
     "envoy/rate_limit_descriptor.proto",
     "envoy/local_ratelimit.proto",
+    "envoy/http_status.proto",
+    "envoy/ext_authz.proto",
+    "envoy/external_auth.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

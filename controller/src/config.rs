@@ -6,13 +6,15 @@ pub mod webhook;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use fairway_core::ident::TrustDomain;
 
 use crate::ca::authorize::Rules;
 use crate::keys::Reach;
+use crate::l7::authorizers::{self, Authorizers};
 use crate::lifecycle::render::WaypointSettings;
 use crate::translate::Settings;
 use authority::{AuthorityArgs, AuthorityConfig};
@@ -101,6 +103,10 @@ pub struct Args {
     /// Hosts from which keys of tokens may be fetched: names, *.NAME, * for all that are not this machine or its link, or none.
     #[arg(long, value_name = "HOSTS", default_value = "*", env = "FAIRWAY_JWKS_HOSTS")]
     pub jwks_hosts: Reach,
+    /// File with Istio's mesh configuration, of which extensionProviders are read at start: who AuthorizationPolicies with
+    /// action CUSTOM may ask.
+    #[arg(long, value_name = "FILE", env = "FAIRWAY_MESH_CONFIG")]
+    pub mesh_config: Option<PathBuf>,
     /// About the certificate authority.
     #[command(flatten)]
     pub authority: AuthorityArgs,
@@ -203,6 +209,9 @@ pub struct Config {
 /// Why settings are refused.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
+    /// The mesh configuration.
+    #[error("--mesh-config {0}: {1}")]
+    Mesh(PathBuf, String),
     /// Bad trust domain.
     #[error("--trust-domain {0:?}: {1}")]
     TrustDomain(String, fairway_core::ident::IdentityError),
@@ -224,6 +233,14 @@ pub enum ConfigError {
     /// Something is empty.
     #[error("--{0} must not be empty")]
     Empty(&'static str),
+}
+
+/// Who may be asked by policies, as the mesh configuration says.
+fn authorizers(file: Option<&Path>) -> Result<Arc<Authorizers>, ConfigError> {
+    let Some(file) = file else { return Ok(Arc::default()) };
+    let wrong = |problem: String| ConfigError::Mesh(file.to_owned(), problem);
+    let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
+    authorizers::read(&text).map(Arc::new).map_err(|error| wrong(error.to_string()))
 }
 
 impl TryFrom<Args> for Config {
@@ -302,6 +319,7 @@ impl TryFrom<Args> for Config {
                 trust_domain: args.trust_domain,
                 root_namespace: args.root_namespace,
                 network: args.network,
+                authorizers: authorizers(args.mesh_config.as_deref())?,
                 lenient_waypoints: args.missing_waypoint == MissingWaypoint::Bypass,
                 private_entries: args.entries_reach == EntriesReach::Namespace,
             },

@@ -4,6 +4,7 @@
 //! writes that, and the services, down for the client that asks, in Envoy's ([`render`]). All of it is pure.
 
 pub mod attach;
+pub mod authorizers;
 pub mod authz;
 pub(crate) mod catalog;
 pub mod client;

@@ -34,6 +34,7 @@ pub mod waypoint;
 pub mod workload;
 
 use crate::l7::attach::attach;
+use crate::l7::authorizers::Authorizers;
 use crate::l7::destinations::{self, Destinations};
 use crate::l7::model::Routes;
 use crate::l7::waypoints::{Attachments, Bound, Plan};
@@ -59,6 +60,8 @@ pub struct Settings {
     pub root_namespace: String,
     /// Network of workloads that name none.
     pub network: String,
+    /// Who may be asked by policies.
+    pub authorizers: Arc<Authorizers>,
     /// Traffic goes without a waypoint that is missing or not ready, instead of being refused.
     pub lenient_waypoints: bool,
     /// ServiceEntries and WorkloadEntries outside the root namespace mean nothing to clients of other namespaces.
@@ -81,6 +84,7 @@ impl Default for Settings {
             trust_domain: "cluster.local".to_owned(),
             root_namespace: "fairway-system".to_owned(),
             network: String::new(),
+            authorizers: Arc::default(),
             lenient_waypoints: false,
             private_entries: false,
         }
@@ -318,6 +322,7 @@ pub fn translate(
             policies: policies.attached.clone(),
             tokens: policies.tokens.clone(),
             rates: policies.rates.clone(),
+            authorizers: Arc::clone(&settings.authorizers),
         };
         plan = Arc::new(Plan::new(objects, &waypoints, bound.collect(), of_policies, &mut faults));
         destinations = Arc::new(destinations::read::read(objects, settings));

@@ -8,6 +8,7 @@ use std::fs;
 use std::sync::Arc;
 
 use fairway_controller::dump;
+use fairway_controller::l7::authorizers;
 use fairway_controller::state::Published;
 use fairway_controller::translate::{Problem, Settings, Severity};
 use fairway_core::source::directory::load;
@@ -34,7 +35,10 @@ fn problem(problem: &Problem) -> Value {
 /// The outcome after all states.
 fn outcome(input: &str) -> String {
     let root = tempfile::tempdir().unwrap();
-    let settings = Settings::default();
+    // Lines `# mesh: ` are the mesh configuration.
+    let mesh: Vec<&str> = input.lines().filter_map(|line| line.strip_prefix("# mesh: ")).collect();
+    let authorizers = authorizers::read(&mesh.join("\n")).unwrap();
+    let settings = Settings { authorizers: Arc::new(authorizers), ..Settings::default() };
     let mut published = Published::default();
     let mut loaded = None;
     for state in input.split(THEN) {

@@ -328,6 +328,10 @@ limits! {
 
     /// Values that a waypoint counts requests by at once, over all rate limits, some 100 bytes each; beyond, those that come anew share one bucket for each limit. More than the clients of most services.
     RATE_LIMIT_BUCKETS, "rate_limit_buckets", Count, 65_536, 1..=10_000_000, Some("RATE_LIMIT_BUCKETS");
+    /// Bytes of a request's body that an authorizer is shown at most, whatever its provider asks for; they are held in memory until it has answered.
+    AUTHORIZER_BODY, "authorizer_body", Bytes, MIB, 0..=64 * MIB, Some("AUTHORIZER_BODY");
+    /// Bytes of an authorizer's answer; a page that says why, or where to log in, fits.
+    AUTHORIZER_ANSWER, "authorizer_answer", Bytes, 64 * KIB, KIB..=16 * MIB, Some("AUTHORIZER_ANSWER");
     /// Admin requests are small; anything larger is a mistake.
     ADMIN_REQUEST, "admin_request", Bytes, 64 * KIB, KIB..=MIB, Some("ADMIN_REQUEST");
     /// Admin connections at once; dumps of a large mesh cost memory.

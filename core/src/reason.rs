@@ -118,6 +118,12 @@ reasons! {
     /// The token of a request is meant for somebody else.
     TokenAudience = "token_audience", Deny, 401,
         "Ask the issuer for a token of this audience, or add the token's aud to the audiences of the RequestAuthentication.";
+    /// The authorizer that a policy asks has refused the request.
+    AuthorizerRefused = "authorizer_refused", Deny, 401,
+        "Ask the authorizer's own log why; the AuthorizationPolicy with action CUSTOM says which requests it is asked about.";
+    /// The authorizer that a policy asks did not answer, so the request is refused rather than let through.
+    AuthorizerFailed = "authorizer_failed", Deny, 401,
+        "See whether the provider's service in the mesh configuration has ready pods and answers in time; the log says what failed.";
     /// The connection came around the waypoint that it should have come through.
     WaypointBypassed = "waypoint_bypassed", Deny, 401,
         "See whether the client's node proxy is in sync with the controller: it sends to the waypoint by itself. Where gateways or others must come directly, set FAIRWAY_WAYPOINT_BYPASS=true on the node proxy.";

@@ -31,7 +31,7 @@ pub mod envoy {
         filters::{
             common::fault::v3 as fault_delay,
             http::{
-                cors::v3 as cors, fault::v3 as fault, jwt_authn::v3 as jwt_authn,
+                cors::v3 as cors, ext_authz::v3 as ext_authz, fault::v3 as fault, jwt_authn::v3 as jwt_authn,
                 local_ratelimit::v3 as local_ratelimit, rbac::v3 as http_rbac, router::v3 as router,
             },
             listener::tls_inspector::v3 as tls_inspector,
@@ -51,7 +51,10 @@ pub mod envoy {
 }
 
 pub use packages::{
-    envoy::{config::core::v3 as envoy_core, service::discovery::v3 as discovery, service::status::v3 as status},
+    envoy::{
+        config::core::v3 as envoy_core, service::auth::v3 as external_auth, service::discovery::v3 as discovery,
+        service::status::v3 as status,
+    },
     google::rpc as rpc_status,
     istio::{security, v1::auth as ca, workload, workload::zds},
 };

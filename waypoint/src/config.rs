@@ -15,6 +15,7 @@ use http::header::{HeaderName, HeaderValue};
 use regex::Regex;
 use tokio::sync::watch;
 
+pub use authorizer::{Authorizer, Custom, Shown, Speech};
 pub use cluster::{Balancer, Bounds, Cluster, Keepalive, Outliers, Reuse, assignment, cluster};
 pub use listener::listener;
 pub use opaque::{Chain, Opaque, ServerName};
@@ -26,6 +27,7 @@ pub use text::Text;
 pub use tokens::{Issuer, Place, Tokens};
 pub use wrong::Wrong;
 
+mod authorizer;
 mod cluster;
 mod fields;
 mod listener;
@@ -103,6 +105,8 @@ pub enum Listener {
 /// What is done with requests before they are routed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Http {
+    /// Who is asked about which, before anything else is: all must agree.
+    pub custom: Vec<Custom>,
     /// Whose tokens are believed; none where nobody looks for them.
     pub tokens: Option<Arc<Tokens>>,
     /// Who may do what, in order: all must agree.
@@ -115,17 +119,6 @@ pub struct Http {
     pub rates: Option<Rates>,
     /// What connections may go on as, in lower case.
     pub upgrades: Vec<String>,
-}
-
-impl Listener {
-    /// Who may connect where nothing but the name that a TLS client asks for is known; none where nobody may.
-    #[must_use]
-    pub fn policies(&self, server_name: Option<&str>) -> Option<&[Rules]> {
-        match self {
-            Self::Http(http) => Some(&http.policies),
-            Self::Opaque(opaque) => opaque.chain(server_name).map(|chain| &*chain.policies),
-        }
-    }
 }
 
 /// Alternatives with weights.

@@ -1,10 +1,11 @@
 //! Why something was not done: one reason of the closed list, and what exactly went wrong.
 
+use bytes::Bytes;
 use fairway_core::io::hbone::TunnelError;
 use fairway_core::io::socket::DialError;
 use fairway_core::reason::Reason;
 use fairway_core::route::Refusal;
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
 
 use crate::config::Abort;
 use crate::grpc;
@@ -21,13 +22,24 @@ pub struct Failure {
     pub status: Option<StatusCode>,
     /// The same for gRPC's clients.
     pub grpc_status: Option<u32>,
+    /// Where somebody else says what the client is told: that.
+    pub answer: Option<Box<Written>>,
+}
+
+/// What a client is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Bytes,
 }
 
 impl Failure {
     /// For this reason.
     #[must_use]
     pub fn new(reason: Reason, detail: impl ToString) -> Self {
-        Self { reason, detail: detail.to_string(), status: None, grpc_status: None }
+        Self { reason, detail: detail.to_string(), status: None, grpc_status: None, answer: None }
     }
 
     /// The status that tells the client of a request.

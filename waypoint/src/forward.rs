@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use attempts::{Attempts, Reached, Target};
+use bytes::Bytes;
+use fairway_core::limits;
 use fairway_core::reason::Reason;
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Limited};
 use rand::RngExt;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -18,7 +20,7 @@ use crate::failure::Failure;
 use crate::framing;
 use crate::grpc;
 use crate::load::{Busy, UnderWay};
-use crate::replay::Replay;
+use crate::replay::{Received, Replay};
 use crate::stream::Connection;
 use crate::telemetry::Done;
 use crate::upgrade::{self, Asked};
@@ -103,7 +105,7 @@ pub async fn send(
     config: &Config,
     forward: &Forward,
     outgoing: Outgoing,
-    body: Incoming,
+    body: Received,
     upgrade: Option<(Asked, Began)>,
     done: &mut Done,
 ) -> Result<Answered, Failure> {
@@ -138,6 +140,51 @@ pub async fn send(
     (done.endpoint, done.workload) = (Some(reached.endpoint), reached.workload.clone());
     done.identity.clone_from(&reached.identity);
     Ok(Answered { reached, deadline, under_way, request: body, upgrade, edits: backend.response.clone() })
+}
+
+/// An answer that was read to its end.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+    /// Its trailers.
+    pub trailers: HeaderMap,
+}
+
+/// Asks a service something on behalf of the client's request, once, and reads the answer to its end.
+///
+/// # Errors
+/// Why there is no answer, or none that is short enough.
+pub async fn ask(
+    connection: &Arc<Connection>,
+    config: &Config,
+    cluster: &Arc<str>,
+    outgoing: Outgoing,
+    body: Bytes,
+) -> Result<Answer, Failure> {
+    let missing = || Failure::new(Reason::NoHealthyUpstream, format!("there is no cluster {cluster}"));
+    let target = Target::of(connection, config, cluster).ok_or_else(missing)?;
+    let too_many = || Failure::new(Reason::ConnectionLimit, format!("{} requests", target.cluster.bounds.requests));
+    let _under_way = target.load.request(&target.cluster).ok_or_else(too_many)?;
+    let mut unheard = Done::begun(outgoing.method.clone(), String::new(), false);
+    let mut attempts = Attempts::new(connection, &target, outgoing, Replay::whole(body));
+    let reached = match attempts.once(&mut unheard).await {
+        // Of a connection that was closed when it was used again; to ask twice is to ask once.
+        Err(missed) if missed.failure.reason == Reason::ResetByPeer => attempts.once(&mut unheard).await,
+        reached => reached,
+    };
+    let Reached { response, key, upstream, .. } = reached.map_err(|missed| missed.failure)?;
+    let (parts, body) = response.into_parts();
+    let most = connection.waypoint.limits.size(&limits::AUTHORIZER_ANSWER);
+    let broken = |error: Box<dyn std::error::Error + Send + Sync>| Failure::new(Reason::ResetByPeer, error);
+    let body = Limited::new(body, most).collect().await.map_err(broken)?;
+    connection.waypoint.upstreams.put(key, upstream);
+    let trailers = body.trailers().cloned().unwrap_or_default();
+    Ok(Answer { status: parts.status, headers: parts.headers, body: body.to_bytes(), trailers })
 }
 
 /// Sends copies; nobody waits for what comes of them.
@@ -196,7 +243,7 @@ impl Answered {
             let endpoint = hyper::upgrade::on(&mut response);
             tokio::spawn(Upgraded { client, endpoint, began, held, ending }.carry());
             let (parts, _body) = response.into_parts();
-            return Response::from_parts(parts, Body::ours(bytes::Bytes::new(), None));
+            return Response::from_parts(parts, Body::ours(Bytes::new(), None));
         }
         let (mut parts, body) = response.into_parts();
         parts.version = Version::HTTP_11;

@@ -4,6 +4,7 @@
 pub mod admin;
 pub mod affinity;
 pub mod app;
+pub mod authorizer;
 pub mod body;
 pub mod client_hello;
 pub mod config;

@@ -189,9 +189,9 @@ async fn denied_later(connection: &Connection, server_name: Option<&str>) -> Fai
             let config = connection.waypoint.config.load();
             // What is gone from the configuration cannot be asked; its last answer stands.
             let listener = config.listeners.get(&connection.listener);
-            if let Some(policies) = listener.and_then(|listener| listener.policies(server_name))
-                && let Err(denial) = rbac::judge(policies, &connection.facts())
-            {
+            let facts = connection.facts();
+            let judged = listener.and_then(|listener| rbac::judge_connection(listener, server_name, &facts));
+            if let Some(Err(denial)) = judged {
                 return stream::denied(&denial);
             }
         }

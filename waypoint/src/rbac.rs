@@ -2,7 +2,7 @@
 
 use fairway_core::reason::Reason;
 
-use crate::config::{HeaderMatch, Permission, Policy, Principal, Rules, Text, Verdict};
+use crate::config::{HeaderMatch, Listener, Permission, Policy, Principal, Rules, Text, Verdict};
 use crate::facts::{Facts, Head};
 
 /// A refusal, and what refuses.
@@ -38,6 +38,29 @@ pub fn judge<'a>(rules: &'a [Rules], facts: &Facts<'_>) -> Result<(), Denial<'a>
         }
     }
     Ok(())
+}
+
+/// Whether a connection may be, of which nothing but the name that a TLS client asks for is known; none where nobody may. What
+/// somebody would have to be asked about is refused: there is no request to ask about.
+#[must_use]
+pub fn judge_connection<'a>(
+    listener: &'a Listener,
+    server_name: Option<&str>,
+    facts: &Facts<'_>,
+) -> Option<Result<(), Denial<'a>>> {
+    match listener {
+        Listener::Http(http) => {
+            let mut custom = http.custom.iter().map(|custom| judge(std::slice::from_ref(&custom.rules), facts));
+            Some(custom.find(Result::is_err).unwrap_or_else(|| judge(&http.policies, facts)))
+        }
+        Listener::Opaque(opaque) => opaque.chain(server_name).map(|chain| judge(&chain.policies, facts)),
+    }
+}
+
+/// Whether any rule is about this, or may be: a fact that is missing does not hide anything from who is to be asked.
+#[must_use]
+pub fn is_about(rules: &Rules, facts: &Facts<'_>) -> bool {
+    rules.policies.iter().any(|policy| applies(policy, facts) != Some(false))
 }
 
 fn applies(policy: &Policy, facts: &Facts<'_>) -> Holds {

@@ -5,8 +5,9 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
+use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 /// Bytes of a body that are kept to be sent again; what is longer is sent once. A message of most APIs fits.
@@ -17,6 +18,23 @@ const KEPT_FRAMES: usize = 256;
 /// The body of a request.
 #[derive(Clone)]
 pub struct Replay(Arc<Mutex<Shared>>);
+
+/// The body of a request as it comes, of which the beginning may have been looked at.
+pub struct Received {
+    source: Incoming,
+    ahead: Vec<Piece>,
+    length: Option<u64>,
+    ended: bool,
+}
+
+/// The beginning of a body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beginning {
+    /// Its first bytes.
+    pub bytes: Bytes,
+    /// Whether that is all.
+    pub is_whole: bool,
+}
 
 /// The body as one attempt sends it.
 pub struct Attempt {
@@ -72,15 +90,77 @@ pub fn is_clients(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
+impl Received {
+    /// Of which nothing was looked at.
+    #[must_use]
+    pub fn new(source: Incoming) -> Self {
+        let (length, ended) = (source.size_hint().exact(), source.is_end_stream());
+        Self { source, ahead: Vec::new(), length, ended }
+    }
+
+    /// The first bytes, `most` at most. What was read is sent on all the same.
+    ///
+    /// # Errors
+    /// When the client breaks off.
+    pub async fn begin(&mut self, most: usize) -> Result<Beginning, BodyError> {
+        let data = |pieces: &[Piece]| -> usize { pieces.iter().map(Piece::length).sum() };
+        while !self.ended && data(&self.ahead) <= most {
+            match self.source.frame().await.transpose().map_err(BodyError::Client)? {
+                Some(frame) => self.ahead.extend(Piece::of(frame)),
+                None => self.ended = true,
+            }
+            self.ended |= self.source.is_end_stream();
+        }
+        let mut bytes = BytesMut::new();
+        for piece in &self.ahead {
+            if let Piece::Data(data) = piece {
+                bytes.extend_from_slice(data);
+            }
+        }
+        let is_whole = self.ended && bytes.len() <= most;
+        bytes.truncate(most);
+        Ok(Beginning { bytes: bytes.freeze(), is_whole })
+    }
+}
+
+impl Piece {
+    fn of(frame: Frame<Bytes>) -> Option<Self> {
+        match frame.into_data() {
+            Ok(bytes) => Some(Self::Data(bytes)),
+            Err(frame) => frame.into_trailers().ok().map(Self::Trailers),
+        }
+    }
+
+    fn length(&self) -> usize {
+        if let Self::Data(bytes) = self { bytes.len() } else { 0 }
+    }
+}
+
 impl Replay {
     /// The body; `keeps` where it may have to be sent again.
     #[must_use]
-    pub fn new(source: Incoming, keeps: bool) -> Self {
-        let length = source.size_hint().exact();
+    pub fn new(body: Received, keeps: bool) -> Self {
+        let Received { source, ahead, length, ended } = body;
         // What is known to be too long need not be begun with.
         let keeps = keeps && length.is_none_or(|length| length <= u64::try_from(KEPT_BYTES).unwrap_or(u64::MAX));
-        let ended = source.is_end_stream();
-        Self::of(Source::Client(source), keeps, ended, length)
+        let replay = Self::of(Source::Client(source), keeps, ended, length);
+        replay.begun_with(ahead);
+        replay
+    }
+
+    /// These bytes.
+    #[must_use]
+    pub fn whole(bytes: Bytes) -> Self {
+        let replay = Self::of(Source::Nothing, true, true, u64::try_from(bytes.len()).ok());
+        replay.begun_with(Some(bytes).filter(|bytes| !bytes.is_empty()).into_iter().map(Piece::Data).collect());
+        replay
+    }
+
+    fn begun_with(&self, pieces: Vec<Piece>) {
+        let mut shared = self.lock();
+        shared.kept_bytes = pieces.iter().map(Piece::length).sum();
+        shared.passed = u64::try_from(shared.kept_bytes).unwrap_or(u64::MAX);
+        shared.kept = pieces;
     }
 
     /// No body.

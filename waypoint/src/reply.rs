@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use fairway_core::io::hbone::headers;
 use fairway_core::reason::Reason;
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
 
 use crate::body::{Body, Ending};
@@ -24,11 +24,21 @@ pub fn failed(failure: &Failure, mut ending: Ending) -> Response<Body> {
     let done = &mut ending.done;
     (done.status, done.reason, done.detail) = (status.as_u16(), failure.reason, Some(failure.detail.clone()));
     let is_grpc = done.is_grpc;
-    let mut response = if is_grpc {
-        in_grpc(failure.grpc_status.unwrap_or_else(|| grpc::code(status)), &text, ending)
-    } else {
-        plain(status, Bytes::from(text), ending)
+    let mut response = match &failure.answer {
+        _ if is_grpc => in_grpc(failure.grpc_status.unwrap_or_else(|| grpc::code(status)), &text, ending),
+        Some(answer) => plain(status, answer.body.clone(), ending),
+        None => plain(status, Bytes::from(text), ending),
     };
+    if let Some(answer) = &failure.answer {
+        // What gRPC's clients read is ours.
+        let is_theirs = |name: &HeaderName| !is_grpc || *name != header::CONTENT_TYPE;
+        for name in answer.headers.keys().filter(|name| is_theirs(name)) {
+            response.headers_mut().remove(name);
+            for value in answer.headers.get_all(name) {
+                response.headers_mut().append(name.clone(), value.clone());
+            }
+        }
+    }
     if failure.reason == Reason::TokenInvalid {
         // RFC 6750 §3; what is wrong is one of our own sentences, without quotes in it.
         let challenge = format!("Bearer error=\"invalid_token\", error_description=\"{}\"", failure.detail);

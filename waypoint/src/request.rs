@@ -12,8 +12,9 @@ use hyper::body::Incoming;
 use rand::RngExt;
 
 use crate::affinity;
+use crate::authorizer;
 use crate::body::{Body, Ending};
-use crate::config::{Action, Edits, Http, Listener, MILLION, Manner, Put};
+use crate::config::{Action, Config, Edits, Http, Listener, MILLION, Manner, Put};
 use crate::cors::{self, Told};
 use crate::edits;
 use crate::facts::{Facts, Head};
@@ -25,6 +26,7 @@ use crate::grpc;
 use crate::matching;
 use crate::path;
 use crate::rbac;
+use crate::replay::Received;
 use crate::reply;
 use crate::stream::{Connection, denied};
 use crate::telemetry::Done;
@@ -93,7 +95,13 @@ async fn walk(
     done.authority = authority(&parts).ok_or_else(|| bad(&"the request's host cannot be read"))?;
     done.path = path::normalise(parts.uri.path(), http.merge_slashes).map_err(|error| bad(&error))?.into_owned();
     let time = SystemTime::now();
-    let began = upgrade.as_ref().map(|_| Began { head: parts.clone(), authority: done.authority.clone(), time });
+    let mut body = Received::new(body);
+    let asked = ask(connection, &config, http, &mut parts, (&done.authority, &done.path), &mut body).await?;
+    response_edits.extend(asked);
+    let began = upgrade.as_ref().map(|_| {
+        let custom = http.custom.clone();
+        Began { head: parts.clone(), authority: done.authority.clone(), time, custom }
+    });
     let claims = permit(connection, http, &mut parts, (&done.authority, &done.path), time)?;
     let head = head(&parts, (&done.authority, &done.path), claims.as_ref());
     let facts = Facts { request: Some(head), ..connection.facts() };
@@ -161,7 +169,7 @@ async fn walk(
                 method: parts.method.clone(),
                 target,
                 host,
-                headers: onward(connection, parts, upgrade.as_ref()),
+                headers: onward(connection, parts.headers, upgrade.as_ref()),
                 is_http2,
                 hash: affinity.hash,
             };
@@ -172,6 +180,42 @@ async fn walk(
             Ok(Answer::Endpoint(Box::new(answered)))
         }
     }
+}
+
+/// Asks whoever is to be asked about a request, and changes it as they say. Comes back with the changes of its answer.
+///
+/// # Errors
+/// Why it may not be sent.
+async fn ask(
+    connection: &Arc<Connection>,
+    config: &Config,
+    http: &Http,
+    parts: &mut request::Parts,
+    asked: (&str, &str),
+    body: &mut Received,
+) -> Result<Vec<Edits>, Failure> {
+    let mut changes = Vec::new();
+    for custom in &http.custom {
+        let head = head(parts, asked, None);
+        if !rbac::is_about(&custom.rules, &Facts { request: Some(head), ..connection.facts() }) {
+            continue;
+        }
+        // Nobody is told by a client what only we may say of it.
+        let mut headers = parts.headers.clone();
+        for name in http.tokens.iter().flat_map(|tokens| tokens.own_headers()) {
+            headers.remove(name);
+        }
+        let headers = onward(connection, headers, None);
+        let question = (head, &headers, parts.version);
+        let answer = authorizer::ask(connection, config, custom, question, body).await?;
+        if let Some(id) = headers.get(&REQUEST_ID) {
+            // The same that the authorizer was told.
+            parts.headers.insert(REQUEST_ID, id.clone());
+        }
+        edits::apply(&answer.request, &mut parts.headers);
+        changes.push(answer.response);
+    }
+    Ok(changes)
 }
 
 /// Whether a request may be sent, and what its token claims. Afterwards the headers that say so are ours.
@@ -195,7 +239,11 @@ pub(crate) fn permit(
 }
 
 /// What is known of a request for this host and normalised path.
-fn head<'a>(parts: &'a request::Parts, (authority, path): (&'a str, &'a str), claims: Option<&'a Claims>) -> Head<'a> {
+pub(crate) fn head<'a>(
+    parts: &'a request::Parts,
+    (authority, path): (&'a str, &'a str),
+    claims: Option<&'a Claims>,
+) -> Head<'a> {
     let (method, query) = (parts.method.as_str(), parts.uri.query());
     Head { method, authority, path, query, headers: &parts.headers, claims }
 }
@@ -213,8 +261,7 @@ fn authority(parts: &request::Parts) -> Option<String> {
 }
 
 /// The headers as the endpoint gets them: who the client is, said by us alone.
-fn onward(connection: &Connection, parts: request::Parts, upgrade: Option<&upgrade::Asked>) -> HeaderMap {
-    let mut headers = parts.headers;
+fn onward(connection: &Connection, mut headers: HeaderMap, upgrade: Option<&upgrade::Asked>) -> HeaderMap {
     framing::remove_hop_by_hop(&mut headers);
     headers.remove(header::HOST);
     if let Some(upgrade) = upgrade {

@@ -268,11 +268,11 @@ impl Connection {
         // What needs a request to be known is missing here, and does not widen access.
         let config = self.waypoint.config.load();
         let listener = config.listeners.get(&self.listener);
-        let policies = match listener.and_then(|listener| listener.policies(None)) {
-            Some(policies) => policies,
-            None => return refused(tunnel, &Failure::new(Reason::DestinationUnknown, &self.listener)),
+        let facts = self.facts();
+        let Some(judged) = listener.and_then(|listener| rbac::judge_connection(listener, None, &facts)) else {
+            return refused(tunnel, &Failure::new(Reason::DestinationUnknown, &self.listener));
         };
-        let way = match rbac::judge(policies, &self.facts()) {
+        let way = match judged {
             Ok(()) => opaque::open(&self, &Route::Dialled).await,
             Err(denial) => Err(denied(&denial)),
         };

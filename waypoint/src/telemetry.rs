@@ -24,6 +24,7 @@ const TCP_SENT: &str = "istio_tcp_sent_bytes_total";
 const TCP_RECEIVED: &str = "istio_tcp_received_bytes_total";
 const REFUSED: &str = "fairway_waypoint_tunnels_refused_total";
 const LEFT_OUT: &str = "fairway_waypoint_endpoints_left_out_total";
+const UNANSWERED: &str = "fairway_waypoint_authorizer_failures_total";
 const RATE_LIMIT_BUCKETS: &str = "fairway_waypoint_rate_limit_buckets";
 const RATE_LIMIT_SHARED: &str = "fairway_waypoint_rate_limit_shared_total";
 const MIRRORED: &str = "fairway_waypoint_mirrored_requests_total";
@@ -165,6 +166,10 @@ impl Telemetry {
         metrics
             .describe(REFUSED, "Tunnels and streams in them that were refused before it was known what they are for.");
         metrics.describe(LEFT_OUT, "Times that an endpoint was left out for a while, as it kept failing.");
+        metrics.describe(
+            UNANSWERED,
+            "Requests about which an authorizer was asked and did not answer, and what became of them.",
+        );
         metrics
             .describe(RATE_LIMIT_BUCKETS, "Values that requests are counted by at the moment, over all rate limits.");
         metrics.describe(
@@ -200,6 +205,13 @@ impl Telemetry {
     pub fn left_out(&self, cluster: &str, endpoint: SocketAddr) {
         self.metrics.counter(LEFT_OUT, &[]).increment(1);
         tracing::warn!(cluster, %endpoint, "an endpoint keeps failing and is left out for a while");
+    }
+
+    /// An authorizer did not answer; `passes` where requests go on then.
+    pub fn unanswered(&self, passes: bool, detail: &str) {
+        let result = if passes { "passed" } else { "refused" };
+        self.metrics.counter(UNANSWERED, &[("result", result)]).increment(1);
+        tracing::warn!(result, error = detail, "an authorizer did not answer");
     }
 
     /// A request was counted by a rate limit.
@@ -354,6 +366,7 @@ fn flags(done: &Done) -> &'static str {
         Reason::ResetByPeer | Reason::Http2Failed => "UC",
         Reason::ClientLeft => "DC",
         Reason::Ok | Reason::BadRequest | Reason::RouteRefuses => "-",
+        Reason::AuthorizerRefused | Reason::AuthorizerFailed => "UAEX",
         reason if reason.is_denial() => "-",
         _ => "UF",
     }

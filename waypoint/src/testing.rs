@@ -202,6 +202,7 @@ impl Served {
     pub(crate) fn http(&mut self, port: u16, policies: Vec<Rules>, routes: Vec<Route>, endpoints: &[SocketAddr]) {
         let name = format!("{WEB}:{port}");
         let http = Http {
+            custom: Vec::new(),
             tokens: None,
             policies,
             routes: name.clone(),

@@ -13,12 +13,13 @@ use tokio::io::copy_bidirectional;
 use tokio_util::io::InspectReader;
 
 use crate::body::Ending;
-use crate::config::{Config, Listener};
+use crate::config::{Config, Custom, Listener};
+use crate::facts::Facts;
 use crate::failure::Failure;
 use crate::forward::Held;
 use crate::path;
 use crate::rbac;
-use crate::request::permit;
+use crate::request::{head, permit};
 use crate::stream::{Connection, denied};
 
 /// The request that a connection began as, to be decided about again.
@@ -29,6 +30,8 @@ pub struct Began {
     pub authority: String,
     /// When it came: a token that was valid then stays so.
     pub time: SystemTime,
+    /// Who was asked about which requests then; their answers stand.
+    pub custom: Vec<Custom>,
 }
 
 /// An upgraded connection.
@@ -99,13 +102,24 @@ fn still(connection: &Connection, config: &Config, began: &Began) -> Result<(), 
             let mut head = began.head.clone();
             let path = path::normalise(head.uri.path(), http.merge_slashes);
             let path = path.map_err(|error| Failure::new(Reason::BadRequest, error))?.into_owned();
-            permit(connection, http, &mut head, (&began.authority, &path), began.time).map(drop)
+            let asked = (began.authority.as_str(), path.as_str());
+            if is_unasked(connection, &http.custom, began, asked) {
+                let detail = "a policy asks an authorizer about it since";
+                return Err(Failure::new(Reason::AuthorizerFailed, detail));
+            }
+            permit(connection, http, &mut head, asked, began.time).map(drop)
         }
         Some(opaque @ Listener::Opaque(_)) => {
-            let policies = opaque.policies(None).unwrap_or_default();
-            rbac::judge(policies, &connection.facts()).map_err(|denial| denied(&denial))
+            let judged = rbac::judge_connection(opaque, None, &connection.facts());
+            judged.unwrap_or(Ok(())).map_err(|denial| denied(&denial))
         }
         // What is gone from the configuration cannot be asked; its last answer stands.
         None => Ok(()),
     }
+}
+
+/// Whether somebody would be asked about the request who was not: its next one will be.
+fn is_unasked(connection: &Connection, custom: &[Custom], began: &Began, asked: (&str, &str)) -> bool {
+    let facts = Facts { request: Some(head(&began.head, asked, None)), ..connection.facts() };
+    custom.iter().any(|it| !began.custom.contains(it) && rbac::is_about(&it.rules, &facts))
 }

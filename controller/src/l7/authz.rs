@@ -33,12 +33,14 @@ pub enum Place {
 }
 
 /// What a policy decides where a rule matches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Once there is such a policy, what none of them matches is refused.
     Allow,
     /// It is refused.
     Deny,
+    /// The provider of this name is asked; where it cannot be, it is refused.
+    Custom(String),
 }
 
 /// One rule: both must match.
@@ -103,7 +105,9 @@ impl Shown for Who {
     fn layer(&self) -> Layer {
         match self {
             Self::Peer(_) | Self::Source(_) => Layer::Connection,
-            Self::Header(..) | Self::Claim(..) => Layer::Request,
+            Self::Header(..) => Layer::Head,
+            // Tokens are looked at after who is asked about requests.
+            Self::Claim(..) => Layer::Request,
         }
     }
 }
@@ -112,7 +116,7 @@ impl Shown for What {
     fn layer(&self) -> Layer {
         match self {
             Self::Destination(_) | Self::Port(_) => Layer::Connection,
-            Self::Header(..) | Self::Path(_) => Layer::Request,
+            Self::Header(..) | Self::Path(_) => Layer::Head,
         }
     }
 }
@@ -135,7 +139,9 @@ pub enum Pattern {
 pub enum Layer {
     /// Connections.
     Connection,
-    /// Requests, and their connections.
+    /// Requests as they come, and their connections.
+    Head,
+    /// What their tokens claim, too.
     Request,
 }
 
@@ -173,7 +179,7 @@ impl Policy {
     /// The rules, as far as who looks at this layer can follow them.
     pub fn rules_at(&self, layer: Layer) -> impl Iterator<Item = Rule> {
         self.rules.iter().filter_map(move |rule| match self.verdict {
-            Verdict::Deny => {
+            Verdict::Deny | Verdict::Custom(_) => {
                 Some(Rule { index: rule.index, who: rule.who.widened(layer), what: rule.what.widened(layer) })
             }
             Verdict::Allow => (rule.who.is_known(layer) && rule.what.is_known(layer)).then(|| rule.clone()),

@@ -8,6 +8,7 @@ use fairway_proto::envoy::core::{AggregatedConfigSource, ApiVersion, ConfigSourc
 use prost::Message;
 use prost_types::Any;
 
+mod authorizers;
 mod cluster;
 pub mod endpoints;
 pub mod hash;

@@ -67,7 +67,8 @@ impl Index {
                 })
             });
             let attached = targets.filter_map(|target| routes.attached.get(&target));
-            let backends: BTreeSet<Target> = attached.flat_map(Attached::backends).cloned().collect();
+            let asked = waypoint.services.values().flat_map(|object| waypoints.asked(gateway, object));
+            let backends: BTreeSet<Target> = attached.flat_map(Attached::backends).chain(asked).cloned().collect();
             index.backends.insert(gateway.clone(), backends);
         }
         index
@@ -216,7 +217,8 @@ impl Snapshot {
                     let entries = || self.attached(&target).into_iter().flat_map(Attached::entries);
                     let mut rates = plan.rates(gateway, object?);
                     rates.extend(entries().flat_map(|entry| plan.rates_of(&entry.route)));
-                    let before = Before { policies: &policies, tokens: &tokens, keys: &self.keys, rates: &rates };
+                    let (keys, authorizers) = (&*self.keys, &*plan.authorizers);
+                    let before = Before { policies: &policies, authorizers, tokens: &tokens, keys, rates: &rates };
                     render::listener::http(name, &addresses, target.port, before, entries())
                 } else {
                     let idle = self.destinations().policy(view, &target).pool.and_then(|pool| pool.idle);

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use fairway_core::source::{Kind, ObjectKey, Objects};
 
-use super::authz::{Place, Policy};
+use super::authorizers::Authorizers;
+use super::authz::{Place, Policy, Verdict};
+use super::model::Target;
 use super::rates;
 use super::tokens::{self, Keys, Origin};
 use crate::translate::Fault;
@@ -54,6 +56,8 @@ pub struct Plan {
     policies: BTreeMap<Place, Vec<Arc<Policy>>>,
     tokens: BTreeMap<Place, Vec<Arc<tokens::Policy>>>,
     rates: BTreeMap<Place, Vec<Arc<rates::Policy>>>,
+    /// Who may be asked by policies.
+    pub authorizers: Arc<Authorizers>,
     /// Where each policy is attached.
     places: BTreeMap<ObjectKey, BTreeSet<Place>>,
 }
@@ -67,6 +71,8 @@ pub(crate) struct Attachments {
     pub(crate) tokens: Vec<(ObjectKey, Arc<tokens::Policy>)>,
     /// How many requests pass.
     pub(crate) rates: Vec<(ObjectKey, Arc<rates::Policy>)>,
+    /// Who may be asked.
+    pub(crate) authorizers: Arc<Authorizers>,
 }
 
 impl Plan {
@@ -75,7 +81,7 @@ impl Plan {
         objects: &Objects,
         gateways: &Waypoints<'_>,
         bound: Vec<Bound>,
-        Attachments { policies, tokens, rates }: Attachments,
+        Attachments { policies, tokens, rates, authorizers }: Attachments,
         faults: &mut Vec<(ObjectKey, Fault)>,
     ) -> Self {
         let mut plan = Self::default();
@@ -124,7 +130,7 @@ impl Plan {
             }
         }
         (plan.policies, plan.tokens, plan.places) = (by_place, tokens_by_place, by_object);
-        plan.rates = rates_by_place;
+        (plan.rates, plan.authorizers) = (rates_by_place, authorizers);
         plan
     }
 
@@ -172,6 +178,15 @@ impl Plan {
     pub fn tokens(&self, gateway: &GatewayName, service: &ObjectKey) -> Vec<&tokens::Policy> {
         let places = self.places(gateway, Some(service));
         places.iter().filter_map(|place| self.tokens.get(place)).flatten().map(Arc::as_ref).collect()
+    }
+
+    /// Where those are who are asked by policies that a waypoint enforces before a service.
+    pub fn asked(&self, gateway: &GatewayName, service: &ObjectKey) -> impl Iterator<Item = &Target> {
+        let policies = self.policies(gateway, Some(service)).into_iter();
+        policies.filter_map(|policy| match &policy.verdict {
+            Verdict::Custom(provider) => self.authorizers.get(provider).map(|authorizer| &authorizer.target),
+            Verdict::Allow | Verdict::Deny => None,
+        })
     }
 
     /// How many requests pass at a waypoint before a service, whatever their route.

@@ -10,6 +10,7 @@ use fairway_proto::security::{self, Authorization, Clause, Rule, Scope};
 use serde_json::Value;
 
 use super::Fault;
+use crate::l7::authorizers::Authorizers;
 use crate::l7::authz::{self, Place, read};
 
 mod rules;
@@ -113,7 +114,7 @@ fn is_dry_run(policy: &AuthorizationPolicy) -> bool {
 ///
 /// # Errors
 /// Everything that is wrong with it.
-pub fn outcome(policy: &AuthorizationPolicy, root: &str) -> Result<Outcome, Vec<Fault>> {
+pub fn outcome(policy: &AuthorizationPolicy, root: &str, authorizers: &Authorizers) -> Result<Outcome, Vec<Fault>> {
     let spec = &policy.spec;
     let namespace = policy.metadata.namespace.as_deref().unwrap_or_default();
     let mut faults = Vec::new();
@@ -154,11 +155,18 @@ pub fn outcome(policy: &AuthorizationPolicy, root: &str) -> Result<Outcome, Vec<
         return no_effect(&format!("metadata.annotations[{DRY_RUN}]"), "waypoints do not try policies out");
     }
     if spec.action == Action::Custom {
-        let who = if attached { "waypoints" } else { "node proxies" };
-        warnings.push(Fault {
-            field: "spec.action".to_owned(),
-            message: format!("CUSTOM asks an external authorizer, which {who} cannot: what the rules match is refused"),
-        });
+        let provider = spec.provider.clone().unwrap_or_default().name;
+        let problem = if !attached {
+            Some(("spec.action", "CUSTOM asks an external authorizer, which node proxies cannot".to_owned()))
+        } else if !authorizers.contains_key(&provider) {
+            Some(("spec.provider.name", format!("the mesh configuration has no external authorizer {provider:?}")))
+        } else {
+            None
+        };
+        warnings.extend(problem.map(|(field, message)| Fault {
+            field: field.to_owned(),
+            message: format!("{message}: what the rules match is refused"),
+        }));
     }
     match annotation(&policy.metadata, DRY_RUN) {
         None | Some("true" | "false") => {}

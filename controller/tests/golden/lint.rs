@@ -115,7 +115,8 @@ fn manager(name: &str, any: &Any) -> Vec<String> {
         match type_name(config) {
             "envoy.extensions.filters.http.rbac.v3.RBAC" => {
                 let rbac = http_rbac::Rbac::decode(config.value.as_slice()).unwrap();
-                check_rules(name, rbac.rules.as_ref().unwrap(), true);
+                check_rules(name, rbac.rules.as_ref().or(rbac.shadow_rules.as_ref()).unwrap(), true);
+                assert!(rbac.rules.is_none() || rbac.shadow_rules.is_none(), "{name}: enforced and asked about");
             }
             "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication" => {
                 check_tokens(name, &JwtAuthentication::decode(config.value.as_slice()).unwrap());

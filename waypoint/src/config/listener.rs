@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use fairway_proto::envoy::core::ConfigSource;
 use fairway_proto::envoy::core::config_source::ConfigSourceSpecifier;
+use fairway_proto::envoy::ext_authz::ExtAuthz;
 use fairway_proto::envoy::http_connection_manager::http_connection_manager::{
     PathWithEscapedSlashesAction, RouteSpecifier, UpgradeConfig,
 };
@@ -15,12 +16,13 @@ use fairway_proto::envoy::local_ratelimit::LocalRateLimit;
 use fairway_proto::envoy::{fault, http_rbac, network_rbac};
 use prost_types::Any;
 
+use super::authorizer::{authorizer, marking};
 use super::opaque::{by_name, names, reads_names, tcp_proxy};
 use super::policy::Rules;
 use super::rates::Rates;
 use super::tokens::Tokens;
 use super::wrong::{Within, Wrong, all};
-use super::{Http, Listener, fields};
+use super::{Custom, Http, Listener, fields};
 
 const HTTP_CONNECTION_MANAGER: &str =
     "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
@@ -28,6 +30,7 @@ const TCP_PROXY: &str = "type.googleapis.com/envoy.extensions.filters.network.tc
 const NETWORK_RBAC: &str = "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC";
 const HTTP_RBAC: &str = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC";
 const JWT_AUTHENTICATION: &str = "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication";
+const EXT_AUTHZ: &str = "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz";
 const CORS: &str = "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors";
 const LOCAL_RATE_LIMIT: &str = "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit";
 const FAULT: &str = "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault";
@@ -120,8 +123,14 @@ fn manager(config: &Any) -> Result<Listener, Wrong> {
         return Err(Wrong::new(format!("http_filters[{}]", filters.len()), "the last filter must be the router"));
     }
     let (mut tokens, mut rates, mut policies, mut reached) = (None, None, Vec::new(), 0);
+    let (mut marked, mut custom) = (None, Vec::new());
     for (index, filter) in all("http_filters", filters, request_filter)?.into_iter().enumerate() {
         // What requests are asked is always in one order.
+        // What marks requests, and who asks about those that are marked, belong together.
+        if marked.is_some() != matches!(filter, RequestFilter::Asks(_)) {
+            let problem = "ext_authz must come right behind the rbac with the shadow_rules that it asks about";
+            return Err(Wrong::new(format!("http_filters[{index}]"), problem));
+        }
         let is_second = match filter {
             RequestFilter::Tokens(_) => tokens.is_some(),
             RequestFilter::Rates(_) => rates.is_some(),
@@ -130,20 +139,29 @@ fn manager(config: &Any) -> Result<Listener, Wrong> {
         if filter.place() < reached || is_second {
             return Err(Wrong::new(
                 format!("http_filters[{index}]"),
-                "is out of order, which is jwt_authn, rbac, cors, local_ratelimit, fault, router",
+                "is out of order, which is ext_authz, jwt_authn, rbac, cors, local_ratelimit, fault, router",
             ));
         }
         reached = filter.place();
         match filter {
             RequestFilter::Tokens(read) => tokens = Some(Arc::new(read)),
             RequestFilter::Policies(rules) => policies.push(rules),
+            RequestFilter::Marks(prefix, rules) => marked = Some((prefix, rules)),
+            RequestFilter::Asks(message) => {
+                let Some((prefix, rules)) = marked.take() else { continue };
+                let read = authorizer(&message, &prefix).within(format!("http_filters[{index}].typed_config"))?;
+                custom.push(Custom { rules, authorizer: read });
+            }
             RequestFilter::Rates(read) => rates = Some(read),
             RequestFilter::Cors | RequestFilter::Fault => {}
         }
     }
+    if marked.is_some() {
+        return Err(Wrong::new("http_filters", "nobody is asked about what shadow_rules mark"));
+    }
     let upgrades = all("upgrade_configs", &message.upgrade_configs, upgrade)?;
     let (routes, merge_slashes) = (rds.route_config_name.clone(), message.merge_slashes);
-    Ok(Listener::Http(Box::new(Http { tokens, policies, routes, merge_slashes, rates, upgrades })))
+    Ok(Listener::Http(Box::new(Http { custom, tokens, policies, routes, merge_slashes, rates, upgrades })))
 }
 
 /// A protocol that connections may go on as (RFC 9110 §7.8), in lower case.
@@ -159,6 +177,10 @@ fn upgrade(message: &UpgradeConfig) -> Result<String, Wrong> {
 
 /// What requests are asked before they are routed.
 enum RequestFilter {
+    /// Which requests somebody is asked about, and with what they are marked.
+    Marks(String, Rules),
+    /// Who is.
+    Asks(Box<ExtAuthz>),
     Tokens(Tokens),
     Policies(Rules),
     /// Routes say what of it.
@@ -172,11 +194,12 @@ enum RequestFilter {
 impl RequestFilter {
     fn place(&self) -> u8 {
         match self {
-            Self::Tokens(_) => 0,
-            Self::Policies(_) => 1,
-            Self::Cors => 2,
-            Self::Rates(_) => 3,
-            Self::Fault => 4,
+            Self::Marks(..) | Self::Asks(_) => 0,
+            Self::Tokens(_) => 1,
+            Self::Policies(_) => 2,
+            Self::Cors => 3,
+            Self::Rates(_) => 4,
+            Self::Fault => 5,
         }
     }
 }
@@ -190,8 +213,13 @@ fn request_filter(filter: &HttpFilter) -> Result<RequestFilter, Wrong> {
         }
         HTTP_RBAC => {
             let message: http_rbac::Rbac = decode(&config.value)?;
+            if message.shadow_rules.is_some() {
+                let (prefix, rules) = marking(&message).within("typed_config")?;
+                return Ok(RequestFilter::Marks(prefix, rules));
+            }
             Ok(RequestFilter::Policies(Rules::of(message.rules.as_ref()).within("rules")?))
         }
+        EXT_AUTHZ => Ok(RequestFilter::Asks(Box::new(decode(&config.value)?))),
         CORS => Ok(RequestFilter::Cors),
         LOCAL_RATE_LIMIT => {
             let message: LocalRateLimit = decode(&config.value)?;

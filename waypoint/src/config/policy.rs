@@ -122,6 +122,11 @@ impl ClaimMatch {
 }
 
 impl Rules {
+    /// Whether any of them asks what tokens claim.
+    pub(super) fn asks_for_claims(&self) -> bool {
+        self.policies.iter().flat_map(|policy| &policy.principals).any(Principal::asks_for_claims)
+    }
+
     pub(super) fn of(message: Option<&Rbac>) -> Result<Self, Wrong> {
         let message = message.ok_or_else(|| Wrong::here("is missing"))?;
         let verdict = match message.action() {
@@ -140,6 +145,17 @@ impl Rules {
             read().within(format_args!("policies[{name}]"))
         };
         Ok(Self { verdict, policies: message.policies.iter().map(policy).collect::<Result<_, _>>()? })
+    }
+}
+
+impl Principal {
+    fn asks_for_claims(&self) -> bool {
+        match self {
+            Self::Claim(..) => true,
+            Self::All(inner) | Self::OneOf(inner) => inner.iter().any(Self::asks_for_claims),
+            Self::Not(inner) => inner.asks_for_claims(),
+            _ => false,
+        }
     }
 }
 

@@ -259,7 +259,7 @@ fn tokens_are_read_and_looked_for_where_the_provider_says() {
 fn filters_have_one_order() {
     let rules = || {
         let rules = Some(Rbac { action: 1, ..Default::default() });
-        ("http.rbac.v3.RBAC", fairway_proto::envoy::http_rbac::Rbac { rules }.encode_to_vec())
+        ("http.rbac.v3.RBAC", fairway_proto::envoy::http_rbac::Rbac { rules, ..Default::default() }.encode_to_vec())
     };
     let (jwt, cors, fault) =
         (|| (JWT, tokens(|_, _| {})), ("http.cors.v3.Cors", vec![]), ("http.fault.v3.HTTPFault", vec![]));

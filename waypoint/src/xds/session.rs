@@ -122,6 +122,9 @@ impl Session {
                 for listener in listeners.values() {
                     match (&**listener, kind) {
                         (Listener::Http(http), Kind::Routes) => drop(named.insert(http.routes.clone())),
+                        (Listener::Http(http), Kind::Cluster) => {
+                            named.extend(http.custom.iter().map(|it| it.authorizer.cluster.to_string()));
+                        }
                         (Listener::Opaque(opaque), Kind::Cluster) => named.extend(opaque.clusters().cloned()),
                         _ => {}
                     }

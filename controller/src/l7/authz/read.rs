@@ -26,7 +26,8 @@ pub(crate) fn read(
     let namespace = policy.metadata.namespace.as_deref().unwrap_or_default();
     let verdict = match spec.action {
         Action::Allow => Verdict::Allow,
-        Action::Deny | Action::Audit | Action::Custom => Verdict::Deny,
+        Action::Custom => Verdict::Custom(spec.provider.clone().unwrap_or_default().name),
+        Action::Deny | Action::Audit => Verdict::Deny,
     };
     let places = places(spec.target_ref.as_ref(), &spec.target_refs, namespace, root, faults);
     let rules = spec.rules.iter().enumerate().map(|(index, rule)| {
@@ -50,8 +51,9 @@ pub(crate) fn read(
                 _ => who.extend(reader.condition(condition, &field)),
             }
         }
-        let then = match verdict {
+        let then = match &verdict {
             Verdict::Allow => "allows nothing",
+            Verdict::Custom(_) => "asks about whatever the rest of it matches",
             Verdict::Deny => "refuses whatever the rest of it matches",
         };
         warnings.extend(

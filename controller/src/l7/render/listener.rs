@@ -24,11 +24,12 @@ use fairway_proto::envoy::{http_rbac, network_rbac};
 use prost_types::Any;
 
 use super::super::Client;
+use super::super::authorizers::Authorizers;
 use super::super::authz::{Layer, Policy};
 use super::super::model::{Entry, Stream, Target};
 use super::super::rates;
 use super::super::tokens::{self, KeySets};
-use super::{INVALID_BACKEND, ads, any, duration, per_route, rates as render_rates, rbac};
+use super::{INVALID_BACKEND, ads, any, authorizers, duration, per_route, rates as render_rates, rbac};
 
 /// The listener for what is not for a service.
 pub const WORKLOADS: &str = "workloads";
@@ -50,6 +51,8 @@ const TCP_PROXY: &str = "type.googleapis.com/envoy.extensions.filters.network.tc
 pub struct Before<'a> {
     /// Who may send which.
     pub policies: &'a [&'a Policy],
+    /// Who may be asked by them.
+    pub authorizers: &'a Authorizers,
     /// Whose tokens are believed.
     pub tokens: &'a [&'a tokens::Policy],
     /// The keys that had to be fetched for that.
@@ -75,12 +78,14 @@ pub fn http<'a>(
 ) -> Option<Listener> {
     let tokens = super::tokens::filter(before.tokens, before.keys);
     let tokens = tokens.map(|filter| http_filter("envoy.filters.http.jwt_authn", any(JWT_AUTHENTICATION, &filter)));
-    let policies = rbac::rules(before.policies, Layer::Request).into_iter().map(|(kind, rules)| {
-        let config = any(HTTP_RBAC, &http_rbac::Rbac { rules: Some(rules) });
+    let asked = authorizers::filters(before.policies, before.authorizers);
+    let is_known = |provider: &str| before.authorizers.contains_key(provider);
+    let policies = rbac::rules(before.policies, Layer::Request, is_known).into_iter().map(|(kind, rules)| {
+        let config = any(HTTP_RBAC, &http_rbac::Rbac { rules: Some(rules), ..http_rbac::Rbac::default() });
         http_filter(&format!("envoy.filters.http.rbac/{kind}"), config)
     });
     let rates = render_rates::filter(name, before.rates);
-    let filters = tokens.into_iter().chain(policies).chain(per_route::filters(routes, rates, false));
+    let filters = asked.into_iter().chain(tokens).chain(policies).chain(per_route::filters(routes, rates, false));
     // What policies and routes are compared with is what the endpoint will understand.
     let manager = HttpConnectionManager {
         normalize_path: Some(true),
@@ -105,7 +110,7 @@ pub fn tcp(
     idle: Option<Duration>,
 ) -> Option<Listener> {
     let chain = |servers: &[String], proxy: ClusterSpecifier| {
-        let rules = rbac::rules(policies, Layer::Connection).into_iter().map(|(kind, rules)| {
+        let rules = rbac::rules(policies, Layer::Connection, |_| false).into_iter().map(|(kind, rules)| {
             let config = network_rbac::Rbac { rules: Some(rules), stat_prefix: name.to_owned() };
             network_filter(&format!("envoy.filters.network.rbac/{kind}"), any(NETWORK_RBAC, &config))
         });

@@ -16,7 +16,7 @@ use fairway_proto::envoy::route::HeaderMatcher;
 use fairway_proto::envoy::route::header_matcher::HeaderMatchSpecifier;
 use ipnet::IpNet;
 
-use super::super::authz::{Check, Layer, Pattern, Policy, Verdict, What, Who};
+use super::super::authz::{Check, Layer, Pattern, Policy, Rule, Verdict, What, Who};
 use super::route::regex;
 
 /// Where Envoy's filter for tokens leaves what it has found, below [`PAYLOAD`].
@@ -24,19 +24,33 @@ const TOKENS: &str = "envoy.filters.http.jwt_authn";
 /// See [`TOKENS`].
 pub(super) const PAYLOAD: &str = "payload";
 
-/// What refuses, then what allows; each only if a policy asks for it.
-pub(super) fn rules(policies: &[&Policy], layer: Layer) -> Vec<(&'static str, Rbac)> {
+/// What marks requests that somebody is asked about, with names that begin with `prefix`.
+pub(super) fn marks<'a>(policies: impl Iterator<Item = &'a Policy>, prefix: &str) -> Rbac {
+    let named = policies.flat_map(|policy| {
+        let rules = policy.rules_at(Layer::Head);
+        rules.map(move |rule| (format!("{prefix}{}/{}", policy.name, rule.index), one(&rule)))
+    });
+    Rbac { action: rbac::Action::Deny.into(), policies: named.collect() }
+}
+
+fn one(rule: &Rule) -> Named {
+    Named { permissions: vec![permission(&rule.what)], principals: vec![principal(&rule.who)] }
+}
+
+/// What refuses, then what allows; each only if a policy asks for it. What `asks` does not say that somebody is asked about
+/// is refused.
+pub(super) fn rules(policies: &[&Policy], layer: Layer, asks: impl Fn(&str) -> bool) -> Vec<(&'static str, Rbac)> {
+    let is_of = |policy: &Policy, verdict: &Verdict| match &policy.verdict {
+        Verdict::Custom(provider) => *verdict == Verdict::Deny && !asks(provider),
+        own => own == verdict,
+    };
     [("deny", Verdict::Deny, rbac::Action::Deny), ("allow", Verdict::Allow, rbac::Action::Allow)]
         .into_iter()
         .filter_map(|(name, verdict, action)| {
-            let mut meant = policies.iter().filter(|policy| policy.verdict == verdict).peekable();
+            let mut meant = policies.iter().filter(|policy| is_of(policy, &verdict)).peekable();
             meant.peek()?;
             let named = meant.flat_map(|policy| {
-                policy.rules_at(layer).map(|rule| {
-                    let named =
-                        Named { permissions: vec![permission(&rule.what)], principals: vec![principal(&rule.who)] };
-                    (format!("{}/{}", policy.name, rule.index), named)
-                })
+                policy.rules_at(layer).map(|rule| (format!("{}/{}", policy.name, rule.index), one(&rule)))
             });
             let policies: BTreeMap<String, Named> = named.collect();
             // Nothing to refuse needs no filter; nothing that is allowed does.

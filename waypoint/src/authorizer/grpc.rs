@@ -1,0 +1,250 @@
+//! `envoy.service.auth.v3.Authorization`: one unary call (gRPC over HTTP2, its document PROTOCOL-HTTP2).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use fairway_core::reason::Reason;
+use fairway_proto::envoy::core::socket_address::PortSpecifier;
+use fairway_proto::envoy::core::{Address, SocketAddress, address::Address as Kind};
+use fairway_proto::external_auth::attribute_context::{HttpRequest, Peer, Request};
+use fairway_proto::external_auth::check_response::HttpResponse;
+use fairway_proto::external_auth::{AttributeContext, CheckRequest, CheckResponse, HeaderOption};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, StatusCode, Version};
+use prost::Message;
+
+use super::{Changes, Question, Verdict, is_free, put, shown};
+use crate::config::{Authorizer, Config, Edits, Header, Manner, Put};
+use crate::facts;
+use crate::failure::{Failure, Written};
+use crate::forward::{self, Outgoing};
+use crate::grpc;
+use crate::stream::Connection;
+
+const METHOD: &str = "/envoy.service.auth.v3.Authorization/Check";
+/// Bytes before a message: whether it is compressed, and its length.
+const PREFIX: usize = 5;
+
+pub(super) async fn ask(
+    connection: &Arc<Connection>,
+    config: &Config,
+    authorizer: &Authorizer,
+    question: &Question<'_>,
+) -> Result<Verdict, Failure> {
+    let lines = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/grpc")),
+        (header::TE, HeaderValue::from_static("trailers")),
+        (HeaderName::from_static("grpc-timeout"), deadline(authorizer)?),
+    ];
+    let outgoing = Outgoing {
+        method: Method::POST,
+        target: METHOD.to_owned(),
+        host: HeaderValue::try_from(&*authorizer.cluster).map_err(broken)?,
+        headers: lines.into_iter().collect(),
+        is_http2: true,
+        hash: None,
+    };
+    let message = framed(&check(connection, authorizer, question))?;
+    let answer = forward::ask(connection, config, &authorizer.cluster, outgoing, message).await?;
+    if answer.status != StatusCode::OK {
+        return Err(broken(format!("the authorizer answered with {}", answer.status)));
+    }
+    match grpc::status_in(&answer.trailers).or_else(|| grpc::status_in(&answer.headers)) {
+        Some(0) => verdict(unframed(&answer.body)?),
+        Some(code) => Err(broken(format!("the authorizer's call ended with status {code} of gRPC"))),
+        None => Err(broken("the authorizer's call ended without a status of gRPC")),
+    }
+}
+
+fn broken(problem: impl ToString) -> Failure {
+    Failure::new(Reason::UpstreamConnectFailed, problem)
+}
+
+fn deadline(authorizer: &Authorizer) -> Result<HeaderValue, Failure> {
+    // At most eight digits.
+    let milliseconds = authorizer.timeout.as_millis().min(99_999_999);
+    HeaderValue::try_from(format!("{milliseconds}m")).map_err(broken)
+}
+
+fn framed(message: &CheckRequest) -> Result<Bytes, Failure> {
+    let length = u32::try_from(message.encoded_len()).map_err(broken)?;
+    let mut bytes = BytesMut::with_capacity(PREFIX + message.encoded_len());
+    bytes.put_u8(0);
+    bytes.put_u32(length);
+    message.encode(&mut bytes).map_err(broken)?;
+    Ok(bytes.freeze())
+}
+
+fn unframed(bytes: &[u8]) -> Result<CheckResponse, Failure> {
+    let Some(([compressed, length @ ..], message)) = bytes.split_first_chunk::<PREFIX>() else {
+        return Err(broken("the authorizer's answer is cut off"));
+    };
+    let is_whole = u64::from(u32::from_be_bytes(*length)) == u64::try_from(message.len()).unwrap_or(u64::MAX);
+    if *compressed != 0 || !is_whole {
+        return Err(broken("the authorizer's answer is compressed, or not one message"));
+    }
+    CheckResponse::decode(message).map_err(broken)
+}
+
+fn check(connection: &Connection, authorizer: &Authorizer, question: &Question<'_>) -> CheckRequest {
+    let (client, head) = (&connection.client, &question.head);
+    let peer = |address: std::net::SocketAddr, principal: String| {
+        let port_specifier = Some(PortSpecifier::PortValue(u32::from(address.port())));
+        let socket = SocketAddress { address: address.ip().to_canonical().to_string(), port_specifier };
+        Some(Peer { address: Some(Address { address: Some(Kind::SocketAddress(socket)) }), principal })
+    };
+    let said = |name: &Header| head.header(name).unwrap_or_default().into_owned();
+    let names = shown(authorizer, question).map(|(name, _)| name);
+    let joined = |name: &HeaderName| Some((name.to_string(), facts::joined(question.headers, name)?.into_owned()));
+    let mut headers: BTreeMap<String, String> = names.filter_map(joined).collect();
+    for (name, header) in [
+        (":method", Header::Method),
+        (":path", Header::Path),
+        (":authority", Header::Authority),
+        (":scheme", Header::Scheme),
+    ] {
+        headers.insert(name.to_owned(), said(&header));
+    }
+    let body = question.body.as_ref().map(|body| body.bytes.to_vec()).unwrap_or_default();
+    let as_bytes = authorizer.body.is_some_and(|shown| shown.as_bytes);
+    let (text, raw_body) =
+        if as_bytes { (String::new(), body) } else { (String::from_utf8_lossy(&body).into_owned(), Vec::new()) };
+    let length = question.headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let id = question.headers.get("x-request-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
+    let http = HttpRequest {
+        id: id.to_owned(),
+        method: head.method.to_owned(),
+        headers,
+        path: said(&Header::Path),
+        host: head.authority.to_owned(),
+        scheme: said(&Header::Scheme),
+        size: length.unwrap_or(-1),
+        protocol: if question.version == Version::HTTP_2 { "HTTP/2" } else { "HTTP/1.1" }.to_owned(),
+        body: text,
+        raw_body,
+    };
+    CheckRequest {
+        attributes: Some(AttributeContext {
+            source: peer(client.address, client.identity.to_string()),
+            destination: peer(connection.bound.address(), connection.local.identity().to_string()),
+            request: Some(Request { time: Some(SystemTime::now().into()), http: Some(http) }),
+        }),
+    }
+}
+
+/// What an answer means. Whatever is not a clear yes is a no.
+fn verdict(answer: CheckResponse) -> Result<Verdict, Failure> {
+    let code =
+        answer.status.map(|status| status.code).ok_or_else(|| broken("the authorizer's answer has no status"))?;
+    match answer.http_response {
+        Some(HttpResponse::OkResponse(passes)) if code == 0 => {
+            let remove = passes.headers_to_remove.iter();
+            let remove = remove.filter_map(|name| HeaderName::try_from(name).ok()).filter(is_free);
+            let request = Edits { remove: remove.collect(), put: all(&passes.headers, Manner::Overwrite) };
+            let put = all(&passes.response_headers_to_add, Manner::Append);
+            Ok(Verdict::Passes(Changes { request, response: Edits { remove: Vec::new(), put } }))
+        }
+        None if code == 0 => Ok(Verdict::Passes(Changes::default())),
+        Some(HttpResponse::DeniedResponse(refuses)) => {
+            let status = refuses.status.and_then(|status| u16::try_from(status.code).ok());
+            let status = status.and_then(|status| StatusCode::from_u16(status).ok());
+            // An answer of 1xx would be none.
+            let status = status.filter(|status| !status.is_informational()).unwrap_or(StatusCode::FORBIDDEN);
+            let lines = all(&refuses.headers, Manner::Append).into_iter();
+            let headers: HeaderMap = lines.map(|Put { name, value, .. }| (name, value)).collect();
+            Ok(Verdict::Refuses(status, Written { headers, body: refuses.body.into() }))
+        }
+        Some(HttpResponse::OkResponse(_)) | None => Ok(Verdict::Refuses(StatusCode::FORBIDDEN, Written::default())),
+    }
+}
+
+fn all(headers: &[HeaderOption], otherwise: Manner) -> Vec<Put> {
+    let headers = headers.iter().filter_map(|option| {
+        let manner = match option.append {
+            Some(true) => Manner::Append,
+            Some(false) => Manner::Overwrite,
+            None => otherwise,
+        };
+        let header = option.header.as_ref()?;
+        put(&header.key, header.value.as_bytes(), manner)
+    });
+    headers.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use fairway_proto::envoy::core::HeaderValue as Line;
+    use fairway_proto::envoy::fraction::HttpStatus;
+    use fairway_proto::external_auth::{DeniedHttpResponse, OkHttpResponse};
+    use fairway_proto::rpc_status::Status;
+
+    use super::*;
+
+    fn line(key: &str, value: &str) -> HeaderOption {
+        HeaderOption { header: Some(Line { key: key.into(), value: value.into() }), append: None }
+    }
+
+    fn answer(code: Option<i32>, http_response: Option<HttpResponse>) -> CheckResponse {
+        CheckResponse { status: code.map(|code| Status { code, ..Status::default() }), http_response }
+    }
+
+    #[test]
+    fn only_a_clear_yes_lets_a_request_pass() {
+        let yes = || Some(HttpResponse::OkResponse(OkHttpResponse::default()));
+        let no = |code| {
+            let status = Some(HttpStatus { code });
+            Some(HttpResponse::DeniedResponse(DeniedHttpResponse { status, ..Default::default() }))
+        };
+        let rows = [
+            ("yes", answer(Some(0), None), Some(None)),
+            ("yes, with changes", answer(Some(0), yes()), Some(None)),
+            ("no", answer(Some(7), None), Some(Some(403))),
+            ("no, with a status", answer(Some(16), no(401)), Some(Some(401))),
+            ("no, with an impossible status", answer(Some(7), no(100)), Some(Some(403))),
+            ("no in spite of its status", answer(Some(0), no(302)), Some(Some(302))),
+            ("yes in spite of its status", answer(Some(7), yes()), Some(Some(403))),
+            ("neither", answer(None, None), None),
+        ];
+        for (name, answer, expected) in rows {
+            let told = verdict(answer).ok().map(|verdict| match verdict {
+                Verdict::Passes(_) => None,
+                Verdict::Refuses(status, _) => Some(status.as_u16()),
+            });
+            assert_eq!(told, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_frames_a_message_is_not_the_authorizers_to_write() {
+        let passes = OkHttpResponse {
+            headers: vec![line("x-user", "a"), line("Host", "evil"), line("content-length", "3"), line(":path", "/")],
+            headers_to_remove: vec!["x-secret".into(), "transfer-encoding".into(), "bad name".into()],
+            response_headers_to_add: vec![line("x-told", "b"), line("connection", "close")],
+        };
+        let verdict = verdict(answer(Some(0), Some(HttpResponse::OkResponse(passes)))).unwrap();
+        let Verdict::Passes(Changes { request, response }) = verdict else { panic!("{verdict:?}") };
+        let names = |edits: &Edits| edits.put.iter().map(|put| put.name.to_string()).collect::<Vec<_>>();
+        assert_eq!(names(&request), ["x-user"]);
+        assert_eq!(request.remove, [HeaderName::from_static("x-secret")]);
+        assert_eq!(names(&response), ["x-told"]);
+    }
+
+    #[test]
+    fn an_answer_is_one_message_that_is_not_compressed() {
+        let message = answer(Some(0), None).encode_to_vec();
+        let length = u8::try_from(message.len()).unwrap();
+        let framed = |prefix: [u8; 5]| [&prefix[..], &message].concat();
+        assert!(unframed(&framed([0, 0, 0, 0, length])).is_ok());
+        for bytes in [
+            framed([1, 0, 0, 0, length]),
+            framed([0, 0, 0, 0, length - 1]),
+            framed([0, 0xff, 0xff, 0xff, 0xff]),
+            vec![0, 0, 0],
+            vec![0, 0, 0, 0, 2, 0xff, 0xff],
+        ] {
+            assert!(unframed(&bytes).is_err(), "{bytes:?}");
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! An authorizer that is sent the head of the request itself: 200 lets it pass, 500 and above is no answer, and any other
+//! answer is the client's.
+
+use std::sync::Arc;
+
+use fairway_core::reason::Reason;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, StatusCode};
+
+use super::{Changes, Question, Verdict, is_among, is_free, shown};
+use crate::config::{Authorizer, Config, Edits, Header, Manner, Put, Speech};
+use crate::failure::{Failure, Written};
+use crate::forward::{self, Answer, Outgoing};
+use crate::stream::Connection;
+
+pub(super) async fn ask(
+    connection: &Arc<Connection>,
+    config: &Config,
+    authorizer: &Authorizer,
+    question: &Question<'_>,
+) -> Result<Verdict, Failure> {
+    let Speech::Http { prefix, add, .. } = &authorizer.speech else {
+        return Err(Failure::new(Reason::Internal, "an authorizer that speaks gRPC"));
+    };
+    let body = question.body.as_ref().map(|body| body.bytes.clone()).unwrap_or_default();
+    let mut headers = HeaderMap::new();
+    for (name, value) in shown(authorizer, question).filter(|(name, _)| is_free(name)) {
+        headers.append(name.clone(), value.clone());
+    }
+    if let Some(value) = question.headers.get(header::AUTHORIZATION) {
+        headers.insert(header::AUTHORIZATION, value.clone());
+    }
+    for (name, value) in add {
+        headers.insert(name.clone(), value.clone());
+    }
+    let bad = |error: http::header::InvalidHeaderValue| Failure::new(Reason::BadRequest, error);
+    let method = Method::from_bytes(question.head.method.as_bytes());
+    let outgoing = Outgoing {
+        method: method.map_err(|error| Failure::new(Reason::BadRequest, error))?,
+        target: format!("{prefix}{}", question.head.header(&Header::Path).unwrap_or_default()),
+        host: HeaderValue::try_from(question.head.authority).map_err(bad)?,
+        headers,
+        is_http2: false,
+        hash: None,
+    };
+    let answer = forward::ask(connection, config, &authorizer.cluster, outgoing, body).await?;
+    verdict(authorizer, answer)
+}
+
+fn verdict(authorizer: &Authorizer, answer: Answer) -> Result<Verdict, Failure> {
+    let Speech::Http { onward, refused, passed, .. } = &authorizer.speech else {
+        return Err(Failure::new(Reason::Internal, "an authorizer that speaks gRPC"));
+    };
+    let Answer { status, headers, body, .. } = answer;
+    if status.is_server_error() || status.is_informational() {
+        return Err(Failure::new(Reason::UpstreamConnectFailed, format!("the authorizer answered with {status}")));
+    }
+    let some = |is_meant: &dyn Fn(&HeaderName) -> bool| -> Vec<(HeaderName, HeaderValue)> {
+        let lines = headers.iter().filter(|(name, _)| is_free(name) && is_meant(name));
+        lines.map(|(name, value)| (name.clone(), value.clone())).collect()
+    };
+    if status == StatusCode::OK {
+        let edits = |lines: Vec<(HeaderName, HeaderValue)>, manner| Edits {
+            remove: Vec::new(),
+            put: lines.into_iter().map(|(name, value)| Put { name, value, manner }).collect(),
+        };
+        let request = edits(some(&|name| is_among(onward, name)), Manner::Overwrite);
+        let response = edits(some(&|name| is_among(passed, name)), Manner::Overwrite);
+        return Ok(Verdict::Passes(Changes { request, response }));
+    }
+    // What a client needs to be let in or sent elsewhere it always gets, as with Envoy.
+    let is_needed = |name: &HeaderName| [header::WWW_AUTHENTICATE, header::LOCATION].contains(name);
+    let is_told = |name: &HeaderName| is_needed(name) || refused.as_ref().is_none_or(|texts| is_among(texts, name));
+    let headers = some(&is_told).into_iter().fold(HeaderMap::new(), |mut all, (name, value)| {
+        all.append(name, value);
+        all
+    });
+    Ok(Verdict::Refuses(status, Written { headers, body }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::config::Text;
+
+    fn authorizer() -> Authorizer {
+        let speech = Speech::Http {
+            prefix: String::new(),
+            add: Vec::new(),
+            onward: vec![Text::Prefix("x-user".into())],
+            refused: Some(vec![Text::Exact("x-why".into())]),
+            passed: vec![Text::Exact("x-told".into())],
+        };
+        let (timeout, status_on_error) = (Duration::from_secs(1), StatusCode::FORBIDDEN);
+        Authorizer {
+            cluster: "a".into(),
+            speech,
+            timeout,
+            fails_open: false,
+            status_on_error,
+            body: None,
+            headers: None,
+        }
+    }
+
+    #[test]
+    fn each_gets_of_an_answer_what_is_meant_for_it() {
+        let headers: HeaderMap = [("x-user-name", "a"), ("x-why", "b"), ("x-told", "c"), ("location", "/"), ("x", "d")]
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .into_iter()
+            .collect();
+        let answer = |status: u16| Answer {
+            status: StatusCode::from_u16(status).unwrap(),
+            headers: headers.clone(),
+            body: Bytes::from("no"),
+            trailers: HeaderMap::new(),
+        };
+        let names = |edits: &Edits| edits.put.iter().map(|put| put.name.to_string()).collect::<Vec<_>>();
+        let Ok(Verdict::Passes(changes)) = verdict(&authorizer(), answer(200)) else { panic!("200 passes") };
+        assert_eq!(
+            (names(&changes.request), names(&changes.response)),
+            (vec!["x-user-name".into()], vec!["x-told".into()])
+        );
+        for status in [204, 302, 401, 403] {
+            let Ok(Verdict::Refuses(told, written)) = verdict(&authorizer(), answer(status)) else {
+                panic!("{status} refuses")
+            };
+            let mut names: Vec<_> = written.headers.keys().map(HeaderName::as_str).collect();
+            names.sort_unstable();
+            assert_eq!((told.as_u16(), names, &*written.body), (status, vec!["location", "x-why"], &b"no"[..]));
+        }
+        for status in [500, 503, 100] {
+            assert!(verdict(&authorizer(), answer(status)).is_err(), "{status}");
+        }
+    }
+}
