@@ -66,6 +66,11 @@ impl Drop for Process {
     }
 }
 
+/// Who may be asked by policies: a service of HTTP, and one that is not there.
+const MESH_CONFIG: &str = "extensionProviders:\n\
+    - {name: judge, envoyExtAuthzHttp: {service: judge.shop.svc.cluster.local, port: 80, timeout: 5s}}\n\
+    - {name: nobody, envoyExtAuthzGrpc: {service: nobody.shop.svc.cluster.local, port: 80, timeout: 5s}}\n";
+
 /// The third part of the loopback addresses of each test of this process.
 static NEXT: AtomicU8 = AtomicU8::new(1);
 
@@ -97,6 +102,7 @@ impl Mesh {
         // Nobody else binds there, so the port stays free.
         let pod_port = TcpListener::bind((first, 0)).unwrap().local_addr().unwrap().port();
         fs::write(directory.path().join("manifests/mesh.yaml"), fill(manifests, &prefix, pod_port)).unwrap();
+        fs::write(path("mesh-config.yaml"), MESH_CONFIG).unwrap();
         let nodes = ["z1", "z2"].map(|zone| {
             format!(
                 "apiVersion: v1\nkind: Node\nmetadata: {{name: {zone}, labels: {{topology.kubernetes.io/region: r, \
@@ -114,6 +120,7 @@ impl Mesh {
                     &format!("--manifests={}", path("manifests")),
                     &format!("--state-dir={}", path("state")),
                     &format!("--service-account-key={}", path("key.pem")),
+                    &format!("--mesh-config={}", path("mesh-config.yaml")),
                     "--tls-san=127.0.0.1",
                 ])
                 .stderr(log),

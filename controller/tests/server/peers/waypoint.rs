@@ -71,6 +71,34 @@ spec:
   - {issuer: users.example, audiences: [web], jwks: 'KEYS', outputClaimToHeaders: [{header: x-subject, claim: sub}]}
   - {issuer: lost.example, jwksUri: "http://127.0.0.1:1/keys"}
 ---
+apiVersion: v1
+kind: Service
+metadata: {name: judge, namespace: shop}
+spec: {clusterIP: 10.96.0.4, selector: {app: web}, ports: [{name: http, port: 80, targetPort: PORT}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: nobody, namespace: shop}
+spec: {clusterIP: 10.96.0.5, selector: {app: none}, ports: [{name: grpc, port: 80}]}
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: ask, namespace: shop}
+spec:
+  targetRefs: [{kind: Service, group: "", name: free}]
+  action: CUSTOM
+  provider: {name: judge}
+  rules: [{to: [{operation: {paths: [/asked], ports: ["80"]}}]}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: ask-nobody, namespace: shop}
+spec:
+  targetRefs: [{kind: Service, group: "", name: free}]
+  action: CUSTOM
+  provider: {name: nobody}
+  rules: [{to: [{operation: {paths: [/lost], ports: ["80"]}}]}]
+---
 apiVersion: fairway.dev/v1alpha1
 kind: RateLimit
 metadata: {name: each, namespace: shop}
@@ -246,6 +274,11 @@ async fn envoy_stands_before_services_and_enforces_their_policies() {
         assert_eq!(status, expected, "{user}, counted by itself: {body}");
     }
     assert!(matches!(ask(&envoy, "10.96.0.2", 80, "GET /", "").await, Some((200, _))), "no limit is about it");
+    for (path, expected) in [("/asked", 200), ("/lost", 403)] {
+        let (status, body) = ask(&envoy, "10.96.0.2", 80, &format!("GET {path}"), "").await.unwrap();
+        assert_eq!(status, expected, "{path}: {body}");
+        assert!(!body.contains("RBAC"), "it is no rule that refuses {path}: {body}");
+    }
     assert!(matches!(ask(&envoy, "10.96.0.3", 81, "GET /a", "").await, Some((200, _))));
     assert_eq!(ask(&envoy, "10.96.0.3", 443, "GET /a", "").await, None, "who asks for no name");
     // Who is not looked into is allowed nothing that a request would have to show.
