@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use fairway_core::io::drain::Drain;
 use fairway_core::source::gateway::Gateway;
+use fairway_core::source::labels::WAYPOINT_CLASS;
 use fairway_core::source::objects::label;
 use fairway_core::source::{Kind, ObjectKey, Objects};
 use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, Preconditions};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use super::render::CLASS;
 use crate::api_server::{Complaints, application, resource, unless_gone, within};
 use crate::state::Published;
 use crate::status::lease::Leadership;
@@ -38,7 +38,7 @@ pub fn gateway(namespace: &str) -> Value {
         "apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
         "metadata": {"name": NAME, "namespace": namespace, "labels": {MANAGED_BY.0: MANAGED_BY.1}},
         "spec": {
-            "gatewayClassName": CLASS,
+            "gatewayClassName": WAYPOINT_CLASS,
             "listeners": [{"name": "mesh", "port": TUNNEL_PORT, "protocol": "HBONE"}],
         },
     })

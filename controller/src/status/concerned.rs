@@ -175,6 +175,14 @@ impl<'a> Places<'a> {
                         concerned.services = Services::All;
                     }
                 }
+                Place::Object(object) if object.kind.is_route() => {
+                    let Some(route) = self.route(object) else { continue };
+                    concerned.waypoints.extend(route.waypoints.iter().cloned());
+                    match &route.services {
+                        Services::Named(services) => names.extend(services.iter().cloned()),
+                        Services::All => concerned.services = Services::All,
+                    }
+                }
                 Place::Object(object) => {
                     let Some((hostname, gateways)) = self.services.get(object) else { continue };
                     names.insert((*hostname).to_owned());

@@ -7,7 +7,7 @@
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use fairway_core::source::objects::{ByKey, service_account_name};
+use fairway_core::source::objects::ByKey;
 use fairway_core::source::{ObjectKey, Objects};
 use serde_json::Value;
 
@@ -123,10 +123,8 @@ impl<'a> Running<'a> {
 
     fn any(&self, concerned: &Concerned) -> bool {
         let all = self.accounts.get_or_init(|| {
-            let ready = self.objects.pods.values().filter(|pod| is_healthy(pod));
-            ready
-                .map(|pod| (pod.metadata.namespace.as_deref().unwrap_or_default(), service_account_name(pod)))
-                .collect()
+            let ready = self.objects.pods.iter().filter(|(_, pod)| is_healthy(pod));
+            ready.map(|(key, pod)| (key.namespace.as_str(), &*pod.service_account)).collect()
         });
         let nodes = concerned.node_policy.iter().flat_map(|_| self.node_accounts);
         // Waypoints run as an account that has the name of their gateway.

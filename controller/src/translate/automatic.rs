@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use fairway_core::source::labels::USE_WAYPOINT;
 use fairway_core::source::objects::label;
 use fairway_core::source::route::ParentReference;
 use fairway_core::source::{Kind, ObjectKey, Objects};
 
 use super::Settings;
 use super::policies::Policies;
-use super::waypoint::USE_WAYPOINT;
 use crate::l7::attach::is_of_mesh;
 use crate::l7::authz::Place;
 use crate::l7::catalog::{named, parent_kind};

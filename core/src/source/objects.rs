@@ -81,10 +81,9 @@ macro_rules! objects {
             /// Whether there is an object called `key`.
             #[must_use]
             pub fn has(&self, key: &ObjectKey) -> bool {
-                self.pods.contains_key(key)
-                    || match key.kind {
-                        $(Kind::$kind => self.$field.contains_key(key),)+
-                    }
+                match key.kind {
+                    $(Kind::$kind => self.$field.contains_key(key),)+
+                }
             }
 
             /// Takes an object out.
