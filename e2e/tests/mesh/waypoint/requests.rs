@@ -2,7 +2,7 @@
 
 use fairway_lab::Lab;
 
-use super::{CLIENT, ask, deny, hears};
+use super::{CLIENT, GUEST, ask, deny, hears};
 
 /// The public half of a key that was made for this, and what its private half has signed: for `web`, for another audience, and
 /// for `web` until the year 2001.
@@ -70,6 +70,33 @@ pub(super) fn failures_and_origins_are_told(lab: &Lab) {
     lab.delete(TROUBLE).unwrap();
     lab.wait_until("requests to fail no more", || {
         let answer = ask(lab, CLIENT, "http://web/broken", &[]);
+        if answer.starts_with("200 ") { Ok(()) } else { Err(answer) }
+    })
+    .unwrap();
+}
+
+/// Two requests of each user in a day.
+const RATES: &str = "apiVersion: fairway.dev/v1alpha1\nkind: RateLimit\n\
+    metadata: {name: each, namespace: shop}\nspec:\n  targetRefs: [{group: \"\", kind: Service, name: web}]\n  \
+    limits: [{requests: 2, period: 24h, by: [{type: Client}, {type: Header, name: x-user}]}]\n";
+
+pub(super) fn rates_are_limited(lab: &Lab) {
+    lab.apply(RATES).unwrap();
+    let mut users = 0..;
+    let ask_as = |pod: &str, user: &str| ask(lab, pod, "http://web/", &["-H", user]);
+    let used_up = lab.wait_until("a third request of one user to be refused", || {
+        // Nobody has asked as this one before, under whatever configuration.
+        let user = format!("x-user: {}", users.next().unwrap_or(0));
+        let answers = [(); 3].map(|()| ask_as(CLIENT, &user));
+        let is_told = answers[2].starts_with("429 ") && answers[2].contains("rate_limited");
+        if is_told && answers[..2].iter().all(|it| it.starts_with("200 ")) { Ok(user) } else { Err(answers.join("; ")) }
+    });
+    let used_up = used_up.unwrap();
+    assert!(ask_as(GUEST, &used_up).starts_with("200 "), "another client is counted by itself");
+    assert!(ask(lab, CLIENT, "http://web/", &[]).starts_with("200 "), "a request without the header is not counted");
+    lab.delete(RATES).unwrap();
+    lab.wait_until("requests to be limited no more", || {
+        let answer = ask_as(CLIENT, &used_up);
         if answer.starts_with("200 ") { Ok(()) } else { Err(answer) }
     })
     .unwrap();
