@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use fairway_core::limits;
 use fairway_core::reason::Reason;
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue, InvalidHeaderValue};
 use http::{HeaderMap, StatusCode};
 use tokio::time::{Duration, timeout};
 
@@ -68,14 +68,10 @@ pub async fn ask(
         None => None,
     };
     let question = Question { head, headers, version, body };
-    let asking = async {
-        match &authorizer.speech {
-            Speech::Grpc => grpc::ask(connection, config, authorizer, &question).await,
-            Speech::Http { .. } => http_head::ask(connection, config, authorizer, &question).await,
-        }
+    let answered = match &authorizer.speech {
+        Speech::Grpc => grpc::ask(connection, config, authorizer, &question).await,
+        Speech::Http { .. } => http_head::ask(connection, config, authorizer, &question).await,
     };
-    let late = || Failure::new(Reason::TimedOut, format!("no answer within {:?}", authorizer.timeout));
-    let answered = timeout(authorizer.timeout, asking).await.unwrap_or_else(|_elapsed| Err(late()));
     match answered {
         Ok(Verdict::Passes(changes)) => Ok(changes),
         Ok(Verdict::Refuses(status, written)) => {
@@ -84,14 +80,25 @@ pub async fn ask(
         }
         Err(failure) => {
             let detail = format!("{}: {} ({})", authorizer.cluster, failure.detail, failure.reason);
-            connection.waypoint.telemetry.unanswered(authorizer.fails_open, &detail);
-            if authorizer.fails_open {
+            let passes = authorizer.fails_open && is_no_answer(&failure);
+            connection.waypoint.telemetry.unanswered(passes, &detail);
+            if passes {
                 return Ok(Changes::default());
             }
             let failure = Failure::new(Reason::AuthorizerFailed, detail);
             Err(Failure { status: Some(authorizer.status_on_error), ..failure })
         }
     }
+}
+
+/// An answer that cannot be used.
+fn unusable(problem: impl ToString) -> Failure {
+    Failure::new(Reason::AuthorizerFailed, problem)
+}
+
+/// Whether nobody has answered. What cannot be used may have been a no, and never fails open.
+fn is_no_answer(failure: &Failure) -> bool {
+    failure.reason != Reason::AuthorizerFailed
 }
 
 /// What of the body is shown. A client that is slow or says too much does not fail open.
@@ -129,10 +136,10 @@ fn is_free(name: &HeaderName) -> bool {
     !ours.contains(name)
 }
 
-/// One header to write, if it may be written.
-fn put(name: &str, value: &[u8], manner: Manner) -> Option<Put> {
+/// One header to write, if it may be written; an error where that is impossible. The client's own must not stay in its place.
+fn put(name: &str, value: &[u8], manner: Manner) -> Option<Result<Put, InvalidHeaderValue>> {
     let name = HeaderName::try_from(name).ok().filter(is_free)?;
-    Some(Put { name, value: HeaderValue::from_bytes(value).ok()?, manner })
+    Some(HeaderValue::from_bytes(value).map(|value| Put { name, value, manner }))
 }
 
 /// Whether any of these is meant by this name, whatever its case.

@@ -9,7 +9,7 @@ use fairway_core::limits;
 use fairway_core::reason::Reason;
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use rand::RngExt;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -142,49 +142,66 @@ pub async fn send(
     Ok(Answered { reached, deadline, under_way, request: body, upgrade, edits: backend.response.clone() })
 }
 
-/// An answer that was read to its end.
+/// An answer of which the head has come, and all the rest that could be read.
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// Its status.
     pub status: StatusCode,
     /// Its headers.
     pub headers: HeaderMap,
-    /// Its body.
-    pub body: Bytes,
-    /// Its trailers.
+    /// Its body, or why that could not be read.
+    pub body: Result<Bytes, Failure>,
+    /// Its trailers; none where the body could not be read.
     pub trailers: HeaderMap,
 }
 
-/// Asks a service something on behalf of the client's request, once, and reads the answer to its end.
+/// Asks a service something on behalf of the client's request, once, and reads the answer to its end while `patience` lasts. A
+/// head that has come is an answer, whatever becomes of its body.
 ///
 /// # Errors
-/// Why there is no answer, or none that is short enough.
+/// Why there is no answer.
 pub async fn ask(
     connection: &Arc<Connection>,
     config: &Config,
     cluster: &Arc<str>,
     outgoing: Outgoing,
     body: Bytes,
+    patience: Duration,
 ) -> Result<Answer, Failure> {
+    let begun = Instant::now();
+    let late = || Failure::new(Reason::TimedOut, format!("no answer within {patience:?}"));
     let missing = || Failure::new(Reason::NoHealthyUpstream, format!("there is no cluster {cluster}"));
     let target = Target::of(connection, config, cluster).ok_or_else(missing)?;
     let too_many = || Failure::new(Reason::ConnectionLimit, format!("{} requests", target.cluster.bounds.requests));
     let _under_way = target.load.request(&target.cluster).ok_or_else(too_many)?;
     let mut unheard = Done::begun(outgoing.method.clone(), String::new(), false);
     let mut attempts = Attempts::new(connection, &target, outgoing, Replay::whole(body));
-    let reached = match attempts.once(&mut unheard).await {
-        // Of a connection that was closed when it was used again; to ask twice is to ask once.
-        Err(missed) if missed.failure.reason == Reason::ResetByPeer => attempts.once(&mut unheard).await,
-        reached => reached,
+    let asking = async {
+        match attempts.once(&mut unheard).await {
+            // Of a connection that was closed when it was used again; to ask twice is to ask once.
+            Err(missed) if missed.failure.reason == Reason::ResetByPeer => attempts.once(&mut unheard).await,
+            reached => reached,
+        }
     };
+    let reached = tokio::time::timeout(patience, asking).await.map_err(|_elapsed| late())?;
     let Reached { response, key, upstream, .. } = reached.map_err(|missed| missed.failure)?;
     let (parts, body) = response.into_parts();
     let most = connection.waypoint.limits.size(&limits::AUTHORIZER_ANSWER);
-    let broken = |error: Box<dyn std::error::Error + Send + Sync>| Failure::new(Reason::ResetByPeer, error);
-    let body = Limited::new(body, most).collect().await.map_err(broken)?;
-    connection.waypoint.upstreams.put(key, upstream);
-    let trailers = body.trailers().cloned().unwrap_or_default();
-    Ok(Answer { status: parts.status, headers: parts.headers, body: body.to_bytes(), trailers })
+    let left = patience.saturating_sub(begun.elapsed());
+    let mut trailers = HeaderMap::new();
+    let body = match tokio::time::timeout(left, Limited::new(body, most).collect()).await {
+        Ok(Ok(whole)) => {
+            connection.waypoint.upstreams.put(key, upstream);
+            trailers = whole.trailers().cloned().unwrap_or_default();
+            Ok(whole.to_bytes())
+        }
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Err(Failure::new(Reason::AuthorizerFailed, format!("the answer is longer than {most} bytes")))
+        }
+        Ok(Err(error)) => Err(Failure::new(Reason::ResetByPeer, error)),
+        Err(_elapsed) => Err(late()),
+    };
+    Ok(Answer { status: parts.status, headers: parts.headers, body, trailers })
 }
 
 /// Sends copies; nobody waits for what comes of them.

@@ -19,6 +19,8 @@ use crate::failure::Failure;
 const RESOURCE_EXHAUSTED: u32 = 8;
 /// How often at most it is looked for buckets that are full again, which are as good as none.
 const SWEEP: Duration = Duration::from_secs(1);
+/// The longest time to wait that anybody is told; a century and more.
+const LONGEST_RESET: Duration = Duration::from_secs(1 << 32);
 
 /// The buckets of all listeners.
 #[derive(Debug)]
@@ -77,7 +79,8 @@ impl Level {
     fn told(self, rate: &Rate, passes: bool, shares: bool) -> Told<'_> {
         let most = f64::from(self.shape.most);
         let wanted = if passes { most } else { 1.0 };
-        let reset = Duration::from_secs_f64(((wanted - self.tokens) / per_second(self.shape)).max(0.0));
+        let reset = Duration::try_from_secs_f64(((wanted - self.tokens) / per_second(self.shape)).max(0.0));
+        let reset = reset.map_or(LONGEST_RESET, |reset| reset.min(LONGEST_RESET));
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and a u32")]
         let left = self.tokens.max(0.0).floor() as u32;
         Told { passes, rate, left, reset, shares }
@@ -288,6 +291,15 @@ mod tests {
             let names: Vec<_> = told.headers().put.iter().map(|put| put.name.to_string()).collect();
             assert_eq!(names.contains(&"retry-after".to_owned()), !passes);
         }
+    }
+
+    #[test]
+    fn however_long_it_takes_the_time_can_be_told() {
+        let bucket = Bucket { most: u32::MAX, fill: 1, interval: Duration::MAX };
+        let rates = Rates { limits: vec![Rate { bucket, ..rate(&[("limit", Some("x"))], 1) }] };
+        let (counted, client) = ([counting(&[of("x")])], Client::new("a", None));
+        let told = buckets(10).take("l", &rates, counted.iter(), &client.facts(), Instant::now());
+        assert_eq!(told.unwrap().reset, LONGEST_RESET);
     }
 
     #[test]

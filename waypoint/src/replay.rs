@@ -22,9 +22,16 @@ pub struct Replay(Arc<Mutex<Shared>>);
 /// The body of a request as it comes, of which the beginning may have been looked at.
 pub struct Received {
     source: Incoming,
-    ahead: Vec<Piece>,
+    ahead: Ahead,
     length: Option<u64>,
     ended: bool,
+}
+
+/// What was looked at, in one piece: somebody who sends single bytes costs no more than the bytes.
+#[derive(Default)]
+struct Ahead {
+    data: BytesMut,
+    trailers: Option<HeaderMap>,
 }
 
 /// The beginning of a body.
@@ -95,7 +102,7 @@ impl Received {
     #[must_use]
     pub fn new(source: Incoming) -> Self {
         let (length, ended) = (source.size_hint().exact(), source.is_end_stream());
-        Self { source, ahead: Vec::new(), length, ended }
+        Self { source, ahead: Ahead::default(), length, ended }
     }
 
     /// The first bytes, `most` at most. What was read is sent on all the same.
@@ -103,34 +110,34 @@ impl Received {
     /// # Errors
     /// When the client breaks off.
     pub async fn begin(&mut self, most: usize) -> Result<Beginning, BodyError> {
-        let data = |pieces: &[Piece]| -> usize { pieces.iter().map(Piece::length).sum() };
-        while !self.ended && data(&self.ahead) <= most {
+        while !self.ended && self.ahead.data.len() <= most {
             match self.source.frame().await.transpose().map_err(BodyError::Client)? {
-                Some(frame) => self.ahead.extend(Piece::of(frame)),
+                Some(frame) => self.ahead.add(frame),
                 None => self.ended = true,
             }
             self.ended |= self.source.is_end_stream();
         }
-        let mut bytes = BytesMut::new();
-        for piece in &self.ahead {
-            if let Piece::Data(data) = piece {
-                bytes.extend_from_slice(data);
-            }
+        let data = &self.ahead.data;
+        let is_whole = self.ended && data.len() <= most;
+        Ok(Beginning { bytes: Bytes::copy_from_slice(data.get(..most).unwrap_or(data)), is_whole })
+    }
+}
+
+impl Ahead {
+    fn add(&mut self, frame: Frame<Bytes>) {
+        match frame.into_data() {
+            Ok(bytes) => self.data.extend_from_slice(&bytes),
+            Err(frame) => self.trailers = frame.into_trailers().ok().or(self.trailers.take()),
         }
-        let is_whole = self.ended && bytes.len() <= most;
-        bytes.truncate(most);
-        Ok(Beginning { bytes: bytes.freeze(), is_whole })
+    }
+
+    fn into_pieces(self) -> Vec<Piece> {
+        let data = Some(self.data.freeze()).filter(|bytes| !bytes.is_empty()).map(Piece::Data);
+        data.into_iter().chain(self.trailers.map(Piece::Trailers)).collect()
     }
 }
 
 impl Piece {
-    fn of(frame: Frame<Bytes>) -> Option<Self> {
-        match frame.into_data() {
-            Ok(bytes) => Some(Self::Data(bytes)),
-            Err(frame) => frame.into_trailers().ok().map(Self::Trailers),
-        }
-    }
-
     fn length(&self) -> usize {
         if let Self::Data(bytes) = self { bytes.len() } else { 0 }
     }
@@ -144,7 +151,7 @@ impl Replay {
         // What is known to be too long need not be begun with.
         let keeps = keeps && length.is_none_or(|length| length <= u64::try_from(KEPT_BYTES).unwrap_or(u64::MAX));
         let replay = Self::of(Source::Client(source), keeps, ended, length);
-        replay.begun_with(ahead);
+        replay.begun_with(ahead.into_pieces());
         replay
     }
 
@@ -310,5 +317,22 @@ impl Body for Attempt {
         let shared = lock(&self.shared);
         // What is asked before anything is sent is the length of the whole.
         shared.length.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn single_bytes_that_were_looked_at_become_one_piece() {
+        let mut ahead = Ahead::default();
+        for _ in 0..1000 {
+            ahead.add(Frame::data(Bytes::from_static(b"x")));
+        }
+        ahead.add(Frame::trailers(HeaderMap::new()));
+        let pieces = ahead.into_pieces();
+        assert_eq!(pieces.iter().map(Piece::length).collect::<Vec<_>>(), [1000, 0]);
+        assert!(Ahead::default().into_pieces().is_empty(), "nothing is no piece");
     }
 }

@@ -196,16 +196,13 @@ async fn ask(
 ) -> Result<Vec<Edits>, Failure> {
     let mut changes = Vec::new();
     for custom in &http.custom {
+        // Nobody is told by a client what only we may say of it, and it cannot dodge a question by saying it.
+        remove_own(http, &mut parts.headers);
         let head = head(parts, asked, None);
         if !rbac::is_about(&custom.rules, &Facts { request: Some(head), ..connection.facts() }) {
             continue;
         }
-        // Nobody is told by a client what only we may say of it.
-        let mut headers = parts.headers.clone();
-        for name in http.tokens.iter().flat_map(|tokens| tokens.own_headers()) {
-            headers.remove(name);
-        }
-        let headers = onward(connection, headers, None);
+        let headers = onward(connection, parts.headers.clone(), None);
         let question = (head, &headers, parts.version);
         let answer = authorizer::ask(connection, config, custom, question, body).await?;
         if let Some(id) = headers.get(&REQUEST_ID) {
@@ -216,6 +213,13 @@ async fn ask(
         changes.push(answer.response);
     }
     Ok(changes)
+}
+
+/// Removes the headers that say what tokens claim, which only we write.
+pub(crate) fn remove_own(http: &Http, headers: &mut HeaderMap) {
+    for name in http.tokens.iter().flat_map(|tokens| tokens.own_headers()) {
+        headers.remove(name);
+    }
 }
 
 /// Whether a request may be sent, and what its token claims. Afterwards the headers that say so are ours.

@@ -19,7 +19,7 @@ use crate::failure::Failure;
 use crate::forward::Held;
 use crate::path;
 use crate::rbac;
-use crate::request::{head, permit};
+use crate::request::{head, permit, remove_own};
 use crate::stream::{Connection, denied};
 
 /// The request that a connection began as, to be decided about again.
@@ -100,10 +100,11 @@ fn still(connection: &Connection, config: &Config, began: &Began) -> Result<(), 
     match config.listeners.get(&connection.listener).map(|listener| &**listener) {
         Some(Listener::Http(http)) => {
             let mut head = began.head.clone();
+            remove_own(http, &mut head.headers);
             let path = path::normalise(head.uri.path(), http.merge_slashes);
             let path = path.map_err(|error| Failure::new(Reason::BadRequest, error))?.into_owned();
             let asked = (began.authority.as_str(), path.as_str());
-            if is_unasked(connection, &http.custom, began, asked) {
+            if is_unasked(connection, &http.custom, &began.custom, (&head, asked)) {
                 let detail = "a policy asks an authorizer about it since";
                 return Err(Failure::new(Reason::AuthorizerFailed, detail));
             }
@@ -118,8 +119,16 @@ fn still(connection: &Connection, config: &Config, began: &Began) -> Result<(), 
     }
 }
 
-/// Whether somebody would be asked about the request who was not: its next one will be.
-fn is_unasked(connection: &Connection, custom: &[Custom], began: &Began, asked: (&str, &str)) -> bool {
-    let facts = Facts { request: Some(head(&began.head, asked, None)), ..connection.facts() };
-    custom.iter().any(|it| !began.custom.contains(it) && rbac::is_about(&it.rules, &facts))
+/// Whether somebody would be asked about the request who was not: its next one will be. How they are asked does not matter.
+fn is_unasked(
+    connection: &Connection,
+    custom: &[Custom],
+    before: &[Custom],
+    (parts, asked): (&request::Parts, (&str, &str)),
+) -> bool {
+    let facts = Facts { request: Some(head(parts, asked, None)), ..connection.facts() };
+    let is_same =
+        |it: &Custom, then: &Custom| then.rules == it.rules && then.authorizer.cluster == it.authorizer.cluster;
+    let is_new = |it: &Custom| !before.iter().any(|then| is_same(it, then));
+    custom.iter().any(|it| is_new(it) && rbac::is_about(&it.rules, &facts))
 }

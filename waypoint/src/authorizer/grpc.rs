@@ -11,11 +11,11 @@ use fairway_proto::envoy::core::{Address, SocketAddress, address::Address as Kin
 use fairway_proto::external_auth::attribute_context::{HttpRequest, Peer, Request};
 use fairway_proto::external_auth::check_response::HttpResponse;
 use fairway_proto::external_auth::{AttributeContext, CheckRequest, CheckResponse, HeaderOption};
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue};
 use http::{Method, StatusCode, Version};
 use prost::Message;
 
-use super::{Changes, Question, Verdict, is_free, put, shown};
+use super::{Changes, Question, Verdict, is_free, put, shown, unusable};
 use crate::config::{Authorizer, Config, Edits, Header, Manner, Put};
 use crate::facts;
 use crate::failure::{Failure, Written};
@@ -47,12 +47,14 @@ pub(super) async fn ask(
         hash: None,
     };
     let message = framed(&check(connection, authorizer, question))?;
-    let answer = forward::ask(connection, config, &authorizer.cluster, outgoing, message).await?;
+    let cluster = &authorizer.cluster;
+    let answer = forward::ask(connection, config, cluster, outgoing, message, authorizer.timeout).await?;
     if answer.status != StatusCode::OK {
         return Err(broken(format!("the authorizer answered with {}", answer.status)));
     }
+    let body = answer.body?;
     match grpc::status_in(&answer.trailers).or_else(|| grpc::status_in(&answer.headers)) {
-        Some(0) => verdict(unframed(&answer.body)?),
+        Some(0) => verdict(unframed(&body)?),
         Some(code) => Err(broken(format!("the authorizer's call ended with status {code} of gRPC"))),
         None => Err(broken("the authorizer's call ended without a status of gRPC")),
     }
@@ -79,13 +81,13 @@ fn framed(message: &CheckRequest) -> Result<Bytes, Failure> {
 
 fn unframed(bytes: &[u8]) -> Result<CheckResponse, Failure> {
     let Some(([compressed, length @ ..], message)) = bytes.split_first_chunk::<PREFIX>() else {
-        return Err(broken("the authorizer's answer is cut off"));
+        return Err(unusable("the authorizer's answer is cut off"));
     };
     let is_whole = u64::from(u32::from_be_bytes(*length)) == u64::try_from(message.len()).unwrap_or(u64::MAX);
     if *compressed != 0 || !is_whole {
-        return Err(broken("the authorizer's answer is compressed, or not one message"));
+        return Err(unusable("the authorizer's answer is compressed, or not one message"));
     }
-    CheckResponse::decode(message).map_err(broken)
+    CheckResponse::decode(message).map_err(unusable)
 }
 
 fn check(connection: &Connection, authorizer: &Authorizer, question: &Question<'_>) -> CheckRequest {
@@ -136,54 +138,58 @@ fn check(connection: &Connection, authorizer: &Authorizer, question: &Question<'
 
 /// What an answer means. Whatever is not a clear yes is a no.
 fn verdict(answer: CheckResponse) -> Result<Verdict, Failure> {
-    let code =
-        answer.status.map(|status| status.code).ok_or_else(|| broken("the authorizer's answer has no status"))?;
-    match answer.http_response {
-        Some(HttpResponse::OkResponse(passes)) if code == 0 => {
+    let code = answer.status.map(|status| status.code);
+    match (answer.http_response, code) {
+        (Some(HttpResponse::OkResponse(passes)), Some(0)) => {
+            let written = |headers: &[HeaderOption], otherwise| {
+                all(headers, otherwise).collect::<Result<Vec<_>, _>>().map_err(unusable)
+            };
             let remove = passes.headers_to_remove.iter();
             let remove = remove.filter_map(|name| HeaderName::try_from(name).ok()).filter(is_free);
-            let request = Edits { remove: remove.collect(), put: all(&passes.headers, Manner::Overwrite) };
-            let put = all(&passes.response_headers_to_add, Manner::Append);
+            let request = Edits { remove: remove.collect(), put: written(&passes.headers, Manner::Overwrite)? };
+            let put = written(&passes.response_headers_to_add, Manner::Append)?;
             Ok(Verdict::Passes(Changes { request, response: Edits { remove: Vec::new(), put } }))
         }
-        None if code == 0 => Ok(Verdict::Passes(Changes::default())),
-        Some(HttpResponse::DeniedResponse(refuses)) => {
+        (None, Some(0)) => Ok(Verdict::Passes(Changes::default())),
+        (Some(HttpResponse::DeniedResponse(refuses)), _) => {
             let status = refuses.status.and_then(|status| u16::try_from(status.code).ok());
             let status = status.and_then(|status| StatusCode::from_u16(status).ok());
             // An answer of 1xx would be none.
             let status = status.filter(|status| !status.is_informational()).unwrap_or(StatusCode::FORBIDDEN);
-            let lines = all(&refuses.headers, Manner::Append).into_iter();
+            // What cannot be written is left out: it is a no in any case.
+            let lines = all(&refuses.headers, Manner::Append).flatten();
             let headers: HeaderMap = lines.map(|Put { name, value, .. }| (name, value)).collect();
             Ok(Verdict::Refuses(status, Written { headers, body: refuses.body.into() }))
         }
-        Some(HttpResponse::OkResponse(_)) | None => Ok(Verdict::Refuses(StatusCode::FORBIDDEN, Written::default())),
+        (_, Some(_)) => Ok(Verdict::Refuses(StatusCode::FORBIDDEN, Written::default())),
+        (_, None) => Err(unusable("the authorizer's answer has no status")),
     }
 }
 
-fn all(headers: &[HeaderOption], otherwise: Manner) -> Vec<Put> {
-    let headers = headers.iter().filter_map(|option| {
+fn all(headers: &[HeaderOption], otherwise: Manner) -> impl Iterator<Item = Result<Put, InvalidHeaderValue>> {
+    headers.iter().filter_map(move |option| {
         let manner = match option.append {
             Some(true) => Manner::Append,
             Some(false) => Manner::Overwrite,
             None => otherwise,
         };
         let header = option.header.as_ref()?;
-        put(&header.key, header.value.as_bytes(), manner)
-    });
-    headers.collect()
+        let value = if header.raw_value.is_empty() { header.value.as_bytes() } else { header.raw_value.as_slice() };
+        put(&header.key, value, manner)
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use fairway_proto::envoy::core::HeaderValue as Line;
     use fairway_proto::envoy::fraction::HttpStatus;
-    use fairway_proto::external_auth::{DeniedHttpResponse, OkHttpResponse};
+    use fairway_proto::external_auth::{DeniedHttpResponse, HeaderLine, OkHttpResponse};
     use fairway_proto::rpc_status::Status;
 
     use super::*;
 
     fn line(key: &str, value: &str) -> HeaderOption {
-        HeaderOption { header: Some(Line { key: key.into(), value: value.into() }), append: None }
+        let header = HeaderLine { key: key.into(), value: value.into(), raw_value: Vec::new() };
+        HeaderOption { header: Some(header), append: None }
     }
 
     fn answer(code: Option<i32>, http_response: Option<HttpResponse>) -> CheckResponse {
@@ -205,6 +211,8 @@ mod tests {
             ("no, with an impossible status", answer(Some(7), no(100)), Some(Some(403))),
             ("no in spite of its status", answer(Some(0), no(302)), Some(Some(302))),
             ("yes in spite of its status", answer(Some(7), yes()), Some(Some(403))),
+            ("no without a status of its own", answer(None, no(401)), Some(Some(401))),
+            ("yes without a status of its own", answer(None, yes()), None),
             ("neither", answer(None, None), None),
         ];
         for (name, answer, expected) in rows {
@@ -229,6 +237,27 @@ mod tests {
         assert_eq!(names(&request), ["x-user"]);
         assert_eq!(request.remove, [HeaderName::from_static("x-secret")]);
         assert_eq!(names(&response), ["x-told"]);
+    }
+
+    #[test]
+    fn a_yes_with_a_header_that_cannot_be_written_is_none_and_never_fails_open() {
+        let raw = |value: &[u8]| {
+            let header = HeaderLine { key: "x-user".into(), value: String::new(), raw_value: value.to_vec() };
+            HeaderOption { header: Some(header), append: None }
+        };
+        let yes = |headers| {
+            let passes = OkHttpResponse { headers, ..OkHttpResponse::default() };
+            verdict(answer(Some(0), Some(HttpResponse::OkResponse(passes))))
+        };
+        let Ok(Verdict::Passes(changes)) = yes(vec![raw(b"\xff")]) else { panic!("bytes are a value") };
+        assert_eq!(changes.request.put[0].value.as_bytes(), b"\xff");
+        for header in [line("x-user", "a\nb"), raw(b"a\0")] {
+            let failure = yes(vec![header]).unwrap_err();
+            assert!(!crate::authorizer::is_no_answer(&failure), "{failure:?}");
+        }
+        let refuses = DeniedHttpResponse { headers: vec![line("x-why", "a\nb")], ..DeniedHttpResponse::default() };
+        let no = verdict(answer(Some(7), Some(HttpResponse::DeniedResponse(refuses)))).unwrap();
+        assert_eq!(no, Verdict::Refuses(StatusCode::FORBIDDEN, Written::default()));
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub(super) async fn ask(
         is_http2: false,
         hash: None,
     };
-    let answer = forward::ask(connection, config, &authorizer.cluster, outgoing, body).await?;
+    let answer = forward::ask(connection, config, &authorizer.cluster, outgoing, body, authorizer.timeout).await?;
     verdict(authorizer, answer)
 }
 
@@ -65,7 +65,8 @@ fn verdict(authorizer: &Authorizer, answer: Answer) -> Result<Verdict, Failure> 
             put: lines.into_iter().map(|(name, value)| Put { name, value, manner }).collect(),
         };
         let request = edits(some(&|name| is_among(onward, name)), Manner::Overwrite);
-        let response = edits(some(&|name| is_among(passed, name)), Manner::Overwrite);
+        // Beside the endpoint's own: several cookies are several lines.
+        let response = edits(some(&|name| is_among(passed, name)), Manner::Append);
         return Ok(Verdict::Passes(Changes { request, response }));
     }
     // What a client needs to be let in or sent elsewhere it always gets, as with Envoy.
@@ -75,7 +76,8 @@ fn verdict(authorizer: &Authorizer, answer: Answer) -> Result<Verdict, Failure> 
         all.append(name, value);
         all
     });
-    Ok(Verdict::Refuses(status, Written { headers, body }))
+    // It is a no even where what it says cannot be read.
+    Ok(Verdict::Refuses(status, Written { headers, body: body.unwrap_or_default() }))
 }
 
 #[cfg(test)]
@@ -108,6 +110,31 @@ mod tests {
     }
 
     #[test]
+    fn every_line_for_the_client_comes_beside_the_endpoints_own() {
+        let told = |value| (HeaderName::from_static("x-told"), HeaderValue::from_static(value));
+        let mut headers = HeaderMap::new();
+        for (name, value) in [told("a"), told("b")] {
+            headers.append(name, value);
+        }
+        let answer = Answer { status: StatusCode::OK, headers, body: Ok(Bytes::new()), trailers: HeaderMap::new() };
+        let Ok(Verdict::Passes(changes)) = verdict(&authorizer(), answer) else { panic!("200 passes") };
+        let mut response: HeaderMap = [told("endpoint")].into_iter().collect();
+        crate::edits::apply(&changes.response, &mut response);
+        assert_eq!(response.get_all("x-told").iter().collect::<Vec<_>>(), ["endpoint", "a", "b"]);
+    }
+
+    #[test]
+    fn a_head_decides_whatever_becomes_of_the_body() {
+        let answer = |status| {
+            let body = Err(Failure::new(Reason::AuthorizerFailed, "too long"));
+            verdict(&authorizer(), Answer { status, headers: HeaderMap::new(), body, trailers: HeaderMap::new() })
+        };
+        assert_eq!(answer(StatusCode::OK), Ok(Verdict::Passes(Changes::default())));
+        let refused = Verdict::Refuses(StatusCode::FORBIDDEN, Written::default());
+        assert_eq!(answer(StatusCode::FORBIDDEN), Ok(refused));
+    }
+
+    #[test]
     fn each_gets_of_an_answer_what_is_meant_for_it() {
         let headers: HeaderMap = [("x-user-name", "a"), ("x-why", "b"), ("x-told", "c"), ("location", "/"), ("x", "d")]
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
@@ -116,7 +143,7 @@ mod tests {
         let answer = |status: u16| Answer {
             status: StatusCode::from_u16(status).unwrap(),
             headers: headers.clone(),
-            body: Bytes::from("no"),
+            body: Ok(Bytes::from("no")),
             trailers: HeaderMap::new(),
         };
         let names = |edits: &Edits| edits.put.iter().map(|put| put.name.to_string()).collect::<Vec<_>>();

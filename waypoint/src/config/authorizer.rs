@@ -18,7 +18,7 @@ use http::header::{HeaderName, HeaderValue};
 
 use super::duration;
 use super::policy::{Rules, Verdict};
-use super::route::header_name;
+use super::route::{header_name, literal};
 use super::text::Text;
 use super::wrong::{Within, Wrong, all};
 
@@ -171,10 +171,8 @@ fn shown(message: &BufferSettings) -> Shown {
 
 fn speech(message: &HttpService) -> Result<Speech, Wrong> {
     let add = message.authorization_request.as_ref().map(|request| &*request.headers_to_add).unwrap_or_default();
-    let header = |header: &HeaderMessage| {
-        let value = HeaderValue::try_from(&header.value).map_err(|_| Wrong::new("value", "is no value of a header"))?;
-        Ok((header_name(&header.key).within("key")?, value))
-    };
+    let header =
+        |header: &HeaderMessage| Ok((header_name(&header.key).within("key")?, literal(&header.value).within("value")?));
     let answer = message.authorization_response.clone().unwrap_or_default();
     let list = |field: &str, list: &Option<ListStringMatcher>| list.as_ref().map(texts).transpose().within(field);
     Ok(Speech::Http {
@@ -193,4 +191,23 @@ fn speech(message: &HttpService) -> Result<Speech, Wrong> {
 
 fn texts(message: &ListStringMatcher) -> Result<Vec<Text>, Wrong> {
     all("patterns", &message.patterns, Text::of)
+}
+
+#[cfg(test)]
+mod tests {
+    use fairway_proto::envoy::ext_authz::AuthorizationRequest;
+
+    use super::*;
+
+    #[test]
+    fn what_is_said_besides_is_a_format() {
+        let with = |value: &str| {
+            let headers_to_add = vec![HeaderMessage { key: "x-a".into(), value: value.into() }];
+            let authorization_request = Some(AuthorizationRequest { headers_to_add });
+            speech(&HttpService { authorization_request, ..HttpService::default() })
+        };
+        let Ok(Speech::Http { add, .. }) = with("100%%") else { panic!("two percent signs are one") };
+        assert_eq!(add, [(HeaderName::from_static("x-a"), HeaderValue::from_static("100%"))]);
+        assert!(with("%HOST%").is_err(), "commands are not supported");
+    }
 }

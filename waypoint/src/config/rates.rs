@@ -20,6 +20,8 @@ use super::{MILLION, duration, per_million};
 
 /// The shortest time between two fills that Envoy takes.
 const SHORTEST_FILL: Duration = Duration::from_millis(50);
+/// The longest one that times are reckoned with here; a century and more.
+const LONGEST_FILL: Duration = Duration::from_secs(1 << 32);
 /// What Envoy calls a client's address among what requests are counted by.
 const ADDRESS: &str = "remote_address";
 
@@ -123,6 +125,9 @@ fn bucket(message: &TokenBucket) -> Result<Bucket, Wrong> {
     if interval < SHORTEST_FILL {
         return Err(Wrong::new("fill_interval", format!("must be {SHORTEST_FILL:?} at least")));
     }
+    if interval > LONGEST_FILL {
+        return Err(Wrong::new("fill_interval", format!("must be {LONGEST_FILL:?} at most")));
+    }
     let (most, fill) = (message.max_tokens, message.tokens_per_fill.unwrap_or(1));
     if most == 0 || fill == 0 {
         return Err(Wrong::new(if most == 0 { "max_tokens" } else { "tokens_per_fill" }, "must be 1 at least"));
@@ -154,4 +159,19 @@ fn key(message: &Action) -> Result<(String, Value), Wrong> {
             (named("request_headers.descriptor_key", &header.descriptor_key)?, value)
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_fill_neither_too_fast_nor_beyond_all_reckoning() {
+        let with = |seconds, nanos| {
+            let fill_interval = Some(prost_types::Duration { seconds, nanos });
+            bucket(&TokenBucket { max_tokens: 1, tokens_per_fill: None, fill_interval }).is_ok()
+        };
+        let rows = [(0, 49_999_999), (0, 50_000_000), (1 << 32, 0), (1 << 32, 1), (i64::MAX, 0)];
+        assert_eq!(rows.map(|(seconds, nanos)| with(seconds, nanos)), [false, true, true, false, false]);
+    }
 }

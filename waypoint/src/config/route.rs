@@ -160,7 +160,7 @@ fn put(message: &HeaderValueOption) -> Result<Put, Wrong> {
 }
 
 /// A value is a format, in which a percent sign begins a command unless there are two.
-fn literal(format: &str) -> Result<HeaderValue, Wrong> {
+pub(super) fn literal(format: &str) -> Result<HeaderValue, Wrong> {
     let text = format.replace("%%", "\u{0}");
     if text.contains('%') {
         return Err(Wrong::here("commands (%…%) are not supported"));

@@ -6,16 +6,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fairway_core::reason::Reason;
-use fairway_proto::envoy::core::HeaderValue as Line;
 use fairway_proto::envoy::fraction::HttpStatus;
 use fairway_proto::external_auth::authorization_server::{Authorization, AuthorizationServer};
 use fairway_proto::external_auth::check_response::HttpResponse;
 use fairway_proto::external_auth::{
-    CheckRequest, CheckResponse, DeniedHttpResponse, HeaderOption, OkHttpResponse, attribute_context,
+    CheckRequest, CheckResponse, DeniedHttpResponse, HeaderLine, HeaderOption, OkHttpResponse, attribute_context,
 };
 use fairway_proto::rpc_status::Status as Outcome;
 use http::StatusCode;
-use http::header::HeaderValue;
+use http::header::{HeaderName, HeaderValue};
 use http_body_util::Full;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -26,11 +25,12 @@ use tonic::{Request, Response, Status};
 use super::{reason_of, told, web};
 use crate::config::{
     Authorizer, Custom, Header, HeaderMatch, Listener, Permission, Policy, Principal, Protocol, Rules, Shown, Speech,
-    Text, Verdict,
+    Text, Tokens, Verdict,
 };
 use crate::testing::{PATIENCE, Served, WEB, answer, get, origin, own_address, route_to};
+use crate::tokens::signer::Signer;
 
-/// Lets `x-token: good` pass as the user `a`, and refuses everything else; remembers what it was asked.
+/// Lets `x-token: good` pass as the user `a`, and refuses everything else, `long` at length; remembers what it was asked.
 #[derive(Clone, Default)]
 struct Judge(Arc<Mutex<Vec<attribute_context::HttpRequest>>>, bool);
 
@@ -46,7 +46,7 @@ impl Authorization for Judge {
             return std::future::pending().await;
         }
         let line = |key: &str, value: &str| HeaderOption {
-            header: Some(Line { key: key.into(), value: value.into() }),
+            header: Some(HeaderLine { key: key.into(), value: value.into(), raw_value: Vec::new() }),
             append: None,
         };
         let (code, http_response) = if token == "good" {
@@ -63,7 +63,7 @@ impl Authorization for Judge {
                 HttpResponse::DeniedResponse(DeniedHttpResponse {
                     status,
                     headers: vec![line("x-why", "no token")],
-                    body: "pay first".into(),
+                    body: if token == "long" { "no".repeat(1 << 20) } else { "pay first".into() },
                 }),
             )
         };
@@ -217,6 +217,38 @@ async fn without_an_answer_requests_are_refused_unless_the_provider_says_otherwi
     served.publish();
     let (response, _) = served.send(80, false, get("/admin", &[])).await;
     assert_eq!(reason_of(&response), Some(Reason::AuthorizerFailed), "who is asked is not known yet");
+}
+
+#[tokio::test]
+async fn a_no_that_is_too_long_to_be_read_is_a_no() {
+    let talkative = origin(|_| answer(403, "no".repeat(1 << 20))).await;
+    let (prefix, add, onward, refused, passed) = (String::new(), Vec::new(), Vec::new(), None, Vec::new());
+    let speech = Speech::Http { prefix, add, onward, refused, passed };
+    let mut served = served(Vec::new()).await;
+    served.ask(talkative, Authorizer { speech, fails_open: true, ..authorizer() });
+    let (response, body) = served.send(80, false, get("/admin", &[])).await;
+    let told = (response.status().as_u16(), reason_of(&response), body.as_str());
+    assert_eq!(told, (403, Some(Reason::AuthorizerRefused), ""));
+    served.ask(serve(Judge::default()).await, Authorizer { fails_open: true, ..authorizer() });
+    let (response, body) = served.send(80, false, get("/admin", &[("x-token", "long")])).await;
+    assert_eq!((response.status().as_u16(), reason_of(&response)), (403, Some(Reason::AuthorizerFailed)), "{body}");
+}
+
+#[tokio::test]
+async fn what_only_we_may_say_of_a_client_does_not_spare_it_the_question() {
+    let mut served = served(Vec::new()).await;
+    served.believe(80, Tokens { issuers: vec![Signer::new().issuer("a")], passes_preflights: false });
+    served.ask(serve(Judge::default()).await, authorizer());
+    // Signer's tokens say it in this header.
+    let group = Header::Named(HeaderName::from_static("x-group"));
+    let is_admin = HeaderMatch { name: group, value: Text::Exact("admin".into()) };
+    let rules = about(Permission::Not(Box::new(Permission::Header(is_admin))));
+    if let Listener::Http(http) = Arc::make_mut(served.config.listeners.get_mut(&web(80)).unwrap()) {
+        http.custom[0].rules = rules;
+    }
+    served.publish();
+    let (response, body) = served.send(80, false, get("/", &[("x-group", "admin")])).await;
+    assert_eq!(response.status(), 402, "{body}");
 }
 
 #[tokio::test]

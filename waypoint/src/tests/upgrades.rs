@@ -1,6 +1,7 @@
 //! Connections that go on as WebSocket: what may pass, what they count against, and what ends them.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use fairway_core::io::hbone::TunnelIo;
 use fairway_core::reason::Reason;
@@ -10,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::{reason_of, web};
-use crate::config::{Permission, Policy, Principal, Rules, Text, Verdict};
+use crate::config::{Authorizer, Custom, Listener, Permission, Policy, Principal, Rules, Speech, Text, Verdict};
 use crate::testing::{PATIENCE, Served, get, own_address, route_to};
 
 /// An origin that tells the head of each request, in lower case, and answers with `answer`; after 101 it says what it hears.
@@ -164,5 +165,32 @@ async fn policy_is_asked_again_about_an_upgraded_connection() {
     served.http(80, vec![deny("/other")], vec![route_to(&web(80))], &endpoints);
     assert!(is_carried(&mut stream).await, "what is not about it leaves it alone");
     served.http(80, vec![deny("/chat")], vec![route_to(&web(80))], &endpoints);
+    assert!(is_cut(&mut stream).await);
+}
+
+#[tokio::test]
+async fn an_answer_stands_however_the_same_authorizer_would_be_asked_now() {
+    let (mut served, _heads) = serving(SWITCHED).await;
+    let ask_by = |served: &mut Served, cluster: &str, timeout| {
+        let authorizer = Authorizer {
+            cluster: cluster.into(),
+            speech: Speech::Grpc,
+            timeout,
+            fails_open: true,
+            status_on_error: http::StatusCode::FORBIDDEN,
+            body: None,
+            headers: None,
+        };
+        if let Listener::Http(http) = Arc::make_mut(served.config.listeners.get_mut(&web(80)).unwrap()) {
+            http.custom = vec![Custom { rules: deny("/chat"), authorizer }];
+        }
+        served.publish();
+    };
+    ask_by(&mut served, "one", PATIENCE);
+    let (mut stream, answer) = ask(&served, "upgrade: websocket").await;
+    assert!(answer.starts_with("HTTP/1.1 101 "), "nobody is there, and it fails open: {answer}");
+    ask_by(&mut served, "one", PATIENCE * 2);
+    assert!(is_carried(&mut stream).await, "another timeout is no other question");
+    ask_by(&mut served, "two", PATIENCE);
     assert!(is_cut(&mut stream).await);
 }
