@@ -18,17 +18,16 @@ const COLLECTION: &str = "/api/v1/namespaces/fairway-system/secrets";
 const PATIENCE: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_millis(100);
 
-/// Answers about the one secret as an API server does; the first two who ask find none.
-fn hold(fake: &Fake) -> Arc<Mutex<Option<Value>>> {
-    let held = Arc::new(Mutex::new(None));
-    let (answering, mut asked) = (Arc::clone(&held), 0);
+/// Answers about the one secret as an API server does; who asks first here finds none, whether there is one or not.
+fn hold(fake: &Fake, held: &Arc<Mutex<Option<Value>>>) {
+    let (answering, mut asked) = (Arc::clone(held), 0);
     fake.answers(move |method, path, body| {
         let mut held = answering.lock().unwrap();
         let absent = json!({"kind": "Status", "code": 404, "message": "not found", "reason": "NotFound"});
         match (method, path) {
             ("GET", path) if path == format!("{COLLECTION}/fairway-ca") => {
                 asked += 1;
-                Some(held.clone().filter(|_| asked > 2).map_or((404, absent), |held: Value| (200, held)))
+                Some(held.clone().filter(|_| asked > 1).map_or((404, absent), |held: Value| (200, held)))
             }
             ("POST", COLLECTION) if held.is_some() => {
                 Some((409, json!({"kind": "Status", "code": 409, "message": "exists", "reason": "AlreadyExists"})))
@@ -40,23 +39,25 @@ fn hold(fake: &Fake) -> Arc<Mutex<Option<Value>>> {
             _ => None,
         }
     });
-    held
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_replicas_that_start_at_once_one_makes_the_root_and_both_follow_it() {
-    let fake = Fake::start().await;
-    let held = hold(&fake);
+    // A door to the API server for each, so that both find no secret, whoever comes first.
+    let (fakes, held) = ([Fake::start().await, Fake::start().await], Arc::default());
+    fakes.iter().for_each(|fake| hold(fake, &held));
     let state = tempfile::tempdir().unwrap();
     let (_trigger, drain) = drain::new();
-    let replica = |name: &str| {
+    let replica = |fake: &Fake, name: &str| {
         let (client, namespace) = (fake.client(), "fairway-system".to_owned());
         let place = secret::Place { client, namespace, name: "fairway-ca".to_owned() };
         let place = Place::Shared(place, state.path().join(name));
         keeper::keep(place, "cluster.local".to_owned(), Metrics::new(), drain.clone())
     };
     let (one, other) =
-        tokio::time::timeout(PATIENCE, async { tokio::join!(replica("one"), replica("other")) }).await.unwrap();
+        tokio::time::timeout(PATIENCE, async { tokio::join!(replica(&fakes[0], "one"), replica(&fakes[1], "other")) })
+            .await
+            .unwrap();
     let (mut one, mut other) = (one.unwrap(), other.unwrap());
     let pem = one.borrow().roots_pem().to_owned();
     assert_eq!(pem, other.borrow().roots_pem());
@@ -68,7 +69,8 @@ async fn of_two_replicas_that_start_at_once_one_makes_the_root_and_both_follow_i
     changed["metadata"]["resourceVersion"] = json!("100");
     let telling = async {
         loop {
-            fake.say(COLLECTION, json!({"type": "MODIFIED", "object": changed.clone()}));
+            let event = json!({"type": "MODIFIED", "object": changed.clone()});
+            fakes.iter().for_each(|fake| fake.say(COLLECTION, event.clone()));
             // Again and again: nothing says when a watch has begun, and who does not watch yet is not told.
             tokio::time::sleep(AGAIN).await;
         }
