@@ -15,9 +15,8 @@ use crate::config::Config;
 use crate::events::Recorder;
 use crate::handoff::Handoff;
 use crate::install;
-use crate::kernel::Kernel;
+use crate::kernel::{Kernel, Namespace};
 use crate::memory;
-use crate::notices::Notices;
 use crate::place::Place;
 use crate::plugin::protocol::Fail;
 use crate::reconcile::{LEAVE_GRACE, Reconciler, Settings};
@@ -31,7 +30,7 @@ use crate::serve;
 pub async fn run(config: Config, kernel: Arc<dyn Kernel>, stop: CancellationToken) -> anyhow::Result<()> {
     let metrics = metrics();
     let reports = Reports::default();
-    let place = Place::open(&config, &metrics).await?;
+    let mut place = Place::open(&config, &metrics).await?;
     let events = Arc::new(Recorder::new(metrics.clone(), place.events.clone()));
     let monitoring = config.monitoring();
     let listener = TcpListener::bind(monitoring)
@@ -80,10 +79,10 @@ pub async fn run(config: Config, kernel: Arc<dyn Kernel>, stop: CancellationToke
     let server = serve_after_first_pass(&handoff, &reports, &config);
     let work = async {
         // An installation that is under way comes to its end before anything is taken away.
-        tokio::join!(reconciler.run(place.source, queue, &stop), installing);
+        tokio::join!(reconciler.run(place.source.clone(), queue, &stop), installing);
         if config.cleanup_on_exit {
             tracing::info!("taking everything from this node");
-            take_away(&config, kernel, &place.notices).await?;
+            take_away(&config, kernel, &mut place, reconciler.held()).await?;
             // The proxies last: until its rules are gone a pod needs them.
             reconciler.dismiss().await;
         }
@@ -128,12 +127,20 @@ async fn install_after_first_pass(
 /// When something is left.
 pub async fn uninstall(config: &Config, kernel: Arc<dyn Kernel>) -> anyhow::Result<()> {
     let mut place = Place::open(config, &Metrics::default()).await?;
-    place.read_soon().await?;
-    take_away(config, kernel, &place.notices).await
+    take_away(config, kernel, &mut place, Vec::new()).await
 }
 
-async fn take_away(config: &Config, kernel: Arc<dyn Kernel>, notices: &Notices) -> anyhow::Result<()> {
-    let done = crate::uninstall::uninstall(kernel, &config.install(), notices, &config.namespaces()).await?;
+/// `held` are the namespaces that an agent has open, by uid of their pods.
+async fn take_away(
+    config: &Config,
+    kernel: Arc<dyn Kernel>,
+    place: &mut Place,
+    held: Vec<(String, Namespace)>,
+) -> anyhow::Result<()> {
+    // Before it is known what was said of pods, nothing is taken: rules would go and their pods' status stay.
+    place.read_soon().await?;
+    let (install, namespaces) = (config.install(), config.namespaces());
+    let done = crate::uninstall::uninstall(kernel, &install, &place.notices, &namespaces, held).await?;
     let program = if done.program_removed { "removed" } else { "kept, as running pods need it to end" };
     tracing::info!(released = done.released, program, "nothing of the mesh is left on this node");
     Ok(())
@@ -157,4 +164,39 @@ fn metrics() -> Metrics {
     metrics.describe("fairway_source_stale_seconds", "How long the API server could not be read; 0 when it can.");
     metrics.describe("istio_cni_install_ready", "Whether the CNI plugin is installed.");
     metrics
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use fairway_core::source::directory::load;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::kernel::fake::FakeKernel;
+    use crate::notices::{Marks, Notices};
+    use crate::rules::Capture;
+
+    #[tokio::test(start_paused = true)]
+    async fn before_an_api_server_was_read_nothing_is_taken_away() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().to_str().unwrap();
+        let netns = directory.path().join("u1");
+        std::fs::write(&netns, "").unwrap();
+        let flags = ["agent", "--manifests", "m", "--node-name", "node-1", "--cni-net-dir", root, "--netns-dir", root];
+        let config = Config::try_parse_from(flags).unwrap();
+        let kernel = Arc::new(FakeKernel::default());
+        kernel.place(&netns, 7);
+        kernel.tamper(7, Some(Capture::default()));
+        let unread = load(&directory.path().join("missing"), None);
+        assert!(unread.is_never_read());
+        let (_sender, source) = watch::channel(Arc::new(unread));
+        let notices = Notices::Server(Marks::unsent(source.clone()));
+        let mut place = Place { source, namespaces_exist: true, notices, events: None };
+        let held = vec![("u1".to_owned(), kernel.open(&netns).unwrap())];
+        let shared: Arc<dyn Kernel> = Arc::<FakeKernel>::clone(&kernel);
+        let error = take_away(&config, shared, &mut place, held).await.unwrap_err().to_string();
+        assert!(error.contains("could not be read"), "{error}");
+        assert!(kernel.content(7).is_some());
+    }
 }

@@ -6,6 +6,7 @@
 pub mod conflist;
 mod exchange;
 mod files;
+mod handed;
 mod keep;
 
 use std::collections::BTreeSet;

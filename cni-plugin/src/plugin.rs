@@ -56,10 +56,15 @@ fn carry_out(request: &Request) -> Done {
             Ok((String::new(), told.err().map(|error| error.to_string()).unwrap_or_default()))
         }
         Command::Check(call) => check(request, call),
-        Command::CollectGarbage(attached) => {
+        Command::CollectGarbage(None) => {
+            let complaint =
+                format!("{} is missing or null: nothing is known to be garbage", protocol::VALID_ATTACHMENTS);
+            Ok((String::new(), complaint))
+        }
+        Command::CollectGarbage(Some(attached)) => {
             // All that is kept of pods is kept by the agent: without one there is no garbage.
             let socket = request.configuration.socket();
-            let told = ask::ask(&socket, event::COLLECT, attached, request.configuration.patience());
+            let told = ask::ask(&socket, event::COLLECT, attached, ask::DELETE_PATIENCE);
             Ok((String::new(), told.err().map(|error| error.to_string()).unwrap_or_default()))
         }
         Command::Status => status(request),

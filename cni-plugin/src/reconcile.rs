@@ -11,6 +11,7 @@
 
 mod arrivals;
 mod calls;
+mod handed;
 mod job;
 mod keep;
 mod leave;
@@ -65,6 +66,9 @@ pub const LEAVE_GRACE: Duration = Duration::from_secs(1);
 /// otherwise.
 const REMIND_EVERY: Duration = Duration::from_secs(30 * 60);
 
+/// Longest uid, in bytes: the longest name of a file (`NAME_MAX`). Those of Kubernetes have 36.
+const MAX_UID: usize = 255;
+
 /// What one agent works with.
 pub struct Settings {
     /// The node whose pods are ours.
@@ -102,6 +106,8 @@ pub struct Reconciler {
     captures: Shared<Capture>,
     /// Pods that stay with the proxy that has them, by uid: see [`Reconciler::keep`].
     kept: BTreeMap<String, ObjectKey>,
+    /// What the agent before this one had handed to proxies, or kept there, until it was looked at; then what this one has.
+    noted: BTreeMap<String, ObjectKey>,
     /// Pods of whose end this agent was told before it saw them.
     ended: BTreeSet<ObjectKey>,
     /// Namespaces of excluded pods that were found to hold nothing of ours.
@@ -171,6 +177,7 @@ impl Reconciler {
         metrics: Metrics,
     ) -> Self {
         let memory = settings.memory.as_ref().map_or(Remembered::NotInstalled, |install| install.remembered());
+        let noted = settings.memory.as_ref().map(|install| install.handed()).unwrap_or_default();
         Self {
             settings,
             kernel,
@@ -181,6 +188,7 @@ impl Reconciler {
             tracked: BTreeMap::new(),
             captures: Shared::default(),
             kept: BTreeMap::new(),
+            noted,
             ended: BTreeSet::new(),
             clean: BTreeSet::new(),
             cursor: String::new(),
@@ -258,6 +266,7 @@ impl Reconciler {
         self.census = None;
         self.arrivals.assign(&loaded.objects);
         self.remember(loaded);
+        self.keep_noted(loaded, &present);
         self.forget_deleted(loaded, &present, &mut jobs);
         let mut refused = BTreeMap::new();
         for (key, pod) in pods {
@@ -295,6 +304,7 @@ impl Reconciler {
         self.records.retain(|key, _| loaded.objects.pods.contains_key(key));
         if full {
             self.withdraw_stale_status(loaded);
+            self.note_handed();
             self.captures.forget_unused();
         }
         let count = jobs.len();
@@ -309,6 +319,12 @@ impl Reconciler {
         self.publish(reports);
         self.ended.clear();
         self.answer_arrivals(loaded, now, full);
+    }
+
+    /// The namespaces this agent holds, by uid: some may have no file and no process by which they could be found.
+    #[must_use]
+    pub fn held(&self) -> Vec<(String, Namespace)> {
+        self.tracked.iter().map(|(uid, tracked)| (uid.clone(), tracked.network.clone())).collect()
     }
 
     /// Takes all pods from the proxies: for an agent that leaves for good, after their rules.
@@ -331,15 +347,18 @@ impl Reconciler {
     /// Makes sure that the proxies were handed the pod's present namespace.
     fn join(&mut self, wanted: &Wanted, now: Instant, full: bool) -> Result<Option<Job>, String> {
         if !is_plain(&wanted.uid) {
-            return Err(format!("\"{}\" is not a uid: it must consist of letters, digits and '-'", wanted.uid));
+            return Err(format!(
+                "\"{}\" is not a uid: it must consist of at most {MAX_UID} letters, digits and '-'",
+                wanted.uid
+            ));
         }
         let (path, id) = match self.locate(&wanted.key, &wanted.uid) {
             Ok(found) => found,
             Err(error) => {
                 if self.tracked.contains_key(&wanted.uid) {
                     self.let_go(&wanted.uid);
-                } else if self.status.has(&wanted.key) {
-                    self.keep(&wanted.key, &wanted.uid);
+                } else {
+                    self.keep_if_said(&wanted.key, &wanted.uid);
                 }
                 return Err(error.to_string());
             }
@@ -375,7 +394,13 @@ impl Reconciler {
             }
             return Ok(None);
         }
-        let (network, addresses) = self.kernel.look(&path).map_err(|error| error.to_string())?;
+        let (network, addresses) = match self.kernel.look(&path) {
+            Ok(seen) => seen,
+            Err(error) => {
+                self.keep_if_said(&wanted.key, &wanted.uid);
+                return Err(error.to_string());
+            }
+        };
         if let Err(error) = self.verify(wanted, &network, &addresses) {
             self.no_longer_keep(&wanted.uid);
             return Err(error);
@@ -449,7 +474,7 @@ impl Reconciler {
                 if self.tracked.remove(uid).is_some() {
                     tracing::info!(uid, "the pod has left the mesh");
                 }
-                self.no_longer_keep(uid);
+                self.kept.remove(uid);
                 self.handoff.remove(uid);
             }
             Ok(job::Done::Present) => {}
@@ -551,7 +576,7 @@ impl Settling {
 
 /// A uid becomes the name of a file, so it must not lead elsewhere.
 fn is_plain(uid: &str) -> bool {
-    !uid.is_empty() && uid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    (1..=MAX_UID).contains(&uid.len()) && uid.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
 }
 
 fn report(key: &ObjectKey, pod: &MeshPod, decision: &Decision) -> PodReport {

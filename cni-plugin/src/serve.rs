@@ -24,6 +24,9 @@ use crate::event::{self, Answer, Attached, Attachment};
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after a failed accept, so that running out of file descriptors does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Longest list of sandboxes, in bytes: a GC names all that a network has on the node, each in some 70 bytes, and unlike one
+/// pod's call it grows with the node; this is enough for 15 000.
+const MAX_COLLECT: usize = 1024 * 1024;
 /// Only root may call: whoever does can make the agent enter a namespace.
 const MODE: u32 = 0o600;
 
@@ -162,7 +165,8 @@ async fn answer(request: Request<Incoming>, calls: mpsc::Sender<Call>) -> (Statu
     if head.method != Method::POST {
         return refused(StatusCode::METHOD_NOT_ALLOWED, "");
     }
-    let body = Limited::new(body, limits::PLUGIN_REQUEST.size()).collect();
+    let longest = if head.uri.path() == event::COLLECT { MAX_COLLECT } else { limits::PLUGIN_REQUEST.size() };
+    let body = Limited::new(body, longest).collect();
     let body = match tokio::time::timeout(REQUEST_TIMEOUT, body).await {
         Ok(Ok(body)) => body.to_bytes(),
         Ok(Err(error)) => return refused(StatusCode::BAD_REQUEST, &error.to_string()),
@@ -235,6 +239,9 @@ mod tests {
             }
         });
         let pod = |name: &str| format!(r#"{{"Netns":"/n","PodName":"{name}","PodNamespace":"shop","IPs":null}}"#);
+        let ids: Vec<String> = (0..1000).map(|id| format!("{id:064}")).collect();
+        let many = format!(r#"{{"Network":"good","ContainerIDs":["{}"]}}"#, ids.join(r#"",""#));
+        assert!(many.len() > limits::PLUGIN_REQUEST.size());
         let rows = [
             (post("/cmdadd", &pod("good")), "200", r#"{"captured":true,"reason":"Add"}"#),
             (post("/cmddel", &pod("good")), "200", "Delete"),
@@ -244,6 +251,8 @@ mod tests {
             (post("/cmdadd", &pod("dropped")), "503", "is ending"),
             (post("/cmdadd", "{"), "400", "makes no sense"),
             (post("/cmdadd", &"x".repeat(limits::PLUGIN_REQUEST.size() + 1)), "400", "length limit"),
+            (post("/cmdgc", &many), "200", "Collect"),
+            (post("/cmdgc", &"x".repeat(MAX_COLLECT + 1)), "400", "length limit"),
             (post("/other", "{}"), "404", ""),
             ("GET /cmdadd HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), "405", ""),
             ("nonsense\r\n\r\n".to_owned(), "400", ""),
@@ -253,6 +262,6 @@ mod tests {
             let name = format!("{}: {answer}", request.chars().take(80).collect::<String>());
             assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains(body), "{name}");
         }
-        assert!(metrics.render().contains(r#"istio_cni_plugin_requests_total{response_code="200"} 3"#));
+        assert!(metrics.render().contains(r#"istio_cni_plugin_requests_total{response_code="200"} 4"#));
     }
 }

@@ -3,12 +3,15 @@
 //! No new pods first, then the peers, then the rules, and what the plugin needs last: killed anywhere in between, it
 //! is simply run again. Pods go on running without the mesh and can be deleted as ever.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures_util::stream::{self, StreamExt as _};
+
 use crate::install::{self, InstallError};
-use crate::kernel::{Inspection, Kernel, KernelError};
+use crate::kernel::{Inspection, Kernel, KernelError, Namespace, NamespaceId};
 use crate::notices::{NoticeError, Notices};
 use crate::reconcile::LEAVE_GRACE;
 use crate::rules::Capture;
@@ -40,7 +43,11 @@ pub struct Uninstalled {
     pub program_removed: bool,
 }
 
-/// Uninstalls. No agent of this node may be at work any more, it would put everything back.
+/// Namespaces worked on at a time, as in a pass of the agent: the work is short processes, so a few fill a machine.
+const AT_A_TIME: usize = 4;
+
+/// Uninstalls. No agent of this node may be at work any more, it would put everything back. `held` are namespaces that one
+/// has open, by uid of their pods: they need neither a file nor a process to be found.
 ///
 /// # Errors
 /// When something is left; it says what.
@@ -49,6 +56,7 @@ pub async fn uninstall(
     settings: &install::Settings,
     status: &Notices,
     netns_dir: &Path,
+    held: Vec<(String, Namespace)>,
 ) -> Result<Uninstalled, UninstallError> {
     settings.remove_configuration()?;
     let told = status.owned()?;
@@ -60,46 +68,76 @@ pub async fn uninstall(
         // Peers hear of it, and send no more tunnels.
         tokio::time::sleep(LEAVE_GRACE).await;
     }
-    let netns_dir = netns_dir.to_owned();
-    // Hundreds of pods take seconds, in which proxies are still to be answered.
-    let released = tokio::task::spawn_blocking(move || release_all(kernel.as_ref(), &netns_dir));
-    let released = released.await.unwrap_or_else(|error| Err(UninstallError::Rules(vec![error.to_string()])))?;
+    let released = release_all(kernel, netns_dir, held).await?;
     Ok(Uninstalled { released, program_removed: settings.remove_files()? })
 }
 
-/// How many namespaces held rules that are gone now.
-fn release_all(kernel: &dyn Kernel, netns_dir: &Path) -> Result<usize, UninstallError> {
-    let mut left = Vec::new();
-    let mut released = 0;
-    for path in namespaces(kernel, netns_dir) {
-        match release(kernel, &path) {
-            Ok(true) => released += 1,
+/// A namespace a pod of ours may be in.
+enum Home {
+    /// Open, of the pod with this uid.
+    Held(String, Namespace),
+    /// To be found there.
+    At(PathBuf),
+}
+
+impl Home {
+    /// Whether it held rules that are gone now; a complaint when they are not.
+    fn release(self, kernel: &dyn Kernel) -> Result<bool, String> {
+        let (name, network) = match self {
+            Self::Held(uid, network) => (format!("the pod with uid {uid}"), Ok(network)),
+            Self::At(path) => (path.display().to_string(), kernel.open(&path)),
+        };
+        match network.and_then(|network| release(kernel, &network)) {
+            Ok(released) => Ok(released),
             // The node's own, one that has ended, or no namespace at all.
-            Ok(false)
-            | Err(KernelError::HostNamespace(_) | KernelError::NoNamespace(_) | KernelError::NotANamespace(_)) => {}
-            Err(error) => left.push(format!("{}: {error}", path.display())),
+            Err(KernelError::HostNamespace(_) | KernelError::NoNamespace(_) | KernelError::NotANamespace(_)) => {
+                Ok(false)
+            }
+            Err(error) => Err(format!("{name}: {error}")),
         }
     }
+}
+
+/// How many namespaces held rules that are gone now. Hundreds of pods take seconds, in which proxies are still to be
+/// answered.
+async fn release_all(
+    kernel: Arc<dyn Kernel>,
+    netns_dir: &Path,
+    held: Vec<(String, Namespace)>,
+) -> Result<usize, UninstallError> {
+    let failed = |error: tokio::task::JoinError| error.to_string();
+    let (searching, directory) = (Arc::clone(&kernel), netns_dir.to_owned());
+    let homes = tokio::task::spawn_blocking(move || homes(searching.as_ref(), &directory, held)).await;
+    let homes = homes.map_err(|error| UninstallError::Rules(vec![failed(error)]))?;
+    let releases = stream::iter(homes).map(move |home| {
+        let kernel = Arc::clone(&kernel);
+        let release = tokio::task::spawn_blocking(move || home.release(kernel.as_ref()));
+        async move { release.await.unwrap_or_else(|error| Err(failed(error))) }
+    });
+    let results: Vec<Result<bool, String>> = releases.buffer_unordered(AT_A_TIME).collect().await;
+    let released = results.iter().filter(|result| **result == Ok(true)).count();
+    let left: Vec<String> = results.into_iter().filter_map(Result::err).collect();
     if left.is_empty() { Ok(released) } else { Err(UninstallError::Rules(left)) }
 }
 
 /// Every namespace a pod of ours may be in, once each.
-fn namespaces(kernel: &dyn Kernel, netns_dir: &Path) -> Vec<PathBuf> {
+fn homes(kernel: &dyn Kernel, netns_dir: &Path, held: Vec<(String, Namespace)>) -> Vec<Home> {
+    let mut seen: BTreeSet<NamespaceId> = held.iter().map(|(_, network)| network.id()).collect();
+    let mut homes: Vec<Home> = held.into_iter().map(|(uid, network)| Home::Held(uid, network)).collect();
     let files = fs::read_dir(netns_dir).into_iter().flatten().flatten().map(|entry| entry.path());
-    let mut seen = std::collections::BTreeSet::new();
     let census = kernel.census();
     let all = files.chain(census.paths().map(Path::to_owned));
-    all.filter(|path| kernel.identify(path).is_ok_and(|id| seen.insert(id))).collect()
+    homes.extend(all.filter(|path| kernel.identify(path).is_ok_and(|id| seen.insert(id))).map(Home::At));
+    homes
 }
 
 /// Whether there was anything to remove; what counts is that nothing is read back afterwards.
-fn release(kernel: &dyn Kernel, path: &Path) -> Result<bool, KernelError> {
-    let namespace = kernel.open(path)?;
-    if kernel.inspect(&namespace, &Capture::default())? == Inspection::Absent {
+fn release(kernel: &dyn Kernel, namespace: &Namespace) -> Result<bool, KernelError> {
+    if kernel.inspect(namespace, &Capture::default())? == Inspection::Absent {
         return Ok(false);
     }
-    kernel.remove(&namespace)?;
-    match kernel.inspect(&namespace, &Capture::default())? {
+    kernel.remove(namespace)?;
+    match kernel.inspect(namespace, &Capture::default())? {
         Inspection::Absent => Ok(true),
         _ => Err(KernelError::StillThere),
     }
@@ -162,8 +200,12 @@ mod tests {
         }
 
         async fn uninstall(&self) -> Result<Uninstalled, UninstallError> {
+            self.uninstall_with(Vec::new()).await
+        }
+
+        async fn uninstall_with(&self, held: Vec<(String, Namespace)>) -> Result<Uninstalled, UninstallError> {
             let kernel = Arc::<FakeKernel>::clone(&self.kernel);
-            uninstall(kernel, &self.settings, &self.status, &self.directory.path().join("netns")).await
+            uninstall(kernel, &self.settings, &self.status, &self.directory.path().join("netns"), held).await
         }
 
         fn is_clean(&self) -> bool {
@@ -182,8 +224,25 @@ mod tests {
         let node = Node::installed();
         assert_eq!(node.uninstall().await.unwrap(), Uninstalled { released: 2, program_removed: true });
         assert!(node.is_clean());
-        assert_eq!(node.kernel.calls(), ["remove 7", "remove 8"], "a namespace without our rules is not touched");
+        let mut calls = node.kernel.calls();
+        calls.sort();
+        assert_eq!(calls, ["remove 7", "remove 8"], "a namespace without our rules is not touched");
         assert_eq!(node.uninstall().await.unwrap(), Uninstalled { released: 0, program_removed: true });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_without_file_and_process_is_released_by_what_its_agent_holds() {
+        let node = Node::installed();
+        let path = node.directory.path().join("elsewhere");
+        node.kernel.place(&path, 5);
+        node.kernel.tamper(5, Some(Capture::default()));
+        let held = ["elsewhere", "netns/u1"].map(|name| node.kernel.open(&node.directory.path().join(name)).unwrap());
+        let held = held.into_iter().map(|network| ("u".to_owned(), network)).collect();
+        assert_eq!(node.uninstall_with(held).await.unwrap(), Uninstalled { released: 3, program_removed: true });
+        assert!(node.is_clean() && node.kernel.content(5).is_none());
+        let mut calls = node.kernel.calls();
+        calls.sort();
+        assert_eq!(calls, ["remove 5", "remove 7", "remove 8"], "each once");
     }
 
     #[tokio::test(start_paused = true)]

@@ -146,11 +146,7 @@ impl Connection<'_> {
     }
 
     async fn add(&self, pod: &Arc<HandedPod>) -> Result<(), HandoffError> {
-        let answer = match self.exchange(pod.payload(), Some(pod.network.as_fd())).await {
-            // Nothing was sent: a pod whose names are too long is refused alone, and takes no other with it.
-            Err(error @ HandoffError::TooLong(_)) => Err(error.to_string()),
-            answer => answer?,
-        };
+        let answer = self.exchange(pod.payload(), Some(pod.network.as_fd())).await?;
         if let Err(error) = &answer {
             tracing::warn!(
                 proxy = self.id,
@@ -164,7 +160,8 @@ impl Connection<'_> {
         Ok(())
     }
 
-    /// One request and its answer: the inner error is what the proxy complains about.
+    /// One request and its answer: the inner error is what the proxy complains about, or that the request would not fit. Such
+    /// a one is not sent: a pod whose names are too long is refused alone, and takes no other with it.
     async fn exchange(
         &self,
         payload: workload_request::Payload,
@@ -172,7 +169,7 @@ impl Connection<'_> {
     ) -> Result<Result<(), String>, HandoffError> {
         let bytes = zds::WorkloadRequest { payload: Some(payload) }.encode_to_vec();
         if bytes.len() > MAX_PACKET {
-            return Err(HandoffError::TooLong(bytes.len()));
+            return Ok(Err(HandoffError::TooLong(bytes.len()).to_string()));
         }
         within("take a request", self.socket.send(&bytes, descriptor)).await?;
         let packet = receive(&self.socket, "answer").await?;

@@ -174,8 +174,13 @@ async fn a_pod_whose_request_is_too_long_is_refused_alone() {
     let (endless, _) = pod("a");
     node.handoff.add(HandedPod { service_account: "x".repeat(MAX_PACKET), ..endless });
     node.handoff.add(pod("b").0);
-    let (_client, uids) = Client::ready(&node.path);
+    let nameless = "k".repeat(MAX_PACKET);
+    node.handoff.keep(&nameless);
+    let (client, uids) = Client::ready(&node.path);
     assert_eq!(uids, ["b"]);
+    node.handoff.remove(&nameless);
+    node.handoff.add(pod("c").0);
+    client.take("c");
     until(&node.handoff, |handoff| handoff.answer("b") == Answer::Accepted).await;
     assert!(matches!(node.handoff.answer("a"), Answer::Refused(why) if why.contains("is the most a node proxy reads")));
 }

@@ -21,6 +21,7 @@ struct State {
     paths: BTreeMap<PathBuf, u64>,
     contents: BTreeMap<u64, Capture>,
     calls: Vec<String>,
+    refuse_open: bool,
     refuse_apply: bool,
     refuse_remove: bool,
     addresses: BTreeMap<u64, Vec<IpAddr>>,
@@ -57,6 +58,11 @@ impl FakeKernel {
             Some(content) => drop(self.state().contents.insert(inode, content)),
             None => drop(self.state().contents.remove(&inode)),
         }
+    }
+
+    /// Whether namespaces cannot be opened from now on, as when there are no descriptors left.
+    pub fn refuse_open(&self, refuse: bool) {
+        self.state().refuse_open = refuse;
     }
 
     /// Whether rules are refused from now on.
@@ -108,6 +114,10 @@ impl Kernel for FakeKernel {
 
     fn open(&self, path: &Path) -> Result<Namespace, KernelError> {
         let id = self.identify(path)?;
+        if self.state().refuse_open {
+            let error = io::Error::other("refused by the test");
+            return Err(KernelError::Open { path: path.to_owned(), error });
+        }
         let file = File::open("/dev/null").map_err(|error| KernelError::Open { path: path.to_owned(), error })?;
         Ok(Namespace::new(file.into(), id))
     }

@@ -81,6 +81,12 @@ impl Marks {
         marks
     }
 
+    /// Marks that nobody sends.
+    #[cfg(test)]
+    pub(crate) fn unsent(source: watch::Receiver<Arc<Loaded>>) -> Self {
+        Self { source, shared: Arc::default() }
+    }
+
     pub(super) fn write(&self, key: &ObjectKey, uid: &str, partial: &Value) -> Result<(), NoticeError> {
         let said = |name: &'static str| {
             let value = partial.get("metadata")?.get("annotations")?.get(name)?.as_str()?;

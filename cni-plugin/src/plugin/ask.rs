@@ -10,7 +10,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::protocol::Configuration;
 use crate::event::Answer;
 
-/// How long the agent may take to hear of an end; it finds out by itself as well.
+/// How long the agent may take to hear of one end or of many (GC); it finds out by itself as well.
 pub(super) const DELETE_PATIENCE: Duration = Duration::from_secs(1);
 /// How long the agent may take to take a connection, when that alone is asked.
 const GREETING_PATIENCE: Duration = Duration::from_millis(500);

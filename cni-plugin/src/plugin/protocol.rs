@@ -15,7 +15,7 @@ pub const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 /// Name of the plugin: its `type` in configurations and its file.
 pub const PLUGIN: &str = "fairway-cni";
 /// Where a GC says what there is.
-const VALID_ATTACHMENTS: &str = "cni.dev/valid-attachments";
+pub(super) const VALID_ATTACHMENTS: &str = "cni.dev/valid-attachments";
 /// Longest interface name: `IFNAMSIZ` without its terminator, in bytes.
 const MAX_INTERFACE_NAME: usize = 15;
 
@@ -182,8 +182,8 @@ pub enum Command {
     Delete(Call),
     /// CHECK.
     Check(Call),
-    /// GC.
-    CollectGarbage(Attached),
+    /// GC; without a list nothing is known to be garbage.
+    CollectGarbage(Option<Attached>),
     /// STATUS.
     Status,
     /// VERSION.
@@ -299,15 +299,16 @@ fn network(value: &Value) -> String {
     value.get("name").and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
-/// What a GC lists. Without a list nothing is known to be garbage: a missing one must not pass for an empty one.
-fn attached(value: &Value) -> Result<Attached, Failure> {
+/// What a GC lists. Without a list nothing is known to be garbage: a missing one must not pass for an empty one. Nor is it a
+/// fault: libcni writes `null` for a slice that was never made.
+fn attached(value: &Value) -> Result<Option<Attached>, Failure> {
     let unusable = |what: &str| Failure::new(Code::InvalidConfiguration, format!("{VALID_ATTACHMENTS} {what}"));
-    let list = value.get(VALID_ATTACHMENTS).ok_or_else(|| unusable("is missing, so nothing is known to be garbage"))?;
+    let Some(list) = value.get(VALID_ATTACHMENTS).filter(|list| !list.is_null()) else { return Ok(None) };
     let list = list.as_array().ok_or_else(|| unusable("is not a list"))?;
     let id = |attachment: &Value| attachment.get("containerID").and_then(Value::as_str).map(str::to_owned);
     let containers: Option<BTreeSet<String>> = list.iter().map(id).collect();
     let containers = containers.ok_or_else(|| unusable("has an attachment without a containerID"))?;
-    Ok(Attached { network: network(value), containers })
+    Ok(Some(Attached { network: network(value), containers }))
 }
 
 fn pod(arguments: &str) -> Result<Option<Pod>, Failure> {

@@ -57,7 +57,8 @@ impl Reconciler {
             tracing::info!(pod = %key, uid, "the pod's sandbox is taken down");
             self.arrivals.bury(key.clone(), &uid, id);
             self.let_go(&uid);
-        } else if !self.tracked.values().any(|tracked| tracked.key == *key) {
+        } else if !attachment.netns.is_empty() && !self.tracked.values().any(|tracked| tracked.key == *key) {
+            // Without a namespace it is one that is long gone: runtimes repeat DEL for sandboxes they find when they start.
             self.end_unseen(key);
         }
     }

@@ -11,11 +11,25 @@ impl Reconciler {
     /// Lets a proxy that has the pod keep it (interoperability notes §5.3). Only an agent before this one can have handed it
     /// over, so its object was there when this one looked for the first time.
     pub(super) fn keep(&mut self, key: &ObjectKey, uid: &str) {
-        let is_inherited = self.reports.latest().passes == 0 && !self.ended.contains(key);
-        if is_inherited && is_plain(uid) && !self.tracked.contains_key(uid) {
+        if self.keep_quietly(key, uid) {
             tracing::info!(pod = %key, uid, "whichever node proxy has the pod is to keep it");
-            self.kept.insert(uid.to_owned(), key.clone());
-            self.handoff.keep(uid);
+        }
+    }
+
+    /// The same of a pod that is most likely not there; says whether it is kept now and was not.
+    pub(super) fn keep_quietly(&mut self, key: &ObjectKey, uid: &str) -> bool {
+        let is_inherited = self.reports.latest().passes == 0 && !self.ended.contains(key);
+        if !is_inherited || !is_plain(uid) || self.tracked.contains_key(uid) {
+            return false;
+        }
+        self.handoff.keep(uid);
+        self.kept.insert(uid.to_owned(), key.clone()).is_none()
+    }
+
+    /// Keeps a pod of which an agent has said something.
+    pub(super) fn keep_if_said(&mut self, key: &ObjectKey, uid: &str) {
+        if self.status.has(key) {
+            self.keep(key, uid);
         }
     }
 

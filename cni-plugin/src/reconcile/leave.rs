@@ -8,21 +8,25 @@ use fairway_core::source::{Loaded, MeshPod, ObjectKey};
 
 use super::job::Job;
 use super::{Reconciler, is_plain};
+use crate::kernel::{KernelError, Namespace};
 use crate::rules::{Capture, Phase};
+
+/// Rules that an earlier agent may have left in a pod.
+enum Leftovers {
+    /// There are none.
+    None,
+    /// Its namespace is not found, which may come a moment later.
+    Hidden,
+    /// Its namespace is there; nothing when it cannot be opened now.
+    Possible(Option<Namespace>),
+}
 
 impl Reconciler {
     /// The next step out for a pod that does not belong in.
     pub(super) fn leave(&mut self, key: &ObjectKey, pod: &MeshPod, now: Instant, full: bool) -> Option<Job> {
         let uid = pod.uid()?.to_owned();
         if !self.tracked.contains_key(&uid) {
-            let job = self.look_for_leftovers(key, pod, &uid, full);
-            if job.is_some() {
-                // It goes from its proxy once its rules are gone.
-                self.withdraw(Some(&uid), key);
-            } else if full {
-                self.no_longer_keep(&uid);
-            }
-            return job;
+            return if full { self.leave_unseen(key, pod, &uid) } else { None };
         }
         let found = self.locate(key, &uid).ok();
         let tracked = self.tracked.get_mut(&uid)?;
@@ -44,15 +48,39 @@ impl Reconciler {
         Some(if is_over { Job::Remove { uid, network } } else { Job::Drain { uid, network, capture } })
     }
 
-    /// Rules that an earlier agent left in a pod that was un-enrolled while no agent ran.
-    fn look_for_leftovers(&mut self, key: &ObjectKey, pod: &MeshPod, uid: &str, full: bool) -> Option<Job> {
-        // The namespace of a host network pod is the node's own: never touched.
-        if !full || !is_plain(uid) || pod.is_host_network || self.clean.contains(uid) {
-            return None;
+    /// A pod that was un-enrolled while no agent ran goes from its proxy once its rules are gone, not before.
+    fn leave_unseen(&mut self, key: &ObjectKey, pod: &MeshPod, uid: &str) -> Option<Job> {
+        match self.look_for_leftovers(key, pod, uid) {
+            Leftovers::None => self.no_longer_keep(uid),
+            Leftovers::Hidden if self.reports.latest().passes > 0 => self.no_longer_keep(uid),
+            Leftovers::Hidden => {
+                self.keep_if_said(key, uid);
+                self.withdraw(Some(uid), key);
+            }
+            Leftovers::Possible(network) => {
+                self.keep_quietly(key, uid);
+                self.withdraw(Some(uid), key);
+                return Some(Job::Clean { uid: uid.to_owned(), network: network? });
+            }
         }
-        let (path, _) = self.locate(key, uid).ok()?;
-        let network = self.kernel.open(&path).ok()?;
-        Some(Job::Clean { uid: uid.to_owned(), network })
+        None
+    }
+
+    fn look_for_leftovers(&mut self, key: &ObjectKey, pod: &MeshPod, uid: &str) -> Leftovers {
+        // The namespace of a host network pod is the node's own: never touched.
+        if !is_plain(uid) || pod.is_host_network || self.clean.contains(uid) {
+            return Leftovers::None;
+        }
+        let Ok((path, _)) = self.locate(key, uid) else { return Leftovers::Hidden };
+        match self.kernel.open(&path) {
+            Ok(network) => Leftovers::Possible(Some(network)),
+            Err(KernelError::HostNamespace(_) | KernelError::NotANamespace(_)) => Leftovers::None,
+            Err(KernelError::NoNamespace(_)) => Leftovers::Hidden,
+            Err(error) => {
+                tracing::warn!(pod = %key, uid, %error, "cannot see whether the pod still has rules; trying again");
+                Leftovers::Possible(None)
+            }
+        }
     }
 
     /// Pods whose object is gone: nobody needs to be told in order any more. One that may only not be readable stays while

@@ -419,11 +419,13 @@ async fn an_agent_that_leaves_for_good_takes_its_pods_from_the_proxies() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_uid_cannot_name_another_file() {
-    let mut world = World::new();
-    world.write("pod.yaml", &pod("../netns/u1"));
-    let report = world.pass().await;
-    assert_eq!(report.actual, Actual::Absent);
-    assert!(report.error.unwrap().contains("not a uid"));
+    for uid in ["../netns/u1", "u".repeat(MAX_UID + 1).as_str()] {
+        let mut world = World::new();
+        world.write("pod.yaml", &pod(uid));
+        let report = world.pass().await;
+        assert_eq!(report.actual, Actual::Absent);
+        assert!(report.error.unwrap().contains("not a uid"), "{uid}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

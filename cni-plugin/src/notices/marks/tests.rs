@@ -45,7 +45,7 @@ fn only_what_differs_is_patched() {
 
 fn marks(loaded: Loaded) -> (watch::Sender<Arc<Loaded>>, Marks) {
     let (sender, source) = watch::channel(Arc::new(loaded));
-    (sender, Marks { source, shared: Arc::default() })
+    (sender, Marks::unsent(source))
 }
 
 #[test]

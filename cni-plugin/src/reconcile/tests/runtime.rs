@@ -507,8 +507,8 @@ async fn whatever_can_never_be_captured_is_said_at_label_time_and_never_half_don
         let mut world = World::new();
         world.label(None);
         world.write("pod.yaml", &pod("u1").replace("spec: {", &format!("spec: {{{specification}, ")));
-        let client = world.ready().await;
         assert_eq!(world.pass().await.error, None, "{reason}: nobody asked for it");
+        let client = world.ready().await;
         world.label(Some("ambient"));
         let report = world.pass().await;
         assert_eq!((report.desired, report.reason, report.actual), (Desired::Excluded, reason, Actual::Absent));
