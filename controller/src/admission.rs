@@ -23,7 +23,8 @@ pub fn judge(published: &Published, settings: &Settings, review: &Review) -> Fin
         return Findings { refusal: None, notes: vec![NOT_READY.to_owned()] };
     }
     let with_it = Arc::new(published.loaded.with(key, written));
-    findings::of(&published.next(with_it, settings), key)
+    let findings = findings::of(&published.next(with_it, settings), key);
+    if review.is_nothing_new { findings.let_through() } else { findings }
 }
 
 #[cfg(test)]
@@ -47,7 +48,8 @@ mod tests {
     fn review(group: &str, kind: Kind, spec: &Value) -> Review {
         let object = json!({"apiVersion": format!("{group}/v1"), "kind": kind.as_str(),
             "metadata": {"name": "it", "namespace": "shop"}, "spec": spec});
-        Review { uid: "u".to_owned(), object: Some((ObjectKey::new(kind, "shop", "it"), object)) }
+        let object = Some((ObjectKey::new(kind, "shop", "it"), object));
+        Review { uid: "u".to_owned(), object, is_nothing_new: false }
     }
 
     fn policy(spec: &Value) -> Review {
@@ -82,7 +84,10 @@ mod tests {
                 "new",
             ),
             (route(&json!({"parentRefs": "web"})), true, "spec.parentRefs"),
-            (Review { uid: "u".to_owned(), object: None }, false, ""),
+            // Its finalizers may have to be removed.
+            (Review { is_nothing_new: true, ..policy(&json!({"action": "MAYBE"})) }, false, "spec.action"),
+            (Review { is_nothing_new: true, ..route(&json!({"parentRefs": "web"})) }, false, "spec.parentRefs"),
+            (Review { uid: "u".to_owned(), object: None, is_nothing_new: false }, false, ""),
         ] {
             let findings = judge(&state, &Settings::default(), &review);
             assert_eq!(findings.refusal.is_some(), is_refused, "{findings:?} of {review:?}");

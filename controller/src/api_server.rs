@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio_stream::StreamExt as _;
 
 /// Name of the controller among the owners of fields.
-const MANAGER: &str = "fairway-controller";
+pub(crate) const MANAGER: &str = "fairway-controller";
 /// The same for fields that pass to somebody else: without an owner in between they would fall back to their defaults.
 const HANDING_OVER: &str = "fairway-controller-handing-over";
 /// For an answer.
@@ -53,9 +53,14 @@ fn code(failure: &Failure) -> Option<u16> {
     }
 }
 
+/// Whether there is no such object.
+pub(crate) fn is_gone(failure: &Failure) -> bool {
+    code(failure) == Some(404)
+}
+
 /// What is gone need not be changed.
 pub(crate) fn unless_gone(failure: Failure) -> Result<(), String> {
-    if code(&failure) == Some(404) { Ok(()) } else { Err(failure.to_string()) }
+    if is_gone(&failure) { Ok(()) } else { Err(failure.to_string()) }
 }
 
 /// Whether somebody else was faster: has the field, the name, or written in between.

@@ -152,7 +152,8 @@ impl Controller {
         let webhook_listen = webhook_listener.as_ref().and_then(|listener| listener.local_addr().ok());
         if let Some(listener) = webhook_listener {
             let webhook = Webhook::new(published.clone(), config.settings.clone(), metrics.clone());
-            let connections = tls::accept(listener, webhook_tls, metrics.clone(), drain.clone());
+            let maximum = admission::server::CONNECTIONS;
+            let connections = tls::accept(listener, webhook_tls, maximum, metrics.clone(), drain.clone());
             tokio::spawn(webhook.serve(connections, drain.clone()));
         }
 
@@ -164,7 +165,7 @@ impl Controller {
         let root_pem = authority.borrow().roots_pem().to_owned();
         let authority =
             Authority::new(authority, verifier, published, config.rules, config.certificate_lifetime, metrics.clone());
-        let connections = tls::accept(listener, tls, metrics, drain.clone());
+        let connections = tls::accept(listener, tls, tls::PROXIES, metrics, drain.clone());
         let server = tokio::spawn(serve(connections, discovery, authority, drain));
         tracing::info!(%listen, %admin_listen, "controller started");
         Ok(Self { listen, admin_listen, webhook_listen, root_pem, server })

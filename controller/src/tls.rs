@@ -35,11 +35,9 @@ const RENEWAL_CHECK: Duration = Duration::from_secs(60);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Handshakes at a time: they cost processor time, and a mesh that restarts sends all its nodes at once.
 const MAXIMUM_HANDSHAKES: usize = 256;
-/// Connections at a time: one or two a node.
-const MAXIMUM_CONNECTIONS: usize = 20_000;
-/// The same for one peer, of which several may be behind one address: a machine that opens connections and says nothing must
-/// not take the places of all others.
-const MAXIMUM_CONNECTIONS_PER_PEER: usize = 512;
+/// Connections of proxies: one or two a node. Of one peer as many as may be behind one address: a machine that opens connections
+/// and says nothing must not take the places of all others.
+pub const PROXIES: Connections = Connections { all: 20_000, of_one_peer: 512 };
 /// Handshakes at a time with one peer.
 const MAXIMUM_HANDSHAKES_PER_PEER: usize = 32;
 /// What gRPC speaks, as TLS calls it (RFC 7301 §6).
@@ -150,6 +148,15 @@ impl ResolvesServerCert for ServerCertificate {
     }
 }
 
+/// How many connections there may be at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connections {
+    /// Together.
+    pub all: usize,
+    /// Of one address.
+    pub of_one_peer: usize,
+}
+
 /// A connection through the handshake.
 #[derive(Debug)]
 pub struct Connection {
@@ -158,30 +165,32 @@ pub struct Connection {
     _places: (OwnedSemaphorePermit, OwnedSemaphorePermit),
 }
 
-/// Accepts until the drain starts; connections through the handshake come out of the receiver.
+/// Accepts until the drain starts, so many at a time; connections through the handshake come out of the receiver.
 #[must_use]
 pub fn accept(
     listener: TcpListener,
     config: Arc<ServerConfig>,
+    maximum: Connections,
     metrics: Metrics,
     drain: Drain,
 ) -> mpsc::Receiver<Connection> {
     let (sender, receiver) = mpsc::channel(HANDED_OVER);
-    tokio::spawn(accept_loop(listener, TlsAcceptor::from(config), metrics, drain, sender));
+    tokio::spawn(accept_loop(listener, TlsAcceptor::from(config), maximum, metrics, drain, sender));
     receiver
 }
 
 async fn accept_loop(
     listener: TcpListener,
     acceptor: TlsAcceptor,
+    maximum: Connections,
     metrics: Metrics,
     mut drain: Drain,
     sender: mpsc::Sender<Connection>,
 ) {
     let handshakes = Arc::new(Semaphore::new(MAXIMUM_HANDSHAKES));
-    let connections = Arc::new(Semaphore::new(MAXIMUM_CONNECTIONS));
+    let connections = Arc::new(Semaphore::new(maximum.all));
     let handshakes_of = PerPeer::new(MAXIMUM_HANDSHAKES_PER_PEER);
-    let connections_of = PerPeer::new(MAXIMUM_CONNECTIONS_PER_PEER);
+    let connections_of = PerPeer::new(maximum.of_one_peer);
     let mut pause = ACCEPT_PAUSE.0;
     loop {
         // Permits before the accept: what cannot be served waits in the kernel's queue.

@@ -1,6 +1,7 @@
 //! The webhook's port: one question a request, over TLS, with a bound on how long it is and on how many are under way.
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,18 +10,18 @@ use fairway_core::io::drain::Drain;
 use fairway_core::source::admission::{MAXIMUM_REVIEW_BYTES, Review};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::Body;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::Value;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::judge;
 use crate::metrics::Metrics;
 use crate::state::Published;
 use crate::status::findings::Findings;
-use crate::tls::Connection;
+use crate::tls::{Connection, Connections};
 use crate::translate::Settings;
 
 /// Where questions are asked.
@@ -29,8 +30,16 @@ pub const PATH: &str = "/validate";
 pub const PROTOCOL: &[u8] = b"http/1.1";
 /// For a request to arrive. The API server waits half a minute at most for all of it.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Questions under way: each has a state of the mesh made for it, which takes a processor. Others wait.
+/// Connections: API servers are few, and keep one for each question that they ask at a time.
+pub const CONNECTIONS: Connections = Connections { all: 128, of_one_peer: 32 };
+/// Bytes of a connection that are read ahead of who takes them.
+const MAXIMUM_READ_AHEAD: usize = 64 * 1024;
+/// Questions that are read or looked at: each may take as much memory as a question is long, so that no byte of others is read.
+const MAXIMUM_BODIES: usize = 8;
+/// Questions that are looked at: each has a state of the mesh made for it, which takes a processor. Others wait.
 const MAXIMUM_REVIEWS: usize = 2;
+/// For a place among those. The API server waits for five seconds (`timeoutSeconds` in `manifests/webhook`), and goes on without.
+const PATIENCE_FOR_PLACE: Duration = Duration::from_secs(4);
 
 /// What answers need.
 #[derive(Clone)]
@@ -38,6 +47,7 @@ pub struct Webhook {
     published: watch::Receiver<Arc<Published>>,
     settings: Arc<Settings>,
     metrics: Metrics,
+    bodies: Arc<Semaphore>,
     reviews: Arc<Semaphore>,
 }
 
@@ -45,7 +55,13 @@ impl Webhook {
     /// One that answers by the newest state.
     #[must_use]
     pub fn new(published: watch::Receiver<Arc<Published>>, settings: Settings, metrics: Metrics) -> Self {
-        Self { published, settings: Arc::new(settings), metrics, reviews: Arc::new(Semaphore::new(MAXIMUM_REVIEWS)) }
+        Self {
+            published,
+            settings: Arc::new(settings),
+            metrics,
+            bodies: Arc::new(Semaphore::new(MAXIMUM_BODIES)),
+            reviews: Arc::new(Semaphore::new(MAXIMUM_REVIEWS)),
+        }
     }
 
     /// Answers on these connections until the drain starts.
@@ -68,6 +84,7 @@ impl Webhook {
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(PATIENCE)
+            .max_buf_size(MAXIMUM_READ_AHEAD)
             .serve_connection(TokioIo::new(connection), service);
         tokio::pin!(served);
         let ended = tokio::select! {
@@ -82,13 +99,18 @@ impl Webhook {
         }
     }
 
-    async fn answer(self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn answer<B>(self, request: Request<B>) -> Response<Full<Bytes>>
+    where
+        B: Body,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
         if request.uri().path() != PATH {
             return text(StatusCode::NOT_FOUND, format!("questions are asked at {PATH}"));
         }
         if request.method() != Method::POST {
             return text(StatusCode::METHOD_NOT_ALLOWED, "questions are sent with POST".to_owned());
         }
+        let Some(reading) = place(&self.bodies).await else { return self.busy() };
         let body = Limited::new(request.into_body(), MAXIMUM_REVIEW_BYTES).collect();
         let body = match tokio::time::timeout(PATIENCE, body).await {
             Ok(Ok(body)) => body.to_bytes(),
@@ -96,11 +118,11 @@ impl Webhook {
             Err(_) => return self.unreadable(StatusCode::REQUEST_TIMEOUT, format!("not all came within {PATIENCE:?}")),
         };
         // Before a place is taken nothing is made of the bytes.
-        let Ok(_place) = self.reviews.acquire().await else {
-            return text(StatusCode::SERVICE_UNAVAILABLE, "the controller is shutting down".to_owned());
-        };
+        let Some(looking) = place(&self.reviews).await else { return self.busy() };
         let (published, settings) = (Arc::clone(&self.published.borrow()), Arc::clone(&self.settings));
         let judged = tokio::task::spawn_blocking(move || {
+            // Held to the end, also if who asked does not wait for it.
+            let _places = (reading, looking);
             let review = Review::read(&body)?;
             let findings = judge(&published, &settings, &review);
             Ok((review, findings))
@@ -135,11 +157,22 @@ impl Webhook {
         json(&answer)
     }
 
+    fn busy(&self) -> Response<Full<Bytes>> {
+        let why = format!("too many questions are under way for {PATIENCE_FOR_PLACE:?}; ask again");
+        self.unreadable(StatusCode::SERVICE_UNAVAILABLE, why)
+    }
+
     fn unreadable(&self, status: StatusCode, why: String) -> Response<Full<Bytes>> {
         self.metrics.reviews.unreadable.increment(1);
         tracing::debug!(%status, "a question to the webhook is not answered: {why}");
         text(status, why)
     }
+}
+
+/// One of these, if one is free in time.
+async fn place(places: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+    let place = Arc::clone(places).acquire_owned();
+    tokio::time::timeout(PATIENCE_FOR_PLACE, place).await.ok()?.ok()
 }
 
 fn json(answer: &Value) -> Response<Full<Bytes>> {
@@ -152,4 +185,47 @@ fn text(status: StatusCode, text: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(text));
     *response.status_mut() = status;
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Context, Poll};
+
+    use hyper::body::Frame;
+
+    use super::*;
+
+    /// A body that never comes, and counts who waits for it.
+    struct Slow(Arc<AtomicUsize>);
+
+    impl Body for Slow {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_read_without_a_place_and_no_place_is_kept_by_who_sends_nothing() {
+        let (_state, published) = watch::channel(Arc::default());
+        let webhook = Webhook::new(published, Settings::default(), Metrics::new());
+        let reads = Arc::new(AtomicUsize::new(0));
+        let ask = || {
+            let request = Request::post(PATH).body(Slow(Arc::clone(&reads))).unwrap();
+            webhook.clone().answer(request)
+        };
+        let all = u32::try_from(MAXIMUM_BODIES).unwrap();
+        let held = Arc::clone(&webhook.bodies).acquire_many_owned(all).await.unwrap();
+        assert_eq!(ask().await.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(reads.load(Ordering::SeqCst), 0);
+        drop(held);
+        assert_eq!(ask().await.status(), StatusCode::REQUEST_TIMEOUT);
+        assert!(reads.load(Ordering::SeqCst) > 0);
+        assert_eq!(webhook.bodies.available_permits(), MAXIMUM_BODIES);
+    }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fairway_core::source::{Kind, ObjectKey};
+use fairway_core::source::ObjectKey;
 
 use super::verdict::Verdict;
 
@@ -63,9 +63,9 @@ pub struct Attached {
 /// What is done with connections.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stream {
-    /// What it is made of.
-    pub kind: Kind,
-    /// Namespace and name of that.
+    /// The route.
+    pub route: ObjectKey,
+    /// Where it is from: namespace and name of the route, and the rule where it has several.
     pub name: String,
     /// The names that TLS clients ask for, or `*.` and parts of them; none is for all connections.
     pub servers: Vec<String>,

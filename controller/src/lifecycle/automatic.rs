@@ -12,11 +12,12 @@ use fairway_core::source::gateway::Gateway;
 use fairway_core::source::labels::WAYPOINT_CLASS;
 use fairway_core::source::objects::label;
 use fairway_core::source::{Kind, ObjectKey, Objects};
-use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, Patch, Preconditions};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{Api, ApiResource, DeleteParams, DynamicObject, PostParams, Preconditions};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::api_server::{Complaints, application, resource, unless_gone, within};
+use crate::api_server::{Complaints, MANAGER, is_conflict, is_gone, resource, unless_gone, within};
 use crate::state::Published;
 use crate::status::lease::Leadership;
 use crate::translate::automatic::NAME;
@@ -26,7 +27,8 @@ use crate::translate::automatic::NAME;
 pub const LINGER: Duration = Duration::from_secs(30);
 /// Pause after a failure.
 const RETRY: Duration = Duration::from_secs(2);
-/// Label by which we know what is ours.
+/// Label of what is ours. Anybody can write it, and an API server keeps it on what somebody else applies: it finds them, and says
+/// nothing about who may delete one there.
 const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "fairway-controller");
 /// Port of tunnels.
 const TUNNEL_PORT: u16 = 15008;
@@ -44,10 +46,17 @@ pub fn gateway(namespace: &str) -> Value {
     })
 }
 
-/// Whether the controller made it.
+/// Whether it says that the controller made it.
 #[must_use]
 pub fn is_ours(gateway: &Gateway) -> bool {
     label(&gateway.metadata, MANAGED_BY.0) == Some(MANAGED_BY.1)
+}
+
+/// Whether nobody but the controller has ever had a hand in it, by who has written which fields; status aside.
+fn is_ours_alone(metadata: &ObjectMeta) -> bool {
+    let entries = metadata.managed_fields.iter().flatten();
+    let mut managers = entries.filter(|it| it.subresource.as_deref().is_none_or(str::is_empty)).peekable();
+    managers.peek().is_some() && managers.all(|entry| entry.manager.as_deref() == Some(MANAGER))
 }
 
 /// What is to be done, and when there is something else to do.
@@ -61,9 +70,14 @@ struct Round {
     next: Option<Instant>,
 }
 
-/// Since when nothing needs which waypoint, by namespace.
+/// What nothing needs.
 #[derive(Debug, Default)]
-struct Unneeded(BTreeMap<String, Instant>);
+struct Unneeded {
+    /// Since when, by namespace.
+    since: BTreeMap<String, Instant>,
+    /// Namespaces and uids of those that turned out to be somebody else's, too.
+    shared: BTreeSet<(String, String)>,
+}
 
 impl Unneeded {
     /// Decides for this moment. What is there under the name and not ours serves as well, and is left alone.
@@ -74,13 +88,17 @@ impl Unneeded {
         let ours = objects.gateways.iter().filter(|(key, gateway)| key.name == NAME && is_ours(gateway));
         let is_going = |gateway: &Gateway| gateway.metadata.deletion_timestamp.is_some();
         let idle = ours.filter(|(key, gateway)| !wanted.contains(key.namespace.as_str()) && !is_going(gateway));
-        let idle: BTreeMap<&str, &Gateway> = idle.map(|(key, it)| (key.namespace.as_str(), it.as_ref())).collect();
-        self.0.retain(|namespace, _| idle.contains_key(namespace.as_str()));
-        for (namespace, gateway) in idle {
-            let since = *self.0.entry(namespace.to_owned()).or_insert(now);
+        let uid = |gateway: &Gateway| gateway.metadata.uid.clone().unwrap_or_default();
+        let idle: BTreeMap<&str, String> = idle.map(|(key, it)| (key.namespace.as_str(), uid(it))).collect();
+        self.since.retain(|namespace, _| idle.contains_key(namespace.as_str()));
+        self.shared.retain(|(namespace, uid)| idle.get(namespace.as_str()) == Some(uid));
+        for (namespace, uid) in idle {
+            let one = (namespace.to_owned(), uid);
+            let since = *self.since.entry(namespace.to_owned()).or_insert(now);
             match since.checked_add(linger).filter(|at| *at > now) {
                 Some(at) => round.next = Some(round.next.map_or(at, |next| next.min(at))),
-                None => round.remove.push((namespace.to_owned(), gateway.metadata.uid.clone().unwrap_or_default())),
+                None if self.shared.contains(&one) => {}
+                None => round.remove.push(one),
             }
         }
         round
@@ -114,7 +132,11 @@ pub async fn run(
                 }
             }
             for (namespace, uid) in round.remove {
-                let removed = remove(&client, &namespace, uid).await;
+                let removed = remove(&client, &namespace, &uid).await.map(|left| {
+                    if left == Left::Shared {
+                        unneeded.shared.insert((namespace.clone(), uid));
+                    }
+                });
                 if !complaints.note((namespace, NAME.to_owned()), removed) {
                     wake = Some(RETRY);
                 }
@@ -133,21 +155,54 @@ fn kind() -> ApiResource {
     resource("gateway.networking.k8s.io", "v1", "Gateway", "gateways")
 }
 
+/// Makes it if there is none of that name: what somebody else has made meanwhile serves as well, and is not changed.
 async fn make(client: &kube::Client, namespace: &str) -> Result<(), String> {
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &kind());
-    let applied = within(api.patch(NAME, &application(), &Patch::Apply(&gateway(namespace)))).await;
-    tracing::info!(namespace, name = NAME, "a waypoint is made, because something needs it");
-    applied.map(drop).map_err(|error| format!("gateway {NAME} cannot be made: {error}"))
+    let failed = |error: String| format!("gateway {NAME} cannot be made: {error}");
+    let wanted = serde_json::from_value(gateway(namespace)).map_err(|error| failed(error.to_string()))?;
+    let parameters = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
+    match within(api.create(&parameters, &wanted)).await {
+        Ok(_) => {
+            tracing::info!(namespace, name = NAME, "a waypoint is made, because something needs it");
+            Ok(())
+        }
+        Err(failure) if is_conflict(&failure) => Ok(()),
+        Err(failure) => Err(failed(failure.to_string())),
+    }
 }
 
-/// Removes the one with this uid, and no later one.
-async fn remove(client: &kube::Client, namespace: &str, uid: String) -> Result<(), String> {
+/// What became of one that nothing needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    /// It is gone, or going.
+    Nothing,
+    /// It stays: somebody else has a hand in it.
+    Shared,
+}
+
+/// Removes the one with this uid, and no later one, if it is as the controller has made it. Looked at is what the API server has now,
+/// and deleted that or nothing.
+async fn remove(client: &kube::Client, namespace: &str, uid: &str) -> Result<Left, String> {
     let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &kind());
-    let preconditions = Some(Preconditions { uid: Some(uid), resource_version: None });
+    let failed = |error: String| format!("gateway {NAME} cannot be removed: {error}");
+    let metadata = match within(api.get(NAME)).await {
+        Ok(present) => present.metadata,
+        Err(failure) if is_gone(&failure) => return Ok(Left::Nothing),
+        Err(failure) => return Err(failed(failure.to_string())),
+    };
+    if metadata.uid.as_deref() != Some(uid) {
+        // Another one: it is heard of.
+        return Ok(Left::Nothing);
+    }
+    if !is_ours_alone(&metadata) {
+        tracing::info!(namespace, name = NAME, "the waypoint, which nothing needs, stays: somebody else wrote to it");
+        return Ok(Left::Shared);
+    }
+    let preconditions = Some(Preconditions { uid: metadata.uid, resource_version: metadata.resource_version });
     let parameters = DeleteParams { preconditions, ..DeleteParams::default() };
-    let removed = within(api.delete(NAME, &parameters)).await;
+    within(api.delete(NAME, &parameters)).await.map(drop).or_else(unless_gone).map_err(failed)?;
     tracing::info!(namespace, name = NAME, "the waypoint goes, because nothing needs it any more");
-    removed.map(drop).or_else(unless_gone).map_err(|error| format!("gateway {NAME} cannot be removed: {error}"))
+    Ok(Left::Nothing)
 }
 
 #[cfg(test)]
@@ -188,5 +243,37 @@ mod tests {
         let theirs = with("shop", |it| it["metadata"]["labels"] = json!({}));
         assert_eq!(at(&theirs, &none, 300), Round::default());
         assert_eq!(at(&theirs, &shop, 300), Round::default());
+    }
+
+    #[test]
+    fn one_that_is_somebody_elses_too_is_asked_about_once() {
+        let (start, none) = (Instant::now(), BTreeSet::new());
+        let mut unneeded = Unneeded::default();
+        let made = with("shop", |_| {});
+        assert_eq!(unneeded.round(&made, &none, Duration::ZERO, start).remove.len(), 1);
+        unneeded.shared.insert(("shop".to_owned(), "u-1".to_owned()));
+        assert_eq!(unneeded.round(&made, &none, Duration::ZERO, start), Round::default());
+        let later = with("shop", |it| it["metadata"]["uid"] = json!("u-2"));
+        assert_eq!(unneeded.round(&later, &none, Duration::ZERO, start).remove.len(), 1);
+    }
+
+    #[test]
+    fn ours_is_what_nobody_else_has_written_to() {
+        let user = json!({"manager": "kubectl-client-side-apply", "operation": "Update"});
+        let applied = json!({"manager": "kubectl", "operation": "Apply"});
+        let ours = json!({"manager": MANAGER, "operation": "Update"});
+        let status = json!({"manager": "another", "operation": "Update", "subresource": "status"});
+        for (managers, expected) in [
+            (vec![ours.clone()], true),
+            (vec![ours.clone(), status.clone()], true),
+            (vec![ours.clone(), user.clone()], false),
+            (vec![ours, applied], false),
+            (vec![user], false),
+            (vec![status], false),
+            (Vec::new(), false),
+        ] {
+            let metadata: ObjectMeta = serde_json::from_value(json!({"managedFields": managers})).unwrap();
+            assert_eq!(is_ours_alone(&metadata), expected, "{metadata:?}");
+        }
     }
 }

@@ -92,8 +92,8 @@ impl Concerned {
 /// Where what of a state takes effect.
 pub(super) struct Places<'a> {
     published: &'a Published,
-    /// By namespace and name of routes.
-    routes: HashMap<String, Concerned>,
+    /// By route.
+    routes: HashMap<&'a ObjectKey, Concerned>,
     /// Hostname and waypoints of services that have any.
     services: HashMap<&'a ObjectKey, (&'a str, BTreeSet<&'a GatewayName>)>,
     /// Waypoints of services that have any.
@@ -114,15 +114,11 @@ impl<'a> Places<'a> {
                 services.entry(object).or_insert_with(|| (hostname, BTreeSet::new())).1.insert(gateway);
             }
         }
-        let mut routes: HashMap<String, Concerned> = HashMap::new();
+        let mut routes: HashMap<&ObjectKey, Concerned> = HashMap::new();
         for (target, attached) in &published.routes().attached {
             let gateways = waypoints.get(target.hostname.as_str());
-            let mut add = |name: &str, audience: Audience, backends: Vec<&Target>| {
-                let object = name.match_indices('/').nth(1).map_or(name, |(end, _)| name.split_at(end).0);
-                if !routes.contains_key(object) {
-                    routes.insert(object.to_owned(), Concerned::default());
-                }
-                let Some(concerned) = routes.get_mut(object) else { return };
+            let mut add = |route: &'a ObjectKey, audience: Audience, backends: Vec<&Target>| {
+                let concerned = routes.entry(route).or_default();
                 match gateways {
                     Some(gateways) => concerned.waypoints.extend(gateways.iter().copied().cloned()),
                     None => drop(concerned.clients.insert(audience)),
@@ -135,15 +131,15 @@ impl<'a> Places<'a> {
                 }
             };
             for entry in attached.producer.iter().flatten() {
-                add(&entry.name, Audience::Everybody, entry.backends().collect());
+                add(&entry.route, Audience::Everybody, entry.backends().collect());
             }
             for (namespace, entries) in &attached.consumers {
                 for entry in entries {
-                    add(&entry.name, Audience::Namespace(namespace.clone()), entry.backends().collect());
+                    add(&entry.route, Audience::Namespace(namespace.clone()), entry.backends().collect());
                 }
             }
             for stream in &attached.streams {
-                add(&stream.name, Audience::Everybody, stream.backends().collect());
+                add(&stream.route, Audience::Everybody, stream.backends().collect());
             }
         }
         Self { published, routes, services, by_hostname: waypoints, named: OnceCell::new() }
@@ -242,6 +238,6 @@ impl<'a> Places<'a> {
 
     /// Those who follow a route; nobody if it is attached to nothing.
     pub(super) fn route(&self, key: &ObjectKey) -> Option<&Concerned> {
-        self.routes.get(&format!("{}/{}", key.namespace, key.name))
+        self.routes.get(key)
     }
 }

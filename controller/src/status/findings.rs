@@ -16,6 +16,14 @@ pub struct Findings {
     pub notes: Vec<String>,
 }
 
+impl Findings {
+    /// The same for who asks for nothing new: why it is not in force is told, and keeps nobody.
+    #[must_use]
+    pub fn let_through(self) -> Self {
+        Self { refusal: None, notes: self.refusal.into_iter().chain(self.notes).collect() }
+    }
+}
+
 /// What the conditions of `key` say in this state.
 #[must_use]
 pub fn of(published: &Published, key: &ObjectKey) -> Findings {

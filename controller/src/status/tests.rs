@@ -3,6 +3,7 @@
 use fairway_core::source::directory::load;
 use serde_json::json;
 
+use super::concerned::{Places, Services};
 use super::*;
 use crate::serve::clients::{Client, TypeStatus};
 use crate::serve::session::Refusals;
@@ -53,6 +54,31 @@ fn verdicts_say_what_became_of_a_policy_by_field() {
         assert_eq!((verdict.condition, verdict.holds, verdict.reason), (condition, holds, reason), "{spec}");
         assert!(verdict.message.contains(words), "{spec}: {}", verdict.message);
     }
+}
+
+#[test]
+fn routes_of_one_name_and_two_kinds_are_told_apart() {
+    let service = |name: &str, address: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: shop}}\n\
+             spec: {{clusterIP: {address}, ports: [{{port: 80}}]}}\n---\n"
+        )
+    };
+    let routes = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: it, namespace: shop}\n\
+                  spec: {parentRefs: [{group: \"\", kind: Service, name: web}]}\n---\n\
+                  apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: it, namespace: shop}\n\
+                  spec: {hosts: [api], http: [{route: [{destination: {host: api}}]}]}\n";
+    let manifests = format!("{}{}{routes}", service("web", "10.96.0.1"), service("api", "10.96.0.2"));
+    let root = tempfile::tempdir().unwrap();
+    std::fs::write(root.path().join("a.yaml"), manifests).unwrap();
+    let published = Published::default().next(Arc::new(load(root.path(), None)), &Settings::default());
+    let places = Places::of(&published);
+    for (kind, service) in [(Kind::HTTPRoute, "web"), (Kind::VirtualService, "api")] {
+        let concerned = places.route(&ObjectKey::new(kind, "shop", "it")).unwrap();
+        let hostname = format!("{service}.shop.svc.cluster.local");
+        assert_eq!(concerned.services, Services::Named(BTreeSet::from([hostname])), "{kind:?}");
+    }
+    assert!(places.route(&ObjectKey::new(Kind::GRPCRoute, "shop", "it")).is_none());
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -32,8 +33,8 @@ const QUESTIONS: usize = 16;
 const QUESTIONS_PER_PEER: usize = 4;
 /// For an answer. Callers wait about as long.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// For a place and an answer about a token that was accepted before: who calls must not have given up when it is taken to be as
-/// it was.
+/// For a place, and then for an answer, about a token that was accepted before: who calls must not have given up when it is taken
+/// to be as it was.
 const PATIENCE_FOR_KNOWN: Duration = Duration::from_secs(2);
 /// Prefix of what a review tells about the pod a token is bound to.
 const EXTRA: &str = "authentication.kubernetes.io/";
@@ -48,6 +49,17 @@ pub struct Reviewer {
     answers: Mutex<HashMap<Fingerprint, Remembered>>,
     about_unknown: Questions,
     about_known: Questions,
+    /// Whether the last question about a token that is known had no answer. What becomes of others says nothing: who sends them
+    /// may see to it that they cannot be answered.
+    is_away: AtomicBool,
+}
+
+/// Why there is no answer.
+enum Unknown {
+    /// It was asked for and not given, or not to who asked before: the API server is away.
+    Away(Status),
+    /// It was not asked for, which says nothing of the API server.
+    NotAsked(Status),
 }
 
 /// Places of questions under way.
@@ -111,6 +123,7 @@ impl Reviewer {
             answers: Mutex::default(),
             about_unknown: Questions::new(),
             about_known: Questions::new(),
+            is_away: AtomicBool::new(false),
         }
     }
 
@@ -128,8 +141,12 @@ impl Reviewer {
             return Ok(answer?);
         }
         let known = self.spare(&fingerprint, now);
-        let asked = self.find_out(token, &fingerprint, peer, known.is_some()).await;
-        asked.map_or_else(|status| known.ok_or(status), |answer| Ok(answer?))
+        match self.find_out(token, &fingerprint, peer, known.is_some()).await {
+            Ok(answer) => Ok(answer?),
+            Err(Unknown::Away(status)) => known.ok_or(status),
+            // Whoever keeps all places taken must not have tokens believed that the API server would refuse.
+            Err(Unknown::NotAsked(status)) => Err(status),
+        }
     }
 
     /// Whether the API server can be asked about a token.
@@ -147,30 +164,35 @@ impl Reviewer {
         fingerprint: &Fingerprint,
         peer: Option<IpAddr>,
         is_known: bool,
-    ) -> Result<Answer, Status> {
-        let questions = if is_known { &self.about_known } else { &self.about_unknown };
-        let answer = async {
-            let _place = questions.place(peer).await?;
-            // Somebody may have asked while this one waited.
-            if let Some(answer) = self.remembered(fingerprint) {
-                return Ok(answer);
-            }
-            let answer = self.ask(token).await?;
-            self.remember(*fingerprint, answer.clone(), expiry(token));
-            Ok(answer)
+    ) -> Result<Answer, Unknown> {
+        let _place = if is_known {
+            let place = tokio::time::timeout(PATIENCE_FOR_KNOWN, self.about_known.place(peer)).await;
+            let late = |_| {
+                let status = Status::unavailable("too many questions about tokens are under way; try again");
+                if self.is_away.load(Ordering::Relaxed) { Unknown::Away(status) } else { Unknown::NotAsked(status) }
+            };
+            place.map_err(late)?.map_err(Unknown::NotAsked)?
+        } else {
+            self.about_unknown.place(peer).await.map_err(Unknown::NotAsked)?
         };
-        if !is_known {
-            return answer.await;
+        // Somebody may have asked while this one waited.
+        if let Some(answer) = self.remembered(fingerprint) {
+            return Ok(answer);
         }
-        let late = |_| Status::unavailable(format!("the API server has not answered within {PATIENCE_FOR_KNOWN:?}"));
-        tokio::time::timeout(PATIENCE_FOR_KNOWN, answer).await.map_err(late)?
+        let asked = self.ask(token, if is_known { PATIENCE_FOR_KNOWN } else { PATIENCE }).await;
+        if is_known || asked.is_ok() {
+            self.is_away.store(asked.is_err(), Ordering::Relaxed);
+        }
+        let answer = asked.map_err(Unknown::Away)?;
+        self.remember(*fingerprint, answer.clone(), expiry(token));
+        Ok(answer)
     }
 
-    async fn ask(&self, token: &str) -> Result<Answer, Status> {
+    async fn ask(&self, token: &str, patience: Duration) -> Result<Answer, Status> {
         let spec = TokenReviewSpec { audiences: Some(vec![self.audience.clone()]), token: Some(token.to_owned()) };
         let review = TokenReview { spec, ..TokenReview::default() };
         let parameters = PostParams::default();
-        let asked = tokio::time::timeout(PATIENCE, self.api.create(&parameters, &review)).await;
+        let asked = tokio::time::timeout(patience, self.api.create(&parameters, &review)).await;
         let problem = match asked {
             Ok(Ok(review)) => return Ok(answer(review.status.unwrap_or_default(), &self.audience)),
             Ok(Err(kube::Error::Api(status))) if status.code == 403 => {
@@ -178,7 +200,7 @@ impl Reviewer {
                     .to_owned()
             }
             Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("no answer within {PATIENCE:?}"),
+            Err(_) => format!("no answer within {patience:?}"),
         };
         tracing::warn!("tokens cannot be checked with the API server: {problem}");
         Err(Status::unavailable(format!("the token cannot be checked with the API server now ({problem}); try again")))
@@ -303,6 +325,32 @@ mod tests {
         }
     }
 
+    /// The token "known" was accepted, and is to be asked about again.
+    fn accepted_before(reviewer: &Reviewer, now: SystemTime) -> Caller {
+        let caller = Caller { namespace: "shop".to_owned(), service_account: "web".to_owned(), pod: None };
+        let ends = now.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() + 3600;
+        let since = Instant::now().checked_sub(BELIEVED).unwrap();
+        let known = Remembered { answer: Ok(caller.clone()), since, ends };
+        reviewer.lock().insert(fingerprint("known"), known);
+        caller
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_finds_no_place_is_believed_only_while_the_api_server_is_away() {
+        let reviewer = Reviewer::new(kube::Client::new(Silent, "default"), "istio-ca");
+        let now = SystemTime::now();
+        let caller = accepted_before(&reviewer, now);
+        let all = u32::try_from(QUESTIONS).unwrap();
+        let places = reviewer.about_known.all.acquire_many(all).await.unwrap();
+        let refused = reviewer.verify("known", None, now).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");
+        drop(places);
+        // Asked, and not answered.
+        assert_eq!(reviewer.verify("known", None, now).await.unwrap(), caller);
+        let _places = reviewer.about_known.all.acquire_many(all).await.unwrap();
+        assert_eq!(reviewer.verify("known", None, now).await.unwrap(), caller);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn who_is_known_waits_for_nobody_who_is_not() {
         let reviewer = Arc::new(Reviewer::new(kube::Client::new(Silent, "default"), "istio-ca"));
@@ -320,12 +368,8 @@ mod tests {
         for _ in 0..2 * QUESTIONS {
             asked.recv().await.unwrap();
         }
-        let caller = Caller { namespace: "shop".to_owned(), service_account: "web".to_owned(), pod: None };
         let now = SystemTime::now();
-        let ends = now.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs() + 3600;
-        let since = Instant::now().checked_sub(BELIEVED).unwrap();
-        let known = Remembered { answer: Ok(caller.clone()), since, ends };
-        reviewer.lock().insert(fingerprint("known"), known);
+        let caller = accepted_before(&reviewer, now);
         let start = tokio::time::Instant::now();
         assert_eq!(reviewer.verify("known", Some(peer), now).await.unwrap(), caller);
         assert!(start.elapsed() <= PATIENCE_FOR_KNOWN, "{:?}", start.elapsed());

@@ -53,12 +53,16 @@ pub(super) fn needed(objects: &Objects, policies: &Policies, settings: &Settings
     }
     let of_policies = policies.attached.iter().flat_map(|(key, policy)| policy.places.iter().map(move |it| (key, it)));
     let of_tokens = policies.tokens.iter().flat_map(|(key, policy)| policy.places.iter().map(move |it| (key, it)));
-    for (key, place) in of_policies.chain(of_tokens) {
+    // Those of routes need what the routes do.
+    let of_rates = policies.rates.iter().flat_map(|(key, policy)| policy.places.iter().map(move |it| (key, it)));
+    for (key, place) in of_policies.chain(of_tokens).chain(of_rates) {
         match place {
             Place::Object(object) if object.namespace == key.namespace => drop(needed.insert(object.clone())),
             // What it is for cannot be read: everything that it may be for is refused, at a waypoint.
             Place::Namespace(namespace) if *namespace == key.namespace => {
-                needed.extend(Objects::within(&objects.services, Kind::Service, namespace).map(|(key, _)| key.clone()));
+                let services = Objects::within(&objects.services, Kind::Service, namespace).map(|(key, _)| key);
+                let entries = Objects::within(&objects.service_entries, Kind::ServiceEntry, namespace);
+                needed.extend(services.chain(entries.map(|(key, _)| key)).cloned());
             }
             Place::Object(_) | Place::Namespace(_) | Place::Class(_) => {}
         }
@@ -86,6 +90,8 @@ mod tests {
                         ---\napiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}\n\
                         ---\napiVersion: v1\nkind: Service\nmetadata: {name: own, namespace: shop, labels: {istio.io/use-waypoint: mine}}\n\
                         spec: {clusterIP: 10.96.0.2, ports: [{port: 80}]}\n\
+                        ---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: far, namespace: shop}\n\
+                        spec: {hosts: [far.example.org], addresses: [240.0.0.9], ports: [{number: 80, name: http, protocol: HTTP}], resolution: DNS}\n\
                         ---\napiVersion: v1\nkind: Service\nmetadata: {name: vault, namespace: bank}\nspec: {clusterIP: 10.96.0.3, ports: [{port: 80}]}\n---\n";
 
     fn of(manifests: &str) -> Vec<String> {
@@ -117,6 +123,14 @@ mod tests {
                  spec: {{hosts: [{hosts}], http: [{{route: [{{destination: {{host: web}}}}]}}]}}\n"
             )
         };
+        let rates = |namespace: &str, target: &str| {
+            format!(
+                "apiVersion: fairway.dev/v1alpha1\nkind: RateLimit\nmetadata: {{name: slow, namespace: {namespace}}}\n\
+                 spec: {{targetRefs: [{target}], limits: [{{requests: 5, period: 1s}}]}}\n"
+            )
+        };
+        let entry = "{group: networking.istio.io, kind: ServiceEntry, name: far}";
+        let of_route = "{group: gateway.networking.k8s.io, kind: HTTPRoute, name: it}";
         let web: &[&str] = &["Service shop/web"];
         for (object, expected) in [
             (String::new(), &[][..]),
@@ -134,6 +148,13 @@ mod tests {
             (traffic("web"), web),
             (traffic("web.shop.svc.cluster.local"), web),
             (traffic("vault.bank.svc.cluster.local"), &[]),
+            // What it is for cannot be read.
+            (policy("{targetRefs: [web]}"), &["Service shop/web", "ServiceEntry shop/far"]),
+            (rates("shop", "{group: \"\", kind: Service, name: web}"), web),
+            (rates("shop", entry), &["ServiceEntry shop/far"]),
+            (rates("bank", "{group: \"\", kind: Service, name: vault}"), &[]),
+            (rates("shop", of_route), &[]),
+            (format!("{}---\n{}", rates("shop", of_route), route("shop", "name: web")), web),
         ] {
             assert_eq!(of(&format!("{BASE}{object}")), expected, "{object}");
         }

@@ -43,6 +43,9 @@ pub struct Review {
     pub uid: String,
     /// The object, and what it is to be; nothing where there is nothing to say: of kinds that are not read, and of what goes.
     pub object: Option<(ObjectKey, Value)>,
+    /// Whether nothing new is asked for: the object is on its way out, or what it asks for is as it was. Refusing that helps nobody,
+    /// and would keep finalizers from being removed, and whole namespaces from going.
+    pub is_nothing_new: bool,
 }
 
 #[derive(Deserialize)]
@@ -67,6 +70,16 @@ struct Request {
     namespace: String,
     #[serde(default)]
     object: Value,
+    #[serde(default, rename = "oldObject")]
+    old_object: Value,
+}
+
+impl Request {
+    fn is_nothing_new(&self) -> bool {
+        let is_going = || self.object.pointer("/metadata/deletionTimestamp").is_some_and(Value::is_string);
+        let is_same = || self.old_object.is_object() && self.object.get("spec") == self.old_object.get("spec");
+        self.operation == "UPDATE" && (is_going() || is_same())
+    }
 }
 
 impl Review {
@@ -86,9 +99,10 @@ impl Review {
         let request = request.filter(|request| (1..=MAXIMUM_UID_BYTES).contains(&request.uid.len()));
         let request = request.ok_or(ReviewError::Uid)?;
         let is_stored = matches!(request.operation.as_str(), "CREATE" | "UPDATE");
+        let is_nothing_new = request.is_nothing_new();
         let Request { uid, name, namespace, object, .. } = request;
         let object = if is_stored { identified(object, name, &namespace) } else { None };
-        Ok(Self { uid, object })
+        Ok(Self { uid, object, is_nothing_new })
     }
 
     /// The answer that the object may be stored, and what to tell who applies it.
@@ -165,6 +179,25 @@ mod tests {
     }
 
     #[test]
+    fn nothing_new_is_what_goes_and_what_asks_for_the_same() {
+        let going = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}, "spec": {"a": 1}});
+        let with = |spec: Value| json!({"metadata": {}, "spec": spec});
+        for (operation, object, before, expected) in [
+            ("UPDATE", with(json!({"a": 1})), with(json!({"a": 1})), true),
+            ("UPDATE", with(json!({"a": 1})), with(json!({"a": 2})), false),
+            ("UPDATE", with(json!({"a": 1})), json!({"metadata": {}}), false),
+            ("UPDATE", json!({"metadata": {}}), Value::Null, false),
+            ("UPDATE", json!({"metadata": {}}), json!({"metadata": {}}), true),
+            ("UPDATE", going.clone(), with(json!({"a": 2})), true),
+            // Who creates can write anything.
+            ("CREATE", going, Value::Null, false),
+        ] {
+            let request = json!({"uid": "u", "operation": operation, "object": object, "oldObject": before});
+            assert_eq!(Review::read(&review(&request)).unwrap().is_nothing_new, expected, "{request}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_answered_is_refused_by_name() {
         let deep = "[".repeat(100_000);
         for (bytes, words) in [
@@ -182,7 +215,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_to_its_question() {
-        let review = Review { uid: "u".to_owned(), object: None };
+        let review = Review { uid: "u".to_owned(), object: None, is_nothing_new: false };
         let allowed = review.allow(&["careful".to_owned()]);
         assert_eq!(allowed["response"], json!({"uid": "u", "allowed": true, "warnings": ["careful"]}));
         let refused = review.refuse("spec.action: no");

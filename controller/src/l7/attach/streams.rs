@@ -77,7 +77,7 @@ pub(super) fn take(
         let is_known = |name: &String| streams.iter().any(|known| known.servers.contains(name));
         let servers: Vec<String> = stream.servers.iter().filter(|name| !is_known(name)).cloned().collect();
         let is_beaten = if stream.servers.is_empty() {
-            streams.iter().any(|known| known.servers.is_empty() || known.kind == Kind::TLSRoute)
+            streams.iter().any(|known| known.servers.is_empty() || known.route.kind == Kind::TLSRoute)
         } else {
             servers.is_empty()
         };
@@ -121,7 +121,7 @@ impl Reader<'_> {
             return None;
         };
         let shares = self.connections("spec.rules[0]", rule);
-        Some(Stream { kind: key.kind, name: format!("{}/{}", key.namespace, key.name), servers, shares })
+        Some(Stream { route: key.clone(), name: format!("{}/{}", key.namespace, key.name), servers, shares })
     }
 
     /// A name that clients ask for by SNI, or `*.` and a part of one.

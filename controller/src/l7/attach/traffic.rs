@@ -147,7 +147,7 @@ fn streams(
         for (section, rules) in sections {
             for (index, rule) in rules.iter().enumerate() {
                 let at = format!("spec.{section}[{index}]");
-                let Some(stream) = reader.traffic_stream(&at, section == "tls", rule, &target) else { continue };
+                let Some(stream) = reader.traffic_stream(key, &at, section == "tls", rule, &target) else { continue };
                 let stream = Stream { name: format!("{}/{}/{index}", key.namespace, key.name), ..stream };
                 refused = take(key, &stream, std::slice::from_ref(&target), taken, routes).err().or(refused);
             }

@@ -1,6 +1,6 @@
 //! What VirtualServices do with connections (api-surface A8.3), for one port of one service.
 
-use fairway_core::source::Kind;
+use fairway_core::source::ObjectKey;
 use fairway_core::source::istio_traffic::TrafficStream;
 
 use super::super::catalog::Unit;
@@ -8,9 +8,10 @@ use super::super::model::{Stream, Target};
 use super::{LEFT_OUT, Reader};
 
 impl Reader<'_> {
-    /// Reads one rule, as it is for connections to `target`; nothing where none of its matches is for that.
+    /// Reads one rule of `route`, as it is for connections to `target`; nothing where none of its matches is for that.
     pub(in super::super) fn traffic_stream(
         &mut self,
+        route: &ObjectKey,
         at: &str,
         is_tls: bool,
         written: &TrafficStream,
@@ -44,6 +45,6 @@ impl Reader<'_> {
         if shares.is_empty() || !can_do {
             shares = vec![(1, None)];
         }
-        is_meant.then(|| Stream { kind: Kind::VirtualService, name: String::new(), servers, shares })
+        is_meant.then(|| Stream { route: route.clone(), name: String::new(), servers, shares })
     }
 }
