@@ -12,6 +12,7 @@ pub mod logging;
 pub mod memory;
 pub mod metrics;
 pub mod netns;
+pub mod open_files;
 pub mod read_ahead;
 pub mod ready;
 pub mod socket;

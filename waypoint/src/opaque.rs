@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until};
 
-use crate::config::Weighted;
+use crate::config::{Config, Weighted};
 use crate::dial::{self, Opened};
 use crate::failure::Failure;
 use crate::load::{self, UnderWay, Wanted};
@@ -146,6 +146,7 @@ pub async fn carry(connection: &Connection, mut client: TunnelStream, ahead: (By
     let waypoint = &connection.waypoint;
     let Way { mut opened, workload, room: _room } = way;
     let counted = Counted::new();
+    let server_name = terms.server_name.as_deref();
     let mut drain = connection.drain.clone();
     let result = {
         let copied = pin!(async {
@@ -165,7 +166,7 @@ pub async fn carry(connection: &Connection, mut client: TunnelStream, ahead: (By
         });
         tokio::select! {
             copied = copied => copied.map_err(|error| Failure::new(error.reason(), error)),
-            failure = denied_later(connection, terms.server_name.as_deref()) => Err(failure),
+            failure = stream::denied_later(connection, |config| still(connection, config, server_name)) => Err(failure),
             failure = counted.idle(terms.idle) => Err(failure),
             () = drain.immediate() => Err(Failure::new(Reason::Draining, "the waypoint stops")),
         }
@@ -181,24 +182,12 @@ pub async fn carry(connection: &Connection, mut client: TunnelStream, ahead: (By
     waypoint.telemetry.connection(connection, workload.as_deref(), bytes, result.err().as_ref());
 }
 
-/// Resolves when policy changes its mind.
-async fn denied_later(connection: &Connection, server_name: Option<&str>) -> Failure {
-    let mut changes = connection.waypoint.config.changes();
-    loop {
-        {
-            let config = connection.waypoint.config.load();
-            // What is gone from the configuration cannot be asked; its last answer stands.
-            let listener = config.listeners.get(&connection.listener);
-            let facts = connection.facts();
-            let judged = listener.and_then(|listener| rbac::judge_connection(listener, server_name, &facts));
-            if let Some(Err(denial)) = judged {
-                return stream::denied(&denial);
-            }
-        }
-        if changes.changed().await.is_err() {
-            return std::future::pending().await;
-        }
-    }
+/// Whether the connection might still be made.
+fn still(connection: &Connection, config: &Config, server_name: Option<&str>) -> Result<(), Failure> {
+    // What is gone from the configuration cannot be asked; its last answer stands.
+    let Some(listener) = config.listeners.get(&connection.listener) else { return Ok(()) };
+    let judged = rbac::judge_connection(listener, server_name, &connection.facts());
+    judged.unwrap_or(Ok(())).map_err(|denial| stream::denied(&denial))
 }
 
 async fn between_tunnels(

@@ -340,6 +340,20 @@ pub fn denied(denial: &rbac::Denial<'_>) -> Failure {
     Failure::new(denial.reason, detail)
 }
 
+/// Resolves when policy changes its mind about what is under way: `judge` says whether it might still begin.
+pub(crate) async fn denied_later(connection: &Connection, judge: impl Fn(&Config) -> Result<(), Failure>) -> Failure {
+    // Subscribed first and decided second, so that no change falls in between.
+    let mut changes = connection.waypoint.config.changes();
+    loop {
+        if let Err(failure) = judge(&connection.waypoint.config.load()) {
+            return failure;
+        }
+        if changes.changed().await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
 /// The 200's baggage (interop §1.3).
 fn describe(local: &Workload) -> HeaderMap {
     Baggage::of(local).to_value().map(|value| (BAGGAGE, value)).into_iter().collect()

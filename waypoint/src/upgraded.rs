@@ -20,7 +20,7 @@ use crate::forward::Held;
 use crate::path;
 use crate::rbac;
 use crate::request::{head, permit, remove_own};
-use crate::stream::{Connection, denied};
+use crate::stream::{Connection, denied, denied_later};
 
 /// The request that a connection began as, to be decided about again.
 pub struct Began {
@@ -66,7 +66,7 @@ impl Upgraded {
         };
         let ended = tokio::select! {
             ended = copied => ended,
-            failure = denied_later(&connection, &began) => Err(failure),
+            failure = denied_later(&connection, |config| still(&connection, config, &began)) => Err(failure),
             () = drain.immediate() => Err(Failure::new(Reason::Draining, "the waypoint stops")),
         };
         let done = &mut ending.done;
@@ -79,20 +79,6 @@ impl Upgraded {
 
 fn broken(error: impl ToString) -> Failure {
     Failure::new(Reason::ResetByPeer, error)
-}
-
-/// Resolves when policy changes its mind.
-async fn denied_later(connection: &Connection, began: &Began) -> Failure {
-    // Subscribed first and decided second, so that no change falls in between.
-    let mut changes = connection.waypoint.config.changes();
-    loop {
-        if let Err(failure) = still(connection, &connection.waypoint.config.load(), began) {
-            return failure;
-        }
-        if changes.changed().await.is_err() {
-            return std::future::pending().await;
-        }
-    }
 }
 
 /// Whether the request might still be sent.

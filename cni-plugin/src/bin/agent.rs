@@ -8,7 +8,7 @@ use fairway_cni::config::{Config, ignored};
 use fairway_cni::kernel::RealKernel;
 use fairway_core::io::logging;
 use fairway_core::io::memory::use_one_heap;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use fairway_core::io::open_files;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -33,7 +33,8 @@ async fn serve() -> ExitCode {
 async fn run(config: Config) -> anyhow::Result<()> {
     let shape: logging::Shape = std::env::var("LOG_FORMAT").unwrap_or_default().parse()?;
     logging::init(shape, &std::env::var("RUST_LOG").unwrap_or_default())?;
-    raise_open_files();
+    // Each captured pod costs a descriptor for its namespace.
+    open_files::raise("pods may not be captured");
     let stop = CancellationToken::new();
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let stopping = stop.clone();
@@ -56,19 +57,4 @@ async fn run(config: Config) -> anyhow::Result<()> {
         return fairway_cni::agent::uninstall(&config, Arc::new(kernel)).await;
     }
     fairway_cni::agent::run(config, Arc::new(kernel), stop).await
-}
-
-/// Each captured pod costs a descriptor for its namespace, and the usual soft limit of 1024 is meant for programs that use
-/// select(2). A lower limit is no reason not to start.
-fn raise_open_files() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
-        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-        Ok((soft, hard))
-    });
-    match raised {
-        Ok((before, now)) => tracing::debug!(before, now, "limit on open files raised"),
-        Err(error) => {
-            tracing::warn!(%error, "cannot raise the limit on open files; pods may not be captured (ulimit -n)");
-        }
-    }
 }

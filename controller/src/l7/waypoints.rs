@@ -75,6 +75,22 @@ pub(crate) struct Attachments {
     pub(crate) authorizers: Arc<Authorizers>,
 }
 
+/// What is attached, by each of its places; `attach` hears of every object, in turn.
+fn by_place<T>(
+    attached: Vec<(ObjectKey, Arc<T>)>,
+    places: fn(&T) -> &[Place],
+    mut attach: impl FnMut(&ObjectKey, &[Place]),
+) -> BTreeMap<Place, Vec<Arc<T>>> {
+    let mut found: BTreeMap<Place, Vec<Arc<T>>> = BTreeMap::new();
+    for (key, it) in attached {
+        attach(&key, places(&it));
+        for place in places(&it) {
+            found.entry(place.clone()).or_default().push(Arc::clone(&it));
+        }
+    }
+    found
+}
+
 impl Plan {
     /// Puts things where they belong; what is attached to nothing is a fault of the policy.
     pub(crate) fn new(
@@ -98,40 +114,19 @@ impl Plan {
         }
         let bound: HashSet<&ObjectKey> =
             plan.waypoints.values().flat_map(|waypoint| waypoint.services.values()).collect();
+        let mut by_object: BTreeMap<ObjectKey, BTreeSet<Place>> = BTreeMap::new();
         let mut attach = |key: &ObjectKey, places: &[Place]| {
             let missed = places.iter().filter_map(|place| plan.misses(place, objects, &bound));
             faults.extend(missed.map(|message| {
                 let field = "spec.targetRefs".to_owned();
                 (key.clone(), Fault { field, message: format!("{message}: it has no effect there") })
             }));
+            by_object.entry(key.clone()).or_default().extend(places.iter().cloned());
         };
-        let (mut by_place, mut tokens_by_place) = (BTreeMap::new(), BTreeMap::new());
-        let mut by_object: BTreeMap<ObjectKey, BTreeSet<Place>> = BTreeMap::new();
-        for (key, policy) in policies {
-            attach(&key, &policy.places);
-            by_object.entry(key).or_default().extend(policy.places.iter().cloned());
-            for place in &policy.places {
-                by_place.entry(place.clone()).or_insert_with(Vec::new).push(Arc::clone(&policy));
-            }
-        }
-        for (key, policy) in tokens {
-            attach(&key, &policy.places);
-            by_object.entry(key).or_default().extend(policy.places.iter().cloned());
-            for place in &policy.places {
-                tokens_by_place.entry(place.clone()).or_insert_with(Vec::new).push(Arc::clone(&policy));
-            }
-        }
-        let mut rates_by_place = BTreeMap::new();
-        for (key, policy) in rates {
-            attach(&key, &policy.places);
-            by_object.entry(key).or_default().extend(policy.places.iter().cloned());
-            for place in &policy.places {
-                rates_by_place.entry(place.clone()).or_insert_with(Vec::new).push(Arc::clone(&policy));
-            }
-        }
-        (plan.policies, plan.tokens, plan.places) = (by_place, tokens_by_place, by_object);
-        (plan.rates, plan.authorizers) = (rates_by_place, authorizers);
-        plan
+        let policies = by_place(policies, |policy| &policy.places, &mut attach);
+        let tokens = by_place(tokens, |policy| &policy.places, &mut attach);
+        let rates = by_place(rates, |policy| &policy.places, &mut attach);
+        Self { waypoints: plan.waypoints, policies, tokens, rates, authorizers, places: by_object }
     }
 
     /// Why nobody enforces what is attached to a place.
