@@ -5,6 +5,7 @@ mod connect;
 mod idle;
 mod ping;
 mod requests;
+pub(crate) mod web;
 mod window;
 
 use std::net::SocketAddr;
@@ -65,6 +66,13 @@ pub(crate) enum Kind {
         /// Connections, each with one request at a time.
         #[arg(long, default_value_t = 32)]
         connections: usize,
+    },
+    /// Requests of a real HTTP client.
+    Web {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        shape: web::Shape,
     },
     /// A new connection for every request.
     Connect {
@@ -146,6 +154,8 @@ pub(crate) struct Usage {
     pub(crate) resident: u64,
     /// Threads.
     pub(crate) threads: u64,
+    /// Processor seconds since its start.
+    pub(crate) cpu_seconds: f64,
 }
 
 /// Produces the load, then prints its outcome.
@@ -157,6 +167,7 @@ pub(crate) fn run(kind: Kind) -> Result<()> {
     match kind {
         Kind::Bulk { common, streams } => print(&start(&common, || bulk::run(&common, streams))?),
         Kind::Requests { common, connections } => print(&start(&common, || requests::run(&common, connections))?),
+        Kind::Web { common, shape } => print(&start(&common, || web::run(&common, &shape))?),
         Kind::Connect { common, workers } => print(&start(&common, || connect::run(&common, workers))?),
         Kind::Ping { common } => print(&start(&common, || ping::run(&common))?),
         Kind::Idle { common, connections, settle } => {
@@ -164,7 +175,10 @@ pub(crate) fn run(kind: Kind) -> Result<()> {
             print(&start(&common, || idle::run(&common, connections, settle))?)
         }
         Kind::Usage { watched } => {
-            let usage = |pid: &i32| Ok(Usage { resident: procfs::resident(*pid)?, threads: procfs::threads(*pid)? });
+            let usage = |pid: &i32| {
+                let cpu_seconds = procfs::cpu_time(*pid)?.as_secs_f64();
+                Ok(Usage { resident: procfs::resident(*pid)?, threads: procfs::threads(*pid)?, cpu_seconds })
+            };
             print(&watched.iter().map(usage).collect::<Result<Vec<Usage>>>()?)
         }
         Kind::Pin { watched, cpu } => {

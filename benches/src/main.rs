@@ -15,6 +15,7 @@ mod population;
 mod procfs;
 mod sink;
 mod table;
+mod waypoint;
 
 use std::process::ExitCode;
 
@@ -26,6 +27,8 @@ use clap::Parser;
 enum Command {
     /// What a connection through two nodes costs, next to HAProxy on the same path.
     Node(node::Options),
+    /// What a request through a waypoint costs, next to Envoy in its place.
+    Waypoint(waypoint::Options),
     /// What enrolment costs: in a pod's start, for a crowd of pods, in the agent's memory.
     Cni(cni::Options),
     /// What a large mesh costs the controller, and how fast it tells of changes.
@@ -67,6 +70,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Command::parse() {
         Command::Node(options) => node::run(&options),
+        Command::Waypoint(options) => waypoint::run(&options),
         Command::Cni(options) => cni::run(&options),
         Command::Controller(options) => controller::run(&options),
         Command::Announced { command } => node::become_announced(&command),

@@ -1,5 +1,6 @@
-//! The server pod: takes bulk data, answers HTTP requests, echoes messages.
+//! The server pod: takes bulk data, answers HTTP requests and gRPC calls, echoes messages.
 
+use std::convert::Infallible;
 use std::io::Write;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
@@ -7,12 +8,20 @@ use std::sync::Arc;
 use std::thread;
 
 use anyhow::{Context, Result};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Either, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper::{HeaderMap, Request, Response, header};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::limits;
+use crate::load::web::framed;
 
 /// Where bulk data goes.
 pub(crate) const BULK_PORT: u16 = 9001;
@@ -20,6 +29,11 @@ pub(crate) const BULK_PORT: u16 = 9001;
 pub(crate) const HTTP_PORT: u16 = 9002;
 /// Where messages come back.
 pub(crate) const ECHO_PORT: u16 = 9003;
+/// Where HTTP/2 is spoken: requests and gRPC calls.
+pub(crate) const HTTP2_PORT: u16 = 9004;
+
+/// What answers and calls say.
+pub(crate) const MESSAGE: &[u8] = b"0123456789abcdef0123456789abcdef";
 
 /// A keep-alive request.
 pub(crate) const REQUEST: &[u8] =
@@ -35,8 +49,8 @@ pub(crate) const LAST_RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/
 
 /// Bytes discarded by one call; nothing is copied, so only the number of calls matters.
 const DISCARD_BYTES: usize = 1 << 20;
-/// Longest request head: far more than the generator sends.
-const MAX_HEAD_BYTES: usize = 1024;
+/// Longest request head: far more than the generator sends and proxies add to it, a token included.
+const MAX_HEAD_BYTES: usize = 8 * 1024;
 /// Bytes of one echo; the messages have 64.
 const ECHO_BYTES: usize = 256;
 /// Bulk streams at once, each a thread; the generator opens eight.
@@ -55,7 +69,13 @@ pub(crate) fn run() -> Result<()> {
         let bulk = listen(BULK_PORT)?;
         let http = listen(HTTP_PORT)?;
         let echo = listen(ECHO_PORT)?;
-        tokio::try_join!(serve_bulk(bulk), serve(http, answer_requests), serve(echo, echo_messages))?;
+        let http2 = listen(HTTP2_PORT)?;
+        tokio::try_join!(
+            serve_bulk(bulk),
+            serve(http, answer_requests),
+            serve(echo, echo_messages),
+            serve(http2, answer_http2)
+        )?;
         Ok(())
     })
 }
@@ -129,6 +149,34 @@ async fn answer_requests(mut stream: TcpStream) -> std::io::Result<()> {
             return Ok(());
         }
     }
+}
+
+async fn answer_http2(stream: TcpStream) -> std::io::Result<()> {
+    let serving = http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service_fn(answer));
+    serving.await.map_err(std::io::Error::other)
+}
+
+/// What hyper takes for an error of a body.
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Takes what is sent, and answers a call with trailers.
+async fn answer(
+    request: Request<Incoming>,
+) -> Result<Response<impl hyper::body::Body<Data = Bytes, Error: Into<BoxError>>>, Infallible> {
+    let kind = request.headers().get(header::CONTENT_TYPE).cloned();
+    // How a request ended is the generator's to judge.
+    let _ = request.into_body().collect().await;
+    let (kind, body) = match kind {
+        Some(kind) if kind == "application/grpc" => {
+            let trailers = HeaderMap::from_iter([(header::HeaderName::from_static("grpc-status"), 0.into())]);
+            let body = Full::new(framed()).with_trailers(async move { Some(Ok(trailers)) });
+            (kind, Either::Left(body))
+        }
+        _ => (header::HeaderValue::from_static("text/plain"), Either::Right(Full::new(Bytes::from_static(MESSAGE)))),
+    };
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    Ok(response)
 }
 
 async fn echo_messages(mut stream: TcpStream) -> std::io::Result<()> {

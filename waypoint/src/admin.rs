@@ -1,13 +1,16 @@
-//! What operators ask the waypoint: what it holds, log level, shutdown.
+//! What operators ask the waypoint: what it holds, how its clusters are, log level, shutdown.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use fairway_core::io::admin::{Router, StatusCode, json, text};
 use fairway_core::io::logging::LogFilter;
 use fairway_core::io::xds::ClientStatus;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::{Assignment, Cluster};
+use crate::load::{Load, Seen};
 use crate::waypoint::Waypoint;
 
 /// Everything the pages show or change. Cheap to clone.
@@ -27,10 +30,15 @@ impl Admin {
     /// Pages of the admin port; loopback only, since they are not protected.
     #[must_use]
     pub fn router(&self) -> Router {
-        let (dump, logging, shutdown) = (self.clone(), self.log_filter.clone(), self.shutdown.clone());
+        let (dump, clusters) = (self.clone(), self.clone());
+        let (logging, shutdown) = (self.log_filter.clone(), self.shutdown.clone());
         Router::new()
             .get("/config_dump", move |_| {
                 let reply = json(&dump.dump());
+                async move { reply }
+            })
+            .get("/clusters", move |_| {
+                let reply = json(&clusters.clusters(Instant::now()));
                 async move { reply }
             })
             .post("/logging", move |request| {
@@ -45,6 +53,18 @@ impl Admin {
                 shutdown.cancel();
                 async { text(StatusCode::OK, "shutting down\n") }
             })
+    }
+
+    /// Each cluster: what is under way, of how much there may be, and which endpoints are asked.
+    fn clusters(&self, now: Instant) -> BTreeMap<String, Seen> {
+        let config = self.waypoint.config.load();
+        let (idle, nobody) = (Load::default(), Assignment::default());
+        let seen = |(name, cluster): (&String, &Arc<Cluster>)| {
+            let load = self.waypoint.loads.known(name);
+            let assignment = config.endpoints.get(&cluster.endpoints).map_or(&nobody, |assignment| &**assignment);
+            (name.clone(), load.as_deref().unwrap_or(&idle).seen(cluster, assignment, now))
+        };
+        config.clusters.iter().map(seen).collect()
     }
 
     /// In the words of xDS: what there is of each type, and what was refused.

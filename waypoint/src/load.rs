@@ -14,11 +14,13 @@ pub use outliers::Outcome;
 use outliers::Record;
 use places::Places;
 pub use places::hash;
+pub use seen::Seen;
 
 use crate::config::{Assignment, Balancer, Cluster};
 
 mod outliers;
 mod places;
+mod seen;
 
 #[cfg(test)]
 mod tests;
@@ -104,6 +106,12 @@ impl Loads {
             return Arc::clone(load);
         }
         Arc::clone(loads.entry(Arc::clone(cluster)).or_default())
+    }
+
+    /// The cluster of this name, if anybody has asked for it.
+    #[must_use]
+    pub fn known(&self, cluster: &str) -> Option<Arc<Load>> {
+        lock(&self.0).get(cluster).cloned()
     }
 
     /// Forgets clusters that have no `endpoints` any more, and endpoints that are not among them.

@@ -12,7 +12,7 @@ fn sink() {
     static STARTED: OnceLock<()> = OnceLock::new();
     STARTED.get_or_init(|| {
         thread::spawn(|| sink::run().unwrap());
-        for port in [sink::BULK_PORT, sink::HTTP_PORT, sink::ECHO_PORT] {
+        for port in [sink::BULK_PORT, sink::HTTP_PORT, sink::ECHO_PORT, sink::HTTP2_PORT] {
             while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
                 thread::yield_now();
             }
@@ -90,4 +90,26 @@ fn a_port_nobody_listens_on_is_an_error() {
 fn a_watched_process_that_is_gone_is_an_error() {
     let common = Common { watched: vec![i32::MAX], ..common(sink::HTTP_PORT) };
     assert!(requests::run(&common, 1).is_err());
+}
+
+#[test]
+fn a_real_client_is_answered_in_every_way() {
+    let shape = |arguments: &[&str]| {
+        #[derive(clap::Parser)]
+        struct Parsed {
+            #[command(flatten)]
+            shape: web::Shape,
+        }
+        let given = [&["web"], arguments].concat();
+        <Parsed as clap::Parser>::try_parse_from(given).unwrap().shape
+    };
+    for (port, arguments) in [
+        (sink::HTTP_PORT, &["--parallel", "2"][..]),
+        (sink::HTTP2_PORT, &["--http2", "--parallel", "9"]),
+        (sink::HTTP2_PORT, &["--http2", "--grpc", "--parallel", "9"]),
+    ] {
+        let outcome = web::run(&common(port), &shape(arguments)).unwrap();
+        assert_clean(&outcome);
+        assert!(outcome.operations > 0 && outcome.latency.is_some(), "{arguments:?}");
+    }
 }

@@ -151,3 +151,30 @@ fn what_is_gone_is_forgotten() {
     loads.keep(|_| None);
     assert!(!Arc::ptr_eq(&load, &loads.of(&"c".into())));
 }
+
+#[test]
+fn what_is_under_way_and_who_is_left_out_can_be_seen() {
+    let (load, now) = (Arc::new(Load::default()), Instant::now());
+    let outliers = Outliers {
+        errors: Some(1),
+        gateway_errors: None,
+        local_errors: None,
+        is_split: false,
+        interval: SECOND,
+        time: SECOND,
+        most_percent: 100,
+        panic_percent: 0.0,
+    };
+    let mut cluster = Cluster { outliers: Some(outliers), ..cluster(Balancer::RoundRobin) };
+    cluster.bounds.requests = 7;
+    let all = endpoints(&[&[1], &[2]]);
+    let under_way = load.request(&cluster);
+    assert!(load.note(&cluster, &all, endpoint(2), Outcome::Failed, now));
+    let seen = load.seen(&cluster, &all, now);
+    assert_eq!((seen.requests.now, seen.requests.most, seen.connections.now), (1, 7, 0));
+    let shown: Vec<_> = seen.endpoints.iter().map(|it| (it.address.port(), it.priority, it.left_out)).collect();
+    assert_eq!(shown, [(1, 0, false), (2, 1, true)]);
+    drop(under_way);
+    let later = load.seen(&cluster, &all, now + 2 * SECOND);
+    assert!(later.requests.now == 0 && !later.endpoints[1].left_out);
+}
