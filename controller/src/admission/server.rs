@@ -38,7 +38,7 @@ const MAXIMUM_READ_AHEAD: usize = 64 * 1024;
 const MAXIMUM_BODIES: usize = 8;
 /// Questions that are looked at: each has a state of the mesh made for it, which takes a processor. Others wait.
 const MAXIMUM_REVIEWS: usize = 2;
-/// For a place among those. The API server waits for five seconds (`timeoutSeconds` in `manifests/webhook`), and goes on without.
+/// For a place among those. The API server waits for five seconds (`timeoutSeconds` in the chart's `webhook.yaml`), and goes on without.
 const PATIENCE_FOR_PLACE: Duration = Duration::from_secs(4);
 
 /// What answers need.

@@ -27,7 +27,7 @@ const MANAGER_PORT: u16 = 10257;
 const SCHEDULER_PORT: u16 = 10259;
 /// Who issues tokens, as verifiers know it.
 pub(crate) const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
-/// Service accounts of the controller and of the agents, as `manifests/rbac` has them.
+/// Service accounts of the controller and of the agents, as the chart has them.
 pub(crate) const CONTROLLER: &str = "fairway-controller";
 pub(crate) const AGENT: &str = "fairway-cni";
 /// Names by which pods know the API server.

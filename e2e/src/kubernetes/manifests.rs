@@ -12,41 +12,38 @@ use super::work::insist;
 use crate::addresses::UNDERLAY_V4;
 use crate::error::{Doing, Result};
 
-/// What is installed, in this order: kinds, then the namespace, then who may do what.
-const FILES: [&str; 13] = [
-    include_str!("../../../manifests/crds/authorizationpolicies.yaml"),
-    include_str!("../../../manifests/crds/peerauthentications.yaml"),
-    include_str!("../../../manifests/crds/serviceentries.yaml"),
-    include_str!("../../../manifests/crds/workloadentries.yaml"),
-    include_str!("../../../manifests/crds/virtualservices.yaml"),
-    include_str!("../../../manifests/crds/requestauthentications.yaml"),
-    include_str!("../../../manifests/crds/ratelimits.yaml"),
-    include_str!("../../../manifests/crds/destinationrules.yaml"),
-    include_str!("../../../manifests/crds/telemetries.yaml"),
-    include_str!("../../../manifests/rbac/namespace.yaml"),
-    include_str!("../../../manifests/rbac/controller.yaml"),
-    include_str!("../../../manifests/rbac/node.yaml"),
-    include_str!("../../../manifests/rbac/waypoints.yaml"),
-];
-
-/// Asks the controller of what is applied.
-const WEBHOOK: &str = include_str!("../../../manifests/webhook/validating.yaml");
-/// Port of the controller for that.
+/// What of an installation a lab does itself: it runs the mesh's parts, and they are not in pods.
+const THE_LABS: [&str; 5] = ["DaemonSet", "Deployment", "NetworkPolicy", "PodDisruptionBudget", "Service"];
+/// Port of the controller for the webhook.
 const WEBHOOK_PORT: u16 = 15017;
-
-/// What takes Gateway API's definitions.
-const CLASS: &str = include_str!("../../../manifests/waypoint/gatewayclass.yaml");
 
 /// Applies everything; comes back when all of it is there. Gateway API's definitions are those in `gateway_api`, if it exists.
 pub(crate) async fn install(client: &Client, gateway_api: &Path) -> Result<()> {
     let definitions = definitions(gateway_api)?;
-    let class: &[&str] = if definitions.is_empty() { &[] } else { &[CLASS] };
-    let all = objects(&definitions.iter().map(String::as_str).collect::<Vec<_>>())?;
-    let webhook = objects(&[WEBHOOK])?.into_iter().map(on_underlay);
-    for object in all.into_iter().chain(objects(&FILES)?).chain(objects(class)?).chain(webhook) {
-        apply(client, &object).await?;
+    for object in definitions.iter().chain(&installation(!definitions.is_empty())?) {
+        apply(client, object).await?;
     }
     Ok(())
+}
+
+/// Kinds, then the namespace, then who may do what, as the chart has them.
+fn installation(with_gateways: bool) -> Result<Vec<Value>> {
+    let doing = || "rendering the chart";
+    let values = json!({"namespace": {"create": true}, "waypoints": {"enabled": true}});
+    let rendered = fairway_manifests::render(&values, fairway_manifests::NAMESPACE, MANAGER).doing(doing)?;
+    let mut objects = fairway_manifests::definitions().doing(doing)?;
+    let (first, rest): (Vec<_>, Vec<_>) =
+        rendered.objects.into_iter().partition(|object| object["kind"] == "Namespace");
+    objects.extend(first);
+    let is_wanted = |object: &Value| {
+        let kind = object["kind"].as_str().unwrap_or_default();
+        !THE_LABS.contains(&kind) && (with_gateways || kind != "GatewayClass")
+    };
+    objects.extend(rest.into_iter().filter(is_wanted).map(|object| match object["kind"].as_str() {
+        Some("ValidatingWebhookConfiguration") => on_underlay(object),
+        _ => object,
+    }));
+    Ok(objects)
 }
 
 /// The API server of a lab is not behind the addresses of services, and finds the controller on the underlay.
@@ -61,21 +58,20 @@ fn on_underlay(mut configuration: Value) -> Value {
     configuration
 }
 
-fn definitions(directory: &Path) -> Result<Vec<String>> {
+fn definitions(directory: &Path) -> Result<Vec<Value>> {
     if !directory.is_dir() {
         return Ok(Vec::new());
     }
     let entries = fs::read_dir(directory).doing(|| format!("reading {}", directory.display()))?;
     let files =
         entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|it| it == "yaml"));
-    files.map(|path| fs::read_to_string(&path).doing(|| format!("reading {}", path.display()))).collect()
-}
-
-fn objects(files: &[&str]) -> Result<Vec<Value>> {
-    let documents = files.iter().flat_map(|file| file.split("\n---\n")).filter(|text| text.contains("kind:"));
-    documents
-        .map(|document| serde_saphyr::from_str(document).doing(|| "reading the manifests of an installation"))
-        .collect()
+    let mut objects = Vec::new();
+    for path in files {
+        let doing = || format!("reading {}", path.display());
+        let text = fs::read_to_string(&path).doing(doing)?;
+        objects.extend(fairway_manifests::documents(&path.to_string_lossy(), &text).doing(doing)?);
+    }
+    Ok(objects)
 }
 
 /// Applies one object of any kind, again and again until the API server takes it.
@@ -100,25 +96,27 @@ mod tests {
 
     #[test]
     fn everything_that_is_installed_can_be_applied() {
-        let objects = objects(&FILES).unwrap();
+        let objects = installation(true).unwrap();
         for object in &objects {
             assert!(object["apiVersion"].is_string() && object["metadata"]["name"].is_string(), "{object}");
         }
-        assert!(objects.iter().any(|object| object["kind"] == "CustomResourceDefinition"));
-        assert!(objects.iter().any(|object| object["kind"] == "ClusterRoleBinding"));
+        let has = |kind: &str| objects.iter().any(|object| object["kind"] == kind);
+        assert!(has("CustomResourceDefinition") && has("ClusterRoleBinding") && has("GatewayClass"));
+        assert!(!has("Deployment") && !has("DaemonSet"), "the lab runs the parts itself");
+        assert!(!installation(false).unwrap().iter().any(|object| object["kind"] == "GatewayClass"));
     }
 
     #[test]
     fn the_webhook_is_asked_where_the_controller_is() {
-        let [webhook] = objects(&[WEBHOOK]).unwrap().try_into().unwrap();
+        let objects = installation(true).unwrap();
+        let webhook = objects.iter().find(|object| object["kind"] == "ValidatingWebhookConfiguration").unwrap();
         assert_eq!(webhook["webhooks"][0]["failurePolicy"], "Ignore");
-        let here = on_underlay(webhook);
-        assert_eq!(here["webhooks"][0]["clientConfig"], json!({"url": "https://10.99.0.1:15017/validate"}));
+        assert_eq!(webhook["webhooks"][0]["clientConfig"], json!({"url": "https://10.99.0.1:15017/validate"}));
     }
 
     #[test]
     fn no_part_of_the_mesh_may_do_more_than_is_spelt_out() {
-        let objects = objects(&FILES).unwrap();
+        let objects = installation(true).unwrap();
         let roles = objects.iter().filter(|object| matches!(object["kind"].as_str(), Some("ClusterRole" | "Role")));
         let rules: Vec<&Value> = roles.flat_map(|role| role["rules"].as_array().into_iter().flatten()).collect();
         assert!(rules.len() > 5, "{rules:?}");
