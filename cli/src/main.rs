@@ -1,5 +1,6 @@
 //! The `fairway` command.
 
+mod install;
 mod lab;
 mod mesh;
 mod namespace;
@@ -28,6 +29,12 @@ struct Cli {
 enum Command {
     /// A mesh of real processes in network namespaces on this machine
     Lab(Box<lab::Lab>),
+    /// Put the mesh on a cluster
+    Install(Box<install::Arguments>),
+    /// Bring an installation to this version, or to other values
+    Upgrade(Box<install::UpgradeArguments>),
+    /// Take everything out of the mesh, and the mesh from the cluster
+    Uninstall(install::UninstallArguments),
     /// Show how the mesh is, and what is wrong with it
     Status(status::Arguments),
     /// Put namespaces into the mesh, take them out, show which are in
@@ -54,6 +61,9 @@ fn main() -> ExitCode {
     // No runtime here: `lab exec` and the lab's boot stage join namespaces, which takes a process with a single thread.
     let result = match Cli::parse().command {
         Command::Lab(lab) => lab.run(),
+        Command::Install(arguments) => install::run(&arguments),
+        Command::Upgrade(arguments) => install::upgrade(&arguments),
+        Command::Uninstall(arguments) => install::uninstall(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Namespace(arguments) => namespace::run(&arguments),
         Command::Waypoint(arguments) => waypoint::run(&arguments),

@@ -6,6 +6,7 @@ mod mesh {
     mod automatic;
     mod capture;
     mod chain;
+    mod chart;
     mod credentials;
     mod dns;
     mod enter;

@@ -1,7 +1,7 @@
 //! Dashboards and alerts ask for what the programs have: every metric, every label and every value is one of the code's, and
 //! every alert has a text that says what to do.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests are tests")]
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

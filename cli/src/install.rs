@@ -1,0 +1,170 @@
+//! `fairway install`, `upgrade` and `uninstall`: puts the embedded chart on a cluster, in order, and takes it away again.
+
+mod cluster;
+mod options;
+mod plan;
+mod progress;
+mod ready;
+mod record;
+mod uninstall;
+mod upgrade;
+
+use std::process::ExitCode;
+
+use clap::Args;
+use fairway_lab::{Error, Result};
+use fairway_manifests::Rendered;
+use serde_json::{Value, json};
+
+use cluster::Cluster;
+use options::{Choice, Patience, Place};
+use plan::{Ownership, Stage};
+use record::Record;
+
+pub(crate) use uninstall::Arguments as UninstallArguments;
+pub(crate) use uninstall::run as uninstall;
+pub(crate) use upgrade::Arguments as UpgradeArguments;
+pub(crate) use upgrade::run as upgrade;
+
+/// Who applies what this applies, and looks after it, as the label `app.kubernetes.io/managed-by` says it.
+const MANAGER: &str = "fairway";
+/// The oldest Kubernetes that takes all fields of the chart, as its `kubeVersion` says.
+const OLDEST_KUBERNETES: (u32, u32) = (1, 30);
+/// What takes Gateway API's definitions, and where those are.
+const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
+
+/// Arguments of `install`.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    choice: Choice,
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    patience: Patience,
+    /// Print the objects instead of applying them; no cluster is asked
+    #[arg(long)]
+    dry_run: bool,
+    /// Take over fields that somebody else has set
+    #[arg(long)]
+    force_conflicts: bool,
+}
+
+/// Does it.
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let values = arguments.choice.over(json!({}))?;
+    let namespace = arguments.place.namespace();
+    let rendered = rendered(&values, namespace)?;
+    if arguments.dry_run {
+        print(rendered)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let version = version()?;
+    let cluster = arguments.place.connect()?;
+    let before = Record::of(&cluster, namespace)?;
+    if let Some(before) = before.filter(|before| before.version != version) {
+        return Err(Error::new(format!("Fairway {} is installed in {namespace}", before.version))
+            .hint("replace it with: fairway upgrade"));
+    }
+    check(&cluster, &rendered, namespace)?;
+    let record = Record { version, values };
+    put(&cluster, &rendered, &record, namespace, arguments.force_conflicts, &arguments.patience)?;
+    fairway_lab::say!("\n{}", rendered.notes.trim_end());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The version of what this command installs.
+fn version() -> Result<String> {
+    fairway_manifests::version().map_err(|error| Error::new("reading the chart").because(error))
+}
+
+/// What the chart becomes with the user's values. The namespace is part of it: nobody has made it before.
+fn rendered(values: &Value, namespace: &str) -> Result<Rendered> {
+    let mut all = json!({"namespace": {"create": true}});
+    fairway_manifests::merge(&mut all, values);
+    let rendered = fairway_manifests::render(&all, namespace, MANAGER).map_err(|error| {
+        Error::new("rendering the chart").because(error).hint("values are described in manifests/chart/values.yaml")
+    })?;
+    Ok(rendered)
+}
+
+fn definitions() -> Result<Vec<Value>> {
+    fairway_manifests::definitions().map_err(|error| Error::new("reading the chart").because(error))
+}
+
+fn print(rendered: Rendered) -> Result<()> {
+    let mut objects = definitions()?;
+    objects.extend(rendered.objects);
+    plan::sort(&mut objects);
+    for object in objects {
+        let text =
+            serde_saphyr::to_string(&object).map_err(|error| Error::new("writing an object down").because(error))?;
+        fairway_lab::say!("---\n{}", text.trim_end());
+    }
+    Ok(())
+}
+
+/// Whether the cluster can take it: before anything is changed.
+fn check(cluster: &Cluster, rendered: &Rendered, namespace: &str) -> Result<()> {
+    let (major, minor) = cluster.version()?;
+    if (major, minor) < OLDEST_KUBERNETES {
+        let (oldest, least) = OLDEST_KUBERNETES;
+        return Err(Error::new(format!("this cluster runs Kubernetes {major}.{minor}"))
+            .hint(format!("Fairway takes {oldest}.{least} or newer")));
+    }
+    if rendered.objects.iter().any(|object| object["kind"] == "GatewayClass") && !cluster.serves(GATEWAY_API)? {
+        return Err(Error::new("this cluster does not have Gateway API, which waypoints take").hint(
+            "install its standard definitions (https://gateway-api.sigs.k8s.io), or leave waypoints out: --set waypoints.enabled=false",
+        ));
+    }
+    let controller = cluster.get("apps/v1", "Deployment", namespace, "fairway-controller")?;
+    match controller.as_ref().map(|object| plan::ownership(object, MANAGER)) {
+        None | Some(Ownership::Ours) => Ok(()),
+        Some(Ownership::Managed(by)) => Err(Error::new(format!("what is in {namespace} is looked after by {by}"))
+            .hint("go on with that, for example: helm upgrade")),
+        Some(Ownership::Foreign) => {
+            Err(Error::new(format!("{namespace} has a Deployment fairway-controller that is not Fairway's"))
+                .hint("choose another namespace with -n, or remove it"))
+        }
+    }
+}
+
+/// Applies everything stage by stage, each ready before the next, and remembers what was installed.
+fn put(
+    cluster: &Cluster,
+    rendered: &Rendered,
+    record: &Record,
+    namespace: &str,
+    force: bool,
+    patience: &Patience,
+) -> Result<()> {
+    let mut stages = plan::stages(rendered.objects.clone());
+    stages.entry(Stage::Definitions).or_default().extend(definitions()?);
+    for (stage, objects) in stages {
+        let mut kept = 0;
+        for object in &objects {
+            if stage == Stage::Definitions && is_somebody_elses(cluster, object)? {
+                kept += 1;
+                continue;
+            }
+            cluster.apply(object, force)?;
+        }
+        let also = if kept > 0 { format!(", {kept} left to who made them") } else { String::new() };
+        fairway_lab::say!("{stage}: {} applied{also}", objects.len() - kept);
+        // Before the first program starts, so that whatever happens then can be undone.
+        if stage == Stage::Foundation {
+            record.keep(cluster, namespace)?;
+        }
+        if patience.waits() {
+            let mut waited = objects.iter().filter(|object| ready::is_waited_for(object));
+            waited.try_for_each(|object| progress::wait_ready(cluster, object, patience))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a definition of a kind is there already, from Istio for example: then it stays as it is.
+fn is_somebody_elses(cluster: &Cluster, definition: &Value) -> Result<bool> {
+    let present = cluster.same(definition)?;
+    Ok(present.is_some_and(|present| plan::ownership(&present, MANAGER) == Ownership::Foreign))
+}
