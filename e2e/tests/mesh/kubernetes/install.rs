@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use super::{Lab, Value, binaries, cluster, json, kubectl, labs, try_kubectl};
+use super::{Lab, SHOP, Value, apply, binaries, cluster, json, kubectl, labs, pods, rolled_out, try_kubectl};
 
 /// Values for which every object of the chart is there.
 const VALUES: [&[&str]; 4] = [
@@ -42,6 +42,28 @@ fn the_api_server_takes_the_chart_and_fairway_puts_it_on_changes_it_and_removes_
     samples_are_accepted(&lab);
     samples_are_understood(&lab);
     removed(&lab);
+}
+
+/// The agents of this lab are its own, and capture real pods: they keep them until they are told, and lose the right to say
+/// anything of them when their role goes.
+#[test]
+fn the_mesh_is_removed_when_no_pod_is_captured_any_more() {
+    let Some(lab) = cluster("uninstall", true) else { return };
+    apply(&lab, SHOP);
+    rolled_out(&lab);
+    kubectl(&lab, &["label", "namespace", "shop", "istio.io/dataplane-mode=ambient"]);
+    let captured = || {
+        let pods = [pods(&lab, "server"), pods(&lab, "client")].concat();
+        pods.iter().filter(|pod| pod["metadata"]["annotations"]["ambient.istio.io/redirection"] == "enabled").count()
+    };
+    lab.wait_for("all pods to be captured", || captured() == 3).unwrap();
+    // A lab's webhook is somewhere else than a cluster's.
+    let values = format!("{NO_NODES},webhook.create=false");
+    fairway(&lab, &["install", "--force-conflicts", "--timeout", "2m", "--set", &values]).unwrap();
+    assert_eq!(captured(), 3, "an installation changes nothing for pods");
+    fairway(&lab, &["uninstall", "--yes", "--timeout", "2m"]).unwrap();
+    assert_eq!(captured(), 0);
+    try_kubectl(&lab, &["get", "clusterrole", "fairway-cni"], "").unwrap_err();
 }
 
 /// The cluster is as new; then it gets Gateway API, as a user would give it.
