@@ -3,6 +3,8 @@
 
 use std::process::Command;
 
+use nix::sys::signal::Signal;
+
 use super::{Lab, SHOP, Value, apply, binaries, cluster, json, kubectl, labs, pods, rolled_out, try_kubectl};
 
 /// Values for which every object of the chart is there.
@@ -61,6 +63,15 @@ fn the_mesh_is_removed_when_no_pod_is_captured_any_more() {
     let values = format!("{NO_NODES},webhook.create=false");
     fairway(&lab, &["install", "--force-conflicts", "--timeout", "2m", "--set", &values]).unwrap();
     assert_eq!(captured(), 3, "an installation changes nothing for pods");
+    // Agents that stand still let nobody go, and so nothing that pods need may go.
+    let agents = ["agent-node-1", "agent-node-2"];
+    agents.iter().for_each(|agent| lab.signal(agent, Signal::SIGSTOP).unwrap());
+    let refused = fairway(&lab, &["uninstall", "--yes", "--timeout", "2s"]);
+    agents.iter().for_each(|agent| lab.signal(agent, Signal::SIGCONT).unwrap());
+    let refused = refused.unwrap_err();
+    assert!(refused.contains("waiting for pods to be released") && refused.contains("shop/client-"), "{refused}");
+    kubectl(&lab, &["get", "clusterrole", "fairway-cni"]);
+    kubectl(&lab, &["-n", "fairway-system", "get", "deployment", "fairway-controller"]);
     fairway(&lab, &["uninstall", "--yes", "--timeout", "2m"]).unwrap();
     assert_eq!(captured(), 0);
     try_kubectl(&lab, &["get", "clusterrole", "fairway-cni"], "").unwrap_err();
