@@ -1,20 +1,28 @@
 //! The `fairway` command.
 
+mod analyze;
+mod authz;
+mod bug_report;
+mod check;
 mod install;
 mod lab;
 mod mesh;
+mod metrics;
 mod namespace;
 mod objects;
 mod output;
 mod proxy_status;
 mod status;
+mod tap;
+mod top;
+mod trace_config;
 mod waypoint;
 mod why;
 mod ztunnel_config;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
 /// Fairway, an ambient service mesh.
@@ -35,6 +43,10 @@ enum Command {
     Upgrade(Box<install::UpgradeArguments>),
     /// Take everything out of the mesh, and the mesh from the cluster
     Uninstall(install::UninstallArguments),
+    /// Check that the mesh can be installed, or that it is well; each failure with what to do
+    Check(check::Arguments),
+    /// Say what is wrong with the objects of a mesh, or with files before they are applied
+    Analyze(analyze::Arguments),
     /// Show how the mesh is, and what is wrong with it
     Status(status::Arguments),
     /// Put namespaces into the mesh, take them out, show which are in
@@ -48,6 +60,16 @@ enum Command {
     /// Show what node proxies hold
     #[command(visible_alias = "zc")]
     ZtunnelConfig(ztunnel_config::Arguments),
+    /// Show policies at workloads
+    Authz(authz::Arguments),
+    /// Show which proxies hold what became of an object
+    TraceConfig(trace_config::Arguments),
+    /// Show live traffic between workloads
+    Top(top::Arguments),
+    /// Show connections as they are opened and closed
+    Tap(tap::Arguments),
+    /// Put what a helper needs to see into one archive, without secrets
+    BugReport(bug_report::Arguments),
     /// Say what would become of a connection, and why
     Why(why::Arguments),
     /// Print what makes a shell complete this command
@@ -57,18 +79,32 @@ enum Command {
     },
 }
 
+/// What was asked; as a plugin of kubectl under that name.
+fn parsed() -> Cli {
+    let command = Cli::command();
+    let command = if mesh::is_kubectl_plugin() { command.bin_name("kubectl fairway") } else { command };
+    Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+}
+
 fn main() -> ExitCode {
     // No runtime here: `lab exec` and the lab's boot stage join namespaces, which takes a process with a single thread.
-    let result = match Cli::parse().command {
+    let result = match parsed().command {
         Command::Lab(lab) => lab.run(),
         Command::Install(arguments) => install::run(&arguments),
         Command::Upgrade(arguments) => install::upgrade(&arguments),
         Command::Uninstall(arguments) => install::uninstall(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Analyze(arguments) => analyze::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
         Command::Namespace(arguments) => namespace::run(&arguments),
         Command::Waypoint(arguments) => waypoint::run(&arguments),
         Command::ProxyStatus(arguments) => proxy_status::run(&arguments),
         Command::ZtunnelConfig(arguments) => ztunnel_config::run(&arguments),
+        Command::Authz(arguments) => authz::run(&arguments),
+        Command::TraceConfig(arguments) => trace_config::run(&arguments),
+        Command::Top(arguments) => top::run(&arguments),
+        Command::Tap(arguments) => tap::run(&arguments),
+        Command::BugReport(arguments) => bug_report::run(&arguments),
         Command::Why(arguments) => why::run(&arguments),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "fairway", &mut std::io::stdout());

@@ -1,21 +1,32 @@
 //! Where the mesh is that a command looks at, and how its parts are asked.
 
-use std::path::PathBuf;
+mod cluster;
+mod page;
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use fairway_lab::control::{self, Page, Request};
 use fairway_lab::layout::Layout;
-use fairway_lab::status::Status;
+use fairway_lab::status::{PodStatus, Status};
 use fairway_lab::{Error, Result, lab};
 use serde::de::DeserializeOwned;
 
-use crate::objects::Objects;
+use crate::objects::{Cluster, Objects};
+use cluster::Members;
+use page::{unreadable, usable};
 
 /// Name of the lab that is meant when nothing is said.
 const DEFAULT_LAB: &str = "default";
 
+/// Name of the program as a plugin of kubectl.
+const PLUGIN: &str = "kubectl-fairway";
+/// Pods named to whoever has named one that is not there.
+const SHOWN_PODS: usize = 20;
+
 /// Which mesh.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Where {
     /// Name of the lab to look at; without it and without a cluster, the lab `default`
     #[arg(long, global = true, env = "FAIRWAY_LAB", conflicts_with_all = ["kubeconfig", "context"])]
@@ -26,82 +37,124 @@ pub(crate) struct Where {
     /// The cluster's name in there; without it, the current one
     #[arg(long, global = true, value_name = "NAME")]
     context: Option<String>,
+    /// Namespace of a cluster that the mesh's own parts are in
+    #[arg(long, global = true, value_name = "NAMESPACE", env = "FAIRWAY_NAMESPACE", default_value = "fairway-system")]
+    mesh_namespace: String,
 }
 
 /// A part of the mesh that has pages for operators.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Part<'a> {
     /// The proxy of a node.
     Proxy(&'a str),
     /// The agent of a node.
     Agent(&'a str),
-    /// The controller.
+    /// The controller; of several replicas, one that is ready.
     Controller,
+    /// One replica of the controller, by the name of its pod.
+    Replica(&'a str),
+    /// A waypoint, by namespace and name of its pod.
+    Waypoint(&'a str, &'a str),
 }
 
 /// A mesh that can be asked.
 pub(crate) struct Mesh {
-    layout: Layout,
+    place: Place,
     /// What runs in it.
     pub(crate) status: Status,
+}
+
+/// Where a mesh is.
+enum Place {
+    Lab(Layout),
+    Cluster { cluster: Cluster, members: Members },
+}
+
+/// Whether kubectl runs this as its plugin, which it finds by this name. Then the cluster of kubectl is meant.
+pub(crate) fn is_kubectl_plugin() -> bool {
+    is_plugin_name(std::env::args_os().next().as_deref())
+}
+
+fn is_plugin_name(program: Option<&OsStr>) -> bool {
+    program.and_then(|program| Path::new(program).file_stem()).is_some_and(|name| name == PLUGIN)
 }
 
 impl Where {
     /// Finds the mesh, to ask its parts.
     pub(crate) fn mesh(&self) -> Result<Mesh> {
-        if self.is_cluster() {
-            return Err(Error::new("the proxies of a cluster cannot be asked from here yet")
-                .hint("on a node, curl 127.0.0.1:15000/config_dump; of a lab, name it with --lab"));
+        if let Some(layout) = self.lab()? {
+            let status = lab::status_of(&layout)?;
+            return Ok(Mesh { place: Place::Lab(layout), status });
         }
-        let layout = self.layout()?;
-        let status = lab::status_of(&layout)?;
-        Ok(Mesh { layout, status })
+        let cluster = self.cluster()?;
+        let (members, status) = Members::find(&cluster, &self.mesh_namespace)?;
+        Ok(Mesh { place: Place::Cluster { cluster, members }, status })
     }
 
     /// Finds the objects that the mesh is made of.
     pub(crate) fn objects(&self) -> Result<Objects> {
-        if self.is_cluster() {
-            return Objects::of_cluster(self.kubeconfig.as_deref(), self.context.as_deref());
+        match self.lab()? {
+            Some(layout) => Objects::of_lab(layout),
+            None => self.cluster().map(Objects::Cluster),
         }
-        let layout = self.layout()?;
+    }
+
+    /// The cluster that is meant.
+    pub(crate) fn cluster(&self) -> Result<Cluster> {
+        Cluster::connect(self.kubeconfig.as_deref(), self.context.as_deref())
+    }
+
+    /// Namespace of the mesh's own parts.
+    pub(crate) fn mesh_namespace(&self) -> &str {
+        &self.mesh_namespace
+    }
+
+    /// The lab that is meant, if one is.
+    pub(crate) fn lab(&self) -> Result<Option<Layout>> {
+        let names_cluster = self.kubeconfig.is_some() || self.context.is_some();
+        if names_cluster || (is_kubectl_plugin() && self.lab.is_none()) {
+            return Ok(None);
+        }
+        let layout = Layout::of(self.lab.as_deref().unwrap_or(DEFAULT_LAB))?;
         // Nobody has named a lab, and there is none: whoever has kubectl set up means that cluster.
-        if self.lab.is_none() && !layout.root().exists() {
-            return Objects::of_cluster(None, None);
-        }
-        Objects::of_lab(layout)
-    }
-
-    fn is_cluster(&self) -> bool {
-        self.kubeconfig.is_some() || self.context.is_some()
-    }
-
-    fn layout(&self) -> Result<Layout> {
-        Layout::of(self.lab.as_deref().unwrap_or(DEFAULT_LAB))
+        Ok((self.lab.is_some() || layout.root().exists()).then_some(layout))
     }
 }
 
 impl Part<'_> {
-    /// Ports as in interop §9: node proxies 15000, agents 15114, controllers 15014.
+    /// Ports as in interop §9: node proxies and waypoints 15000, agents 15114, controllers 15014.
     fn port(self) -> u16 {
         match self {
-            Self::Proxy(_) => 15_000,
+            Self::Proxy(_) | Self::Waypoint(..) => 15_000,
             Self::Agent(_) => 15_114,
-            Self::Controller => 15_014,
+            Self::Controller | Self::Replica(_) => 15_014,
         }
     }
 
-    fn name(self) -> String {
+    /// Where its metrics are: proxies have a port of their own for them, which is open to scrapers.
+    fn metrics_port(self) -> u16 {
+        match self {
+            Self::Proxy(_) | Self::Waypoint(..) => 15_020,
+            other => other.port(),
+        }
+    }
+
+    /// What people call it.
+    pub(crate) fn name(self) -> String {
         match self {
             Self::Proxy(node) => format!("the proxy of {node}"),
             Self::Agent(node) => format!("the agent of {node}"),
             Self::Controller => "the controller".to_owned(),
+            Self::Replica(pod) => format!("controller {pod}"),
+            Self::Waypoint(namespace, pod) => format!("waypoint pod {namespace}/{pod}"),
         }
     }
 
+    /// The node whose network its pages are in; none for the underlay of a lab.
     fn node(self) -> Option<String> {
         match self {
             Self::Proxy(node) | Self::Agent(node) => Some(node.to_owned()),
-            Self::Controller => None,
+            Self::Controller | Self::Replica(_) | Self::Waypoint(..) => None,
         }
     }
 }
@@ -121,31 +174,118 @@ impl Mesh {
         }
     }
 
+    /// The pod written as `NAMESPACE/POD` or `POD`.
+    ///
+    /// # Errors
+    /// When there is no such pod, or it is not in the mesh.
+    pub(crate) fn pod(&self, text: &str, default_namespace: &str) -> Result<&PodStatus> {
+        let (namespace, name) = text.split_once('/').unwrap_or((default_namespace, text));
+        let found = self.status.pods.iter().find(|pod| pod.namespace == namespace && pod.name == name);
+        let pod = found.ok_or_else(|| {
+            let pods = self.status.pods.iter();
+            let near: Vec<String> = pods
+                .filter(|pod| pod.captured)
+                .map(|pod| format!("{}/{}", pod.namespace, pod.name))
+                .take(SHOWN_PODS)
+                .collect();
+            Error::new(format!("there is no pod {namespace}/{name}")).hint(format!("there are: {}", near.join(" ")))
+        })?;
+        if !pod.captured {
+            let hint = format!(
+                "put it in: fairway namespace add {namespace}; a pod with the label istio.io/dataplane-mode=none stays out, and \
+                 fairway status says of others what is in the way"
+            );
+            let what = format!("{namespace}/{name} is not in the mesh, so nobody decides on its connections");
+            return Err(Error::new(what).hint(hint));
+        }
+        Ok(pod)
+    }
+
+    /// Names of the controller's replicas.
+    pub(crate) fn replicas(&self) -> Vec<String> {
+        match &self.place {
+            Place::Lab(_) => vec!["controller".to_owned()],
+            Place::Cluster { members, .. } => members.controllers(),
+        }
+    }
+
+    /// Whether this is a lab.
+    pub(crate) fn lab(&self) -> Option<&Layout> {
+        match &self.place {
+            Place::Lab(layout) => Some(layout),
+            Place::Cluster { .. } => None,
+        }
+    }
+
     /// Asks a part for a page in JSON.
     pub(crate) fn ask<T: DeserializeOwned>(&self, part: Part<'_>, path: &str) -> Result<T> {
-        let body = self.page(part, path)?;
+        let body = self.text(part, path)?;
         serde_json::from_str(&body).map_err(|error| unreadable(part, error))
     }
 
     /// Asks a part for a page with one JSON object a line.
     pub(crate) fn ask_lines<T: DeserializeOwned>(&self, part: Part<'_>, path: &str) -> Result<Vec<T>> {
-        let body = self.page(part, path)?;
+        let body = self.text(part, path)?;
         let lines = body.lines().filter(|line| !line.is_empty());
         lines.map(|line| serde_json::from_str(line).map_err(|error| unreadable(part, error))).collect()
     }
 
-    fn page(&self, part: Part<'_>, path: &str) -> Result<String> {
-        let url = format!("http://127.0.0.1:{}{path}", part.port());
-        let page: Page = control::ask(&self.layout, &Request::Get { node: part.node(), url })?;
-        if page.status != 200 {
-            // The first line says what is wrong, the others how to ask.
-            let said = page.body.lines().next().unwrap_or_default().to_owned();
-            return Err(Error::new(format!("{} cannot say", part.name())).because(said));
+    /// The metrics of a part, as Prometheus reads them.
+    pub(crate) fn metrics(&self, part: Part<'_>) -> Result<String> {
+        Ok(usable(part, self.fetch(part, part.metrics_port(), "/metrics")?)?.body)
+    }
+
+    /// A page of a part as it is.
+    pub(crate) fn text(&self, part: Part<'_>, path: &str) -> Result<String> {
+        Ok(self.page(part, path)?.body)
+    }
+
+    /// A page of a part, with what its clock says.
+    pub(crate) fn page(&self, part: Part<'_>, path: &str) -> Result<Page> {
+        usable(part, self.fetch(part, part.port(), path)?)
+    }
+
+    fn fetch(&self, part: Part<'_>, port: u16, path: &str) -> Result<Page> {
+        match (&self.place, part) {
+            (Place::Lab(layout), Part::Waypoint(namespace, pod)) => page::inside(layout, namespace, pod, port, path),
+            (Place::Lab(layout), _) => {
+                let url = format!("http://127.0.0.1:{port}{path}");
+                control::ask(layout, &Request::Get { node: part.node(), url })
+            }
+            (Place::Cluster { cluster, members }, _) => {
+                let (namespace, pod) = members.pod_of(part)?;
+                page::forwarded(cluster, namespace, pod, port, path)
+            }
         }
-        Ok(page.body)
     }
 }
 
-fn unreadable(part: Part<'_>, error: serde_json::Error) -> Error {
-    Error::new(format!("reading the answer of {}", part.name())).because(error)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kubectl_finds_its_plugin_by_name() {
+        for (program, expected) in [
+            ("/usr/local/bin/kubectl-fairway", true),
+            ("kubectl-fairway", true),
+            ("fairway", false),
+            ("/kubectl-fairway/fairway", false),
+        ] {
+            assert_eq!(is_plugin_name(Some(OsStr::new(program))), expected, "{program}");
+        }
+        assert!(!is_plugin_name(None));
+    }
+
+    #[test]
+    fn a_cluster_that_is_named_is_no_lab() {
+        let place = |lab: Option<&str>, context: Option<&str>| Where {
+            lab: lab.map(str::to_owned),
+            kubeconfig: None,
+            context: context.map(str::to_owned),
+            mesh_namespace: String::new(),
+        };
+        assert!(place(None, Some("c")).lab().unwrap().is_none());
+        assert_eq!(place(Some("mine"), None).lab().unwrap().map(|lab| lab.name()).as_deref(), Some("mine"));
+    }
 }

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use fairway_core::source::labels::{AMBIENT, DATAPLANE_MODE, USE_WAYPOINT};
 use fairway_core::source::{Kind, ObjectKey};
 use fairway_lab::Result;
-use fairway_lab::render::{Cell, Tone, table};
+use fairway_lab::render::{Cell, Tone, wide_table as table};
 use k8s_openapi::api::core::v1::Namespace;
 use serde::Serialize;
 
@@ -64,11 +64,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     match &arguments.command {
         Command::Add(names) => label(names, (DATAPLANE_MODE, Some(AMBIENT))),
         Command::Remove(names) => label(names, (DATAPLANE_MODE, None)),
-        Command::List(format) => {
+        Command::List(format) => format.follow(|| {
             let rows: Vec<Row> = objects.namespaces()?.into_iter().map(row).collect();
             format.print(&rows, |colour| shown(&rows, colour))?;
             Ok(ExitCode::SUCCESS)
-        }
+        }),
     }
 }
 

@@ -3,7 +3,7 @@
 mod cluster;
 
 use fairway_core::source::gateway::Gateway;
-use fairway_core::source::{Kind, ObjectKey, directory};
+use fairway_core::source::{Kind, Loaded, ObjectKey, directory};
 use fairway_lab::apply::{self, Input};
 use fairway_lab::layout::Layout;
 use fairway_lab::options::Config;
@@ -11,7 +11,7 @@ use fairway_lab::{Error, Result};
 use k8s_openapi::api::core::v1::Namespace;
 use serde_json::{Value, json};
 
-use cluster::Cluster;
+pub(crate) use cluster::{Cluster, failed};
 
 /// A label to set, or to remove.
 pub(crate) type LabelChange<'a> = (&'a str, Option<&'a str>);
@@ -36,6 +36,14 @@ impl Objects {
     /// The objects of a cluster, found as kubectl finds it.
     pub(crate) fn of_cluster(kubeconfig: Option<&std::path::Path>, context: Option<&str>) -> Result<Self> {
         Cluster::connect(kubeconfig, context).map(Self::Cluster)
+    }
+
+    /// All objects that a mesh reads, as its controller reads them.
+    pub(crate) fn loaded(&self) -> Result<Loaded> {
+        match self {
+            Self::Directory(layout) => Ok(directory::load(&layout.manifests(), None)),
+            Self::Cluster(cluster) => cluster.loaded(),
+        }
     }
 
     /// All namespaces, by name.

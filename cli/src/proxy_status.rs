@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use fairway_lab::Result;
-use fairway_lab::render::{Cell, Tone, table};
+use fairway_lab::render::{Cell, Tone, wide_table as table};
 use serde::{Deserialize, Serialize};
 
 use crate::mesh::{Mesh, Part, Where};
@@ -57,7 +57,7 @@ pub(crate) struct Sent {
 }
 
 /// A proxy; the schema of `-o json`.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Proxy {
     /// `NAME.NAMESPACE`.
@@ -89,6 +89,16 @@ impl Sent {
         }
     }
 
+    /// The last generation of the mesh's state that was sent.
+    pub(crate) fn sent(&self) -> Option<u64> {
+        self.sent
+    }
+
+    /// The last one that it took.
+    pub(crate) fn acked(&self) -> Option<u64> {
+        self.acked
+    }
+
     /// Why the last one was refused.
     pub(crate) fn rejection(&self) -> Option<&str> {
         self.nacked.as_deref()
@@ -97,15 +107,21 @@ impl Sent {
 
 /// Prints it.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let proxies = proxies(&arguments.place.mesh()?)?;
-    arguments.format.print(&proxies, |colour| shown(&proxies, colour))?;
-    Ok(ExitCode::SUCCESS)
+    arguments.format.follow(|| {
+        let proxies = proxies(&arguments.place.mesh()?)?;
+        arguments.format.print(&proxies, |colour| shown(&proxies, colour))?;
+        Ok(ExitCode::SUCCESS)
+    })
 }
 
 /// The proxies that the controller knows.
 pub(crate) fn proxies(mesh: &Mesh) -> Result<Vec<Proxy>> {
-    let progress: Progress = mesh.ask(Part::Controller, "/debug/syncz")?;
-    Ok(together(progress.proxies))
+    let mut streams = Vec::new();
+    // Each replica knows those that are connected to it.
+    for replica in mesh.replicas() {
+        streams.extend(mesh.ask::<Progress>(Part::Replica(&replica), "/debug/syncz")?.proxies);
+    }
+    Ok(together(streams))
 }
 
 /// One proxy of all its streams. The id is `KIND~ADDRESS~NAME.NAMESPACE~DOMAIN` (interop §3.2); a waypoint calls itself a

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use clap::Args;
 use fairway_lab::Result;
-use fairway_lab::render::{Cell, Tone, table, wrap};
+use fairway_lab::render::{Cell, Tone, wide_table as table, wrap};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use time::format_description::well_known::Rfc3339;
@@ -94,9 +94,11 @@ struct Problem {
 
 /// Looks at everything and prints it. What cannot be asked is trouble, not a failure.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let overview = look(&arguments.place.mesh()?, SystemTime::now())?;
-    arguments.format.print(&overview, |colour| shown(&overview, colour))?;
-    Ok(ExitCode::SUCCESS)
+    arguments.format.follow(|| {
+        let overview = look(&arguments.place.mesh()?, SystemTime::now())?;
+        arguments.format.print(&overview, |colour| shown(&overview, colour))?;
+        Ok(ExitCode::SUCCESS)
+    })
 }
 
 fn look(mesh: &Mesh, now: SystemTime) -> Result<Overview> {

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use fairway_core::source::gateway::Gateway;
 use fairway_core::source::labels::{USE_WAYPOINT, WAYPOINT_CLASS, WAYPOINT_FOR};
 use fairway_core::source::{Kind, ObjectKey};
-use fairway_lab::render::{Cell, Tone, table};
+use fairway_lab::render::{Cell, Tone, wide_table as table};
 use fairway_lab::{Error, Result};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use serde::Serialize;
@@ -158,18 +158,22 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         Command::Generate(_) => {}
         Command::Apply(wanted) => apply(&objects, wanted)?,
         Command::List(list) => {
-            let found = waypoints(&objects, list.scope.namespace())?;
-            list.format.print(&found, |colour| listed(&found, colour))?;
+            list.format.follow(|| {
+                let found = waypoints(&objects, list.scope.namespace())?;
+                list.format.print(&found, |colour| listed(&found, colour))
+            })?;
         }
         Command::Status(status) => {
-            let mut found = waypoints(&objects, status.scope.namespace())?;
-            if let Some(name) = &status.name {
-                found.retain(|waypoint| waypoint.name == *name);
-                if found.is_empty() {
-                    return Err(missing(status.scope.namespace().unwrap_or("any namespace"), name));
+            status.format.follow(|| {
+                let mut found = waypoints(&objects, status.scope.namespace())?;
+                if let Some(name) = &status.name {
+                    found.retain(|waypoint| waypoint.name == *name);
+                    if found.is_empty() {
+                        return Err(missing(status.scope.namespace().unwrap_or("any namespace"), name));
+                    }
                 }
-            }
-            status.format.print(&found, |colour| conditions(&found, colour))?;
+                status.format.print(&found, |colour| conditions(&found, colour))
+            })?;
         }
         Command::Delete(delete) => {
             let names = if delete.all {

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 use fairway_core::why::{Arrival, Departure, Refused, Tunnel, Way};
+use fairway_lab::Result;
 use fairway_lab::status::PodStatus;
-use fairway_lab::{Error, Result};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use serde::Serialize;
 
@@ -52,25 +52,12 @@ struct Answer {
 
 /// Asks the proxies and prints what they say. Fails only when they cannot be asked: a refusal is an answer.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let mesh = arguments.place.mesh()?;
-    let answer = ask(&mesh, client(&mesh, arguments)?, &arguments.destination)?;
-    arguments.format.print(&answer, |_| told(&answer))?;
-    Ok(ExitCode::SUCCESS)
-}
-
-fn client<'a>(mesh: &'a Mesh, arguments: &Arguments) -> Result<&'a PodStatus> {
-    let (namespace, name) = arguments.source.split_once('/').unwrap_or((&arguments.namespace, &arguments.source));
-    let found = mesh.status.pods.iter().find(|pod| pod.namespace == namespace && pod.name == name);
-    let pod = found.ok_or_else(|| {
-        let known: Vec<String> = mesh.status.pods.iter().map(|pod| format!("{}/{}", pod.namespace, pod.name)).collect();
-        Error::new(format!("there is no pod {namespace}/{name}")).hint(format!("there are: {}", known.join(" ")))
-    })?;
-    if !pod.captured {
-        let hint = format!("put it in: fairway lab label namespace {namespace} istio.io/dataplane-mode=ambient");
-        let what = format!("{namespace}/{name} is not in the mesh, so nobody decides on what it dials");
-        return Err(Error::new(what).hint(hint));
-    }
-    Ok(pod)
+    arguments.format.follow(|| {
+        let mesh = arguments.place.mesh()?;
+        let answer = ask(&mesh, mesh.pod(&arguments.source, &arguments.namespace)?, &arguments.destination)?;
+        arguments.format.print(&answer, |_| told(&answer))?;
+        Ok(ExitCode::SUCCESS)
+    })
 }
 
 fn ask(mesh: &Mesh, client: &PodStatus, destination: &str) -> Result<Answer> {
@@ -212,7 +199,9 @@ fn verdict(allowed: Option<bool>, way: &Way, arrival: Option<&Arrival>) -> Strin
     match (allowed, refused) {
         (_, Some((Refused { reason, message, subject, hint }, who))) => {
             let subject = subject.as_ref().map(|subject| format!(" ({subject})")).unwrap_or_default();
-            format!("REFUSED by {who}: {reason}{subject}\n{message}\n{hint}\n")
+            format!(
+                "REFUSED by {who}: {reason}{subject}\n{message}\n{hint}\n(docs/guides/troubleshooting.md#{reason})\n"
+            )
         }
         (Some(true), None) => match arrival.and_then(|arrival| arrival.allowed_by.as_ref()) {
             Some(policy) => format!("ALLOWED by policy {policy}\n"),

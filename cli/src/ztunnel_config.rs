@@ -77,6 +77,10 @@ impl What {
 
 /// Asks the proxies and prints what they hold.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    arguments.format.follow(|| once(arguments))
+}
+
+fn once(arguments: &Arguments) -> Result<ExitCode> {
     let mesh = arguments.place.mesh()?;
     let nodes = mesh.nodes(arguments.node.as_deref())?;
     let wanted: &[What] = match &arguments.what {

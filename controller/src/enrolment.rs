@@ -116,7 +116,7 @@ fn others(count: usize, which: &str) -> String {
 }
 
 /// Network policies that keep tunnels from captured pods.
-fn network_policies(objects: &Objects) -> Vec<Event> {
+pub(crate) fn network_policies(objects: &Objects) -> Vec<Event> {
     let mut by_namespace: BTreeMap<&str, Vec<(&ObjectKey, &NetworkPolicy, &NetworkPolicySpec)>> = BTreeMap::new();
     for (key, policy) in objects.network_policies.iter() {
         if let Some(spec) = policy.spec.as_ref().filter(|spec| is_for_ingress(spec)) {

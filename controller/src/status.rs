@@ -27,6 +27,7 @@ mod concerned;
 pub mod condition;
 pub mod directory;
 pub mod findings;
+pub mod judgement;
 pub mod lease;
 mod programmed;
 mod routes;

@@ -163,6 +163,12 @@ fn change_label(object: &mut Value, change: &str) -> Result<()> {
     Ok(())
 }
 
+/// The documents of `inputs` as data; those that cannot be read are left out.
+#[must_use]
+pub fn objects(inputs: &[Input]) -> Vec<Value> {
+    documents(inputs).filter_map(|(_, document)| serde_saphyr::from_str(&document.text).ok()).collect()
+}
+
 /// One YAML document of an input.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Document {

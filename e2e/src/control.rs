@@ -59,6 +59,9 @@ pub struct Location {
 pub struct Page {
     /// HTTP status.
     pub status: u16,
+    /// What the server's clock said.
+    #[serde(default)]
+    pub date: Option<String>,
     /// Body.
     pub body: String,
 }

@@ -23,9 +23,13 @@ const MAX_BODY: usize = 64 << 20;
 
 /// An answer.
 #[derive(Clone, Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    pub(crate) body: String,
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// What the server's clock said (`Date`, RFC 9110 §6.6.1).
+    pub date: Option<String>,
+    /// Body.
+    pub body: String,
 }
 
 /// Connects from inside `sandbox`, from `source` when given.
@@ -45,7 +49,10 @@ fn socket(source: Option<std::net::IpAddr>, to: SocketAddr) -> std::io::Result<T
 }
 
 /// GETs `path` over `stream`.
-pub(crate) async fn get(
+///
+/// # Errors
+/// When there is no answer, or it is too long.
+pub async fn get(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
     host: &str,
     path: &str,
@@ -60,8 +67,9 @@ pub(crate) async fn get(
             .doing(|| format!("asking for {path}"))?;
         let response = sender.send_request(request).await.doing(|| format!("asking for {path}"))?;
         let status = response.status().as_u16();
+        let date = response.headers().get("date").and_then(|date| date.to_str().ok()).map(str::to_owned);
         let body = Limited::new(response.into_body(), MAX_BODY).collect().await.doing(|| format!("reading {path}"))?;
-        Ok(Answer { status, body: String::from_utf8_lossy(&body.to_bytes()).into_owned() })
+        Ok(Answer { status, date, body: String::from_utf8_lossy(&body.to_bytes()).into_owned() })
     };
     let result = answer.await;
     driver.abort();

@@ -50,9 +50,28 @@ impl Cell {
     }
 }
 
+/// Text in the colour of its tone, where there are colours.
+#[must_use]
+pub fn paint(text: &str, tone: Tone, colour: bool) -> String {
+    match tone.code().filter(|_| colour) {
+        Some(code) => format!("\x1b[{code}m{text}\x1b[0m"),
+        None => text.to_owned(),
+    }
+}
+
 /// A table: the header, and rows of as many cells. The last column is cut where the line would get too long.
 #[must_use]
 pub fn table(header: &[&str], rows: &[Vec<Cell>], colour: bool) -> String {
+    fitted(header, rows, colour, MAX_COLUMNS)
+}
+
+/// As [`table`], as wide as it gets.
+#[must_use]
+pub fn wide_table(header: &[&str], rows: &[Vec<Cell>], colour: bool) -> String {
+    fitted(header, rows, colour, usize::MAX)
+}
+
+fn fitted(header: &[&str], rows: &[Vec<Cell>], colour: bool, columns: usize) -> String {
     let widths: Vec<usize> = header
         .iter()
         .enumerate()
@@ -62,14 +81,14 @@ pub fn table(header: &[&str], rows: &[Vec<Cell>], colour: bool) -> String {
         })
         .collect();
     let titles: Vec<Cell> = header.iter().map(|title| Cell::from(*title)).collect();
-    std::iter::once(&titles).chain(rows).map(|row| line(row, &widths, colour)).collect()
+    std::iter::once(&titles).chain(rows).map(|row| line(row, &widths, colour, columns)).collect()
 }
 
-fn line(row: &[Cell], widths: &[usize], colour: bool) -> String {
+fn line(row: &[Cell], widths: &[usize], colour: bool, columns: usize) -> String {
     let mut line = String::new();
     let mut used = 0;
     for (cell, width) in row.iter().zip(widths) {
-        let room = MAX_COLUMNS.saturating_sub(used);
+        let room = columns.saturating_sub(used);
         let text = cut(&cell.text, room.min(*width));
         let padding = (width + GAP).saturating_sub(text.chars().count());
         match cell.tone.code().filter(|_| colour) {

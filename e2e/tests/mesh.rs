@@ -7,6 +7,7 @@ mod mesh {
     mod capture;
     mod chain;
     mod chart;
+    mod check;
     mod credentials;
     mod dns;
     mod enter;
@@ -23,6 +24,7 @@ mod mesh {
     mod on_demand;
     mod self_call;
     mod shop;
+    mod tools;
     mod trust;
     mod waypoint;
     mod why;

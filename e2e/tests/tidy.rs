@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
+use fairway_core::reason::Reason;
+
 /// Longest file, in lines: past it a file surely holds two ideas.
 const MAX_LINES: usize = 700;
 
@@ -27,7 +29,8 @@ const MAY_USE: [(&str, &[&str]); 11] = [
     ("controller", &["fairway-core", "fairway-proto"]),
     // The lab in tests alone: it is the container runtime.
     ("cni-plugin", &["fairway-core", "fairway-proto", "fairway-lab"]),
-    ("cli", &["fairway-core", "fairway-proto", "fairway-lab", "fairway-manifests"]),
+    // The controller's judgement of objects, so that the command has none of its own.
+    ("cli", &["fairway-core", "fairway-proto", "fairway-lab", "fairway-manifests", "fairway-controller"]),
     ("e2e", &["fairway-core", "fairway-proto", "fairway-manifests"]),
     ("benches", &["fairway-core", "fairway-proto", "fairway-lab"]),
     ("fuzz", &["fairway-core", "fairway-proto", "fairway-waypoint", "fairway-ztunnel"]),
@@ -125,6 +128,24 @@ fn manifests_in_the_documents_are_valid() {
         assert_eq!(loaded.errors, [], "{}", path.display());
         assert_eq!(loaded.objects.unknown, [], "{}", path.display());
     }
+}
+
+#[test]
+fn every_reason_has_a_section() {
+    let page = fs::read_to_string(root().join("docs/guides/troubleshooting.md")).unwrap();
+    let sections: Vec<&str> = page.split("\n### ").skip(1).collect();
+    let mut problems = Vec::new();
+    for reason in Reason::ALL {
+        let section = sections.iter().find(|section| section.lines().next() == Some(reason.label()));
+        let told = section.copied().unwrap_or_default();
+        for text in [reason.message(), reason.hint()] {
+            if !told.contains(text) {
+                problems.push(format!("docs/guides/troubleshooting.md: section {reason} does not say: {text}"));
+            }
+        }
+    }
+    assert_eq!(sections.len(), Reason::ALL.len(), "a section is about a reason that is no more");
+    assert_tidy(&problems);
 }
 
 #[test]

@@ -12,9 +12,11 @@ pub(crate) fn status(layout: &Layout, format: &Format) -> Result<ExitCode> {
     if manage::supervisor(layout).is_none() {
         return Err(not_running(layout)?);
     }
-    let state = lab::status_of(layout)?;
-    format.print(&state, |colour| status::tables(&state, colour))?;
-    Ok(ExitCode::SUCCESS)
+    format.follow(|| {
+        let state = lab::status_of(layout)?;
+        format.print(&state, |colour| status::tables(&state, colour))?;
+        Ok(ExitCode::SUCCESS)
+    })
 }
 
 fn not_running(layout: &Layout) -> Result<Error> {

@@ -1,10 +1,11 @@
 //! Objects of a cluster, through its API server.
 
 use std::path::Path;
+use std::time::Duration;
 
 use fairway_core::source::cluster::api_resource;
 use fairway_core::source::gateway::Gateway;
-use fairway_core::source::{Kind, ObjectKey};
+use fairway_core::source::{self, Kind, Loaded, ObjectKey, Source};
 use fairway_lab::{Error, Result};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, TypeMeta};
@@ -18,6 +19,9 @@ use super::LabelChange;
 /// Who applied what this command applies.
 const FIELD_MANAGER: &str = "fairway-cli";
 
+/// Longest wait for all objects of a cluster.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// An API server, and what is needed to talk to it.
 pub(crate) struct Cluster {
     runtime: Runtime,
@@ -26,7 +30,7 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// Finds the cluster in `kubeconfig`, or where kubectl would, and takes its `context`, or the current one.
-    pub(super) fn connect(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Self> {
+    pub(crate) fn connect(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Self> {
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build()
@@ -47,6 +51,38 @@ impl Cluster {
                 .hint("name it with --kubeconfig and --context, as for kubectl; a lab is named with --lab")
         })?;
         Ok(Self { runtime, client })
+    }
+
+    /// A client of its API server.
+    pub(crate) fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    /// Runs a request to its end.
+    pub(crate) fn run<T>(&self, request: impl Future<Output = T>) -> T {
+        self.runtime.block_on(request)
+    }
+
+    /// All objects that a mesh reads, as its controller reads them. Kinds that cannot be listed are among its errors.
+    pub(super) fn loaded(&self) -> Result<Loaded> {
+        let loaded = self.run(async {
+            let source = Box::new(source::cluster::Cluster::new(self.client()));
+            let mut readings = source.start(&Loaded::default()).loaded;
+            let all = readings.wait_for(|loaded| !loaded.is_never_read());
+            let found =
+                tokio::time::timeout(PATIENCE, all).await.map(|found| found.map(|loaded| Loaded::clone(&loaded)));
+            match found {
+                Ok(Ok(loaded)) => Ok(loaded),
+                // What could not be listed is told of by name.
+                _ => Err(readings.borrow().errors.iter().map(ToString::to_string).collect::<Vec<_>>()),
+            }
+        });
+        loaded.map_err(|errors| {
+            let because = if errors.is_empty() { format!("no answer within {PATIENCE:?}") } else { errors.join("; ") };
+            Error::new("reading the objects of the cluster")
+                .because(because)
+                .hint("it takes the right to list and watch them: kubectl auth can-i list pods -A")
+        })
     }
 
     pub(super) fn namespaces(&self) -> Result<Vec<Namespace>> {
@@ -119,7 +155,8 @@ fn gateway(mut object: DynamicObject) -> Result<Gateway> {
     read.map_err(|error| Error::new("reading a gateway").because(error))
 }
 
-fn failed(doing: &str, error: kube::Error) -> Error {
+/// What could not be done with the cluster, and what to do about it.
+pub(crate) fn failed(doing: &str, error: kube::Error) -> Error {
     let hint = match &error {
         kube::Error::Api(status) if status.code == 404 => "see that it exists, and that Gateway API is installed",
         kube::Error::Api(status) if status.code == 403 => "ask for the right to do that: kubectl auth can-i --list",

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use fairway_lab::render::{Cell, Tone, table};
+use fairway_lab::render::{Cell, Tone, wide_table as table};
 use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;

@@ -14,7 +14,7 @@ use crate::state::Published;
 
 const TELEMETRY: &str =
     "has no effect: metrics and access logs of every proxy are always on, with all labels; traces are not made";
-const BACKEND_TLS: &str = "has no effect: the mesh encrypts by itself between its members, and passes on what clients send to others; speak TLS \
+pub(super) const BACKEND_TLS: &str = "has no effect: the mesh encrypts by itself between its members, and passes on what clients send to others; speak TLS \
      in the client";
 
 /// What is to be said of every Telemetry.

@@ -119,5 +119,5 @@ impl Supervisor {
 
 async fn get(sandbox: Result<Sandbox>, url: &str) -> Result<Value> {
     let page = http::fetch(&sandbox?, url, GET_PATIENCE).await?;
-    Ok(json!(Page { status: page.status, body: page.body }))
+    Ok(json!(Page { status: page.status, date: page.date, body: page.body }))
 }

@@ -40,7 +40,7 @@ fn shop(test: &str, environment: &[(&str, String)]) -> Option<Lab> {
 }
 
 /// Puts a file in its place as a whole.
-fn replace(path: &Path, text: &str) {
+pub(crate) fn replace(path: &Path, text: &str) {
     let beside = path.with_extension("new");
     fs::write(&beside, text).unwrap();
     fs::rename(beside, path).unwrap();

@@ -1,0 +1,247 @@
+//! `fairway analyze`: what is wrong with the objects of a mesh, or with files before anybody applies them.
+
+mod beyond;
+mod codes;
+mod input;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+use fairway_controller::l7::authorizers;
+use fairway_controller::state::Published;
+use fairway_controller::status::judgement;
+use fairway_controller::translate::Settings;
+use fairway_core::source::{Loaded, Location, ObjectKey};
+use fairway_lab::render::{Cell, Tone, wide_table as table, wrap};
+use fairway_lab::{Error, Result};
+use serde::Serialize;
+
+use crate::mesh::Where;
+use crate::output::Format;
+pub(crate) use codes::{Code, Severity};
+
+/// Widest line of a message.
+const LINE: usize = 96;
+/// Exit code when something was found that is bad enough; 1 is for what could not be looked at.
+const FOUND: u8 = 2;
+/// The page that has a section for each code.
+const PAGE: &str = "docs/guides/analyze.md";
+
+/// Arguments of `analyze`.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Look at these files instead of the mesh: a file, a directory, or - for standard input; may be repeated
+    #[arg(short, long = "filename", value_name = "FILE")]
+    files: Vec<String>,
+    /// Look at the files as if they were applied to the mesh
+    #[arg(long, requires = "files")]
+    with_mesh: bool,
+    /// Only what is about objects of this namespace
+    #[arg(short, long)]
+    namespace: Option<String>,
+    /// Leave messages with this code out; may be repeated
+    #[arg(short = 'S', long, value_name = "CODE")]
+    suppress: Vec<String>,
+    /// End with exit code 2 when there is a message as bad as this
+    #[arg(long, value_enum, default_value_t = Threshold::Error)]
+    fail_on: Threshold,
+    /// The mesh configuration that the controller is started with: external authorizers are in there
+    #[arg(long, value_name = "FILE")]
+    mesh_config: Option<PathBuf>,
+    /// Show all codes and what they mean
+    #[arg(short = 'L', long)]
+    list: bool,
+    #[command(flatten)]
+    format: Format,
+    #[command(flatten)]
+    place: Where,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Threshold {
+    Error,
+    Warning,
+    Info,
+    Never,
+}
+
+impl Threshold {
+    fn is_met_by(self, severity: Severity) -> bool {
+        match self {
+            Self::Error => severity == Severity::Error,
+            Self::Warning => severity <= Severity::Warning,
+            Self::Info => true,
+            Self::Never => false,
+        }
+    }
+}
+
+/// One thing that is wrong; the schema of `-o json`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Message {
+    pub(crate) severity: Severity,
+    pub(crate) code: &'static str,
+    /// What kind of thing it is, in a word.
+    pub(crate) name: &'static str,
+    /// Such as `Service shop/web`.
+    pub(crate) object: Option<String>,
+    #[serde(skip)]
+    pub(crate) key: Option<ObjectKey>,
+    /// Path of the field.
+    pub(crate) field: Option<String>,
+    /// What is wrong, and what holds instead.
+    pub(crate) message: String,
+    /// File, line and column, where they are known.
+    pub(crate) location: Option<String>,
+    /// Where the documentation tells more.
+    pub(crate) documentation: String,
+}
+
+/// Looks, prints, and tells by the exit code whether anything bad was found.
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    if arguments.list {
+        arguments.format.print(&codes::ALL, |colour| listed(colour))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    arguments.format.follow(|| once(arguments))
+}
+
+fn once(arguments: &Arguments) -> Result<ExitCode> {
+    let suppressed = suppressed(&arguments.suppress)?;
+    let inputs = input::read(&arguments.files)?;
+    let loaded = match (inputs.is_empty(), arguments.with_mesh) {
+        (true, _) => arguments.place.objects()?.loaded()?,
+        (false, false) => input::load(&inputs)?,
+        (false, true) => input::beside(arguments.place.objects()?.loaded()?, &inputs),
+    };
+    let settings = settings(arguments)?;
+    let mut messages = look(loaded, &settings);
+    if !arguments.files.is_empty() && arguments.with_mesh {
+        let own = input::keys(&inputs);
+        messages.retain(|message| message.key.as_ref().is_none_or(|key| own.contains(key)));
+    }
+    for message in &mut messages {
+        message.location = message.location.take().map(|location| input::as_written(&location, &inputs));
+    }
+    let wanted = |key: &ObjectKey| match &arguments.namespace {
+        None => true,
+        Some(namespace) => key.namespace == *namespace || (key.namespace.is_empty() && key.name == *namespace),
+    };
+    messages.retain(|message| !suppressed.contains(message.code) && message.key.as_ref().is_none_or(wanted));
+    arguments.format.print(&messages, |colour| shown(&messages, colour))?;
+    let is_bad = messages.iter().any(|message| arguments.fail_on.is_met_by(message.severity));
+    Ok(if is_bad { ExitCode::from(FOUND) } else { ExitCode::SUCCESS })
+}
+
+/// Everything that is wrong with these objects, worst first: what the controller says of them, and what it has no word for.
+pub(crate) fn look(loaded: Loaded, settings: &Settings) -> Vec<Message> {
+    let loaded = Arc::new(loaded);
+    let published = Published::default().next(Arc::clone(&loaded), settings);
+    let judged = judgement::of(&published).into_iter().map(|judged| {
+        let code = codes::of(judged.trouble);
+        message(code, judged.object, &judged.field, judged.message, judged.location)
+    });
+    let mut messages: Vec<Message> = judged.chain(beyond::look(&loaded, settings)).collect();
+    messages.sort();
+    messages.dedup();
+    messages
+}
+
+/// A message of this code.
+fn message(
+    code: &'static Code,
+    key: Option<ObjectKey>,
+    field: &str,
+    message: String,
+    location: Option<Location>,
+) -> Message {
+    Message {
+        severity: code.severity,
+        code: code.code,
+        name: code.name,
+        object: key.as_ref().map(ToString::to_string),
+        key,
+        field: (!field.is_empty()).then(|| field.to_owned()),
+        message,
+        location: location.map(|location| location.to_string()),
+        documentation: format!("{PAGE}#{}", code.code.to_lowercase()),
+    }
+}
+
+fn suppressed(wanted: &[String]) -> Result<BTreeSet<&'static str>> {
+    let known = |text: &String| {
+        let found = codes::ALL.iter().find(|code| code.code.eq_ignore_ascii_case(text));
+        found.map(|code| code.code).ok_or_else(|| {
+            Error::new(format!("no message has the code {text}")).hint("fairway analyze --list shows all")
+        })
+    };
+    wanted.iter().map(known).collect()
+}
+
+fn settings(arguments: &Arguments) -> Result<Settings> {
+    let mut settings = Settings { root_namespace: arguments.place.mesh_namespace().to_owned(), ..Settings::default() };
+    if let Some(path) = &arguments.mesh_config {
+        let doing = || format!("reading the mesh configuration {}", path.display());
+        let text = std::fs::read_to_string(path).map_err(|error| Error::new(doing()).because(error))?;
+        let read = authorizers::read(&text).map_err(|error| Error::new(doing()).because(error.to_string()))?;
+        settings.authorizers = Arc::new(read);
+    }
+    Ok(settings)
+}
+
+fn shown(messages: &[Message], colour: bool) -> String {
+    if messages.is_empty() {
+        return "Nothing is wrong.\n".to_owned();
+    }
+    let mut text = String::new();
+    for message in messages {
+        let severity = message.severity.painted(colour);
+        let about = message.object.as_deref().unwrap_or("what was read");
+        let place = message.location.as_ref().map(|location| format!(" ({location})")).unwrap_or_default();
+        text.push_str(&format!("{severity} {} {} {about}{place}\n", message.code, message.name));
+        let said = match &message.field {
+            Some(field) => format!("{field}: {}", message.message),
+            None => message.message.clone(),
+        };
+        for line in wrap(&said, LINE) {
+            text.push_str(&format!("    {line}\n"));
+        }
+    }
+    let count = |severity| messages.iter().filter(|message| message.severity == severity).count();
+    let counts = [(Severity::Error, "errors"), (Severity::Warning, "warnings"), (Severity::Info, "notes")];
+    let counts: Vec<String> = counts.map(|(severity, word)| format!("{} {word}", count(severity))).to_vec();
+    text.push_str(&format!("\n{}; {PAGE} has a section for each code.\n", counts.join(", ")));
+    text
+}
+
+fn listed(colour: bool) -> String {
+    let row = |code: &&Code| -> Vec<Cell> {
+        vec![
+            code.code.into(),
+            Cell::toned(code.severity.word(), code.severity.tone()),
+            code.name.into(),
+            code.meaning.into(),
+        ]
+    };
+    table(&["CODE", "SEVERITY", "NAME", "MEANING"], &codes::ALL.iter().map(row).collect::<Vec<_>>(), colour)
+}
+
+impl Severity {
+    fn tone(self) -> Tone {
+        match self {
+            Self::Error => Tone::Bad,
+            Self::Warning => Tone::Doubtful,
+            Self::Info => Tone::Plain,
+        }
+    }
+
+    fn painted(self, colour: bool) -> String {
+        fairway_lab::render::paint(self.word(), self.tone(), colour)
+    }
+}

@@ -1,0 +1,207 @@
+//! What is told of manifests, by code.
+
+use fairway_controller::translate::Settings;
+use fairway_lab::apply::Input;
+
+use super::*;
+
+fn messages(files: &[&str]) -> Vec<Message> {
+    let inputs: Vec<Input> = files
+        .iter()
+        .enumerate()
+        .map(|(index, text)| Input { name: format!("file-{index}.yaml"), text: (*text).to_owned() })
+        .collect();
+    let mut messages = look(input::load(&inputs).unwrap(), &Settings::default());
+    for message in &mut messages {
+        message.location = message.location.take().map(|location| input::as_written(&location, &inputs));
+    }
+    messages
+}
+
+#[track_caller]
+fn codes_of(manifests: &str) -> Vec<(&'static str, String)> {
+    messages(&[manifests]).into_iter().map(|it| (it.code, it.object.unwrap_or_default())).collect()
+}
+
+const SHOP: &str = "\
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {istio.io/dataplane-mode: ambient}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {clusterIP: 10.96.0.1, selector: {app: web}, ports: [{port: 80}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: shop}
+spec:
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec: {containers: [{name: c, image: i}]}
+---
+";
+
+#[test]
+fn what_is_well_is_not_told_of() {
+    assert_eq!(codes_of(SHOP), []);
+    assert_eq!(shown(&[], false), "Nothing is wrong.\n");
+}
+
+#[test]
+fn each_trouble_has_its_code() {
+    let policy = |spec: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: it, namespace: shop}}\nspec: {spec}\n"
+        )
+    };
+    let route = |spec: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: it, namespace: shop}}\nspec: {spec}\n"
+        )
+    };
+    let network = |spec: &str| {
+        format!(
+            "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: it, namespace: shop}}\nspec: {spec}\n"
+        )
+    };
+    let waypoint = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: way, namespace: shop}\n\
+                    spec: {gatewayClassName: fairway-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}\n---\n";
+    let behind = |policy: String| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: api, namespace: shop, labels: {{istio.io/use-waypoint: way}}}}\n\
+             spec: {{clusterIP: 10.96.0.2, selector: {{app: api}}, ports: [{{port: 80}}]}}\n---\n{waypoint}{policy}"
+        )
+    };
+    let principals = |list: &str| {
+        policy(&format!(
+            "{{selector: {{matchLabels: {{app: api}}}}, rules: [{{from: [{{source: {{principals: [{list}]}}}}]}}]}}"
+        ))
+    };
+    let way = "cluster.local/ns/shop/sa/way";
+    let it = "AuthorizationPolicy shop/it";
+    let route_it = "HTTPRoute shop/it";
+    let to_web = "parentRefs: [{group: \"\", kind: Service, name: web}]";
+    for (manifests, code, object) in [
+        (policy("{action: MAYBE}"), "FW0001", it),
+        (
+            "apiVersion: networking.istio.io/v1\nkind: EnvoyFilter\nmetadata: {name: it, namespace: shop}\nspec: {}\n".to_owned(),
+            "FW0002",
+            "EnvoyFilter it",
+        ),
+        (policy("{rules: [{to: [{operation: {ports: [http]}}]}]}"), "FW0101", it),
+        (policy("{rules: [{to: [{operation: {methods: [GET]}}]}]}"), "FW0102", it),
+        (policy("{targetRefs: [{group: \"\", kind: Service, name: web}]}"), "FW0103", it),
+        (policy("{action: AUDIT, rules: [{}]}"), "FW0104", it),
+        (behind(principals("cluster.local/ns/shop/sa/client")), "FW0105", it),
+        (route("{parentRefs: [{group: \"\", kind: Service, name: none}]}"), "FW0201", route_it),
+        (route(&format!("{{{to_web}, rules: [{{backendRefs: [{{name: none, port: 80}}]}}]}}")), "FW0203", route_it),
+        (route(&format!("{{{to_web}, rules: [{{filters: [{{type: ExtensionRef}}]}}]}}")), "FW0204", route_it),
+        (route(&format!("{{{to_web}}}")), "FW0206", route_it),
+        (
+            "apiVersion: v1\nkind: Service\nmetadata: {name: api, namespace: shop, labels: {istio.io/use-waypoint: none-such}}\n\
+             spec: {clusterIP: 10.96.0.2, ports: [{port: 80}]}\n".to_owned(),
+            "FW0301",
+            "Service shop/api",
+        ),
+        (
+            "apiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: it, namespace: shop}\nspec: {}\n".to_owned(),
+            "FW0302",
+            "Telemetry shop/it",
+        ),
+        // The pods are those that the Deployment will make.
+        (network("{podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{port: 80}]}]}"), "FW0401", "NetworkPolicy shop/it"),
+        (
+            "apiVersion: apps/v1\nkind: DaemonSet\nmetadata: {name: agent, namespace: shop}\n\
+             spec: {template: {metadata: {labels: {app: agent}}, spec: {hostNetwork: true, containers: []}}}\n".to_owned(),
+            "FW0501",
+            "Pod shop/agent",
+        ),
+        (
+            "apiVersion: v1\nkind: Namespace\nmetadata: {name: street, labels: {istio.io/dataplane-mode: ambiant}}\n".to_owned(),
+            "FW0502",
+            "Namespace street",
+        ),
+        (
+            "apiVersion: v1\nkind: Namespace\nmetadata: {name: street, labels: {istio.io/dataplane-mode: ambient, istio-injection: enabled}}\n"
+                .to_owned(),
+            "FW0503",
+            "Namespace street",
+        ),
+        (policy("{rules: [{from: [{source: {namespaces: [gone]}}]}]}"), "FW0504", it),
+    ] {
+        let told = codes_of(&format!("{SHOP}{manifests}"));
+        assert!(told.contains(&(code, object.to_owned())), "{code} is not told: {told:?} of {manifests}");
+    }
+    // The negative twins of what is decided here.
+    for (manifests, code) in [
+        (behind(principals(&format!("cluster.local/ns/shop/sa/client, {way}"))), "FW0105"),
+        (behind(principals("\"*\"")), "FW0105"),
+        (network("{podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{port: 15008}]}]}"), "FW0401"),
+        (network("{podSelector: {matchLabels: {app: other}}}"), "FW0401"),
+        (policy("{rules: [{from: [{source: {namespaces: [shop, \"other-*\"]}}]}]}"), "FW0504"),
+    ] {
+        let told = codes_of(&format!("{SHOP}{manifests}"));
+        assert!(!told.iter().any(|(known, _)| *known == code), "{code} is told: {told:?} of {manifests}");
+    }
+}
+
+#[test]
+fn messages_name_file_line_and_field_as_the_user_knows_them() {
+    let broken = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: it, namespace: shop}\nspec:\n  action: MAYBE\n";
+    let told = messages(&[SHOP, broken]);
+    // The second one says what holds in its place.
+    let [message, _] = told.as_slice() else { panic!("{told:?}") };
+    let location = message.location.as_deref().unwrap_or_default();
+    assert!(location.starts_with("file-1.yaml:5"), "{location}");
+    assert_eq!(message.field.as_deref(), Some("spec.action"));
+    let text = shown(&told, false);
+    assert!(text.contains("error FW0001 Unreadable AuthorizationPolicy shop/it (file-1.yaml:5"), "{text}");
+    assert!(text.contains("2 errors, 0 warnings, 0 notes"), "{text}");
+}
+
+#[test]
+fn files_beside_a_mesh_see_what_it_has_and_take_its_place() {
+    let mesh = input::load(&[Input { name: "mesh".to_owned(), text: SHOP.to_owned() }]).unwrap();
+    let route = |backend: &str| Input {
+        name: "route.yaml".to_owned(),
+        text: format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: it, namespace: shop}}\n\
+             spec: {{parentRefs: [{{group: \"\", kind: Service, name: web}}], rules: [{{backendRefs: [{{name: {backend}, port: 80}}]}}]}}\n"
+        ),
+    };
+    for (backend, expected) in [("web", false), ("none", true)] {
+        let loaded = input::beside(mesh.clone(), &[route(backend)]);
+        let found = look(loaded, &Settings::default()).iter().any(|message| message.code == "FW0203");
+        assert_eq!(found, expected, "{backend}");
+    }
+}
+
+#[test]
+fn every_code_is_unique_and_has_a_section() {
+    let page = include_str!("../../../docs/guides/analyze.md");
+    let mut seen = BTreeSet::new();
+    for code in codes::ALL {
+        assert!(seen.insert(code.code), "{} is there twice", code.code);
+        let section = format!("\n### {}\n", code.code);
+        assert!(page.contains(&section), "{PAGE} has no section {}", code.code);
+        let about = page.split(&section).nth(1).unwrap_or_default().split("\n#").next().unwrap_or_default();
+        assert!(about.contains(code.name), "{PAGE} does not call {} {}", code.code, code.name);
+    }
+}
+
+#[test]
+fn the_exit_code_follows_the_threshold() {
+    for (threshold, severity, expected) in [
+        (Threshold::Error, Severity::Error, true),
+        (Threshold::Error, Severity::Warning, false),
+        (Threshold::Warning, Severity::Warning, true),
+        (Threshold::Warning, Severity::Info, false),
+        (Threshold::Info, Severity::Info, true),
+        (Threshold::Never, Severity::Error, false),
+    ] {
+        assert_eq!(threshold.is_met_by(severity), expected, "{threshold:?} {severity:?}");
+    }
+}

@@ -1,0 +1,65 @@
+//! What the mesh stands on: an API server with the kinds that are read, and the right to install.
+
+use super::super::facts::Facts;
+use super::{Check, Section};
+
+/// Oldest version of Kubernetes: with it came what the mesh reads of pods and network policies.
+const OLDEST: (u32, u32) = (1, 29);
+/// Where the kinds of Gateway API come from.
+const GATEWAY_API: &str = "gateway.networking.k8s.io";
+
+pub(super) fn section(facts: &Facts) -> Section {
+    let mut checks = Vec::new();
+    if let Some(api) = &facts.api {
+        let error = api.as_ref().err().cloned();
+        checks.push(Check::of(
+            "api-server",
+            "the API server answers",
+            error.into_iter().collect(),
+            "see that kubectl version works with the same --kubeconfig and --context",
+        ));
+        if let Ok(api) = api {
+            let is_old = version(&api.version).is_some_and(|version| version < OLDEST);
+            checks.push(Check::doubtful(
+                "kubernetes-version",
+                format!("Kubernetes is at least {}.{} ({})", OLDEST.0, OLDEST.1, api.version),
+                is_old.then(|| format!("it is {}", api.version)).into_iter().collect(),
+                "upgrade the cluster; the mesh is not tried with this version",
+            ));
+            checks.push(Check::of(
+                "kinds-defined",
+                "every kind that the mesh reads is defined",
+                api.missing_kinds.iter().map(|kind| format!("there is no {kind}")).collect(),
+                definitions(&api.missing_kinds),
+            ));
+        }
+    }
+    Section { title: "platform", checks }
+}
+
+/// What defines the kinds that are missing: ours come with the mesh, those of Gateway API are that project's own.
+fn definitions(missing: &[String]) -> String {
+    let (theirs, ours): (Vec<_>, Vec<_>) = missing.iter().partition(|kind| kind.ends_with(GATEWAY_API));
+    let ours = (!ours.is_empty()).then(|| "fairway upgrade defines them again, and so does kubectl create -f manifests/chart/crds (what is there already stays)".to_owned());
+    let theirs = (!theirs.is_empty()).then(|| "install the standard channel of Gateway API".to_owned());
+    ours.into_iter().chain(theirs).collect::<Vec<_>>().join("; ")
+}
+
+fn version(text: &str) -> Option<(u32, u32)> {
+    let mut parts = text.trim_start_matches('v').split('.');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+/// What an installation takes.
+pub(super) fn rights(facts: &Facts) -> Section {
+    let checks = match &facts.api {
+        Some(Ok(api)) => vec![Check::of(
+            "rights",
+            "you may create what an installation creates",
+            api.denied.iter().map(|what| format!("you may not create {what}")).collect(),
+            "install as somebody with the ClusterRole cluster-admin: kubectl auth can-i --list shows what you may",
+        )],
+        _ => Vec::new(),
+    };
+    Section { title: "rights", checks }
+}

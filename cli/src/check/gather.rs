@@ -1,0 +1,238 @@
+//! Gathers facts: asks every part for its pages, the API server for its kinds, and the objects for what is wrong with them.
+
+use std::collections::BTreeSet;
+
+use fairway_controller::translate::Settings;
+use fairway_core::source::Kind;
+use fairway_lab::control::Page;
+use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use kube::Api as KubeApi;
+use kube::api::PostParams;
+use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::{Rfc2822, Rfc3339};
+
+use super::facts::{Agent, Api, Asked, Certificate, Controller, Facts, Node, NodeProxy};
+use crate::analyze;
+use crate::mesh::{Mesh, Part, Where};
+use crate::metrics;
+use crate::objects::{Cluster, Objects};
+use crate::proxy_status;
+
+/// Kinds that not every cluster has to have: Gateway API's experimental ones. Without them there are no such objects.
+const OPTIONAL: [Kind; 3] = [Kind::TCPRoute, Kind::TLSRoute, Kind::BackendTLSPolicy];
+/// What an installation creates, by group and plural.
+const INSTALLED: [(&str, &str); 7] = [
+    ("", "namespaces"),
+    ("", "serviceaccounts"),
+    ("apps", "deployments"),
+    ("apps", "daemonsets"),
+    ("rbac.authorization.k8s.io", "clusterroles"),
+    ("apiextensions.k8s.io", "customresourcedefinitions"),
+    ("admissionregistration.k8s.io", "validatingwebhookconfigurations"),
+];
+
+/// What is known before anything is installed.
+pub(super) fn before(place: &Where) -> Facts {
+    let mut facts = nothing(place);
+    facts.api = match place.objects() {
+        Ok(Objects::Cluster(cluster)) => Some(api(&cluster)),
+        Ok(Objects::Directory(_)) => None,
+        Err(error) => Some(Err(error.to_string())),
+    };
+    facts
+}
+
+/// What is known of a mesh that runs. What cannot be asked is a fact, too.
+pub(super) fn running(place: &Where, mesh: &Mesh) -> Facts {
+    let mut facts = nothing(place);
+    facts.is_lab = mesh.lab().is_some();
+    facts.components = mesh.status.components.clone();
+    match place.objects() {
+        Ok(objects) => {
+            if let Objects::Cluster(cluster) = &objects {
+                facts.api = Some(api(cluster));
+            }
+            let settings = Settings { root_namespace: facts.mesh_namespace.clone(), ..Settings::default() };
+            let loaded = objects.loaded().map_err(|error| error.to_string());
+            facts.objects = loaded.map(|loaded| analyze::look(loaded, &settings));
+        }
+        Err(error) => facts.objects = Err(error.to_string()),
+    }
+    facts.controllers = mesh.replicas().into_iter().map(|name| (name.clone(), controller(mesh, &name))).collect();
+    facts.proxies = proxy_status::proxies(mesh).map_err(|error| error.to_string());
+    let names: Vec<String> = mesh.status.nodes.iter().map(|node| node.name.clone()).collect();
+    let node = |name: String| Node { proxy: node_proxy(mesh, &name), agent: agent(mesh, &name), name };
+    facts.nodes = names.into_iter().map(node).collect();
+    facts
+}
+
+fn nothing(place: &Where) -> Facts {
+    Facts {
+        now: now(),
+        is_lab: false,
+        mesh_namespace: place.mesh_namespace().to_owned(),
+        api: None,
+        components: Vec::new(),
+        controllers: Vec::new(),
+        proxies: Ok(Vec::new()),
+        nodes: Vec::new(),
+        objects: Ok(Vec::new()),
+    }
+}
+
+fn now() -> i64 {
+    OffsetDateTime::now_utc().unix_timestamp()
+}
+
+/// How many seconds the clock of who answered just now is ahead of ours.
+fn ahead(date: Option<&str>) -> Option<i64> {
+    let date = OffsetDateTime::parse(&date?.replace("GMT", "+0000"), &Rfc2822).ok()?;
+    Some(date.unix_timestamp() - now())
+}
+
+fn controller(mesh: &Mesh, name: &str) -> Asked<Controller> {
+    let part = Part::Replica(name);
+    let Page { date, .. } = mesh.page(part, "/ready").map_err(|error| error.to_string())?;
+    let clock = ahead(date.as_deref());
+    let page = mesh.metrics(part).map_err(|error| error.to_string())?;
+    let gauge = |name: &str| metrics::value(&page, name).unwrap_or_default();
+    let ends = |of: &str| {
+        let mut samples = metrics::read(&page);
+        let found = samples.find(|it| it.name == "fairway_authority_expiry_timestamp_seconds" && it.label("of") == of);
+        found.map(|sample| whole(sample.value)).filter(|end| *end > 0)
+    };
+    Ok(Controller {
+        clock,
+        signer_ends: ends("signer"),
+        root_ends: ends("root"),
+        authority_refused: gauge("fairway_authority_refused") > 0.0,
+        stale_seconds: u64::try_from(whole(gauge("fairway_source_stale_seconds"))).unwrap_or_default(),
+        policies_lost: gauge("fairway_kept_policies_lost") > 0.0,
+    })
+}
+
+/// A gauge that counts seconds: far below where a double has no whole numbers any more.
+#[expect(clippy::cast_possible_truncation, reason = "seconds since 1970 fit; what does not is cut off at the ends")]
+fn whole(value: f64) -> i64 {
+    value as i64
+}
+
+fn node_proxy(mesh: &Mesh, node: &str) -> Asked<NodeProxy> {
+    let page = mesh.page(Part::Proxy(node), "/config_dump").map_err(|error| error.to_string())?;
+    let dump: Value = serde_json::from_str(&page.body).map_err(|error| format!("its dump cannot be read: {error}"))?;
+    Ok(NodeProxy { clock: ahead(page.date.as_deref()), ..read_dump(&dump) })
+}
+
+fn list<'a>(dump: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
+    dump.get(key).and_then(Value::as_array).into_iter().flatten()
+}
+
+/// What is looked at of `/config_dump` of a node proxy.
+pub(super) fn read_dump(dump: &Value) -> NodeProxy {
+    let text = |value: &Value, pointer: &str| value.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+    let told = list(dump, "workloads").filter_map(|workload| text(workload, "/trustDomain"));
+    let told: BTreeSet<String> = told.filter(|domain| !domain.is_empty()).collect();
+    let certificate = |it: &Value| {
+        let time = |pointer: &str| {
+            let parsed = OffsetDateTime::parse(it.pointer(pointer)?.as_str()?, &Rfc3339).ok()?;
+            Some(parsed.unix_timestamp())
+        };
+        Certificate {
+            identity: text(it, "/identity").unwrap_or_default(),
+            holds: time("/certChain/0/validFrom").zip(time("/certChain/0/expirationTime")),
+            error: text(it, "/lastError").or_else(|| text(it, "/state").filter(|state| state != "Available")),
+        }
+    };
+    let states = dump.get("workloadState").and_then(Value::as_object).into_iter().flatten();
+    let pending = states.filter_map(|(_, state)| {
+        let (namespace, name) = (text(state, "/info/namespace")?, text(state, "/info/name")?);
+        Some((format!("{namespace}/{name}"), text(state, "/error")?))
+    });
+    NodeProxy {
+        clock: None,
+        trust_domain: text(dump, "/config/trustDomain").unwrap_or_default(),
+        told_trust_domains: told.into_iter().collect(),
+        is_connected: dump.pointer("/configuration/connected").and_then(Value::as_bool),
+        silent_seconds: dump.pointer("/configuration/secondsSinceContact").and_then(Value::as_u64),
+        certificates: list(dump, "certificates").map(certificate).collect(),
+        pending: pending.collect(),
+    }
+}
+
+fn agent(mesh: &Mesh, node: &str) -> Asked<Agent> {
+    let part = Part::Agent(node);
+    let pods: Value = mesh.ask(part, "/debug/pods").map_err(|error| error.to_string())?;
+    let page = mesh.metrics(part).map_err(|error| error.to_string())?;
+    Ok(Agent {
+        is_installed: metrics::value(&page, "istio_cni_install_ready").map(|ready| ready > 0.0),
+        not_captured: not_captured(&pods),
+    })
+}
+
+/// Of `/debug/pods` of an agent, those that should be captured and are not.
+pub(super) fn not_captured(pods: &Value) -> Vec<(String, Option<String>)> {
+    let text = |pod: &Value, key: &str| pod.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let missing =
+        list(pods, "pods").filter(|pod| text(pod, "desired") == "captured" && text(pod, "actual") != "captured");
+    let told = |pod: &Value| {
+        let error = pod.get("error").and_then(Value::as_str).map(str::to_owned);
+        (format!("{}/{}", text(pod, "namespace"), text(pod, "name")), error)
+    };
+    missing.map(told).collect()
+}
+
+/// What the API server has and lets this user do.
+fn api(cluster: &Cluster) -> Asked<Api> {
+    let client = cluster.client();
+    let version = async {
+        let request = http::Request::get("/version").body(kube::client::Body::empty());
+        let request = request.map_err(|error| error.to_string())?;
+        let response = client.send(request).await.map_err(|error| error.to_string())?;
+        let date = response.headers().get("date").and_then(|date| date.to_str().ok()).map(str::to_owned);
+        let version = client.apiserver_version().await.map_err(|error| error.to_string())?;
+        Ok::<_, String>((version.git_version, ahead(date.as_deref())))
+    };
+    let (version, clock) = cluster.run(version)?;
+    let missing = cluster.run(missing_kinds(&client));
+    let denied = cluster.run(denied(&client));
+    Ok(Api { version, clock, missing_kinds: missing, denied })
+}
+
+/// Kinds that the mesh reads in no version that the server has.
+async fn missing_kinds(client: &kube::Client) -> Vec<String> {
+    let mut missing = Vec::new();
+    for kind in Kind::ALL.into_iter().filter(|kind| !kind.group().is_empty() && !OPTIONAL.contains(kind)) {
+        let mut is_there = false;
+        for version in kind.versions() {
+            let resources = client.list_api_group_resources(&format!("{}/{version}", kind.group())).await;
+            is_there |= resources.is_ok_and(|list| list.resources.iter().any(|it| it.name == kind.plural()));
+        }
+        if !is_there {
+            missing.push(format!("{}.{}", kind.plural(), kind.group()));
+        }
+    }
+    missing
+}
+
+/// What an installation creates and this user may not.
+async fn denied(client: &kube::Client) -> Vec<String> {
+    let reviews: KubeApi<SelfSubjectAccessReview> = KubeApi::all(client.clone());
+    let mut denied = Vec::new();
+    for (group, resource) in INSTALLED {
+        let attributes = ResourceAttributes {
+            group: Some(group.to_owned()),
+            resource: Some(resource.to_owned()),
+            verb: Some("create".to_owned()),
+            ..ResourceAttributes::default()
+        };
+        let spec = SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), ..Default::default() };
+        let review = SelfSubjectAccessReview { spec, ..SelfSubjectAccessReview::default() };
+        // Where nobody can be asked, the installation will tell.
+        let answer = reviews.create(&PostParams::default(), &review).await.ok();
+        if answer.and_then(|answer| answer.status).is_some_and(|status| !status.allowed) {
+            denied.push(resource.to_owned());
+        }
+    }
+    denied
+}

@@ -1,0 +1,211 @@
+//! `fairway top`: live traffic between workloads, from the proxies' own metrics.
+
+mod rates;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::process::ExitCode;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+use fairway_lab::Result;
+use fairway_lab::render::{Cell, Tone, wide_table as table};
+
+use crate::mesh::{Mesh, Part, Where};
+use crate::metrics::{self, Sample};
+use crate::output::Format;
+use crate::proxy_status;
+use rates::{Counted, Flow, Rates, between, counted};
+
+/// Time between two looks.
+const BETWEEN: Duration = Duration::from_secs(2);
+/// Looks that a sparkline shows.
+const HISTORY: usize = 12;
+/// Heights of a sparkline.
+const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+
+/// Arguments of `top`.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Only traffic from or to workloads of this namespace
+    #[arg(short, long)]
+    namespace: Option<String>,
+    /// What comes first
+    #[arg(long, value_enum, default_value_t = Sort::Bytes)]
+    sort: Sort,
+    #[command(flatten)]
+    format: Format,
+    #[command(flatten)]
+    place: Where,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Sort {
+    /// Bytes both ways
+    Bytes,
+    /// Connections opened
+    Connections,
+    /// Requests
+    Requests,
+    /// What was refused or failed
+    Failures,
+}
+
+/// Looks twice and prints the difference; with `--watch`, again and again.
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let mesh = arguments.place.mesh()?;
+    let mut before = look(&mesh)?;
+    let mut began = Instant::now();
+    let mut history: BTreeMap<Flow, VecDeque<f64>> = BTreeMap::new();
+    loop {
+        sleep(BETWEEN.saturating_sub(began.elapsed()));
+        let now = look(&mesh)?;
+        let took = began.elapsed();
+        began = Instant::now();
+        let mut rates = between(&before, &now, took);
+        before = now;
+        rates.retain(|it| arguments.namespace.as_deref().is_none_or(|name| it.flow.is_of(name)));
+        rates.sort_by(|left, right| sort_key(arguments.sort, right).total_cmp(&sort_key(arguments.sort, left)));
+        remember(&mut history, &rates);
+        arguments.format.print(&rates, |colour| shown(&rates, &history, colour))?;
+        if !arguments.format.is_watched() {
+            return Ok(ExitCode::SUCCESS);
+        }
+    }
+}
+
+fn sort_key(sort: Sort, rates: &Rates) -> f64 {
+    match sort {
+        Sort::Bytes => rates.sent_bytes + rates.received_bytes,
+        Sort::Connections => rates.opened,
+        Sort::Requests => rates.requests,
+        Sort::Failures => rates.failed + rates.requests * (1.0 - rates.success.unwrap_or(1.0)),
+    }
+}
+
+/// What all proxies have counted. One that cannot be asked is left out: what the others see is worth showing.
+fn look(mesh: &Mesh) -> Result<Counted> {
+    let mut samples: Vec<Sample> = Vec::new();
+    let mut last = None;
+    let mut asked = 0;
+    let mut add = |part: Part<'_>| match mesh.metrics(part) {
+        Ok(page) => {
+            asked += 1;
+            samples.extend(metrics::read(&page).filter(|sample| sample.name.starts_with("istio_")));
+        }
+        Err(error) => last = Some(error),
+    };
+    for node in &mesh.status.nodes {
+        add(Part::Proxy(&node.name));
+    }
+    for proxy in proxy_status::proxies(mesh).unwrap_or_default().iter().filter(|proxy| proxy.kind == "waypoint") {
+        let (pod, namespace) = proxy.name.rsplit_once('.').unwrap_or((&proxy.name, ""));
+        add(Part::Waypoint(namespace, pod));
+    }
+    match last {
+        Some(error) if asked == 0 => Err(error),
+        _ => Ok(counted(&samples)),
+    }
+}
+
+fn remember(history: &mut BTreeMap<Flow, VecDeque<f64>>, rates: &[Rates]) {
+    for it in rates {
+        let past = history.entry(it.flow.clone()).or_default();
+        past.push_back(it.sent_bytes + it.received_bytes);
+        while past.len() > HISTORY {
+            past.pop_front();
+        }
+    }
+    history.retain(|flow, _| rates.iter().any(|it| it.flow == *flow));
+}
+
+/// The past of one row, in bars as high as its highest.
+fn sparkline(past: &VecDeque<f64>) -> String {
+    let highest = past.iter().copied().fold(0.0, f64::max);
+    let bar = |value: &f64| {
+        let top = BARS.len() - 1;
+        // A share of the highest, so it lies within the bars.
+        let place =
+            (0..=top).rev().find(|place| *value >= highest * f64::from(u8::try_from(*place).unwrap_or(0)) / 8.0);
+        if highest > 0.0 { BARS[place.unwrap_or(0)] } else { BARS[0] }
+    };
+    past.iter().map(bar).collect()
+}
+
+fn shown(rates: &[Rates], history: &BTreeMap<Flow, VecDeque<f64>>, colour: bool) -> String {
+    if rates.is_empty() {
+        return "no traffic in the mesh\n".to_owned();
+    }
+    let row = |it: &Rates| -> Vec<Cell> {
+        let failed = if it.failed > 0.0 { Cell::toned(number(it.failed), Tone::Bad) } else { "-".into() };
+        let success = match it.success {
+            Some(share) if share < 1.0 => Cell::toned(format!("{:.1} %", share * 100.0), Tone::Bad),
+            Some(_) => Cell::toned("100 %", Tone::Good),
+            None => "-".into(),
+        };
+        let millis = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.0} ms"));
+        vec![
+            it.flow.source.as_str().into(),
+            it.flow.destination.as_str().into(),
+            number(it.opened).into(),
+            failed,
+            bytes(it.sent_bytes).into(),
+            bytes(it.received_bytes).into(),
+            number(it.requests).into(),
+            success,
+            millis(it.p99).into(),
+            history.get(&it.flow).map(sparkline).unwrap_or_default().into(),
+        ]
+    };
+    let header = ["FROM", "TO", "CONN/S", "FAIL/S", "SENT/S", "RECV/S", "REQ/S", "SUCCESS", "P99", "TREND"];
+    table(&header, &rates.iter().map(row).collect::<Vec<_>>(), colour)
+}
+
+fn number(value: f64) -> String {
+    match value {
+        0.0 => "-".to_owned(),
+        value if value < 10.0 => format!("{value:.1}"),
+        value => format!("{value:.0}"),
+    }
+}
+
+fn bytes(value: f64) -> String {
+    const UNITS: [(&str, f64); 3] = [("GB", 1e9), ("MB", 1e6), ("kB", 1e3)];
+    match UNITS.into_iter().find(|(_, size)| value >= *size) {
+        Some((unit, size)) => format!("{:.1} {unit}", value / size),
+        None if value < 0.5 => "-".to_owned(),
+        None => format!("{value:.0} B"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_shown_in_words_that_fit() {
+        for (value, expected) in [(0.0, "-"), (0.51, "0.5"), (12.4, "12")] {
+            assert_eq!(number(value), expected);
+        }
+        for (value, expected) in [(0.0, "-"), (12.0, "12 B"), (1500.0, "1.5 kB"), (2.5e6, "2.5 MB"), (3e9, "3.0 GB")] {
+            assert_eq!(bytes(value), expected);
+        }
+        assert_eq!(sparkline(&[0.0, 1.0, 4.0, 8.0].into()), "▁▂▅█");
+        assert_eq!(sparkline(&[0.0, 0.0].into()), "▁▁");
+    }
+
+    #[test]
+    fn what_was_is_forgotten_in_time() {
+        let flow = |name: &str| Flow { source: name.to_owned(), destination: "to".to_owned() };
+        let rates = |name: &str| Rates { sent_bytes: 1.0, ..Rates::none(flow(name)) };
+        let mut history = BTreeMap::new();
+        for _ in 0..HISTORY + 3 {
+            remember(&mut history, &[rates("a")]);
+        }
+        assert_eq!(history[&flow("a")].len(), HISTORY);
+        remember(&mut history, &[rates("b")]);
+        assert!(!history.contains_key(&flow("a")));
+        let text = shown(&[rates("b")], &history, false);
+        assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+    }
+}
