@@ -16,6 +16,7 @@ mod status;
 mod tap;
 mod top;
 mod trace_config;
+mod version;
 mod waypoint;
 mod why;
 mod ztunnel_config;
@@ -72,6 +73,8 @@ enum Command {
     BugReport(bug_report::Arguments),
     /// Say what would become of a connection, and why
     Why(why::Arguments),
+    /// Show versions of this command and of the proxies
+    Version(version::Arguments),
     /// Print what makes a shell complete this command
     Completion {
         /// The shell
@@ -106,6 +109,7 @@ fn main() -> ExitCode {
         Command::Tap(arguments) => tap::run(&arguments),
         Command::BugReport(arguments) => bug_report::run(&arguments),
         Command::Why(arguments) => why::run(&arguments),
+        Command::Version(arguments) => version::run(&arguments),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "fairway", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)

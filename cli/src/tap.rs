@@ -112,6 +112,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         let kept = before.into_iter().filter(|((node, _), _)| silent.contains(node));
         before = now.into_iter().chain(kept).collect();
         if arguments.duration.is_some_and(|seconds| began.elapsed() >= Duration::from_secs(seconds)) {
+            if told == 0 {
+                eprintln!("no connection was seen; fairway top counts those that are too short to be");
+            }
             return Ok(ExitCode::SUCCESS);
         }
         sleep(PAUSE);

@@ -154,7 +154,7 @@ fn shown(rates: &[Rates], history: &BTreeMap<Flow, VecDeque<f64>>, colour: bool)
             number(it.requests).into(),
             success,
             millis(it.p99).into(),
-            history.get(&it.flow).map(sparkline).unwrap_or_default().into(),
+            history.get(&it.flow).filter(|past| past.len() > 1).map(sparkline).unwrap_or_default().into(),
         ]
     };
     let header = ["FROM", "TO", "CONN/S", "FAIL/S", "SENT/S", "RECV/S", "REQ/S", "SUCCESS", "P99", "TREND"];

@@ -17,6 +17,8 @@ pub(super) struct Facts {
     pub(super) is_lab: bool,
     /// Namespace of the mesh's own parts.
     pub(super) mesh_namespace: String,
+    /// Whether this machine can run a lab, where one is meant.
+    pub(super) machine: Option<Asked<()>>,
     /// The API server, where there is one.
     pub(super) api: Option<Asked<Api>>,
     /// What runs of the mesh itself.

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use fairway_controller::translate::Settings;
 use fairway_core::source::Kind;
 use fairway_lab::control::Page;
+use fairway_lab::prerequisites;
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
 use kube::Api as KubeApi;
 use kube::api::PostParams;
@@ -40,6 +41,11 @@ pub(super) fn before(place: &Where) -> Facts {
         Ok(Objects::Directory(_)) => None,
         Err(error) => Some(Err(error.to_string())),
     };
+    facts.is_lab = matches!(place.lab(), Ok(Some(_)));
+    if facts.is_lab {
+        let path = prerequisites::search_path(None, &std::env::var("PATH").unwrap_or_default());
+        facts.machine = Some(prerequisites::check(&path).map_err(|error| error.to_string()));
+    }
     facts
 }
 
@@ -72,6 +78,7 @@ fn nothing(place: &Where) -> Facts {
         now: now(),
         is_lab: false,
         mesh_namespace: place.mesh_namespace().to_owned(),
+        machine: None,
         api: None,
         components: Vec::new(),
         controllers: Vec::new(),

@@ -56,6 +56,7 @@ fn well() -> Facts {
         now: NOW,
         is_lab: false,
         mesh_namespace: "fairway-system".to_owned(),
+        machine: None,
         api: Some(Ok(Api { version: "v1.33.1".to_owned(), clock: Some(0), ..Api::default() })),
         components: vec![
             component("ztunnel-a", "node-1"),
@@ -273,6 +274,15 @@ fn before_the_installation_rights_and_platform_count() {
         text.contains("× you may create what an installation creates\n    - you may not create daemonsets\n    fix: "),
         "{text}"
     );
+}
+
+#[test]
+fn before_a_lab_the_machine_counts() {
+    let mut facts = Facts { api: None, is_lab: true, machine: Some(Ok(())), ..well() };
+    assert_eq!(worst(&before(&facts)), Outcome::Good);
+    assert!(!before(&facts).is_empty(), "something is said");
+    facts.machine = Some(Err("`nft` is not installed".to_owned()));
+    assert_eq!(worst(&before(&facts)), Outcome::Failed);
 }
 
 #[test]

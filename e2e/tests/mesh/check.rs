@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use fairway_lab::Lab;
+use fairway_core::source::Kind;
+use fairway_lab::{Lab, apply};
 use nix::sys::signal::Signal;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use serde_json::Value;
@@ -93,15 +94,19 @@ fn what_is_broken_is_found_and_mended_as_the_hint_says() {
     an_authority_ends(&lab);
 }
 
+fn label(lab: &Lab, kind: Kind, namespace: &str, name: &str, change: &str) {
+    apply::label(lab.layout(), kind, namespace, name, &[change.to_owned()]).unwrap();
+}
+
 fn a_waypoint_is_missing(lab: &Lab) {
-    said(lab, &["lab", "label", "service", "server", "--namespace", "shop", "istio.io/use-waypoint=way"]);
+    label(lab, Kind::Service, "shop", "server", "istio.io/use-waypoint=way");
     let hint = found(lab, "waypoints-usable");
     let command = hint.split(';').next().unwrap_or_default();
     let words: Vec<&str> = command.split_whitespace().skip(1).collect();
     assert_eq!(words, ["waypoint", "apply", "--namespace", "shop", "--name", "way", "--wait"], "{hint}");
     said(lab, &words);
     well(lab);
-    said(lab, &["lab", "label", "service", "server", "--namespace", "shop", "istio.io/use-waypoint-"]);
+    label(lab, Kind::Service, "shop", "server", "istio.io/use-waypoint-");
     said(lab, &["waypoint", "delete", "way", "-n", "shop"]);
 }
 
@@ -120,7 +125,7 @@ fn a_port_is_taken(lab: &Lab) {
     lab.label_namespace("street", &[shop::AMBIENT]).unwrap();
     let hint = found(lab, "ports-free");
     assert!(hint.contains("label the pod istio.io/dataplane-mode=none"), "{hint}");
-    said(lab, &["lab", "label", "pod", "taker", "--namespace", "street", "istio.io/dataplane-mode=none"]);
+    label(lab, Kind::Pod, "street", "taker", "istio.io/dataplane-mode=none");
     well(lab);
     lab.label_namespace("street", &["istio.io/dataplane-mode-"]).unwrap();
     lab.delete(TAKES_PORT).unwrap();

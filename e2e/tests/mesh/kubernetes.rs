@@ -1,6 +1,7 @@
 //! A lab with a Kubernetes of its own: the real API server, scheduler and controllers, and the lab in place of kubelets.
 
 mod admission;
+mod check;
 mod install;
 mod live;
 mod told;

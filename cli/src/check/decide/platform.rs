@@ -10,6 +10,14 @@ const GATEWAY_API: &str = "gateway.networking.k8s.io";
 
 pub(super) fn section(facts: &Facts) -> Section {
     let mut checks = Vec::new();
+    if let Some(machine) = &facts.machine {
+        checks.push(Check::of(
+            "machine",
+            "this machine can run a lab",
+            machine.as_ref().err().cloned().into_iter().collect(),
+            "install what is missing: ./dev setup in a checkout does",
+        ));
+    }
     if let Some(api) = &facts.api {
         let error = api.as_ref().err().cloned();
         checks.push(Check::of(
