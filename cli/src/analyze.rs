@@ -17,7 +17,7 @@ use fairway_controller::state::Published;
 use fairway_controller::status::judgement;
 use fairway_controller::translate::Settings;
 use fairway_core::source::{Loaded, Location, ObjectKey};
-use fairway_lab::render::{Cell, Tone, wide_table as table, wrap};
+use fairway_lab::render::{Tone, wrap};
 use fairway_lab::{Error, Result};
 use serde::Serialize;
 
@@ -106,7 +106,7 @@ pub(crate) struct Message {
 /// Looks, prints, and tells by the exit code whether anything bad was found.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if arguments.list {
-        arguments.format.print(&codes::ALL, |colour| listed(colour))?;
+        arguments.format.print(&codes::ALL, listed)?;
         return Ok(ExitCode::SUCCESS);
     }
     arguments.format.follow(|| once(arguments))
@@ -203,8 +203,10 @@ fn shown(messages: &[Message], colour: bool) -> String {
     for message in messages {
         let severity = message.severity.painted(colour);
         let about = message.object.as_deref().unwrap_or("what was read");
-        let place = message.location.as_ref().map(|location| format!(" ({location})")).unwrap_or_default();
-        text.push_str(&format!("{severity} {} {} {about}{place}\n", message.code, message.name));
+        text.push_str(&format!("{severity} {} {} {about}\n", message.code, message.name));
+        if let Some(location) = &message.location {
+            text.push_str(&format!("    at {location}\n"));
+        }
         let said = match &message.field {
             Some(field) => format!("{field}: {}", message.message),
             None => message.message.clone(),
@@ -214,22 +216,23 @@ fn shown(messages: &[Message], colour: bool) -> String {
         }
     }
     let count = |severity| messages.iter().filter(|message| message.severity == severity).count();
-    let counts = [(Severity::Error, "errors"), (Severity::Warning, "warnings"), (Severity::Info, "notes")];
-    let counts: Vec<String> = counts.map(|(severity, word)| format!("{} {word}", count(severity))).to_vec();
+    let counts = [(Severity::Error, "error"), (Severity::Warning, "warning"), (Severity::Info, "note")];
+    let counted = |(severity, word): (Severity, &str)| match count(severity) {
+        1 => format!("1 {word}"),
+        count => format!("{count} {word}s"),
+    };
+    let counts: Vec<String> = counts.map(counted).to_vec();
     text.push_str(&format!("\n{}; {PAGE} has a section for each code.\n", counts.join(", ")));
     text
 }
 
 fn listed(colour: bool) -> String {
-    let row = |code: &&Code| -> Vec<Cell> {
-        vec![
-            code.code.into(),
-            Cell::toned(code.severity.word(), code.severity.tone()),
-            code.name.into(),
-            code.meaning.into(),
-        ]
+    let told = |code: &&Code| {
+        let lines = wrap(code.meaning, LINE);
+        let head = format!("{} {} {}\n", code.code, code.severity.painted(colour), code.name);
+        lines.iter().fold(head, |text, line| format!("{text}    {line}\n"))
     };
-    table(&["CODE", "SEVERITY", "NAME", "MEANING"], &codes::ALL.iter().map(row).collect::<Vec<_>>(), colour)
+    codes::ALL.iter().map(told).collect()
 }
 
 impl Severity {

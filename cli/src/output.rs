@@ -64,15 +64,16 @@ impl Format {
     /// # Errors
     /// The first look's; later ones are told of, and it goes on: what is watched may just be restarting.
     pub(crate) fn follow<T>(&self, mut look: impl FnMut() -> Result<T>) -> Result<T> {
-        let mut last = look()?;
-        while self.watch {
+        let first = look()?;
+        if !self.watch {
+            return Ok(first);
+        }
+        loop {
             sleep(WATCH_PAUSE);
-            match look() {
-                Ok(now) => last = now,
-                Err(error) => eprintln!("error: {error}"),
+            if let Err(error) = look() {
+                eprintln!("error: {error}");
             }
         }
-        Ok(last)
     }
 
     /// Whether it goes on until interrupted.

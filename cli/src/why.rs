@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use fairway_core::why::{Arrival, Departure, Refused, Tunnel, Way};
 use fairway_lab::Result;
+use fairway_lab::render::wrap;
 use fairway_lab::status::PodStatus;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, PercentEncode, utf8_percent_encode};
 use serde::Serialize;
@@ -13,6 +14,8 @@ use serde::Serialize;
 use crate::mesh::{Mesh, Part, Where};
 use crate::output::Format;
 
+/// Widest line, what numbers take left out.
+const LINE: usize = 96;
 /// Where an application's connection seems to come from: of its address only the host is looked at.
 const SOME_PORT: u16 = 40_000;
 /// What a value in a query cannot have as it is: all but the unreserved characters (RFC 3986 §2.3), and what separates
@@ -158,9 +161,16 @@ fn told(answer: &Answer) -> String {
     lines.extend(notes.iter().cloned());
     let mut text = String::new();
     for (index, line) in lines.iter().enumerate() {
-        let _ = writeln!(text, "{:>2}. {line}", index + 1);
+        for (number, part) in wrap(line, LINE).into_iter().enumerate() {
+            let _ = match number {
+                0 => writeln!(text, "{:>2}. {part}", index + 1),
+                _ => writeln!(text, "    {part}"),
+            };
+        }
     }
-    text.push_str(&verdict(*allowed, way, arrival.as_ref()));
+    for line in verdict(*allowed, way, arrival.as_ref()).lines() {
+        wrap(line, LINE).iter().for_each(|part| text.push_str(&format!("{part}\n")));
+    }
     text
 }
 

@@ -158,8 +158,8 @@ fn messages_name_file_line_and_field_as_the_user_knows_them() {
     assert!(location.starts_with("file-1.yaml:5"), "{location}");
     assert_eq!(message.field.as_deref(), Some("spec.action"));
     let text = shown(&told, false);
-    assert!(text.contains("error FW0001 Unreadable AuthorizationPolicy shop/it (file-1.yaml:5"), "{text}");
-    assert!(text.contains("2 errors, 0 warnings, 0 notes"), "{text}");
+    assert!(text.contains("error FW0001 Unreadable AuthorizationPolicy shop/it\n    at file-1.yaml:5"), "{text}");
+    assert!(text.contains("2 errors, 0 warnings, 0 notes; "), "{text}");
 }
 
 #[test]
