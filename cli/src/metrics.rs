@@ -65,6 +65,8 @@ fn quoted(text: &str) -> Option<(String, &str)> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -78,5 +80,24 @@ mod tests {
         assert_eq!((samples[1].value, samples[1].label("none")), (350.0, ""));
         assert!(samples[2].value.is_nan());
         assert_eq!((value(page, "up"), value(page, "down")), (Some(1.0), None));
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_in_a_label_is_read_back(value in ".{0,40}", number in 0_u32..1_000_000) {
+            let written = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            // Lines end with a line feed alone; a carriage return is a character like any other, but not to `str::lines`.
+            prop_assume!(!value.contains('\r'));
+            let page = format!("some_total{{first=\"{written}\",second=\"x\"}} {number}\n");
+            let samples: Vec<Sample> = read(&page).collect();
+            prop_assert_eq!(samples.len(), 1, "{}", page);
+            prop_assert_eq!((samples[0].label("first"), samples[0].label("second")), (value.as_str(), "x"));
+            prop_assert_eq!(samples[0].value, f64::from(number));
+        }
+
+        #[test]
+        fn what_is_no_page_does_no_harm(page in any::<String>()) {
+            prop_assert!(read(&page).count() <= page.lines().count());
+        }
     }
 }
