@@ -52,8 +52,8 @@ struct Answer {
     node: String,
     /// What its node proxy asks of each connection, in this order.
     policies: Vec<Policy>,
-    /// The waypoint that decides on requests before that, if it has one.
-    waypoint: Option<String>,
+    /// Services of the pod whose traffic comes through a waypoint, which decides before that; `*` for the pod itself.
+    through_waypoints: Vec<String>,
     /// What becomes of a connection that no rule matches.
     otherwise: &'static str,
 }
@@ -126,10 +126,13 @@ fn answer(arrival: &Arrival, dump: &Value) -> Answer {
     let party = &arrival.workload;
     let own = items(dump, "workloads")
         .find(|item| text(item, "namespace") == party.namespace && text(item, "name") == party.name);
-    let waypoint = own.and_then(|own| own.get("waypoint")).map(|waypoint| {
-        let destination = waypoint.get("destination").unwrap_or(waypoint);
-        destination.as_str().map_or_else(|| destination.to_string(), str::to_owned)
-    });
+    let is_bound = |item: &Value| item.get("waypoint").is_some_and(|waypoint| !waypoint.is_null());
+    let uid = own.map(|own| text(own, "uid")).unwrap_or_default();
+    let serves = |service: &&Value| service.get("endpoints").is_some_and(|endpoints| endpoints.get(uid).is_some());
+    let services = items(dump, "services").filter(|service| is_bound(service)).filter(serves);
+    let itself = own.filter(|own| is_bound(own)).map(|_| "*".to_owned());
+    let through_waypoints =
+        itself.into_iter().chain(services.map(|service| text(service, "hostname").to_owned())).collect();
     let allows = policies.iter().any(|policy| policy.action == "ALLOW" && !policy.dry_run);
     Answer {
         pod: format!("{}/{}", party.namespace, party.name),
@@ -137,7 +140,7 @@ fn answer(arrival: &Arrival, dump: &Value) -> Answer {
         node: party.node.clone(),
         otherwise: if allows { "refused" } else { "allowed" },
         policies,
-        waypoint,
+        through_waypoints,
     }
 }
 
@@ -156,8 +159,11 @@ fn rules(policy: &Policy) -> String {
 
 fn shown(answer: &Answer, colour: bool) -> String {
     let mut text = format!("{} on {} is {}\n", answer.pod, answer.node, answer.identity);
-    if let Some(waypoint) = &answer.waypoint {
-        text.push_str(&format!("requests come through waypoint {waypoint}, which decides before\n"));
+    for service in &answer.through_waypoints {
+        let what = if service == "*" { "the pod" } else { service };
+        text.push_str(&format!(
+            "what is for {what} comes through a waypoint; policies with targetRefs decide there before\n"
+        ));
     }
     if answer.policies.is_empty() {
         text.push_str("no policy applies: everybody may connect\n");
@@ -201,12 +207,18 @@ mod tests {
                 {"namespace": "shop", "name": "no", "action": "Deny", "scope": "WorkloadSelector", "dryRun": true, "rules": []},
             ],
             "rejectedPolicies": [{"namespace": "shop", "name": "broken", "error": "odd"}],
-            "workloads": [{"namespace": "shop", "name": "web"}],
+            "workloads": [{"namespace": "shop", "name": "web", "uid": "c//Pod/shop/web"}],
+            "services": [
+                {"hostname": "web.shop", "waypoint": {"destination": "/10.0.0.9"}, "endpoints": {"c//Pod/shop/web": {}}},
+                {"hostname": "plain.shop", "endpoints": {"c//Pod/shop/web": {}}},
+                {"hostname": "other.shop", "waypoint": {"destination": "/10.0.0.9"}, "endpoints": {}},
+            ],
         });
         let answer = answer(&arrival, &dump);
         assert_eq!(answer.otherwise, "refused");
+        assert_eq!(answer.through_waypoints, ["web.shop"]);
         let text = shown(&answer, false);
-        let rows: Vec<Vec<&str>> = text.lines().skip(3).take(3).map(|line| line.split_whitespace().collect()).collect();
+        let rows: Vec<Vec<&str>> = text.lines().skip(4).take(3).map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(
             rows[0],
             ["1", "DENY", "shop/no", "WorkloadSelector", "dry", "run", "none:", "it", "refuses", "nobody"]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use fairway_lab::Result;
-use fairway_lab::render::{Cell, Tone, wide_table as table};
+use fairway_lab::render::{Cell, MAX_COLUMNS, Tone, wide_table as table};
 
 use crate::mesh::{Mesh, Part, Where};
 use crate::metrics::{self, Sample};
@@ -21,6 +21,9 @@ use rates::{Counted, Flow, Rates, between, counted};
 const BETWEEN: Duration = Duration::from_secs(2);
 /// Looks that a sparkline shows.
 const HISTORY: usize = 12;
+/// Width of a column of numbers, and of what is between two columns.
+const COLUMN: usize = 8;
+const GAP: usize = 2;
 /// Heights of a sparkline.
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
@@ -136,29 +139,54 @@ fn shown(rates: &[Rates], history: &BTreeMap<Flow, VecDeque<f64>>, colour: bool)
     if rates.is_empty() {
         return "no traffic in the mesh\n".to_owned();
     }
+    // What nobody has takes no place.
+    let has_failures = rates.iter().any(|it| it.failed > 0.0);
+    let has_requests = rates.iter().any(|it| it.requests > 0.0);
+    let has_past = history.values().any(|past| past.len() > 1);
+    let mut header = vec!["FROM", "TO", "CONN/S", "SENT/S", "RECV/S"];
+    header.extend(has_failures.then_some("FAIL/S"));
+    header.extend(has_requests.then_some(["REQ/S", "OK", "P99"]).into_iter().flatten());
+    let taken = COLUMN * header.len().saturating_sub(2) + if has_past { HISTORY } else { 0 };
+    let room = MAX_COLUMNS.saturating_sub(taken) / 2;
+    header.extend(has_past.then_some("TREND"));
     let row = |it: &Rates| -> Vec<Cell> {
-        let failed = if it.failed > 0.0 { Cell::toned(number(it.failed), Tone::Bad) } else { "-".into() };
-        let success = match it.success {
-            Some(share) if share < 1.0 => Cell::toned(format!("{:.1} %", share * 100.0), Tone::Bad),
-            Some(_) => Cell::toned("100 %", Tone::Good),
-            None => "-".into(),
-        };
-        let millis = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.0} ms"));
-        vec![
-            it.flow.source.as_str().into(),
-            it.flow.destination.as_str().into(),
+        let end = |name: &str| Cell::from(shortened(name, room.saturating_sub(GAP)));
+        let mut row = vec![
+            end(&it.flow.source),
+            end(&it.flow.destination),
             number(it.opened).into(),
-            failed,
             bytes(it.sent_bytes).into(),
             bytes(it.received_bytes).into(),
-            number(it.requests).into(),
-            success,
-            millis(it.p99).into(),
-            history.get(&it.flow).filter(|past| past.len() > 1).map(sparkline).unwrap_or_default().into(),
-        ]
+        ];
+        if has_failures {
+            row.push(if it.failed > 0.0 { Cell::toned(number(it.failed), Tone::Bad) } else { "-".into() });
+        }
+        if has_requests {
+            row.push(number(it.requests).into());
+            row.push(match it.success {
+                Some(share) if share < 1.0 => Cell::toned(format!("{:.1}%", share * 100.0), Tone::Bad),
+                Some(_) => Cell::toned("100%", Tone::Good),
+                None => "-".into(),
+            });
+            row.push(it.p99.map_or_else(|| "-".to_owned(), duration).into());
+        }
+        if has_past {
+            row.push(history.get(&it.flow).map(sparkline).unwrap_or_default().into());
+        }
+        row
     };
-    let header = ["FROM", "TO", "CONN/S", "FAIL/S", "SENT/S", "RECV/S", "REQ/S", "SUCCESS", "P99", "TREND"];
     table(&header, &rates.iter().map(row).collect::<Vec<_>>(), colour)
+}
+
+/// The name of an end in so many characters: of a service without the cluster's own part, and the end of what is too long.
+fn shortened(name: &str, room: usize) -> String {
+    let name = name.split_once(".svc.").map_or(name, |(name, _)| name);
+    let length = name.chars().count();
+    if length <= room {
+        return name.to_owned();
+    }
+    let end: String = name.chars().skip((length + 1).saturating_sub(room)).collect();
+    format!("…{end}")
 }
 
 fn number(value: f64) -> String {
@@ -169,12 +197,16 @@ fn number(value: f64) -> String {
     }
 }
 
+fn duration(millis: f64) -> String {
+    if millis < 10_000.0 { format!("{millis:.0}ms") } else { format!("{:.0}s", millis / 1000.0) }
+}
+
 fn bytes(value: f64) -> String {
-    const UNITS: [(&str, f64); 3] = [("GB", 1e9), ("MB", 1e6), ("kB", 1e3)];
+    const UNITS: [(&str, f64); 3] = [("G", 1e9), ("M", 1e6), ("k", 1e3)];
     match UNITS.into_iter().find(|(_, size)| value >= *size) {
-        Some((unit, size)) => format!("{:.1} {unit}", value / size),
+        Some((unit, size)) => format!("{:.1}{unit}", value / size),
         None if value < 0.5 => "-".to_owned(),
-        None => format!("{value:.0} B"),
+        None => format!("{value:.0}"),
     }
 }
 
@@ -187,7 +219,7 @@ mod tests {
         for (value, expected) in [(0.0, "-"), (0.51, "0.5"), (12.4, "12")] {
             assert_eq!(number(value), expected);
         }
-        for (value, expected) in [(0.0, "-"), (12.0, "12 B"), (1500.0, "1.5 kB"), (2.5e6, "2.5 MB"), (3e9, "3.0 GB")] {
+        for (value, expected) in [(0.0, "-"), (12.0, "12"), (1500.0, "1.5k"), (2.5e6, "2.5M"), (3e9, "3.0G")] {
             assert_eq!(bytes(value), expected);
         }
         assert_eq!(sparkline(&[0.0, 1.0, 4.0, 8.0].into()), "▁▂▅█");
@@ -205,7 +237,30 @@ mod tests {
         assert_eq!(history[&flow("a")].len(), HISTORY);
         remember(&mut history, &[rates("b")]);
         assert!(!history.contains_key(&flow("a")));
-        let text = shown(&[rates("b")], &history, false);
-        assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+    }
+
+    #[test]
+    fn all_there_is_to_show_fits() {
+        let flow = Flow {
+            source: "a-namespace-with-a-name/a-workload-with-a-long-name".to_owned(),
+            destination: "service-with-a-long-name.a-namespace.svc.cluster.local".to_owned(),
+        };
+        let rates = Rates {
+            opened: 12345.0,
+            failed: 1.0,
+            sent_bytes: 999e6,
+            received_bytes: 999e3,
+            requests: 12345.0,
+            success: Some(0.999),
+            p99: Some(3_600_000.0),
+            ..Rates::none(flow.clone())
+        };
+        let history = BTreeMap::from([(flow, VecDeque::from(vec![1.0; HISTORY]))]);
+        let text = shown(std::slice::from_ref(&rates), &history, false);
+        assert!(text.lines().all(|line| line.chars().count() <= MAX_COLUMNS), "{text}");
+        assert!(text.contains("99.9%") && text.trim_end().ends_with('█'), "{text}");
+        let text = shown(&[Rates { failed: 0.0, requests: 0.0, ..rates }], &BTreeMap::new(), false);
+        assert!(!text.contains("REQ/S") && text.contains("service-with-a-long-name.a-namespace"), "{text}");
+        assert_eq!((shortened("shop/web", 8), shortened("shop/web", 5)), ("shop/web".to_owned(), "…/web".to_owned()));
     }
 }
