@@ -161,12 +161,10 @@ fn shown(answer: &Answer, colour: bool) -> String {
     let mut text = format!("{} on {} is {}\n", answer.pod, answer.node, answer.identity);
     for service in &answer.through_waypoints {
         let what = if service == "*" { "the pod" } else { service };
-        text.push_str(&format!(
-            "what is for {what} comes through a waypoint; policies with targetRefs decide there before\n"
-        ));
+        text.push_str(&format!("{what} is behind a waypoint, which decides first\n"));
     }
     if answer.policies.is_empty() {
-        text.push_str("no policy applies: everybody may connect\n");
+        text.push_str("no policy applies at its node proxy: everybody may connect\n");
         return text;
     }
     let row = |(index, policy): (usize, &Policy)| -> Vec<Cell> {

@@ -205,7 +205,7 @@ mod tests {
         let other = format!(
             "---\napiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {{name: other, namespace: shop}}\nspec: {{{to_web}}}\n"
         );
-        let waypoint = SHOP.replace("namespace: shop", "namespace: shop, labels: {istio.io/use-waypoint: none}");
+        let waypoint = SHOP.replace("namespace: shop", "namespace: shop, labels: {istio.io/use-waypoint: none-such}");
         for (manifests, expected) in [
             (policy("{rules: [{from: [{source: {namespaces: [shop]}}]}]}"), None),
             (policy("{action: MAYBE}"), Some(Trouble::Unreadable)),

@@ -48,7 +48,10 @@ fn policies_objects_and_traffic_are_told_from_live_data() {
 }
 
 fn policies_are_told_in_order(lab: &Lab) {
-    assert!(said(lab, &["authz", "check", SERVER]).contains("no policy applies"), "there is none yet");
+    assert!(
+        said(lab, &["authz", "check", SERVER]).contains("no policy applies at its node proxy"),
+        "there is none yet"
+    );
     lab.apply(POLICIES).unwrap();
     let told = lab.wait_until("all policies to be in force at the server", || {
         let told = json(&said(lab, &["authz", "check", SERVER, "-o", "json"]));

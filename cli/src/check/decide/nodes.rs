@@ -255,5 +255,5 @@ pub(super) fn workloads(facts: &Facts) -> Section {
 
 /// What the kernel says of a port that is in use (`EADDRINUSE`).
 fn is_port_taken(error: &str) -> bool {
-    error.contains("Address already in use") || error.contains("in use")
+    error.contains("in use")
 }
