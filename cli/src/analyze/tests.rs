@@ -107,9 +107,11 @@ fn each_trouble_has_its_code() {
             "Service shop/api",
         ),
         (
-            "apiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: it, namespace: shop}\nspec: {}\n".to_owned(),
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {name: it, namespace: shop}\n\
+             spec: {targetRefs: [{group: \"\", kind: Service, name: web}]}\n"
+                .to_owned(),
             "FW0302",
-            "Telemetry shop/it",
+            "BackendTLSPolicy shop/it",
         ),
         // The pods are those that the Deployment will make.
         (network("{podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{port: 80}]}]}"), "FW0401", "NetworkPolicy shop/it"),

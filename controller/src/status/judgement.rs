@@ -103,6 +103,7 @@ pub fn of(published: &Published) -> Vec<Judgement> {
     };
     let without_effect = unserved::telemetry(published)
         .into_iter()
+        .filter(|(_, verdict)| !verdict.holds)
         .map(|(key, verdict)| whole(Trouble::NoEffect, key, verdict.message))
         .chain(
             unserved::backend_tls(published)
@@ -232,7 +233,8 @@ mod tests {
                 Some(Trouble::Unsupported),
             ),
             (
-                "apiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: it, namespace: shop}\nspec: {}\n"
+                "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {name: it, namespace: shop}\n\
+                 spec: {targetRefs: [{group: \"\", kind: Service, name: web}]}\n"
                     .to_owned(),
                 Some(Trouble::NoEffect),
             ),
