@@ -88,8 +88,7 @@ impl<'a> Catalog<'a> {
         parent: &ParentReference,
         unit: Unit,
     ) -> Option<Result<Vec<Target>, Refusal>> {
-        let object =
-            ObjectKey::new(parent_kind(parent)?, parent.namespace.as_deref().unwrap_or(namespace), &parent.name);
+        let object = parent_object(namespace, parent)?;
         Some(self.ports_of(&object, None, parent, unit))
     }
 
@@ -243,6 +242,12 @@ pub(crate) fn parent_kind(parent: &ParentReference) -> Option<Kind> {
         (Some("networking.istio.io"), Some("ServiceEntry")) => Some(Kind::ServiceEntry),
         _ => None,
     }
+}
+
+/// What a reference of something in `namespace` means, if routes are attached to that here.
+pub(crate) fn parent_object(namespace: &str, parent: &ParentReference) -> Option<ObjectKey> {
+    let namespace = parent.namespace.as_deref().unwrap_or(namespace);
+    Some(ObjectKey::new(parent_kind(parent)?, namespace, &parent.name))
 }
 
 fn wrong_protocol(port: u16, object: &ObjectKey, unit: Unit) -> String {

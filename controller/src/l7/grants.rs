@@ -4,7 +4,7 @@ use fairway_core::source::reference_grant::{GrantTo, ReferenceGrant};
 use fairway_core::source::route::ParentReference;
 use fairway_core::source::{Kind, ObjectKey, Objects};
 
-use super::catalog::{Refusal, parent_kind};
+use super::catalog::{Refusal, parent_object};
 
 /// A route that refers to backends.
 #[derive(Clone, Debug)]
@@ -36,10 +36,7 @@ pub(super) enum Reach {
 impl<'a> Referrer<'a> {
     /// The route with these parents.
     pub(super) fn of(key: &'a ObjectKey, parents: &[ParentReference]) -> Self {
-        let services = parents.iter().filter_map(|parent| {
-            let namespace = parent.namespace.as_deref().unwrap_or(&key.namespace);
-            Some(ObjectKey::new(parent_kind(parent)?, namespace, &parent.name))
-        });
+        let services = parents.iter().filter_map(|parent| parent_object(&key.namespace, parent));
         let mut services: Vec<ObjectKey> = services.collect();
         services.dedup();
         let is_consumer = !services.is_empty() && services.iter().all(|service| service.namespace != key.namespace);

@@ -11,7 +11,7 @@ use super::Settings;
 use super::policies::Policies;
 use crate::l7::attach::is_of_mesh;
 use crate::l7::authz::Place;
-use crate::l7::catalog::{named, parent_kind};
+use crate::l7::catalog::{named, parent_object};
 
 /// Label of a namespace that says where its waypoint comes from.
 pub const LABEL: &str = "fairway.dev/waypoint";
@@ -36,9 +36,7 @@ pub(super) fn needed(objects: &Objects, policies: &Policies, settings: &Settings
         return needed;
     }
     let attached = |key: &ObjectKey, parent: &ParentReference| {
-        let namespace = parent.namespace.as_deref().unwrap_or(&key.namespace);
-        let kind = parent_kind(parent).filter(|_| namespace == key.namespace)?;
-        Some(ObjectKey::new(kind, namespace, &parent.name))
+        parent_object(&key.namespace, parent).filter(|object| object.namespace == key.namespace)
     };
     let http = objects.http_routes.iter().map(|(key, route)| (key, &route.spec.parent_refs));
     let grpc = objects.grpc_routes.iter().map(|(key, route)| (key, &route.spec.parent_refs));
