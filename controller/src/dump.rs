@@ -18,7 +18,7 @@ use crate::translate::Desired;
 #[must_use]
 pub fn desired(desired: &Desired) -> Value {
     json!({
-        "workloads": desired.workloads.values().map(|it| workload(it)).collect::<Vec<_>>(),
+        "workloads": desired.workloads.values().filter_map(|it| Some(workload(&it.workload()?))).collect::<Vec<_>>(),
         "services": desired.services.values().map(|it| service(it)).collect::<Vec<_>>(),
         "policies": desired.policies.iter().map(policy).collect::<Vec<_>>(),
     })

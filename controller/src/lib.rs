@@ -22,6 +22,7 @@ pub mod l7;
 pub mod lifecycle;
 mod memory;
 pub mod metrics;
+mod parallel;
 mod per_peer;
 pub mod serve;
 pub mod state;

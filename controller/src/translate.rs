@@ -38,7 +38,9 @@ use crate::l7::authorizers::Authorizers;
 use crate::l7::destinations::{self, Destinations};
 use crate::l7::model::Routes;
 use crate::l7::waypoints::{Attachments, Bound, Plan};
-use dependents::Change;
+use crate::parallel;
+use crate::world::Resource;
+use dependents::{Change, Stale};
 use endpoints::{Endpoints, Served};
 use entry::{Entries, Surroundings};
 use labelled::Labelled;
@@ -94,8 +96,8 @@ impl Default for Settings {
 /// Everything proxies are told. Clones are cheap, and share what does not change.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Desired {
-    /// Pods, and what else serves something, by uid.
-    pub workloads: ByName<Workload>,
+    /// Pods, and what else serves something, by uid; encoded, because there are many of them and hardly anybody looks inside.
+    pub workloads: ByName<Resource>,
     /// Services, by namespace and hostname.
     pub services: ByName<Service>,
     /// Policies.
@@ -113,10 +115,10 @@ impl Desired {
         services: impl IntoIterator<Item = Service>,
         policies: impl IntoIterator<Item = Authorization>,
     ) -> Self {
-        let workloads = workloads.into_iter().map(|it| (it.uid.as_str().into(), Arc::new(it)));
+        let workloads = workloads.into_iter().map(|it| Arc::new(Resource::of_workload(&it)));
         let services = services.into_iter().map(|it| (service::key(&it).into(), Arc::new(it)));
         Self {
-            workloads: workloads.collect(),
+            workloads: workloads.map(|it| (Arc::clone(&it.name), it)).collect(),
             services: services.collect(),
             policies: Arc::new(policies.into_iter().collect()),
         }
@@ -249,8 +251,7 @@ pub fn translate(
         of_entries: &before.entries.addresses,
         settings,
     };
-    let mut stale = change.stale();
-    stale.everything |= is_first;
+    let mut stale = if is_first { Stale { everything: true, ..Stale::default() } } else { change.stale() };
     if has_policies {
         match policies.relisted(&before.policies) {
             Some(namespaces) => stale.namespaces.extend(namespaces),
@@ -296,8 +297,9 @@ pub fn translate(
         making.take_entries(&before.entries);
     }
     scope.gone(objects).for_each(|key| making.take(key));
-    for (key, pod) in scope.pods() {
-        making.pod(key, world.pod(key, pod));
+    let pods: Vec<_> = scope.pods().collect();
+    for ((key, _), made) in pods.iter().zip(parallel::map(&pods, |(key, pod)| world.pod(key, pod))) {
+        making.pod(key, made);
     }
     for (key, entry) in objects.workload_entries.iter().filter(|(key, _)| stale.has_all_of(&key.namespace)) {
         making.others(key, world.workload_entry(key, entry));
@@ -376,7 +378,7 @@ struct Translator<'a> {
 }
 
 impl<'a> Translator<'a> {
-    fn pod(&self, key: &ObjectKey, pod: &MeshPod) -> (Option<Workload>, Vec<Fault>) {
+    fn pod(&self, key: &ObjectKey, pod: &MeshPod) -> (Option<Resource>, Vec<Fault>) {
         let mut found = Vec::new();
         let node = pod.node().unwrap_or_default();
         let context = workload::Context {
@@ -387,7 +389,7 @@ impl<'a> Translator<'a> {
             network: self.nodes.network(node).to_owned(),
         };
         match workload::workload(key, pod, context, self.settings) {
-            Some(workload) => (Some(workload), found),
+            Some(workload) => (Some(Resource::of_workload(&workload)), found),
             None => (None, Vec::new()),
         }
     }

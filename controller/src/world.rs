@@ -1,26 +1,21 @@
 //! The resources proxies should hold, by name and version, and what differs between two states of them; pure.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use fairway_core::io::xds::Digest;
-use fairway_core::io::xds::digest::{Buckets, Entry};
+use fairway_core::io::xds::digest::Buckets;
 use fairway_core::ordered::OrderedMap;
-use fairway_proto::security::{Authorization, Scope};
 use fairway_proto::type_url;
-use fairway_proto::workload::{Address, NetworkAddress, Service, Workload, address};
-use prost::Message;
 
 use crate::l7::Snapshot;
 use crate::translate::Desired;
 
 mod lookup;
+mod resource;
 
 pub use lookup::Lookup;
-
-/// Bytes of the SHA-256 that make a version: enough that two contents never share one.
-const VERSION_BYTES: usize = 16;
+pub use resource::Resource;
 
 /// Types of resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -92,23 +87,6 @@ impl ResourceType {
     }
 }
 
-/// One resource as it is sent.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Resource {
-    /// Its key.
-    pub name: Arc<str>,
-    /// Hash of the content.
-    pub version: String,
-    /// The encoded message.
-    pub body: Vec<u8>,
-    /// Other names it can be asked for by: `<network>/<address>`.
-    pub aliases: Vec<String>,
-    /// It is a policy that concerns only the workloads that list it.
-    pub is_listed: bool,
-    /// Name and version as digests of what clients hold have them.
-    pub entry: Entry,
-}
-
 /// Resources of one type by name; clones are cheap.
 pub type Resources = OrderedMap<Arc<str>, Arc<Resource>>;
 
@@ -117,6 +95,8 @@ pub type Resources = OrderedMap<Arc<str>, Arc<Resource>>;
 pub struct Addresses {
     resources: Arc<Resources>,
     lookup: OnceLock<Lookup>,
+    /// What there was before this, and what leads here from there.
+    step: Option<(Arc<Resources>, Delta)>,
 }
 
 impl Addresses {
@@ -127,16 +107,29 @@ impl Addresses {
         self.lookup.get_or_init(|| Lookup::of(&self.resources))
     }
 
+    /// The resource with this key.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&Arc<Resource>> {
+        self.resources.get(key)
+    }
+
+    /// What leads here from what a client holds. Nearly all clients hold what there was before, and share what was found once.
+    fn since(&self, held: &Arc<Resources>) -> Delta {
+        match &self.step {
+            Some((before, delta)) if Arc::ptr_eq(before, held) => delta.clone(),
+            _ => Delta::between(held, &self.resources),
+        }
+    }
+
     /// These with what is in `changed`: a name, and the resource it has now.
-    fn with(&self, changed: Vec<(Arc<str>, Option<Resource>)>) -> Option<Self> {
+    fn with(&self, changed: Vec<(Arc<str>, Option<Arc<Resource>>)>) -> Option<Self> {
         let mut resources = Resources::clone(&self.resources);
         let mut lookup = self.lookup.get().cloned();
-        for (name, resource) in changed {
+        for (name, new) in changed {
             let old = self.resources.get(&name);
-            if old.map(Arc::as_ref) == resource.as_ref() {
+            if old == new.as_ref() {
                 continue;
             }
-            let new = resource.map(Arc::new);
             if let Some(lookup) = &mut lookup {
                 lookup.replace(old.map(Arc::as_ref), new.as_deref());
             }
@@ -145,8 +138,13 @@ impl Addresses {
                 None => drop(resources.remove(&name)),
             }
         }
-        let lookup = lookup.map(OnceLock::from).unwrap_or_default();
-        (!resources.is_same(&self.resources)).then(|| Self { resources: Arc::new(resources), lookup })
+        if resources.is_same(&self.resources) {
+            return None;
+        }
+        let (lookup, resources) = (lookup.map(OnceLock::from).unwrap_or_default(), Arc::new(resources));
+        let has_clients = !self.resources.is_empty();
+        let step = has_clients.then(|| (Arc::clone(&self.resources), Delta::between(&self.resources, &resources)));
+        Some(Self { resources, lookup, step })
     }
 }
 
@@ -171,14 +169,14 @@ impl World {
     pub fn next(&self, desired: &Desired) -> Self {
         let before = &self.desired;
         let workloads = before.workloads.differences(&desired.workloads, Arc::ptr_eq).into_iter();
-        let workloads = workloads.map(|it| (Arc::clone(it.key), it.new.map(|new| of_workload(it.key, new))));
+        let workloads = workloads.map(|it| (Arc::clone(it.key), it.new.cloned()));
         let services = before.services.differences(&desired.services, Arc::ptr_eq).into_iter();
-        let services = services.map(|it| (Arc::clone(it.key), it.new.map(|new| of_service(it.key, new))));
+        let services = services.map(|it| (Arc::clone(it.key), it.new.map(|new| Arc::new(Resource::of_service(new)))));
         let addresses = self.addresses.with(workloads.chain(services).collect()).map(Arc::new);
         let authorizations = if Arc::ptr_eq(&before.policies, &desired.policies) {
             Arc::clone(&self.authorizations)
         } else {
-            renew(&self.authorizations, desired.policies.iter().map(of_policy))
+            renew(&self.authorizations, desired.policies.iter().map(Resource::of_policy))
         };
         let same = addresses.is_none() && Arc::ptr_eq(&authorizations, &self.authorizations);
         let generation = if same && self.generation > 0 { self.generation } else { self.generation.saturating_add(1) };
@@ -222,6 +220,16 @@ impl World {
         }
     }
 
+    /// What leads from what a client holds to `resources`, which are those of a type in this world, or some of them.
+    #[must_use]
+    pub fn since(&self, held: &Arc<Resources>, resources: &Arc<Resources>) -> Delta {
+        if Arc::ptr_eq(resources, &self.addresses.resources) {
+            self.addresses.since(held)
+        } else {
+            Delta::between(held, resources)
+        }
+    }
+
     /// Finds resources by their key or by one of their aliases.
     #[must_use]
     pub fn find(&self, kind: ResourceType, name: &str) -> Vec<&Arc<Resource>> {
@@ -247,46 +255,6 @@ impl World {
     #[must_use]
     pub fn addresses(&self) -> &Arc<Addresses> {
         &self.addresses
-    }
-}
-
-fn of_workload(name: &Arc<str>, workload: &Workload) -> Resource {
-    let aliases = workload.addresses.iter().filter_map(|octets| alias(&workload.network, octets));
-    let body = Address { r#type: Some(address::Type::Workload(workload.clone())) };
-    Resource::new(Arc::clone(name), body.encode_to_vec(), aliases.collect())
-}
-
-fn of_service(name: &Arc<str>, service: &Service) -> Resource {
-    let aliases = service.addresses.iter().filter_map(|NetworkAddress { network, address, length }| {
-        let alias = alias(network, address)?;
-        Some(length.map_or_else(|| alias.clone(), |length| format!("{alias}/{length}")))
-    });
-    let body = Address { r#type: Some(address::Type::Service(service.clone())) };
-    Resource::new(Arc::clone(name), body.encode_to_vec(), aliases.collect())
-}
-
-fn of_policy(policy: &Authorization) -> Resource {
-    let name = format!("{}/{}", policy.namespace, policy.name);
-    let is_listed = policy.scope() == Scope::WorkloadSelector;
-    Resource { is_listed, ..Resource::new(name.into(), policy.encode_to_vec(), Vec::new()) }
-}
-
-fn alias(network: &str, octets: &[u8]) -> Option<String> {
-    let address = match octets.len() {
-        4 => IpAddr::from(<[u8; 4]>::try_from(octets).ok()?),
-        _ => IpAddr::from(<[u8; 16]>::try_from(octets).ok()?),
-    };
-    Some(format!("{network}/{address}"))
-}
-
-impl Resource {
-    /// A resource whose version is that of its content.
-    #[must_use]
-    pub fn new(name: Arc<str>, body: Vec<u8>, aliases: Vec<String>) -> Self {
-        let digest = ring::digest::digest(&ring::digest::SHA256, &body);
-        let version: String = digest.as_ref().iter().take(VERSION_BYTES).map(|byte| format!("{byte:02x}")).collect();
-        let entry = Entry::new(&name, &version);
-        Self { name, version, body, aliases, is_listed: false, entry }
     }
 }
 
@@ -331,7 +299,7 @@ impl Delta {
 
     /// From one state to another; what both share costs nothing.
     #[must_use]
-    pub fn between(old: &Arc<Resources>, new: &Arc<Resources>) -> Self {
+    pub fn between(old: &Resources, new: &Resources) -> Self {
         let mut delta = Self::default();
         for it in old.differences(new, |old, new| Arc::ptr_eq(old, new) || old.version == new.version) {
             match it.new {
@@ -374,6 +342,9 @@ impl Delta {
 
 #[cfg(test)]
 mod tests {
+    use fairway_proto::security::Authorization;
+    use fairway_proto::workload::Workload;
+
     use super::*;
 
     fn desired(names: &[(&str, &str)]) -> Desired {
@@ -404,6 +375,12 @@ mod tests {
             .map(|resource| (resource.name.to_string(), resource.version.clone()))
             .collect();
         assert_eq!(Delta::since(&held, two.resources(kind)), delta);
+        // Found once for all who hold what was before, and for whoever holds something else by itself.
+        assert_eq!(two.since(one.resources(kind), two.resources(kind)), delta);
+        let three = two.next(&desired(&[("a", "3"), ("b", "2")]));
+        let delta = three.since(one.resources(kind), three.resources(kind));
+        assert_eq!(names(&delta), (vec!["a", "b"], vec!["c"]));
+        assert!(three.since(three.resources(kind), three.resources(kind)).is_empty());
         assert_eq!((one.generation, two.generation), (1, 2));
     }
 

@@ -126,6 +126,9 @@ impl<K: Ord, V> OrderedMap<K, V> {
     /// one came of the other, is not looked at.
     pub fn differences<'a>(&'a self, newer: &'a Self, same: impl Fn(&V, &V) -> bool) -> Vec<Difference<'a, K, V>> {
         let mut found = Vec::new();
+        if self.is_same(newer) {
+            return found;
+        }
         let (mut old, mut new) = (Cursor::of(self), Cursor::of(newer));
         loop {
             if let (Some(left), Some(right)) = (old.whole(), new.whole())

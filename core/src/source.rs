@@ -20,6 +20,7 @@ mod kind;
 pub mod labels;
 mod loaded;
 mod mesh_pod;
+pub mod mesh_slice;
 mod name;
 pub mod objects;
 pub mod rate_limit;
@@ -39,6 +40,7 @@ pub use freshness::Freshness;
 pub use kind::Kind;
 pub use loaded::{Loaded, Remembered};
 pub use mesh_pod::MeshPod;
+pub use mesh_slice::MeshSlice;
 pub use objects::{Objects, UnknownKind};
 
 /// Namespace given to a namespaced object that names none, as `kubectl` does.

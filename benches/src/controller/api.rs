@@ -26,12 +26,27 @@ const BACKLOG: usize = 100_000;
 /// As whom every token is known.
 const ACCOUNT: &str = "system:serviceaccount:fairway-system:ztunnel";
 
+/// The kinds that there are objects of.
+const KINDS: [&str; 8] = [
+    "namespaces",
+    "nodes",
+    "serviceaccounts",
+    "pods",
+    "services",
+    "endpointslices",
+    "authorizationpolicies",
+    "httproutes",
+];
+
+/// By kind, the events that a list by way of a watch begins with.
+type Lists = BTreeMap<&'static str, Vec<Bytes>>;
 type Reply = Response<UnsyncBoxBody<Bytes, Infallible>>;
 
 /// The server.
 #[derive(Clone)]
 pub(super) struct Api {
-    mesh: Mesh,
+    /// Written down before anybody asks: real API servers have their objects in memory as they send them, too.
+    lists: Arc<Lists>,
     changes: broadcast::Sender<(&'static str, Bytes)>,
     lease: Arc<Mutex<Option<Value>>>,
 }
@@ -41,7 +56,8 @@ impl Api {
     pub(super) async fn start(mesh: Mesh) -> Result<(Self, SocketAddr)> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
-        let api = Self { mesh, changes: broadcast::channel(BACKLOG).0, lease: Arc::default() };
+        let lists = Arc::new(KINDS.map(|kind| (kind, listed(mesh, kind))).into());
+        let api = Self { lists, changes: broadcast::channel(BACKLOG).0, lease: Arc::default() };
         let accepting = api.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -105,12 +121,10 @@ impl Api {
     fn watch(&self, plural: String, lists: bool) -> Reply {
         let mut changes = self.changes.subscribe();
         let (lines, written) = mpsc::channel::<Bytes>(4);
-        let mesh = self.mesh;
+        let listed = self.lists.get(plural.as_str()).filter(|_| lists).cloned().unwrap_or_default();
         tokio::spawn(async move {
-            let count = if lists { mesh.count(&plural) } else { 0 };
-            for first in (0..count).step_by(usize::try_from(BATCH).unwrap_or(1)) {
-                let batch = (first..(first + BATCH).min(count)).flat_map(|it| line("ADDED", &mesh.object(&plural, it)));
-                if lines.send(batch.collect()).await.is_err() {
+            for batch in listed {
+                if lines.send(batch).await.is_err() {
                     return;
                 }
             }
@@ -131,6 +145,13 @@ impl Api {
         });
         Response::new(BodyExt::boxed_unsync(StreamBody::new(lines)))
     }
+}
+
+fn listed(mesh: Mesh, kind: &str) -> Vec<Bytes> {
+    let count = mesh.count(kind);
+    let batches = (0..count).step_by(usize::try_from(BATCH).unwrap_or(1));
+    let batch = |first: u32| (first..(first + BATCH).min(count)).flat_map(|it| line("ADDED", &mesh.object(kind, it)));
+    batches.map(|first| batch(first).collect()).collect()
 }
 
 fn line(what: &str, object: &Value) -> Bytes {

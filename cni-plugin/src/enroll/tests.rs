@@ -24,7 +24,7 @@ fn pod(change: &Value) -> MeshPod {
             value[section][field] = content.clone();
         }
     }
-    MeshPod::of(&serde_json::from_value(value).unwrap())
+    serde_json::from_value(value).unwrap()
 }
 
 fn key(change: &Value) -> ObjectKey {

@@ -7,7 +7,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use fairway_core::source::objects::Objects;
 use fairway_core::source::{Loaded, MeshPod, ObjectKey};
-use k8s_openapi::api::core::v1::Pod;
 use rcgen::{CertificateParams, KeyPair, PublicKeyData, SanType};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
@@ -30,13 +29,13 @@ fn rules() -> Rules {
 }
 
 fn pod(objects: &mut Objects, namespace: &str, name: &str, account: &str, node: &str, phase: &str) {
-    let pod: Result<Pod, _> = serde_json::from_value(json!({
+    let pod: Result<MeshPod, _> = serde_json::from_value(json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"namespace": namespace, "name": name, "uid": format!("uid-{name}")},
         "spec": {"serviceAccountName": account, "nodeName": node, "containers": []},
         "status": {"phase": phase},
     }));
-    objects.pods.insert(ObjectKey::pod(namespace, name), Arc::new(MeshPod::of(&pod.unwrap())));
+    objects.pods.insert(ObjectKey::pod(namespace, name), Arc::new(pod.unwrap()));
 }
 
 fn objects() -> Objects {

@@ -148,9 +148,9 @@ impl Snapshot {
         is_visible.then_some(service)
     }
 
-    fn members<'a>(&'a self, service: &Service) -> impl Iterator<Item = &'a Workload> {
+    fn members(&self, service: &Service) -> impl Iterator<Item = Workload> {
         let keys = self.addresses.lookup().of_service(&key(service));
-        keys.filter_map(|key| self.translation.desired.workloads.get(key)).map(Arc::as_ref)
+        keys.filter_map(|key| self.addresses.get(key)?.workload())
     }
 
     /// The resource of a type that is called `name`, as this client needs it.
@@ -276,9 +276,9 @@ impl Snapshot {
         let name = target.to_string();
         let subset = target.subset.as_ref().and_then(|name| self.destinations().subset(view, &target.hostname, name));
         let labelled = self.translation.labelled();
-        let is_meant = |workload: &&Workload| subset.is_none_or(|subset| labelled.has(workload, &subset.labels));
-        let members = self.members(service).filter(is_meant);
-        assignment(&name, service, target.port, members, client, &self.network, is_direct).encode_to_vec()
+        let is_meant = |workload: &Workload| subset.is_none_or(|subset| labelled.has(workload, &subset.labels));
+        let members: Vec<Workload> = self.members(service).filter(is_meant).collect();
+        assignment(&name, service, target.port, members.iter(), client, &self.network, is_direct).encode_to_vec()
     }
 
     /// What a client follows itself: a waypoint does what is asked for, once.

@@ -388,7 +388,7 @@ impl Session {
             subscription.interest.resources(kind, world, &self.node)
         };
         let (mut delta, mut is_owed) = match (&subscription.held, subscription.initial.take()) {
-            (Some(held), _) => (Delta::between(held, resources), false),
+            (Some(held), _) => (world.since(held, resources), false),
             (None, Some(Brought::Digest(held))) => (Delta::resume(&held, resources), true),
             (None, Some(Brought::Versions(held))) => (Delta::since(&held, resources), true),
             (None, None) => (Delta::since(&BTreeMap::new(), resources), true),

@@ -9,14 +9,14 @@ use std::sync::Arc;
 
 use fairway_core::ordered::{Difference, OrderedMap};
 use fairway_core::source::labels::HasLabels;
+use fairway_core::source::mesh_slice::Endpoint;
 use fairway_core::source::objects::{ByKey, label};
-use fairway_core::source::{Kind, MeshPod, ObjectKey, Objects};
+use fairway_core::source::{Kind, MeshPod, MeshSlice, ObjectKey, Objects};
 use k8s_openapi::api::core::v1::Namespace;
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::Settings;
-use super::endpoints::{PodAddresses, SERVICE_NAME, foreign_address, own_addresses, target_pod};
+use super::endpoints::{PodAddresses, foreign_address, own_addresses};
 use super::nodes::{NETWORK, PLACE};
 use super::waypoint::BINDING;
 
@@ -146,7 +146,7 @@ impl<'a> Change<'a> {
         for Difference { key, old, new } in differences(&self.before.endpoint_slices, &self.now.endpoint_slices) {
             stale.slices.insert(key.clone());
             match (old, new) {
-                (Some(old), Some(new)) if service_of(old) == service_of(new) => {
+                (Some(old), Some(new)) if old.service == new.service => {
                     let with_ports = old.ports != new.ports || old.address_type != new.address_type;
                     let (left, right) = (by_target(old), by_target(new));
                     let names: BTreeSet<Target<'_>> = left.keys().chain(right.keys()).copied().collect();
@@ -188,7 +188,7 @@ impl<'a> Change<'a> {
         let pods = self.now.pods.iter().filter(|(_, pod)| is_there(pod.node()));
         stale.pods.extend(pods.map(|(key, _)| key.clone()));
         let slices = self.now.endpoint_slices.iter();
-        let slices = slices.filter(|(_, slice)| slice.endpoints.iter().any(|it| is_there(it.node_name.as_deref())));
+        let slices = slices.filter(|(_, slice)| slice.endpoints.iter().any(|it| is_there(it.node.as_deref())));
         stale.slices.extend(slices.map(|(key, _)| key.clone()));
     }
 
@@ -270,10 +270,6 @@ pub(super) fn index_foreign(foreign: &mut Foreign, before: &Objects, now: &Objec
     }
 }
 
-fn service_of(slice: &EndpointSlice) -> Option<&str> {
-    label(&slice.metadata, SERVICE_NAME)
-}
-
 /// Whom an endpoint means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Target<'a> {
@@ -281,10 +277,11 @@ enum Target<'a> {
     Address(IpAddr),
 }
 
-fn by_target(slice: &EndpointSlice) -> BTreeMap<Target<'_>, Vec<&Endpoint>> {
+fn by_target(slice: &MeshSlice) -> BTreeMap<Target<'_>, Vec<&Endpoint>> {
     let mut targets: BTreeMap<Target<'_>, Vec<&Endpoint>> = BTreeMap::new();
     for endpoint in &slice.endpoints {
-        let target = target_pod(endpoint).map(Target::Pod).or_else(|| foreign_address(endpoint).map(Target::Address));
+        let pod = endpoint.pod.as_deref().map(Target::Pod);
+        let target = pod.or_else(|| foreign_address(endpoint).map(Target::Address));
         if let Some(target) = target {
             targets.entry(target).or_default().push(endpoint);
         }

@@ -5,18 +5,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use fairway_core::ordered::{Difference, OrderedMap};
-use fairway_core::source::objects::label;
-use fairway_core::source::{Kind, MeshPod, ObjectKey, Objects};
+use fairway_core::source::mesh_slice::Endpoint;
+use fairway_core::source::{Kind, MeshPod, MeshSlice, ObjectKey, Objects};
 use fairway_proto::workload::{NetworkMode, Port, PortList, Workload, WorkloadStatus, WorkloadType};
 use k8s_openapi::api::core::v1::ServiceSpec;
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 
 use super::nodes::Nodes;
 use super::service::{app_protocol, hostname, octets, sent, tcp_ports, valid_port};
 use super::{Fault, Settings};
-
-/// Label with the service a slice is of.
-pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 /// Ports by the key of their service.
 pub type Served = BTreeMap<String, PortList>;
@@ -27,12 +23,20 @@ type Name<'a> = (&'a str, &'a str);
 /// What the slices say.
 #[derive(Debug, Default)]
 pub struct Endpoints<'a> {
-    /// By namespace and name of the pod; `false` for a service whose slice says that this pod is not ready.
-    pods: HashMap<Name<'a>, BTreeMap<String, (PortList, bool)>>,
+    /// By namespace and name of the pod.
+    pods: HashMap<Name<'a>, Vec<Serving>>,
     /// Namespace and name of the services that have slices.
     services: BTreeSet<Name<'a>>,
     /// What becomes of each slice.
     pub slices: BTreeMap<&'a ObjectKey, OfSlice>,
+}
+
+/// What a pod serves by the word of slices. Nearly all serve one thing, so what is the same for all pods of a slice is shared.
+#[derive(Debug)]
+struct Serving {
+    service: Arc<str>,
+    ports: Arc<PortList>,
+    is_ready: bool,
 }
 
 /// What becomes of a slice, other than of pods.
@@ -117,14 +121,9 @@ fn node_addresses(pod: &MeshPod) -> BTreeSet<IpAddr> {
     pod.host.iter().chain(shared).copied().collect()
 }
 
-/// The pod that an endpoint names.
-pub(super) fn target_pod(endpoint: &Endpoint) -> Option<&str> {
-    endpoint.target_ref.as_ref().filter(|target| target.kind.as_deref() == Some("Pod"))?.name.as_deref()
-}
-
-/// The address of an endpoint that names no pod; all of its addresses are the same one's.
+/// The address of an endpoint that names no pod.
 pub(super) fn foreign_address(endpoint: &Endpoint) -> Option<IpAddr> {
-    if target_pod(endpoint).is_some() { None } else { endpoint.addresses.first()?.parse().ok() }
+    endpoint.address.as_ref()?.parse().ok()
 }
 
 impl<'a> Endpoints<'a> {
@@ -132,7 +131,7 @@ impl<'a> Endpoints<'a> {
     #[must_use]
     pub fn new(
         objects: &'a Objects,
-        slices: impl Iterator<Item = (&'a ObjectKey, &'a Arc<EndpointSlice>)>,
+        slices: impl Iterator<Item = (&'a ObjectKey, &'a Arc<MeshSlice>)>,
         pods: &'a PodAddresses,
         nodes: &Nodes<'_>,
         settings: &Settings,
@@ -150,23 +149,24 @@ impl<'a> Endpoints<'a> {
     fn read(
         &mut self,
         key: &'a ObjectKey,
-        slice: &'a EndpointSlice,
+        slice: &'a MeshSlice,
         outcome: &mut OfSlice,
         objects: &'a Objects,
         pods: &'a PodAddresses,
         nodes: &Nodes<'_>,
         settings: &Settings,
     ) {
-        let Some(name) = label(&slice.metadata, SERVICE_NAME) else { return };
+        let name = &*slice.service;
         let service = objects.services.get_key_value(&ObjectKey::new(Kind::Service, &key.namespace, name));
         let Some((service, spec)) = service.and_then(|(key, service)| Some((key, sent(service)?))) else { return };
         self.services.insert((&service.namespace, &service.name));
-        if slice.address_type == "FQDN" {
+        if *slice.address_type == *"FQDN" {
             let message = "FQDN is not supported; use a ServiceEntry with resolution DNS".to_owned();
             outcome.faults.push(Fault { field: "addressType".to_owned(), message });
             return;
         }
-        let served = (format!("{}/{}", key.namespace, hostname(name, &key.namespace, settings)), ports(spec, slice));
+        let host = hostname(name, &key.namespace, settings);
+        let served = (format!("{}/{host}", key.namespace).into(), Arc::new(ports(spec, slice)));
         for (index, endpoint) in slice.endpoints.iter().enumerate() {
             self.add(key, index, endpoint, &served, outcome, pods, nodes, settings);
         }
@@ -178,19 +178,18 @@ impl<'a> Endpoints<'a> {
         slice: &'a ObjectKey,
         index: usize,
         endpoint: &'a Endpoint,
-        served: &(String, PortList),
+        served: &(Arc<str>, Arc<PortList>),
         outcome: &mut OfSlice,
         pods: &'a PodAddresses,
         nodes: &Nodes<'_>,
         settings: &Settings,
     ) {
-        let conditions = endpoint.conditions.clone().unwrap_or_default();
-        let is_ready = conditions.ready.unwrap_or(true) && conditions.terminating != Some(true);
-        if let Some(name) = target_pod(endpoint) {
+        let is_ready = endpoint.is_ready;
+        if let Some(name) = &endpoint.pod {
             self.serve((&slice.namespace, name), served, is_ready);
             return;
         }
-        let Some(text) = endpoint.addresses.first() else { return };
+        let Some(text) = &endpoint.address else { return };
         let Some(address) = foreign_address(endpoint) else {
             let message = format!("{text:?} is not an address; the endpoint is left out");
             let field = format!("endpoints[{index}].addresses[0]");
@@ -204,9 +203,9 @@ impl<'a> Endpoints<'a> {
         }
         let uid =
             format!("{}/discovery.k8s.io/EndpointSlice/{}/{}/{text}", settings.cluster_id, slice.namespace, slice.name);
-        let node = endpoint.node_name.clone().unwrap_or_default();
+        let node = endpoint.node.as_deref().unwrap_or_default();
         let in_zone = || {
-            let zone = endpoint.zone.clone().filter(|zone| !zone.is_empty())?;
+            let zone = endpoint.zone.as_deref().filter(|zone| !zone.is_empty())?.to_owned();
             Some(fairway_proto::workload::Locality { zone, ..Default::default() })
         };
         let status = if is_ready { WorkloadStatus::Healthy } else { WorkloadStatus::Unhealthy };
@@ -217,15 +216,15 @@ impl<'a> Endpoints<'a> {
                 name: slice.name.clone(),
                 namespace: slice.namespace.clone(),
                 addresses: vec![octets(address)],
-                network: nodes.network(&node).to_owned(),
-                locality: nodes.locality(&node).or_else(in_zone),
-                node,
+                network: nodes.network(node).to_owned(),
+                locality: nodes.locality(node).or_else(in_zone),
+                node: node.to_owned(),
                 workload_name: slice.name.clone(),
                 canonical_name: slice.name.clone(),
                 workload_type: WorkloadType::Pod.into(),
                 status: status.into(),
                 cluster_id: settings.cluster_id.clone(),
-                services: [served.clone()].into(),
+                services: [(served.0.to_string(), PortList::clone(&served.1))].into(),
                 // Others may have the address as well, and are not to be found by it.
                 network_mode: NetworkMode::HostNetwork.into(),
                 ..Workload::default()
@@ -233,12 +232,18 @@ impl<'a> Endpoints<'a> {
         );
     }
 
-    fn serve(&mut self, pod: Name<'a>, (service, ports): &(String, PortList), is_ready: bool) {
+    fn serve(&mut self, pod: Name<'a>, (service, ports): &(Arc<str>, Arc<PortList>), is_ready: bool) {
         let services = self.pods.entry(pod).or_default();
-        let (known, ready) = services.entry(service.clone()).or_default();
+        let Some(known) = services.iter_mut().find(|known| known.service == *service) else {
+            services.push(Serving { service: Arc::clone(service), ports: Arc::clone(ports), is_ready });
+            return;
+        };
         // A slice for each family says the same.
-        known.ports.extend(ports.ports.iter().filter(|port| !known.ports.contains(port)).copied().collect::<Vec<_>>());
-        *ready |= is_ready;
+        if ports.ports.iter().any(|port| !known.ports.ports.contains(port)) {
+            let all = &mut Arc::make_mut(&mut known.ports).ports;
+            all.extend(ports.ports.iter().filter(|port| !all.contains(port)).copied().collect::<Vec<_>>());
+        }
+        known.is_ready |= is_ready;
     }
 
     /// Whether slices say who serves the service.
@@ -252,16 +257,16 @@ impl<'a> Endpoints<'a> {
     pub fn served_by(&self, namespace: &str, name: &str, is_healthy: bool, takes_all: impl Fn(&str) -> bool) -> Served {
         let services = self.pods.get(&(namespace, name)).into_iter().flatten();
         services
-            .filter(|(service, (_, is_ready))| *is_ready || !is_healthy || takes_all(service))
-            .map(|(service, (ports, _))| (service.clone(), ports.clone()))
+            .filter(|serving| serving.is_ready || !is_healthy || takes_all(&serving.service))
+            .map(|serving| (serving.service.to_string(), PortList::clone(&serving.ports)))
             .collect()
     }
 }
 
 /// The ports of a service as a slice resolves them, which has those of the same names.
-fn ports(spec: &ServiceSpec, slice: &EndpointSlice) -> PortList {
+fn ports(spec: &ServiceSpec, slice: &MeshSlice) -> PortList {
     let named = |name: &str| {
-        slice.ports.iter().flatten().find(|port| {
+        slice.ports.iter().find(|port| {
             port.name.as_deref().unwrap_or_default() == name
                 && matches!(port.protocol.as_deref(), None | Some("" | "TCP"))
         })

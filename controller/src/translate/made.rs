@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use fairway_core::ordered::OrderedMap;
 use fairway_core::source::objects::ByKey;
-use fairway_core::source::{Kind, MeshPod, ObjectKey, Objects};
+use fairway_core::source::{Kind, MeshPod, MeshSlice, ObjectKey, Objects};
 use fairway_proto::workload::{Service, Workload};
 use k8s_openapi::api::core::v1::Service as KubernetesService;
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use serde_json::Value;
 
 use super::automatic::Needed;
@@ -18,6 +17,7 @@ use super::entry::Entries;
 use super::policies::Policies;
 use super::{ByName, Desired, Fault, Problem, Settings, service, workload};
 use crate::l7::waypoints::Bound;
+use crate::world::Resource;
 
 /// What becomes of a Service, unless it is an alias.
 pub(super) type OfService = Option<(Service, Option<Bound>, Vec<Fault>)>;
@@ -98,7 +98,7 @@ impl<'a> Scope<'a> {
         &self,
         objects: &'a Objects,
         foreign: &Foreign,
-    ) -> impl Iterator<Item = (&'a ObjectKey, &'a Arc<EndpointSlice>)> {
+    ) -> impl Iterator<Item = (&'a ObjectKey, &'a Arc<MeshSlice>)> {
         let mut slices: BTreeMap<_, _> = self.around(Kind::EndpointSlice, &objects.endpoint_slices).collect();
         if !self.stale.everything && !foreign.is_empty() {
             let addresses = self.pods.values().flat_map(|pod| own_addresses(pod));
@@ -120,7 +120,7 @@ impl<'a> Scope<'a> {
 pub(super) struct Making<'a> {
     before: &'a Desired,
     settings: &'a Settings,
-    pub(super) workloads: ByName<Workload>,
+    pub(super) workloads: ByName<Resource>,
     pub(super) services: ByName<Service>,
     pub(super) others: OrderedMap<ObjectKey, Arc<Vec<Arc<str>>>>,
     pub(super) bound: OrderedMap<ObjectKey, Arc<Bound>>,
@@ -154,25 +154,28 @@ impl<'a> Making<'a> {
         self.faults.remove(key);
     }
 
-    pub(super) fn pod(&mut self, key: &ObjectKey, (workload, faults): (Option<Workload>, Vec<Fault>)) {
+    pub(super) fn pod(&mut self, key: &ObjectKey, (workload, faults): (Option<Resource>, Vec<Fault>)) {
         match workload {
-            Some(workload) => put(&mut self.workloads, &self.before.workloads, workload.uid.as_str().into(), workload),
+            Some(workload) => self.workload(workload),
             None => drop(self.workloads.remove(workload::uid(&key.namespace, &key.name, self.settings).as_str())),
         }
         keep(&mut self.faults, key, Some(faults).filter(|faults| !faults.is_empty()));
     }
 
+    fn workload(&mut self, workload: Resource) {
+        put(&mut self.workloads, &self.before.workloads, Arc::clone(&workload.name), workload);
+    }
+
     pub(super) fn others(&mut self, key: &ObjectKey, (workloads, faults): (Vec<Workload>, Vec<Fault>)) {
         if !workloads.is_empty() || self.others.contains_key(key) {
-            let names: Vec<Arc<str>> = workloads.iter().map(|workload| workload.uid.as_str().into()).collect();
+            let workloads: Vec<Resource> = workloads.iter().map(Resource::of_workload).collect();
+            let names: Vec<Arc<str>> = workloads.iter().map(|workload| Arc::clone(&workload.name)).collect();
             for old in self.others.get(key).cloned().iter().flat_map(|names| names.iter()) {
                 if !names.contains(old) {
                     self.workloads.remove(old);
                 }
             }
-            for (name, workload) in names.iter().zip(workloads) {
-                put(&mut self.workloads, &self.before.workloads, Arc::clone(name), workload);
-            }
+            workloads.into_iter().for_each(|workload| self.workload(workload));
             keep(&mut self.others, key, Some(names).filter(|names| !names.is_empty()));
         }
         keep(&mut self.faults, key, Some(faults).filter(|faults| !faults.is_empty()));
@@ -207,7 +210,7 @@ impl<'a> Making<'a> {
             put(&mut self.services, &self.before.services, service::key(service).into(), service.clone());
         }
         for workload in &entries.endpoints {
-            put(&mut self.workloads, &self.before.workloads, workload.uid.as_str().into(), workload.clone());
+            self.workload(Resource::of_workload(workload));
         }
     }
 }

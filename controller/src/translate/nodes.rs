@@ -4,6 +4,7 @@ use fairway_core::source::objects::{ByKey, label};
 use fairway_core::source::{Kind, ObjectKey, Objects};
 use fairway_proto::workload::Locality;
 use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::Settings;
 
@@ -32,14 +33,15 @@ impl<'a> Nodes<'a> {
         Self { nodes: &objects.nodes, network }
     }
 
-    fn label(&self, node: &str, key: &str) -> Option<&'a str> {
-        label(&self.nodes.get(&ObjectKey::new(Kind::Node, "", node))?.metadata, key)
+    fn metadata(&self, node: &str) -> Option<&'a ObjectMeta> {
+        self.nodes.get(&ObjectKey::new(Kind::Node, "", node)).map(|node| &node.metadata)
     }
 
     /// The locality of what runs on `node`.
     #[must_use]
     pub fn locality(&self, node: &str) -> Option<Locality> {
-        let text = |key| self.label(node, key).unwrap_or_default().to_owned();
+        let metadata = self.metadata(node)?;
+        let text = |key| label(metadata, key).unwrap_or_default().to_owned();
         let locality = Locality { region: text(REGION), zone: text(ZONE), subzone: text(SUBZONE) };
         (locality != Locality::default()).then_some(locality)
     }
@@ -47,7 +49,7 @@ impl<'a> Nodes<'a> {
     /// The network of what runs on `node` and names none itself.
     #[must_use]
     pub fn network(&self, node: &str) -> &'a str {
-        self.label(node, NETWORK).unwrap_or(self.network)
+        self.metadata(node).and_then(|node| label(node, NETWORK)).unwrap_or(self.network)
     }
 }
 

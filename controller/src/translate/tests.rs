@@ -1,7 +1,5 @@
 //! What is made step by step is what is made at once: any objects, changed in any order.
 
-use fairway_core::source::objects::ByKey;
-use k8s_openapi::api::core::v1::Pod;
 use proptest::prelude::*;
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -249,14 +247,7 @@ fn apply(objects: &mut Objects, change: &Edit) {
     let mut bits = change.says.map(Bits);
     let bits = bits.as_mut();
     match kind {
-        Kind::Pod => {
-            let mut pods: ByKey<Pod> = ByKey::default();
-            edit(&mut pods, key.clone(), bits.map(pod));
-            match pods.get(&key) {
-                Some(pod) => drop(objects.pods.insert(key, Arc::new(MeshPod::of(pod)))),
-                None => drop(objects.pods.remove(&key)),
-            }
-        }
+        Kind::Pod => edit(&mut objects.pods, key, bits.map(pod)),
         Kind::EndpointSlice => edit(&mut objects.endpoint_slices, key, bits.map(slice)),
         Kind::Service => edit(&mut objects.services, key, bits.map(service)),
         Kind::Gateway => edit(&mut objects.gateways, key, bits.map(gateway)),

@@ -5,9 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use fairway_core::ordered::OrderedMap;
-use fairway_proto::workload::{Address, NetworkMode, address};
+use fairway_proto::workload::{NetworkMode, address};
 use ipnet::IpNet;
-use prost::Message;
 
 use super::{Resource, Resources};
 
@@ -37,12 +36,9 @@ struct Found {
 
 impl Found {
     fn of(resource: &Resource) -> Self {
-        // We have encoded it ourselves.
-        let Ok(Address { r#type: Some(message) }) = Address::decode(resource.body.as_slice()) else {
-            return Self::default();
-        };
-        match message {
-            address::Type::Workload(workload) => {
+        match resource.address() {
+            None => Self::default(),
+            Some(address::Type::Workload(workload)) => {
                 // On the node's network the address is that of others, too.
                 let is_own = workload.network_mode() != NetworkMode::HostNetwork;
                 Self {
@@ -51,7 +47,7 @@ impl Found {
                     node: Some(workload.node).filter(|node| !node.is_empty()),
                 }
             }
-            address::Type::Service(_) => Self { aliases: resource.aliases.clone(), ..Self::default() },
+            Some(address::Type::Service(_)) => Self { aliases: resource.aliases.clone(), ..Self::default() },
         }
     }
 }

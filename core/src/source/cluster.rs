@@ -28,8 +28,9 @@ use state::State;
 
 /// Changes read and not yet put together. A reflector that finds no room waits, and so does the server.
 const CHANGES: usize = 256;
-/// Longest time changes are gathered before they are published: in a burst, readers work once for many.
-const GATHER: Duration = Duration::from_millis(20);
+/// Time after a state was published in which further changes are gathered, and longest time of that: where changes do not stop,
+/// every proxy is told of several at once. The first change after a silence goes at once.
+const GATHER: Duration = Duration::from_millis(50);
 
 /// How kube calls a kind, in the version that we write.
 #[must_use]

@@ -8,7 +8,7 @@ use serde_path_to_error::Segment;
 
 use super::name::{check_label, check_name};
 use super::objects::Typed;
-use super::{DEFAULT_NAMESPACE, Kind, MeshPod, ObjectKey, Strip};
+use super::{DEFAULT_NAMESPACE, Kind, ObjectKey, Strip};
 use crate::yaml::{Fault, FieldPath, Node, Step};
 
 /// Who a document says it is.
@@ -157,7 +157,7 @@ pub(super) fn typed(kind: Kind, value: &Value) -> Result<Typed, (FieldPath, Stri
     Ok(match kind {
         Kind::Namespace => Typed::Namespace(read(value)?),
         Kind::Node => Typed::Node(read(value)?),
-        Kind::Pod => Typed::Pod(Arc::new(MeshPod::of(&*read(value)?))),
+        Kind::Pod => Typed::Pod(read(value)?),
         Kind::Service => Typed::Service(read(value)?),
         Kind::ServiceAccount => Typed::ServiceAccount(read(value)?),
         Kind::EndpointSlice => Typed::EndpointSlice(read(value)?),

@@ -2,16 +2,15 @@
 //! memory, most of it for what only its kubelet reads.
 
 mod ports;
+mod written;
 
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::Pod;
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::labels::HasLabels;
-use super::objects::{
-    host_ip, is_host_network, is_ready, is_terminal, label, node_name, pod_ips, pod_uid, service_account_name,
-};
+pub(super) use written::WrittenPod;
 
 /// Domains of the annotations that mean something to a mesh.
 const ANNOTATIONS: [&str; 2] = ["istio.io", "fairway.dev"];
@@ -19,7 +18,8 @@ const ANNOTATIONS: [&str; 2] = ["istio.io", "fairway.dev"];
 const CONTAINERS: [&str; 2] = ["containers", "initContainers"];
 
 /// A pod as a mesh needs to know it. Its name is in its key.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(from = "WrittenPod")]
 pub struct MeshPod {
     uid: Box<str>,
     node: Box<str>,
@@ -55,32 +55,6 @@ pub struct MeshPod {
 type Pairs = Box<[(Box<str>, Box<str>)]>;
 
 impl MeshPod {
-    /// What there is to keep of `pod`.
-    #[must_use]
-    pub fn of(pod: &Pod) -> Self {
-        let spec = pod.spec.as_ref();
-        let (labels, annotations) = (pod.metadata.labels.iter().flatten(), pod.metadata.annotations.iter().flatten());
-        let pair = |(key, value): (&String, &String)| (key.as_str().into(), value.as_str().into());
-        Self {
-            uid: pod_uid(pod).unwrap_or_default().into(),
-            node: node_name(pod).unwrap_or_default().into(),
-            labels: labels.map(pair).collect(),
-            annotations: annotations.filter(|(key, _)| is_read(key)).map(pair).collect(),
-            service_account: service_account_name(pod).into(),
-            addresses: pod_ips(pod).into(),
-            host: host_ip(pod),
-            named_ports: ports::named(pod).into(),
-            maker: maker(pod).into(),
-            probed: ports::probed(pod).into_iter().collect(),
-            runtime_class: spec.and_then(|spec| spec.runtime_class_name.as_deref()).unwrap_or_default().into(),
-            is_host_network: is_host_network(pod),
-            is_terminal: is_terminal(pod),
-            is_ready: is_ready(pod),
-            is_ending: pod.metadata.deletion_timestamp.is_some(),
-            is_windows: spec.and_then(|spec| spec.os.as_ref()).is_some_and(|os| os.name == "windows"),
-        }
-    }
-
     /// Its uid, once it has one.
     #[must_use]
     pub fn uid(&self) -> Option<&str> {
@@ -104,15 +78,6 @@ impl HasLabels for MeshPod {
     fn label(&self, key: &str) -> Option<&str> {
         find(&self.labels, key)
     }
-}
-
-/// A ReplicaSet is called as its deployment is, and then by the hash that its pods have as a label.
-fn maker(pod: &Pod) -> &str {
-    let controller = pod.metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true));
-    let Some(controller) = controller else { return "" };
-    let hash = label(&pod.metadata, "pod-template-hash").filter(|_| controller.kind == "ReplicaSet");
-    let deployment = hash.and_then(|hash| controller.name.strip_suffix(hash)?.strip_suffix('-'));
-    deployment.filter(|name| !name.is_empty()).unwrap_or(&controller.name)
 }
 
 fn find<'a>(pairs: &'a Pairs, key: &str) -> Option<&'a str> {
@@ -164,7 +129,7 @@ mod tests {
 
     #[test]
     fn all_that_decides_is_kept_and_nothing_else() {
-        let pod: Pod = serde_json::from_value(json!({
+        let pod = json!({
             "metadata": {"name": "a", "namespace": "shop", "uid": "u1", "labels": {"app": "web", "pod-template-hash": "6c8"},
                 "deletionTimestamp": "2026-01-01T00:00:00Z",
                 "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web-6c8", "uid": "r", "controller": true}],
@@ -177,11 +142,10 @@ mod tests {
                     {"name": "setup", "ports": [{"name": "early", "containerPort": 1}]},
                     {"name": "sidecar", "restartPolicy": "Always", "ports": [{"name": "stats", "containerPort": 9}]}]},
             "status": {"phase": "Failed", "hostIP": "192.0.2.1", "conditions": [{"type": "Ready", "status": "True"}], "podIP": "10.0.0.1", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}]},
-        }))
-        .unwrap();
-        let kept = MeshPod::of(&pod);
-        let again = serde_json::from_value(pruned(serde_json::to_value(&pod).unwrap())).unwrap();
-        assert_eq!(MeshPod::of(&again), kept, "a manifest loses nothing of it");
+        });
+        let read = |pod: Value| serde_json::from_value::<MeshPod>(pod).unwrap();
+        let kept = read(pod.clone());
+        assert_eq!(read(pruned(pod)), kept, "a manifest loses nothing of it");
         assert_eq!((kept.uid(), kept.node(), &*kept.service_account), (Some("u1"), Some("n1"), "web"));
         assert_eq!((kept.label("app"), kept.label("other")), (Some("web"), None));
         let annotations = ["ambient.istio.io/dns-capture", "large.example/notes"].map(|key| kept.annotation(key));
@@ -192,7 +156,9 @@ mod tests {
         let ports: Vec<(&str, u16)> = kept.named_ports.iter().map(|(name, port)| (&**name, *port)).collect();
         assert_eq!(ports, [("http", 8080), ("stats", 9)], "an init container that ends serves nobody");
         assert_eq!((kept.host, &*kept.maker), ("192.0.2.1".parse().ok(), "web"));
-        let nothing = MeshPod::of(&Pod::default());
+        let nothing =
+            read(json!({"metadata": {"labels": null}, "spec": {"containers": null, "os": null}, "status": null}));
+        assert_eq!(nothing, read(json!({})), "null is nothing");
         assert_eq!((nothing.uid(), nothing.node(), &*nothing.service_account), (None, None, "default"));
     }
 }

@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod as WholePod, Service, ServiceAccount};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
@@ -21,7 +20,7 @@ use super::rate_limit::RateLimit;
 use super::reference_grant::ReferenceGrant;
 use super::route::{GrpcRoute as GRPCRoute, HttpRoute as HTTPRoute, StreamRoute as TCPRoute, StreamRoute as TLSRoute};
 use super::unserved::{Unserved as BackendTLSPolicy, Unserved as Telemetry};
-use super::{Kind, MeshPod as Pod, ObjectKey};
+use super::{Kind, MeshPod as Pod, MeshSlice as EndpointSlice, ObjectKey};
 use crate::ordered::OrderedMap;
 
 /// All objects of one kind; what does not change is shared between readings.
@@ -241,18 +240,6 @@ pub fn pod_ips(pod: &WholePod) -> Vec<IpAddr> {
     addresses
 }
 
-/// The address of the node a pod is on, once it is known.
-#[must_use]
-pub fn host_ip(pod: &WholePod) -> Option<IpAddr> {
-    pod.status.as_ref()?.host_ip.as_deref()?.parse().ok()
-}
-
-/// The uid of a pod, once it has one.
-#[must_use]
-pub fn pod_uid(pod: &WholePod) -> Option<&str> {
-    pod.metadata.uid.as_deref().filter(|uid| !uid.is_empty())
-}
-
 /// The node a pod was placed on, once it was.
 #[must_use]
 pub fn node_name(pod: &WholePod) -> Option<&str> {
@@ -273,13 +260,6 @@ pub fn service_account_name(pod: &WholePod) -> &str {
 #[must_use]
 pub fn is_host_network(pod: &WholePod) -> bool {
     pod.spec.as_ref().and_then(|spec| spec.host_network).unwrap_or(false)
-}
-
-/// Whether the pod ran to its end and will not run again.
-#[must_use]
-pub fn is_terminal(pod: &WholePod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 /// Whether the pod was asked to end but still runs.

@@ -4,7 +4,7 @@ use super::*;
 
 fn pod(uid: &str, annotations: Value) -> MeshPod {
     let pod = json!({"metadata": {"uid": uid, "annotations": annotations}});
-    MeshPod::of(&serde_json::from_value(pod).unwrap())
+    serde_json::from_value(pod).unwrap()
 }
 
 fn mark(uid: &str, annotations: &[(&'static str, &str)]) -> Mark {

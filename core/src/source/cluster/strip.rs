@@ -1,7 +1,6 @@
 //! Leaves out of objects what nobody here reads, before they are kept.
 
 use k8s_openapi::api::core::v1::{Service, ServiceStatus};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
@@ -44,12 +43,5 @@ pub(super) fn service(service: &mut Service) {
     conditions.retain(|condition| condition.type_.starts_with(OWN_CONDITIONS));
     if !conditions.is_empty() {
         service.status = Some(ServiceStatus { conditions: Some(conditions), ..ServiceStatus::default() });
-    }
-}
-
-pub(super) fn endpoint_slice(slice: &mut EndpointSlice) {
-    for endpoint in &mut slice.endpoints {
-        endpoint.hints = None;
-        endpoint.deprecated_topology = None;
     }
 }

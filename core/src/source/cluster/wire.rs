@@ -7,8 +7,8 @@ use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod, Service, ServiceAccount};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
+use bytes::{Buf, BytesMut};
+use k8s_openapi::api::core::v1::{Namespace, Node, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::client::Body;
@@ -24,6 +24,8 @@ use super::super::istio_destination::DestinationRule;
 use super::super::istio_network::{ServiceEntry, WorkloadEntry};
 use super::super::istio_tokens::RequestAuthentication;
 use super::super::istio_traffic::VirtualService;
+use super::super::mesh_pod::WrittenPod;
+use super::super::mesh_slice::WrittenSlice;
 use super::super::objects::Typed;
 use super::super::rate_limit::RateLimit;
 use super::super::reference_grant::ReferenceGrant;
@@ -31,7 +33,7 @@ use super::super::route::{
     GrpcRoute as GRPCRoute, HttpRoute as HTTPRoute, StreamRoute as TCPRoute, StreamRoute as TLSRoute,
 };
 use super::super::unserved::{Unserved as BackendTLSPolicy, Unserved as Telemetry};
-use super::super::{Kind, MeshPod, ObjectKey};
+use super::super::{Kind, ObjectKey};
 use super::{request, strip};
 use crate::yaml::FieldPath;
 
@@ -194,8 +196,21 @@ struct Head {
     annotations: Option<BTreeMap<String, String>>,
 }
 
+/// An event of an object that is, with the object in its type.
+#[derive(Deserialize)]
+struct Present<'a, T> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
+    object: T,
+}
+
 /// Reads a line; nothing of an object that says not even who it is.
 pub(super) fn event(kind: Kind, line: &[u8]) -> Result<Option<Event>, Failure> {
+    // Nearly all lines are objects that are understood, and those are read in one go.
+    if let Ok((object, head)) = typed(kind, Text::Event(line)) {
+        let item = Item { key: ObjectKey::new(kind, head.namespace, head.name), object: Ok(object) };
+        return Ok(Some(Event::Applied(item, head.resource_version)));
+    }
     let garbage = |error: serde_json::Error| Failure::Garbage(error.to_string());
     let RawEvent { kind: happened, object } = serde_json::from_slice(line).map_err(garbage)?;
     match &*happened {
@@ -220,7 +235,7 @@ pub(super) fn event(kind: Kind, line: &[u8]) -> Result<Option<Event>, Failure> {
 
 /// One object and its version.
 fn item(kind: Kind, text: &str) -> Option<(Item, String)> {
-    match typed(kind, text) {
+    match typed(kind, Text::Object(text)) {
         Ok((object, head)) => {
             let key = ObjectKey::new(kind, head.namespace, head.name);
             Some((Item { key, object: Ok(object) }, head.resource_version))
@@ -257,10 +272,19 @@ fn head_of(metadata: &mut ObjectMeta) -> Head {
     Head { name, namespace, resource_version, annotations: None }
 }
 
-fn typed(kind: Kind, text: &str) -> Read<(Typed, Head)> {
+/// Where an object is written.
+#[derive(Clone, Copy)]
+enum Text<'a> {
+    /// In the line of an event.
+    Event(&'a [u8]),
+    /// By itself.
+    Object(&'a str),
+}
+
+fn typed(kind: Kind, text: Text<'_>) -> Read<(Typed, Head)> {
     macro_rules! whole {
         ($kind:ident, $strip:path) => {{
-            let mut object: $kind = read(text)?;
+            let mut object: $kind = text.read()?;
             let head = head_of(&mut object.metadata);
             $strip(&mut object);
             (Typed::$kind(Arc::new(object)), head)
@@ -268,22 +292,31 @@ fn typed(kind: Kind, text: &str) -> Read<(Typed, Head)> {
     }
     macro_rules! head {
         ($kind:ident) => {{
-            let MetadataOnly { mut metadata } = read(text)?;
+            let MetadataOnly { mut metadata } = text.read()?;
             let head = head_of(&mut metadata);
             (Typed::$kind(Arc::new($kind { metadata, ..Default::default() })), head)
+        }};
+    }
+    macro_rules! slim {
+        ($kind:ident, $written:ident) => {{
+            let mut object: $written = text.read()?;
+            let metadata = &mut object.metadata;
+            let head = Head {
+                name: metadata.name.take().unwrap_or_default(),
+                namespace: metadata.namespace.take().unwrap_or_default(),
+                resource_version: metadata.resource_version.take().unwrap_or_default(),
+                annotations: None,
+            };
+            (Typed::$kind(Arc::new(object.into())), head)
         }};
     }
     Ok(match kind {
         Kind::Namespace => head!(Namespace),
         Kind::Node => head!(Node),
         Kind::ServiceAccount => head!(ServiceAccount),
-        Kind::Pod => {
-            let mut pod: Box<Pod> = read(text)?;
-            let head = head_of(&mut pod.metadata);
-            (Typed::Pod(Arc::new(MeshPod::of(&pod))), head)
-        }
+        Kind::Pod => slim!(Pod, WrittenPod),
         Kind::Service => whole!(Service, strip::service),
-        Kind::EndpointSlice => whole!(EndpointSlice, strip::endpoint_slice),
+        Kind::EndpointSlice => slim!(EndpointSlice, WrittenSlice),
         Kind::Gateway => whole!(Gateway, strip::nothing),
         Kind::HTTPRoute => whole!(HTTPRoute, strip::nothing),
         Kind::GRPCRoute => whole!(GRPCRoute, strip::nothing),
@@ -304,7 +337,21 @@ fn typed(kind: Kind, text: &str) -> Read<(Typed, Head)> {
     })
 }
 
-fn read<T: DeserializeOwned>(text: &str) -> Read<T> {
+impl Text<'_> {
+    /// The object. What is wrong with one is told of those by themselves only: to know the field while reading costs as much
+    /// again, so a text with a fault is read once more.
+    fn read<T: DeserializeOwned>(self) -> Read<T> {
+        match self {
+            Self::Event(line) => match serde_json::from_slice(line) {
+                Ok(Present { kind, object }) if matches!(&*kind, "ADDED" | "MODIFIED") => Ok(object),
+                _ => Err((FieldPath::default(), String::new())),
+            },
+            Self::Object(text) => serde_json::from_str(text).or_else(|_| with_path(text)),
+        }
+    }
+}
+
+fn with_path<T: DeserializeOwned>(text: &str) -> Read<T> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
     serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let (path, mut message) = fault_of(&error);
@@ -317,25 +364,24 @@ fn read<T: DeserializeOwned>(text: &str) -> Read<T> {
 /// The lines of a body.
 pub(super) struct Lines {
     body: Body,
-    buffer: Vec<u8>,
+    buffer: BytesMut,
     /// Bytes of `buffer` that hold no end of line.
     searched: usize,
 }
 
 impl Lines {
     pub(super) fn new(body: Body) -> Self {
-        Self { body, buffer: Vec::new(), searched: 0 }
+        Self { body, buffer: BytesMut::new(), searched: 0 }
     }
 
     /// The next line, without its end; none at the end of the body, and what is cut off there is dropped.
-    pub(super) async fn next(&mut self, patience: Duration) -> Result<Option<Vec<u8>>, Failure> {
+    pub(super) async fn next(&mut self, patience: Duration) -> Result<Option<BytesMut>, Failure> {
         loop {
             let rest = self.buffer.get(self.searched..).unwrap_or_default();
             if let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-                let end = self.searched.saturating_add(end);
-                let mut line: Vec<u8> = self.buffer.drain(..=end).collect();
+                let line = self.buffer.split_to(self.searched.saturating_add(end));
+                self.buffer.advance(1);
                 self.searched = 0;
-                line.pop();
                 if line.is_empty() {
                     continue;
                 }

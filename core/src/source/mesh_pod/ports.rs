@@ -2,51 +2,39 @@
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{Container, ContainerPort, LifecycleHandler, Pod, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::written::{Call, Container, ContainerPort, Place, Spec};
+
 /// TCP ports with names; a name that is given twice means the first.
-pub(super) fn named(pod: &Pod) -> Vec<(Box<str>, u16)> {
-    let Some(spec) = &pod.spec else { return Vec::new() };
+pub(super) fn named(spec: &Spec) -> Vec<(Box<str>, u16)> {
     // An init container that restarts always is a sidecar and serves as long as the pod.
     let is_sidecar = |container: &&Container| container.restart_policy.as_deref() == Some("Always");
     let sidecars = spec.init_containers.iter().flatten().filter(is_sidecar);
-    let ports = spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten());
+    let containers = spec.containers.iter().flatten().chain(sidecars);
+    let ports = containers.flat_map(|container| container.ports.iter().flatten());
     let is_tcp = |port: &&ContainerPort| matches!(port.protocol.as_deref(), None | Some("" | "TCP"));
-    let named = |port: &ContainerPort| Some((port.name.as_deref()?.into(), valid(port.container_port)?));
+    let named = |port: &ContainerPort| Some((port.name.clone()?, valid(port.container_port)?));
     ports.filter(is_tcp).filter_map(named).collect()
 }
 
 /// Ports that a node reaches without the mesh.
-pub(super) fn probed(pod: &Pod) -> BTreeSet<u16> {
-    let Some(spec) = &pod.spec else { return BTreeSet::new() };
+pub(super) fn probed(spec: &Spec) -> BTreeSet<u16> {
     // Of the init containers those that stay are probed too (sidecar containers of Kubernetes).
-    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-    containers.flat_map(|container| calls(container).filter_map(|port| number(&port, container))).collect()
+    let containers = spec.containers.iter().chain(&spec.init_containers).flatten();
+    containers.flat_map(|container| calls(container).filter_map(|port| number(port, container))).collect()
 }
 
-fn calls(container: &Container) -> impl Iterator<Item = IntOrString> + '_ {
+fn calls(container: &Container) -> impl Iterator<Item = &IntOrString> {
     let probes = [&container.liveness_probe, &container.readiness_probe, &container.startup_probe];
-    let hooks = container.lifecycle.iter().flat_map(|hooks| [&hooks.post_start, &hooks.pre_stop]).flatten();
-    probes.into_iter().flatten().filter_map(of_probe).chain(hooks.filter_map(of_hook))
-}
-
-fn of_probe(probe: &Probe) -> Option<IntOrString> {
-    let get = probe.http_get.as_ref().map(|get| (get.host.as_deref(), get.port.clone()));
-    let connect = probe.tcp_socket.as_ref().map(|socket| (socket.host.as_deref(), socket.port.clone()));
-    let call = probe.grpc.as_ref().map(|call| (None, IntOrString::Int(call.port)));
-    at_the_pod(get.or(connect).or(call))
-}
-
-fn of_hook(hook: &LifecycleHandler) -> Option<IntOrString> {
-    let get = hook.http_get.as_ref().map(|get| (get.host.as_deref(), get.port.clone()));
-    let connect = hook.tcp_socket.as_ref().map(|socket| (socket.host.as_deref(), socket.port.clone()));
-    at_the_pod(get.or(connect))
+    let hooks = container.lifecycle.iter().flat_map(|hooks| [&hooks.post_start, &hooks.pre_stop]);
+    probes.into_iter().chain(hooks).flatten().filter_map(at_the_pod)
 }
 
 /// A probe with a host of its own goes there and not to the pod.
-fn at_the_pod(call: Option<(Option<&str>, IntOrString)>) -> Option<IntOrString> {
-    call.filter(|(host, _)| host.is_none_or(str::is_empty)).map(|(_, port)| port)
+fn at_the_pod(call: &Call) -> Option<&IntOrString> {
+    let Place { host, port } = call.http_get.as_ref().or(call.tcp_socket.as_ref()).or(call.grpc.as_ref())?;
+    host.as_deref().is_none_or(str::is_empty).then_some(port)
 }
 
 fn number(port: &IntOrString, container: &Container) -> Option<u16> {
@@ -100,8 +88,8 @@ mod tests {
             for place in ["containers", "initContainers"] {
                 let mut pod = json!({"spec": {"containers": []}});
                 pod["spec"][place] = json!([container(fields.clone())]);
-                let pod: Pod = serde_json::from_value(pod).unwrap();
-                assert_eq!(probed(&pod).into_iter().collect::<Vec<_>>(), wanted, "{place}: {fields}");
+                let spec: Spec = serde_json::from_value(pod["spec"].take()).unwrap();
+                assert_eq!(probed(&spec).into_iter().collect::<Vec<_>>(), wanted, "{place}: {fields}");
             }
         }
     }
