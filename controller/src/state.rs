@@ -1,11 +1,12 @@
 //! What the manifests said last, translated: published to everyone who serves it.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fairway_core::io::drain::Drain;
-use fairway_core::source::Loaded;
+use fairway_core::source::{Loaded, ObjectKey};
 use tokio::sync::watch;
 
 use crate::files::Replaced;
@@ -93,6 +94,17 @@ impl Published {
     #[must_use]
     pub fn automatic(&self) -> std::collections::BTreeSet<&str> {
         self.translation.automatic()
+    }
+
+    /// Addresses that hosts of a ServiceEntry were given, where none are written.
+    #[must_use]
+    pub fn given(&self, entry: &ObjectKey) -> &[(String, IpAddr)] {
+        self.translation.given().and_then(|given| given.get(entry)).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// All entries with such hosts.
+    pub fn with_given(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.translation.given().into_iter().flat_map(|given| given.keys())
     }
 
     /// What became of the routes.

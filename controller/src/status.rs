@@ -234,7 +234,7 @@ pub async fn keep<W: Writer>(
         if writer.may_write() && state.world.generation > 0 {
             answers.borrow_and_update();
             // Proxies answer far more often than objects change.
-            let same = survey.take().filter(|survey| survey.is_of(&state));
+            let same = survey.take().and_then(|survey| survey.of_next(&state));
             let is_same = same.is_some();
             let now = same.unwrap_or_else(|| Survey::of(&state));
             let statements = now.statements(&mut memory, &clients.list(), &node_accounts);

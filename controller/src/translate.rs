@@ -42,7 +42,7 @@ use crate::parallel;
 use crate::world::Resource;
 use dependents::{Change, Stale};
 use endpoints::{Endpoints, Served};
-use entry::{Entries, Surroundings};
+use entry::{Entries, Given, Surroundings};
 use labelled::Labelled;
 use made::{Made, Making, OfService, Scope};
 use nodes::Nodes;
@@ -209,6 +209,12 @@ impl Translation {
     pub fn automatic(&self) -> BTreeSet<&str> {
         let needed = self.made.iter().flat_map(|made| made.needed.iter());
         needed.map(|key| key.namespace.as_str()).collect()
+    }
+
+    /// Addresses that hosts of ServiceEntries were given, where none are written.
+    #[must_use]
+    pub fn given(&self) -> Option<&Given> {
+        self.made.as_ref().map(|made| &made.entries.given)
     }
 
     /// The last good version of each policy; the next translation needs it.

@@ -1,9 +1,11 @@
-//! What is said on Services, ServiceEntries and WorkloadEntries: that something about them has no effect, by field. Those that
-//! are as they should be say nothing, unless they said otherwise before.
+//! What is said on Services, ServiceEntries and WorkloadEntries: that something about them has no effect, by field, and which
+//! addresses hosts were given. Those that are as they should be say nothing, unless they said otherwise before.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
+use fairway_core::source::istio_network::StatusAddress;
 use fairway_core::source::{Kind, ObjectKey};
 use serde_json::{Value, json};
 
@@ -12,6 +14,14 @@ use crate::state::Published;
 
 /// Condition of objects whose status is others' as well.
 pub(super) const FAIRWAY_ACCEPTED: &str = "fairway.dev/Accepted";
+
+/// What is said of one of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Addressed {
+    pub(super) verdict: Verdict,
+    /// Addresses that hosts were given.
+    given: Vec<(String, IpAddr)>,
+}
 
 /// Whether a condition is ours.
 pub(super) fn is_ours(condition: &Value) -> bool {
@@ -48,7 +58,7 @@ fn generation(published: &Published, key: &ObjectKey) -> Option<i64> {
 }
 
 /// What is to be said of all of them.
-pub(super) fn verdicts(published: &Published) -> Vec<(ObjectKey, Verdict)> {
+pub(super) fn verdicts(published: &Published) -> Vec<(ObjectKey, Addressed)> {
     let objects = &published.loaded.objects;
     let mut problems: BTreeMap<&ObjectKey, Vec<String>> = BTreeMap::new();
     let meant = |kind| matches!(kind, Kind::Service | Kind::ServiceEntry | Kind::WorkloadEntry);
@@ -65,24 +75,35 @@ pub(super) fn verdicts(published: &Published) -> Vec<(ObjectKey, Verdict)> {
     let workloads = objects.workload_entries.iter().filter(|(_, it)| !it.status.conditions.is_empty());
     let before = services.chain(entries.map(|(key, _)| key)).chain(workloads.map(|(key, _)| key));
     let before = before.filter(|key| present(published, key).iter().any(is_ours));
-    let keys: BTreeSet<&ObjectKey> = problems.keys().copied().chain(before).collect();
+    let keys: BTreeSet<&ObjectKey> = problems.keys().copied().chain(before).chain(published.with_given()).collect();
     let verdict = |key: &ObjectKey| {
         let (holds, reason, message) = match problems.get(key) {
             Some(texts) => (false, "Invalid", texts.join("; ")),
             None => (true, "Accepted", "nothing about it is left out".to_owned()),
         };
         let generation = generation(published, key);
-        (key.clone(), Verdict { condition: FAIRWAY_ACCEPTED, holds, reason, message, generation })
+        let verdict = Verdict { condition: FAIRWAY_ACCEPTED, holds, reason, message, generation };
+        (key.clone(), Addressed { verdict, given: published.given(key).to_vec() })
     };
     keys.into_iter().map(verdict).collect()
 }
 
 /// The status to write, beside what others say there, and whether it says anything new.
-pub(super) fn compare(verdict: &Verdict, published: &Published, key: &ObjectKey, now: &str) -> (Value, bool) {
-    let present = present(published, key);
-    let (ours, differs) = verdict.compare(None, &present, now);
-    let others = present.iter().filter(|condition| !is_ours(condition)).cloned();
-    (json!({"conditions": others.chain(ours).collect::<Vec<_>>()}), differs)
+pub(super) fn compare(said: &Addressed, published: &Published, key: &ObjectKey, now: &str) -> (Value, bool) {
+    let conditions = present(published, key);
+    let (ours, differs) = said.verdict.compare(None, &conditions, now);
+    let others = conditions.iter().filter(|condition| !is_ours(condition)).cloned();
+    let mut status = json!({"conditions": others.chain(ours).collect::<Vec<_>>()});
+    let kept = published.loaded.objects.service_entries.get(key).map(|entry| entry.status.addresses.as_slice());
+    let kept = kept.unwrap_or_default();
+    let given = said.given.iter().map(|(host, value)| StatusAddress { host: host.clone(), value: value.to_string() });
+    let given: Vec<StatusAddress> = given.collect();
+    // What is not in use any more stays: it may be again.
+    let addresses = if given.is_empty() { kept } else { &given };
+    if !addresses.is_empty() {
+        status["addresses"] = json!(addresses);
+    }
+    (status, differs || addresses != kept)
 }
 
 #[cfg(test)]
@@ -93,6 +114,7 @@ mod tests {
 
     use super::*;
     use crate::translate::Settings;
+    use crate::translate::vip::Addresses;
 
     /// What is said of the only such object.
     fn said(manifests: &str) -> Option<(Value, bool)> {
@@ -101,8 +123,8 @@ mod tests {
         let published = Published::default().next(Arc::new(load(root.path(), None)), &Settings::default());
         let all = verdicts(&published);
         assert!(all.len() <= 1, "{all:?}");
-        let (key, verdict) = all.into_iter().next()?;
-        Some(compare(&verdict, &published, &key, "2026-02-02T00:00:00Z"))
+        let (key, said) = all.into_iter().next()?;
+        Some(compare(&said, &published, &key, "2026-02-02T00:00:00Z"))
     }
 
     #[test]
@@ -126,6 +148,63 @@ mod tests {
         assert!(!said(&service(label, &before)).unwrap().1, "said already");
         let (status, is_new) = said(&service("", &before)).unwrap();
         assert_eq!((&status["conditions"][0]["status"], is_new), (&json!("True"), true));
+    }
+
+    #[test]
+    fn addresses_that_hosts_were_given_are_kept_in_the_status() {
+        let entry = |status: &str| {
+            format!(
+                "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: far, namespace: shop}}\n\
+                 spec: {{hosts: [a.example, \"*.b.example\"], ports: [{{number: 80, name: http, protocol: HTTP}}], resolution: STATIC}}\n{status}\n"
+            )
+        };
+        let (status, is_new) = said(&entry("")).unwrap();
+        assert!(is_new);
+        let addresses = status["addresses"].as_array().unwrap();
+        let hosts: Vec<&Value> = addresses.iter().map(|address| &address["host"]).collect();
+        assert_eq!(hosts, ["a.example", "a.example"], "one of each version, and none for a name that stands for many");
+        // Somebody gave it another one before, as it is after a collision with a host that has gone since.
+        let other = "status: {addresses: [{host: a.example, value: 240.240.7.7}]}";
+        let (status, _) = said(&entry(other)).unwrap();
+        assert_eq!(status["addresses"], json!([{"host": "a.example", "value": "240.240.7.7"}]));
+        assert!(!said(&entry(&format!("status: {status}"))).unwrap().1, "said already");
+    }
+
+    #[test]
+    fn a_host_that_had_to_give_way_stays_where_it_is_when_the_other_has_gone() {
+        // The first two names that share a hash.
+        let mut known = BTreeMap::new();
+        let (older, younger) = (0..)
+            .find_map(|number| {
+                let host = format!("h{number}.example");
+                let alone = Addresses::default().allocate("shop", &host);
+                known.insert(alone, host.clone()).map(|other| (other, host))
+            })
+            .unwrap();
+        let root = tempfile::tempdir().unwrap();
+        let write = |name: &str, year: u32, host: &str, status: &Value| {
+            let entry = json!({"apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry", "status": status,
+                "metadata": {"name": name, "namespace": "shop", "creationTimestamp": format!("{year}-01-01T00:00:00Z")},
+                "spec": {"hosts": [host], "ports": [{"number": 80, "name": "http"}], "resolution": "STATIC"}});
+            std::fs::write(root.path().join(format!("{name}.yaml")), entry.to_string()).unwrap();
+        };
+        let published = || Published::default().next(Arc::new(load(root.path(), None)), &Settings::default());
+        let key = ObjectKey::new(Kind::ServiceEntry, "shop", "b");
+        write("a", 2024, &older, &json!({}));
+        write("b", 2025, &younger, &json!({}));
+        let both = published();
+        let given = both.given(&key).to_vec();
+        let alone = Addresses::default().allocate("shop", &younger);
+        assert!(given.len() == 2 && given[0].1 != alone[0], "{given:?}");
+        let (_, said) = verdicts(&both).into_iter().find(|(known, _)| *known == key).unwrap();
+        let (status, _) = compare(&said, &both, &key, "2026-02-02T00:00:00Z");
+        std::fs::remove_file(root.path().join("a.yaml")).unwrap();
+        assert_eq!(published().given(&key)[0].1, alone[0], "without a status it would move");
+        write("b", 2025, &younger, &status);
+        assert_eq!(published().given(&key), given);
+        // Nor does the older one get it when it comes back.
+        write("a", 2024, &older, &json!({}));
+        assert_eq!(published().given(&key), given);
     }
 
     #[test]

@@ -46,12 +46,14 @@ fn shared(kind: Kind) -> Option<Shared> {
     }
 }
 
-/// Our entries of `wanted`, beside those that others have there now.
+/// `wanted`, with our entries of the list beside those that others have there now.
 fn beside(present: &Value, wanted: &Value, (field, is_ours): Shared) -> Value {
     let entries = |status: &Value| status.get(field).and_then(Value::as_array).cloned().unwrap_or_default();
     let others = entries(present).into_iter().filter(|entry| !is_ours(entry));
     let ours = entries(wanted).into_iter().filter(is_ours);
-    json!({field: others.chain(ours).collect::<Vec<_>>()})
+    let mut status = wanted.clone();
+    status[field] = others.chain(ours).collect();
+    status
 }
 
 impl Cluster {
@@ -122,6 +124,8 @@ mod tests {
         let list = shared(Kind::HTTPRoute).unwrap();
         assert_eq!(beside(&present, &wanted, list), json!({"parents": [theirs("new"), ours("now")]}));
         assert_eq!(beside(&Value::Null, &wanted, list), json!({"parents": [ours("now")]}));
+        let entry = json!({"conditions": [], "addresses": [{"host": "a.example", "value": "240.240.0.1"}]});
+        assert_eq!(beside(&Value::Null, &entry, shared(Kind::ServiceEntry).unwrap()), entry);
         assert!(shared(Kind::AuthorizationPolicy).is_none());
     }
 }

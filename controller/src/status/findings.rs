@@ -49,9 +49,9 @@ pub fn of(published: &Published, key: &ObjectKey) -> Findings {
         }
         _ => {
             let said =
-                addressed::verdicts(published).into_iter().find(|(known, verdict)| known == key && !verdict.holds);
+                addressed::verdicts(published).into_iter().find(|(known, said)| known == key && !said.verdict.holds);
             unread(published, key)
-                .unwrap_or_else(|| note(said.map(|(_, verdict)| verdict.message).into_iter().collect()))
+                .unwrap_or_else(|| note(said.map(|(_, said)| said.verdict.message).into_iter().collect()))
         }
     }
 }

@@ -17,6 +17,24 @@ use crate::l7;
 use crate::serve::clients::Client;
 use crate::state::Published;
 
+/// Whether nothing has changed that anything is said of. Pods come and go all the time, and nothing is said of them.
+fn says_the_same(before: &Published, now: &Published) -> bool {
+    let is_unsaid = |kind: &Kind| {
+        matches!(kind, Kind::Pod | Kind::EndpointSlice | Kind::Node | Kind::ServiceAccount | Kind::NetworkPolicy)
+    };
+    let (l7_before, l7) = (before.world.l7(), now.world.l7());
+    before.loaded.objects.changed_kinds(&now.loaded.objects).iter().all(is_unsaid)
+        && before.loaded.errors == now.loaded.errors
+        && before.loaded.rejected == now.loaded.rejected
+        && before.problems == now.problems
+        && before.desired().services.is_same(&now.desired().services)
+        // Kept where nothing about them has changed.
+        && std::ptr::eq(before.routes(), now.routes())
+        && std::ptr::eq(before.destinations(), now.destinations())
+        && std::ptr::eq(l7_before.waypoints(), l7.waypoints())
+        && Arc::ptr_eq(l7_before.keys(), l7.keys())
+}
+
 /// What is to be said of one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Statement {
@@ -30,7 +48,7 @@ enum Said {
     Policy(Verdict),
     Route(l7::verdict::Verdict),
     /// Something whose conditions are others' as well.
-    Addressed(Verdict),
+    Addressed(addressed::Addressed),
     /// Something without effect, by what it is for.
     Ancestors(Vec<Value>),
 }
@@ -39,7 +57,8 @@ impl Said {
     /// Version of the object that this is about.
     fn generation(&self) -> Option<i64> {
         match self {
-            Self::Policy(verdict) | Self::Addressed(verdict) => verdict.generation,
+            Self::Policy(verdict) => verdict.generation,
+            Self::Addressed(said) => said.verdict.generation,
             Self::Route(verdict) => verdict.generation,
             Self::Ancestors(_) => None,
         }
@@ -55,7 +74,7 @@ impl Statement {
                 let (conditions, differs) = verdict.compare(programmed, present(published, key), now);
                 (json!({"conditions": conditions}), differs)
             }
-            Said::Addressed(verdict) => addressed::compare(verdict, published, key, now),
+            Said::Addressed(said) => addressed::compare(said, published, key, now),
             Said::Route(verdict) => routes::compare(verdict, programmed, published, key, now),
             Said::Ancestors(ancestors) => unserved::compare(ancestors, published, key, now),
         }
@@ -113,8 +132,8 @@ impl Survey {
         for (key, verdict) in unserved::telemetry(published) {
             add(key, Said::Policy(verdict), Effect::Unsaid);
         }
-        for (key, verdict) in addressed::verdicts(published) {
-            add(key, Said::Addressed(verdict), Effect::Unsaid);
+        for (key, said) in addressed::verdicts(published) {
+            add(key, Said::Addressed(said), Effect::Unsaid);
         }
         for (key, ancestors) in unserved::backend_tls(published) {
             add(key, Said::Ancestors(ancestors), Effect::Unsaid);
@@ -122,9 +141,9 @@ impl Survey {
         Self { published: Arc::clone(published), objects }
     }
 
-    /// Whether it is of this very state.
-    pub(super) fn is_of(&self, published: &Arc<Published>) -> bool {
-        Arc::ptr_eq(&self.published, published)
+    /// The same of another state, if that says the same.
+    pub(super) fn of_next(self, published: &Arc<Published>) -> Option<Self> {
+        says_the_same(&self.published, published).then(|| Self { published: Arc::clone(published), ..self })
     }
 
     /// What is to be said where these clients are connected.
@@ -156,5 +175,52 @@ impl Survey {
             (key.clone(), Statement { said: Arc::clone(said), programmed: decide(key, said, effect) })
         };
         self.objects.iter().map(statement).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fairway_core::source::Loaded;
+
+    use super::*;
+    use crate::translate::Settings;
+
+    #[test]
+    fn what_is_said_is_looked_up_again_only_where_it_may_be_something_else() {
+        let object = |api_version: &str, kind: &str, spec: Value, labels: Value| {
+            json!({"apiVersion": api_version, "kind": kind, "spec": spec,
+                "metadata": {"name": "it", "namespace": "shop", "labels": labels}})
+        };
+        let pod = |labels| {
+            let mut pod = object("v1", "Pod", json!({"containers": []}), labels);
+            pod["status"] = json!({"podIP": "10.0.0.1"});
+            (Kind::Pod, pod)
+        };
+        let policy =
+            |spec| (Kind::AuthorizationPolicy, object("security.istio.io/v1", "AuthorizationPolicy", spec, json!({})));
+        let service = |port| {
+            let spec = json!({"clusterIP": "10.96.0.1", "ports": [{"port": port}]});
+            (Kind::Service, object("v1", "Service", spec, json!({})))
+        };
+        let with = |loaded: &Loaded, (kind, written): &(Kind, Value)| {
+            loaded.with(&ObjectKey::new(*kind, "shop", "it"), written)
+        };
+        let first = [pod(json!({})), policy(json!({})), service(80)];
+        let loaded = first.iter().fold(Loaded::default(), |loaded, object| with(&loaded, object));
+        let before = Arc::new(Published::default().next(Arc::new(loaded.clone()), &Settings::default()));
+        for (change, expected) in [
+            (pod(json!({"app": "web"})), true),
+            // Its waypoint is missing.
+            (pod(json!({"istio.io/use-waypoint": "none-such"})), false),
+            (policy(json!({"action": "DENY"})), false),
+            (policy(json!({"action": "MAYBE"})), false),
+            (policy(json!(1)), false),
+            (service(81), false),
+        ] {
+            let now = Arc::new(before.next(Arc::new(with(&loaded, &change)), &Settings::default()));
+            let same = Survey::of(&before).of_next(&now);
+            assert_eq!(same.is_some(), expected, "{change:?}");
+            assert!(same.is_none_or(|survey| Arc::ptr_eq(&survey.published, &now)));
+        }
     }
 }

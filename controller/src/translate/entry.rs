@@ -50,7 +50,12 @@ pub struct Entries {
     pub claimed: BTreeMap<ObjectKey, String>,
     /// Addresses that are written in any entry, whoever else has them.
     pub addresses: BTreeSet<IpAddr>,
+    /// Addresses of hosts for which none are written, to be kept in the status of their entry.
+    pub given: Given,
 }
+
+/// Hosts and their addresses, by entry.
+pub type Given = BTreeMap<ObjectKey, Vec<(String, IpAddr)>>;
 
 /// A ServiceEntry that selects workloads.
 #[derive(Debug, PartialEq)]
@@ -164,11 +169,11 @@ impl Entries {
             }
             let mut vips = addresses.clone();
             if vips.is_empty() && !is_wildcard && wants_addresses(entry) {
-                let given = given_addresses(entry, host);
-                vips = if given.is_empty() { allocated.allocate(&key.namespace, host) } else { given }
-                    .into_iter()
-                    .map(IpNet::from)
-                    .collect();
+                let kept = kept_addresses(entry, host);
+                let given = if kept.is_empty() { allocated.allocate(&key.namespace, host) } else { kept };
+                vips = given.iter().copied().map(IpNet::from).collect();
+                let of_entry = self.given.entry(key.clone()).or_default();
+                of_entry.extend(given.into_iter().map(|address| ((*host).to_owned(), address)));
             }
             let service_key = format!("{}/{host}", key.namespace);
             self.bound.extend(Bound::of(&service_key, key, &binding));
@@ -371,8 +376,9 @@ fn wants_addresses(entry: &ServiceEntry) -> bool {
         && label(&entry.metadata, AUTOALLOCATE) != Some("false")
 }
 
-/// The addresses somebody has given a host for good.
-fn given_addresses(entry: &ServiceEntry, host: &str) -> Vec<IpAddr> {
+/// The addresses that a host was given before: who has come to it by one goes on doing so, whatever other hosts come and go
+/// (docs/adr/0026-addresses-of-hosts-are-kept.md).
+fn kept_addresses(entry: &ServiceEntry, host: &str) -> Vec<IpAddr> {
     let is_only = entry.spec.hosts.len() == 1;
     let of_host = entry.status.addresses.iter().filter(|it| it.host == host || (it.host.is_empty() && is_only));
     of_host.filter_map(|address| address.value.parse().ok()).collect()
