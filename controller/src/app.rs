@@ -118,8 +118,9 @@ impl Controller {
         let trust_domain = config.rules.trust_domain.clone();
         let authority = keeper::keep(authority(&config, &place), trust_domain, metrics.clone(), drain.clone()).await?;
         let certificate = ServerCertificate::new(authority.clone(), config.server_names.clone(), provider::provider())?;
-        let tls = certificate.config(tls::HTTP2)?;
-        let webhook_tls = certificate.config(admission::server::PROTOCOL)?;
+        let tls = certificate.config(tls::HTTP2, None)?;
+        let webhook_callers = config.webhook.client_authority.as_deref();
+        let webhook_tls = certificate.config(admission::server::PROTOCOL, webhook_callers)?;
         let listener = bind(config.listen).await?;
         let admin_listener = bind(config.admin_listen).await?;
         let webhook_listener = match config.webhook.listen.filter(|_| matches!(place, Place::Cluster(_))) {
@@ -152,8 +153,8 @@ impl Controller {
         let webhook_listen = webhook_listener.as_ref().and_then(|listener| listener.local_addr().ok());
         if let Some(listener) = webhook_listener {
             let webhook = Webhook::new(published.clone(), config.settings.clone(), metrics.clone());
-            let maximum = admission::server::CONNECTIONS;
-            let connections = tls::accept(listener, webhook_tls, maximum, metrics.clone(), drain.clone());
+            let bounds = admission::server::BOUNDS;
+            let connections = tls::accept(listener, webhook_tls, bounds, metrics.clone(), drain.clone());
             tokio::spawn(webhook.serve(connections, drain.clone()));
         }
 
@@ -165,7 +166,7 @@ impl Controller {
         let root_pem = authority.borrow().roots_pem().to_owned();
         let authority =
             Authority::new(authority, verifier, published, config.rules, config.certificate_lifetime, metrics.clone());
-        let connections = tls::accept(listener, tls, tls::PROXIES, metrics, drain.clone());
+        let connections = tls::accept(listener, tls, config.bounds, metrics, drain.clone());
         let server = tokio::spawn(serve(connections, discovery, authority, drain));
         tracing::info!(%listen, %admin_listen, "controller started");
         Ok(Self { listen, admin_listen, webhook_listen, root_pem, server })

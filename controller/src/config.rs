@@ -1,6 +1,7 @@
 //! Flags and environment, checked once.
 
 pub mod authority;
+pub mod peers;
 pub mod waypoints;
 pub mod webhook;
 
@@ -16,8 +17,10 @@ use crate::ca::authorize::Rules;
 use crate::keys::Reach;
 use crate::l7::authorizers::{self, Authorizers};
 use crate::lifecycle::render::WaypointSettings;
+use crate::tls::Bounds;
 use crate::translate::Settings;
 use authority::{AuthorityArgs, AuthorityConfig};
+use peers::PeerArgs;
 use waypoints::WaypointArgs;
 use webhook::{WebhookArgs, WebhookConfig};
 
@@ -116,6 +119,9 @@ pub struct Args {
     /// About the webhook.
     #[command(flatten)]
     pub webhook: WebhookArgs,
+    /// About how much peers may take.
+    #[command(flatten)]
+    pub peers: PeerArgs,
     /// Shape of log lines: plain or json.
     #[arg(long, default_value = "plain", env = "LOG_FORMAT")]
     pub log_format: String,
@@ -200,6 +206,8 @@ pub struct Config {
     pub waypoints: Option<WaypointSettings>,
     /// Where the API server asks of what users apply.
     pub webhook: WebhookConfig,
+    /// How much peers may take at the port for proxies.
+    pub bounds: Bounds,
     /// How long streams may last.
     pub maximum_connection_age: Option<Duration>,
     /// From where keys of tokens may be fetched.
@@ -324,6 +332,7 @@ impl TryFrom<Args> for Config {
                 private_entries: args.entries_reach == EntriesReach::Namespace,
             },
             webhook: args.webhook.into(),
+            bounds: args.peers.into(),
             server_names,
             certificate_lifetime: args.workload_cert_ttl,
             maximum_connection_age: (!args.max_connection_age.is_zero()).then_some(args.max_connection_age),
@@ -375,7 +384,17 @@ mod tests {
         assert_eq!(config.certificate_lifetime, Duration::from_secs(24 * 3600));
         assert_eq!(config.ca_directory, PathBuf::from("s/ca"));
         assert_eq!(config.maximum_connection_age, Some(Duration::from_secs(1800)));
+        assert_eq!((config.bounds.connections, config.bounds.connections_of_one_peer), (20_000, 512));
+        assert_eq!((config.bounds.handshakes, config.bounds.handshakes_of_one_peer), (256, 32));
         assert!(config.rules.trusted.contains(&("fairway-system".to_owned(), "ztunnel".to_owned())));
+    }
+
+    #[test]
+    fn bounds_are_set_and_never_nothing() {
+        let set = config(&["--max-connections-per-peer", "7", "--max-handshakes-per-peer", "3"]).unwrap();
+        assert_eq!((set.bounds.connections_of_one_peer, set.bounds.handshakes_of_one_peer), (7, 3));
+        let zero = ["controller", "--state-dir", "s", "--max-connections", "0"];
+        assert!(Args::try_parse_from(zero).is_err());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -9,11 +10,13 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use fairway_core::io::drain::Drain;
-use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
-use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use time::OffsetDateTime;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -33,13 +36,6 @@ const SERVER_LIFETIME: Duration = Duration::from_secs(30 * 24 * 3600);
 const RENEWAL_CHECK: Duration = Duration::from_secs(60);
 /// Time for a handshake: a client that is silent must not keep a place.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Handshakes at a time: they cost processor time, and a mesh that restarts sends all its nodes at once.
-const MAXIMUM_HANDSHAKES: usize = 256;
-/// Connections of proxies: one or two a node. Of one peer as many as may be behind one address: a machine that opens connections
-/// and says nothing must not take the places of all others.
-pub const PROXIES: Connections = Connections { all: 20_000, of_one_peer: 512 };
-/// Handshakes at a time with one peer.
-const MAXIMUM_HANDSHAKES_PER_PEER: usize = 32;
 /// What gRPC speaks, as TLS calls it (RFC 7301 §6).
 pub const HTTP2: &[u8] = b"h2";
 /// Connections through the handshake that nobody has taken over yet.
@@ -56,6 +52,14 @@ pub enum TlsError {
     /// The library refuses.
     #[error("cannot set up TLS: {0}")]
     Setup(#[from] rustls::Error),
+    /// Whom to believe cannot be read.
+    #[error("--webhook-client-ca {path}: {problem}; give a PEM file with the authority's certificates")]
+    ClientAuthority {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
 }
 
 /// The server's certificate, replaced before it ends and when another authority signs.
@@ -86,15 +90,25 @@ impl ServerCertificate {
         Ok(Arc::new(Self { authority, names, provider, current }))
     }
 
-    /// Settings of a port on which this is spoken (ALPN, RFC 7301).
+    /// Settings of a port on which this is spoken (ALPN, RFC 7301), by everybody or by those who show a certificate of the authority
+    /// in this file.
     ///
     /// # Errors
-    /// When the provider has no TLS 1.3.
-    pub fn config(self: &Arc<Self>, protocol: &'static [u8]) -> Result<Arc<ServerConfig>, TlsError> {
+    /// When the provider has no TLS 1.3, or the file cannot be used.
+    pub fn config(
+        self: &Arc<Self>,
+        protocol: &'static [u8],
+        client_authority: Option<&Path>,
+    ) -> Result<Arc<ServerConfig>, TlsError> {
         let resolver: Arc<dyn ResolvesServerCert> = Arc::<Self>::clone(self);
+        let clients = match client_authority {
+            None => WebPkiClientVerifier::no_client_auth(),
+            Some(path) => only_of(path, &self.provider)
+                .map_err(|problem| TlsError::ClientAuthority { path: path.to_owned(), problem })?,
+        };
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(&[&rustls::version::TLS13])?
-            .with_no_client_auth()
+            .with_client_cert_verifier(clients)
             .with_cert_resolver(resolver);
         config.alpn_protocols = vec![protocol.to_vec()];
         Ok(Arc::new(config))
@@ -127,6 +141,18 @@ impl ServerCertificate {
     }
 }
 
+/// Who believes certificates of the authority in a file, and nothing else.
+fn only_of(path: &Path, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())? {
+        let certificate = certificate.map_err(|error| error.to_string())?;
+        roots.add(certificate).map_err(|error| error.to_string())?;
+    }
+    // A file without certificates is refused here.
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider)).build();
+    verifier.map_err(|error| error.to_string())
+}
+
 impl Made {
     /// Whether half of its time is over, or it was made by a clock that has been set back since.
     fn is_due(&self, now: OffsetDateTime) -> bool {
@@ -148,13 +174,17 @@ impl ResolvesServerCert for ServerCertificate {
     }
 }
 
-/// How many connections there may be at a time.
+/// How much peers may take at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Connections {
-    /// Together.
-    pub all: usize,
-    /// Of one address.
-    pub of_one_peer: usize,
+pub struct Bounds {
+    /// Connections together.
+    pub connections: usize,
+    /// Connections of one address.
+    pub connections_of_one_peer: usize,
+    /// Handshakes together.
+    pub handshakes: usize,
+    /// Handshakes with one address.
+    pub handshakes_of_one_peer: usize,
 }
 
 /// A connection through the handshake.
@@ -165,32 +195,32 @@ pub struct Connection {
     _places: (OwnedSemaphorePermit, OwnedSemaphorePermit),
 }
 
-/// Accepts until the drain starts, so many at a time; connections through the handshake come out of the receiver.
+/// Accepts until the drain starts, within these bounds; connections through the handshake come out of the receiver.
 #[must_use]
 pub fn accept(
     listener: TcpListener,
     config: Arc<ServerConfig>,
-    maximum: Connections,
+    bounds: Bounds,
     metrics: Metrics,
     drain: Drain,
 ) -> mpsc::Receiver<Connection> {
     let (sender, receiver) = mpsc::channel(HANDED_OVER);
-    tokio::spawn(accept_loop(listener, TlsAcceptor::from(config), maximum, metrics, drain, sender));
+    tokio::spawn(accept_loop(listener, TlsAcceptor::from(config), bounds, metrics, drain, sender));
     receiver
 }
 
 async fn accept_loop(
     listener: TcpListener,
     acceptor: TlsAcceptor,
-    maximum: Connections,
+    bounds: Bounds,
     metrics: Metrics,
     mut drain: Drain,
     sender: mpsc::Sender<Connection>,
 ) {
-    let handshakes = Arc::new(Semaphore::new(MAXIMUM_HANDSHAKES));
-    let connections = Arc::new(Semaphore::new(maximum.all));
-    let handshakes_of = PerPeer::new(MAXIMUM_HANDSHAKES_PER_PEER);
-    let connections_of = PerPeer::new(maximum.of_one_peer);
+    let handshakes = Arc::new(Semaphore::new(bounds.handshakes));
+    let connections = Arc::new(Semaphore::new(bounds.connections));
+    let handshakes_of = PerPeer::new(bounds.handshakes_of_one_peer);
+    let connections_of = PerPeer::new(bounds.connections_of_one_peer);
     let mut pause = ACCEPT_PAUSE.0;
     loop {
         // Permits before the accept: what cannot be served waits in the kernel's queue.
@@ -290,7 +320,70 @@ impl AsyncWrite for Connection {
 
 #[cfg(test)]
 mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+    use rustls::ClientConfig;
+    use rustls_pki_types::ServerName;
+    use tokio_rustls::TlsConnector;
+
     use super::*;
+
+    type Authority = CertifiedIssuer<'static, KeyPair>;
+
+    fn authority() -> Authority {
+        let mut params = CertificateParams::new([]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn only_who_shows_a_certificate_of_the_authority_may_ask_where_there_is_one() {
+        let state = tempfile::tempdir().unwrap();
+        let now = OffsetDateTime::now_utc();
+        let files = crate::ca::root::open(state.path(), now).unwrap();
+        let signer = Arc::new(Signer::of(&files, "cluster.local", now).unwrap());
+        let roots = CertificateDer::pem_slice_iter(signer.roots_pem().as_bytes()).map(Result::unwrap);
+        let mut trusted = RootCertStore::empty();
+        trusted.add_parsable_certificates(roots);
+        let provider = fairway_core::io::tls::provider();
+        let (_keeper, current) = tokio::sync::watch::channel(signer);
+        let server = ServerCertificate::new(current, vec!["localhost".to_owned()], Arc::clone(&provider)).unwrap();
+        let (ours, theirs) = (authority(), authority());
+        let file = state.path().join("ca.pem");
+        std::fs::write(&file, ours.pem()).unwrap();
+        let of = |authority: &Authority| {
+            let key = KeyPair::generate().unwrap();
+            let certificate = CertificateParams::new(["kube-apiserver".to_owned()]).unwrap();
+            let certificate = certificate.signed_by(&key, authority).unwrap();
+            (vec![certificate.der().clone()], PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der())))
+        };
+        // Whom the port believes, what the caller shows, and whether it is let in.
+        for (asked, shown, expected) in [
+            (None, None, true),
+            (None, Some(of(&theirs)), true),
+            (Some(&*file), None, false),
+            (Some(&*file), Some(of(&theirs)), false),
+            (Some(&*file), Some(of(&ours)), true),
+        ] {
+            let acceptor = TlsAcceptor::from(server.config(b"http/1.1", asked).unwrap());
+            let client =
+                ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
+            let client = client.unwrap().with_root_certificates(trusted.clone());
+            let what = format!("{asked:?} {}", shown.is_some());
+            let mut client = match shown {
+                Some((chain, key)) => client.with_client_auth_cert(chain, key).unwrap(),
+                None => client.with_no_client_auth(),
+            };
+            client.alpn_protocols = vec![b"http/1.1".to_vec()];
+            let (near, far) = tokio::io::duplex(64 * 1024);
+            let name = ServerName::try_from("localhost").unwrap();
+            let connector = TlsConnector::from(Arc::new(client));
+            let (accepted, _) = tokio::join!(acceptor.accept(near), connector.connect(name, far));
+            assert_eq!(accepted.is_ok(), expected, "{what}");
+        }
+        std::fs::write(&file, "nothing").unwrap();
+        let error = server.config(b"http/1.1", Some(&file)).unwrap_err().to_string();
+        assert!(error.contains("--webhook-client-ca") && error.contains("ca.pem"), "{error}");
+    }
 
     #[test]
     fn a_certificate_is_renewed_by_the_clock_of_the_wall() {

@@ -21,7 +21,7 @@ use super::judge;
 use crate::metrics::Metrics;
 use crate::state::Published;
 use crate::status::findings::Findings;
-use crate::tls::{Connection, Connections};
+use crate::tls::{Bounds, Connection};
 use crate::translate::Settings;
 
 /// Where questions are asked.
@@ -31,7 +31,8 @@ pub const PROTOCOL: &[u8] = b"http/1.1";
 /// For a request to arrive. The API server waits half a minute at most for all of it.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Connections: API servers are few, and keep one for each question that they ask at a time.
-pub const CONNECTIONS: Connections = Connections { all: 128, of_one_peer: 32 };
+pub const BOUNDS: Bounds =
+    Bounds { connections: 128, connections_of_one_peer: 32, handshakes: 32, handshakes_of_one_peer: 8 };
 /// Bytes of a connection that are read ahead of who takes them.
 const MAXIMUM_READ_AHEAD: usize = 64 * 1024;
 /// Questions that are read or looked at: each may take as much memory as a question is long, so that no byte of others is read.

@@ -1,6 +1,7 @@
 //! Settings of the webhook that is asked of what users apply.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 /// Flags about the webhook.
 #[derive(Clone, Debug, clap::Args)]
@@ -11,6 +12,9 @@ pub struct WebhookArgs {
     /// ValidatingWebhookConfiguration in which the API server is told the mesh's root; an empty name leaves it to others.
     #[arg(long, value_name = "NAME", default_value = "fairway-controller", env = "FAIRWAY_WEBHOOK_CONFIGURATION")]
     pub webhook_configuration: String,
+    /// PEM file with the authority whose certificates API servers show to the webhook; without one, everybody may ask.
+    #[arg(long, value_name = "FILE", env = "FAIRWAY_WEBHOOK_CLIENT_CA")]
+    pub webhook_client_ca: Option<PathBuf>,
 }
 
 /// Where something listens, if it does.
@@ -24,12 +28,18 @@ pub struct WebhookConfig {
     pub listen: Option<SocketAddr>,
     /// Where the API server is told whom to trust.
     pub configuration: Option<String>,
+    /// File of whom the webhook believes to be an API server; without one, everybody may ask.
+    pub client_authority: Option<PathBuf>,
 }
 
 impl From<WebhookArgs> for WebhookConfig {
     fn from(args: WebhookArgs) -> Self {
         let name = args.webhook_configuration;
-        Self { listen: args.webhook_listen.0, configuration: (!name.is_empty()).then_some(name) }
+        Self {
+            listen: args.webhook_listen.0,
+            configuration: (!name.is_empty()).then_some(name),
+            client_authority: args.webhook_client_ca,
+        }
     }
 }
 
