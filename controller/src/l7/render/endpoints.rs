@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use fairway_proto::envoy::core::socket_address::PortSpecifier;
 use fairway_proto::envoy::core::{Address, HealthStatus, Locality, SocketAddress, address};
+use fairway_proto::envoy::endpoint::endpoint::AdditionalAddress;
 use fairway_proto::envoy::endpoint::lb_endpoint::HostIdentifier;
 use fairway_proto::envoy::endpoint::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints};
 use fairway_proto::workload::load_balancing::{HealthPolicy, Mode, Scope};
@@ -16,8 +17,25 @@ use super::super::Client;
 /// Region, zone, subzone.
 type Place = [String; 3];
 
-/// Addresses and ports, where they are.
-type Places = BTreeMap<Place, BTreeSet<(IpAddr, u16)>>;
+/// Endpoints, where they are.
+type Places = BTreeMap<Place, BTreeSet<Reached>>;
+
+/// Where something is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Reached {
+    address: IpAddr,
+    port: u16,
+    /// The same thing's address of the other family.
+    other: Option<IpAddr>,
+}
+
+impl Reached {
+    /// By the first of these addresses, and by the first of the other family.
+    fn by(mut addresses: impl Iterator<Item = IpAddr>, port: u16) -> Option<Self> {
+        let address = addresses.next()?;
+        Some(Self { address, port, other: addresses.find(|other| other.is_ipv4() != address.is_ipv4()) })
+    }
+}
 
 /// The endpoints of one port of a service, for one client whose network is `network` unless it says another, and which
 /// reaches them by way of the service's waypoint unless `is_direct`.
@@ -37,8 +55,8 @@ pub fn assignment<'a>(
         // Who dials endpoints goes around the waypoint of their service; its own address leads through. One that has none
         // cannot be reached this way, rather than around.
         true => {
-            if let Some(address) = virtual_addresses(service).next() {
-                groups.insert(Reverse(0), Places::from([(Place::default(), BTreeSet::from([(address, port)]))]));
+            if let Some(reached) = Reached::by(virtual_addresses(service), port) {
+                groups.insert(Reverse(0), Places::from([(Place::default(), BTreeSet::from([reached]))]));
             }
         }
         false => {
@@ -49,14 +67,16 @@ pub fn assignment<'a>(
                 let Some(endpoint) = endpoint(workload, &key, port, service.ip_families()) else { continue };
                 let Some(rank) = rank(workload, &balancing, client, network) else { continue };
                 // Two that share an address are one for whoever dials it.
-                if taken.insert(endpoint) {
+                if taken.insert((endpoint.address, endpoint.port)) {
                     groups.entry(Reverse(rank)).or_default().entry(place(workload)).or_default().insert(endpoint);
                 }
             }
         }
     }
+    // A waypoint dials by way of tunnels, which lead to the same whichever address they name.
+    let has_both = client.gateway.is_none();
     let localities = groups.into_values().zip(0_u32..).flat_map(|(places, priority)| {
-        places.into_iter().map(move |(place, endpoints)| locality(place, &endpoints, priority))
+        places.into_iter().map(move |(place, endpoints)| locality(place, &endpoints, priority, has_both))
     });
     ClusterLoadAssignment { cluster_name: name.to_owned(), endpoints: localities.collect() }
 }
@@ -70,7 +90,7 @@ fn is_up(workload: &Workload, balancing: &LoadBalancing) -> bool {
     workload.status() == WorkloadStatus::Healthy || balancing.health_policy() == HealthPolicy::AllowAll
 }
 
-fn endpoint(workload: &Workload, service: &str, port: u16, families: IpFamilies) -> Option<(IpAddr, u16)> {
+fn endpoint(workload: &Workload, service: &str, port: u16, families: IpFamilies) -> Option<Reached> {
     let ports = workload.services.get(service)?;
     let target = ports.ports.iter().find(|known| known.service_port == u32::from(port))?.target_port;
     let target = u16::try_from(target).ok().filter(|target| *target != 0)?;
@@ -80,8 +100,7 @@ fn endpoint(workload: &Workload, service: &str, port: u16, families: IpFamilies)
         IpFamilies::Ipv6Only => address.is_ipv6(),
         IpFamilies::Dual | IpFamilies::Automatic => true,
     };
-    let address = workload.addresses.iter().filter_map(|octets| ip(octets)).find(is_served)?;
-    Some((address, target))
+    Reached::by(workload.addresses.iter().filter_map(|octets| ip(octets)).filter(is_served), target)
 }
 
 fn ip(octets: &[u8]) -> Option<IpAddr> {
@@ -117,16 +136,25 @@ fn rank(workload: &Workload, balancing: &LoadBalancing, client: &Client, network
     }
 }
 
-fn locality(place: Place, endpoints: &BTreeSet<(IpAddr, u16)>, priority: u32) -> LocalityLbEndpoints {
+fn socket(address: IpAddr, port: u16) -> Address {
+    let socket =
+        SocketAddress { address: address.to_string(), port_specifier: Some(PortSpecifier::PortValue(u32::from(port))) };
+    Address { address: Some(address::Address::SocketAddress(socket)) }
+}
+
+fn locality(place: Place, endpoints: &BTreeSet<Reached>, priority: u32, has_both: bool) -> LocalityLbEndpoints {
     let [region, zone, sub_zone] = place;
-    let one = |(address, port): &(IpAddr, u16)| {
-        let socket = SocketAddress {
-            address: address.to_string(),
-            port_specifier: Some(PortSpecifier::PortValue(u32::from(*port))),
+    let one = |reached: &Reached| {
+        let other = reached
+            .other
+            .filter(|_| has_both)
+            .map(|other| AdditionalAddress { address: Some(socket(other, reached.port)) });
+        let endpoint = Endpoint {
+            address: Some(socket(reached.address, reached.port)),
+            additional_addresses: other.into_iter().collect(),
         };
-        let address = Address { address: Some(address::Address::SocketAddress(socket)) };
         LbEndpoint {
-            host_identifier: Some(HostIdentifier::Endpoint(Endpoint { address: Some(address) })),
+            host_identifier: Some(HostIdentifier::Endpoint(endpoint)),
             health_status: HealthStatus::Healthy.into(),
             load_balancing_weight: None,
         }
