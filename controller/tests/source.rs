@@ -13,6 +13,8 @@ mod authority;
 mod contract;
 #[path = "source/fake.rs"]
 mod fake;
+#[path = "source/outage.rs"]
+mod outage;
 #[path = "source/replicas.rs"]
 mod replicas;
 #[path = "source/writes.rs"]

@@ -2,14 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
+use std::error::Error;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::stream;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
-use hyper::body::{Frame, Incoming};
+use hyper::body::{Body, Frame};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
@@ -27,6 +30,25 @@ pub(super) struct Fake {
     address: SocketAddr,
     server: Arc<Mutex<Server>>,
     wake: watch::Sender<u64>,
+}
+
+/// The server as a client's connection.
+#[derive(Clone)]
+struct WithoutSockets(Fake);
+
+impl tower_service::Service<Request<kube::client::Body>> for WithoutSockets {
+    type Response = Reply;
+    type Error = std::io::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Reply, std::io::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), std::io::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<kube::client::Body>) -> Self::Future {
+        let fake = self.0.clone();
+        Box::pin(async move { fake.answer(request).await })
+    }
 }
 
 struct Server {
@@ -132,6 +154,11 @@ impl Fake {
         let mut config = kube::Config::new(self.url().parse().unwrap());
         config.auth_info = kube::config::AuthInfo::default();
         kube::Client::try_from(config).unwrap()
+    }
+
+    /// A client that asks it without a socket, for tests whose clock stands still.
+    pub(super) fn client_without_sockets(&self) -> kube::Client {
+        kube::Client::new(WithoutSockets(self.clone()), "default")
     }
 
     fn lock(&self) -> MutexGuard<'_, Server> {
@@ -250,7 +277,11 @@ impl Fake {
         self.lock().extra = Some(Box::new(extra));
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Result<Reply, std::io::Error> {
+    async fn answer<B>(&self, request: Request<B>) -> Result<Reply, std::io::Error>
+    where
+        B: Body,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
         let (parts, body) = request.into_parts();
         let path = parts.uri.path().to_owned();
         let query: BTreeMap<String, String> = parts

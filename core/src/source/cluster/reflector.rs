@@ -1,10 +1,11 @@
 //! Follows the objects of one kind: lists them, watches what changes, and goes on where it was when the watch breaks.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kube::client::Body;
 use rand::RngExt;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::super::Freshness;
 use super::Selection;
@@ -270,7 +271,7 @@ impl Reflector {
     async fn confirm(&mut self) -> Result<(), Unheard> {
         self.failures = 0;
         self.reminded = None;
-        if let Some(stale) = self.freshness.succeeded(self.part(), Instant::now()) {
+        if let Some(stale) = self.freshness.succeeded(self.part(), Instant::now().into_std()) {
             tracing::info!(kind = self.part(), ?stale, "objects are read from the API server again");
             self.send(Change::Trouble(self.resource.kind, None)).await?;
         }
@@ -326,7 +327,7 @@ impl Reflector {
             tracing::info!(kind = self.part(), "the cluster does not have the kind; waiting for it");
         }
         self.send(Change::Listed(self.resource.kind, Vec::new())).await?;
-        if self.freshness.succeeded(self.part(), Instant::now()).is_some() {
+        if self.freshness.succeeded(self.part(), Instant::now().into_std()).is_some() {
             self.send(Change::Trouble(self.resource.kind, None)).await?;
         }
         Ok(self.pace.absent.mul_f64(0.5 + rand::rng().random::<f64>()))
@@ -336,7 +337,7 @@ impl Reflector {
     async fn stale(&mut self, failure: &Failure) -> Result<(), Unheard> {
         let now = Instant::now();
         let why = failure.to_string();
-        let stale = self.freshness.failed(self.part(), &why, now);
+        let stale = self.freshness.failed(self.part(), &why, now.into_std());
         if self.reminded.is_none_or(|reminded| now.saturating_duration_since(reminded) >= REMIND) {
             self.reminded = Some(now);
             let known =
