@@ -5,6 +5,7 @@ mod apply;
 mod cni;
 mod controller;
 mod decide;
+mod enforce;
 mod facts;
 mod histogram;
 mod limits;
@@ -33,6 +34,8 @@ enum Command {
     Cni(cni::Options),
     /// What a large mesh costs the controller, and how fast it tells of changes.
     Controller(controller::Options),
+    /// How soon a policy that is applied with kubectl cuts open connections on every node.
+    Enforce(enforce::Options),
     /// Cost of one policy decision.
     Decide,
     /// Cost of loading a large mesh.
@@ -73,6 +76,7 @@ fn main() -> ExitCode {
         Command::Waypoint(options) => waypoint::run(&options),
         Command::Cni(options) => cni::run(&options),
         Command::Controller(options) => controller::run(&options),
+        Command::Enforce(options) => enforce::run(&options),
         Command::Announced { command } => node::become_announced(&command),
         Command::Decide => decide::run(),
         Command::Apply => apply::run(),
