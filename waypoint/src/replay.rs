@@ -138,6 +138,21 @@ impl Ahead {
 }
 
 impl Piece {
+    /// What a frame is, if it is any of these.
+    fn of(frame: Frame<Bytes>) -> Result<Self, Frame<Bytes>> {
+        match frame.into_data() {
+            Ok(bytes) => Ok(Self::Data(bytes)),
+            Err(frame) => frame.into_trailers().map(Self::Trailers),
+        }
+    }
+
+    fn into_frame(self) -> Frame<Bytes> {
+        match self {
+            Self::Data(bytes) => Frame::data(bytes),
+            Self::Trailers(trailers) => Frame::trailers(trailers),
+        }
+    }
+
     fn length(&self) -> usize {
         if let Self::Data(bytes) = self { bytes.len() } else { 0 }
     }
@@ -239,7 +254,7 @@ fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
 
 impl Shared {
     fn keep(&mut self, piece: Piece) {
-        let length = if let Piece::Data(bytes) = &piece { bytes.len() } else { 0 };
+        let length = piece.length();
         self.begun = true;
         self.passed += u64::try_from(length).unwrap_or(u64::MAX);
         self.kept_bytes += length;
@@ -268,10 +283,7 @@ impl Body for Attempt {
         }
         if let Some(piece) = shared.kept.get(this.at) {
             this.at += 1;
-            return Poll::Ready(Some(Ok(match piece.clone() {
-                Piece::Data(bytes) => Frame::data(bytes),
-                Piece::Trailers(trailers) => Frame::trailers(trailers),
-            })));
+            return Poll::Ready(Some(Ok(piece.clone().into_frame())));
         }
         let Source::Client(source) = &mut shared.source else { return Poll::Ready(None) };
         if shared.ended {
@@ -287,18 +299,12 @@ impl Body for Attempt {
         };
         let ended = source.is_end_stream();
         shared.ended |= ended;
-        let frame = match frame.into_data() {
-            Ok(bytes) => {
-                shared.keep(Piece::Data(bytes.clone()));
-                Frame::data(bytes)
+        let frame = match Piece::of(frame) {
+            Ok(piece) => {
+                shared.keep(piece.clone());
+                piece.into_frame()
             }
-            Err(frame) => match frame.into_trailers() {
-                Ok(trailers) => {
-                    shared.keep(Piece::Trailers(trailers.clone()));
-                    Frame::trailers(trailers)
-                }
-                Err(other) => other,
-            },
+            Err(other) => other,
         };
         if shared.keeps {
             this.at += 1;
