@@ -105,6 +105,8 @@ fn controller(config: &Config, layout: &Layout) -> Spec {
             layout.token_public_key(),
         ),
     };
+    let mesh =
+        if config.mesh_config { arguments(&[("--mesh-config", text(layout.mesh_config()))]) } else { Vec::new() };
     let own = arguments(&[
         ("--state-dir", text(layout.controller())),
         // The same after a restart, so that it holds the lease still.
@@ -118,7 +120,7 @@ fn controller(config: &Config, layout: &Layout) -> Spec {
         name: "controller".to_owned(),
         node: None,
         program: config.binaries.controller.clone(),
-        arguments: [source, own].concat(),
+        arguments: [source, own, mesh].concat(),
         environment: environment(config, "controller", "controller", &[]),
         requires: vec![requires],
         readiness: format!("http://{UNDERLAY_V4}:{CONTROLLER_ADMIN_PORT}/ready"),
@@ -307,6 +309,7 @@ mod tests {
             nodes: 2,
             mesh: true,
             tied: false,
+            mesh_config: false,
             binaries: Binaries {
                 fairway: "/f".into(),
                 controller: "/c".into(),
@@ -329,6 +332,11 @@ mod tests {
         let names: Vec<String> = specs(&config()).into_iter().map(|spec| spec.name).collect();
         assert_eq!(names, ["controller", "ztunnel-node-1", "agent-node-1", "ztunnel-node-2", "agent-node-2"]);
         assert!(specs(&Config { mesh: false, ..config() }).is_empty());
+        let has_mesh_config = |config: &Config| specs(config)[0].arguments.contains(&"--mesh-config".to_owned());
+        assert_eq!(
+            [false, true].map(|mesh_config| has_mesh_config(&Config { mesh_config, ..config() })),
+            [false, true]
+        );
     }
 
     #[test]

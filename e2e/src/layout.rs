@@ -112,6 +112,12 @@ impl Layout {
         self.root.join("service-account.pub.pem")
     }
 
+    /// The mesh configuration, if there is one.
+    #[must_use]
+    pub fn mesh_config(&self) -> PathBuf {
+        self.root.join("mesh-config.yaml")
+    }
+
     /// Keys, certificates and data of the lab's Kubernetes.
     #[must_use]
     pub fn kubernetes(&self) -> PathBuf {

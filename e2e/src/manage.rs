@@ -72,13 +72,14 @@ pub(crate) fn start(options: &Options, progress: &mut dyn FnMut(&str)) -> Result
         nodes: options.nodes,
         mesh: options.mesh,
         tied: options.tied,
+        mesh_config: options.mesh_config.is_some(),
         path: prerequisites::search_path(binaries.fairway.parent(), &callers),
         binaries,
         passed: PASSED_VARIABLES.into_iter().filter_map(|name| Some((name.to_owned(), env::var(name).ok()?))).collect(),
         environment: options.environment.clone(),
     };
     // Held until the supervisor answers: another `up` of the same name sees that this one is at work.
-    let lock = create(&layout, &config)?;
+    let lock = create(&layout, &config, options.mesh_config.as_deref())?;
     let booted = boot_and_wait(&layout, &config);
     drop(lock);
     match booted {
@@ -117,7 +118,7 @@ fn lock(root: &Path) -> Result<Flock<File>> {
 
 /// Makes the state directory under another name and moves it into place, so that it is never there without its lock and
 /// its description, and of two that bring up the same lab at once one fails.
-fn create(layout: &Layout, config: &Config) -> Result<Flock<File>> {
+fn create(layout: &Layout, config: &Config, mesh_config: Option<&str>) -> Result<Flock<File>> {
     if let Some(base) = layout.root().parent() {
         fs::create_dir_all(base).map_err(|error| {
             Error::new(format!("creating {}", base.display()))
@@ -137,6 +138,10 @@ fn create(layout: &Layout, config: &Config) -> Result<Flock<File>> {
         fs::create_dir(&directory).doing(|| format!("creating {}", directory.display()))?;
     }
     config.write(&partial)?;
+    if let Some(text) = mesh_config {
+        let file = partial.mesh_config();
+        fs::write(&file, text).doing(|| format!("writing {}", file.display()))?;
+    }
     if let Err(error) = fs::rename(partial.root(), layout.root()) {
         let _ = fs::remove_dir_all(partial.root());
         return Err(Error::new(format!("lab `{}` was just brought up by somebody else", layout.name())).because(error));

@@ -30,6 +30,8 @@ pub struct Options {
     pub build: Build,
     /// Whether the lab ends when the process that brought it up does.
     pub tied: bool,
+    /// What Istio calls the mesh configuration, for the controller: whom policies may ask, who is told and who counts.
+    pub mesh_config: Option<String>,
     /// Extra environment for components: `controller`, `ztunnel` or `agent`, or for a single one: `ztunnel-node-2`.
     pub environment: BTreeMap<String, BTreeMap<String, String>>,
 }
@@ -61,6 +63,7 @@ impl Default for Options {
             binaries: Overrides::default(),
             build: Build::InCheckout,
             tied: false,
+            mesh_config: None,
             environment: BTreeMap::new(),
         }
     }
@@ -80,6 +83,9 @@ pub struct Config {
     pub tied: bool,
     /// Where the binaries are.
     pub binaries: Binaries,
+    /// Whether there is a mesh configuration, in the file that [`Layout::mesh_config`] names.
+    #[serde(default)]
+    pub mesh_config: bool,
     /// `PATH` of everything in the lab.
     pub path: String,
     /// Environment that every component gets, taken from the command that brought the lab up.

@@ -1,7 +1,7 @@
 //! `fairway lab up` and `fairway lab demo`.
 
 use std::io::{IsTerminal, stdout};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -79,6 +79,9 @@ pub(crate) struct UpArguments {
     /// Another program with Kubernetes' parts
     #[arg(long, value_name = "PATH", requires = "kubernetes")]
     kubernetes_binary: Option<PathBuf>,
+    /// Istio's mesh configuration, of which the controller reads the providers: who is asked, who is told and who counts
+    #[arg(long, value_name = "FILE", conflicts_with = "no_mesh")]
+    mesh_config: Option<PathBuf>,
     /// Leave out controller, agents and ztunnels: pods talk to each other without a mesh
     #[arg(long)]
     no_mesh: bool,
@@ -95,6 +98,7 @@ pub(crate) fn up(name: &str, arguments: &UpArguments) -> Result<ExitCode> {
         nodes: arguments.nodes,
         mesh: !arguments.no_mesh,
         kubernetes: arguments.kubernetes,
+        mesh_config: arguments.mesh_config.as_deref().map(read).transpose()?,
         ..arguments.common.options()
     };
     options.binaries.kubernetes.clone_from(&arguments.kubernetes_binary);
@@ -109,6 +113,10 @@ pub(crate) fn up(name: &str, arguments: &UpArguments) -> Result<ExitCode> {
     }
     fairway_lab::say!("lab {name} is up; next: fairway lab apply -f FILE, fairway lab status");
     Ok(ExitCode::SUCCESS)
+}
+
+fn read(file: &Path) -> Result<String> {
+    std::fs::read_to_string(file).map_err(|error| Error::new(format!("reading {}", file.display())).because(error))
 }
 
 fn wait(layout: &Layout) -> Result<()> {
