@@ -4,7 +4,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message;
 
 /// Every file of the contract; imports are found next to them.
-const FILES: [&str; 38] = [
+const FILES: [&str; 47] = [
     "workload.proto",
     "authorization.proto",
     "ca.proto",
@@ -43,6 +43,15 @@ const FILES: [&str; 38] = [
     "envoy/http_status.proto",
     "envoy/ext_authz.proto",
     "envoy/external_auth.proto",
+    "envoy/custom_tag.proto",
+    "envoy/trace.proto",
+    "envoy/rate_limit_service.proto",
+    "envoy/ratelimit.proto",
+    "envoy/rls.proto",
+    "opentelemetry/common.proto",
+    "opentelemetry/resource.proto",
+    "opentelemetry/trace.proto",
+    "opentelemetry/trace_service.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

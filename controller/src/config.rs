@@ -16,6 +16,7 @@ use fairway_core::ident::TrustDomain;
 use crate::ca::authorize::Rules;
 use crate::keys::Reach;
 use crate::l7::authorizers::{self, Authorizers};
+use crate::l7::providers::{self, Providers};
 use crate::lifecycle::render::WaypointSettings;
 use crate::tls::Bounds;
 use crate::translate::Settings;
@@ -106,8 +107,8 @@ pub struct Args {
     /// Hosts from which keys of tokens may be fetched: names, *.NAME, * for all that are not this machine or its link, or none.
     #[arg(long, value_name = "HOSTS", default_value = "*", env = "FAIRWAY_JWKS_HOSTS")]
     pub jwks_hosts: Reach,
-    /// File with Istio's mesh configuration, of which extensionProviders are read at start: who AuthorizationPolicies with
-    /// action CUSTOM may ask.
+    /// File with Istio's mesh configuration, of which extensionProviders and defaultProviders are read at start: who
+    /// AuthorizationPolicies with action CUSTOM may ask, whom Telemetries have told about requests, and who counts requests for RateLimits.
     #[arg(long, value_name = "FILE", env = "FAIRWAY_MESH_CONFIG")]
     pub mesh_config: Option<PathBuf>,
     /// About the certificate authority.
@@ -243,12 +244,14 @@ pub enum ConfigError {
     Empty(&'static str),
 }
 
-/// Who may be asked by policies, as the mesh configuration says.
-fn authorizers(file: Option<&Path>) -> Result<Arc<Authorizers>, ConfigError> {
-    let Some(file) = file else { return Ok(Arc::default()) };
+/// Who may be asked by policies, and who else waypoints speak to, as the mesh configuration says.
+fn mesh(file: Option<&Path>) -> Result<(Arc<Authorizers>, Arc<Providers>), ConfigError> {
+    let Some(file) = file else { return Ok(Default::default()) };
     let wrong = |problem: String| ConfigError::Mesh(file.to_owned(), problem);
     let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
-    authorizers::read(&text).map(Arc::new).map_err(|error| wrong(error.to_string()))
+    let authorizers = authorizers::read(&text).map_err(|error| wrong(error.to_string()))?;
+    let providers = providers::read(&text).map_err(|error| wrong(error.to_string()))?;
+    Ok((Arc::new(authorizers), Arc::new(providers)))
 }
 
 impl TryFrom<Args> for Config {
@@ -306,6 +309,7 @@ impl TryFrom<Args> for Config {
             &args.root_config_map,
         );
         let issuer = format!("https://kubernetes.default.svc.{}", args.cluster_domain);
+        let (authorizers, providers) = mesh(args.mesh_config.as_deref())?;
         Ok(Self {
             source,
             waypoints,
@@ -327,7 +331,8 @@ impl TryFrom<Args> for Config {
                 trust_domain: args.trust_domain,
                 root_namespace: args.root_namespace,
                 network: args.network,
-                authorizers: authorizers(args.mesh_config.as_deref())?,
+                authorizers,
+                providers,
                 lenient_waypoints: args.missing_waypoint == MissingWaypoint::Bypass,
                 private_entries: args.entries_reach == EntriesReach::Namespace,
             },

@@ -37,6 +37,8 @@ use crate::l7::attach::attach;
 use crate::l7::authorizers::Authorizers;
 use crate::l7::destinations::{self, Destinations};
 use crate::l7::model::Routes;
+use crate::l7::providers::Providers;
+use crate::l7::telemetry;
 use crate::l7::waypoints::{Attachments, Bound, Plan};
 use crate::parallel;
 use crate::world::Resource;
@@ -64,6 +66,8 @@ pub struct Settings {
     pub network: String,
     /// Who may be asked by policies.
     pub authorizers: Arc<Authorizers>,
+    /// Whom waypoints tell what requests took, and who counts requests for them.
+    pub providers: Arc<Providers>,
     /// Traffic goes without a waypoint that is missing or not ready, instead of being refused.
     pub lenient_waypoints: bool,
     /// ServiceEntries and WorkloadEntries outside the root namespace mean nothing to clients of other namespaces.
@@ -87,6 +91,7 @@ impl Default for Settings {
             root_namespace: "fairway-system".to_owned(),
             network: String::new(),
             authorizers: Arc::default(),
+            providers: Arc::default(),
             lenient_waypoints: false,
             private_entries: false,
         }
@@ -331,6 +336,7 @@ pub fn translate(
             tokens: policies.tokens.clone(),
             rates: policies.rates.clone(),
             authorizers: Arc::clone(&settings.authorizers),
+            telemetry: Arc::new(telemetry::read(objects, settings)),
         };
         plan = Arc::new(Plan::new(objects, &waypoints, bound.collect(), of_policies, &mut faults));
         destinations = Arc::new(destinations::read::read(objects, settings));

@@ -227,6 +227,9 @@ reasons! {
     /// More requests came than a rate limit lets through.
     RateLimited = "rate_limited", None, 503,
         "Let the client wait as long as retry-after says; if the load is legitimate, raise the RateLimit of the service or route.";
+    /// The service that counts requests for several proxies did not answer, and its provider is said to refuse them then.
+    RateLimiterFailed = "rate_limiter_failed", None, 503,
+        "See whether the provider's service in the mesh configuration has ready pods and answers in time; the log says what failed.";
     /// The client left before its request was answered.
     ClientLeft = "client_left", None, 503,
         "Nothing to do if users cancel; otherwise compare the client's timeout with how long requests take.";

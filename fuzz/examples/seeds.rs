@@ -31,6 +31,7 @@ fn main() {
         ("proxy_protocol", proxy_protocol()),
         ("path", path()),
         ("token", token()),
+        ("trace", trace()),
     ] {
         let folder = corpus.join(target);
         std::fs::create_dir_all(&folder).expect("a folder");
@@ -129,6 +130,20 @@ fn token() -> Seeds {
         ("cookie", seed("", &format!("a=b; token=\"{token}\""), "")),
         ("parameter", seed("", "", &format!("a=b&access_token={token}"))),
         ("several", seed(&format!("Bearer {token}"), &format!("token={token}"), "access_token=x.y.z")),
+    ]
+}
+
+/// A value for each header, what is drawn, and an answer.
+fn trace() -> Seeds {
+    let seed = |values: [&str; 7]| {
+        let values = values.iter().flat_map(|value| piece(value.as_bytes())).collect::<Vec<_>>();
+        [&values[..], &[0, 1], &[0, 0, 0, 0, 2, 10, 0]].concat()
+    };
+    let (id, span) = ("0af7651916cd43dd8448eb211c80319c", "00f067aa0ba902b7");
+    vec![
+        ("w3c", seed([&format!("00-{id}-{span}-01"), "a=b", "", "", "", "", ""])),
+        ("b3", seed(["", "", &format!("{id}-{span}-d-{span}"), "", "", "", ""])),
+        ("several", seed(["", "", "", id, span, "1", "1"])),
     ]
 }
 

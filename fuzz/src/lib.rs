@@ -13,6 +13,7 @@ pub mod path;
 pub mod policy;
 pub mod proxy_protocol;
 pub mod token;
+pub mod trace;
 pub mod tunnel;
 pub mod world;
 pub mod xds;

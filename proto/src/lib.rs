@@ -23,8 +23,8 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 /// Envoy's resources and what they are made of, as far as Fairway uses them.
 pub mod envoy {
     pub use super::packages::envoy::config::{
-        cluster::v3 as cluster, core::v3 as core, endpoint::v3 as endpoint, listener::v3 as listener, rbac::v3 as rbac,
-        route::v3 as route,
+        cluster::v3 as cluster, core::v3 as core, endpoint::v3 as endpoint, listener::v3 as listener,
+        ratelimit::v3 as rate_limit_service, rbac::v3 as rbac, route::v3 as route, trace::v3 as trace,
     };
     pub use super::packages::envoy::extensions::{
         common::ratelimit::v3 as rate_limit_descriptor,
@@ -32,7 +32,8 @@ pub mod envoy {
             common::fault::v3 as fault_delay,
             http::{
                 cors::v3 as cors, ext_authz::v3 as ext_authz, fault::v3 as fault, jwt_authn::v3 as jwt_authn,
-                local_ratelimit::v3 as local_ratelimit, rbac::v3 as http_rbac, router::v3 as router,
+                local_ratelimit::v3 as local_ratelimit, ratelimit::v3 as ratelimit, rbac::v3 as http_rbac,
+                router::v3 as router,
             },
             listener::tls_inspector::v3 as tls_inspector,
             network::{
@@ -47,13 +48,22 @@ pub mod envoy {
         retry::host::previous_hosts::v3 as previous_hosts,
         upstreams::http::v3 as upstream_http,
     };
-    pub use super::packages::envoy::r#type::{matcher::v3 as matcher, v3 as fraction, v3 as token_bucket};
+    pub use super::packages::envoy::r#type::{
+        matcher::v3 as matcher, tracing::v3 as custom_tag, v3 as fraction, v3 as token_bucket,
+    };
+}
+
+/// What is told to collectors (OTLP), as far as Fairway tells it.
+pub mod otlp {
+    pub use super::packages::opentelemetry::proto::{
+        collector::trace::v1 as trace_service, common::v1 as common, resource::v1 as resource, trace::v1 as trace,
+    };
 }
 
 pub use packages::{
     envoy::{
         config::core::v3 as envoy_core, service::auth::v3 as external_auth, service::discovery::v3 as discovery,
-        service::status::v3 as status,
+        service::ratelimit::v3 as rls, service::status::v3 as status,
     },
     google::rpc as rpc_status,
     istio::{security, v1::auth as ca, workload, workload::zds},

@@ -120,7 +120,7 @@ async fn beginning(
 }
 
 /// Whether somebody else may write this header: what frames and addresses a message is ours alone.
-fn is_free(name: &HeaderName) -> bool {
+pub(crate) fn is_free(name: &HeaderName) -> bool {
     let ours = [
         header::HOST,
         header::CONTENT_LENGTH,

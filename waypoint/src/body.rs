@@ -54,6 +54,7 @@ pub struct Ending {
 impl Drop for Ending {
     fn drop(&mut self) {
         self.connection.waypoint.telemetry.request(&self.connection, &self.done);
+        self.connection.waypoint.exports.request(&self.connection, &self.done);
     }
 }
 

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 pub use authorizer::{Authorizer, Custom, Shown, Speech};
 pub use cluster::{Balancer, Bounds, Cluster, Keepalive, Outliers, Reuse, assignment, cluster};
+pub use limiter::Limiter;
 pub use listener::listener;
 pub use opaque::{Chain, Opaque, ServerName};
 pub use per_route::{Abort, Before, Cors, Fault};
@@ -25,11 +26,13 @@ pub use rates::{Bucket, Counting, Rate, Rates, Value};
 pub use route::table;
 pub use text::Text;
 pub use tokens::{Issuer, Place, Tokens};
+pub use trace::{Collector, Tag, TagValue, Tracing};
 pub use wrong::Wrong;
 
 mod authorizer;
 mod cluster;
 mod fields;
+mod limiter;
 mod listener;
 mod opaque;
 mod per_route;
@@ -38,6 +41,7 @@ mod rates;
 mod route;
 mod text;
 mod tokens;
+mod trace;
 mod wrong;
 
 #[cfg(test)]
@@ -117,6 +121,10 @@ pub struct Http {
     pub merge_slashes: bool,
     /// How many requests may pass; none where they are not counted.
     pub rates: Option<Rates>,
+    /// Who counts them for several proxies.
+    pub limiter: Option<Limiter>,
+    /// Who is told what requests took; none where nothing of a trace is read or written.
+    pub tracing: Option<Arc<Tracing>>,
     /// What connections may go on as, in lower case.
     pub upgrades: Vec<String>,
 }

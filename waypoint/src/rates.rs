@@ -16,7 +16,7 @@ use crate::facts::Facts;
 use crate::failure::Failure;
 
 /// What gRPC calls it (its document statuscodes).
-const RESOURCE_EXHAUSTED: u32 = 8;
+pub(crate) const RESOURCE_EXHAUSTED: u32 = 8;
 /// How often at most it is looked for buckets that are full again, which are as good as none.
 const SWEEP: Duration = Duration::from_secs(1);
 /// The longest time to wait that anybody is told; a century and more.
@@ -34,6 +34,8 @@ pub struct Buckets {
 #[derive(Debug, Default)]
 struct State {
     levels: HashMap<u64, Level>,
+    /// How many buckets each limit has, by the one that stands for the rest of it.
+    of_limits: HashMap<u64, usize>,
     swept: Option<Instant>,
 }
 
@@ -43,6 +45,8 @@ struct Level {
     tokens: f64,
     at: Instant,
     shape: Bucket,
+    /// The bucket that stands for the rest of its limit.
+    limit: u64,
 }
 
 /// What one request was told.
@@ -61,15 +65,15 @@ pub struct Told<'r> {
 }
 
 impl Level {
-    fn full(shape: Bucket, at: Instant) -> Self {
-        Self { tokens: f64::from(shape.most), at, shape }
+    fn full(shape: Bucket, at: Instant, limit: u64) -> Self {
+        Self { tokens: f64::from(shape.most), at, shape, limit }
     }
 
     /// As it is at `now`, under a limit that may have changed.
     fn filled(self, shape: Bucket, now: Instant) -> Self {
         let passed = now.saturating_duration_since(self.at).as_secs_f64();
         let tokens = (self.tokens + passed * per_second(shape)).min(f64::from(shape.most));
-        Self { tokens, at: now.max(self.at), shape }
+        Self { tokens, at: now.max(self.at), shape, ..self }
     }
 
     fn is_full(&self, now: Instant) -> bool {
@@ -117,7 +121,8 @@ impl Buckets {
         now: Instant,
     ) -> Option<Told<'r>> {
         let mut wanted = Vec::new();
-        for values in counted.filter_map(|counting| values(counting, facts)) {
+        let own = counted.filter(|counting| !counting.is_shared);
+        for values in own.filter_map(|counting| values(counting, facts)) {
             for rate in rates.limits.iter().filter(|rate| is_about(rate, &values)) {
                 let own = self.hasher.hash_one((listener, &rate.entries, &values));
                 let shared = self.hasher.hash_one((listener, &rate.entries));
@@ -128,17 +133,17 @@ impl Buckets {
         let mut levels = Vec::with_capacity(wanted.len());
         for (own, shared, rate) in wanted {
             // Beyond the bound strangers share a bucket: nobody gets more by being many.
-            let shares = !state.has_room(own, self.most, now);
+            let shares = !state.has_room(own, shared, self.most, now);
             let key = if shares { shared } else { own };
-            let level =
-                state.levels.get(&key).map_or_else(|| Level::full(rate.bucket, now), |it| it.filled(rate.bucket, now));
+            let full = || Level::full(rate.bucket, now, shared);
+            let level = state.levels.get(&key).map_or_else(full, |it| it.filled(rate.bucket, now));
             levels.push((key, level, rate, shares));
         }
         let passes = levels.iter().all(|(_, level, ..)| level.tokens >= 1.0);
         if passes {
             for (key, level, ..) in &mut levels {
                 level.tokens -= 1.0;
-                state.levels.insert(*key, *level);
+                state.put(*key, *level);
             }
         }
         let shares = levels.iter().any(|(.., shares)| *shares);
@@ -148,21 +153,42 @@ impl Buckets {
 }
 
 impl State {
-    /// Whether this bucket is there, or may be.
-    fn has_room(&mut self, key: u64, most: usize, now: Instant) -> bool {
-        if self.levels.contains_key(&key) || self.levels.len() < most {
+    /// Whether this bucket of a limit is there, or may be.
+    fn has_room(&mut self, key: u64, limit: u64, most: usize, now: Instant) -> bool {
+        if self.levels.contains_key(&key) || self.has_share(limit, most) {
             return true;
         }
         if self.swept.is_none_or(|swept| now.saturating_duration_since(swept) >= SWEEP) {
             self.swept = Some(now);
-            self.levels.retain(|_, level| !level.is_full(now));
+            let Self { levels, of_limits, .. } = self;
+            levels.retain(|_, level| {
+                let is_full = level.is_full(now);
+                if is_full && let Some(count) = of_limits.get_mut(&level.limit) {
+                    *count = count.saturating_sub(1);
+                }
+                !is_full
+            });
+            of_limits.retain(|_, count| *count > 0);
         }
-        self.levels.len() < most
+        self.has_share(limit, most)
+    }
+
+    /// Whether a limit may have one more: it has less than twice what is free for all, so that however many values it sees, a
+    /// third is left for others (dynamic thresholds, Choudhury and Hahne 1998).
+    fn has_share(&self, limit: u64, most: usize) -> bool {
+        let free = most.saturating_sub(self.levels.len());
+        self.of_limits.get(&limit).copied().unwrap_or_default() < free.saturating_mul(2)
+    }
+
+    fn put(&mut self, key: u64, level: Level) {
+        if self.levels.insert(key, level).is_none() {
+            *self.of_limits.entry(level.limit).or_default() += 1;
+        }
     }
 }
 
 /// What a request is counted by; nothing where a part of it is missing.
-fn values<'a>(counting: &'a Counting, facts: &Facts<'a>) -> Option<Vec<(&'a str, Cow<'a, str>)>> {
+pub(crate) fn values<'a>(counting: &'a Counting, facts: &Facts<'a>) -> Option<Vec<(&'a str, Cow<'a, str>)>> {
     let value = |value: &'a Value| {
         Some(match value {
             Value::Fixed(text) => text.into(),
@@ -228,7 +254,8 @@ mod tests {
     }
 
     fn counting(keys: &[(&str, Value)]) -> Counting {
-        Counting { keys: keys.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect() }
+        let keys = keys.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+        Counting { keys, is_shared: false }
     }
 
     fn of(name: &str) -> (&'static str, Value) {
@@ -350,6 +377,24 @@ mod tests {
         assert_eq!(take(&both[1..]).left, 3, "as if the refused ones had never been");
         let other = buckets.take("other", &rates, both.iter(), &client.facts(), now).unwrap();
         assert!(other.passes, "each listener counts by itself");
+    }
+
+    #[test]
+    fn a_limit_that_sees_many_values_leaves_room_for_others() {
+        let (buckets, now) = (buckets(30), Instant::now());
+        let rates = Rates { limits: vec![rate(&[("user", None)], 1)] };
+        let counted = [counting(&[user()])];
+        let shares = |listener: &str, user: &str| {
+            let client = Client::new("a", Some(user));
+            buckets.take(listener, &rates, counted.iter(), &client.facts(), now).unwrap().shares
+        };
+        let own = |listener: &str| (0..100).filter(|user| !shares(listener, &user.to_string())).count();
+        let of_one = own("busy");
+        assert!((18..=20).contains(&of_one), "two thirds: {of_one}");
+        let of_other = own("other");
+        assert!((4..=7).contains(&of_other), "two thirds of what is left: {of_other}");
+        assert!(!shares("third", "a"), "there is room still");
+        assert!(buckets.count() <= 30 + 2, "and one more for the rest of each");
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::faults;
 use crate::forward::{self, Answered, Outgoing};
 use crate::framing;
 use crate::grpc;
+use crate::limiter;
 use crate::matching;
 use crate::path;
 use crate::rbac;
@@ -31,6 +32,7 @@ use crate::reply;
 use crate::stream::{Connection, denied};
 use crate::telemetry::Done;
 use crate::tokens::{self, Claims};
+use crate::trace;
 use crate::upgrade;
 use crate::upgraded::Began;
 
@@ -92,9 +94,11 @@ async fn walk(
     let upgrade = upgrade::asked(&mut request, &http.upgrades);
     let (mut parts, body) = request.into_parts();
     framing::remove_named(&mut parts.headers);
+    name_client(connection, &mut parts.headers);
     done.authority = authority(&parts).ok_or_else(|| bad(&"the request's host cannot be read"))?;
     done.path = path::normalise(parts.uri.path(), http.merge_slashes).map_err(|error| bad(&error))?.into_owned();
     let time = SystemTime::now();
+    done.trace = http.tracing.as_ref().map(|tracing| Box::new(trace::begin(tracing, &parts.headers, drawn(), time)));
     let mut body = Received::new(body);
     let asked = ask(connection, &config, http, &mut parts, (&done.authority, &done.path), &mut body).await?;
     response_edits.extend(asked);
@@ -128,6 +132,14 @@ async fn walk(
             waypoint.telemetry.counted(&told);
             told.refusal().map_or(Ok(()), Err)?;
         }
+    }
+    let mut told = Edits::default();
+    if let (Some(limiter), Action::Forward(forward)) = (&http.limiter, &route.action) {
+        let counted = host.counted.iter().chain(&forward.counted);
+        let answer = limiter::ask(connection, &config, limiter, limiter::descriptors(counted, &facts)).await?;
+        response_edits.push(answer.response);
+        told = answer.request;
+        answer.refusal.map_or(Ok(()), Err)?;
     }
     let fault = faults::decide(&route.before.fault, || rand::rng().random_range(0..MILLION));
     if let Some(delay) = fault.delay {
@@ -165,14 +177,13 @@ async fn walk(
                 response_edits.push(Edits { remove: Vec::new(), put });
             }
             let is_http2 = parts.version == Version::HTTP_2;
-            let outgoing = Outgoing {
-                method: parts.method.clone(),
-                target,
-                host,
-                headers: onward(connection, parts.headers, upgrade.as_ref()),
-                is_http2,
-                hash: affinity.hash,
-            };
+            let mut headers = onward(connection, parts.headers, upgrade.as_ref());
+            if let Some(trace) = &done.trace {
+                trace.write(&mut headers);
+            }
+            edits::apply(&told, &mut headers);
+            let outgoing =
+                Outgoing { method: parts.method.clone(), target, host, headers, is_http2, hash: affinity.hash };
             let outgoing = outgoing.edited(&route.request);
             let upgrade = upgrade.zip(began);
             let answered = forward::send(connection, &config, forward, outgoing, body, upgrade, done).await?;
@@ -264,7 +275,14 @@ fn authority(parts: &request::Parts) -> Option<String> {
     (!host.is_empty() && !host.bytes().any(odd)).then(|| host.to_owned())
 }
 
-/// The headers as the endpoint gets them: who the client is, said by us alone.
+/// Whom the client has proved to be, said by us alone, before any policy or route reads it.
+fn name_client(connection: &Connection, headers: &mut HeaderMap) {
+    let line = format!("By={};URI={}", connection.local.identity(), connection.client.identity);
+    headers.remove(&CLIENT_CERTIFICATE);
+    headers.extend(HeaderValue::try_from(line).ok().map(|line| (CLIENT_CERTIFICATE, line)));
+}
+
+/// The headers as the endpoint gets them: where the client is, and what we say besides.
 fn onward(connection: &Connection, mut headers: HeaderMap, upgrade: Option<&upgrade::Asked>) -> HeaderMap {
     framing::remove_hop_by_hop(&mut headers);
     headers.remove(header::HOST);
@@ -276,17 +294,19 @@ fn onward(connection: &Connection, mut headers: HeaderMap, upgrade: Option<&upgr
     let before = crate::facts::joined(&headers, &FORWARDED_FOR);
     let address = client.address.ip().to_canonical();
     let line = before.map_or_else(|| address.to_string(), |before| format!("{before},{address}"));
-    let certificate = format!("By={};URI={}", connection.local.identity(), client.identity);
-    let ours = [(FORWARDED_FOR, HeaderValue::try_from(line)), (CLIENT_CERTIFICATE, HeaderValue::try_from(certificate))];
-    for (name, value) in ours {
-        headers.remove(&name);
-        headers.extend(value.ok().map(|value| (name, value)));
-    }
+    headers.remove(&FORWARDED_FOR);
+    headers.extend(HeaderValue::try_from(line).ok().map(|line| (FORWARDED_FOR, line)));
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
     if !headers.contains_key(&REQUEST_ID) {
         headers.extend(HeaderValue::try_from(identifier(rand::random())).ok().map(|id| (REQUEST_ID, id)));
     }
     headers
+}
+
+/// What a span needs of chance.
+fn drawn() -> trace::Drawn {
+    let mut random = rand::rng();
+    trace::Drawn { trace: random.random(), span: random.random(), chance: random.random_range(0..MILLION) }
 }
 
 /// A random UUID (RFC 9562 §5.4).

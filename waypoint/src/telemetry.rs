@@ -13,6 +13,7 @@ use fairway_core::workload::Workload;
 use crate::failure::Failure;
 use crate::rates::Told;
 use crate::stream::Connection;
+use crate::trace::Trace;
 
 const REQUESTS: &str = "istio_requests_total";
 const DURATION: &str = "istio_request_duration_milliseconds";
@@ -25,6 +26,7 @@ const TCP_RECEIVED: &str = "istio_tcp_received_bytes_total";
 const REFUSED: &str = "fairway_waypoint_tunnels_refused_total";
 const LEFT_OUT: &str = "fairway_waypoint_endpoints_left_out_total";
 const UNANSWERED: &str = "fairway_waypoint_authorizer_failures_total";
+const UNCOUNTED: &str = "fairway_waypoint_rate_limiter_failures_total";
 const RATE_LIMIT_BUCKETS: &str = "fairway_waypoint_rate_limit_buckets";
 const RATE_LIMIT_SHARED: &str = "fairway_waypoint_rate_limit_shared_total";
 const MIRRORED: &str = "fairway_waypoint_mirrored_requests_total";
@@ -104,6 +106,8 @@ pub struct Done {
     pub received: u64,
     /// Bytes of the answer's body.
     pub sent: u64,
+    /// The trace that it belongs to, where anything is made of traces.
+    pub trace: Option<Box<Trace>>,
 }
 
 impl Done {
@@ -128,6 +132,7 @@ impl Done {
             identity: None,
             received: 0,
             sent: 0,
+            trace: None,
         }
     }
 }
@@ -169,6 +174,10 @@ impl Telemetry {
         metrics.describe(
             UNANSWERED,
             "Requests about which an authorizer was asked and did not answer, and what became of them.",
+        );
+        metrics.describe(
+            UNCOUNTED,
+            "Requests about which a rate limiter was asked and did not answer, and what became of them.",
         );
         metrics
             .describe(RATE_LIMIT_BUCKETS, "Values that requests are counted by at the moment, over all rate limits.");
@@ -212,6 +221,13 @@ impl Telemetry {
         let result = if passes { "passed" } else { "refused" };
         self.metrics.counter(UNANSWERED, &[("result", result)]).increment(1);
         tracing::warn!(result, error = detail, "an authorizer did not answer");
+    }
+
+    /// A service that counts requests for several proxies did not answer; `passes` where requests go on then.
+    pub fn uncounted(&self, passes: bool, detail: &str) {
+        let result = if passes { "passed" } else { "refused" };
+        self.metrics.counter(UNCOUNTED, &[("result", result)]).increment(1);
+        tracing::warn!(result, error = detail, "a rate limiter did not answer");
     }
 
     /// A request was counted by a rate limit.
@@ -354,7 +370,7 @@ fn log(connection: &Connection, done: &Done, milliseconds: f64) {
 }
 
 /// The short codes that users of Envoy know.
-fn flags(done: &Done) -> &'static str {
+pub(crate) fn flags(done: &Done) -> &'static str {
     match done.reason {
         Reason::Ok if done.is_delayed => "DI",
         Reason::FaultInjected => "FI",
@@ -366,6 +382,7 @@ fn flags(done: &Done) -> &'static str {
         Reason::ResetByPeer | Reason::Http2Failed => "UC",
         Reason::ClientLeft => "DC",
         Reason::Ok | Reason::BadRequest | Reason::RouteRefuses => "-",
+        Reason::RateLimiterFailed => "RLSE",
         Reason::AuthorizerRefused | Reason::AuthorizerFailed => "UAEX",
         reason if reason.is_denial() => "-",
         _ => "UF",

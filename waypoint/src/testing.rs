@@ -36,6 +36,7 @@ use crate::config::{
     Action, Assignment, Backend, Before, Cluster, Config, Current, Edits, Forward, Host, Http, Listener, Match,
     PathMatch, Protocol, Route, Rules, Table, Tokens, Weighted,
 };
+use crate::export;
 use crate::load::Loads;
 use crate::rates::Buckets;
 use crate::telemetry::{HISTOGRAMS, Telemetry};
@@ -151,6 +152,7 @@ impl Served {
         };
         let (trigger, drain) = drain::new();
         let pool = || Pool::new(sockets.clone(), certificates.clone(), ReceiveBudget::default());
+        let (exports, exporter) = export::queue(&Limits::default(), &metrics);
         let waypoint = Arc::new(Waypoint {
             config: Arc::new(Current::default()),
             view: live.subscribe(&ourselves),
@@ -160,12 +162,14 @@ impl Served {
             loads: Loads::default(),
             rates: Buckets::within(&Limits::default()),
             telemetry: Telemetry::new(&metrics, &Limits::default()),
+            exports,
             handshakes: Handshakes::within(&Limits::default()),
             limits: Limits::default(),
             certificates: certificates.clone(),
             sockets: sockets.clone(),
             budget: ReceiveBudget::default(),
         });
+        tokio::spawn(exporter.run(Arc::clone(&waypoint), drain.clone()));
         let shared = Arc::clone(&waypoint);
         let held = drain.clone();
         let handle = move |arrival| drop(tokio::spawn(tunnel::serve(Arc::clone(&shared), arrival, held.clone())));
@@ -208,6 +212,8 @@ impl Served {
             routes: name.clone(),
             merge_slashes: true,
             rates: None,
+            limiter: None,
+            tracing: None,
             upgrades: vec!["websocket".into()],
         };
         let listener = Listener::Http(Box::new(http));

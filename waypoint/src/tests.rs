@@ -25,8 +25,10 @@ use crate::testing::{PATIENCE, Served, WEB, answer, forwarding, get, origin, own
 mod authorizer;
 mod before;
 mod endpoints;
+mod limiter;
 mod rates;
 mod streams;
+mod traces;
 mod upgrades;
 
 fn web(port: u16) -> String {

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::config::Current;
+use crate::export::Exports;
 use crate::load::Loads;
 use crate::rates::Buckets;
 use crate::telemetry::Telemetry;
@@ -41,6 +42,8 @@ pub struct Waypoint {
     pub rates: Buckets,
     /// Metrics and access log.
     pub telemetry: Telemetry,
+    /// What collectors are told.
+    pub exports: Exports,
     /// Tunnels to us whose clients are not proven yet.
     pub handshakes: Handshakes,
     /// Every bound.

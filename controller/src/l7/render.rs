@@ -18,6 +18,7 @@ mod rates;
 mod rbac;
 pub mod route;
 mod tokens;
+mod tracing;
 
 pub use cluster::cluster;
 

@@ -66,9 +66,18 @@ impl Index {
                     Some(Target { hostname: service.hostname.clone(), port, subset: None })
                 })
             });
-            let attached = targets.filter_map(|target| routes.attached.get(&target));
+            let attached: Vec<&Attached> = targets.filter_map(|target| routes.attached.get(&target)).collect();
             let asked = waypoint.services.values().flat_map(|object| waypoints.asked(gateway, object));
-            let backends: BTreeSet<Target> = attached.flat_map(Attached::backends).chain(asked).cloned().collect();
+            let backends = attached.iter().copied().flat_map(Attached::backends).chain(asked).cloned();
+            let told = waypoint.services.values().filter_map(|object| waypoints.traced(gateway, object));
+            let entries = attached.iter().flat_map(|attached| attached.entries());
+            let counted = entries.flat_map(|entry| waypoints.rates_of(&entry.route));
+            let counted = waypoint.services.values().flat_map(|object| waypoints.rates(gateway, object)).chain(counted);
+            let counting = counted.filter_map(|policy| waypoints.limiter(&[policy]));
+            let backends: BTreeSet<Target> = backends
+                .chain(told.map(|traced| traced.collector))
+                .chain(counting.map(|limiter| limiter.target.clone()))
+                .collect();
             index.backends.insert(gateway.clone(), backends);
         }
         index
@@ -218,7 +227,16 @@ impl Snapshot {
                     let mut rates = plan.rates(gateway, object?);
                     rates.extend(entries().flat_map(|entry| plan.rates_of(&entry.route)));
                     let (keys, authorizers) = (&*self.keys, &*plan.authorizers);
-                    let before = Before { policies: &policies, authorizers, tokens: &tokens, keys, rates: &rates };
+                    let (limiter, traced) = (plan.limiter(&rates), plan.traced(gateway, object?));
+                    let before = Before {
+                        policies: &policies,
+                        authorizers,
+                        tokens: &tokens,
+                        keys,
+                        rates: &rates,
+                        limiter,
+                        traced: traced.as_ref(),
+                    };
                     render::listener::http(name, &addresses, target.port, before, entries())
                 } else {
                     let idle = self.destinations().policy(view, &target).pool.and_then(|pool| pool.idle);

@@ -9,7 +9,9 @@ use fairway_core::source::{Kind, ObjectKey, Objects};
 use super::authorizers::Authorizers;
 use super::authz::{Place, Policy, Verdict};
 use super::model::Target;
+use super::providers::Limiter;
 use super::rates;
+use super::telemetry::{Telemetries, Traced};
 use super::tokens::{self, Keys, Origin};
 use crate::translate::Fault;
 use crate::translate::waypoint::{ServiceBinding, Waypoints};
@@ -49,7 +51,7 @@ pub struct Waypoint {
 }
 
 /// All waypoints, and their policies.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     /// By namespace and name of the gateway.
     pub waypoints: BTreeMap<GatewayName, Waypoint>,
@@ -58,6 +60,8 @@ pub struct Plan {
     rates: BTreeMap<Place, Vec<Arc<rates::Policy>>>,
     /// Who may be asked by policies.
     pub authorizers: Arc<Authorizers>,
+    /// Whom waypoints tell what requests took.
+    pub telemetry: Arc<Telemetries>,
     /// Where each policy is attached.
     places: BTreeMap<ObjectKey, BTreeSet<Place>>,
 }
@@ -73,6 +77,8 @@ pub(crate) struct Attachments {
     pub(crate) rates: Vec<(ObjectKey, Arc<rates::Policy>)>,
     /// Who may be asked.
     pub(crate) authorizers: Arc<Authorizers>,
+    /// Who is told.
+    pub(crate) telemetry: Arc<Telemetries>,
 }
 
 /// What is attached, by each of its places; `attach` hears of every object, in turn.
@@ -97,7 +103,7 @@ impl Plan {
         objects: &Objects,
         gateways: &Waypoints<'_>,
         bound: Vec<Bound>,
-        Attachments { policies, tokens, rates, authorizers }: Attachments,
+        Attachments { policies, tokens, rates, authorizers, telemetry }: Attachments,
         faults: &mut Vec<(ObjectKey, Fault)>,
     ) -> Self {
         let mut plan = Self::default();
@@ -126,7 +132,7 @@ impl Plan {
         let policies = by_place(policies, |policy| &policy.places, &mut attach);
         let tokens = by_place(tokens, |policy| &policy.places, &mut attach);
         let rates = by_place(rates, |policy| &policy.places, &mut attach);
-        Self { waypoints: plan.waypoints, policies, tokens, rates, authorizers, places: by_object }
+        Self { waypoints: plan.waypoints, policies, tokens, rates, authorizers, telemetry, places: by_object }
     }
 
     /// Why nobody enforces what is attached to a place.
@@ -195,6 +201,27 @@ impl Plan {
     #[must_use]
     pub fn rates_of(&self, route: &ObjectKey) -> Vec<&rates::Policy> {
         self.rates.get(&Place::Object(route.clone())).into_iter().flatten().map(Arc::as_ref).collect()
+    }
+
+    /// Who counts requests for several proxies where these hold.
+    #[must_use]
+    pub fn limiter(&self, policies: &[&rates::Policy]) -> Option<&Limiter> {
+        self.telemetry.providers.limiters.get(rates::Policy::provider(policies.iter().copied())?)
+    }
+
+    /// What a waypoint does with traces before a service.
+    #[must_use]
+    pub fn traced(&self, gateway: &GatewayName, service: &ObjectKey) -> Option<Traced> {
+        let waypoint = self.waypoints.get(gateway)?;
+        let (namespace, name) = gateway;
+        let places = [
+            Place::Class(waypoint.class.clone()),
+            Place::Namespace(namespace.clone()),
+            Place::Namespace(service.namespace.clone()),
+            Place::Object(ObjectKey::new(Kind::Gateway, namespace, name)),
+            Place::Object(service.clone()),
+        ];
+        self.telemetry.traced((namespace, name), &places)
     }
 
     /// Where a policy is attached.

@@ -1,4 +1,4 @@
-//! What is said on objects of kinds that have no effect here: that they have none, and what holds instead.
+//! What is said on objects of which a part or all has no effect here: that it has none, and what holds instead.
 
 use std::collections::BTreeMap;
 
@@ -9,24 +9,26 @@ use serde_json::{Value, json};
 use super::condition::{Condition, since};
 use super::routes::is_ours;
 use super::{ACCEPTED, Verdict};
+use crate::l7::telemetry::Findings;
 use crate::l7::verdict::CONTROLLER_NAME;
 use crate::state::Published;
 
-const TELEMETRY: &str =
-    "has no effect: metrics and access logs of every proxy are always on, with all labels; traces are not made";
 pub(super) const BACKEND_TLS: &str = "has no effect: the mesh encrypts by itself between its members, and passes on what clients send to others; speak TLS \
      in the client";
 
-/// What is to be said of every Telemetry.
+/// What is to be said of every Telemetry: what of it has no effect.
 pub(super) fn telemetry(published: &Published) -> BTreeMap<ObjectKey, Verdict> {
-    let verdict = |object: &Unserved| Verdict {
-        condition: ACCEPTED,
-        holds: false,
-        reason: "UnsupportedValue",
-        message: TELEMETRY.to_owned(),
-        generation: object.metadata.generation,
+    let findings = &published.world.l7().waypoints().telemetry.findings;
+    let verdict = |found: &Findings| {
+        let holds = found.texts.is_empty();
+        let (reason, message) = if holds {
+            ("Accepted", "accepted as written, for waypoints".to_owned())
+        } else {
+            ("UnsupportedValue", found.texts.join("; "))
+        };
+        Verdict { condition: ACCEPTED, holds, reason, message, generation: found.generation }
     };
-    published.loaded.objects.telemetries.iter().map(|(key, object)| (key.clone(), verdict(object))).collect()
+    findings.iter().map(|(key, found)| (key.clone(), verdict(found))).collect()
 }
 
 /// Every BackendTLSPolicy that is for services, with those.
@@ -107,10 +109,10 @@ mod tests {
     }
 
     #[test]
-    fn telemetry_is_told_that_it_has_no_effect() {
+    fn telemetry_is_told_what_of_it_has_no_effect() {
         let manifest = "apiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: mesh, namespace: shop}\n\
-                        spec: {tracing: []}\n";
-        let said = telemetry(&published(manifest));
-        assert!(said.values().all(|verdict| !verdict.holds) && said.len() == 1);
+                        spec: {tracing: [], accessLogging: [{disabled: true}]}\n";
+        let [(_, said)] = telemetry(&published(manifest)).into_iter().collect::<Vec<_>>().try_into().unwrap();
+        assert!(!said.holds && said.message.starts_with("spec.accessLogging: has no effect"), "{said:?}");
     }
 }

@@ -56,7 +56,7 @@ pub(super) struct Change<'a> {
 /// it runs, and who names it.
 pub(super) fn has_routes(kind: Kind) -> bool {
     let is_of_pods = matches!(kind, Kind::Pod | Kind::EndpointSlice | Kind::Node | Kind::ServiceAccount);
-    !is_of_pods && !matches!(kind, Kind::BackendTLSPolicy | Kind::Telemetry | Kind::NetworkPolicy)
+    !is_of_pods && !matches!(kind, Kind::BackendTLSPolicy | Kind::NetworkPolicy)
 }
 
 fn differences<'a, T>(before: &'a ByKey<T>, now: &'a ByKey<T>) -> Vec<Difference<'a, ObjectKey, Arc<T>>> {
@@ -95,9 +95,9 @@ impl<'a> Change<'a> {
                 | Kind::RateLimit => {}
                 // Nothing that node proxies hear of.
                 Kind::HTTPRoute | Kind::GRPCRoute | Kind::TCPRoute | Kind::TLSRoute => {}
-                Kind::VirtualService | Kind::DestinationRule | Kind::ReferenceGrant => {}
+                Kind::VirtualService | Kind::DestinationRule | Kind::ReferenceGrant | Kind::Telemetry => {}
                 // Nothing that anybody hears of.
-                Kind::BackendTLSPolicy | Kind::Telemetry | Kind::NetworkPolicy => {}
+                Kind::BackendTLSPolicy | Kind::NetworkPolicy => {}
             }
         }
         self.elsewhere(&mut stale);

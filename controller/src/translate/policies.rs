@@ -195,7 +195,7 @@ pub fn translate(
     authorization_policies(&mut policies, objects, rejected, settings, previous);
     peer_authentications(&mut policies, objects, rejected, settings, previous);
     tokens::translate(&mut policies, objects, rejected, &settings.root_namespace, previous);
-    rates::translate(&mut policies, objects, rejected, &settings.root_namespace, previous);
+    rates::translate(&mut policies, objects, rejected, settings, previous);
     let converted = policies.peers.authorizations();
     policies.authorizations.extend(converted);
     policies

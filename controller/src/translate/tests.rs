@@ -18,7 +18,7 @@ struct Edit {
 }
 
 const NAMESPACES: [&str; 3] = ["a", "b", "fairway-system"];
-const KINDS: [Kind; 20] = [
+const KINDS: [Kind; 21] = [
     Kind::Pod,
     Kind::EndpointSlice,
     Kind::Service,
@@ -38,6 +38,7 @@ const KINDS: [Kind; 20] = [
     Kind::RequestAuthentication,
     Kind::ReferenceGrant,
     Kind::RateLimit,
+    Kind::Telemetry,
     // Twice as often: what changes most.
     Kind::Pod,
 ];
@@ -239,6 +240,12 @@ fn rate_limit(bits: &mut Bits) -> Value {
     json!({"spec": {"targetRefs": targets, "limits": [{"requests": bits.next(2), "period": "1s"}]}})
 }
 
+fn telemetry(bits: &mut Bits) -> Value {
+    let service = json!([{"group": "", "kind": "Service", "name": format!("o{}", bits.next(2))}]);
+    let targets = bits.pick(&[service, json!([])]);
+    json!({"spec": {"targetRefs": targets, "tracing": [{"randomSamplingPercentage": bits.next(120)}]}})
+}
+
 fn apply(objects: &mut Objects, change: &Edit) {
     let kind = KINDS[change.kind];
     let namespace = NAMESPACES[change.namespace];
@@ -261,6 +268,7 @@ fn apply(objects: &mut Objects, change: &Edit) {
         Kind::DestinationRule => edit(&mut objects.destination_rules, key, bits.map(destination_rule)),
         Kind::RequestAuthentication => edit(&mut objects.request_authentications, key, bits.map(tokens)),
         Kind::RateLimit => edit(&mut objects.rate_limits, key, bits.map(rate_limit)),
+        Kind::Telemetry => edit(&mut objects.telemetries, key, bits.map(telemetry)),
         Kind::ReferenceGrant => edit(&mut objects.reference_grants, key, bits.map(grant)),
         Kind::WorkloadEntry => {
             let entry = |bits: &mut Bits| json!({"metadata": {"labels": labels(bits)}, "spec": {"address": address(bits), "serviceAccount": "o0"}});

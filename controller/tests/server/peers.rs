@@ -69,7 +69,9 @@ impl Drop for Process {
 /// Who may be asked by policies: a service of HTTP, and one that is not there.
 const MESH_CONFIG: &str = "extensionProviders:\n\
     - {name: judge, envoyExtAuthzHttp: {service: judge.shop.svc.cluster.local, port: 80, timeout: 5s}}\n\
-    - {name: nobody, envoyExtAuthzGrpc: {service: nobody.shop.svc.cluster.local, port: 80, timeout: 5s}}\n";
+    - {name: nobody, envoyExtAuthzGrpc: {service: nobody.shop.svc.cluster.local, port: 80, timeout: 5s}}\n\
+    - {name: collector, opentelemetry: {service: nobody.shop.svc.cluster.local, port: 80}}\n\
+    - {name: limiter, fairwayRateLimitGrpc: {service: nobody.shop.svc.cluster.local, port: 80, domain: shop, timeout: 5s, failOpen: false, statusOnError: \"503\"}}\n";
 
 /// The third part of the loopback addresses of each test of this process.
 static NEXT: AtomicU8 = AtomicU8::new(1);

@@ -31,7 +31,43 @@ pub struct RateLimitSpec {
     /// Services, gateways, classes or routes that it is attached to.
     pub target_refs: Vec<TargetReference>,
     /// All of these must let a request pass.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<Limit>,
+    /// Somebody who counts for several proxies must let it pass, too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub global: Option<Global>,
+}
+
+/// What somebody else counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Global {
+    /// Who: a provider of the mesh configuration.
+    pub provider: String,
+    /// What it is asked about, all at once.
+    pub descriptors: Vec<Descriptor>,
+}
+
+/// What requests are counted by, to somebody who has limits for that.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Descriptor {
+    /// In this order; a request without one of them is not counted by this.
+    pub entries: Vec<DescriptorEntry>,
+}
+
+/// One of them: a key, and either a fixed value or where it is from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DescriptorEntry {
+    /// The key.
+    pub key: String,
+    /// A fixed value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    /// Where the value is from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<CountBy>,
 }
 
 /// So many requests in so much time.

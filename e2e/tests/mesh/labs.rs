@@ -86,6 +86,18 @@ pub(crate) fn mesh_with(test: &str, world: &str) -> Option<Lab> {
     Some(lab)
 }
 
+/// As [`mesh_with`], with this mesh configuration.
+pub(crate) fn mesh_configured(test: &str, mesh_config: &str, world: &str) -> Option<Lab> {
+    if !can_run(test) {
+        return None;
+    }
+    build();
+    let lab = Lab::up(Options { mesh_config: Some(mesh_config.to_owned()), ..options(test) }).unwrap();
+    lab.apply(world).unwrap();
+    lab.wait_ready().unwrap();
+    Some(lab)
+}
+
 /// What the labs of these tests are asked to be.
 pub(crate) fn options(test: &str) -> Options {
     let path = |name: &str| Some(binaries().join(name));

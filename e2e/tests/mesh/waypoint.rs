@@ -7,6 +7,7 @@ use super::observe::{Cursor, field};
 use super::shop::{self, Conversation};
 
 mod requests;
+mod services;
 
 const WORLD: &str = include_str!("waypoint.yaml");
 const CLIENT: &str = "shop/client";

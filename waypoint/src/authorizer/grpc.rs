@@ -1,31 +1,25 @@
-//! `envoy.service.auth.v3.Authorization`: one unary call (gRPC over HTTP2, its document PROTOCOL-HTTP2).
+//! `envoy.service.auth.v3.Authorization`: one unary call.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use bytes::{BufMut, Bytes, BytesMut};
-use fairway_core::reason::Reason;
 use fairway_proto::envoy::core::socket_address::PortSpecifier;
 use fairway_proto::envoy::core::{Address, SocketAddress, address::Address as Kind};
 use fairway_proto::external_auth::attribute_context::{HttpRequest, Peer, Request};
 use fairway_proto::external_auth::check_response::HttpResponse;
 use fairway_proto::external_auth::{AttributeContext, CheckRequest, CheckResponse, HeaderOption};
-use http::header::{self, HeaderMap, HeaderName, HeaderValue, InvalidHeaderValue};
-use http::{Method, StatusCode, Version};
-use prost::Message;
+use http::header::{self, HeaderMap, HeaderName, InvalidHeaderValue};
+use http::{StatusCode, Version};
 
 use super::{Changes, Question, Verdict, is_free, put, shown, unusable};
+use crate::call::{Call, CallError};
 use crate::config::{Authorizer, Config, Edits, Header, Manner, Put};
 use crate::facts;
 use crate::failure::{Failure, Written};
-use crate::forward::{self, Outgoing};
-use crate::grpc;
 use crate::stream::Connection;
 
 const METHOD: &str = "/envoy.service.auth.v3.Authorization/Check";
-/// Bytes before a message: whether it is compressed, and its length.
-const PREFIX: usize = 5;
 
 pub(super) async fn ask(
     connection: &Arc<Connection>,
@@ -33,61 +27,13 @@ pub(super) async fn ask(
     authorizer: &Authorizer,
     question: &Question<'_>,
 ) -> Result<Verdict, Failure> {
-    let lines = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("application/grpc")),
-        (header::TE, HeaderValue::from_static("trailers")),
-        (HeaderName::from_static("grpc-timeout"), deadline(authorizer)?),
-    ];
-    let outgoing = Outgoing {
-        method: Method::POST,
-        target: METHOD.to_owned(),
-        host: HeaderValue::try_from(&*authorizer.cluster).map_err(broken)?,
-        headers: lines.into_iter().collect(),
-        is_http2: true,
-        hash: None,
-    };
-    let message = framed(&check(connection, authorizer, question))?;
-    let cluster = &authorizer.cluster;
-    let answer = forward::ask(connection, config, cluster, outgoing, message, authorizer.timeout).await?;
-    if answer.status != StatusCode::OK {
-        return Err(broken(format!("the authorizer answered with {}", answer.status)));
+    let call = Call { cluster: &authorizer.cluster, method: METHOD, timeout: authorizer.timeout };
+    let answered = call.unary(connection, config, &check(connection, authorizer, question)).await;
+    match answered {
+        Ok(answer) => verdict(answer),
+        Err(CallError::Unanswered(failure)) => Err(failure),
+        Err(error @ CallError::Unusable(_)) => Err(unusable(error)),
     }
-    let body = answer.body?;
-    match grpc::status_in(&answer.trailers).or_else(|| grpc::status_in(&answer.headers)) {
-        Some(0) => verdict(unframed(&body)?),
-        Some(code) => Err(broken(format!("the authorizer's call ended with status {code} of gRPC"))),
-        None => Err(broken("the authorizer's call ended without a status of gRPC")),
-    }
-}
-
-fn broken(problem: impl ToString) -> Failure {
-    Failure::new(Reason::UpstreamConnectFailed, problem)
-}
-
-fn deadline(authorizer: &Authorizer) -> Result<HeaderValue, Failure> {
-    // At most eight digits.
-    let milliseconds = authorizer.timeout.as_millis().min(99_999_999);
-    HeaderValue::try_from(format!("{milliseconds}m")).map_err(broken)
-}
-
-fn framed(message: &CheckRequest) -> Result<Bytes, Failure> {
-    let length = u32::try_from(message.encoded_len()).map_err(broken)?;
-    let mut bytes = BytesMut::with_capacity(PREFIX + message.encoded_len());
-    bytes.put_u8(0);
-    bytes.put_u32(length);
-    message.encode(&mut bytes).map_err(broken)?;
-    Ok(bytes.freeze())
-}
-
-fn unframed(bytes: &[u8]) -> Result<CheckResponse, Failure> {
-    let Some(([compressed, length @ ..], message)) = bytes.split_first_chunk::<PREFIX>() else {
-        return Err(unusable("the authorizer's answer is cut off"));
-    };
-    let is_whole = u64::from(u32::from_be_bytes(*length)) == u64::try_from(message.len()).unwrap_or(u64::MAX);
-    if *compressed != 0 || !is_whole {
-        return Err(unusable("the authorizer's answer is compressed, or not one message"));
-    }
-    CheckResponse::decode(message).map_err(unusable)
 }
 
 fn check(connection: &Connection, authorizer: &Authorizer, question: &Question<'_>) -> CheckRequest {
@@ -258,22 +204,5 @@ mod tests {
         let refuses = DeniedHttpResponse { headers: vec![line("x-why", "a\nb")], ..DeniedHttpResponse::default() };
         let no = verdict(answer(Some(7), Some(HttpResponse::DeniedResponse(refuses)))).unwrap();
         assert_eq!(no, Verdict::Refuses(StatusCode::FORBIDDEN, Written::default()));
-    }
-
-    #[test]
-    fn an_answer_is_one_message_that_is_not_compressed() {
-        let message = answer(Some(0), None).encode_to_vec();
-        let length = u8::try_from(message.len()).unwrap();
-        let framed = |prefix: [u8; 5]| [&prefix[..], &message].concat();
-        assert!(unframed(&framed([0, 0, 0, 0, length])).is_ok());
-        for bytes in [
-            framed([1, 0, 0, 0, length]),
-            framed([0, 0, 0, 0, length - 1]),
-            framed([0, 0xff, 0xff, 0xff, 0xff]),
-            vec![0, 0, 0],
-            vec![0, 0, 0, 0, 2, 0xff, 0xff],
-        ] {
-            assert!(unframed(&bytes).is_err(), "{bytes:?}");
-        }
     }
 }

@@ -13,14 +13,17 @@ use fairway_proto::envoy::http_connection_manager::{HttpConnectionManager, HttpF
 use fairway_proto::envoy::jwt_authn::JwtAuthentication;
 use fairway_proto::envoy::listener::{Filter, FilterChain, Listener as Message, filter};
 use fairway_proto::envoy::local_ratelimit::LocalRateLimit;
+use fairway_proto::envoy::ratelimit::RateLimit;
 use fairway_proto::envoy::{fault, http_rbac, network_rbac};
 use prost_types::Any;
 
 use super::authorizer::{authorizer, marking};
+use super::limiter::Limiter;
 use super::opaque::{by_name, names, reads_names, tcp_proxy};
 use super::policy::Rules;
 use super::rates::Rates;
 use super::tokens::Tokens;
+use super::trace::Tracing;
 use super::wrong::{Within, Wrong, all};
 use super::{Custom, Http, Listener, fields};
 
@@ -33,6 +36,7 @@ const JWT_AUTHENTICATION: &str = "type.googleapis.com/envoy.extensions.filters.h
 const EXT_AUTHZ: &str = "type.googleapis.com/envoy.extensions.filters.http.ext_authz.v3.ExtAuthz";
 const CORS: &str = "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors";
 const LOCAL_RATE_LIMIT: &str = "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit";
+const RATE_LIMIT: &str = "type.googleapis.com/envoy.extensions.filters.http.ratelimit.v3.RateLimit";
 const FAULT: &str = "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault";
 const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
 
@@ -122,7 +126,7 @@ fn manager(config: &Any) -> Result<Listener, Wrong> {
     if !is_router {
         return Err(Wrong::new(format!("http_filters[{}]", filters.len()), "the last filter must be the router"));
     }
-    let (mut tokens, mut rates, mut policies, mut reached) = (None, None, Vec::new(), 0);
+    let (mut tokens, mut rates, mut limiter, mut policies, mut reached) = (None, None, None, Vec::new(), 0);
     let (mut marked, mut custom) = (None, Vec::new());
     for (index, filter) in all("http_filters", filters, request_filter)?.into_iter().enumerate() {
         // What requests are asked is always in one order.
@@ -134,12 +138,13 @@ fn manager(config: &Any) -> Result<Listener, Wrong> {
         let is_second = match filter {
             RequestFilter::Tokens(_) => tokens.is_some(),
             RequestFilter::Rates(_) => rates.is_some(),
+            RequestFilter::Limiter(_) => limiter.is_some(),
             _ => false,
         };
         if filter.place() < reached || is_second {
             return Err(Wrong::new(
                 format!("http_filters[{index}]"),
-                "is out of order, which is ext_authz, jwt_authn, rbac, cors, local_ratelimit, fault, router",
+                "is out of order, which is ext_authz, jwt_authn, rbac, cors, local_ratelimit, ratelimit, fault, router",
             ));
         }
         reached = filter.place();
@@ -153,6 +158,7 @@ fn manager(config: &Any) -> Result<Listener, Wrong> {
                 custom.push(Custom { rules, authorizer: read });
             }
             RequestFilter::Rates(read) => rates = Some(read),
+            RequestFilter::Limiter(read) => limiter = Some(read),
             RequestFilter::Cors | RequestFilter::Fault => {}
         }
     }
@@ -160,8 +166,10 @@ fn manager(config: &Any) -> Result<Listener, Wrong> {
         return Err(Wrong::new("http_filters", "nobody is asked about what shadow_rules mark"));
     }
     let upgrades = all("upgrade_configs", &message.upgrade_configs, upgrade)?;
+    let tracing = message.tracing.as_ref().map(Tracing::of).transpose().within("tracing")?.map(Arc::new);
     let (routes, merge_slashes) = (rds.route_config_name.clone(), message.merge_slashes);
-    Ok(Listener::Http(Box::new(Http { custom, tokens, policies, routes, merge_slashes, rates, upgrades })))
+    let http = Http { custom, tokens, policies, routes, merge_slashes, rates, limiter, tracing, upgrades };
+    Ok(Listener::Http(Box::new(http)))
 }
 
 /// A protocol that connections may go on as (RFC 9110 §7.8), in lower case.
@@ -187,6 +195,8 @@ enum RequestFilter {
     Cors,
     /// Routes say what requests are counted by.
     Rates(Rates),
+    /// Somebody else counts them; routes say by what.
+    Limiter(Limiter),
     /// See `Cors`.
     Fault,
 }
@@ -199,7 +209,8 @@ impl RequestFilter {
             Self::Policies(_) => 2,
             Self::Cors => 3,
             Self::Rates(_) => 4,
-            Self::Fault => 5,
+            Self::Limiter(_) => 5,
+            Self::Fault => 6,
         }
     }
 }
@@ -224,6 +235,10 @@ fn request_filter(filter: &HttpFilter) -> Result<RequestFilter, Wrong> {
         LOCAL_RATE_LIMIT => {
             let message: LocalRateLimit = decode(&config.value)?;
             Ok(RequestFilter::Rates(Rates::of(&message).within("typed_config")?))
+        }
+        RATE_LIMIT => {
+            let message: RateLimit = decode(&config.value)?;
+            Ok(RequestFilter::Limiter(Limiter::of(&message).within("typed_config")?))
         }
         FAULT if decode::<fault::HttpFault>(&config.value)? == fault::HttpFault::default() => Ok(RequestFilter::Fault),
         FAULT => Err(Wrong::new("typed_config", "must be empty: routes say what goes wrong")),

@@ -14,6 +14,7 @@ use fairway_proto::envoy::route::rate_limit::action::ActionSpecifier;
 use fairway_proto::envoy::token_bucket::TokenBucket;
 use http::header::HeaderName;
 
+use super::limiter::STAGE;
 use super::route::header_name;
 use super::wrong::{Within, Wrong, all};
 use super::{MILLION, duration, per_million};
@@ -58,6 +59,8 @@ pub struct Bucket {
 pub struct Counting {
     /// Keys, and where their values are from.
     pub keys: Vec<(String, Value)>,
+    /// Whether somebody else counts them for several proxies, rather than we.
+    pub is_shared: bool,
 }
 
 /// Where a value is from.
@@ -140,7 +143,12 @@ pub(super) fn counting(message: &RateLimit) -> Result<Counting, Wrong> {
     if message.actions.is_empty() {
         return Err(Wrong::missing("actions"));
     }
-    Ok(Counting { keys: all("actions", &message.actions, key)? })
+    let is_shared = match message.stage {
+        None | Some(0) => false,
+        Some(STAGE) => true,
+        Some(_) => return Err(Wrong::new("stage", format!("must be 0 or {STAGE}"))),
+    };
+    Ok(Counting { keys: all("actions", &message.actions, key)?, is_shared })
 }
 
 fn key(message: &Action) -> Result<(String, Value), Wrong> {

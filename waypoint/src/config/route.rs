@@ -206,6 +206,9 @@ fn forward(message: &RouteAction) -> Result<Forward, Wrong> {
         }
         None => None,
     };
+    if message.include_vh_rate_limits == Some(false) {
+        return Err(Wrong::new("include_vh_rate_limits", "must be true: what a host says counts for its routes"));
+    }
     let timeout = message.timeout.as_ref().map(duration).transpose().within("timeout")?.unwrap_or(TIMEOUT);
     let longest = message.max_stream_duration.as_ref().and_then(|stream| stream.max_stream_duration.as_ref());
     let longest = longest.map(duration).transpose().within("max_stream_duration")?;

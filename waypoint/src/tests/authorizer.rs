@@ -353,3 +353,28 @@ async fn a_connection_that_somebody_would_have_to_be_asked_about_is_refused() {
         assert_eq!(heard.is_ok(), passes, "{permission:?}");
     }
 }
+
+#[tokio::test]
+async fn whom_a_client_says_it_is_matches_no_rule() {
+    let judge = Judge::default();
+    let named = |account: &str| {
+        Permission::Header(HeaderMatch {
+            name: Header::Named(HeaderName::from_static("x-forwarded-client-cert")),
+            value: Text::Contains(format!("sa/{account}")),
+        })
+    };
+    let forged = ("x-forwarded-client-cert", "URI=spiffe://cluster.local/ns/shop/sa/admin");
+    for (account, is_meant) in [("admin", false), ("client", true)] {
+        let mut served = served(Vec::new()).await;
+        served.ask(serve(judge.clone()).await, authorizer());
+        if let Listener::Http(http) = Arc::make_mut(served.config.listeners.get_mut(&web(80)).unwrap()) {
+            http.custom[0].rules = about(named(account));
+        }
+        served.publish();
+        let (response, body) = served.send(80, true, get("/", &[forged])).await;
+        assert_eq!(response.status() == 402, is_meant, "{account}: {body}");
+        served.http(80, vec![about(named(account))], vec![route_to(&web(80))], &[]);
+        let (response, _) = served.send(80, true, get("/", &[forged])).await;
+        assert_eq!(reason_of(&response) == Some(Reason::PolicyDenied), is_meant, "{account}");
+    }
+}

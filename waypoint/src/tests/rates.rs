@@ -16,7 +16,7 @@ async fn what_is_too_much_is_refused_with_the_time_to_wait() {
     served.announce("web", endpoint.ip(), false, |_| {});
     let user = || ("user".to_owned(), Value::Header(HeaderName::from_static("x-user")));
     let limit = || ("limit".to_owned(), Value::Fixed("shop/each/0".to_owned()));
-    let counted = vec![Counting { keys: vec![limit(), user()] }];
+    let counted = vec![Counting { keys: vec![limit(), user()], is_shared: false }];
     let route = forwarding(route_to(&web(80)), |forward| forward.counted = counted);
     served.http(80, vec![], vec![route], &[endpoint]);
     let bucket = Bucket { most: 2, fill: 2, interval: Duration::from_secs(3600) };

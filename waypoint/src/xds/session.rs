@@ -124,6 +124,8 @@ impl Session {
                         (Listener::Http(http), Kind::Routes) => drop(named.insert(http.routes.clone())),
                         (Listener::Http(http), Kind::Cluster) => {
                             named.extend(http.custom.iter().map(|it| it.authorizer.cluster.to_string()));
+                            named.extend(http.limiter.iter().map(|limiter| limiter.cluster.to_string()));
+                            named.extend(http.tracing.iter().map(|it| it.collector.cluster.to_string()));
                         }
                         (Listener::Opaque(opaque), Kind::Cluster) => named.extend(opaque.clusters().cloned()),
                         _ => {}

@@ -27,9 +27,11 @@ use super::super::Client;
 use super::super::authorizers::Authorizers;
 use super::super::authz::{Layer, Policy};
 use super::super::model::{Entry, Stream, Target};
+use super::super::providers::Limiter;
 use super::super::rates;
+use super::super::telemetry::Traced;
 use super::super::tokens::{self, KeySets};
-use super::{INVALID_BACKEND, ads, any, authorizers, duration, per_route, rates as render_rates, rbac};
+use super::{INVALID_BACKEND, ads, any, authorizers, duration, per_route, rates as render_rates, rbac, tracing};
 
 /// The listener for what is not for a service.
 pub const WORKLOADS: &str = "workloads";
@@ -59,6 +61,10 @@ pub struct Before<'a> {
     pub keys: &'a KeySets,
     /// How many pass, of those of any route.
     pub rates: &'a [&'a rates::Policy],
+    /// Who counts them for several proxies.
+    pub limiter: Option<&'a Limiter>,
+    /// What is done with traces.
+    pub traced: Option<&'a Traced>,
 }
 
 /// What a client dials: the routes of the same name, of which these are all.
@@ -84,13 +90,14 @@ pub fn http<'a>(
         let config = any(HTTP_RBAC, &http_rbac::Rbac { rules: Some(rules), ..http_rbac::Rbac::default() });
         http_filter(&format!("envoy.filters.http.rbac/{kind}"), config)
     });
-    let rates = render_rates::filter(name, before.rates);
+    let rates = render_rates::filter(name, before.rates).into_iter().chain(before.limiter.map(render_rates::asking));
     let filters = asked.into_iter().chain(tokens).chain(policies).chain(per_route::filters(routes, rates, false));
     // What policies and routes are compared with is what the endpoint will understand.
     let manager = HttpConnectionManager {
         normalize_path: Some(true),
         merge_slashes: true,
         path_with_escaped_slashes_action: PathWithEscapedSlashesAction::KeepUnchanged.into(),
+        tracing: before.traced.map(tracing::tracing),
         upgrade_configs: UPGRADES.map(|name| UpgradeConfig { upgrade_type: name.to_owned() }).to_vec(),
         ..manager(name, filters.collect())
     };

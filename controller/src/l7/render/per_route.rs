@@ -24,7 +24,7 @@ const HTTP_FAULT: &str = "type.googleapis.com/envoy.extensions.filters.http.faul
 /// requests. Clients of gRPC know no CORS.
 pub(super) fn filters<'a>(
     entries: impl Iterator<Item = &'a Entry>,
-    rates: Option<HttpFilter>,
+    rates: impl IntoIterator<Item = HttpFilter>,
     is_grpc: bool,
 ) -> Vec<HttpFilter> {
     let (mut has_cors, mut has_fault) = (false, false);

@@ -1,29 +1,36 @@
 //! Rate limits in Envoy's words: the listener has the buckets, routes say what requests are counted by.
 
-use fairway_proto::envoy::core::RuntimeFractionalPercent;
+use fairway_proto::envoy::core::grpc_service::{EnvoyGrpc, TargetSpecifier};
+use fairway_proto::envoy::core::{ApiVersion, GrpcService, RuntimeFractionalPercent};
+use fairway_proto::envoy::fraction::HttpStatus;
 use fairway_proto::envoy::http_connection_manager::HttpFilter;
 use fairway_proto::envoy::local_ratelimit::LocalRateLimit;
 use fairway_proto::envoy::rate_limit_descriptor::rate_limit_descriptor::Entry;
 use fairway_proto::envoy::rate_limit_descriptor::{
     LocalRateLimitDescriptor, VhRateLimitsOptions, XRateLimitHeadersRfcVersion,
 };
+use fairway_proto::envoy::rate_limit_service::RateLimitServiceConfig;
+use fairway_proto::envoy::ratelimit::RateLimit as Asking;
+use fairway_proto::envoy::ratelimit::rate_limit::XRateLimitHeadersRfcVersion as Headers;
 use fairway_proto::envoy::route::RateLimit;
 use fairway_proto::envoy::route::rate_limit::Action;
 use fairway_proto::envoy::route::rate_limit::action::{ActionSpecifier, GenericKey, RemoteAddress, RequestHeaders};
 use fairway_proto::envoy::token_bucket::TokenBucket;
 
-use super::super::rates::{By, CLIENT_HEADER, Limit, Policy};
+use super::super::providers::Limiter;
+use super::super::rates::{ADDRESS, By, CLIENT_HEADER, Counted, Limit, Policy};
 use super::listener::http_filter;
 use super::route::millionths;
 use super::{any, duration};
 
+const RATE_LIMIT: &str = "type.googleapis.com/envoy.extensions.filters.http.ratelimit.v3.RateLimit";
 const LOCAL_RATE_LIMIT: &str = "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit";
 /// All of a million.
 const ALL: u32 = 1_000_000;
 /// What tells limits apart.
 const LIMIT: &str = "limit";
-/// What Envoy calls the client's address.
-const ADDRESS: &str = "remote_address";
+/// Whose actions of routes are meant for who counts for several proxies; those without are for the proxy's own buckets.
+const STAGE: u32 = 1;
 /// Values for which Envoy keeps buckets; ours has a bound of its own.
 const MOST_VALUES: u32 = 10_000;
 /// Requests that no limit is about cost a token of this one; Envoy wants it, and periods that are multiples of its own.
@@ -72,24 +79,62 @@ pub(super) fn filter(name: &str, policies: &[&Policy]) -> Option<HttpFilter> {
     Some(http_filter("envoy.filters.http.local_ratelimit", any(LOCAL_RATE_LIMIT, &config)))
 }
 
-/// What requests are counted by for the limits of these.
-pub(super) fn counted<'a>(policies: impl IntoIterator<Item = &'a Policy>) -> Vec<RateLimit> {
-    let limits = policies.into_iter().flat_map(|policy| &policy.limits);
-    let action = |specifier| Action { action_specifier: Some(specifier) };
-    let counted = limits.map(|limit| {
-        let own = GenericKey { descriptor_key: LIMIT.to_owned(), descriptor_value: limit.name.clone() };
-        let by = limit.by.iter().map(|by| match by {
-            By::Client => header(CLIENT_HEADER, by),
-            By::Header(name) => header(name, by),
-            By::Address => ActionSpecifier::RemoteAddress(RemoteAddress {}),
-        });
-        RateLimit { actions: [ActionSpecifier::GenericKey(own)].into_iter().chain(by).map(action).collect() }
-    });
-    counted.collect()
+/// The filter that asks who counts for several proxies.
+pub(super) fn asking(limiter: &Limiter) -> HttpFilter {
+    let target = EnvoyGrpc { cluster_name: limiter.target.to_string() };
+    let service = GrpcService { target_specifier: Some(TargetSpecifier::EnvoyGrpc(target)), timeout: None };
+    let config = Asking {
+        domain: limiter.domain.clone(),
+        stage: STAGE,
+        timeout: Some(duration(limiter.timeout)),
+        failure_mode_deny: !limiter.fails_open,
+        rate_limited_as_resource_exhausted: true,
+        rate_limit_service: Some(RateLimitServiceConfig {
+            grpc_service: Some(service),
+            transport_api_version: ApiVersion::V3.into(),
+        }),
+        enable_x_ratelimit_headers: Headers::DraftVersion03.into(),
+        // What it says, the status does.
+        disable_x_envoy_ratelimited_header: true,
+        status_on_error: Some(HttpStatus { code: i32::from(limiter.status) }),
+    };
+    http_filter("envoy.filters.http.ratelimit", any(RATE_LIMIT, &config))
 }
 
-fn header(name: &str, by: &By) -> ActionSpecifier {
-    ActionSpecifier::RequestHeaders(RequestHeaders { header_name: name.to_owned(), descriptor_key: key(by).to_owned() })
+/// What requests are counted by for the limits of these, and what `provider` is asked about.
+pub(super) fn counted(policies: &[&Policy], provider: Option<&str>) -> Vec<RateLimit> {
+    let action = |specifier| Action { action_specifier: Some(specifier) };
+    let limits = policies.iter().flat_map(|policy| &policy.limits);
+    let own = limits.map(|limit| {
+        let own = GenericKey { descriptor_key: LIMIT.to_owned(), descriptor_value: limit.name.clone() };
+        let by = limit.by.iter().map(|by| requests(key(by), by));
+        let actions = [ActionSpecifier::GenericKey(own)].into_iter().chain(by).map(action).collect();
+        RateLimit { stage: None, actions }
+    });
+    let globals = policies.iter().filter_map(|policy| policy.global.as_ref());
+    let asked = globals.filter(|global| provider == Some(global.provider.as_str()));
+    let asked = asked.flat_map(|global| &global.descriptors).map(|entries| {
+        let specifier = |(key, from): &(String, Counted)| match from {
+            Counted::Fixed(value) => {
+                ActionSpecifier::GenericKey(GenericKey { descriptor_key: key.clone(), descriptor_value: value.clone() })
+            }
+            Counted::Request(by) => requests(key, by),
+        };
+        RateLimit { stage: Some(STAGE), actions: entries.iter().map(specifier).map(action).collect() }
+    });
+    own.chain(asked).collect()
+}
+
+fn requests(key: &str, by: &By) -> ActionSpecifier {
+    match by {
+        By::Client => header(CLIENT_HEADER, key),
+        By::Header(name) => header(name, key),
+        By::Address => ActionSpecifier::RemoteAddress(RemoteAddress {}),
+    }
+}
+
+fn header(name: &str, key: &str) -> ActionSpecifier {
+    ActionSpecifier::RequestHeaders(RequestHeaders { header_name: name.to_owned(), descriptor_key: key.to_owned() })
 }
 
 fn key(by: &By) -> &str {

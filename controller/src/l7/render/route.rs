@@ -78,12 +78,17 @@ pub fn at_waypoint(
     of_all: &[&rates::Policy],
     plan: &Plan,
 ) -> RouteConfiguration {
+    let entries = attached.into_iter().flat_map(Attached::entries);
+    let of_routes = entries.flat_map(|entry| plan.rates_of(&entry.route));
+    let provider = rates::Policy::provider(of_all.iter().copied().chain(of_routes));
     let routes = |entry: &Entry, target: &Target, client: &Client| {
         let own: Vec<_> = plan.rates_of(&entry.route).into_iter().filter(|policy| !of_all.contains(policy)).collect();
         let mut routes = routes(entry, target, client);
         for route in &mut routes {
             if let Some(RouteActionKind::Route(action)) = &mut route.action {
-                action.rate_limits = counted(own.iter().copied());
+                action.rate_limits = counted(&own, provider);
+                let has_both = provider.is_some() && !action.rate_limits.is_empty() && !of_all.is_empty();
+                action.include_vh_rate_limits = has_both.then_some(true);
             }
         }
         routes
@@ -99,7 +104,7 @@ pub fn at_waypoint(
     }
     let mut configuration = named(target, all);
     for host in &mut configuration.virtual_hosts {
-        host.rate_limits = counted(of_all.iter().copied());
+        host.rate_limits = counted(of_all, provider);
     }
     configuration
 }

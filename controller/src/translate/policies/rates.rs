@@ -7,7 +7,7 @@ use std::sync::Arc;
 use fairway_core::source::{Kind, ObjectKey, Objects};
 use serde_json::Value;
 
-use super::super::{Fault, Severity};
+use super::super::{Fault, Settings, Severity};
 use super::{Accepted, Good, KEPT, Policies};
 use crate::l7::rates::read;
 
@@ -18,11 +18,11 @@ pub(super) fn translate(
     policies: &mut Policies,
     objects: &Objects,
     rejected: &BTreeMap<ObjectKey, Arc<Value>>,
-    root: &str,
+    settings: &Settings,
     previous: &Accepted,
 ) {
     for (key, object) in objects.rate_limits.iter() {
-        match read(object, root) {
+        match read(object, &settings.root_namespace, &settings.providers) {
             Ok(means) => {
                 let means = Arc::new(means);
                 policies.rates.push((key.clone(), Arc::clone(&means)));

@@ -108,6 +108,20 @@ spec:
   - {requests: 2, period: 24h, by: [{type: Header, name: x-user}]}
   - {requests: 1000000, period: 1s, by: [{type: Client}, {type: Address}]}
 ---
+apiVersion: fairway.dev/v1alpha1
+kind: RateLimit
+metadata: {name: shared, namespace: shop}
+spec:
+  targetRefs: [{group: "", kind: Service, name: odd}]
+  global: {provider: limiter, descriptors: [{entries: [{key: plan, value: free}, {key: user, from: {type: Header, name: x-count}}]}]}
+---
+apiVersion: telemetry.istio.io/v1
+kind: Telemetry
+metadata: {name: odd, namespace: shop}
+spec:
+  targetRefs: [{group: "", kind: Service, name: odd}]
+  tracing: [{providers: [{name: collector}], randomSamplingPercentage: 12.5, customTags: {a: {literal: {value: b}}, c: {header: {name: x-c}}}}]
+---
 apiVersion: v1
 kind: Service
 metadata: {name: odd, namespace: shop, labels: {istio.io/use-waypoint: client}}
@@ -268,6 +282,12 @@ async fn envoy_stands_before_services_and_enforces_their_policies() {
         assert_eq!(status, expected, "{what}: {body}");
         assert!(body.contains(words), "{what}: {body}");
     }
+    let trace = "00-0af7651916cd43dd8448eb211c80319c";
+    let parent = format!("{trace}-00f067aa0ba902b7-00");
+    let (status, body) = ask(&envoy, "10.96.0.3", 80, "GET /", &format!("traceparent: {parent}\r\n")).await.unwrap();
+    assert!(status == 200 && body.contains(trace) && !body.contains(&parent), "a trace goes on: {body}");
+    let counted = ask(&envoy, "10.96.0.3", 80, "GET /", "x-count: a\r\n").await.unwrap();
+    assert_eq!(counted.0, 503, "nobody counts: {}", counted.1);
     for (user, expected) in [("a", 200), ("a", 200), ("a", 429), ("b", 200), ("b", 200), ("b", 429)] {
         let headers = format!("x-user: {user}\r\n");
         let (status, body) = ask(&envoy, "10.96.0.2", 80, "GET /", &headers).await.unwrap();

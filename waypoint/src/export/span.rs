@@ -1,0 +1,99 @@
+//! A request as a span, in the words of OpenTelemetry's semantic conventions for HTTP where they have some.
+
+use std::time::{Duration, SystemTime};
+
+use fairway_core::ident::Identity;
+use fairway_core::reason::Reason;
+use fairway_proto::otlp::common::any_value::Value;
+use fairway_proto::otlp::common::{AnyValue, KeyValue};
+use fairway_proto::otlp::trace::span::SpanKind;
+use fairway_proto::otlp::trace::status::StatusCode;
+use fairway_proto::otlp::trace::{Span, Status};
+
+use crate::stream::Connection;
+use crate::telemetry::{Done, flags};
+use crate::trace::{Trace, shortened};
+
+/// Flags of a span (OTLP 1.1): the first of W3C's, whether it is known that the parent is somebody else's, and whether it is.
+const SAMPLED: u32 = 1;
+const KNOWN: u32 = 0x100;
+const REMOTE: u32 = 0x200;
+/// Statuses of gRPC that a server is to blame for (semantic conventions for gRPC).
+const GRPC_ERRORS: [u32; 6] = [2, 4, 12, 13, 14, 15];
+
+/// The span of a request that has ended.
+pub(super) fn of(connection: &Connection, done: &Done, trace: &Trace) -> Span {
+    let begun = trace.begun.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let remote = if trace.parent.is_some() { REMOTE } else { 0 };
+    Span {
+        trace_id: trace.trace.to_be_bytes().to_vec(),
+        span_id: trace.span.to_be_bytes().to_vec(),
+        trace_state: trace.state.clone(),
+        parent_span_id: trace.parent.map(|parent| parent.to_be_bytes().to_vec()).unwrap_or_default(),
+        // As Istio calls them: few names, as OpenTelemetry wants it.
+        name: format!("{}/*", connection.listener),
+        kind: SpanKind::Server.into(),
+        start_time_unix_nano: nanoseconds(begun),
+        end_time_unix_nano: nanoseconds(begun + done.started.elapsed()),
+        attributes: attributes(connection, done, trace),
+        status: Some(status(done)),
+        flags: SAMPLED | KNOWN | remote,
+    }
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Whether somebody has to look into it: what is the client's own fault is no error of a server.
+fn status(done: &Done) -> Status {
+    let is_error = done.status == 0
+        || done.status >= 500
+        || done.grpc_status.is_some_and(|status| GRPC_ERRORS.contains(&status))
+        || matches!(done.reason, Reason::ResetByPeer | Reason::TimedOut);
+    let code = if is_error { StatusCode::Error } else { StatusCode::Unset };
+    let message = done.detail.clone().filter(|_| is_error).unwrap_or_default();
+    Status { message, code: code.into() }
+}
+
+fn attributes(connection: &Connection, done: &Done, trace: &Trace) -> Vec<KeyValue> {
+    let failed = done.reason != Reason::Ok;
+    let texts = [
+        ("http.request.method", Some(done.method.as_str().to_owned())),
+        ("url.scheme", Some("http".to_owned())),
+        ("url.path", Some(shortened(&done.path))),
+        ("server.address", Some(shortened(&done.authority))),
+        ("http.route", Some(done.route.clone()).filter(|route| !route.is_empty())),
+        ("client.address", Some(connection.client.address.ip().to_canonical().to_string())),
+        ("source.principal", Some(connection.client.identity.to_string())),
+        ("destination.service", connection.bound.service().map(|service| service.hostname().to_owned())),
+        ("destination.workload", done.workload.as_deref().map(|workload| workload.name.to_string())),
+        ("destination.principal", done.identity.as_ref().map(Identity::to_string)),
+        ("upstream.address", done.endpoint.map(|endpoint| endpoint.to_string())),
+        ("response_flags", Some(flags(done).to_owned())),
+        ("error.type", failed.then(|| done.reason.label().to_owned())),
+    ];
+    let numbers = [
+        ("http.response.status_code", (done.status != 0).then(|| u64::from(done.status))),
+        ("rpc.grpc.status_code", done.grpc_status.map(u64::from)),
+        ("http.request.resend_count", (done.retries > 0).then(|| u64::from(done.retries))),
+        ("http.request.body.size", Some(done.received)),
+        ("http.response.body.size", Some(done.sent)),
+    ];
+    let texts = texts.into_iter().filter_map(|(name, value)| Some(text(name, &value?)));
+    let numbers = numbers.into_iter().filter_map(|(name, value)| Some(number(name, value?)));
+    let tags = trace.tags.iter().map(|(name, value)| text(name, value));
+    texts.chain(numbers).chain(tags).collect()
+}
+
+pub(super) fn text(key: &str, value: &str) -> KeyValue {
+    attribute(key, Value::StringValue(value.to_owned()))
+}
+
+fn number(key: &str, value: u64) -> KeyValue {
+    attribute(key, Value::IntValue(i64::try_from(value).unwrap_or(i64::MAX)))
+}
+
+fn attribute(key: &str, value: Value) -> KeyValue {
+    KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }) }
+}
