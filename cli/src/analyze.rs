@@ -20,8 +20,9 @@ use fairway_core::source::{Loaded, Location, ObjectKey};
 use fairway_lab::render::{Tone, wrap};
 use fairway_lab::{Error, Result};
 use serde::Serialize;
+use serde_json::Value;
 
-use crate::mesh::Where;
+use crate::mesh::{Part, Where};
 use crate::output::Format;
 pub(crate) use codes::{Code, Severity};
 
@@ -29,6 +30,8 @@ pub(crate) use codes::{Code, Severity};
 const LINE: usize = 96;
 /// Exit code when something was found that is bad enough; 1 is for what could not be looked at.
 const FOUND: u8 = 2;
+/// Node proxies that are asked for their trust domain before it counts as unknown: asking one that is gone takes its time.
+const ASKED: usize = 3;
 /// The page that has a section for each code.
 const PAGE: &str = "docs/guides/analyze.md";
 
@@ -53,6 +56,9 @@ pub(crate) struct Arguments {
     /// The mesh configuration that the controller is started with: external authorizers are in there
     #[arg(long, value_name = "FILE")]
     mesh_config: Option<PathBuf>,
+    /// Trust domain of the mesh; without it, what the node proxies of a mesh say, or cluster.local for files alone
+    #[arg(long, value_name = "NAME")]
+    trust_domain: Option<String>,
     /// Show all codes and what they mean
     #[arg(short = 'L', long)]
     list: bool,
@@ -140,6 +146,7 @@ fn once(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// Everything that is wrong with these objects, worst first: what the controller says of them, and what it has no word for.
+/// Where nobody knows the trust domain it is empty, and nothing is said that rests on it.
 pub(crate) fn look(loaded: Loaded, settings: &Settings) -> Vec<Message> {
     let loaded = Arc::new(loaded);
     let published = Published::default().next(Arc::clone(&loaded), settings);
@@ -186,6 +193,11 @@ fn suppressed(wanted: &[String]) -> Result<BTreeSet<&'static str>> {
 
 fn settings(arguments: &Arguments) -> Result<Settings> {
     let mut settings = Settings { root_namespace: arguments.place.mesh_namespace().to_owned(), ..Settings::default() };
+    if let Some(trust_domain) = &arguments.trust_domain {
+        settings.trust_domain.clone_from(trust_domain);
+    } else if arguments.files.is_empty() || arguments.with_mesh {
+        settings.trust_domain = told_trust_domain(&arguments.place).unwrap_or_default();
+    }
     if let Some(path) = &arguments.mesh_config {
         let doing = || format!("reading the mesh configuration {}", path.display());
         let text = std::fs::read_to_string(path).map_err(|error| Error::new(doing()).because(error))?;
@@ -193,6 +205,21 @@ fn settings(arguments: &Arguments) -> Result<Settings> {
         settings.authorizers = Arc::new(read);
     }
     Ok(settings)
+}
+
+/// The trust domain of the first node proxy that answers.
+fn told_trust_domain(place: &Where) -> Option<String> {
+    let mesh = place.mesh().ok()?;
+    let mut dumps = mesh
+        .status
+        .nodes
+        .iter()
+        .take(ASKED)
+        .filter_map(|node| mesh.ask::<Value>(Part::Proxy(&node.name), "/config_dump").ok());
+    dumps.find_map(|dump| {
+        let domain = dump.pointer("/config/trustDomain").and_then(Value::as_str)?;
+        (!domain.is_empty()).then(|| domain.to_owned())
+    })
 }
 
 fn shown(messages: &[Message], colour: bool) -> String {

@@ -3,7 +3,8 @@
 mod gather;
 mod redact;
 
-use std::fs::File;
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -79,7 +80,9 @@ fn named(now: OffsetDateTime) -> String {
 
 fn write(path: &Path, now: OffsetDateTime, entries: &[Entry]) -> Result<()> {
     let failed = |error: std::io::Error| Error::new(format!("writing {}", path.display())).because(error);
-    let file = File::create_new(path).map_err(|error| failed(error).hint("name another file with --file"))?;
+    // What is in it is for whoever made it, until he passes it on.
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let file = file.map_err(|error| failed(error).hint("name another file with --file"))?;
     let mut archive = tar::Builder::new(GzEncoder::new(file, Compression::default()));
     let root = "fairway-bug-report";
     for entry in entries {
@@ -94,7 +97,9 @@ fn write(path: &Path, now: OffsetDateTime, entries: &[Entry]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::io::Read;
+    use std::os::unix::fs::PermissionsExt as _;
 
     use flate2::read::GzDecoder;
 
@@ -109,6 +114,8 @@ mod tests {
             Entry::new(format!("objects/{}.json", "deep/".repeat(30)), "{}"),
         ];
         write(&path, OffsetDateTime::UNIX_EPOCH, &entries).unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "others do not read it");
         let mut archive = tar::Archive::new(GzDecoder::new(File::open(&path).unwrap()));
         let mut found = Vec::new();
         for file in archive.entries().unwrap() {

@@ -17,7 +17,7 @@ use fairway_manifests::Rendered;
 use serde_json::{Value, json};
 
 use cluster::Cluster;
-use options::{Choice, Patience, Place};
+use options::{Choice, Patience, Place, Waiting};
 use plan::{Ownership, Stage};
 use record::Record;
 
@@ -41,7 +41,7 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     place: Place,
     #[command(flatten)]
-    patience: Patience,
+    waiting: Waiting,
     /// Print the objects instead of applying them; no cluster is asked
     #[arg(long)]
     dry_run: bool,
@@ -61,16 +61,49 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     let version = version()?;
     let cluster = arguments.place.connect()?;
+    fairway_lab::say!("cluster: {}", cluster.described());
+    at_home(&cluster, namespace)?;
     let before = Record::of(&cluster, namespace)?;
-    if let Some(before) = before.filter(|before| before.version != version) {
-        return Err(Error::new(format!("Fairway {} is installed in {namespace}", before.version))
-            .hint("replace it with: fairway upgrade"));
+    if let Some(before) = &before {
+        same_again(before, &version, &values, namespace)?;
     }
     check(&cluster, &rendered, namespace)?;
-    let record = Record { version, values };
-    put(&cluster, &rendered, &record, namespace, arguments.force_conflicts, &arguments.patience)?;
+    let record = Record::begun(before, &version, &values);
+    put(&cluster, &rendered, &record, namespace, arguments.force_conflicts, arguments.waiting.patience())?;
+    Record::done(version, values).keep(&cluster, namespace)?;
     fairway_lab::say!("\n{}", rendered.notes.trim_end());
     Ok(ExitCode::SUCCESS)
+}
+
+/// An installation can be repeated, for example after a time-out, and changes nothing that was chosen before.
+fn same_again(before: &Record, version: &str, values: &Value, namespace: &str) -> Result<()> {
+    let is_version = before.target == version && before.spoken_version() == version;
+    if !is_version {
+        return Err(Error::new(format!("Fairway {} is installed in {namespace}", before.spoken_version()))
+            .hint("replace it with: fairway upgrade"));
+    }
+    if before.values != *values {
+        return Err(Error::new(format!("Fairway is installed in {namespace} with other values"))
+            .hint("change values with: fairway upgrade --set …; it keeps those that are not named"));
+    }
+    Ok(())
+}
+
+/// What binds the controller's cluster-wide rights, if it is there.
+fn binding(cluster: &Cluster) -> Result<Option<Value>> {
+    cluster.get("rbac.authorization.k8s.io/v1", "ClusterRoleBinding", "", plan::CONTROLLER)
+}
+
+/// Refuses a namespace when the cluster's mesh is in another one: cluster-wide objects would be taken from that.
+fn at_home(cluster: &Cluster, namespace: &str) -> Result<()> {
+    let binding = binding(cluster)?;
+    match binding.as_ref().and_then(plan::home) {
+        Some(home) if home != namespace => {
+            Err(Error::new(format!("Fairway is installed in {home}, not in {namespace}, and a cluster takes one mesh"))
+                .hint(format!("name its namespace: -n {home}; to have it elsewhere, remove that one first")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The version of what this command installs.
@@ -117,7 +150,7 @@ fn check(cluster: &Cluster, rendered: &Rendered, namespace: &str) -> Result<()> 
             "install its standard definitions (https://gateway-api.sigs.k8s.io), or leave waypoints out: --set waypoints.enabled=false",
         ));
     }
-    let controller = cluster.get("apps/v1", "Deployment", namespace, "fairway-controller")?;
+    let controller = cluster.get("apps/v1", "Deployment", namespace, plan::CONTROLLER)?;
     match controller.as_ref().map(|object| plan::ownership(object, MANAGER)) {
         None | Some(Ownership::Ours) => Ok(()),
         Some(Ownership::Managed(by)) => Err(Error::new(format!("what is in {namespace} is looked after by {by}"))
@@ -129,14 +162,14 @@ fn check(cluster: &Cluster, rendered: &Rendered, namespace: &str) -> Result<()> 
     }
 }
 
-/// Applies everything stage by stage, each ready before the next, and remembers what was installed.
+/// Applies everything stage by stage, each ready before the next, and remembers what was begun.
 fn put(
     cluster: &Cluster,
     rendered: &Rendered,
     record: &Record,
     namespace: &str,
     force: bool,
-    patience: &Patience,
+    patience: Option<&Patience>,
 ) -> Result<()> {
     let mut stages = plan::stages(rendered.objects.clone());
     stages.entry(Stage::Definitions).or_default().extend(definitions()?);
@@ -147,7 +180,11 @@ fn put(
                 kept += 1;
                 continue;
             }
-            cluster.apply(object, force)?;
+            if object["kind"] == "Namespace" && !may_claim(cluster, object)? {
+                cluster.apply(&plan::unclaimed(object.clone()), force)?;
+            } else {
+                cluster.apply(object, force)?;
+            }
         }
         let also = if kept > 0 { format!(", {kept} left to who made them") } else { String::new() };
         fairway_lab::say!("{stage}: {} applied{also}", objects.len() - kept);
@@ -155,7 +192,7 @@ fn put(
         if stage == Stage::Foundation {
             record.keep(cluster, namespace)?;
         }
-        if patience.waits() {
+        if let Some(patience) = patience {
             let mut waited = objects.iter().filter(|object| ready::is_waited_for(object));
             waited.try_for_each(|object| progress::wait_ready(cluster, object, patience))?;
         }
@@ -167,4 +204,40 @@ fn put(
 fn is_somebody_elses(cluster: &Cluster, definition: &Value) -> Result<bool> {
     let present = cluster.same(definition)?;
     Ok(present.is_some_and(|present| plan::ownership(&present, MANAGER) == Ownership::Foreign))
+}
+
+/// Whether a namespace is ours, or will be. One that was there before is not, so that nothing removes it with the mesh.
+fn may_claim(cluster: &Cluster, namespace: &Value) -> Result<bool> {
+    let present = cluster.same(namespace)?;
+    Ok(present.is_none_or(|present| plan::ownership(&present, MANAGER) == Ownership::Ours))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_installation_is_repeated_and_not_changed() {
+        let values = json!({"controller": {"replicas": 3}});
+        let begun = || Record::begun(None, "1.0.0", &values);
+        let done = || Record::done("1.0.0".to_owned(), values.clone());
+        let upgrading = || Record::begun(Some(done()), "1.1.0", &values);
+        for (before, version, now, refused) in [
+            (begun(), "1.0.0", &values, None),
+            (done(), "1.0.0", &values, None),
+            (done(), "1.0.0", &json!({}), Some("fairway upgrade --set")),
+            (begun(), "1.0.0", &json!({}), Some("fairway upgrade --set")),
+            (done(), "1.1.0", &values, Some("replace it with: fairway upgrade")),
+            (upgrading(), "1.0.0", &values, Some("replace it with: fairway upgrade")),
+            (upgrading(), "1.1.0", &values, Some("replace it with: fairway upgrade")),
+        ] {
+            let said = same_again(&before, version, now, "n").err().map(|error| error.to_string());
+            let is_expected = match (&said, refused) {
+                (None, None) => true,
+                (Some(said), Some(words)) => said.contains(words),
+                _ => false,
+            };
+            assert!(is_expected, "{before:?} {version} {now}: {said:?}");
+        }
+    }
 }

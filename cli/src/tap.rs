@@ -16,6 +16,9 @@ use crate::mesh::{Mesh, Part, Where};
 /// Pause between two looks: shorter connections may be missed.
 const PAUSE: Duration = Duration::from_millis(250);
 
+/// Pause between two looks for the parts themselves, while one does not answer: it may have been replaced.
+const ANEW: Duration = Duration::from_secs(5);
+
 /// Arguments of `tap`.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -88,16 +91,22 @@ type Table = BTreeMap<(String, u64), Connection>;
 
 /// Looks until it is enough.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let mesh = arguments.place.mesh()?;
+    let mut mesh = arguments.place.mesh()?;
+    let mut found_at = Instant::now();
     let filter = Filter::of(arguments);
     let (began, mut told) = (Instant::now(), 0);
     let mut before = Table::new();
-    let mut is_first = true;
+    // Nodes whose proxies have answered before, and those that did not the last time.
+    let (mut known, mut were_silent) = (BTreeSet::new(), BTreeSet::new());
     let colour = std::io::stdout().is_terminal();
     loop {
         let (now, silent) = look(&mesh)?;
-        let events = if is_first { first(&now, arguments.all) } else { changes(&before, &now, &silent) };
-        is_first = false;
+        for node in silent.difference(&were_silent) {
+            eprintln!("not asked: {}", Part::Proxy(node).name());
+        }
+        let mut events = first(&now, &known, arguments.all);
+        events.extend(changes(&before, &now, &known, &silent));
+        known.extend(mesh.status.nodes.iter().map(|node| node.name.clone()).filter(|node| !silent.contains(node)));
         for event in events.into_iter().filter(|event| filter.takes(&event.connection)) {
             match arguments.output.as_str() {
                 "json" => fairway_lab::say!("{}", serde_json::to_string(&event).unwrap_or_default()),
@@ -111,6 +120,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         // Of a proxy that says nothing, what it had stays.
         let kept = before.into_iter().filter(|((node, _), _)| silent.contains(node));
         before = now.into_iter().chain(kept).collect();
+        if !silent.is_empty() && found_at.elapsed() >= ANEW {
+            mesh = arguments.place.mesh().unwrap_or(mesh);
+            found_at = Instant::now();
+        }
+        were_silent = silent;
         if arguments.duration.is_some_and(|seconds| began.elapsed() >= Duration::from_secs(seconds)) {
             if told == 0 {
                 eprintln!("no connection was seen; fairway top counts those that are too short to be");
@@ -148,15 +162,17 @@ fn event(what: What, (node, _): &(String, u64), connection: &Connection) -> Opti
     is_told_here(connection).then(|| Event { event: what, node: node.clone(), connection: connection.clone() })
 }
 
-fn first(now: &Table, all: bool) -> Vec<Event> {
-    now.iter().filter(|_| all).filter_map(|(key, connection)| event(What::Open, key, connection)).collect()
+/// What nodes that answer for the first time have: it was open before.
+fn first(now: &Table, known: &BTreeSet<String>, all: bool) -> Vec<Event> {
+    let open = now.iter().filter(|((node, _), _)| all && !known.contains(node));
+    open.filter_map(|(key, connection)| event(What::Open, key, connection)).collect()
 }
 
-/// What differs, of nodes that have answered. The last that was seen of a connection is what it had come to.
-fn changes(before: &Table, now: &Table, silent: &BTreeSet<String>) -> Vec<Event> {
+/// What differs, of nodes that have answered before and now. The last that was seen of a connection is what it had come to.
+fn changes(before: &Table, now: &Table, known: &BTreeSet<String>, silent: &BTreeSet<String>) -> Vec<Event> {
     let closed = before.iter().filter(|(key, _)| !now.contains_key(*key) && !silent.contains(&key.0));
     let closed = closed.filter_map(|(key, connection)| event(What::Closed, key, connection));
-    let opened = now.iter().filter(|(key, _)| !before.contains_key(*key));
+    let opened = now.iter().filter(|(key, _)| known.contains(&key.0) && !before.contains_key(*key));
     let opened = opened.filter_map(|(key, connection)| event(What::Opened, key, connection));
     closed.chain(opened).collect()
 }
@@ -258,12 +274,19 @@ mod tests {
         let (out, back) = (connection(1, "outbound", Some("i")), connection(2, "inbound", Some("i")));
         let plain = connection(3, "inbound", None);
         let (before, now) = (table(std::slice::from_ref(&out)), table(&[back.clone(), plain.clone()]));
-        let silent = BTreeSet::new();
-        let told: Vec<_> = changes(&before, &now, &silent).into_iter().map(|it| (it.event, it.connection.id)).collect();
+        let (silent, known) = (BTreeSet::new(), BTreeSet::from(["n1".to_owned()]));
+        let told: Vec<_> =
+            changes(&before, &now, &known, &silent).into_iter().map(|it| (it.event, it.connection.id)).collect();
         assert_eq!(told, [(What::Closed, 1), (What::Opened, 3)], "the other end tells of 2");
-        let silent = BTreeSet::from(["n1".to_owned()]);
-        assert_eq!(changes(&before, &Table::new(), &silent), [], "a proxy that says nothing has closed nothing");
-        assert_eq!((first(&before, false).len(), first(&before, true).len()), (0, 1));
+        assert_eq!(changes(&before, &Table::new(), &known, &known), [], "a proxy that says nothing has closed nothing");
+        let nobody = BTreeSet::new();
+        assert_eq!(
+            changes(&Table::new(), &before, &nobody, &silent),
+            [],
+            "it was open before its proxy answered first"
+        );
+        assert_eq!((first(&before, &nobody, false).len(), first(&before, &nobody, true).len()), (0, 1));
+        assert_eq!(first(&before, &known, true), [], "what is new of a proxy that is known was opened");
     }
 
     #[test]

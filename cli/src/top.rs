@@ -8,14 +8,14 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
-use fairway_lab::Result;
 use fairway_lab::render::{Cell, MAX_COLUMNS, Tone, wide_table as table};
+use fairway_lab::{Error, Result};
 
 use crate::mesh::{Mesh, Part, Where};
 use crate::metrics::{self, Sample};
 use crate::output::Format;
 use crate::proxy_status;
-use rates::{Counted, Flow, Rates, between, counted};
+use rates::{ByPart, Flow, Rates, between, counted};
 
 /// Time between two looks.
 const BETWEEN: Duration = Duration::from_secs(2);
@@ -54,23 +54,41 @@ enum Sort {
     Failures,
 }
 
+/// What one look has found.
+#[derive(Debug, Default)]
+struct Look {
+    /// What each part that answered has counted.
+    parts: ByPart,
+    /// Parts that did not answer, with the reason.
+    silent: BTreeMap<String, String>,
+}
+
 /// Looks twice and prints the difference; with `--watch`, again and again.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let mesh = arguments.place.mesh()?;
+    let mut mesh = arguments.place.mesh()?;
     let mut before = look(&mesh)?;
     let mut began = Instant::now();
     let mut history: BTreeMap<Flow, VecDeque<f64>> = BTreeMap::new();
     loop {
         sleep(BETWEEN.saturating_sub(began.elapsed()));
+        if !before.silent.is_empty() {
+            // Whoever does not answer may have been replaced, or be gone for good.
+            mesh = arguments.place.mesh().unwrap_or(mesh);
+        }
         let now = look(&mesh)?;
         let took = began.elapsed();
         began = Instant::now();
-        let mut rates = between(&before, &now, took);
-        before = now;
+        let mut rates = between(&before.parts, &now.parts, took);
         rates.retain(|it| arguments.namespace.as_deref().is_none_or(|name| it.flow.is_of(name)));
         rates.sort_by(|left, right| sort_key(arguments.sort, right).total_cmp(&sort_key(arguments.sort, left)));
         remember(&mut history, &rates);
         arguments.format.print(&rates, |colour| shown(&rates, &history, colour))?;
+        // It takes two answers to say anything of a part.
+        let once = before.silent.iter().filter(|(part, _)| !now.silent.contains_key(*part));
+        for (part, why) in now.silent.iter().chain(once) {
+            eprintln!("not asked: {part}: {why}");
+        }
+        before = now;
         if !arguments.format.is_watched() {
             return Ok(ExitCode::SUCCESS);
         }
@@ -86,29 +104,42 @@ fn sort_key(sort: Sort, rates: &Rates) -> f64 {
     }
 }
 
-/// What all proxies have counted. One that cannot be asked is left out: what the others see is worth showing.
-fn look(mesh: &Mesh) -> Result<Counted> {
-    let mut samples: Vec<Sample> = Vec::new();
-    let mut last = None;
-    let mut asked = 0;
-    let mut add = |part: Part<'_>| match mesh.metrics(part) {
-        Ok(page) => {
-            asked += 1;
-            samples.extend(metrics::read(&page).filter(|sample| sample.name.starts_with("istio_")));
+/// What all proxies have counted. One that cannot be asked is named: what the others see is worth showing.
+fn look(mesh: &Mesh) -> Result<Look> {
+    let mut look = Look::default();
+    let proxies = match proxy_status::proxies(mesh) {
+        Ok(proxies) => proxies,
+        Err(error) => {
+            look.silent.insert("waypoints".to_owned(), first_line(&error));
+            Vec::new()
         }
-        Err(error) => last = Some(error),
     };
-    for node in &mesh.status.nodes {
-        add(Part::Proxy(&node.name));
-    }
-    for proxy in proxy_status::proxies(mesh).unwrap_or_default().iter().filter(|proxy| proxy.kind == "waypoint") {
+    let nodes = mesh.status.nodes.iter().map(|node| Part::Proxy(&node.name));
+    let waypoints = proxies.iter().filter(|proxy| proxy.kind == "waypoint").map(|proxy| {
         let (pod, namespace) = proxy.name.rsplit_once('.').unwrap_or((&proxy.name, ""));
-        add(Part::Waypoint(namespace, pod));
+        Part::Waypoint(namespace, pod)
+    });
+    let mut last = None;
+    for part in nodes.chain(waypoints) {
+        match mesh.metrics(part) {
+            Ok(page) => {
+                let samples = metrics::read(&page).filter(|sample| sample.name.starts_with("istio_"));
+                look.parts.insert(part.name(), counted(&samples.collect::<Vec<Sample>>()));
+            }
+            Err(error) => {
+                look.silent.insert(part.name(), first_line(&error));
+                last = Some(error);
+            }
+        }
     }
     match last {
-        Some(error) if asked == 0 => Err(error),
-        _ => Ok(counted(&samples)),
+        Some(error) if look.parts.is_empty() => Err(error),
+        _ => Ok(look),
     }
+}
+
+fn first_line(error: &Error) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
 fn remember(history: &mut BTreeMap<Flow, VecDeque<f64>>, rates: &[Rates]) {

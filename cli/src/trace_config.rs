@@ -133,7 +133,7 @@ fn ask(mesh: &Mesh, proxy: &Proxy, found: Found, key: &ObjectKey) -> Result<Opti
     }
     // `NAME.NAMESPACE`; a namespace has no dots.
     let (pod, namespace) = proxy.name.rsplit_once('.').unwrap_or((&proxy.name, ""));
-    let dump = mesh.text(Part::Waypoint(namespace, pod), "/config_dump")?;
+    let dump: Value = mesh.ask(Part::Waypoint(namespace, pod), "/config_dump")?;
     Ok(named(&dump, key))
 }
 
@@ -158,14 +158,42 @@ fn held(dump: &Value, found: Found, key: &ObjectKey) -> Option<String> {
     (!all.is_empty()).then(|| all.join("\n"))
 }
 
-/// The part of a waypoint's dump that names an object. Routes and policies there are called after their objects.
-fn named(dump: &str, key: &ObjectKey) -> Option<String> {
+/// Where a waypoint's dump has what became of such an object: policies are in listeners, and in routes when they have targets.
+fn places(kind: Kind) -> &'static [&'static str] {
+    match kind {
+        Kind::HTTPRoute | Kind::GRPCRoute | Kind::VirtualService => &["routes"],
+        Kind::Gateway | Kind::TCPRoute | Kind::TLSRoute => &["listeners"],
+        Kind::DestinationRule | Kind::BackendTLSPolicy => &["clusters"],
+        _ => &["listeners", "routes"],
+    }
+}
+
+/// Whether what a waypoint holds names an object.
+fn named(dump: &Value, key: &ObjectKey) -> Option<String> {
     let name = format!("{}/{}", key.namespace, key.name);
-    let whole = |index: usize| {
-        let after = dump.get(index + name.len()..).and_then(|rest| rest.chars().next());
-        !after.is_some_and(|next| next.is_ascii_alphanumeric() || next == '-')
+    let mut parts = places(key.kind).iter().filter_map(|place| dump.get(place));
+    let is_there = parts.any(|part| has_name(&part.to_string(), &name, !is_numbered(key.kind)));
+    is_there.then_some(name)
+}
+
+/// Whether parts of such an object are called after it with their numbers behind: `NAMESPACE/NAME/0`.
+fn is_numbered(kind: Kind) -> bool {
+    !matches!(kind, Kind::AuthorizationPolicy | Kind::RequestAuthentication | Kind::PeerAuthentication)
+}
+
+/// Whether a text has this name as a whole: neither as the end of another one nor as its beginning.
+fn has_name(text: &str, name: &str, ends_at_slash: bool) -> bool {
+    let is_part = |it: char| it.is_ascii_alphanumeric() || matches!(it, '-' | '_');
+    let is_whole = |index: usize| {
+        let before = text.get(..index).and_then(|before| before.chars().next_back());
+        let mut after = text.get(index + name.len()..).unwrap_or_default().chars();
+        let (next, second) = (after.next(), after.next());
+        let goes_on = next.is_some_and(is_part)
+            || (next == Some('.') && second.is_some_and(|second| second.is_ascii_alphanumeric()))
+            || (next == Some('/') && ends_at_slash);
+        !before.is_some_and(|before| is_part(before) || matches!(before, '.' | '/')) && !goes_on
     };
-    dump.match_indices(&name).any(|(index, _)| whole(index)).then_some(name.clone())
+    text.match_indices(name).any(|(index, _)| is_whole(index))
 }
 
 fn holdings(asked: &[(&Proxy, Said)], found: Found) -> Vec<Holding> {
@@ -316,8 +344,24 @@ mod tests {
         assert_eq!(held(Kind::Service).unwrap(), json!({"name": "web", "namespace": "shop", "v": 1}).to_string());
         assert!(held(Kind::PeerAuthentication).is_some());
         assert!(held(Kind::AuthorizationPolicy).is_none() && held(Kind::Pod).is_none());
-        let route = |name: &str| ObjectKey::new(Kind::HTTPRoute, "shop", name);
-        assert!(named("name: \"shop/web.0\"", &route("web")).is_some());
-        assert!(named("name: \"shop/web-2\"", &route("web")).is_none());
+    }
+
+    #[test]
+    fn a_waypoint_holds_what_it_names_as_a_whole_where_such_things_are() {
+        for (kind, dump, expected) in [
+            (Kind::HTTPRoute, json!({"routes": {"web": "name: \"shop/web/0/0\""}}), true),
+            (Kind::HTTPRoute, json!({"routes": {"web": "name: \"shop/web-2/0/0\""}}), false),
+            (Kind::HTTPRoute, json!({"routes": {"web": "name: \"shop/web.v2/0/0\""}}), false),
+            (Kind::HTTPRoute, json!({"routes": {"web": "the end is shop/web."}}), true),
+            (Kind::HTTPRoute, json!({"routes": {"web": "name: \"work-shop/web/0/0\""}}), false),
+            (Kind::HTTPRoute, json!({"routes": {"web": "/a/shop/web"}}), false),
+            (Kind::HTTPRoute, json!({"listeners": {"main": "policy \"shop/web\""}}), false),
+            (Kind::AuthorizationPolicy, json!({"listeners": {"main": "policy \"shop/web\""}}), true),
+            (Kind::AuthorizationPolicy, json!({"routes": {"web": "name: \"shop/web/0/0\""}}), false),
+            (Kind::AuthorizationPolicy, json!({"clusters": {"web": "\"shop/web\""}}), false),
+        ] {
+            let found = named(&dump, &ObjectKey::new(kind, "shop", "web")).is_some();
+            assert_eq!(found, expected, "{kind:?} {dump}");
+        }
     }
 }

@@ -65,7 +65,7 @@ fn cases() -> Vec<(&'static str, &'static str, Value)> {
                 "prometheus": {"annotations": false},
                 "ca": {"secretName": "cacerts"},
                 "controller": {
-                    "replicas": 5, "minAvailable": "50%", "priorityClassName": "", "listenAddress": "[::]",
+                    "replicas": 5, "maxUnavailable": "50%", "priorityClassName": "", "listenAddress": "[::]",
                     "tolerations": [{"key": "a", "operator": "Equal", "value": "b", "effect": "NoSchedule"}],
                     "nodeSelector": {"kubernetes.io/arch": "arm64"}, "jwksHosts": "*.example.org,keys.example.com",
                     "env": {"FAIRWAY_WRITE_STATUS": false, "NUMBER": 7},

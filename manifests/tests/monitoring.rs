@@ -139,11 +139,11 @@ fn expressions() -> Vec<(String, String)> {
 #[test]
 fn expressions_are_taken_apart() {
     let found = asked(
-        "sum by (a, le) (rate(one_total{b=~\"x|y\", c!=\"\"}[5m])) / on (d) two_bucket > 0.05 and histogram_quantile(0.9, three)",
+        "sum by (a, le) (rate(one_total{b=~\"x|y\", c!=\"\"}[5m])) / on (d) two_bucket > 0.05 and histogram_quantile(0.9, three) or absent(four)",
     );
     let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
     let expected = Asked {
-        metrics: set(&["one_total", "two_bucket", "three"]),
+        metrics: set(&["one_total", "two_bucket", "three", "four"]),
         labels: set(&["a", "b", "c", "d", "le"]),
         values: set(&["x", "y"]),
     };

@@ -151,6 +151,23 @@ fn each_trouble_has_its_code() {
 }
 
 #[test]
+fn nothing_is_said_of_identities_while_the_trust_domain_is_unknown() {
+    let manifests = "apiVersion: v1\nkind: Service\nmetadata: {name: api, namespace: shop, labels: {istio.io/use-waypoint: way}}\n\
+        spec: {clusterIP: 10.96.0.2, selector: {app: api}, ports: [{port: 80}]}\n---\n\
+        apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: way, namespace: shop}\n\
+        spec: {gatewayClassName: fairway-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}\n---\n\
+        apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: it, namespace: shop}\n\
+        spec: {selector: {matchLabels: {app: api}}, rules: [{from: [{source: {principals: [td/ns/shop/sa/way]}}]}]}\n";
+    let text = format!("{SHOP}{manifests}");
+    for (trust_domain, expected) in [("cluster.local", true), ("td", false), ("", false)] {
+        let loaded = input::load(&[Input { name: "a.yaml".to_owned(), text: text.clone() }]).unwrap();
+        let settings = Settings { trust_domain: trust_domain.to_owned(), ..Settings::default() };
+        let is_said = look(loaded, &settings).iter().any(|message| message.code == "FW0105");
+        assert_eq!(is_said, expected, "{trust_domain:?}");
+    }
+}
+
+#[test]
 fn messages_name_file_line_and_field_as_the_user_knows_them() {
     let broken = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: it, namespace: shop}\nspec:\n  action: MAYBE\n";
     let told = messages(&[SHOP, broken]);

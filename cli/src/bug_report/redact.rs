@@ -12,8 +12,20 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// Where pods and what makes pods have containers.
 const CONTAINERS: [&str; 3] = ["containers", "initContainers", "ephemeralContainers"];
 
-/// Forms of secrets: what is before them stays (`keep`), the rest goes.
-const FORMS: [&str; 7] = [
+/// Where containers say what is run.
+const RUN: [&str; 2] = ["command", "args"];
+/// Below these fields are values of headers, which of them are secret nobody can tell.
+const HEADERS: [&str; 4] = ["headers", "httpHeaders", "set", "add"];
+/// What stays of headers and of matches of them.
+const PLAIN: [&str; 2] = ["name", "type"];
+
+/// Names of what is secret; `NAMES` in the forms below.
+const NAMES: &str = "passw(?:or)?d|secret|api[_-]?key|access[_-]?key|private[_-]?key";
+/// Names that are secret where they are surely those of headers or variables; `FIELDS` in the forms below.
+const FIELDS: &str = "authorization|cookie|token|credential";
+
+/// Forms of secrets: what is around them stays (`keep`, `after`), the rest goes.
+const FORMS: [&str; 8] = [
     // Keys (RFC 7468), whatever is between the lines of a log or the escapes of JSON.
     r"(?s)(?P<keep>-----BEGIN [A-Z ]*PRIVATE KEY-----).*?-----END [A-Z ]*PRIVATE KEY-----",
     // Tokens (RFC 7519): two parts in base64url that begin an object of JSON, and a signature.
@@ -24,19 +36,25 @@ const FORMS: [&str; 7] = [
     // Userinfo of URLs (RFC 3986 §3.2.1).
     r"(?P<keep>[a-z][a-z0-9+.-]*://[^\s/:@]*:)[^\s/@]+@",
     // Names that say it.
-    r#"(?i)(?P<keep>\b[a-z0-9_.-]*(?:passw(?:or)?d|secret|api[_-]?key|access[_-]?key|private[_-]?key)[a-z0-9_.-]*"?\s*[:=]\s*"?)[^\s",\[{&]+"#,
+    r#"(?i)(?P<keep>\b[a-z0-9_.-]*(?:NAMES)[a-z0-9_.-]*"?\s*[:=]\s*"?)[^\s",\[{&]+"#,
+    // A name, and its value after it in quotes of its own, as Rust writes pairs and structures; also within JSON.
+    r#"(?i)(?P<keep>"[a-z0-9_.-]*(?:NAMES|FIELDS)[a-z0-9_.-]*\\*"[),]+\s*(?:[a-z_]+:\s*)?(?:[a-z]+\()*b?\\*")[^"\\\r\n]+(?P<after>\\*"(?:[^:]|$))"#,
     // Parameters of requests that carry tokens (RFC 6750 §2.3).
     r"(?i)(?P<keep>[?&](?:access_token|id_token|token|code|signature)=)[^&\s]+",
 ];
 
-static PATTERNS: LazyLock<Vec<Regex>> =
-    LazyLock::new(|| FORMS.iter().filter_map(|form| Regex::new(form).ok()).collect());
+static PATTERNS: LazyLock<Vec<Regex>> = LazyLock::new(|| FORMS.iter().filter_map(|form| compiled(form)).collect());
+static SENSITIVE: LazyLock<Option<Regex>> = LazyLock::new(|| compiled("(?i)NAMES|FIELDS"));
+
+fn compiled(form: &str) -> Option<Regex> {
+    Regex::new(&form.replace("NAMES", NAMES).replace("FIELDS", FIELDS)).ok()
+}
 
 /// A text without what has the form of a secret.
 pub(super) fn text(text: &str) -> String {
-    PATTERNS
-        .iter()
-        .fold(text.to_owned(), |text, pattern| pattern.replace_all(&text, format!("${{keep}}{GONE}")).into_owned())
+    PATTERNS.iter().fold(text.to_owned(), |text, pattern| {
+        pattern.replace_all(&text, format!("${{keep}}{GONE}${{after}}")).into_owned()
+    })
 }
 
 /// An object without its secrets, and without what only repeats it.
@@ -55,24 +73,40 @@ pub(super) fn object(object: &mut Value) {
             }
         }
     }
-    inside(object);
+    inside(object, false);
 }
 
-fn inside(value: &mut Value) {
+fn is_sensitive(name: &str) -> bool {
+    SENSITIVE.as_ref().is_none_or(|pattern| pattern.is_match(name))
+}
+
+fn inside(value: &mut Value, is_header: bool) {
     match value {
         Value::Object(fields) => {
+            let is_secret = fields.get("name").and_then(Value::as_str).is_some_and(is_sensitive);
+            if let Some(value) = fields.get_mut("value").filter(|value| is_secret && value.is_string()) {
+                *value = GONE.into();
+            }
+            for (name, value) in fields.iter_mut().filter(|_| is_header) {
+                if value.is_string() && !PLAIN.contains(&name.as_str()) {
+                    *value = GONE.into();
+                }
+            }
             for name in CONTAINERS {
                 for container in fields.get_mut(name).and_then(Value::as_array_mut).into_iter().flatten() {
                     environment(container);
+                    run(container);
                 }
             }
             // Keys of tokens in a policy (RFC 7517): those that are symmetric are secret.
             if let Some(keys) = fields.get_mut("jwks").filter(|keys| keys.is_string()) {
                 *keys = GONE.into();
             }
-            fields.values_mut().for_each(inside);
+            for (name, value) in fields.iter_mut() {
+                inside(value, is_header || HEADERS.contains(&name.as_str()));
+            }
         }
-        Value::Array(items) => items.iter_mut().for_each(inside),
+        Value::Array(items) => items.iter_mut().for_each(|item| inside(item, is_header)),
         Value::String(found) => *found = text(found),
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
@@ -84,6 +118,27 @@ fn environment(container: &mut Value) {
         if let Some(value) = variable.get_mut("value") {
             *value = GONE.into();
         }
+    }
+}
+
+/// Of what a container runs, also to see whether it is well, the program stays: any word after it may be a secret.
+fn run(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for (name, value) in fields.iter_mut() {
+                if !RUN.contains(&name.as_str()) {
+                    run(value);
+                    continue;
+                }
+                let kept = usize::from(name == "command");
+                for (place, word) in value.as_array_mut().into_iter().flatten().enumerate() {
+                    let first = word.as_str().and_then(|word| word.split_whitespace().next()).unwrap_or_default();
+                    *word = if place < kept { first.into() } else { GONE.into() };
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(run),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
 
@@ -110,6 +165,8 @@ mod tests {
             ("hunter2", "DB_PASSWORD=", " next"),
             ("hunter2", "\"clientSecret\": \"", "\", \"next\": 1"),
             ("hunter2", "GET /?access_token=", "&b=c"),
+            ("s3cret", "Edit { name: \"x-api-key\", value: \"", "\" } next"),
+            ("s3cret", "[(\\\"x-auth-token\\\", Exact(\\\"", "\\\"))] next"),
             ("MIIEvQIBADANBg", "-----BEGIN PRIVATE KEY-----\\n", "\\n-----END PRIVATE KEY-----\\nnext"),
             ("MIIEvQIBADANBg", "-----BEGIN EC PRIVATE KEY-----\n", "\n-----END EC PRIVATE KEY-----\nnext"),
         ] {
@@ -132,8 +189,33 @@ mod tests {
             "src.addr=\"10.0.0.1:4000\" dst.service=\"web.shop.svc.cluster.local\" reason=\"policy_denied\"",
             "istio_requests_total{response_code=\"200\",destination_service=\"web\"} 7",
             "https://10.99.0.1:15012/path?destination=web:80",
+            "{\"kind\":\"Secret\",\"name\":\"certificate\"}",
         ] {
             assert_eq!(text(line), line);
+        }
+    }
+
+    #[test]
+    fn values_go_wherever_objects_have_them() {
+        let probe = json!({"exec": {"command": ["curl", "-u", "me:s3cret"]}});
+        let header = json!([{"name": "X-Plain", "value": "s3cret"}]);
+        for (mut whole, stays) in [
+            (json!({"containers": [{"command": ["run", "--key", "s3cret"], "args": ["s3cret"]}]}), "run"),
+            (json!({"initContainers": [{"command": ["run s3cret"], "livenessProbe": probe}]}), "curl"),
+            (json!({"containers": [{"livenessProbe": {"httpGet": {"httpHeaders": header}}}]}), "X-Plain"),
+            (json!({"filters": [{"requestHeaderModifier": {"set": header}}]}), "X-Plain"),
+            (json!({"filters": [{"requestHeaderModifier": {"add": header}}]}), "X-Plain"),
+            (json!({"matches": [{"headers": header}]}), "X-Plain"),
+            (json!({"headers": {"request": {"set": {"x-plain": "s3cret"}}}}), "x-plain"),
+            (json!({"match": [{"headers": {"x-plain": {"exact": "s3cret"}}}]}), "x-plain"),
+            (json!({"parameters": [{"name": "DB_PASSWORD", "value": "s3cret"}]}), "DB_PASSWORD"),
+            (json!({"parameters": [{"name": "x-auth-token", "value": "s3cret"}]}), "x-auth-token"),
+            (json!({"any": {"add": ["NET_ADMIN"], "name": "plain", "value": "kept"}}), "kept"),
+            (json!({"any": {"add": ["NET_ADMIN"]}}), "NET_ADMIN"),
+        ] {
+            object(&mut whole);
+            let text = whole.to_string();
+            assert!(!text.contains("s3cret") && text.contains(stays), "{text}");
         }
     }
 

@@ -67,13 +67,13 @@ impl Check {
 
 /// What must hold before the mesh is installed.
 pub(super) fn before(facts: &Facts) -> Vec<Section> {
-    sections(vec![platform::section(facts), platform::rights(facts)])
+    sections(vec![platform::before(facts), platform::rights(facts)])
 }
 
 /// What must hold while it runs.
 pub(super) fn running(facts: &Facts) -> Vec<Section> {
     sections(vec![
-        platform::section(facts),
+        platform::running(facts),
         control::section(facts),
         nodes::section(facts),
         nodes::configuration(facts),

@@ -39,6 +39,8 @@ pub(super) struct Api {
     pub(super) clock: Option<i64>,
     /// Kinds that the mesh reads and the server does not have: plural and group, such as `ratelimits.fairway.dev`.
     pub(super) missing_kinds: Vec<String>,
+    /// Whether there is the GatewayClass of waypoints, which an installation with waypoints makes.
+    pub(super) has_waypoint_class: bool,
     /// What an installation has to create and this user may not.
     pub(super) denied: Vec<String>,
 }

@@ -1,14 +1,17 @@
 //! Gathers facts: asks every part for its pages, the API server for its kinds, and the objects for what is wrong with them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fairway_controller::translate::Settings;
 use fairway_core::source::Kind;
+use fairway_core::source::labels::WAYPOINT_CLASS;
 use fairway_lab::control::Page;
 use fairway_lab::prerequisites;
+use k8s_openapi::api::apps::v1::DaemonSet;
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use k8s_openapi::api::core::v1::Node as KubeNode;
 use kube::Api as KubeApi;
-use kube::api::PostParams;
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind, ListParams, PostParams};
 use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::{Rfc2822, Rfc3339};
@@ -22,6 +25,10 @@ use crate::proxy_status;
 
 /// Kinds that not every cluster has to have: Gateway API's experimental ones. Without them there are no such objects.
 const OPTIONAL: [Kind; 3] = [Kind::TCPRoute, Kind::TLSRoute, Kind::BackendTLSPolicy];
+/// Service accounts of what runs on nodes, as the chart names them.
+const ON_NODES: [&str; 2] = ["ztunnel", "fairway-cni"];
+/// Label of nodes that only stand for something else that runs pods, as the virtual kubelet sets it.
+const VIRTUAL: (&str, &str) = ("type", "virtual-kubelet");
 /// What an installation creates, by group and plural.
 const INSTALLED: [(&str, &str); 7] = [
     ("", "namespaces"),
@@ -54,12 +61,24 @@ pub(super) fn running(place: &Where, mesh: &Mesh) -> Facts {
     let mut facts = nothing(place);
     facts.is_lab = mesh.lab().is_some();
     facts.components = mesh.status.components.clone();
-    match place.objects() {
+    let objects = place.objects();
+    let not_ours = match &objects {
+        Ok(Objects::Cluster(cluster)) if !facts.is_lab => nodes_without_mesh(cluster, &facts.mesh_namespace),
+        _ => BTreeSet::new(),
+    };
+    let names = mesh.status.nodes.iter().map(|node| node.name.clone()).filter(|name| !not_ours.contains(name));
+    let node = |name: String| Node { proxy: node_proxy(mesh, &name), agent: agent(mesh, &name), name };
+    facts.nodes = names.map(node).collect();
+    match objects {
         Ok(objects) => {
             if let Objects::Cluster(cluster) = &objects {
                 facts.api = Some(api(cluster));
             }
-            let settings = Settings { root_namespace: facts.mesh_namespace.clone(), ..Settings::default() };
+            let settings = Settings {
+                root_namespace: facts.mesh_namespace.clone(),
+                trust_domain: trust_domain(&facts.nodes),
+                ..Settings::default()
+            };
             let loaded = objects.loaded().map_err(|error| error.to_string());
             facts.objects = loaded.map(|loaded| analyze::look(loaded, &settings));
         }
@@ -67,10 +86,40 @@ pub(super) fn running(place: &Where, mesh: &Mesh) -> Facts {
     }
     facts.controllers = mesh.replicas().into_iter().map(|name| (name.clone(), controller(mesh, &name))).collect();
     facts.proxies = proxy_status::proxies(mesh).map_err(|error| error.to_string());
-    let names: Vec<String> = mesh.status.nodes.iter().map(|node| node.name.clone()).collect();
-    let node = |name: String| Node { proxy: node_proxy(mesh, &name), agent: agent(mesh, &name), name };
-    facts.nodes = names.into_iter().map(node).collect();
     facts
+}
+
+/// The trust domain that the proxies agree on; empty when they do not, or none could be asked.
+pub(super) fn trust_domain(nodes: &[Node]) -> String {
+    let known = nodes.iter().filter_map(|node| Some(node.proxy.as_ref().ok()?.trust_domain.as_str()));
+    let known: BTreeSet<&str> = known.filter(|domain| !domain.is_empty()).collect();
+    if known.len() == 1 { known.into_iter().collect() } else { String::new() }
+}
+
+/// Nodes that the mesh is not meant for. When nobody says so, it is meant for all.
+fn nodes_without_mesh(cluster: &Cluster, namespace: &str) -> BTreeSet<String> {
+    let nodes: KubeApi<KubeNode> = KubeApi::all(cluster.client());
+    let sets: KubeApi<DaemonSet> = KubeApi::namespaced(cluster.client(), namespace);
+    let all = ListParams::default();
+    let nodes = cluster.run(nodes.list(&all)).map(|list| list.items).unwrap_or_default();
+    let sets = cluster.run(sets.list(&all)).map(|list| list.items).unwrap_or_default();
+    without_mesh(&nodes, &sets)
+}
+
+/// Nodes that no DaemonSet of the mesh selects, such as those with Windows, and those that are none.
+pub(super) fn without_mesh(nodes: &[KubeNode], sets: &[DaemonSet]) -> BTreeSet<String> {
+    let pods = sets.iter().filter_map(|set| set.spec.as_ref()?.template.spec.as_ref());
+    let ours = pods.filter(|pod| pod.service_account_name.as_deref().is_some_and(|it| ON_NODES.contains(&it)));
+    let selectors: Vec<BTreeMap<String, String>> =
+        ours.map(|pod| pod.node_selector.clone().unwrap_or_default()).collect();
+    let is_ours = |node: &KubeNode| {
+        let has = |key: &str, value: &str| {
+            node.metadata.labels.as_ref().and_then(|labels| labels.get(key)).is_some_and(|it| it == value)
+        };
+        let is_selected = selectors.iter().any(|selector| selector.iter().all(|(key, value)| has(key, value)));
+        !has(VIRTUAL.0, VIRTUAL.1) && (selectors.is_empty() || is_selected)
+    };
+    nodes.iter().filter(|node| !is_ours(node)).filter_map(|node| node.metadata.name.clone()).collect()
 }
 
 fn nothing(place: &Where) -> Facts {
@@ -202,8 +251,17 @@ fn api(cluster: &Cluster) -> Asked<Api> {
     };
     let (version, clock) = cluster.run(version)?;
     let missing = cluster.run(missing_kinds(&client));
+    let has_waypoint_class = cluster.run(has_waypoint_class(&client));
     let denied = cluster.run(denied(&client));
-    Ok(Api { version, clock, missing_kinds: missing, denied })
+    Ok(Api { version, clock, missing_kinds: missing, has_waypoint_class, denied })
+}
+
+/// Where the kind itself is missing, so is the class.
+async fn has_waypoint_class(client: &kube::Client) -> bool {
+    let kind = GroupVersionKind::gvk("gateway.networking.k8s.io", "v1", "GatewayClass");
+    let kind = ApiResource::from_gvk_with_plural(&kind, "gatewayclasses");
+    let classes: KubeApi<DynamicObject> = KubeApi::all_with(client.clone(), &kind);
+    classes.get_opt(WAYPOINT_CLASS).await.is_ok_and(|class| class.is_some())
 }
 
 /// Kinds that the mesh reads in no version that the server has.

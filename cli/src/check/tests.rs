@@ -1,11 +1,13 @@
 //! Each broken set-up is found by one check, and nothing is found in one that is well.
 
 use fairway_lab::status::ComponentStatus;
+use k8s_openapi::api::apps::v1::DaemonSet;
+use k8s_openapi::api::core::v1::Node as KubeNode;
 use serde_json::json;
 
 use super::decide::{before, running};
 use super::facts::{Agent, Api, Certificate, Controller, Facts, Node, NodeProxy};
-use super::gather::{not_captured, read_dump};
+use super::gather::{not_captured, read_dump, trust_domain, without_mesh};
 use super::*;
 use crate::analyze;
 
@@ -103,6 +105,10 @@ fn controller(facts: &mut Facts) -> &mut Controller {
     facts.controllers[0].1.as_mut().unwrap()
 }
 
+fn api(facts: &mut Facts) -> &mut Api {
+    facts.api.as_mut().unwrap().as_mut().unwrap()
+}
+
 fn proxy(facts: &mut Facts) -> &mut NodeProxy {
     facts.nodes[1].proxy.as_mut().unwrap()
 }
@@ -157,12 +163,34 @@ fn each_broken_set_up_is_found_by_its_check_alone_and_the_hint_says_what_to_do()
         ),
         (
             "missing definition",
-            Box::new(|it| {
-                it.api.as_mut().unwrap().as_mut().unwrap().missing_kinds = vec!["ratelimits.fairway.dev".to_owned()]
-            }),
+            Box::new(|it| api(it).missing_kinds = vec!["ratelimits.fairway.dev".to_owned()]),
             "kinds-defined",
             Failed,
             "kubectl create -f manifests/chart/crds",
+        ),
+        (
+            "Gateway API missing, and no waypoints installed",
+            Box::new(|it| api(it).missing_kinds = vec!["gateways.gateway.networking.k8s.io".to_owned()]),
+            "gateway-api",
+            Warning,
+            "waypoints.enabled=false",
+        ),
+        (
+            "Gateway API missing below waypoints",
+            Box::new(|it| {
+                api(it).missing_kinds = vec!["gateways.gateway.networking.k8s.io".to_owned()];
+                api(it).has_waypoint_class = true;
+            }),
+            "kinds-defined",
+            Failed,
+            "standard channel",
+        ),
+        (
+            "old Kubernetes",
+            Box::new(|it| api(it).version = "v1.29.9".to_owned()),
+            "kubernetes-version",
+            Warning,
+            "upgrade the cluster",
         ),
         (
             "waypoint missing",
@@ -259,7 +287,7 @@ fn a_clock_of_ours_that_is_wrong_is_not_the_nodes_fault() {
         node.proxy.as_mut().unwrap().clock = Some(500);
     }
     controller(&mut facts).clock = Some(500);
-    facts.api.as_mut().unwrap().as_mut().unwrap().clock = Some(500);
+    api(&mut facts).clock = Some(500);
     assert_eq!(found(&facts).0, []);
 }
 
@@ -267,13 +295,68 @@ fn a_clock_of_ours_that_is_wrong_is_not_the_nodes_fault() {
 fn before_the_installation_rights_and_platform_count() {
     let mut facts = well();
     assert_eq!(worst(&before(&facts)), Outcome::Good);
-    facts.api.as_mut().unwrap().as_mut().unwrap().denied = vec!["daemonsets".to_owned()];
+    api(&mut facts).denied = vec!["daemonsets".to_owned()];
     let sections = before(&facts);
     let text = shown(&Answer { outcome: worst(&sections), sections }, false);
     assert!(
         text.contains("× you may create what an installation creates\n    - you may not create daemonsets\n    fix: "),
         "{text}"
     );
+}
+
+#[test]
+fn before_the_installation_kinds_of_gateway_api_alone_are_asked_for() {
+    for (missing, outcome) in [
+        ("ratelimits.fairway.dev", Outcome::Good),
+        ("authorizationpolicies.security.istio.io", Outcome::Good),
+        ("gateways.gateway.networking.k8s.io", Outcome::Warning),
+    ] {
+        let mut facts = well();
+        api(&mut facts).missing_kinds = vec![missing.to_owned()];
+        let sections = before(&facts);
+        assert_eq!(worst(&sections), outcome, "{missing}");
+        let text = shown(&Answer { outcome, sections }, false);
+        assert_eq!(text.contains("waypoints.enabled=false"), outcome == Outcome::Warning, "{text}");
+    }
+}
+
+#[test]
+fn nodes_that_nothing_of_the_mesh_is_meant_for_are_left_out() {
+    let node = |name: &str, labels: serde_json::Value| -> KubeNode {
+        let metadata = json!({"name": name, "labels": labels});
+        serde_json::from_value(json!({"apiVersion": "v1", "kind": "Node", "metadata": metadata})).unwrap()
+    };
+    let nodes = [
+        node("linux", json!({"kubernetes.io/os": "linux"})),
+        node("windows", json!({"kubernetes.io/os": "windows"})),
+        node("virtual", json!({"kubernetes.io/os": "linux", "type": "virtual-kubelet"})),
+    ];
+    let set = |account: &str, selector: serde_json::Value| -> DaemonSet {
+        let template = json!({"spec": {"serviceAccountName": account, "nodeSelector": selector, "containers": []}});
+        let spec = json!({"selector": {}, "template": template});
+        let metadata = json!({"name": account});
+        let set = json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": metadata, "spec": spec});
+        serde_json::from_value(set).unwrap()
+    };
+    let linux = json!({"kubernetes.io/os": "linux"});
+    for (sets, expected) in [
+        (vec![set("ztunnel", linux.clone()), set("fairway-cni", linux)], vec!["virtual", "windows"]),
+        (vec![set("ztunnel", json!({}))], vec!["virtual"]),
+        (vec![set("other", json!({"none": "such"}))], vec!["virtual"]),
+        (Vec::new(), vec!["virtual"]),
+    ] {
+        assert_eq!(without_mesh(&nodes, &sets).into_iter().collect::<Vec<_>>(), expected);
+    }
+}
+
+#[test]
+fn the_trust_domain_is_what_all_proxies_say() {
+    let mut facts = well();
+    assert_eq!(trust_domain(&facts.nodes), "cluster.local");
+    proxy(&mut facts).trust_domain = "elsewhere".to_owned();
+    assert_eq!(trust_domain(&facts.nodes), "", "they do not agree");
+    facts.nodes[0].proxy = Err("refused".to_owned());
+    assert_eq!(trust_domain(&facts.nodes), "elsewhere");
 }
 
 #[test]

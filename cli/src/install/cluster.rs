@@ -17,6 +17,8 @@ use super::MANAGER;
 pub(super) struct Cluster {
     runtime: Runtime,
     client: Client,
+    /// Its context and where it answers, for people.
+    described: String,
 }
 
 impl Cluster {
@@ -32,15 +34,22 @@ impl Cluster {
                 Some(path) => Kubeconfig::read_from(path)?,
                 None => Kubeconfig::read()?,
             };
+            let context = options.context.clone().or_else(|| read.current_context.clone()).unwrap_or_default();
             let config = Config::from_custom_kubeconfig(read, &options).await?;
-            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(Client::try_from(config)?)
+            let described = format!("{context} ({})", config.cluster_url);
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>((Client::try_from(config)?, described))
         });
-        let client = connected.map_err(|error| {
+        let (client, described) = connected.map_err(|error| {
             Error::new("finding the cluster")
                 .because(error)
                 .hint("name it with --kubeconfig and --context, as for kubectl")
         })?;
-        Ok(Self { runtime, client })
+        Ok(Self { runtime, client, described })
+    }
+
+    /// Which one it is, for who may have meant another.
+    pub(super) fn described(&self) -> &str {
+        &self.described
     }
 
     /// Which Kubernetes it runs.

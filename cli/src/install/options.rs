@@ -49,7 +49,14 @@ impl Choice {
 #[derive(Debug, Args)]
 pub(super) struct Place {
     /// Namespace of the mesh's own parts
-    #[arg(short, long, value_name = "NAME", default_value = fairway_manifests::NAMESPACE)]
+    #[arg(
+        short,
+        long,
+        visible_alias = "mesh-namespace",
+        value_name = "NAME",
+        env = "FAIRWAY_NAMESPACE",
+        default_value = fairway_manifests::NAMESPACE
+    )]
     namespace: String,
     /// File that says where the cluster is, as for kubectl
     #[arg(long, value_name = "FILE")]
@@ -72,21 +79,31 @@ impl Place {
 /// How long to wait.
 #[derive(Debug, Args)]
 pub(super) struct Patience {
-    /// How long each part may take to be ready, or to be gone, such as 5m or 90s
+    /// How long a part may be without progress until it is ready, or gone, such as 5m or 90s
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = time)]
     timeout: Duration,
+}
+
+impl Patience {
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+}
+
+/// Whether to wait, and how long. Not for removal: what still stands there keeps pods from being cut off.
+#[derive(Debug, Args)]
+pub(super) struct Waiting {
+    #[command(flatten)]
+    patience: Patience,
     /// Wait for nothing
     #[arg(long)]
     no_wait: bool,
 }
 
-impl Patience {
-    pub(super) fn waits(&self) -> bool {
-        !self.no_wait
-    }
-
-    pub(super) fn timeout(&self) -> Duration {
-        self.timeout
+impl Waiting {
+    /// How long, if at all.
+    pub(super) fn patience(&self) -> Option<&Patience> {
+        (!self.no_wait).then_some(&self.patience)
     }
 }
 
@@ -127,7 +144,7 @@ mod tests {
     #[test]
     fn what_is_said_later_holds() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "controller: {replicas: 7, minAvailable: 5}\n").unwrap();
+        std::fs::write(file.path(), "controller: {replicas: 7}\nwaypoints: {resources: {cpu: 5}}\n").unwrap();
         let choice = Choice {
             profile: Some("production".to_owned()),
             files: vec![file.path().to_owned()],
@@ -135,7 +152,7 @@ mod tests {
         };
         let values = choice.over(json!({"controller": {"replicas": 1, "jwksHosts": "none"}})).unwrap();
         assert_eq!(values["controller"]["replicas"], 9, "--set is last");
-        assert_eq!(values["controller"]["minAvailable"], 5, "a file goes before a profile");
+        assert_eq!(values["waypoints"]["resources"]["cpu"], 5, "a file goes before a profile");
         assert_eq!(
             values["ztunnel"]["terminationGracePeriodSeconds"], 300,
             "a profile holds where nothing else is said"

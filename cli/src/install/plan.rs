@@ -50,10 +50,13 @@ pub(super) const KINDS: [(&str, &str); 13] = [
     ("v1", "ConfigMap"),
     ("rbac.authorization.k8s.io/v1", "RoleBinding"),
     ("rbac.authorization.k8s.io/v1", "Role"),
-    ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding"),
     ("rbac.authorization.k8s.io/v1", "ClusterRole"),
     ("v1", "ServiceAccount"),
+    // Last, as one of them says which namespace a removal that was interrupted goes on in.
+    ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding"),
 ];
+/// Name of the controller, and of the binding of its cluster-wide rights.
+pub(super) const CONTROLLER: &str = "fairway-controller";
 
 /// When an object is applied.
 pub(super) fn stage(object: &Value) -> Stage {
@@ -113,6 +116,31 @@ pub(super) fn ownership(object: &Value, manager: &str) -> Ownership {
         Some(by) if by != manager => Ownership::Managed(by.to_owned()),
         _ => Ownership::Ours,
     }
+}
+
+/// The namespace of a mesh, whoever installed it, as the binding of its controller's rights says. Cluster-wide objects have
+/// fixed names, so there is one on a cluster.
+pub(super) fn home(binding: &Value) -> Option<&str> {
+    let is_of_a_mesh = binding["metadata"]["labels"][PART_OF.0] == PART_OF.1;
+    binding["subjects"][0]["namespace"].as_str().filter(|_| is_of_a_mesh)
+}
+
+/// Whether `namespace` has something of ours. Of cluster-wide objects the binding alone says where they belong.
+pub(super) fn is_installed(present: &[Value], namespace: &str, manager: &str) -> bool {
+    present.iter().filter(|object| ownership(object, manager) == Ownership::Ours).any(|object| {
+        let (kind, place, name) = fairway_manifests::key(object);
+        let is_binding = kind == "ClusterRoleBinding" && name == CONTROLLER;
+        place == namespace || (is_binding && home(object) == Some(namespace))
+    })
+}
+
+/// An object that somebody else made, as it is applied: without what says that it is ours, and goes with us.
+pub(super) fn unclaimed(mut object: Value) -> Value {
+    if let Some(labels) = object["metadata"]["labels"].as_object_mut() {
+        labels.remove(PART_OF.0);
+        labels.remove(MANAGED_BY);
+    }
+    object
 }
 
 /// Of what is there, what is ours and not wanted any more. Another installation's objects are not: it has another namespace.
@@ -194,6 +222,52 @@ mod tests {
         let keys: Vec<_> = left.iter().map(fairway_manifests::key).collect();
         let key = |kind: &str, namespace: &str| (kind.to_owned(), namespace.to_owned(), "old".to_owned());
         assert_eq!(keys, [key("Service", "n"), key("ClusterRole", "")]);
+    }
+
+    fn binding(namespace: &str, by: &str) -> Value {
+        let mut binding = object("ClusterRoleBinding", "", CONTROLLER, by);
+        binding["subjects"] = json!([{"kind": "ServiceAccount", "name": CONTROLLER, "namespace": namespace}]);
+        binding
+    }
+
+    #[test]
+    fn a_mesh_is_where_the_chart_binds_the_controllers_rights() {
+        let rendered = fairway_manifests::render(&json!({}), "n", "m").unwrap();
+        let homes: Vec<_> = rendered
+            .objects
+            .iter()
+            .filter(|object| object["kind"] == "ClusterRoleBinding" && object["metadata"]["name"] == CONTROLLER)
+            .map(home)
+            .collect();
+        assert_eq!(homes, [Some("n")]);
+        let theirs = json!({"metadata": {"name": CONTROLLER}, "subjects": [{"namespace": "n"}]});
+        assert_eq!(home(&theirs), None, "a binding of that name that is not of a mesh");
+    }
+
+    #[test]
+    fn cluster_wide_objects_alone_are_no_installation_in_a_namespace() {
+        let role = || object("ClusterRole", "", "fairway-cni", "fairway");
+        for (present, expected) in [
+            (vec![], false),
+            (vec![role(), binding("other", "fairway"), object("Service", "other", "a", "fairway")], false),
+            (vec![object("Service", "n", "a", "Helm"), binding("n", "Helm")], false),
+            // What an interrupted removal leaves.
+            (vec![role(), object("ServiceAccount", "n", "ztunnel", "fairway")], true),
+            (vec![role(), binding("n", "fairway")], true),
+        ] {
+            assert_eq!(is_installed(&present, "n", "fairway"), expected, "{present:?}");
+        }
+    }
+
+    #[test]
+    fn a_namespace_of_others_gets_the_levels_of_pods_and_stays_theirs() {
+        let values = json!({"namespace": {"create": true}});
+        let objects = fairway_manifests::render(&values, "n", "fairway").unwrap().objects;
+        let namespace = objects.into_iter().find(|object| object["kind"] == "Namespace").unwrap();
+        assert_eq!(ownership(&namespace, "fairway"), Ownership::Ours);
+        let applied = unclaimed(namespace);
+        assert_eq!(ownership(&applied, "fairway"), Ownership::Foreign);
+        assert_eq!(applied["metadata"]["labels"]["pod-security.kubernetes.io/enforce"], "privileged");
     }
 
     #[test]

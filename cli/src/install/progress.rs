@@ -1,5 +1,6 @@
 //! Waiting, and saying what for.
 
+use std::collections::BTreeSet;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -13,18 +14,24 @@ use super::ready;
 /// Time between looks at what is waited for.
 const PERIOD: Duration = Duration::from_millis(500);
 
-/// Waits until `look` finds nothing missing any more; says what is, whenever that changes.
+/// Waits until `look` finds nothing missing any more; says what is, whenever that changes. A roll-out over a thousand nodes takes
+/// its time: patience ends when nothing has changed for so long. What was seen before is no progress, as with a pod that comes
+/// and goes.
 pub(super) fn wait(
     what: &str,
     patience: &Patience,
     hint: &str,
     mut look: impl FnMut() -> Result<Option<String>>,
 ) -> Result<()> {
-    let started = Instant::now();
+    let mut since = Instant::now();
     let mut said = String::new();
+    let mut seen = BTreeSet::new();
     loop {
         let Some(missing) = look()? else { return Ok(()) };
-        if started.elapsed() >= patience.timeout() {
+        if seen.insert(missing.clone()) {
+            since = Instant::now();
+        }
+        if since.elapsed() >= patience.timeout() {
             return Err(Error::new(format!("waiting for {what}")).because(missing).hint(hint));
         }
         if missing != said {

@@ -12,14 +12,21 @@ use super::cluster::Cluster;
 use super::options::{Patience, Place};
 use super::plan::{self, Ownership};
 use super::progress;
-use super::record::Record;
 use super::upgrade::{named, ours};
-use super::{GATEWAY_API, MANAGER, definitions, rendered};
+use super::{GATEWAY_API, MANAGER, at_home, binding, definitions};
 
 /// Annotation of pods that are captured.
 const REDIRECTION: &str = "ambient.istio.io/redirection";
 /// Label of what the controller makes: waypoints, and the mesh's root in every namespace.
 const BY_CONTROLLER: &str = "app.kubernetes.io/managed-by=fairway-controller";
+/// Secret of the root that the controller makes.
+const ROOT: &str = "fairway-ca";
+/// The agents, and the container that they are.
+const AGENTS: (&str, &str) = ("fairway-cni", "agent");
+/// Variable that has an agent clean its node as it ends.
+const CLEANS_UP: &str = "AMBIENT_DISABLE_SAFE_UPGRADE";
+/// Time that an agent gets for that, as in the chart: rules go from all pods of a node.
+const CLEANING_SECONDS: u32 = 120;
 /// How many pods a message names.
 const NAMED: usize = 5;
 
@@ -34,7 +41,7 @@ pub(crate) struct Arguments {
     #[arg(short, long)]
     yes: bool,
     /// Remove also what cannot be had again: policies and routes with the kinds they are of, waypoints, and the root that signed
-    /// all certificates, with the namespace
+    /// all certificates, with the namespace unless it was there before
     #[arg(long)]
     purge: bool,
     /// Go on where pods stay captured, or an agent does not clean its node
@@ -49,12 +56,21 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let cluster = arguments.place.connect()?;
     let namespace = arguments.place.namespace();
-    let all: Vec<Value> = plan::leftovers(ours(&cluster)?, &[], namespace, MANAGER);
+    fairway_lab::say!("cluster: {}", cluster.described());
+    at_home(&cluster, namespace)?;
     if let Some(by) = managed_by_others(&cluster, namespace)? {
         return Err(Error::new(format!("what is in {namespace} is looked after by {by}")).hint(
             "take namespaces out with `fairway namespace remove`, then go on with that, for example: helm uninstall",
         ));
     }
+    let present = ours(&cluster)?;
+    let is_something = plan::is_installed(&present, namespace, MANAGER)
+        || (arguments.purge && is_something_to_purge(&cluster, namespace)?);
+    if !is_something {
+        return Err(Error::new(format!("nothing of Fairway is installed in {namespace}"))
+            .hint("name the namespace of the mesh with -n"));
+    }
+    let all = plan::leftovers(present, &[], namespace, MANAGER);
     let enrolled = enrolled(&cluster)?;
     let waypoints = waypoints(&cluster)?;
     if arguments.dry_run {
@@ -99,11 +115,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 fn managed_by_others(cluster: &Cluster, namespace: &str) -> Result<Option<String>> {
-    let controller = cluster.get("apps/v1", "Deployment", namespace, "fairway-controller")?;
-    Ok(controller.and_then(|object| match plan::ownership(&object, MANAGER) {
+    let controller = cluster.get("apps/v1", "Deployment", namespace, plan::CONTROLLER)?;
+    let mut found = [controller, binding(cluster)?].into_iter().flatten();
+    Ok(found.find_map(|object| match plan::ownership(&object, MANAGER) {
         Ownership::Managed(by) => Some(by),
         Ownership::Ours | Ownership::Foreign => None,
     }))
+}
+
+/// Whether a removal without --purge has left something in `namespace`.
+fn is_something_to_purge(cluster: &Cluster, namespace: &str) -> Result<bool> {
+    let own = cluster.get("v1", "Namespace", "", namespace)?;
+    let is_own = own.is_some_and(|own| plan::ownership(&own, MANAGER) == Ownership::Ours);
+    Ok(is_own || cluster.get("v1", "Secret", namespace, ROOT)?.is_some())
 }
 
 /// Namespaces and pods whose own labels ask for the mesh.
@@ -129,7 +153,7 @@ fn tell(enrolled: &[Value], waypoints: &[Value], all: &[Value], purge: bool) {
     }
     if purge {
         fairway_lab::say!(
-            "would be deleted: our definitions of kinds with all objects of them, the root, the namespace"
+            "would be deleted: our definitions of kinds with all objects of them, the root, the namespace unless it was there before"
         );
     }
 }
@@ -149,10 +173,25 @@ fn consent(enrolled: &[Value], arguments: &Arguments) -> Result<()> {
     if !stdin().is_terminal() {
         return Err(refused());
     }
-    print!("Their traffic will be plain, and no policy will hold. Go on? [y/N] ");
+    print!("{} Go on? [y/N] ", consequences(!enrolled.is_empty(), arguments.purge, arguments.place.namespace()));
     let mut answer = String::new();
     let heard = stdout().flush().and_then(|()| stdin().read_line(&mut answer));
     if heard.is_ok() && answer.trim().eq_ignore_ascii_case("y") { Ok(()) } else { Err(refused()) }
+}
+
+/// What is lost.
+fn consequences(any_enrolled: bool, purge: bool, namespace: &str) -> String {
+    let mut lines = Vec::new();
+    if any_enrolled {
+        lines.push("Their traffic will be plain, and no policy will hold.".to_owned());
+    }
+    if purge {
+        lines.push(format!(
+            "For good: Fairway's definitions of kinds, with all policies and routes of these kinds in all namespaces; all \
+             waypoints; the root that signed all certificates; the namespace {namespace}, unless it was there before."
+        ));
+    }
+    lines.join("\n")
 }
 
 fn forgive(arguments: &Arguments, error: Error) -> Result<()> {
@@ -186,20 +225,36 @@ fn some_of(names: &[String]) -> String {
 
 /// Has every agent take its plugin and its configuration from its node as it ends.
 fn clean_nodes(cluster: &Cluster, namespace: &str, patience: &Patience) -> Result<()> {
-    let Some(record) = Record::of(cluster, namespace)? else { return Ok(()) };
-    let mut values = record.values;
-    fairway_manifests::merge(&mut values, &json!({"cni": {"cleanupOnExit": true}}));
-    let objects = rendered(&values, namespace)?.objects;
-    let Some(agents) = objects.iter().find(|object| plan::stage(object) == plan::Stage::Agents) else { return Ok(()) };
-    if cluster.same(agents)?.is_none() {
+    let present = cluster.get("apps/v1", "DaemonSet", namespace, AGENTS.0)?;
+    let Some(agents) = present.filter(|agents| plan::ownership(agents, MANAGER) == Ownership::Ours) else {
         return Ok(());
-    }
-    cluster.apply(agents, true)?;
-    progress::wait_ready(cluster, agents, patience)?;
-    cluster.delete(agents)?;
-    wait_gone(cluster, agents, patience)?;
+    };
+    cluster.apply(&cleaning(&agents), true)?;
+    progress::wait_ready(cluster, &agents, patience)?;
+    cluster.delete(&agents)?;
+    wait_gone(cluster, &agents, patience)?;
     fairway_lab::say!("agents: have cleaned their nodes");
     Ok(())
+}
+
+/// The agents as they run, of whatever version, but told to clean their nodes; on all at once, as no pod needs them any more.
+fn cleaning(agents: &Value) -> Value {
+    let (_, namespace, name) = fairway_manifests::key(agents);
+    let mut spec = agents["spec"].clone();
+    spec["updateStrategy"] =
+        json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": "100%"}});
+    let pod = &mut spec["template"]["spec"];
+    pod["terminationGracePeriodSeconds"] = CLEANING_SECONDS.into();
+    let containers = pod["containers"].as_array_mut().into_iter().flatten();
+    for container in containers.filter(|container| container["name"] == AGENTS.1) {
+        let mut variables = container["env"].as_array().cloned().unwrap_or_default();
+        variables.retain(|variable| variable["name"] != CLEANS_UP);
+        variables.push(json!({"name": CLEANS_UP, "value": "true"}));
+        container["env"] = variables.into();
+    }
+    // No status, and nothing that the API server says of the object itself: that is not to be applied.
+    let metadata = json!({"name": name, "namespace": namespace, "labels": agents["metadata"]["labels"]});
+    json!({"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": metadata, "spec": spec})
 }
 
 fn wait_gone(cluster: &Cluster, object: &Value, patience: &Patience) -> Result<()> {
@@ -222,12 +277,20 @@ fn purge(cluster: &Cluster, namespace: &str, patience: &Patience) -> Result<()> 
         cluster.delete(&map)?;
     }
     let own = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}});
-    let present = cluster.same(&own)?;
-    if let Some(present) = present.filter(|present| plan::ownership(present, MANAGER) == Ownership::Ours) {
+    let Some(present) = cluster.same(&own)? else { return Ok(()) };
+    if plan::ownership(&present, MANAGER) == Ownership::Ours {
         cluster.delete(&present)?;
         wait_gone(cluster, &present, patience)?;
         fairway_lab::say!("deleted: {}", named(&present));
+        return Ok(());
     }
+    // It was there before, and may hold what others need.
+    let root = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": ROOT, "namespace": namespace}});
+    if cluster.same(&root)?.is_some() {
+        cluster.delete(&root)?;
+        fairway_lab::say!("deleted: {}", named(&root));
+    }
+    fairway_lab::say!("left, as it was there before: {}", named(&present));
     Ok(())
 }
 
@@ -265,6 +328,44 @@ mod tests {
         assert!(!is_captured(&pod("Succeeded", "enabled")));
         assert!(!is_captured(&pod("Running", "disabled")));
         assert!(!is_captured(&json!({"metadata": {}})));
+    }
+
+    #[test]
+    fn agents_are_told_to_clean_and_are_otherwise_left_as_they_are() {
+        let values = json!({"image": {"registry": "r.example/old", "tag": "v0"}, "cni": {"env": {"A": "b"}}});
+        let objects = fairway_manifests::render(&values, "n", MANAGER).unwrap().objects;
+        let is_agents = |object: &&Value| object["kind"] == "DaemonSet" && object["metadata"]["name"] == AGENTS.0;
+        let mut live = objects.iter().find(is_agents).unwrap().clone();
+        live["metadata"]["managedFields"] = json!([{}]);
+        live["status"] = json!({"numberReady": 1});
+        let cleaned = cleaning(&live);
+        assert!(cleaned["metadata"].get("managedFields").is_none() && cleaned.get("status").is_none(), "{cleaned}");
+        assert_eq!(cleaned["metadata"]["labels"], live["metadata"]["labels"]);
+        assert_eq!(cleaned["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"], "100%");
+        // What the chart itself makes of it, roll-out aside.
+        let mut asked = values.clone();
+        fairway_manifests::merge(&mut asked, &json!({"cni": {"cleanupOnExit": true}}));
+        let charts = fairway_manifests::render(&asked, "n", MANAGER).unwrap().objects;
+        let charts = charts.iter().find(is_agents).unwrap();
+        let sorted = |object: &Value| {
+            let mut pod = object["spec"]["template"].clone();
+            if let Some(variables) = pod["spec"]["containers"][0]["env"].as_array_mut() {
+                variables.sort_by_key(|variable| variable["name"].to_string());
+            }
+            pod
+        };
+        assert_eq!(sorted(&cleaned), sorted(charts));
+        assert_eq!(cleaning(&cleaned), cleaned, "again, after an interruption");
+    }
+
+    #[test]
+    fn whoever_is_asked_is_told_what_is_lost() {
+        let all = consequences(true, true, "mesh-system");
+        for words in ["plain", "policies", "waypoints", "root", "namespace mesh-system"] {
+            assert!(all.contains(words), "{words}: {all}");
+        }
+        assert!(!consequences(true, false, "mesh-system").contains("For good"));
+        assert!(!consequences(false, true, "mesh-system").contains("plain"));
     }
 
     #[test]

@@ -7,10 +7,10 @@ use fairway_lab::{Error, Result};
 use serde_json::{Value, json};
 
 use super::cluster::Cluster;
-use super::options::{Choice, Patience, Place};
+use super::options::{Choice, Place, Waiting};
 use super::plan::{self, KINDS};
 use super::record::{self, Record};
-use super::{MANAGER, check, print, put, rendered, version};
+use super::{MANAGER, at_home, check, print, put, rendered, version};
 
 /// Arguments of `upgrade`.
 #[derive(Debug, Args)]
@@ -23,7 +23,7 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     place: Place,
     #[command(flatten)]
-    patience: Patience,
+    waiting: Waiting,
     /// Print the objects, and what would be deleted, instead of doing it
     #[arg(long)]
     dry_run: bool,
@@ -36,20 +36,23 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let (namespace, version) = (arguments.place.namespace(), version()?);
     let cluster = arguments.place.connect()?;
+    at_home(&cluster, namespace)?;
     let Some(before) = Record::of(&cluster, namespace)? else {
         return Err(Error::new(format!("there is no installation of this command's in {namespace}")).hint(
             "install it with: fairway install; or name its namespace with -n. What Helm installed, Helm upgrades",
         ));
     };
-    if !plan::may_replace(&before.version, &version) {
-        return Err(Error::new(format!("Fairway {} is installed, and this is {version}", before.version))
+    // Not what an upgrade that failed was to bring: the way back from that is the old version.
+    if let Some(whole) = before.version.as_deref().filter(|whole| !plan::may_replace(whole, &version)) {
+        return Err(Error::new(format!("Fairway {whole} is installed, and this is {version}"))
             .hint("use the command of that version, or a newer one"));
     }
-    let kept = if arguments.reset_values { json!({}) } else { before.values };
+    let kept = if arguments.reset_values { json!({}) } else { before.values.clone() };
     let values = arguments.choice.over(kept)?;
     let rendered = rendered(&values, namespace)?;
     let leftovers = leftovers(&cluster, &rendered.objects, namespace)?;
     if arguments.dry_run {
+        fairway_lab::say!("# cluster: {}", cluster.described());
         print(rendered)?;
         for object in &leftovers {
             fairway_lab::say!("# would be deleted: {}", named(object));
@@ -57,13 +60,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     check(&cluster, &rendered, namespace)?;
-    fairway_lab::say!("from {} to {version}", before.version);
-    let record = Record { version, values };
-    put(&cluster, &rendered, &record, namespace, arguments.force_conflicts, &arguments.patience)?;
+    fairway_lab::say!("cluster: {}", cluster.described());
+    fairway_lab::say!("from {} to {version}", before.spoken_version());
+    let record = Record::begun(Some(before), &version, &values);
+    put(&cluster, &rendered, &record, namespace, arguments.force_conflicts, arguments.waiting.patience())?;
     for object in leftovers {
         cluster.delete(&object)?;
         fairway_lab::say!("deleted, as it is not used any more: {}", named(&object));
     }
+    Record::done(version, values).keep(&cluster, namespace)?;
     fairway_lab::say!(
         "\nNew pods of waypoints come with the new controller by themselves. See how the mesh is: fairway status"
     );

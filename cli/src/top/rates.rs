@@ -72,7 +72,10 @@ impl Rates {
     }
 }
 
-/// Adds up what proxies have counted.
+/// What each part has counted, by its name. A part that did not answer is not among them.
+pub(super) type ByPart = BTreeMap<String, Counted>;
+
+/// Adds up what one part has counted.
 pub(super) fn counted(samples: &[Sample]) -> Counted {
     let mut all = Counted::new();
     for sample in samples {
@@ -117,31 +120,81 @@ fn bound(text: &str) -> Bound {
     text.parse::<f64>().ok().filter(|value| value.is_finite()).map_or(Bound::MAX, |value| (value * 1000.0) as Bound)
 }
 
-/// What happened between two looks, in a second. What counts anew since its proxy was started again counts from nothing.
-pub(super) fn between(before: &Counted, now: &Counted, took: Duration) -> Vec<Rates> {
+impl Counts {
+    /// What was counted since. What counts anew since its part was started again counts from nothing.
+    fn since(&self, past: &Self) -> Self {
+        let is_started_again = self.opened < past.opened
+            || self.sent_bytes < past.sent_bytes
+            || self.received_bytes < past.received_bytes
+            || self.requests < past.requests;
+        let nothing = Self::default();
+        let past = if is_started_again { &nothing } else { past };
+        let grown = |now: f64, past: f64| (now - past).max(0.0);
+        let durations = self.durations.iter().map(|(bound, count)| {
+            let past = past.durations.get(bound).copied().unwrap_or_default();
+            (*bound, grown(*count, past))
+        });
+        Self {
+            opened: grown(self.opened, past.opened),
+            failed: grown(self.failed, past.failed),
+            sent_bytes: grown(self.sent_bytes, past.sent_bytes),
+            received_bytes: grown(self.received_bytes, past.received_bytes),
+            requests: grown(self.requests, past.requests),
+            good_requests: grown(self.good_requests, past.good_requests),
+            durations: durations.collect(),
+        }
+    }
+
+    fn add(&mut self, more: Self) {
+        self.opened += more.opened;
+        self.failed += more.failed;
+        self.sent_bytes += more.sent_bytes;
+        self.received_bytes += more.received_bytes;
+        self.requests += more.requests;
+        self.good_requests += more.good_requests;
+        for (bound, count) in more.durations {
+            *self.durations.entry(bound).or_default() += count;
+        }
+    }
+}
+
+/// What parts have counted between two looks. One that did not answer both times is left out: all that it ever counted would
+/// look as if it had happened in between.
+fn grown(before: &ByPart, now: &ByPart) -> Counted {
     let nothing = Counts::default();
+    let mut all = Counted::new();
+    for (part, now) in now {
+        let Some(before) = before.get(part) else { continue };
+        for (flow, counts) in now {
+            let past = before.get(flow).unwrap_or(&nothing);
+            all.entry(flow.clone()).or_default().add(counts.since(past));
+        }
+    }
+    all
+}
+
+/// What happened between two looks, in a second.
+pub(super) fn between(before: &ByPart, now: &ByPart, took: Duration) -> Vec<Rates> {
+    let grown = grown(before, now);
     let seconds = took.as_secs_f64().max(f64::MIN_POSITIVE);
     let mut flows: BTreeMap<&Flow, Rates> = BTreeMap::new();
     // The client's end last: where both tell, its word counts.
     for is_source in [false, true] {
-        for ((flow, _), counts) in now.iter().filter(|((_, source), _)| *source == is_source) {
-            let past = before.get(&(flow.clone(), is_source)).unwrap_or(&nothing);
+        for ((flow, _), counts) in grown.iter().filter(|((_, source), _)| *source == is_source) {
             let rates = flows.entry(flow).or_insert_with(|| Rates::none(flow.clone()));
-            let put = |rate: &mut f64, now: f64, past: f64| {
-                let grown = if now >= past { now - past } else { now };
+            let put = |rate: &mut f64, grown: f64| {
                 if grown > 0.0 {
                     *rate = grown / seconds;
                 }
             };
-            put(&mut rates.opened, counts.opened, past.opened);
-            put(&mut rates.failed, counts.failed, past.failed);
-            put(&mut rates.sent_bytes, counts.sent_bytes, past.sent_bytes);
-            put(&mut rates.received_bytes, counts.received_bytes, past.received_bytes);
-            let requests = counts.requests - past.requests;
-            if requests > 0.0 {
-                rates.requests = requests / seconds;
-                rates.success = Some(((counts.good_requests - past.good_requests) / requests).clamp(0.0, 1.0));
-                rates.p99 = quantile(&counts.durations, &past.durations);
+            put(&mut rates.opened, counts.opened);
+            put(&mut rates.failed, counts.failed);
+            put(&mut rates.sent_bytes, counts.sent_bytes);
+            put(&mut rates.received_bytes, counts.received_bytes);
+            if counts.requests > 0.0 {
+                rates.requests = counts.requests / seconds;
+                rates.success = Some((counts.good_requests / counts.requests).clamp(0.0, 1.0));
+                rates.p99 = quantile(&counts.durations);
             }
         }
     }
@@ -150,10 +203,9 @@ pub(super) fn between(before: &Counted, now: &Counted, took: Duration) -> Vec<Ra
 }
 
 /// The bound of the first bucket that has so many of the requests in between.
-fn quantile(now: &BTreeMap<Bound, f64>, past: &BTreeMap<Bound, f64>) -> Option<f64> {
-    let grown = |bound: &Bound, count: f64| count - past.get(bound).copied().unwrap_or_default();
-    let all = now.get(&Bound::MAX).map(|count| grown(&Bound::MAX, *count)).filter(|all| *all > 0.0)?;
-    let (bound, _) = now.iter().find(|(bound, count)| grown(bound, **count) >= all * QUANTILE)?;
+fn quantile(durations: &BTreeMap<Bound, f64>) -> Option<f64> {
+    let all = durations.get(&Bound::MAX).copied().filter(|all| *all > 0.0)?;
+    let (bound, _) = durations.iter().find(|(_, count)| **count >= all * QUANTILE)?;
     let thousandths = u32::try_from(*bound).ok()?;
     Some(f64::from(thousandths) / 1000.0)
 }
@@ -173,9 +225,25 @@ mod tests {
         )
     }
 
-    fn look(pages: &[String]) -> Counted {
+    fn look(pages: &[String]) -> ByPart {
         let samples: Vec<Sample> = pages.iter().flat_map(|page| read(page).collect::<Vec<_>>()).collect();
-        counted(&samples)
+        ByPart::from([("node-1".to_owned(), counted(&samples))])
+    }
+
+    #[test]
+    fn a_part_that_answers_only_once_says_nothing_of_what_happened_in_between() {
+        let of = |part: &str, opened: u32| {
+            let samples: Vec<Sample> = read(&page("source", opened, 0)).collect();
+            (part.to_owned(), counted(&samples))
+        };
+        let one = ByPart::from([of("a", 10)]);
+        let both = ByPart::from([of("a", 12), of("b", 5000)]);
+        let second = Duration::from_secs(1);
+        let opened = |rates: Vec<Rates>| rates.iter().map(|it| it.opened).sum::<f64>();
+        assert_eq!(opened(between(&one, &both, second)), 2.0, "b has answered anew");
+        assert_eq!(opened(between(&both, &ByPart::from([of("a", 15)]), second)), 3.0, "b has gone");
+        let again = ByPart::from([of("a", 13), of("b", 4)]);
+        assert_eq!(opened(between(&both, &again, second)), 5.0, "b has started again, a has not");
     }
 
     #[test]

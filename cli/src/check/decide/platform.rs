@@ -1,14 +1,59 @@
 //! What the mesh stands on: an API server with the kinds that are read, and the right to install.
 
-use super::super::facts::Facts;
+use super::super::facts::{Api, Facts};
 use super::{Check, Section};
 
-/// Oldest version of Kubernetes: with it came what the mesh reads of pods and network policies.
-const OLDEST: (u32, u32) = (1, 29);
+/// Oldest version of Kubernetes: the one that an installation takes, as the chart's `kubeVersion` says.
+const OLDEST: (u32, u32) = (1, 30);
 /// Where the kinds of Gateway API come from.
 const GATEWAY_API: &str = "gateway.networking.k8s.io";
 
-pub(super) fn section(facts: &Facts) -> Section {
+/// What must be there before an installation, which itself brings the kinds that are ours.
+pub(super) fn before(facts: &Facts) -> Section {
+    section(facts, |api| {
+        let (theirs, _) = missing(api);
+        vec![gateway_api(&theirs)]
+    })
+}
+
+/// What must be there for a mesh that runs.
+pub(super) fn running(facts: &Facts) -> Section {
+    section(facts, |api| {
+        let (theirs, ours) = missing(api);
+        // Without the class, the mesh is installed without waypoints, and works without these kinds.
+        if api.has_waypoint_class {
+            vec![defined(&[ours, theirs].concat()), gateway_api(&[])]
+        } else {
+            vec![defined(&ours), gateway_api(&theirs)]
+        }
+    })
+}
+
+/// Kinds that are missing: those of Gateway API, which others define, and all else.
+fn missing(api: &Api) -> (Vec<String>, Vec<String>) {
+    api.missing_kinds.iter().cloned().partition(|kind| kind.ends_with(GATEWAY_API))
+}
+
+fn told(missing: &[String]) -> Vec<String> {
+    missing.iter().map(|kind| format!("there is no {kind}")).collect()
+}
+
+fn defined(missing: &[String]) -> Check {
+    Check::of("kinds-defined", "every kind that the mesh reads is defined", told(missing), definitions(missing))
+}
+
+/// What waypoints and routes are made of; a mesh without them does not need it.
+fn gateway_api(missing: &[String]) -> Check {
+    Check::doubtful(
+        "gateway-api",
+        "Gateway API is there for waypoints and routes",
+        told(missing),
+        "install the standard channel of Gateway API (https://gateway-api.sigs.k8s.io), or leave waypoints out: \
+         fairway install --set waypoints.enabled=false",
+    )
+}
+
+fn section(facts: &Facts, kinds: impl Fn(&Api) -> Vec<Check>) -> Section {
     let mut checks = Vec::new();
     if let Some(machine) = &facts.machine {
         checks.push(Check::of(
@@ -34,12 +79,7 @@ pub(super) fn section(facts: &Facts) -> Section {
                 is_old.then(|| format!("it is {}", api.version)).into_iter().collect(),
                 "upgrade the cluster; the mesh is not tried with this version",
             ));
-            checks.push(Check::of(
-                "kinds-defined",
-                "every kind that the mesh reads is defined",
-                api.missing_kinds.iter().map(|kind| format!("there is no {kind}")).collect(),
-                definitions(&api.missing_kinds),
-            ));
+            checks.extend(kinds(api));
         }
     }
     Section { title: "platform", checks }

@@ -12,7 +12,7 @@ const VALUES: [&[&str]; 4] = [
     &["--profile", "demo"],
     &["--profile", "production", "--set", "ca.secretName=cacerts,mesh.network=n1,controller.listenAddress=[::]"],
     &["--profile", "minimal", "-n", "elsewhere"],
-    &["--set", "ztunnel.onDemand=true,cni.dnsCapture=false,cni.cleanupOnExit=true,controller.minAvailable=50%"],
+    &["--set", "ztunnel.onDemand=true,cni.dnsCapture=false,cni.cleanupOnExit=true,controller.maxUnavailable=50%"],
 ];
 
 /// A cluster whose nodes nobody can run our agents on: those of a lab have their own.
@@ -39,11 +39,13 @@ fn the_api_server_takes_the_chart_and_fairway_puts_it_on_changes_it_and_removes_
     pods_pass_the_level_they_claim(&lab);
     what_is_in_the_way_is_said(&lab);
     installed(&lab);
+    another_namespace_is_refused(&lab);
     changed(&lab);
     // After the webhook went: the API server of a lab does not reach Services, and would wait for it each time.
     samples_are_accepted(&lab);
     samples_are_understood(&lab);
     removed(&lab);
+    what_was_there_before_stays(&lab);
 }
 
 /// The agents of this lab are its own, and capture real pods: they keep them until they are told, and lose the right to say
@@ -103,6 +105,8 @@ fn every_object_is_accepted(lab: &Lab) {
         let rendered = objects.lines().filter(|line| *line == "---").count();
         assert!(applied == rendered && rendered > 20, "{applied} of {rendered} with {values:?}: {said}");
     }
+    // The installation that follows makes its namespace itself.
+    kubectl(lab, &["delete", "namespace", "fairway-system"]);
 }
 
 /// The samples, as far as kinds are known to the API server.
@@ -168,6 +172,25 @@ fn installed(lab: &Lab) {
     kubectl(lab, &["-n", "fairway-system", "wait", "--for=create", "configmap/istio-ca-root-cert", "--timeout=60s"]);
     // Again, as after a time-out.
     fairway(lab, &["install", "--timeout", "2m", "--set", NO_NODES]).unwrap();
+    let refused = fairway(lab, &["install"]).unwrap_err();
+    assert!(refused.contains("other values") && refused.contains("fairway upgrade --set"), "{refused}");
+}
+
+/// Nothing is done to the mesh of a cluster by who has its namespace wrong.
+fn another_namespace_is_refused(lab: &Lab) {
+    for arguments in [
+        &["install", "--force-conflicts", "--set", NO_NODES][..],
+        &["upgrade"],
+        &["uninstall", "--yes"],
+        &["uninstall", "--yes", "--purge"],
+        &["uninstall", "--dry-run"],
+    ] {
+        let refused = fairway(lab, &[arguments, &["-n", "elsewhere"]].concat()).unwrap_err();
+        assert!(refused.contains("-n fairway-system"), "{arguments:?}: {refused}");
+    }
+    kubectl(lab, &["get", "validatingwebhookconfiguration,clusterrole", "fairway-controller"]);
+    let binding = json(lab, &["get", "clusterrolebinding", "fairway-controller"]);
+    assert_eq!(binding["subjects"][0]["namespace"], "fairway-system");
 }
 
 /// What the controller says of the samples' policies and routes.
@@ -218,6 +241,9 @@ fn changed(lab: &Lab) {
     assert_eq!(controller["spec"]["replicas"], 1, "what was chosen before holds");
     let arguments = controller["spec"]["template"]["spec"]["containers"][0]["args"].to_string();
     assert!(arguments.contains("--log=debug,kube_client=off"), "{arguments}");
+    let record = json(lab, &["-n", "fairway-system", "get", "configmap", "fairway-installation"]);
+    assert!(record["data"]["version"].is_string(), "it has come to its end: {record}");
+    assert_eq!(record["data"]["version"], record["data"]["target"]);
 }
 
 fn removed(lab: &Lab) {
@@ -243,10 +269,30 @@ fn removed(lab: &Lab) {
     // What cannot be had again is still there, until that is said.
     kubectl(lab, &["-n", "fairway-system", "get", "secret", "fairway-ca"]);
     kubectl(lab, &["get", "customresourcedefinition", "ratelimits.fairway.dev"]);
+    let refused = fairway(lab, &["uninstall", "--yes"]).unwrap_err();
+    assert!(refused.contains("nothing of Fairway is installed"), "{refused}");
     fairway(lab, &["uninstall", "--yes", "--purge", "--timeout", "2m"]).unwrap();
     try_kubectl(lab, &["get", "namespace", "fairway-system"], "").unwrap_err();
     lab.wait_for("the definitions to be gone", || {
         try_kubectl(lab, &["get", "customresourcedefinition", "ratelimits.fairway.dev"], "").is_err()
     })
     .unwrap();
+}
+
+/// A namespace that others made is not removed with the mesh; the root in it is.
+fn what_was_there_before_stays(lab: &Lab) {
+    // Definitions that are on their way out cannot be made again.
+    let definitions = ["get", "customresourcedefinitions", "-l", "app.kubernetes.io/part-of=fairway", "-o", "name"];
+    lab.wait_for("all definitions to be gone", || kubectl(lab, &definitions).trim().is_empty()).unwrap();
+    kubectl(lab, &["create", "namespace", "kept"]);
+    fairway(lab, &["install", "-n", "kept", "--timeout", "2m", "--set", NO_NODES]).unwrap();
+    let level = |namespace: &Value| {
+        namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"].as_str().map(str::to_owned)
+    };
+    assert_eq!(level(&json(lab, &["get", "namespace", "kept"])).as_deref(), Some("privileged"));
+    kubectl(lab, &["-n", "kept", "get", "secret", "fairway-ca"]);
+    let said = fairway(lab, &["uninstall", "-n", "kept", "--yes", "--purge", "--timeout", "2m"]).unwrap();
+    assert!(said.contains("left, as it was there before: Namespace kept"), "{said}");
+    kubectl(lab, &["get", "namespace", "kept"]);
+    try_kubectl(lab, &["-n", "kept", "get", "secret", "fairway-ca"], "").unwrap_err();
 }
