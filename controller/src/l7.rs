@@ -10,6 +10,7 @@ pub(crate) mod catalog;
 pub mod client;
 pub mod destinations;
 mod grants;
+mod members;
 pub mod model;
 pub mod providers;
 pub mod rates;

@@ -336,11 +336,12 @@ pub fn translate(
             tokens: policies.tokens.clone(),
             rates: policies.rates.clone(),
             authorizers: Arc::clone(&settings.authorizers),
-            telemetry: Arc::new(telemetry::read(objects, settings)),
+            telemetry: telemetry::read(objects, settings),
         };
         plan = Arc::new(Plan::new(objects, &waypoints, bound.collect(), of_policies, &mut faults));
         destinations = Arc::new(destinations::read::read(objects, settings));
         routes = Arc::new(attach(objects, settings, &destinations));
+        faults.extend(plan.unasked(&routes));
         of_plan = Arc::new(faults);
         let verdicts = routes.verdicts.iter().chain(&destinations.verdicts);
         of_routes = Arc::new(verdicts.flat_map(|(object, verdict)| verdict.problems(object)).collect());

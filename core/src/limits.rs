@@ -332,7 +332,7 @@ limits! {
     AUTHORIZER_BODY, "authorizer_body", Bytes, MIB, 0..=64 * MIB, Some("AUTHORIZER_BODY");
     /// Bytes of the answer of an authorizer, a rate limiter or a collector; a page that says why, or where to log in, fits.
     AUTHORIZER_ANSWER, "authorizer_answer", Bytes, 64 * KIB, KIB..=16 * MIB, Some("AUTHORIZER_ANSWER");
-    /// Spans that wait to be sent to a collector, some 1 KiB each; beyond, they are lost rather than waited for. As many as OpenTelemetry's own exporters keep.
+    /// Spans that wait to be sorted by collectors, and those that wait for one collector, some 1 KiB each; beyond, they are lost rather than waited for. As many as OpenTelemetry's own exporters keep.
     SPAN_QUEUE, "span_queue", Count, 2_048, 1..=1_000_000, Some("SPAN_QUEUE");
     /// A collector takes spans by then, or they are lost; as long as OpenTelemetry's own exporters wait.
     SPAN_EXPORT_TIMEOUT, "span_export_timeout", Milliseconds, 10 * SECOND, 100..=10 * MINUTE, Some("SPAN_EXPORT_TIMEOUT");

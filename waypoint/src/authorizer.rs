@@ -72,6 +72,9 @@ pub async fn ask(
         Speech::Grpc => grpc::ask(connection, config, authorizer, &question).await,
         Speech::Http { .. } => http_head::ask(connection, config, authorizer, &question).await,
     };
+    if answered.is_ok() {
+        connection.waypoint.telemetry.answered(&authorizer.cluster);
+    }
     match answered {
         Ok(Verdict::Passes(changes)) => Ok(changes),
         Ok(Verdict::Refuses(status, written)) => {
@@ -81,7 +84,7 @@ pub async fn ask(
         Err(failure) => {
             let detail = format!("{}: {} ({})", authorizer.cluster, failure.detail, failure.reason);
             let passes = authorizer.fails_open && is_no_answer(&failure);
-            connection.waypoint.telemetry.unanswered(passes, &detail);
+            connection.waypoint.telemetry.unanswered(&authorizer.cluster, passes, &detail);
             if passes {
                 return Ok(Changes::default());
             }

@@ -11,7 +11,7 @@ use prost::Message;
 
 use crate::config::Config;
 use crate::failure::Failure;
-use crate::forward::{self, Outgoing};
+use crate::forward::{self, Outgoing, Unread};
 use crate::grpc;
 use crate::stream::Connection;
 
@@ -27,6 +27,8 @@ pub struct Call<'a> {
     pub method: &'static str,
     /// An answer has to be there by then.
     pub timeout: Duration,
+    /// Whether to ask twice is to ask once, so that it may be done where nobody knows whether the question was heard.
+    pub may_repeat: bool,
 }
 
 /// Why there is no answer, or none that can be used.
@@ -64,15 +66,16 @@ impl Call<'_> {
             is_http2: true,
             hash: None,
         };
-        let asked = forward::ask(connection, config, self.cluster, outgoing, framed(question)?, self.timeout).await;
+        let (question, patience) = (framed(question)?, self.timeout);
+        let asked = forward::ask(connection, config, self.cluster, outgoing, question, patience, self.may_repeat).await;
         let answer = asked.map_err(CallError::Unanswered)?;
         if answer.status != StatusCode::OK {
             return Err(unanswered(format!("the answer's status is {}", answer.status)));
         }
-        let body = answer.body.map_err(|failure| match failure.reason {
+        let body = answer.body.map_err(|unread| match unread {
             // It has come, and is longer than anybody would be listened to.
-            Reason::AuthorizerFailed => CallError::Unusable(failure.detail),
-            _ => CallError::Unanswered(failure),
+            Unread::TooLong(_) => CallError::Unusable(unread.to_string()),
+            Unread::Failed(failure) => CallError::Unanswered(failure),
         })?;
         match grpc::status_in(&answer.trailers).or_else(|| grpc::status_in(&answer.headers)) {
             Some(0) => unframed(&body),

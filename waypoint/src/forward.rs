@@ -150,13 +150,25 @@ pub struct Answer {
     /// Its headers.
     pub headers: HeaderMap,
     /// Its body, or why that could not be read.
-    pub body: Result<Bytes, Failure>,
+    pub body: Result<Bytes, Unread>,
     /// Its trailers; none where the body could not be read.
     pub trailers: HeaderMap,
 }
 
+/// Why the body of an answer could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unread {
+    /// It has more than so many bytes.
+    #[error("is longer than {0} bytes")]
+    TooLong(usize),
+    /// It did not come to its end.
+    #[error("{}", .0.detail)]
+    Failed(Failure),
+}
+
 /// Asks a service something on behalf of the client's request, once, and reads the answer to its end while `patience` lasts. A
-/// head that has come is an answer, whatever becomes of its body.
+/// head that has come is an answer, whatever becomes of its body. Where a connection breaks before, nobody knows whether the
+/// service has heard the question: only one that `may_repeat` is asked again then.
 ///
 /// # Errors
 /// Why there is no answer.
@@ -167,6 +179,7 @@ pub async fn ask(
     outgoing: Outgoing,
     body: Bytes,
     patience: Duration,
+    may_repeat: bool,
 ) -> Result<Answer, Failure> {
     let begun = Instant::now();
     let late = || Failure::new(Reason::TimedOut, format!("no answer within {patience:?}"));
@@ -178,8 +191,10 @@ pub async fn ask(
     let mut attempts = Attempts::new(connection, &target, outgoing, Replay::whole(body));
     let asking = async {
         match attempts.once(&mut unheard).await {
-            // Of a connection that was closed when it was used again; to ask twice is to ask once.
-            Err(missed) if missed.failure.reason == Reason::ResetByPeer => attempts.once(&mut unheard).await,
+            // Of a connection that was closed when it was used again.
+            Err(missed) if missed.failure.reason == Reason::ResetByPeer && (may_repeat || missed.is_untouched()) => {
+                attempts.once(&mut unheard).await
+            }
             reached => reached,
         }
     };
@@ -195,11 +210,9 @@ pub async fn ask(
             trailers = whole.trailers().cloned().unwrap_or_default();
             Ok(whole.to_bytes())
         }
-        Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err(Failure::new(Reason::AuthorizerFailed, format!("the answer is longer than {most} bytes")))
-        }
-        Ok(Err(error)) => Err(Failure::new(Reason::ResetByPeer, error)),
-        Err(_elapsed) => Err(late()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Unread::TooLong(most)),
+        Ok(Err(error)) => Err(Unread::Failed(Failure::new(Reason::ResetByPeer, error))),
+        Err(_elapsed) => Err(Unread::Failed(late())),
     };
     Ok(Answer { status: parts.status, headers: parts.headers, body, trailers })
 }

@@ -37,6 +37,7 @@ pub mod stream;
 pub mod telemetry;
 pub mod tokens;
 pub mod trace;
+pub mod troubles;
 pub mod tunnel;
 pub mod upgrade;
 pub mod upgraded;

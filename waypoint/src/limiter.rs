@@ -29,8 +29,29 @@ pub struct Answer {
     pub request: Edits,
     /// Changes of its answer's headers, whoever answers.
     pub response: Edits,
+    /// How the limit with the fewest left stands, where that is known.
+    pub standing: Option<Standing>,
     /// Why it is not sent on, if so.
     pub refusal: Option<Failure>,
+}
+
+/// How a limit stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// How many are left.
+    pub left: u32,
+    /// What the client learns of it.
+    pub headers: Edits,
+}
+
+impl Answer {
+    /// What the client learns of how it stands, where the tightest limit that we count ourselves has `ours` left: of that, unless
+    /// it is less tight, or passes and this one does not.
+    #[must_use]
+    pub fn standing_beside(&self, ours: Option<u32>) -> Option<&Edits> {
+        let is_tighter = |standing: &&Standing| self.refusal.is_some() || ours.is_none_or(|ours| standing.left < ours);
+        self.standing.as_ref().filter(is_tighter).map(|standing| &standing.headers)
+    }
 }
 
 /// What the service is asked about; nothing where the request is not counted there.
@@ -54,16 +75,20 @@ pub async fn ask(
     if descriptors.is_empty() {
         return Ok(Answer::default());
     }
-    let call = Call { cluster: &limiter.cluster, method: METHOD, timeout: limiter.timeout };
+    // To ask twice is to count twice.
+    let call = Call { cluster: &limiter.cluster, method: METHOD, timeout: limiter.timeout, may_repeat: false };
     let question = RateLimitRequest { domain: limiter.domain.clone(), descriptors, hits_addend: 0 };
     let answered = call.unary::<RateLimitResponse>(connection, config, &question).await;
     let answered = answered.map_err(|error| error.to_string());
     match answered.and_then(|answer| decide(&answer, limiter).ok_or_else(|| "the answer has no code".to_owned())) {
-        Ok(answer) => Ok(answer),
+        Ok(answer) => {
+            connection.waypoint.telemetry.counted_elsewhere(&limiter.cluster);
+            Ok(answer)
+        }
         Err(problem) => {
             let detail = format!("{}: {problem}", limiter.cluster);
             let passes = limiter.status_on_error.is_none();
-            connection.waypoint.telemetry.uncounted(passes, &detail);
+            connection.waypoint.telemetry.uncounted(&limiter.cluster, passes, &detail);
             let failure = Failure::new(Reason::RateLimiterFailed, detail);
             match limiter.status_on_error {
                 Some(status) => Err(Failure { status: Some(status), ..failure }),
@@ -80,8 +105,7 @@ fn decide(answer: &RateLimitResponse, limiter: &Limiter) -> Option<Answer> {
         Code::OverLimit => true,
         Code::Unknown => return None,
     };
-    let mut response = told(&answer.statuses, is_over);
-    response.put.extend(lines(&answer.response_headers_to_add));
+    let response = Edits { remove: Vec::new(), put: lines(&answer.response_headers_to_add).collect() };
     let request = Edits { remove: Vec::new(), put: lines(&answer.request_headers_to_add).collect() };
     let refusal = is_over.then(|| {
         let over = answer.statuses.iter().find(|status| status.code() == Code::OverLimit);
@@ -89,16 +113,14 @@ fn decide(answer: &RateLimitResponse, limiter: &Limiter) -> Option<Answer> {
         let failure = Failure::new(Reason::RateLimited, format!("{}: {name}", limiter.domain));
         Failure { grpc_status: Some(RESOURCE_EXHAUSTED), ..failure }
     });
-    Some(Answer { request, response, refusal })
+    Some(Answer { request, response, standing: standing(&answer.statuses, is_over), refusal })
 }
 
 /// What the client learns of it (draft-ietf-httpapi-ratelimit-headers-03 by Envoy's names): the limit with the fewest left, and
 /// behind it all of them.
-fn told(statuses: &[DescriptorStatus], is_over: bool) -> Edits {
+fn standing(statuses: &[DescriptorStatus], is_over: bool) -> Option<Standing> {
     let known = || statuses.iter().filter_map(|status| Some((status, status.current_limit.as_ref()?)));
-    let Some((fewest, limit)) = known().min_by_key(|(status, _)| status.limit_remaining) else {
-        return Edits::default();
-    };
+    let (fewest, limit) = known().min_by_key(|(status, _)| status.limit_remaining)?;
     let policies = known().map(|(_, limit)| policy(limit));
     let limits = [limit.requests_per_unit.to_string()].into_iter().chain(policies).collect::<Vec<_>>().join(", ");
     let reset = fewest.duration_until_reset.and_then(|time| Duration::try_from(time).ok());
@@ -113,7 +135,8 @@ fn told(statuses: &[DescriptorStatus], is_over: bool) -> Edits {
         let (name, value) = (HeaderName::from_static(name), HeaderValue::try_from(value?).ok()?);
         Some(Put { name, value, manner: Manner::Overwrite })
     });
-    Edits { remove: Vec::new(), put: put.collect() }
+    let headers = Edits { remove: Vec::new(), put: put.collect() };
+    Some(Standing { left: fewest.limit_remaining, headers })
 }
 
 /// A limit as the draft writes it (§2.1): so many in so many seconds.
@@ -202,13 +225,33 @@ mod tests {
             let decided = decide(&answer(code, statuses), &limiter()).unwrap();
             assert_eq!(decided.refusal.is_none(), passes, "{expected:?}");
             let header = |name: &str| {
-                let put = decided.response.put.iter().find(|put| put.name == name);
+                let put = decided.standing.iter().flat_map(|it| &it.headers.put).find(|put| put.name == name);
                 put.map(|put| put.value.to_str().unwrap())
             };
             let names = ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset", "retry-after"];
             assert_eq!(names.map(header), expected);
         }
         assert_eq!(decide(&answer(Code::Unknown, vec![]), &limiter()), None);
+    }
+
+    #[test]
+    fn the_client_learns_of_the_tightest_limit_whoever_counts() {
+        let told = |code, left, ours| {
+            let statuses = vec![status(code, Some((10, Unit::Minute, "")), left, 20)];
+            let decided = decide(&answer(code, statuses), &limiter()).unwrap();
+            decided.standing_beside(ours).is_some()
+        };
+        // Code, what is left there and here; whether the client learns of the former.
+        let rows = [
+            (Code::Ok, 3, None, true),
+            (Code::Ok, 3, Some(4), true),
+            (Code::Ok, 3, Some(3), false),
+            (Code::Ok, 3, Some(0), false),
+            (Code::OverLimit, 0, Some(0), true),
+        ];
+        for (code, left, ours, expected) in rows {
+            assert_eq!(told(code, left, ours), expected, "{left} beside {ours:?}");
+        }
     }
 
     #[test]

@@ -124,11 +124,13 @@ async fn walk(
         Some(Told::GoesOn(edits)) => response_edits.push(edits),
         None => {}
     }
+    let mut left = None;
     if let (Some(rates), Action::Forward(forward)) = (&http.rates, &route.action) {
         let counted = host.counted.iter().chain(&forward.counted);
         let waypoint = &connection.waypoint;
         if let Some(told) = waypoint.rates.take(&connection.listener, rates, counted, &facts, Instant::now()) {
             response_edits.push(told.headers());
+            left = Some(told.left);
             waypoint.telemetry.counted(&told);
             told.refusal().map_or(Ok(()), Err)?;
         }
@@ -137,6 +139,7 @@ async fn walk(
     if let (Some(limiter), Action::Forward(forward)) = (&http.limiter, &route.action) {
         let counted = host.counted.iter().chain(&forward.counted);
         let answer = limiter::ask(connection, &config, limiter, limiter::descriptors(counted, &facts)).await?;
+        response_edits.extend(answer.standing_beside(left).cloned());
         response_edits.push(answer.response);
         told = answer.request;
         answer.refusal.map_or(Ok(()), Err)?;
@@ -275,7 +278,8 @@ fn authority(parts: &request::Parts) -> Option<String> {
     (!host.is_empty() && !host.bytes().any(odd)).then(|| host.to_owned())
 }
 
-/// Whom the client has proved to be, said by us alone, before any policy or route reads it.
+/// Whom the client has proved to be, said by us alone: before any policy or route reads it, and once more when the request goes
+/// on, as what tokens claim is written in between.
 fn name_client(connection: &Connection, headers: &mut HeaderMap) {
     let line = format!("By={};URI={}", connection.local.identity(), connection.client.identity);
     headers.remove(&CLIENT_CERTIFICATE);
@@ -290,6 +294,7 @@ fn onward(connection: &Connection, mut headers: HeaderMap, upgrade: Option<&upgr
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, upgrade.protocols.clone());
     }
+    name_client(connection, &mut headers);
     let client = &connection.client;
     let before = crate::facts::joined(&headers, &FORWARDED_FOR);
     let address = client.address.ip().to_canonical();

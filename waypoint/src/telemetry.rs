@@ -1,7 +1,7 @@
 //! What is counted and logged about each request and each connection, in Istio's words (interop §9.3).
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use fairway_core::ident::Identity;
@@ -14,6 +14,7 @@ use crate::failure::Failure;
 use crate::rates::Told;
 use crate::stream::Connection;
 use crate::trace::Trace;
+use crate::troubles::Troubles;
 
 const REQUESTS: &str = "istio_requests_total";
 const DURATION: &str = "istio_request_duration_milliseconds";
@@ -67,6 +68,10 @@ pub struct Telemetry {
     metrics: Metrics,
     /// For so long after its last use no series expires.
     fresh: Duration,
+    /// Clusters of authorizers that did not answer the last question.
+    silent_authorizers: Troubles,
+    /// The same for rate limiters.
+    silent_limiters: Troubles,
 }
 
 /// One request, as it turned out.
@@ -99,7 +104,7 @@ pub struct Done {
     /// The endpoint.
     pub endpoint: Option<SocketAddr>,
     /// The endpoint's workload.
-    pub workload: Option<std::sync::Arc<Workload>>,
+    pub workload: Option<Arc<Workload>>,
     /// Whom it has proved to be.
     pub identity: Option<Identity>,
     /// Bytes of the request's body.
@@ -187,7 +192,9 @@ impl Telemetry {
         );
         metrics
             .describe(MIRRORED, "Copies of requests, and those that could not be made because the body is too long.");
-        Self { metrics: metrics.clone(), fresh: limits.duration(&limits::METRIC_SERIES_IDLE) / 2 }
+        let fresh = limits.duration(&limits::METRIC_SERIES_IDLE) / 2;
+        let (silent_authorizers, silent_limiters) = (Troubles::default(), Troubles::default());
+        Self { metrics: metrics.clone(), fresh, silent_authorizers, silent_limiters }
     }
 
     /// A tunnel whose client did not prove who it is, or that there is no room for.
@@ -216,18 +223,37 @@ impl Telemetry {
         tracing::warn!(cluster, %endpoint, "an endpoint keeps failing and is left out for a while");
     }
 
-    /// An authorizer did not answer; `passes` where requests go on then.
-    pub fn unanswered(&self, passes: bool, detail: &str) {
+    /// An authorizer did not answer; `passes` where requests go on then. The log says it once.
+    pub fn unanswered(&self, cluster: &Arc<str>, passes: bool, detail: &str) {
         let result = if passes { "passed" } else { "refused" };
         self.metrics.counter(UNANSWERED, &[("result", result)]).increment(1);
-        tracing::warn!(result, error = detail, "an authorizer did not answer");
+        if self.silent_authorizers.begin(cluster) {
+            tracing::warn!(%cluster, result, error = detail, "an authorizer does not answer");
+        }
     }
 
-    /// A service that counts requests for several proxies did not answer; `passes` where requests go on then.
-    pub fn uncounted(&self, passes: bool, detail: &str) {
+    /// An authorizer has answered.
+    pub fn answered(&self, cluster: &Arc<str>) {
+        if self.silent_authorizers.end(cluster) {
+            tracing::info!(%cluster, "the authorizer answers again");
+        }
+    }
+
+    /// A service that counts requests for several proxies did not answer; `passes` where requests go on then. The log says it
+    /// once.
+    pub fn uncounted(&self, cluster: &Arc<str>, passes: bool, detail: &str) {
         let result = if passes { "passed" } else { "refused" };
         self.metrics.counter(UNCOUNTED, &[("result", result)]).increment(1);
-        tracing::warn!(result, error = detail, "a rate limiter did not answer");
+        if self.silent_limiters.begin(cluster) {
+            tracing::warn!(%cluster, result, error = detail, "a rate limiter does not answer");
+        }
+    }
+
+    /// A service that counts requests for several proxies has answered.
+    pub fn counted_elsewhere(&self, cluster: &Arc<str>) {
+        if self.silent_limiters.end(cluster) {
+            tracing::info!(%cluster, "the rate limiter answers again");
+        }
     }
 
     /// A request was counted by a rate limit.

@@ -65,6 +65,7 @@ pub struct Drawn {
 pub fn begin(tracing: &Arc<Tracing>, headers: &HeaderMap, drawn: Drawn, begun: SystemTime) -> Trace {
     let (b3, of_b3) = b3::read(headers);
     let of_w3c = w3c::read(headers);
+    let b3 = if of_w3c.is_some() { b3.named_elsewhere() } else { b3 };
     let parent = of_w3c.or(of_b3);
     let ids = parent.and_then(|parent| parent.ids);
     // All zeros are none (Trace Context §3.2.2.3, §3.2.2.4).

@@ -50,7 +50,7 @@ pub enum Counted {
 }
 
 impl Policy {
-    /// The provider that is asked where several of these hold: a proxy asks one, the first by name.
+    /// The provider that is asked of those that these name: a proxy asks one, the first by name.
     pub(crate) fn provider<'a>(policies: impl IntoIterator<Item = &'a Self>) -> Option<&'a str> {
         policies.into_iter().filter_map(|policy| Some(policy.global.as_ref()?.provider.as_str())).min()
     }

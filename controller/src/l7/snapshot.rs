@@ -11,6 +11,7 @@ use fairway_proto::workload::{AppProtocol, Port, Service, Workload};
 use prost::Message;
 
 use super::destinations::{Destinations, Policy, View};
+use super::members::Members;
 use super::model::{Attached, Entry, Target};
 use super::render::listener::{Before, WORKLOADS};
 use super::render::{self, INVALID_BACKEND};
@@ -32,6 +33,8 @@ pub struct Snapshot {
     keys: Arc<KeySets>,
     /// Made for the first client, and again when services, routes or waypoints are others.
     index: Arc<OnceLock<Index>>,
+    /// Who serves the services that clients have asked for, as long as addresses are the same.
+    members: Arc<Members>,
 }
 
 /// Names of services in the translation.
@@ -73,7 +76,7 @@ impl Index {
             let entries = attached.iter().flat_map(|attached| attached.entries());
             let counted = entries.flat_map(|entry| waypoints.rates_of(&entry.route));
             let counted = waypoint.services.values().flat_map(|object| waypoints.rates(gateway, object)).chain(counted);
-            let counting = counted.filter_map(|policy| waypoints.limiter(&[policy]));
+            let counting = counted.filter_map(|policy| waypoints.limiter(&policy.global.as_ref()?.provider));
             let backends: BTreeSet<Target> = backends
                 .chain(told.map(|traced| traced.collector))
                 .chain(counting.map(|limiter| limiter.target.clone()))
@@ -97,7 +100,9 @@ impl Snapshot {
             && Arc::ptr_eq(&before.routes, &translation.routes)
             && Arc::ptr_eq(&before.waypoints, &translation.waypoints);
         let index = if same { Arc::clone(&self.index) } else { Arc::default() };
-        Self { translation, addresses, network: network.to_owned(), keys: Arc::clone(&self.keys), index }
+        let has_same_members = Arc::ptr_eq(&self.addresses, &addresses);
+        let members = if has_same_members { Arc::clone(&self.members) } else { Arc::default() };
+        Self { translation, addresses, network: network.to_owned(), keys: Arc::clone(&self.keys), index, members }
     }
 
     /// The same with these keys.
@@ -109,6 +114,7 @@ impl Snapshot {
             network: self.network.clone(),
             keys,
             index: Arc::clone(&self.index),
+            members: Arc::clone(&self.members),
         }
     }
 
@@ -157,9 +163,12 @@ impl Snapshot {
         is_visible.then_some(service)
     }
 
-    fn members(&self, service: &Service) -> impl Iterator<Item = Workload> {
-        let keys = self.addresses.lookup().of_service(&key(service));
-        keys.filter_map(|key| self.addresses.get(key)?.workload())
+    fn members(&self, service: &Service) -> Arc<[Workload]> {
+        let service = key(service);
+        self.members.of(&service, || {
+            let keys = self.addresses.lookup().of_service(&service);
+            keys.filter_map(|key| self.addresses.get(key)?.workload()).collect()
+        })
     }
 
     /// The resource of a type that is called `name`, as this client needs it.
@@ -225,9 +234,10 @@ impl Snapshot {
                     let tokens = plan.tokens(gateway, object?);
                     let entries = || self.attached(&target).into_iter().flat_map(Attached::entries);
                     let mut rates = plan.rates(gateway, object?);
+                    let limiter = plan.counter(&rates, self.attached(&target)).and_then(|name| plan.limiter(name));
                     rates.extend(entries().flat_map(|entry| plan.rates_of(&entry.route)));
                     let (keys, authorizers) = (&*self.keys, &*plan.authorizers);
-                    let (limiter, traced) = (plan.limiter(&rates), plan.traced(gateway, object?));
+                    let traced = plan.traced(gateway, object?);
                     let before = Before {
                         policies: &policies,
                         authorizers,
@@ -295,8 +305,9 @@ impl Snapshot {
         let subset = target.subset.as_ref().and_then(|name| self.destinations().subset(view, &target.hostname, name));
         let labelled = self.translation.labelled();
         let is_meant = |workload: &Workload| subset.is_none_or(|subset| labelled.has(workload, &subset.labels));
-        let members: Vec<Workload> = self.members(service).filter(is_meant).collect();
-        assignment(&name, service, target.port, members.iter(), client, &self.network, is_direct).encode_to_vec()
+        let members = self.members(service);
+        let members = members.iter().filter(|workload| is_meant(workload));
+        assignment(&name, service, target.port, members, client, &self.network, is_direct).encode_to_vec()
     }
 
     /// What a client follows itself: a waypoint does what is asked for, once.

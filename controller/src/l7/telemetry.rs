@@ -25,6 +25,8 @@ const WHOLE: f64 = 100.0;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Telemetries {
     places: BTreeMap<Place, Tracing>,
+    /// Whose each of these is.
+    owners: BTreeMap<Place, ObjectKey>,
     /// What of each has no effect, or another one.
     pub findings: BTreeMap<ObjectKey, Findings>,
     /// Who is told.
@@ -162,16 +164,15 @@ pub fn read(objects: &Objects, settings: &Settings) -> Telemetries {
         },
         ..Telemetries::default()
     };
-    let mut owners: BTreeMap<Place, ObjectKey> = BTreeMap::new();
     for (key, object) in by_age(objects.telemetries.iter(), |object| &object.metadata) {
         let mut texts = Vec::new();
         if let Some((places, tracing)) = one(key, object, settings, &mut texts) {
             for place in places {
-                if let Some(owner) = owners.get(&place) {
+                if let Some(owner) = all.owners.get(&place) {
                     texts.push(format!("spec: has no effect, as {owner} is older and there, too"));
                     continue;
                 }
-                owners.insert(place.clone(), key.clone());
+                all.owners.insert(place.clone(), key.clone());
                 all.places.insert(place, tracing.clone());
             }
         }
@@ -281,6 +282,15 @@ impl Tracing {
 }
 
 impl Telemetries {
+    /// Says of each that is at a place where nobody enforces it why that is.
+    pub(super) fn note_missed(&mut self, misses: impl Fn(&Place) -> Option<String>) {
+        for (place, owner) in &self.owners {
+            if let (Some(message), Some(findings)) = (misses(place), self.findings.get_mut(owner)) {
+                findings.texts.push(format!("spec.targetRefs: {message}: it has no effect there"));
+            }
+        }
+    }
+
     /// What the waypoint `name` of `namespace` does with traces, as these places say, the most general first; nothing where
     /// nobody is told.
     pub(super) fn traced(&self, (namespace, name): (&str, &str), places: &[Place]) -> Option<Traced> {

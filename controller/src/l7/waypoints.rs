@@ -8,7 +8,7 @@ use fairway_core::source::{Kind, ObjectKey, Objects};
 
 use super::authorizers::Authorizers;
 use super::authz::{Place, Policy, Verdict};
-use super::model::Target;
+use super::model::{Attached, Entry, Routes, Target};
 use super::providers::Limiter;
 use super::rates;
 use super::telemetry::{Telemetries, Traced};
@@ -78,7 +78,7 @@ pub(crate) struct Attachments {
     /// Who may be asked.
     pub(crate) authorizers: Arc<Authorizers>,
     /// Who is told.
-    pub(crate) telemetry: Arc<Telemetries>,
+    pub(crate) telemetry: Telemetries,
 }
 
 /// What is attached, by each of its places; `attach` hears of every object, in turn.
@@ -103,7 +103,7 @@ impl Plan {
         objects: &Objects,
         gateways: &Waypoints<'_>,
         bound: Vec<Bound>,
-        Attachments { policies, tokens, rates, authorizers, telemetry }: Attachments,
+        Attachments { policies, tokens, rates, authorizers, mut telemetry }: Attachments,
         faults: &mut Vec<(ObjectKey, Fault)>,
     ) -> Self {
         let mut plan = Self::default();
@@ -132,6 +132,8 @@ impl Plan {
         let policies = by_place(policies, |policy| &policy.places, &mut attach);
         let tokens = by_place(tokens, |policy| &policy.places, &mut attach);
         let rates = by_place(rates, |policy| &policy.places, &mut attach);
+        telemetry.note_missed(|place| plan.misses(place, objects, &bound));
+        let telemetry = Arc::new(telemetry);
         Self { waypoints: plan.waypoints, policies, tokens, rates, authorizers, telemetry, places: by_object }
     }
 
@@ -203,10 +205,57 @@ impl Plan {
         self.rates.get(&Place::Object(route.clone())).into_iter().flatten().map(Arc::as_ref).collect()
     }
 
-    /// Who counts requests for several proxies where these hold.
+    /// The provider that a waypoint asks before one port of a service: it asks one. Who says how many requests pass whatever
+    /// their route comes before the routes of the service's namespace, and those before the routes of consumers: nobody is
+    /// switched off by who has less to say there.
     #[must_use]
-    pub fn limiter(&self, policies: &[&rates::Policy]) -> Option<&Limiter> {
-        self.telemetry.providers.limiters.get(rates::Policy::provider(policies.iter().copied())?)
+    pub fn counter<'a>(&'a self, of_all: &[&'a rates::Policy], attached: Option<&Attached>) -> Option<&'a str> {
+        let of_producer = || self.counter_of(attached?.producer.as_deref()?);
+        let of_consumers = || attached?.consumers.values().filter_map(|entries| self.counter_of(entries)).min();
+        rates::Policy::provider(of_all.iter().copied()).or_else(of_producer).or_else(of_consumers)
+    }
+
+    /// The provider that RateLimits of these routes name.
+    fn counter_of(&self, entries: &[Entry]) -> Option<&str> {
+        rates::Policy::provider(entries.iter().flat_map(|entry| self.rates_of(&entry.route)))
+    }
+
+    /// Who counts requests for several proxies by this name.
+    #[must_use]
+    pub fn limiter(&self, provider: &str) -> Option<&Limiter> {
+        self.telemetry.providers.limiters.get(provider)
+    }
+
+    /// What of RateLimits has no effect because a waypoint asks another provider.
+    pub(crate) fn unasked(&self, routes: &Routes) -> Vec<(ObjectKey, Fault)> {
+        let named = self.rates.values().flatten().filter_map(|policy| policy.global.as_ref());
+        let named: BTreeSet<&str> = named.map(|global| global.provider.as_str()).collect();
+        if named.len() < 2 {
+            return Vec::new();
+        }
+        let mut unasked: BTreeSet<(&ObjectKey, String)> = BTreeSet::new();
+        for (gateway, waypoint) in &self.waypoints {
+            for (service, object) in &waypoint.services {
+                let Some((_, hostname)) = service.split_once('/') else { continue };
+                let of_all = self.rates(gateway, object);
+                let first = Target { hostname: hostname.to_owned(), port: 0, subset: None };
+                let ports = routes.attached.range(first..).take_while(|(target, _)| target.hostname == hostname);
+                // Without a route, too, as on a port that nothing is attached to.
+                for attached in [None].into_iter().chain(ports.map(|(_, attached)| Some(attached))) {
+                    let Some(asked) = self.counter(&of_all, attached) else { continue };
+                    let entries = attached.into_iter().flat_map(Attached::entries);
+                    let of_routes = entries.flat_map(|entry| self.rates_of(&entry.route));
+                    for policy in of_all.iter().copied().chain(of_routes) {
+                        if policy.global.as_ref().is_some_and(|global| global.provider != asked) {
+                            let why = format!("its waypoint asks {asked:?}, and can ask one");
+                            unasked.insert((&policy.object, format!("has no effect on {object}: {why}")));
+                        }
+                    }
+                }
+            }
+        }
+        let fault = |message| Fault { field: "spec.global.provider".to_owned(), message };
+        unasked.into_iter().map(|(object, message)| (object.clone(), fault(message))).collect()
     }
 
     /// What a waypoint does with traces before a service.
@@ -260,5 +309,89 @@ impl Plan {
             Place::Class(waypoint.class.clone()),
         ];
         own.chain(of_gateway).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use fairway_core::source::directory::load;
+
+    use super::*;
+    use crate::l7::providers;
+    use crate::state::Published;
+    use crate::translate::Settings;
+
+    const MESH: &str = "extensionProviders:\n\
+        - {name: a, fairwayRateLimitGrpc: {service: a.shop.svc.cluster.local, port: 8081, domain: shop}}\n\
+        - {name: b, fairwayRateLimitGrpc: {service: b.shop.svc.cluster.local, port: 8081, domain: shop}}\n\
+        - {name: c, fairwayRateLimitGrpc: {service: c.shop.svc.cluster.local, port: 8081, domain: shop}}\n";
+    const BOUND: &str = r#"
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: way, namespace: shop}
+spec: {gatewayClassName: fairway-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop, labels: {istio.io/use-waypoint: way}}
+spec: {clusterIP: 10.96.0.2, ports: [{name: http, port: 80}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: own, namespace: shop}
+spec: {parentRefs: [{group: "", kind: Service, name: web}], rules: [{backendRefs: [{name: web, port: 80}]}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: theirs, namespace: other}
+spec:
+  parentRefs: [{group: "", kind: Service, name: web, namespace: shop}]
+  rules: [{backendRefs: [{name: web, port: 80, namespace: shop}]}]
+"#;
+
+    /// A RateLimit, called as its provider, for something of its namespace.
+    fn asking(provider: &str, namespace: &str, target: &str) -> String {
+        format!(
+            "---\napiVersion: fairway.dev/v1alpha1\nkind: RateLimit\nmetadata: {{name: {provider}, namespace: {namespace}}}\n\
+             spec: {{targetRefs: [{{{target}}}], global: {{provider: {provider}, descriptors: [{{entries: [{{key: k, value: v}}]}}]}}}}\n"
+        )
+    }
+
+    #[test]
+    fn who_says_less_switches_off_no_other_counter_and_is_told() {
+        const SERVICE: &str = "group: \"\", kind: Service, name: web";
+        const OWN: &str = "group: gateway.networking.k8s.io, kind: HTTPRoute, name: own";
+        const THEIRS: &str = "group: gateway.networking.k8s.io, kind: HTTPRoute, name: theirs";
+        let of_service = asking("c", "shop", SERVICE);
+        let of_own = asking("b", "shop", OWN);
+        let of_theirs = asking("a", "other", THEIRS);
+        let rows: [(Vec<&String>, &str, &[&str]); 5] = [
+            (vec![&of_theirs], "a", &[]),
+            (vec![&of_own], "b", &[]),
+            (vec![&of_own, &of_theirs], "b", &["a"]),
+            (vec![&of_service, &of_theirs], "c", &["a"]),
+            (vec![&of_service, &of_own, &of_theirs], "c", &["a", "b"]),
+        ];
+        let settings = Settings { providers: Arc::new(providers::read(MESH).unwrap()), ..Settings::default() };
+        for (limits, asked, told) in rows {
+            let root = tempfile::tempdir().unwrap();
+            let limits: String = limits.into_iter().map(String::as_str).collect();
+            std::fs::write(root.path().join("a.yaml"), format!("{BOUND}{limits}")).unwrap();
+            let published = Published::default().next(Arc::new(load(root.path(), None)), &settings);
+            let snapshot = published.world.l7();
+            let plan = snapshot.waypoints();
+            let (gateway, service) =
+                (("shop".to_owned(), "way".to_owned()), ObjectKey::new(Kind::Service, "shop", "web"));
+            let target = Target::parse("web.shop.svc.cluster.local:80").unwrap();
+            let attached = snapshot.routes().attached.get(&target);
+            assert_eq!(plan.counter(&plan.rates(&gateway, &service), attached), Some(asked), "{limits}");
+            let problems = published.problems.iter().filter(|problem| problem.field == "spec.global.provider");
+            let problems: Vec<(&str, &str)> =
+                problems.map(|problem| (problem.object.name.as_str(), problem.message.as_str())).collect();
+            let mut names: Vec<&str> = problems.iter().map(|(name, _)| *name).collect();
+            names.sort_unstable();
+            assert_eq!(names, told, "{problems:?}");
+            assert!(problems.iter().all(|(_, message)| message.contains(&format!("{asked:?}"))), "{problems:?}");
+        }
     }
 }

@@ -15,6 +15,10 @@ use crate::state::Published;
 /// Condition of objects whose status is others' as well.
 pub(super) const FAIRWAY_ACCEPTED: &str = "fairway.dev/Accepted";
 
+/// Addresses with which a status keeps those of hosts that are given none now, of which those that went last come first:
+/// twice what the 256 hosts have that an entry may have.
+const MAXIMUM_ADDRESSES: usize = 1024;
+
 /// What is said of one of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Addressed {
@@ -97,9 +101,14 @@ pub(super) fn compare(said: &Addressed, published: &Published, key: &ObjectKey, 
     let kept = published.loaded.objects.service_entries.get(key).map(|entry| entry.status.addresses.as_slice());
     let kept = kept.unwrap_or_default();
     let given = said.given.iter().map(|(host, value)| StatusAddress { host: host.clone(), value: value.to_string() });
-    let given: Vec<StatusAddress> = given.collect();
-    // What is not in use any more stays: it may be again.
-    let addresses = if given.is_empty() { kept } else { &given };
+    let mut addresses: Vec<StatusAddress> = given.collect();
+    // What is not in use any more stays: it may be again. What is for the only host, without its name, is for one that has some.
+    let is_given = |host: &str| match host {
+        "" => !said.given.is_empty(),
+        host => said.given.iter().any(|(known, _)| known == host),
+    };
+    let room = MAXIMUM_ADDRESSES.saturating_sub(addresses.len());
+    addresses.extend(kept.iter().filter(|it| !is_given(&it.host)).take(room).cloned());
     if !addresses.is_empty() {
         status["addresses"] = json!(addresses);
     }
@@ -113,8 +122,8 @@ mod tests {
     use fairway_core::source::directory::load;
 
     use super::*;
-    use crate::translate::Settings;
     use crate::translate::vip::Addresses;
+    use crate::translate::{Problem, Settings};
 
     /// What is said of the only such object.
     fn said(manifests: &str) -> Option<(Value, bool)> {
@@ -168,6 +177,59 @@ mod tests {
         let (status, _) = said(&entry(other)).unwrap();
         assert_eq!(status["addresses"], json!([{"host": "a.example", "value": "240.240.7.7"}]));
         assert!(!said(&entry(&format!("status: {status}"))).unwrap().1, "said already");
+    }
+
+    #[test]
+    fn addresses_of_a_host_that_is_given_none_for_a_while_are_not_forgotten() {
+        let entry = |hosts: &str, status: &str| {
+            format!(
+                "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: far, namespace: shop}}\n\
+                 spec: {{hosts: [{hosts}], ports: [{{number: 80, name: http, protocol: HTTP}}], resolution: STATIC}}\n{status}\n"
+            )
+        };
+        let (both, _) = said(&entry("a.example, b.example", "")).unwrap();
+        assert_eq!(both["addresses"].as_array().map(Vec::len), Some(4), "{both}");
+        let (one, is_new) = said(&entry("a.example", &format!("status: {both}"))).unwrap();
+        assert_eq!((&one["addresses"], is_new), (&both["addresses"], false));
+        let (other, _) = said(&entry("b.example", &format!("status: {one}"))).unwrap();
+        let hosts: Vec<&Value> = other["addresses"].as_array().unwrap().iter().map(|it| &it["host"]).collect();
+        assert_eq!(hosts, ["b.example", "b.example", "a.example", "a.example"]);
+        let (again, _) = said(&entry("a.example, b.example", &format!("status: {other}"))).unwrap();
+        assert_eq!(again["addresses"], both["addresses"]);
+    }
+
+    #[test]
+    fn a_status_is_believed_where_hosts_are_given_such_addresses_and_once() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |name: &str, year: u32, values: &[&str]| {
+            let host = format!("{name}.example");
+            let addresses: Vec<Value> = values.iter().map(|value| json!({"host": host, "value": value})).collect();
+            let entry = json!({"apiVersion": "networking.istio.io/v1", "kind": "ServiceEntry",
+                "metadata": {"name": name, "namespace": "shop", "creationTimestamp": format!("{year}-01-01T00:00:00Z")},
+                "spec": {"hosts": [host], "ports": [{"number": 80, "name": "http"}], "resolution": "STATIC"},
+                "status": {"addresses": addresses}});
+            std::fs::write(root.path().join(format!("{name}.yaml")), entry.to_string()).unwrap();
+        };
+        write("older", 2024, &["240.240.0.9", "2001:2::9"]);
+        write("copy", 2025, &["240.240.0.9", "2001:2::9"]);
+        write("outside", 2023, &["10.96.0.10"]);
+        write("half", 2026, &["240.240.0.9", "2001:2::77"]);
+        let published = Published::default().next(Arc::new(load(root.path(), None)), &Settings::default());
+        let outcome = |name: &str| {
+            let key = ObjectKey::new(Kind::ServiceEntry, "shop", name);
+            let given: Vec<String> = published.given(&key).iter().map(|(_, address)| address.to_string()).collect();
+            let is_meant = |problem: &&Problem| problem.object == key && problem.field == "status.addresses";
+            (given, published.problems.iter().filter(is_meant).count())
+        };
+        let alone = |name: &str| -> Vec<String> {
+            let given = Addresses::default().allocate("shop", &format!("{name}.example"));
+            given.iter().map(ToString::to_string).collect()
+        };
+        let texts = |all: [&str; 2]| all.map(str::to_owned).to_vec();
+        assert_eq!(outcome("older"), (texts(["240.240.0.9", "2001:2::9"]), 0));
+        assert_eq!(outcome("copy"), (alone("copy"), 2));
+        assert_eq!(outcome("outside"), (alone("outside"), 1));
+        assert_eq!(outcome("half"), (texts(["2001:2::77", &alone("half")[0]]), 1));
     }
 
     #[test]

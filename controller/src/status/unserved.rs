@@ -114,5 +114,15 @@ mod tests {
                         spec: {tracing: [], accessLogging: [{disabled: true}]}\n";
         let [(_, said)] = telemetry(&published(manifest)).into_iter().collect::<Vec<_>>().try_into().unwrap();
         assert!(!said.holds && said.message.starts_with("spec.accessLogging: has no effect"), "{said:?}");
+        let service = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {clusterIP: 10.96.0.1}\n---\n";
+        for (name, why) in [("web", "Service shop/web has no waypoint"), ("none", "there is no Service shop/none")] {
+            let manifest = format!(
+                "{service}apiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {{name: one, namespace: shop}}\n\
+                 spec: {{targetRefs: [{{group: \"\", kind: Service, name: {name}}}], tracing: [{{randomSamplingPercentage: 1}}]}}\n"
+            );
+            let [(_, said)] = telemetry(&published(&manifest)).into_iter().collect::<Vec<_>>().try_into().unwrap();
+            let expected = format!("spec.targetRefs: {why}: it has no effect there");
+            assert!(!said.holds && said.message == expected, "{said:?}");
+        }
     }
 }

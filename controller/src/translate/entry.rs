@@ -169,8 +169,7 @@ impl Entries {
             }
             let mut vips = addresses.clone();
             if vips.is_empty() && !is_wildcard && wants_addresses(entry) {
-                let kept = kept_addresses(entry, host);
-                let given = if kept.is_empty() { allocated.allocate(&key.namespace, host) } else { kept };
+                let given = self.give(key, entry, host, allocated);
                 vips = given.iter().copied().map(IpNet::from).collect();
                 let of_entry = self.given.entry(key.clone()).or_default();
                 of_entry.extend(given.into_iter().map(|address| ((*host).to_owned(), address)));
@@ -193,6 +192,37 @@ impl Entries {
             return;
         }
         self.add_endpoints(key, entry, &keys, hosts, around);
+    }
+
+    /// The addresses of a host for which none are written. Those of before are its own still, so that who has come to it by one
+    /// goes on doing so, whatever other hosts come and go (docs/adr/0026-addresses-of-hosts-are-kept.md). In place of what it
+    /// may not keep it gets another one of that version.
+    fn give(&mut self, key: &ObjectKey, entry: &ServiceEntry, host: &str, allocated: &mut Addresses) -> Vec<IpAddr> {
+        let (mut kept, mut lost): (Vec<IpAddr>, Vec<IpAddr>) = (Vec::new(), Vec::new());
+        for value in addresses_before(entry, host) {
+            let problem = match value.parse::<IpAddr>() {
+                Ok(address) if kept.contains(&address) => None,
+                Ok(address) => {
+                    let problem = allocated.keep(address, &key.namespace, host).err();
+                    let list = if problem.is_none() { &mut kept } else { &mut lost };
+                    list.push(address);
+                    problem
+                }
+                Err(_) => Some("is no address".to_owned()),
+            };
+            if let Some(problem) = problem {
+                let message = format!("{value:?} of {host} {problem}; it is not used");
+                self.fault(key, Fault { field: "status.addresses".to_owned(), message });
+            }
+        }
+        let has_version = |all: &[IpAddr], wanted: &IpAddr| all.iter().any(|it| it.is_ipv4() == wanted.is_ipv4());
+        if !kept.is_empty() && lost.iter().all(|address| has_version(&kept, address)) {
+            return kept;
+        }
+        let mut new = allocated.allocate(&key.namespace, host);
+        new.retain(|address| kept.is_empty() || (has_version(&lost, address) && !has_version(&kept, address)));
+        kept.extend(new);
+        kept
     }
 
     fn add_endpoints(
@@ -376,12 +406,11 @@ fn wants_addresses(entry: &ServiceEntry) -> bool {
         && label(&entry.metadata, AUTOALLOCATE) != Some("false")
 }
 
-/// The addresses that a host was given before: who has come to it by one goes on doing so, whatever other hosts come and go
-/// (docs/adr/0026-addresses-of-hosts-are-kept.md).
-fn kept_addresses(entry: &ServiceEntry, host: &str) -> Vec<IpAddr> {
+/// The addresses that a host was given before, as its entry's status says.
+fn addresses_before<'a>(entry: &'a ServiceEntry, host: &'a str) -> impl Iterator<Item = &'a str> {
     let is_only = entry.spec.hosts.len() == 1;
-    let of_host = entry.status.addresses.iter().filter(|it| it.host == host || (it.host.is_empty() && is_only));
-    of_host.filter_map(|address| address.value.parse().ok()).collect()
+    let of_host = entry.status.addresses.iter().filter(move |it| it.host == host || (it.host.is_empty() && is_only));
+    of_host.map(|address| address.value.as_str())
 }
 
 /// What proxies are told of an endpoint or a WorkloadEntry.

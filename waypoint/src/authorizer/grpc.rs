@@ -27,7 +27,7 @@ pub(super) async fn ask(
     authorizer: &Authorizer,
     question: &Question<'_>,
 ) -> Result<Verdict, Failure> {
-    let call = Call { cluster: &authorizer.cluster, method: METHOD, timeout: authorizer.timeout };
+    let call = Call { cluster: &authorizer.cluster, method: METHOD, timeout: authorizer.timeout, may_repeat: true };
     let answered = call.unary(connection, config, &check(connection, authorizer, question)).await;
     match answered {
         Ok(answer) => verdict(answer),

@@ -43,7 +43,9 @@ pub(super) async fn ask(
         is_http2: false,
         hash: None,
     };
-    let answer = forward::ask(connection, config, &authorizer.cluster, outgoing, body, authorizer.timeout).await?;
+    // To ask twice is to ask once.
+    let (cluster, patience) = (&authorizer.cluster, authorizer.timeout);
+    let answer = forward::ask(connection, config, cluster, outgoing, body, patience, true).await?;
     verdict(authorizer, answer)
 }
 
@@ -88,6 +90,7 @@ mod tests {
 
     use super::*;
     use crate::config::Text;
+    use crate::forward::Unread;
 
     fn authorizer() -> Authorizer {
         let speech = Speech::Http {
@@ -126,7 +129,7 @@ mod tests {
     #[test]
     fn a_head_decides_whatever_becomes_of_the_body() {
         let answer = |status| {
-            let body = Err(Failure::new(Reason::AuthorizerFailed, "too long"));
+            let body = Err(Unread::TooLong(1));
             verdict(&authorizer(), Answer { status, headers: HeaderMap::new(), body, trailers: HeaderMap::new() })
         };
         assert_eq!(answer(StatusCode::OK), Ok(Verdict::Passes(Changes::default())));

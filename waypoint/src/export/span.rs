@@ -9,6 +9,7 @@ use fairway_proto::otlp::common::{AnyValue, KeyValue};
 use fairway_proto::otlp::trace::span::SpanKind;
 use fairway_proto::otlp::trace::status::StatusCode;
 use fairway_proto::otlp::trace::{Span, Status};
+use http::Method;
 
 use crate::stream::Connection;
 use crate::telemetry::{Done, flags};
@@ -52,14 +53,16 @@ fn status(done: &Done) -> Status {
         || done.grpc_status.is_some_and(|status| GRPC_ERRORS.contains(&status))
         || matches!(done.reason, Reason::ResetByPeer | Reason::TimedOut);
     let code = if is_error { StatusCode::Error } else { StatusCode::Unset };
-    let message = done.detail.clone().filter(|_| is_error).unwrap_or_default();
+    let message = done.detail.as_deref().filter(|_| is_error).map(shortened).unwrap_or_default();
     Status { message, code: code.into() }
 }
 
 fn attributes(connection: &Connection, done: &Done, trace: &Trace) -> Vec<KeyValue> {
     let failed = done.reason != Reason::Ok;
+    let (method, original) = method(&done.method);
     let texts = [
-        ("http.request.method", Some(done.method.as_str().to_owned())),
+        ("http.request.method", Some(method)),
+        ("http.request.method_original", original),
         ("url.scheme", Some("http".to_owned())),
         ("url.path", Some(shortened(&done.path))),
         ("server.address", Some(shortened(&done.authority))),
@@ -86,6 +89,27 @@ fn attributes(connection: &Connection, done: &Done, trace: &Trace) -> Vec<KeyVal
     texts.chain(numbers).chain(tags).collect()
 }
 
+/// The method, and what it was if it is none of those that are known: a client may make up any (semantic conventions for HTTP,
+/// `http.request.method`).
+fn method(method: &Method) -> (String, Option<String>) {
+    let is_known = matches!(
+        *method,
+        Method::CONNECT
+            | Method::DELETE
+            | Method::GET
+            | Method::HEAD
+            | Method::OPTIONS
+            | Method::PATCH
+            | Method::POST
+            | Method::PUT
+            | Method::TRACE
+    );
+    if is_known {
+        return (method.as_str().to_owned(), None);
+    }
+    ("_OTHER".to_owned(), Some(shortened(method.as_str())))
+}
+
 pub(super) fn text(key: &str, value: &str) -> KeyValue {
     attribute(key, Value::StringValue(value.to_owned()))
 }
@@ -96,4 +120,33 @@ fn number(key: &str, value: u64) -> KeyValue {
 
 fn attribute(key: &str, value: Value) -> KeyValue {
     KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trace::TEXT_BYTES;
+
+    #[test]
+    fn methods_that_clients_make_up_are_one_and_no_longer_than_other_texts() {
+        let long = "X".repeat(TEXT_BYTES + 1);
+        let rows = [
+            ("GET", "GET", None),
+            ("PATCH", "PATCH", None),
+            ("get", "_OTHER", Some("get")),
+            ("PROPFIND", "_OTHER", Some("PROPFIND")),
+            (long.as_str(), "_OTHER", long.get(1..)),
+        ];
+        for (said, expected, original) in rows {
+            let told = method(&Method::from_bytes(said.as_bytes()).unwrap());
+            assert_eq!((told.0.as_str(), told.1.as_deref()), (expected, original), "{said}");
+        }
+    }
+
+    #[test]
+    fn what_went_wrong_is_no_longer_than_other_texts() {
+        let mut done = Done::begun(Method::GET, "/".to_owned(), false);
+        (done.status, done.detail) = (503, Some("x".repeat(TEXT_BYTES + 1)));
+        assert_eq!(status(&done).message.len(), TEXT_BYTES);
+    }
 }

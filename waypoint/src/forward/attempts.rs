@@ -64,6 +64,13 @@ pub(super) struct Missed {
     pub(super) failure: Failure,
 }
 
+impl Missed {
+    /// Whether the endpoint has done nothing about it, so that it may be sent again whatever it is.
+    pub(super) fn is_untouched(&self) -> bool {
+        matches!(self.result, retry::Result::Refused)
+    }
+}
+
 impl Target {
     /// The cluster of this name, if there is one.
     pub(super) fn of(connection: &Connection, config: &Config, name: &Arc<str>) -> Option<Self> {

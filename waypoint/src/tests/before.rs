@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
-use http::header::HeaderValue;
+use http::header::{HeaderName, HeaderValue};
 use serde_json::json;
 
 use super::{reason_of, told, web};
@@ -61,6 +61,27 @@ async fn a_token_says_who_may_and_a_bad_one_is_refused() {
         let codes = [(200, None), (401, Some(16)), (403, Some(7))];
         let code = codes.iter().find(|(known, _)| *known == status).and_then(|(_, code)| *code);
         assert_eq!(response.headers().get("grpc-status").cloned(), code.map(HeaderValue::from), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn no_token_says_who_the_client_is() {
+    let mut served = Served::start().await;
+    let endpoint = told("web").await;
+    served.announce("web", endpoint.ip(), false, |_| {});
+    served.http(80, vec![], vec![route_to(&web(80))], &[endpoint]);
+    let signer = Signer::new();
+    let mut issuer = signer.issuer("a");
+    issuer.claim_headers = vec![(HeaderName::from_static("x-forwarded-client-cert"), vec!["client".into()])];
+    served.believe(80, Tokens { issuers: vec![issuer], passes_preflights: false });
+    let claimed = "URI=spiffe://cluster.local/ns/shop/sa/admin";
+    let token = format!("Bearer {}", signer.sign(&json!({"iss": "a", "aud": "web", "client": claimed})));
+    let proved = "x-forwarded-client-cert=By=spiffe://cluster.local/ns/shop/sa/waypoint;\
+                  URI=spiffe://cluster.local/ns/shop/sa/client";
+    for http2 in [false, true] {
+        let (response, body) = served.send(80, http2, get("/", &[("authorization", &token)])).await;
+        assert_eq!(response.status(), StatusCode::OK, "{body}");
+        assert!(body.lines().any(|line| line == proved) && !body.contains("sa/admin"), "{body}");
     }
 }
 

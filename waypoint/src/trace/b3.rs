@@ -22,6 +22,13 @@ pub(super) struct Forms {
     is_debug: bool,
 }
 
+impl Forms {
+    /// Of a trace whose name was said in another form, which is told in full.
+    pub(super) fn named_elsewhere(self) -> Self {
+        Self { is_short: false, ..self }
+    }
+}
+
 /// What is said of whether a request is told about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Decision {

@@ -88,7 +88,7 @@ fn endpoints_are_told_in_the_forms_that_the_client_knows() {
     let short = "00-00000000000000008448eb211c80319c-00000000000000bb-00";
     let fresh = "00-000000000000000000000000000000aa-00000000000000bb-01";
     type Lines<'a> = &'a [(&'static str, &'a str)];
-    let rows: [(Lines<'_>, Lines<'_>); 6] = [
+    let rows: [(Lines<'_>, Lines<'_>); 7] = [
         (&[("traceparent", parent), ("tracestate", "a=b,c=d")], &[("traceparent", own), ("tracestate", "a=b,c=d")]),
         (&[("traceparent", "nothing"), ("tracestate", "a=b")], &[("traceparent", fresh)]),
         (
@@ -113,6 +113,10 @@ fn endpoints_are_told_in_the_forms_that_the_client_knows() {
         (&[("b3", "d")], &[("b3", "000000000000000000000000000000aa-00000000000000bb-d"), ("traceparent", fresh)]),
         (
             &[("traceparent", parent), ("b3", "1")],
+            &[("traceparent", own), ("b3", "0af7651916cd43dd8448eb211c80319c-00000000000000bb-1-00f067aa0ba902b7")],
+        ),
+        (
+            &[("traceparent", parent), ("b3", "00000000000000cc-00000000000000dd-0")],
             &[("traceparent", own), ("b3", "0af7651916cd43dd8448eb211c80319c-00000000000000bb-1-00f067aa0ba902b7")],
         ),
     ];
@@ -141,17 +145,25 @@ fn spans_say_what_the_telemetry_asks_for_and_no_more_of_it_than_fits() {
 }
 
 proptest! {
-    /// Whatever a client says, there is one span, which is told on in a form that can be read again.
+    /// Whatever a client says, there is one span, which is told on in forms of which each can be read again by itself.
     #[test]
     fn whatever_is_said_can_be_continued(
-        parent in "[0-9a-f-]{0,60}|[ -~]{0,60}", b3 in "[0-9a-fd-]{0,60}", trace in "[0-9a-f]{16,32}", span in "[0-9a-f]{16}",
+        parent in "00-[0-9a-f]{32}-[0-9a-f]{16}-0[01]|[0-9a-f-]{0,60}|[ -~]{0,60}",
+        b3 in "([0-9a-f]{16}){1,2}-[0-9a-f]{16}-[01d]|[0-9a-fd-]{0,60}",
+        trace in "[0-9a-f]{16,32}",
+        span in "[0-9a-f]{16}",
     ) {
         let said: &[(&'static str, &str)] =
             &[("traceparent", &parent), ("b3", &b3), ("x-b3-traceid", &trace), ("x-b3-spanid", &span)];
         let trace = begun(said);
         let mut told = headers(said);
         trace.write(&mut told);
-        let next = begin(&trace.tracing, &told, DRAWN, SystemTime::UNIX_EPOCH);
-        prop_assert_eq!((next.trace, next.parent, next.is_sampled), (trace.trace, Some(trace.span), trace.is_sampled));
+        // In the order in which they count.
+        for form in ["traceparent", "b3", "x-b3-traceid"] {
+            let next = begin(&trace.tracing, &told, DRAWN, SystemTime::UNIX_EPOCH);
+            let read = (next.trace, next.parent, next.is_sampled);
+            prop_assert_eq!(read, (trace.trace, Some(trace.span), trace.is_sampled), "{}", form);
+            prop_assert!(told.remove(form).is_some(), "{}", form);
+        }
     }
 }

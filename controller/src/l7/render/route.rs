@@ -78,9 +78,7 @@ pub fn at_waypoint(
     of_all: &[&rates::Policy],
     plan: &Plan,
 ) -> RouteConfiguration {
-    let entries = attached.into_iter().flat_map(Attached::entries);
-    let of_routes = entries.flat_map(|entry| plan.rates_of(&entry.route));
-    let provider = rates::Policy::provider(of_all.iter().copied().chain(of_routes));
+    let provider = plan.counter(of_all, attached);
     let routes = |entry: &Entry, target: &Target, client: &Client| {
         let own: Vec<_> = plan.rates_of(&entry.route).into_iter().filter(|policy| !of_all.contains(policy)).collect();
         let mut routes = routes(entry, target, client);

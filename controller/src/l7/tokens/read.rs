@@ -9,6 +9,7 @@ use http::Uri;
 
 use super::{Issuer, Keys, Origin, Policy, keys};
 use crate::l7::authz::read::places;
+use crate::l7::rates::CLIENT_HEADER;
 use crate::l7::rules::text;
 use crate::translate::Fault;
 
@@ -22,6 +23,28 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const MAXIMUM_TIMEOUT: Duration = Duration::from_secs(30);
 /// Claims that are always lists with spaces between (RFC 8693 §4.2, and what some issuers call it).
 const LISTS: [&str; 2] = ["scope", "permission"];
+/// Headers by which a message is framed and addressed, or by which endpoints know whom a waypoint has seen: they are the
+/// waypoint's alone. It takes away what tokens are read from or written to.
+const TAKEN: [&str; 14] = [
+    "host",
+    "content-length",
+    "transfer-encoding",
+    "connection",
+    "upgrade",
+    "te",
+    "trailer",
+    "keep-alive",
+    "proxy-connection",
+    CLIENT_HEADER,
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "x-request-id",
+];
+/// What begins so tells a proxy what to do.
+const TAKEN_PREFIX: &str = "x-envoy-";
+/// Where tokens are: a claim in their place would be one to the endpoint, and one of a client would be gone before it is read.
+const TOKEN: &str = "authorization";
 /// What is said of one that nobody enforces.
 const NO_TARGETS: &str = "is missing: node proxies do not look into requests, so this has no effect; name a Service, a Gateway or, in the \
      root namespace, a GatewayClass";
@@ -91,11 +114,11 @@ impl Reader {
             }
         }
         let payload = rule.output_payload_to_header.as_ref();
-        let payload_header = payload.and_then(|name| self.header(&format!("{at}.outputPayloadToHeader"), name));
+        let payload_header = payload.and_then(|name| self.output(&format!("{at}.outputPayloadToHeader"), name));
         let mut claim_headers = Vec::new();
         for (index, output) in rule.output_claim_to_headers.iter().enumerate() {
             let at = format!("{at}.outputClaimToHeaders[{index}]");
-            let header = self.header(&format!("{at}.header"), &output.header);
+            let header = self.output(&format!("{at}.header"), &output.header);
             if output.claim.is_empty() || !text::is_clean(&output.claim) {
                 self.fault(format!("{at}.claim"), "is no name of a claim");
             }
@@ -123,10 +146,20 @@ impl Reader {
         }
     }
 
-    /// The name of a header that may be written or taken away.
+    /// The name of a header that may be written.
+    fn output(&mut self, at: &str, name: &str) -> Option<String> {
+        if name.eq_ignore_ascii_case(TOKEN) {
+            self.fault(at, format!("{name:?} is for tokens, and no name of such a header"));
+            return None;
+        }
+        self.header(at, name)
+    }
+
+    /// The name of a header that may be read, and taken away.
     fn header(&mut self, at: &str, name: &str) -> Option<String> {
         let lower = name.to_ascii_lowercase();
-        if !text::is_header_name(&lower) || lower == "host" {
+        let is_taken = TAKEN.contains(&lower.as_str()) || lower.starts_with(TAKEN_PREFIX);
+        if !text::is_header_name(&lower) || is_taken {
             self.fault(at, format!("{name:?} is no name of such a header"));
             return None;
         }
@@ -174,6 +207,47 @@ pub(crate) fn check_url(url: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Fields of what is wrong with this rule.
+    fn wrong(rule: &str) -> Vec<String> {
+        let keys = r#"jwks: '{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}'"#;
+        let object = format!(
+            "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: a, namespace: shop}}\n\
+             spec:\n  targetRefs: [{{group: \"\", kind: Service, name: web}}]\n  jwtRules: [{{issuer: a, {keys}, {rule}}}]\n"
+        );
+        let object: RequestAuthentication = serde_saphyr::from_str(&object).unwrap();
+        let faults = read(&object, "fairway-system").err().unwrap_or_default();
+        faults.into_iter().map(|fault| fault.field).collect()
+    }
+
+    #[test]
+    fn headers_that_are_the_waypoints_own_are_neither_read_nor_written() {
+        let (from, claim, payload) = ("fromHeaders[0].name", "outputClaimToHeaders[0].header", "outputPayloadToHeader");
+        let rows = [
+            ("X-User", vec![]),
+            ("Authorization", vec![claim, payload]),
+            ("X-Forwarded-Client-Cert", vec![from, claim, payload]),
+            ("Host", vec![from, claim, payload]),
+            ("content-length", vec![from, claim, payload]),
+            ("Transfer-Encoding", vec![from, claim, payload]),
+            ("x-forwarded-for", vec![from, claim, payload]),
+            ("X-Request-Id", vec![from, claim, payload]),
+            ("x-envoy-retry-on", vec![from, claim, payload]),
+            ("a b", vec![from, claim, payload]),
+        ];
+        for (name, expected) in rows {
+            let found: Vec<String> = [
+                format!("fromHeaders: [{{name: {name}}}]"),
+                format!("outputClaimToHeaders: [{{header: {name}, claim: sub}}]"),
+                format!("outputPayloadToHeader: {name}"),
+            ]
+            .iter()
+            .flat_map(|rule| wrong(rule))
+            .collect();
+            let expected: Vec<String> = expected.iter().map(|field| format!("spec.jwtRules[0].{field}")).collect();
+            assert_eq!(found, expected, "{name}");
+        }
+    }
 
     #[test]
     fn keys_are_fetched_from_the_web_only() {
