@@ -77,6 +77,9 @@ struct Holding {
 /// What a proxy said: the contents, nothing, or that it could not be asked.
 type Said = std::result::Result<Option<String>, String>;
 
+/// A proxy, as what it would hold the object, and what it said.
+type Asked<'a> = (&'a Proxy, Found, Said);
+
 /// Asks, and prints.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let key = object(&arguments.object, &arguments.namespace)?;
@@ -89,13 +92,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 fn look(arguments: &Arguments, key: &ObjectKey) -> Result<()> {
     let mesh = arguments.place.mesh()?;
     let proxies = proxy_status::proxies(&mesh)?;
-    let found = found(key.kind);
-    let asked: Vec<(&Proxy, Said)> = proxies
+    let asked: Vec<Asked<'_>> = proxies
         .iter()
-        .filter(|proxy| (proxy.kind == "waypoint") == (found == Found::AtWaypoints))
-        .map(|proxy| (proxy, ask(&mesh, proxy, found, key).map_err(|error| error.to_string())))
+        .filter_map(|proxy| Some((proxy, found(key.kind, proxy.kind == "waypoint")?)))
+        .map(|(proxy, found)| (proxy, found, ask(&mesh, proxy, found, key).map_err(|error| error.to_string())))
         .collect();
-    let holdings = holdings(&asked, found);
+    let holdings = holdings(&asked);
     arguments.format.print(&holdings, |colour| shown(key, &holdings, colour))
 }
 
@@ -117,12 +119,18 @@ fn object(text: &str, namespace: &str) -> Result<ObjectKey> {
     if name.is_empty() { Err(wrong()) } else { Ok(ObjectKey::new(kind, namespace, name)) }
 }
 
-fn found(kind: Kind) -> Found {
-    match kind {
-        Kind::Pod | Kind::WorkloadEntry => Found::Workload,
-        Kind::Service | Kind::ServiceEntry => Found::Service,
-        Kind::AuthorizationPolicy | Kind::PeerAuthentication => Found::Policy,
-        _ => Found::AtWaypoints,
+/// As what a proxy would hold an object of this kind; nothing where it never does. A policy with targets is waypoints', and
+/// any other is the nodes'; which it is, is theirs to say.
+fn found(kind: Kind, is_waypoint: bool) -> Option<Found> {
+    let at_nodes = match kind {
+        Kind::Pod | Kind::WorkloadEntry => Some(Found::Workload),
+        Kind::Service | Kind::ServiceEntry => Some(Found::Service),
+        Kind::AuthorizationPolicy | Kind::PeerAuthentication => Some(Found::Policy),
+        _ => None,
+    };
+    match is_waypoint {
+        false => at_nodes,
+        true => (at_nodes.is_none() || kind == Kind::AuthorizationPolicy).then_some(Found::AtWaypoints),
     }
 }
 
@@ -172,33 +180,45 @@ fn places(kind: Kind) -> &'static [&'static str] {
 fn named(dump: &Value, key: &ObjectKey) -> Option<String> {
     let name = format!("{}/{}", key.namespace, key.name);
     let mut parts = places(key.kind).iter().filter_map(|place| dump.get(place));
-    let is_there = parts.any(|part| has_name(&part.to_string(), &name, !is_numbered(key.kind)));
+    let is_there = parts.any(|part| has_name(&part.to_string(), &name, numbers(key.kind)));
     is_there.then_some(name)
 }
 
-/// Whether parts of such an object are called after it with their numbers behind: `NAMESPACE/NAME/0`.
-fn is_numbered(kind: Kind) -> bool {
-    !matches!(kind, Kind::AuthorizationPolicy | Kind::RequestAuthentication | Kind::PeerAuthentication)
+/// How many numbers are behind the name of an object in those of its parts: `NAMESPACE/NAME/RULE` of a policy, and of a route
+/// one more, of the match.
+fn numbers(kind: Kind) -> usize {
+    match kind {
+        Kind::AuthorizationPolicy | Kind::RequestAuthentication | Kind::PeerAuthentication => 1,
+        _ => 2,
+    }
 }
 
-/// Whether a text has this name as a whole: neither as the end of another one nor as its beginning.
-fn has_name(text: &str, name: &str, ends_at_slash: bool) -> bool {
+/// Whether a text has this name as a whole, with so many numbers behind it at most: neither as the end of another one nor as
+/// its beginning.
+fn has_name(text: &str, name: &str, numbers: usize) -> bool {
     let is_part = |it: char| it.is_ascii_alphanumeric() || matches!(it, '-' | '_');
     let is_whole = |index: usize| {
         let before = text.get(..index).and_then(|before| before.chars().next_back());
-        let mut after = text.get(index + name.len()..).unwrap_or_default().chars();
+        let after = text.get(index + name.len()..).unwrap_or_default();
+        let mut after = (0..numbers).fold(after, without_number).chars();
         let (next, second) = (after.next(), after.next());
-        let goes_on = next.is_some_and(is_part)
-            || (next == Some('.') && second.is_some_and(|second| second.is_ascii_alphanumeric()))
-            || (next == Some('/') && ends_at_slash);
+        let goes_on = next.is_some_and(|next| is_part(next) || next == '/')
+            || (next == Some('.') && second.is_some_and(|second| second.is_ascii_alphanumeric()));
         !before.is_some_and(|before| is_part(before) || matches!(before, '.' | '/')) && !goes_on
     };
     text.match_indices(name).any(|(index, _)| is_whole(index))
 }
 
-fn holdings(asked: &[(&Proxy, Said)], found: Found) -> Vec<Holding> {
+/// What is behind the number that a text begins with, if it does.
+fn without_number(text: &str, _turn: usize) -> &str {
+    let Some(number) = text.strip_prefix('/') else { return text };
+    let rest = number.trim_start_matches(|it: char| it.is_ascii_digit());
+    if rest.len() < number.len() { rest } else { text }
+}
+
+fn holdings(asked: &[Asked<'_>]) -> Vec<Holding> {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-    for contents in asked.iter().filter_map(|(_, said)| said.as_ref().ok()?.as_deref()) {
+    for contents in asked.iter().filter_map(|(_, _, said)| said.as_ref().ok()?.as_deref()) {
         *counts.entry(contents).or_default() += 1;
     }
     let mut versions: Vec<(&str, usize)> = counts.into_iter().collect();
@@ -207,8 +227,8 @@ fn holdings(asked: &[(&Proxy, Said)], found: Found) -> Vec<Holding> {
         let place = versions.iter().position(|(known, _)| *known == contents).unwrap_or_default();
         format!("v{}", place + 1)
     };
-    let holding = |(proxy, said): &(&Proxy, Said)| {
-        let relevant = proxy.types.iter().filter(|(name, _)| is_of(found, name)).map(|(_, sent)| sent);
+    let holding = |(proxy, found, said): &Asked<'_>| {
+        let relevant = proxy.types.iter().filter(|(name, _)| is_of(*found, name)).map(|(_, sent)| sent);
         let worst = relevant.max_by_key(|sent| match sent.state() {
             State::Synced => 0,
             State::Stale => 1,
@@ -227,7 +247,7 @@ fn holdings(asked: &[(&Proxy, Said)], found: Found) -> Vec<Holding> {
             node: proxy.node.clone(),
             holds: said.as_ref().ok().map(Option::is_some),
             // What waypoints hold is compared by name alone.
-            version: contents.filter(|_| found != Found::AtWaypoints).map(version),
+            version: contents.filter(|_| *found != Found::AtWaypoints).map(version),
             sent: worst.and_then(|sent| sent.sent()),
             acknowledged: worst.and_then(|sent| sent.acked()),
             state: state.to_owned(),
@@ -271,7 +291,7 @@ fn shown(key: &ObjectKey, holdings: &[Holding], colour: bool) -> String {
         text.push_str(&format!("\n{}: {}\n", it.proxy, it.error.as_deref().unwrap_or_default()));
     }
     let holding = holdings.iter().filter(|it| it.holds == Some(true)).count();
-    text.push_str(&format!("\n{holding} of {} proxies that it is for hold {key}.\n", holdings.len()));
+    text.push_str(&format!("\n{holding} of {} proxies that could hold {key} do.\n", holdings.len()));
     let versions = holdings.iter().filter_map(|it| it.version.as_deref()).collect::<std::collections::BTreeSet<_>>();
     if versions.len() > 1 {
         text.push_str("They hold different versions: whoever is behind is told of by fairway proxy-status.\n");
@@ -319,18 +339,23 @@ mod tests {
     fn who_holds_which_version_is_told() {
         let (ahead, also, behind, gone) = (proxy("a", 9), proxy("b", 9), proxy("c", 7), proxy("d", 9));
         let said = |text: &str| -> Said { Ok(Some(text.to_owned())) };
-        let asked =
-            [(&behind, said("old")), (&ahead, said("new")), (&also, said("new")), (&gone, Err("refused".to_owned()))];
-        let holdings = holdings(&asked, Found::Service);
+        let service = Found::Service;
+        let asked = [
+            (&behind, service, said("old")),
+            (&ahead, service, said("new")),
+            (&also, service, said("new")),
+            (&gone, service, Err("refused".to_owned())),
+        ];
+        let holdings = holdings(&asked);
         let told: Vec<_> =
             holdings.iter().map(|it| (it.version.as_deref(), it.acknowledged, it.state.as_str())).collect();
         assert_eq!(told[0], (Some("v2"), Some(7), "STALE"));
         assert_eq!(told[1], (Some("v1"), Some(9), "SYNCED"));
         assert_eq!(told[3], (None, Some(9), "SYNCED"));
         let text = shown(&ObjectKey::new(Kind::Service, "shop", "web"), &holdings, false);
-        assert!(text.contains("3 of 4 proxies that it is for hold Service shop/web."), "{text}");
+        assert!(text.contains("3 of 4 proxies that could hold Service shop/web do."), "{text}");
         assert!(text.contains("different versions") && text.contains("d: refused"), "{text}");
-        let refused = super::holdings(&[(&ahead, Ok(None))], Found::Policy);
+        let refused = super::holdings(&[(&ahead, Found::Policy, Ok(None))]);
         assert_eq!((refused[0].state.as_str(), refused[0].error.as_deref()), ("REJECTED", Some("odd")));
     }
 
@@ -340,10 +365,22 @@ mod tests {
             "services": [{"name": "web", "namespace": "shop", "v": 1}, {"name": "web", "namespace": "other"}],
             "policies": [{"name": "converted_peer_authentication_web", "namespace": "shop"}],
         });
-        let held = |kind| held(&dump, found(kind), &ObjectKey::new(kind, "shop", "web"));
+        let held = |kind| held(&dump, found(kind, false).unwrap(), &ObjectKey::new(kind, "shop", "web"));
         assert_eq!(held(Kind::Service).unwrap(), json!({"name": "web", "namespace": "shop", "v": 1}).to_string());
         assert!(held(Kind::PeerAuthentication).is_some());
         assert!(held(Kind::AuthorizationPolicy).is_none() && held(Kind::Pod).is_none());
+    }
+
+    #[test]
+    fn policies_may_be_at_nodes_and_at_waypoints() {
+        for (kind, at_node, at_waypoint) in [
+            (Kind::Service, Some(Found::Service), None),
+            (Kind::HTTPRoute, None, Some(Found::AtWaypoints)),
+            (Kind::PeerAuthentication, Some(Found::Policy), None),
+            (Kind::AuthorizationPolicy, Some(Found::Policy), Some(Found::AtWaypoints)),
+        ] {
+            assert_eq!((found(kind, false), found(kind, true)), (at_node, at_waypoint), "{kind:?}");
+        }
     }
 
     #[test]
@@ -357,6 +394,8 @@ mod tests {
             (Kind::HTTPRoute, json!({"routes": {"web": "/a/shop/web"}}), false),
             (Kind::HTTPRoute, json!({"listeners": {"main": "policy \"shop/web\""}}), false),
             (Kind::AuthorizationPolicy, json!({"listeners": {"main": "policy \"shop/web\""}}), true),
+            (Kind::AuthorizationPolicy, json!({"listeners": {"main": "policy \"shop/web/0\""}}), true),
+            (Kind::AuthorizationPolicy, json!({"listeners": {"main": "policy \"shop/web/0x\""}}), false),
             (Kind::AuthorizationPolicy, json!({"routes": {"web": "name: \"shop/web/0/0\""}}), false),
             (Kind::AuthorizationPolicy, json!({"clusters": {"web": "\"shop/web\""}}), false),
         ] {

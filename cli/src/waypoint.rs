@@ -160,7 +160,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         Command::List(list) => {
             list.format.follow(|| {
                 let found = waypoints(&objects, list.scope.namespace())?;
-                list.format.print(&found, |colour| listed(&found, colour))
+                list.format.print(&found, |colour| listed(&found, list.scope.namespace(), colour))
             })?;
         }
         Command::Status(status) => {
@@ -272,7 +272,13 @@ fn toned(status: &str) -> Cell {
     Cell::toned(status, if status == "True" { Tone::Good } else { Tone::Doubtful })
 }
 
-fn listed(waypoints: &[Waypoint], colour: bool) -> String {
+fn listed(waypoints: &[Waypoint], namespace: Option<&str>, colour: bool) -> String {
+    if waypoints.is_empty() {
+        return match namespace {
+            Some(namespace) => format!("There is no waypoint in namespace {namespace}; -A shows those of all.\n"),
+            None => "There is no waypoint.\n".to_owned(),
+        };
+    }
     let row = |waypoint: &Waypoint| {
         vec![
             waypoint.namespace.as_str().into(),
@@ -314,7 +320,8 @@ mod tests {
         let found = waypoint(read);
         assert_eq!((found.namespace.as_str(), found.name.as_str(), found.traffic.as_str()), ("shop", "way", "all"));
         assert_eq!(found.programmed, "Unknown");
-        let table = listed(&[found], false);
+        assert!(listed(&[], Some("shop"), false).contains("namespace shop; -A"));
+        let table = listed(&[found], None, false);
         assert!(table.ends_with("shop       way   all           Unknown\n"), "{table}");
     }
 }

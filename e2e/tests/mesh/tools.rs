@@ -70,7 +70,7 @@ fn policies_are_told_in_order(lab: &Lab) {
 
 fn who_holds_what_is_told(lab: &Lab) {
     let text = said(lab, &["trace-config", "service/server", "-n", "shop"]);
-    assert!(text.contains("2 of 2 proxies that it is for hold Service shop/server."), "{text}");
+    assert!(text.contains("2 of 2 proxies that could hold Service shop/server do."), "{text}");
     let text = said(lab, &["trace-config", "ap/shop/no-street"]);
     assert!(text.contains("2 of 2") && text.contains("SYNCED"), "{text}");
     let text = said(lab, &["trace-config", "service/shop/none"]);
