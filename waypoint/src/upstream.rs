@@ -108,14 +108,15 @@ impl Upstream {
         }
     }
 
-    /// Whether it takes no more requests; it has waited since `since`, if nobody uses it.
-    fn is_over(&self, since: Instant) -> bool {
+    /// Whether it takes no more requests at `now`; it has waited since `since`, if nobody uses it.
+    fn is_over(&self, now: Instant, since: Instant) -> bool {
         let is_closed = match &self.sender {
             Sender::Http1(sender) => sender.is_closed(),
             Sender::Http2(sender) => sender.is_closed(),
         };
-        let idle = if self.is_unused() { since.elapsed() } else { Duration::ZERO };
-        is_closed || is_spent(&self.reuse, self.requests.load(Ordering::Relaxed), self.begun.elapsed(), idle)
+        let idle = if self.is_unused() { now.saturating_duration_since(since) } else { Duration::ZERO };
+        let age = now.saturating_duration_since(self.begun);
+        is_closed || is_spent(&self.reuse, self.requests.load(Ordering::Relaxed), age, idle)
     }
 
     /// Whether nobody else has it.
@@ -162,14 +163,16 @@ impl Upstreams {
     pub async fn take(&self, key: &Key) -> Option<Upstream> {
         loop {
             let mut upstream = {
+                let now = Instant::now();
                 let mut all = self.lock();
                 let waiting = all.get_mut(key)?;
-                waiting.retain(|(upstream, since)| !upstream.is_over(*since));
+                // Only those that would be next are looked at: clients have tens of them, and what else is over is swept.
+                while waiting.pop_if(|(upstream, since)| upstream.is_over(now, *since)).is_some() {}
                 let (last, since) = waiting.last_mut()?;
                 match last.shared() {
                     // It stays for others.
                     Some(shared) => {
-                        *since = Instant::now();
+                        *since = now;
                         shared
                     }
                     None => waiting.pop()?.0,
@@ -188,7 +191,7 @@ impl Upstreams {
         if matches!(upstream.sender, Sender::Http1(_)) {
             let mut all = self.lock();
             let (waiting, now) = (all.entry(key).or_default(), Instant::now());
-            if !upstream.is_over(now) && waiting.len() < IDLE_EACH {
+            if !upstream.is_over(now, now) && waiting.len() < IDLE_EACH {
                 waiting.push((upstream, now));
             }
         }
@@ -197,7 +200,7 @@ impl Upstreams {
     /// Lets further requests use a new connection, if it takes many.
     pub fn share(&self, key: &Key, upstream: &Upstream) {
         let now = Instant::now();
-        if let Some(shared) = upstream.shared().filter(|shared| !shared.is_over(now)) {
+        if let Some(shared) = upstream.shared().filter(|shared| !shared.is_over(now, now)) {
             self.lock().entry(key.clone()).or_default().push((shared, now));
         }
     }
@@ -214,8 +217,9 @@ impl Upstreams {
 
     /// Lets go of what has waited too long.
     pub fn sweep(&self) {
+        let now = Instant::now();
         self.lock().retain(|_, waiting| {
-            waiting.retain(|(upstream, since)| !upstream.is_over(*since));
+            waiting.retain(|(upstream, since)| !upstream.is_over(now, *since));
             !waiting.is_empty()
         });
     }
