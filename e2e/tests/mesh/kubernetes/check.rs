@@ -42,7 +42,7 @@ fn objects_are_judged_through_the_api_server(lab: &Lab) {
     let (code, text) = fairway(&["analyze", "-n", "default"]);
     assert!(code == Some(2) && text.contains("error FW0301 WaypointMissing Service default/web"), "{code:?} {text}");
     let (code, text) = fairway(&["check", "--pre"]);
-    assert!(code == Some(0) && text.contains("✓ every kind that the mesh reads is defined"), "{code:?} {text}");
+    assert!(code == Some(0) && text.contains("✓ Gateway API is there for waypoints and routes"), "{code:?} {text}");
     // Nodes of a lab have no kubelet that would forward a port: that is told of, with the right that it takes.
     let (code, text) = fairway(&["ztunnel-config", "workloads", "--node", "node-1"]);
     let told =
