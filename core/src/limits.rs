@@ -319,6 +319,8 @@ limits! {
     METRIC_SERIES, "metric_series", Count, 10_000, 1..=10_000_000, Some("FAIRWAY_METRIC_SERIES");
     /// How long a series whose workload has gone stays in the metrics: long enough for several scrapes to see its last value.
     METRIC_SERIES_IDLE, "metric_series_idle", Milliseconds, 15 * MINUTE, 0..=24 * HOUR, Some("FAIRWAY_METRIC_SERIES_IDLE");
+    /// Bytes of log lines that wait to be written; beyond, lines are lost and counted, as traffic does not wait for who reads the log. Some 3,000 lines.
+    LOG_WAITING, "log_waiting", Bytes, MIB, KIB..=1024 * MIB, Some("LOG_WAITING");
     /// Certificates requested at once; a restarted node must not flood the certificate service.
     CERTIFICATE_REQUESTS, "certificate_requests", Count, 8, 1..=1_024, Some("CERTIFICATE_REQUESTS");
     /// The first pause before a failed certificate request is repeated.

@@ -12,7 +12,7 @@ use fairway_core::io::drain::{self, Drain, Mode};
 use fairway_core::io::grpc::ControlPlane;
 use fairway_core::io::hbone::ReceiveBudget;
 use fairway_core::io::live::Live;
-use fairway_core::io::logging::LogFilter;
+use fairway_core::io::logging::Log;
 use fairway_core::io::metrics::{Metrics, runtime};
 use fairway_core::io::netns::NetworkNamespace;
 use fairway_core::io::ready::Readiness;
@@ -49,7 +49,7 @@ use crate::workers::Workers;
 ///
 /// # Errors
 /// When something it cannot do without is missing: a port, a right, a usable setting.
-pub async fn run(config: Config, log_filter: LogFilter, workers: Workers) -> anyhow::Result<()> {
+pub async fn run(config: Config, log: &Log, workers: Workers) -> anyhow::Result<()> {
     for (variable, reason) in &config.ignored {
         tracing::warn!(variable, reason, "this setting has no effect here");
     }
@@ -57,6 +57,7 @@ pub async fn run(config: Config, log_filter: LogFilter, workers: Workers) -> any
     let metrics = Metrics::within(&config.limits, &[dns_metrics::BUCKETS]);
     // The workers first: theirs are the numbers that tell of the data path. This thread is the last.
     runtime::register(&metrics, &[workers.runtimes(), vec![Handle::current()]].concat());
+    log.lines.register(&metrics);
     let readiness = Readiness::new();
     let (trigger, drain) = drain::new();
     let shutdown = CancellationToken::new();
@@ -146,7 +147,7 @@ pub async fn run(config: Config, log_filter: LogFilter, workers: Workers) -> any
         is_neighbour,
         zone: config.dns.zone.clone(),
         config: config.dump(),
-        log_filter,
+        log_filter: log.filter.clone(),
         shutdown: shutdown.clone(),
     };
     operate(&config, &pages, &metrics, &readiness, &drain).await?;

@@ -30,14 +30,14 @@ fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     let environment: BTreeMap<String, String> = std::env::vars().collect();
     let config = arguments.check(&environment)?;
-    let log_filter = logging::init(config.log_shape, &config.log_filter)?;
+    let log = logging::init_gathered(config.log_shape, &config.log_filter, &config.limits)?;
     // Every connection costs one or two descriptors.
     open_files::raise("many connections may be refused");
     // The control plane, the agent and the operators' ports share this thread; connections have the workers.
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let control = control.context("cannot start the runtime")?;
     let (workers, threads) = Workers::start(config.worker_threads).context("cannot start the worker threads")?;
-    let result = control.block_on(app::run(config, log_filter, workers));
+    let result = control.block_on(app::run(config, &log, workers));
     control.shutdown_background();
     // Connections that outlived the drain are cut here.
     drop(threads);

@@ -10,9 +10,13 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::TryInitError;
 use tracing_subscriber::{Registry, reload};
 
+use crate::limits::Limits;
+
 mod format;
+mod gathered;
 
 pub use format::LineFormat;
+pub use gathered::Gathered;
 
 /// Filter used when none is configured.
 pub const DEFAULT_FILTER: &str = "info";
@@ -53,6 +57,9 @@ pub enum LoggingError {
         /// Where it goes wrong.
         source: ParseError,
     },
+    /// There is no thread that writes.
+    #[error("cannot start the thread that writes the log; is there a limit of processes or memory?")]
+    Thread(#[source] io::Error),
     /// Another subscriber was installed first.
     #[error("logging is already set up in this process")]
     AlreadySet(#[source] TryInitError),
@@ -104,6 +111,33 @@ impl LogFilter {
 
 fn parse(filter: &str) -> Result<EnvFilter, LoggingError> {
     EnvFilter::builder().parse(filter).map_err(|source| LoggingError::Filter { filter: filter.to_owned(), source })
+}
+
+/// The log of a process that writes a line for each connection or request. Hold it in `main`: what waits is written when it is
+/// dropped.
+#[derive(Debug)]
+pub struct Log {
+    /// The filter.
+    pub filter: LogFilter,
+    /// Lines that wait.
+    pub lines: Gathered,
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.lines.flush();
+    }
+}
+
+/// As [`init`], but lines are gathered for a moment; see [`Gathered`].
+///
+/// # Errors
+/// If the filter does not parse, there is no thread that writes, or logging is already set up.
+pub fn init_gathered(shape: Shape, filter: &str, limits: &Limits) -> Result<Log, LoggingError> {
+    let lines = Gathered::start(io::stderr(), limits).map_err(LoggingError::Thread)?;
+    let (subscriber, filter) = subscriber(shape, filter, lines.clone())?;
+    tracing_subscriber::util::SubscriberInitExt::try_init(subscriber).map_err(LoggingError::AlreadySet)?;
+    Ok(Log { filter, lines })
 }
 
 /// Installs the process's logging; for `main` only. `filter` has the syntax of `RUST_LOG`; an empty one means

@@ -2,7 +2,7 @@
 //!
 //! h2 flushes after every frame. For a tunnel that carries many streams this would be a record and a system call for
 //! each request of each stream. Here a flush is only noted; whoever drives the connection makes up for it when the
-//! connection has nothing more to do, so nothing waits longer than its turn.
+//! connection has nothing more to do, and the tasks that were ready with it have written what they have (see [`patience`]).
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -13,7 +13,10 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use self::patience::Patience;
 use crate::limits;
+
+mod patience;
 
 /// Slices that are handed on at once; more than h2 ever gives.
 const SLICES: usize = 8;
@@ -34,13 +37,15 @@ struct Shared<T> {
     held: BytesMut,
     /// Something was written since the last flush.
     unflushed: bool,
+    /// Whether that waits for others.
+    patience: Patience,
     /// What became of a flush between turns; h2 is told when it reads next.
     failed: Option<io::Error>,
 }
 
 /// Gathers what is written to `io`. The connection made of the first must be driven through the second.
 pub(super) fn gather<T>(io: T) -> (Gathered<T>, Turns<T>) {
-    let shared = Shared { io, held: BytesMut::new(), unflushed: false, failed: None };
+    let shared = Shared { io, held: BytesMut::new(), unflushed: false, patience: Patience::default(), failed: None };
     let shared = Arc::new(Mutex::new(shared));
     (Gathered { shared: Arc::clone(&shared) }, Turns { shared })
 }
@@ -55,6 +60,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Turns<T> {
                     return Poll::Ready(result);
                 }
                 let mut shared = lock(&self.shared);
+                let held = shared.held.len();
+                if held > 0 && shared.patience.waits(held, context) {
+                    return Poll::Pending;
+                }
                 match shared.poll_flush(context) {
                     // Only h2 can end the connection; it meets the error when it reads.
                     Poll::Ready(Err(error)) if shared.failed.is_none() => shared.failed = Some(error),

@@ -217,3 +217,51 @@ async fn requests_that_are_ready_together_go_together() {
     let writes = writes.load(std::sync::atomic::Ordering::Relaxed);
     assert!(writes < 20, "{writes} writes");
 }
+
+/// Answers that many streams have ready at once share writes, although the runtime runs the connection after each of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_streams_write_together_goes_together() {
+    const STREAMS: usize = 50;
+    const ROUNDS: usize = 40;
+    let (near, far) = tokio::io::duplex(1 << 20);
+    let server = tokio::spawn(async move {
+        let mut connection = server::handshake(far).await.unwrap();
+        let mut received = tokio::task::JoinSet::new();
+        while let Some(Ok((request, mut respond))) = connection.accept().await {
+            respond.send_response(Response::new(()), true).unwrap();
+            received.spawn(async move {
+                let (mut body, mut bytes) = (request.into_body(), 0);
+                while let Some(Ok(piece)) = body.data().await {
+                    bytes += piece.len();
+                }
+                bytes
+            });
+        }
+        received.join_all().await
+    });
+    let writes = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let (io, turns) = gather(Counted(near, Arc::clone(&writes)));
+    let (sender, mut connection) = client::handshake(io).await.unwrap();
+    tokio::spawn(async move { turns.drive(|context| Pin::new(&mut connection).poll(context)).await });
+    // All streams are ready at the same time, in each round.
+    let barrier = Arc::new(tokio::sync::Barrier::new(STREAMS));
+    let mut streams = tokio::task::JoinSet::new();
+    for _ in 0..STREAMS {
+        let request = Request::builder().method(Method::POST).uri("http://a/").body(()).unwrap();
+        let (_answer, mut body) = sender.clone().ready().await.unwrap().send_request(request, false).unwrap();
+        let barrier = Arc::clone(&barrier);
+        streams.spawn(async move {
+            for _ in 0..ROUNDS {
+                barrier.wait().await;
+                body.send_data(Bytes::from_static(b"a line"), false).unwrap();
+            }
+            body.send_data(Bytes::new(), true).unwrap();
+        });
+    }
+    drop(sender);
+    streams.join_all().await;
+    let received = server.await.unwrap();
+    assert_eq!(received, [ROUNDS * "a line".len()].repeat(STREAMS));
+    let writes = writes.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(writes < STREAMS * ROUNDS / 4, "{writes} writes");
+}
