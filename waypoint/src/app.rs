@@ -12,7 +12,7 @@ use fairway_core::io::hbone::handshakes::Handshakes;
 use fairway_core::io::hbone::{Pool, ReceiveBudget};
 use fairway_core::io::listen;
 use fairway_core::io::live::Live;
-use fairway_core::io::logging::LogFilter;
+use fairway_core::io::logging::Log;
 use fairway_core::io::metrics::{Metrics, runtime};
 use fairway_core::io::ready::Readiness;
 use fairway_core::io::socket::{Probing, SocketFactory};
@@ -39,10 +39,11 @@ use crate::xds::Client;
 ///
 /// # Errors
 /// When something it cannot do without is missing: a port, a usable setting.
-pub async fn run(settings: Settings, log_filter: LogFilter) -> anyhow::Result<()> {
+pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
     let buckets: Vec<_> = HISTOGRAMS.to_vec();
     let metrics = Metrics::within(&settings.limits, &buckets);
     runtime::register(&metrics, &[Handle::current()]);
+    log.lines.register(&metrics);
     metrics.describe("istio_build", "Always 1; the labels say which version runs.");
     metrics.gauge("istio_build", &[("component", "waypoint"), ("tag", env!("CARGO_PKG_VERSION"))]).set(1.0);
     let readiness = Readiness::new();
@@ -85,7 +86,8 @@ pub async fn run(settings: Settings, log_filter: LogFilter) -> anyhow::Result<()
         sockets: sockets.clone(),
         budget,
     });
-    let pages = Admin { waypoint: Arc::clone(&waypoint), stream, log_filter, shutdown: shutdown.clone() };
+    let pages =
+        Admin { waypoint: Arc::clone(&waypoint), stream, log_filter: log.filter.clone(), shutdown: shutdown.clone() };
     operate(&settings, &pages, &metrics, &readiness, &stream_drain).await?;
 
     let routes = Client::new(control_plane, &settings.node, Arc::clone(&waypoint), &readiness, &metrics);

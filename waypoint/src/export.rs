@@ -28,6 +28,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::call::{Call, CallError};
 use crate::config::Collector;
 use crate::dial::Client;
+use crate::named::Named;
 use crate::stream::Connection;
 use crate::telemetry::{AtHand, Done};
 use crate::troubles::Troubles;
@@ -291,6 +292,7 @@ async fn ourselves(waypoint: &Arc<Waypoint>, drain: &Drain) -> Option<Arc<Connec
     Some(Arc::new(Connection {
         waypoint: Arc::clone(waypoint),
         bound: Bound::Workload { workload: Arc::clone(&local), address },
+        named: Named::by(&local.identity(), &client),
         local,
         client,
         listener: String::new(),

@@ -23,6 +23,7 @@ pub mod http_server;
 pub mod limiter;
 pub mod load;
 pub mod matching;
+pub mod named;
 pub mod opaque;
 pub mod path;
 pub mod rates;

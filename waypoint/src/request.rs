@@ -281,9 +281,10 @@ fn authority(parts: &request::Parts) -> Option<String> {
 /// Whom the client has proved to be, said by us alone: before any policy or route reads it, and once more when the request goes
 /// on, as what tokens claim is written in between.
 fn name_client(connection: &Connection, headers: &mut HeaderMap) {
-    let line = format!("By={};URI={}", connection.local.identity(), connection.client.identity);
-    headers.remove(&CLIENT_CERTIFICATE);
-    headers.extend(HeaderValue::try_from(line).ok().map(|line| (CLIENT_CERTIFICATE, line)));
+    match &connection.named.certificate {
+        Some(line) => drop(headers.insert(CLIENT_CERTIFICATE, line.clone())),
+        None => drop(headers.remove(&CLIENT_CERTIFICATE)),
+    }
 }
 
 /// The headers as the endpoint gets them: where the client is, and what we say besides.
@@ -295,12 +296,15 @@ fn onward(connection: &Connection, mut headers: HeaderMap, upgrade: Option<&upgr
         headers.insert(header::UPGRADE, upgrade.protocols.clone());
     }
     name_client(connection, &mut headers);
-    let client = &connection.client;
-    let before = crate::facts::joined(&headers, &FORWARDED_FOR);
-    let address = client.address.ip().to_canonical();
-    let line = before.map_or_else(|| address.to_string(), |before| format!("{before},{address}"));
+    let line = match crate::facts::joined(&headers, &FORWARDED_FOR) {
+        None => connection.named.address.clone(),
+        // What of it cannot be said is left out, with the addresses before it.
+        Some(before) => {
+            HeaderValue::try_from(format!("{before},{}", connection.client.address.ip().to_canonical())).ok()
+        }
+    };
     headers.remove(&FORWARDED_FOR);
-    headers.extend(HeaderValue::try_from(line).ok().map(|line| (FORWARDED_FOR, line)));
+    headers.extend(line.map(|line| (FORWARDED_FOR, line)));
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
     if !headers.contains_key(&REQUEST_ID) {
         headers.extend(HeaderValue::try_from(identifier(rand::random())).ok().map(|id| (REQUEST_ID, id)));
@@ -317,8 +321,10 @@ fn drawn() -> trace::Drawn {
 /// A random UUID (RFC 9562 §5.4).
 fn identifier(random: u128) -> String {
     let random = (random & !(0xf << 76) & !(0b11 << 62)) | (4 << 76) | (0b10 << 62);
-    let text = format!("{random:032x}");
-    [0..8, 8..12, 12..16, 16..20, 20..32].map(|range| text.get(range).unwrap_or_default()).join("-")
+    let part = |shift: u32, bits: u32| (random >> shift) & ((1 << bits) - 1);
+    let (time, middle, version) = (part(96, 32), part(80, 16), part(64, 16));
+    let (variant, node) = (part(48, 16), part(0, 48));
+    format!("{time:08x}-{middle:04x}-{version:04x}-{variant:04x}-{node:012x}")
 }
 
 /// Methods whose repetition changes nothing (RFC 9110 §9.2.2).

@@ -25,6 +25,7 @@ use crate::dial::{self, Client};
 use crate::facts::Facts;
 use crate::failure::Failure;
 use crate::http_server;
+use crate::named::Named;
 use crate::opaque::{self, Route, Terms};
 use crate::rbac;
 use crate::sniff::{self, Speech};
@@ -65,6 +66,8 @@ pub struct Connection {
     pub local: Arc<Workload>,
     /// The client.
     pub client: Client,
+    /// What endpoints are told of it.
+    pub named: Named,
     /// What it dialled.
     pub bound: Bound,
     /// Name of the listener.
@@ -118,8 +121,9 @@ impl Stream {
             Err(failure) => return refuse(incoming, &failure),
         };
         let (waypoint, series) = (Arc::clone(&waypoint), AtHand::default());
+        let named = Named::by(&local.identity(), &client);
         let connection =
-            Arc::new(Connection { waypoint, local, client, bound, listener, lifetime, drain, series, permit });
+            Arc::new(Connection { waypoint, local, client, named, bound, listener, lifetime, drain, series, permit });
         match way {
             Way::Opaque(policies, route, terms) => connection.opaque(incoming, &policies, &route, &terms).await,
             Way::Named => connection.named(incoming).await,

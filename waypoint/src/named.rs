@@ -1,0 +1,25 @@
+//! What endpoints are told of who the client is, written once for each connection rather than for each request.
+
+use fairway_core::ident::Identity;
+use http::HeaderValue;
+
+use crate::dial::Client;
+
+/// Values of headers.
+#[derive(Clone, Debug)]
+pub struct Named {
+    /// Of `x-forwarded-client-cert`: whom the client has proved to be, in the form Envoy writes it.
+    pub certificate: Option<HeaderValue>,
+    /// Of `x-forwarded-for`, where the client was the first.
+    pub address: Option<HeaderValue>,
+}
+
+impl Named {
+    /// As `local` says it of `client`.
+    #[must_use]
+    pub fn by(local: &Identity, client: &Client) -> Self {
+        let certificate = format!("By={local};URI={}", client.identity);
+        let address = client.address.ip().to_canonical().to_string();
+        Self { certificate: HeaderValue::try_from(certificate).ok(), address: HeaderValue::try_from(address).ok() }
+    }
+}
