@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 
 use super::authority::ISSUER;
-use super::manifests::{ECHO, GRPC, HTTP2, POLICIES, RICH, ROUTES, TARGETS};
+use super::manifests::{CROWD_PORT, ECHO, GRPC, HTTP2, POLICIES, RICH, ROUTES, TARGETS, crowd_address, crowd_name};
 use crate::sink::{ECHO_PORT, HTTP_PORT, HTTP2_PORT};
 
 /// Port of tunnels.
@@ -40,31 +40,42 @@ pub(super) fn configuration(given: &Given<'_>) -> Value {
     })
 }
 
-/// A bootstrap file of many services and nothing else: before each a listener inside with a route to a cluster of its own.
+/// A bootstrap file of many services and nothing else: one listener inside with a chain of filters for the address of each, as
+/// Istio writes it, each with routes and a cluster of its own.
 pub(super) fn crowd(server: IpAddr, services: u32) -> Value {
-    let names = (0..services).map(|number| format!("crowd-{number}"));
-    let listener = |name: String| {
+    let chain = |number: u32| {
+        let name = crowd_name(number);
         let route = json!({"match": {"prefix": "/"}, "route": {"cluster": name}});
-        let domains = json!([name, format!("{name}.mesh.svc.cluster.local")]);
         let manager = manager(json!({
             "stat_prefix": "service",
             "normalize_path": true,
             "merge_slashes": true,
             "access_log": [access_log()],
-            "route_config": {"virtual_hosts": [{"name": "all", "domains": domains, "routes": [route]}]},
+            "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
             "http_filters": [router()],
         }));
-        json!({"name": name, "internal_listener": {}, "filter_chains": [{"filters": [manager]}]})
+        let range = json!({"address_prefix": crowd_address(number), "prefix_len": 32});
+        json!({
+            "name": name,
+            "filter_chain_match": {"prefix_ranges": [range], "destination_port": CROWD_PORT},
+            "filters": [manager],
+        })
     };
-    let cluster = |name: String| {
+    let cluster = |number: u32| {
+        let name = crowd_name(number);
         let address = json!({"socket_address": {"address": server, "port_value": HTTP_PORT}});
         let endpoints = json!([{"lb_endpoints": [{"endpoint": {"address": address}}]}]);
         json!({"name": name, "type": "STATIC", "load_assignment": {"cluster_name": name, "endpoints": endpoints}})
     };
+    let listener = json!({
+        "name": "main_internal",
+        "internal_listener": {},
+        "filter_chains": (0..services).map(chain).collect::<Vec<_>>(),
+    });
     json!({
         "static_resources": {
-            "listeners": names.clone().map(listener).collect::<Vec<_>>(),
-            "clusters": names.map(cluster).collect::<Vec<_>>(),
+            "listeners": [listener],
+            "clusters": (0..services).map(cluster).collect::<Vec<_>>(),
         },
         "bootstrap_extensions": [internal_listeners()],
     })

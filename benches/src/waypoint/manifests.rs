@@ -1,6 +1,6 @@
 //! What the lab holds: a client, a server, and for each waypoint a service bound to it and one with routes and policies.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use super::authority::ISSUER;
 use super::stage::NAMES;
@@ -26,6 +26,8 @@ pub(super) const TARGETS: [(u16, &str, u16); 5] = [
     (ECHO, "tcp", ECHO_PORT),
     (RICH, "http-rich", HTTP_PORT),
 ];
+/// Port of each of many services.
+pub(super) const CROWD_PORT: u16 = 80;
 /// Rules of routes: of ten routes, ten each.
 pub(super) const ROUTES: usize = 100;
 /// Policies that deny, and as many that allow.
@@ -144,15 +146,29 @@ pub(super) fn gateways(addresses: &[(&str, IpAddr)]) -> String {
     addresses.iter().map(gateway).collect()
 }
 
-/// Services beyond those that are asked, bound to our waypoint.
+/// Name of one of many services.
+pub(super) fn crowd_name(number: u32) -> String {
+    format!("crowd-{number}")
+}
+
+/// Its address, which nothing else in a lab has.
+pub(super) fn crowd_address(number: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(Ipv4Addr::new(10, 200, 0, 0).to_bits() + number)
+}
+
+/// So many services of our waypoint. They are entries with addresses of their own: for Services each node of the lab would write
+/// rules of what stands for kube-proxy, which is not what is measured.
 pub(super) fn crowd(services: u32) -> String {
     let waypoint = NAMES[1];
     (0..services)
         .map(|number| {
+            let (name, address) = (crowd_name(number), crowd_address(number));
             format!(
-                "---\napiVersion: v1\nkind: Service\n\
-                 metadata: {{name: crowd-{number}, namespace: {NAMESPACE}, labels: {{istio.io/use-waypoint: {waypoint}}}}}\n\
-                 spec: {{selector: {{app: server}}, ports: [{{name: http, port: 80, targetPort: {HTTP_PORT}}}]}}\n"
+                "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\n\
+                 metadata: {{name: {name}, namespace: {NAMESPACE}, labels: {{istio.io/use-waypoint: {waypoint}}}}}\n\
+                 spec:\n  hosts: [{name}.example.com]\n  addresses: [{address}]\n  location: MESH_INTERNAL\n  resolution: STATIC\n  \
+                 ports: [{{name: http, number: {CROWD_PORT}, protocol: HTTP, targetPort: {HTTP_PORT}}}]\n  \
+                 workloadSelector: {{labels: {{app: server}}}}\n"
             )
         })
         .collect()
