@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
-use fairway_controller::l7::authorizers;
+use fairway_controller::l7::mesh;
 use fairway_controller::state::Published;
 use fairway_controller::status::judgement;
 use fairway_controller::translate::Settings;
@@ -201,8 +201,7 @@ fn settings(arguments: &Arguments) -> Result<Settings> {
     if let Some(path) = &arguments.mesh_config {
         let doing = || format!("reading the mesh configuration {}", path.display());
         let text = std::fs::read_to_string(path).map_err(|error| Error::new(doing()).because(error))?;
-        let read = authorizers::read(&text).map_err(|error| Error::new(doing()).because(error.to_string()))?;
-        settings.authorizers = Arc::new(read);
+        settings.mesh = mesh::read(&text).map_err(|error| Error::new(doing()).because(error.to_string()))?;
     }
     Ok(settings)
 }

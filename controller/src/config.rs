@@ -8,15 +8,13 @@ pub mod webhook;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use fairway_core::ident::TrustDomain;
 
 use crate::ca::authorize::Rules;
 use crate::keys::Reach;
-use crate::l7::authorizers::{self, Authorizers};
-use crate::l7::providers::{self, Providers};
+use crate::l7::mesh::{self, Mesh};
 use crate::lifecycle::render::WaypointSettings;
 use crate::tls::Bounds;
 use crate::translate::Settings;
@@ -244,14 +242,12 @@ pub enum ConfigError {
     Empty(&'static str),
 }
 
-/// Who may be asked by policies, and who else waypoints speak to, as the mesh configuration says.
-fn mesh(file: Option<&Path>) -> Result<(Arc<Authorizers>, Arc<Providers>), ConfigError> {
-    let Some(file) = file else { return Ok(Default::default()) };
+/// The mesh configuration, if there is one.
+fn mesh(file: Option<&Path>) -> Result<Mesh, ConfigError> {
+    let Some(file) = file else { return Ok(Mesh::default()) };
     let wrong = |problem: String| ConfigError::Mesh(file.to_owned(), problem);
     let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
-    let authorizers = authorizers::read(&text).map_err(|error| wrong(error.to_string()))?;
-    let providers = providers::read(&text).map_err(|error| wrong(error.to_string()))?;
-    Ok((Arc::new(authorizers), Arc::new(providers)))
+    mesh::read(&text).map_err(|error| wrong(error.to_string()))
 }
 
 impl TryFrom<Args> for Config {
@@ -309,7 +305,7 @@ impl TryFrom<Args> for Config {
             &args.root_config_map,
         );
         let issuer = format!("https://kubernetes.default.svc.{}", args.cluster_domain);
-        let (authorizers, providers) = mesh(args.mesh_config.as_deref())?;
+        let mesh = mesh(args.mesh_config.as_deref())?;
         Ok(Self {
             source,
             waypoints,
@@ -331,8 +327,7 @@ impl TryFrom<Args> for Config {
                 trust_domain: args.trust_domain,
                 root_namespace: args.root_namespace,
                 network: args.network,
-                authorizers,
-                providers,
+                mesh,
                 lenient_waypoints: args.missing_waypoint == MissingWaypoint::Bypass,
                 private_entries: args.entries_reach == EntriesReach::Namespace,
             },

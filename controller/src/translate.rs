@@ -34,10 +34,9 @@ pub mod waypoint;
 pub mod workload;
 
 use crate::l7::attach::attach;
-use crate::l7::authorizers::Authorizers;
 use crate::l7::destinations::{self, Destinations};
+use crate::l7::mesh::Mesh;
 use crate::l7::model::Routes;
-use crate::l7::providers::Providers;
 use crate::l7::telemetry;
 use crate::l7::waypoints::{Attachments, Bound, Plan};
 use crate::parallel;
@@ -64,10 +63,8 @@ pub struct Settings {
     pub root_namespace: String,
     /// Network of workloads that name none.
     pub network: String,
-    /// Who may be asked by policies.
-    pub authorizers: Arc<Authorizers>,
-    /// Whom waypoints tell what requests took, and who counts requests for them.
-    pub providers: Arc<Providers>,
+    /// Who may be asked by policies, and whom waypoints tell what requests took.
+    pub mesh: Mesh,
     /// Traffic goes without a waypoint that is missing or not ready, instead of being refused.
     pub lenient_waypoints: bool,
     /// ServiceEntries and WorkloadEntries outside the root namespace mean nothing to clients of other namespaces.
@@ -90,8 +87,7 @@ impl Default for Settings {
             trust_domain: "cluster.local".to_owned(),
             root_namespace: "fairway-system".to_owned(),
             network: String::new(),
-            authorizers: Arc::default(),
-            providers: Arc::default(),
+            mesh: Mesh::default(),
             lenient_waypoints: false,
             private_entries: false,
         }
@@ -335,7 +331,7 @@ pub fn translate(
             policies: policies.attached.clone(),
             tokens: policies.tokens.clone(),
             rates: policies.rates.clone(),
-            authorizers: Arc::clone(&settings.authorizers),
+            authorizers: Arc::clone(&settings.mesh.authorizers),
             telemetry: telemetry::read(objects, settings),
         };
         plan = Arc::new(Plan::new(objects, &waypoints, bound.collect(), of_policies, &mut faults));

@@ -8,7 +8,7 @@ use std::fs;
 use std::sync::Arc;
 
 use fairway_controller::dump;
-use fairway_controller::l7::{authorizers, providers};
+use fairway_controller::l7::mesh;
 use fairway_controller::state::Published;
 use fairway_controller::translate::{Problem, Settings, Severity};
 use fairway_core::source::directory::load;
@@ -37,9 +37,7 @@ fn outcome(input: &str) -> String {
     let root = tempfile::tempdir().unwrap();
     // Lines `# mesh: ` are the mesh configuration.
     let mesh: Vec<&str> = input.lines().filter_map(|line| line.strip_prefix("# mesh: ")).collect();
-    let authorizers = authorizers::read(&mesh.join("\n")).unwrap();
-    let providers = Arc::new(providers::read(&mesh.join("\n")).unwrap());
-    let settings = Settings { authorizers: Arc::new(authorizers), providers, ..Settings::default() };
+    let settings = Settings { mesh: mesh::read(&mesh.join("\n")).unwrap(), ..Settings::default() };
     let mut published = Published::default();
     let mut loaded = None;
     for state in input.split(THEN) {

@@ -142,6 +142,37 @@ impl Done {
     }
 }
 
+/// Who is asked about requests.
+#[derive(Clone, Copy)]
+enum Asked {
+    Authorizer,
+    Limiter,
+}
+
+impl Asked {
+    /// What counts the questions that it did not answer.
+    const fn failures(self) -> &'static str {
+        match self {
+            Self::Authorizer => UNANSWERED,
+            Self::Limiter => UNCOUNTED,
+        }
+    }
+
+    const fn any(self) -> &'static str {
+        match self {
+            Self::Authorizer => "an authorizer",
+            Self::Limiter => "a rate limiter",
+        }
+    }
+
+    const fn this(self) -> &'static str {
+        match self {
+            Self::Authorizer => "the authorizer",
+            Self::Limiter => "the rate limiter",
+        }
+    }
+}
+
 /// Series that one connection keeps at hand, and when each was used last.
 #[derive(Default)]
 pub struct AtHand(Mutex<Vec<(SeriesKey, Instant, Handles)>>);
@@ -225,34 +256,43 @@ impl Telemetry {
 
     /// An authorizer did not answer; `passes` where requests go on then. The log says it once.
     pub fn unanswered(&self, cluster: &Arc<str>, passes: bool, detail: &str) {
-        let result = if passes { "passed" } else { "refused" };
-        self.metrics.counter(UNANSWERED, &[("result", result)]).increment(1);
-        if self.silent_authorizers.begin(cluster) {
-            tracing::warn!(%cluster, result, error = detail, "an authorizer does not answer");
-        }
+        self.silent(Asked::Authorizer, cluster, passes, detail);
     }
 
     /// An authorizer has answered.
     pub fn answered(&self, cluster: &Arc<str>) {
-        if self.silent_authorizers.end(cluster) {
-            tracing::info!(%cluster, "the authorizer answers again");
-        }
+        self.heard(Asked::Authorizer, cluster);
     }
 
     /// A service that counts requests for several proxies did not answer; `passes` where requests go on then. The log says it
     /// once.
     pub fn uncounted(&self, cluster: &Arc<str>, passes: bool, detail: &str) {
-        let result = if passes { "passed" } else { "refused" };
-        self.metrics.counter(UNCOUNTED, &[("result", result)]).increment(1);
-        if self.silent_limiters.begin(cluster) {
-            tracing::warn!(%cluster, result, error = detail, "a rate limiter does not answer");
-        }
+        self.silent(Asked::Limiter, cluster, passes, detail);
     }
 
     /// A service that counts requests for several proxies has answered.
     pub fn counted_elsewhere(&self, cluster: &Arc<str>) {
-        if self.silent_limiters.end(cluster) {
-            tracing::info!(%cluster, "the rate limiter answers again");
+        self.heard(Asked::Limiter, cluster);
+    }
+
+    fn silent(&self, asked: Asked, cluster: &Arc<str>, passes: bool, detail: &str) {
+        let result = if passes { "passed" } else { "refused" };
+        self.metrics.counter(asked.failures(), &[("result", result)]).increment(1);
+        if self.troubles(asked).begin(cluster) {
+            tracing::warn!(%cluster, result, error = detail, "{} does not answer", asked.any());
+        }
+    }
+
+    fn heard(&self, asked: Asked, cluster: &Arc<str>) {
+        if self.troubles(asked).end(cluster) {
+            tracing::info!(%cluster, "{} answers again", asked.this());
+        }
+    }
+
+    fn troubles(&self, asked: Asked) -> &Troubles {
+        match asked {
+            Asked::Authorizer => &self.silent_authorizers,
+            Asked::Limiter => &self.silent_limiters,
         }
     }
 

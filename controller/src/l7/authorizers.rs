@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::authz::Pattern;
 use super::model::Target;
+use super::provider::{self, Wrong};
 use super::rules::text;
 
 /// For an answer, where nothing is said: Istio's is ten minutes, for which no client waits.
@@ -71,25 +72,10 @@ pub enum Speech {
     },
 }
 
-/// What of a mesh configuration means something here; the rest is Istio's own.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Mesh {
-    extension_providers: Vec<Provider>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Provider {
-    name: String,
-    envoy_ext_authz_http: Option<Written>,
-    envoy_ext_authz_grpc: Option<Written>,
-}
-
-/// Of both kinds.
+/// As it is written, of both kinds.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-struct Written {
+pub(super) struct Written {
     service: String,
     port: u16,
     timeout: Option<String>,
@@ -108,76 +94,14 @@ struct Written {
     headers_to_downstream_on_allow: Vec<String>,
 }
 
-/// What cannot be used of a mesh configuration.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum BadMesh {
-    /// It is none.
-    #[error("the mesh configuration cannot be read: {0}")]
-    Unread(String),
-    /// A provider is wrong.
-    #[error("extensionProviders[{index}].{field} {problem}")]
-    Provider {
-        /// Its place.
-        index: usize,
-        /// Which field.
-        field: String,
-        /// What is wrong with it.
-        problem: String,
-    },
-}
-
-/// Reads the providers of a mesh configuration, as Istio's config map has it in `mesh`.
-///
-/// # Errors
-/// The first thing that cannot be used.
-pub fn read(text: &str) -> Result<Authorizers, BadMesh> {
-    let mesh: Option<Mesh> = serde_saphyr::from_str(text).map_err(|error| BadMesh::Unread(error.to_string()))?;
-    let mut all = Authorizers::new();
-    for (index, provider) in mesh.unwrap_or_default().extension_providers.into_iter().enumerate() {
-        let wrong = |(field, problem): (&str, &str)| BadMesh::Provider {
-            index,
-            field: field.to_owned(),
-            problem: problem.to_owned(),
-        };
-        let read = match (&provider.envoy_ext_authz_http, &provider.envoy_ext_authz_grpc) {
-            (Some(written), None) => authorizer(written, true).map_err(wrong)?,
-            (None, Some(written)) => authorizer(written, false).map_err(wrong)?,
-            (Some(_), Some(_)) => return Err(wrong(("envoyExtAuthzGrpc", "excludes envoyExtAuthzHttp"))),
-            // Of another kind: nothing that policies name.
-            (None, None) => continue,
-        };
-        if provider.name.is_empty() || all.insert(provider.name, read).is_some() {
-            return Err(wrong(("name", "is missing, or is there twice")));
-        }
-    }
-    Ok(all)
-}
-
-fn authorizer(written: &Written, is_http: bool) -> Result<Authorizer, (&'static str, &'static str)> {
-    let hostname = written.service.rsplit_once('/').map_or(written.service.as_str(), |(_, host)| host);
-    if !text::is_host(hostname) {
-        return Err(("service", "is no name of a service, such as authorizer.shop.svc.cluster.local"));
-    }
-    if written.port == 0 {
-        return Err(("port", "is missing"));
-    }
-    let timeout = match written.timeout.as_deref() {
-        None => TIMEOUT,
-        Some(time) => {
-            text::seconds(time).filter(|time| !time.is_zero()).ok_or(("timeout", "is no time; write for example 1s"))?
-        }
-    };
-    let status = match written.status_on_error.as_deref() {
-        None => STATUS,
-        Some(status) => status
-            .parse()
-            .ok()
-            .filter(|status| (400..600).contains(status))
-            .ok_or(("statusOnError", "is no status of a refusal"))?,
-    };
+/// An authorizer.
+pub(super) fn authorizer(written: &Written, is_http: bool) -> Result<Authorizer, Wrong> {
+    let target = provider::target(&written.service, written.port, "authorizer")?;
+    let timeout = provider::timeout(written.timeout.as_deref(), TIMEOUT)?;
+    let status = provider::status(written.status_on_error.as_deref(), STATUS)?;
     let body = written.include_request_body_in_check;
     if body.is_some_and(|body| body.max_request_bytes == 0) {
-        return Err(("includeRequestBodyInCheck.maxRequestBytes", "must be 1 at least"));
+        return Err(("includeRequestBodyInCheck.maxRequestBytes", "must be 1 at least".to_owned()));
     }
     let lists = [
         &written.include_request_headers_in_check,
@@ -190,24 +114,23 @@ fn authorizer(written: &Written, is_http: bool) -> Result<Authorizer, (&'static 
         || !written.include_additional_headers_in_check.is_empty()
         || lists.iter().any(|list| !list.is_empty());
     if !is_http && is_of_http {
-        return Err(("envoyExtAuthzGrpc", "has fields that are for envoyExtAuthzHttp alone"));
+        return Err(("envoyExtAuthzGrpc", "has fields that are for envoyExtAuthzHttp alone".to_owned()));
     }
     let speech = if is_http { http(written)? } else { Speech::Grpc };
-    let target = Target { hostname: hostname.to_owned(), port: written.port, subset: None };
     Ok(Authorizer { target, speech, timeout, fails_open: written.fail_open, status, body })
 }
 
-fn http(written: &Written) -> Result<Speech, (&'static str, &'static str)> {
+fn http(written: &Written) -> Result<Speech, Wrong> {
     if !written.path_prefix.is_empty() && !text::is_path(&written.path_prefix) {
-        return Err(("pathPrefix", "is no path"));
+        return Err(("pathPrefix", "is no path".to_owned()));
     }
     let added = &written.include_additional_headers_in_check;
     if !added.iter().all(|(name, value)| text::is_header_name(name) && text::is_clean(value)) {
-        return Err(("includeAdditionalHeadersInCheck", "has what is no header"));
+        return Err(("includeAdditionalHeadersInCheck", "has what is no header".to_owned()));
     }
-    let patterns = |field: &'static str, names: &[String]| -> Result<Vec<Pattern>, (&'static str, &'static str)> {
+    let patterns = |field: &'static str, names: &[String]| -> Result<Vec<Pattern>, Wrong> {
         let all = names.iter().map(|name| pattern(name)).collect::<Option<Vec<_>>>();
-        all.ok_or((field, "has what is no name of a header, and neither a* nor *a"))
+        all.ok_or_else(|| (field, "has what is no name of a header, and neither a* nor *a".to_owned()))
     };
     let mut shown = patterns("includeRequestHeadersInCheck", &written.include_request_headers_in_check)?;
     // What the field was called before.
@@ -235,6 +158,7 @@ fn pattern(name: &str) -> Option<Pattern> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::mesh::{Mesh, read};
     use super::*;
 
     fn read_one(kind: &str, fields: &str) -> Result<Authorizer, String> {
@@ -242,7 +166,7 @@ mod tests {
             "accessLogFile: /dev/stdout\nextensionProviders:\n- {{name: other, zipkin: {{service: z, port: 1}}}}\n- name: a\n  {kind}: \
              {{service: shop/a.shop.svc.cluster.local, port: 9000{fields}}}\n"
         );
-        read(&text).map(|mut all| all.remove("a").unwrap()).map_err(|error| error.to_string())
+        read(&text).map(|read| read.authorizers["a"].clone()).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -270,6 +194,6 @@ mod tests {
             let error = read_one(kind, fields).unwrap_err();
             assert!(error.contains(problem), "{problem} in {error}");
         }
-        assert_eq!(read(""), Ok(Authorizers::new()));
+        assert_eq!(read(""), Ok(Mesh::default()));
     }
 }

@@ -7,9 +7,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::authorizers::BadMesh;
 use super::model::Target;
-use super::rules::text;
+use super::provider::{self, Wrong};
 
 /// For the answer of a rate limiter, where nothing is said; Envoy's default.
 const TIMEOUT: Duration = Duration::from_millis(20);
@@ -42,28 +41,6 @@ pub struct Limiter {
     pub status: u16,
 }
 
-/// What of a mesh configuration means something here.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Mesh {
-    extension_providers: Vec<Provider>,
-    default_providers: Defaults,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Defaults {
-    tracing: Vec<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-struct Provider {
-    name: String,
-    opentelemetry: Option<Value>,
-    fairway_rate_limit_grpc: Option<WrittenLimiter>,
-}
-
 /// Istio's fields, of which some are not for us.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -72,9 +49,10 @@ struct WrittenCollector {
     port: u16,
 }
 
+/// As it is written.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct WrittenLimiter {
+pub(super) struct WrittenLimiter {
     service: String,
     port: u16,
     domain: String,
@@ -88,75 +66,28 @@ fn yes() -> bool {
     true
 }
 
-/// Reads the providers of a mesh configuration, as Istio's config map has it in `mesh`. A collector that cannot be used is a
-/// fault of who names it, as Istio knows more kinds of them.
-///
-/// # Errors
-/// The first rate limiter that cannot be used.
-pub fn read(text: &str) -> Result<Providers, BadMesh> {
-    let mesh: Option<Mesh> = serde_saphyr::from_str(text).map_err(|error| BadMesh::Unread(error.to_string()))?;
-    let Mesh { extension_providers, default_providers } = mesh.unwrap_or_default();
-    let mut all = Providers { tracing: default_providers.tracing.into_iter().next(), ..Providers::default() };
-    for (index, provider) in extension_providers.into_iter().enumerate() {
-        if let Some(written) = provider.opentelemetry {
-            all.collectors.insert(provider.name.clone(), collector(written));
-        }
-        let Some(written) = provider.fairway_rate_limit_grpc else { continue };
-        let wrong = |(field, problem): (&str, &str)| BadMesh::Provider {
-            index,
-            field: field.to_owned(),
-            problem: problem.to_owned(),
-        };
-        let read = limiter(&written).map_err(wrong)?;
-        if provider.name.is_empty() || all.limiters.insert(provider.name, read).is_some() {
-            return Err(wrong(("name", "is missing, or is there twice")));
-        }
-    }
-    Ok(all)
-}
-
-/// `[<namespace>/]<hostname>` and a port.
-fn target(service: &str, port: u16) -> Result<Target, (&'static str, &'static str)> {
-    let hostname = service.rsplit_once('/').map_or(service, |(_, host)| host);
-    if !text::is_host(hostname) {
-        return Err(("service", "is no name of a service, such as collector.shop.svc.cluster.local"));
-    }
-    if port == 0 {
-        return Err(("port", "is missing"));
-    }
-    Ok(Target { hostname: hostname.to_owned(), port, subset: None })
-}
-
-fn collector(written: Value) -> Result<Target, String> {
+/// A collector, or why it cannot be used.
+pub(super) fn collector(written: Value) -> Result<Target, String> {
     let written: WrittenCollector =
         serde_json::from_value(written).map_err(|error| format!("{error}; OTLP over gRPC is what is spoken"))?;
-    target(&written.service, written.port).map_err(|(field, problem)| format!("{field} {problem}"))
+    let target = provider::target(&written.service, written.port, "collector");
+    target.map_err(|(field, problem)| format!("{field} {problem}"))
 }
 
-fn limiter(written: &WrittenLimiter) -> Result<Limiter, (&'static str, &'static str)> {
-    let target = target(&written.service, written.port)?;
+/// A rate limiter.
+pub(super) fn limiter(written: &WrittenLimiter) -> Result<Limiter, Wrong> {
+    let target = provider::target(&written.service, written.port, "collector")?;
     if written.domain.is_empty() {
-        return Err(("domain", "is missing"));
+        return Err(("domain", "is missing".to_owned()));
     }
-    let timeout = match written.timeout.as_deref() {
-        None => TIMEOUT,
-        Some(time) => {
-            text::seconds(time).filter(|time| !time.is_zero()).ok_or(("timeout", "is no time; write for example 1s"))?
-        }
-    };
-    let status = match written.status_on_error.as_deref() {
-        None => STATUS,
-        Some(status) => status
-            .parse()
-            .ok()
-            .filter(|status| (400..600).contains(status))
-            .ok_or(("statusOnError", "is no status of a refusal"))?,
-    };
+    let timeout = provider::timeout(written.timeout.as_deref(), TIMEOUT)?;
+    let status = provider::status(written.status_on_error.as_deref(), STATUS)?;
     Ok(Limiter { target, domain: written.domain.clone(), timeout, fails_open: written.fail_open, status })
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::mesh::read;
     use super::*;
 
     #[test]
@@ -174,7 +105,7 @@ mod tests {
             let mesh = format!(
                 "defaultProviders: {{tracing: [c, d]}}\nextensionProviders:\n- {{name: c, opentelemetry: {written}}}\n"
             );
-            let read = read(&mesh).unwrap();
+            let read = read(&mesh).unwrap().providers;
             assert_eq!(read.tracing.as_deref(), Some("c"));
             match (&read.collectors["c"], expected) {
                 (Ok(target), Ok(expected)) => assert_eq!(target.to_string(), expected),
@@ -188,7 +119,7 @@ mod tests {
     fn rate_limiters_are_read_as_a_whole_or_refused() {
         let read = |fields: &str| {
             let mesh = format!("extensionProviders:\n- {{name: l, fairwayRateLimitGrpc: {{{fields}}}}}\n");
-            read(&mesh).map(|read| read.limiters["l"].clone()).map_err(|error| error.to_string())
+            read(&mesh).map(|read| read.providers.limiters["l"].clone()).map_err(|error| error.to_string())
         };
         let target = Target { hostname: "limiter.shop".into(), port: 8081, subset: None };
         let usual = "service: limiter.shop, port: 8081, domain: shop";

@@ -156,7 +156,7 @@ struct Header {
 #[must_use]
 pub fn read(objects: &Objects, settings: &Settings) -> Telemetries {
     let mut all = Telemetries {
-        providers: Arc::clone(&settings.providers),
+        providers: Arc::clone(&settings.mesh.providers),
         mesh: Mesh {
             root_namespace: settings.root_namespace.clone(),
             cluster: settings.cluster_id.clone(),
@@ -224,7 +224,7 @@ fn one(
         let at = format!("spec.tracing[{index}]");
         // A waypoint is on the server's side of a request, as with Istio.
         if written.r#match.mode != Mode::Client {
-            tracing.read(&at, written, &settings.providers, texts);
+            tracing.read(&at, written, &settings.mesh.providers, texts);
         }
     }
     Some((places, tracing))

@@ -317,7 +317,7 @@ mod tests {
     use fairway_core::source::directory::load;
 
     use super::*;
-    use crate::l7::providers;
+    use crate::l7::mesh;
     use crate::state::Published;
     use crate::translate::Settings;
 
@@ -372,7 +372,7 @@ spec:
             (vec![&of_service, &of_theirs], "c", &["a"]),
             (vec![&of_service, &of_own, &of_theirs], "c", &["a", "b"]),
         ];
-        let settings = Settings { providers: Arc::new(providers::read(MESH).unwrap()), ..Settings::default() };
+        let settings = Settings { mesh: mesh::read(MESH).unwrap(), ..Settings::default() };
         for (limits, asked, told) in rows {
             let root = tempfile::tempdir().unwrap();
             let limits: String = limits.into_iter().map(String::as_str).collect();

@@ -210,7 +210,7 @@ fn authorization_policies(
 ) {
     let root = &settings.root_namespace;
     for (key, object) in objects.authorization_policies.iter() {
-        match policy::outcome(object, root, &settings.authorizers) {
+        match policy::outcome(object, root, &settings.mesh.authorizers) {
             Ok(outcome) => {
                 policies.report(key, Severity::Warning, outcome.warnings.clone(), "");
                 policies.add(key, &outcome);

@@ -22,7 +22,7 @@ pub(super) fn translate(
     previous: &Accepted,
 ) {
     for (key, object) in objects.rate_limits.iter() {
-        match read(object, &settings.root_namespace, &settings.providers) {
+        match read(object, &settings.root_namespace, &settings.mesh.providers) {
             Ok(means) => {
                 let means = Arc::new(means);
                 policies.rates.push((key.clone(), Arc::clone(&means)));

@@ -1,0 +1,103 @@
+//! The mesh configuration, in the form that Istio's config map has it in `mesh`: who may be asked about requests, and who is told
+//! of them.
+
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::authorizers::{self, Authorizers};
+use super::provider::Wrong;
+use super::providers::{self, Providers};
+
+/// What of a mesh configuration means something here. Clones are cheap.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mesh {
+    /// Who may be asked by policies.
+    pub authorizers: Arc<Authorizers>,
+    /// Whom waypoints tell what requests took, and who counts requests for them.
+    pub providers: Arc<Providers>,
+}
+
+/// What cannot be used of a mesh configuration.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadMesh {
+    /// It is none.
+    #[error("the mesh configuration cannot be read: {0}")]
+    Unread(String),
+    /// A provider is wrong.
+    #[error("extensionProviders[{index}].{field} {problem}")]
+    Provider {
+        /// Its place.
+        index: usize,
+        /// Which field.
+        field: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+}
+
+/// What is read of it; the rest is Istio's own.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Written {
+    extension_providers: Vec<Provider>,
+    default_providers: Defaults,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Defaults {
+    tracing: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Provider {
+    name: String,
+    envoy_ext_authz_http: Option<authorizers::Written>,
+    envoy_ext_authz_grpc: Option<authorizers::Written>,
+    opentelemetry: Option<Value>,
+    fairway_rate_limit_grpc: Option<providers::WrittenLimiter>,
+}
+
+/// Reads a mesh configuration. A collector that cannot be used is a fault of who names it, as Istio knows more kinds of them.
+///
+/// # Errors
+/// The first authorizer or rate limiter that cannot be used.
+pub fn read(text: &str) -> Result<Mesh, BadMesh> {
+    let written: Option<Written> = serde_saphyr::from_str(text).map_err(|error| BadMesh::Unread(error.to_string()))?;
+    let Written { extension_providers, default_providers } = written.unwrap_or_default();
+    let mut authorizers = Authorizers::new();
+    let mut providers = Providers { tracing: default_providers.tracing.into_iter().next(), ..Providers::default() };
+    for (index, provider) in extension_providers.into_iter().enumerate() {
+        let wrong = |(field, problem): Wrong| BadMesh::Provider { index, field: field.to_owned(), problem };
+        let twice = || wrong(("name", "is missing, or is there twice".to_owned()));
+        let Provider { name, envoy_ext_authz_http, envoy_ext_authz_grpc, opentelemetry, fairway_rate_limit_grpc } =
+            provider;
+        let asked = match (&envoy_ext_authz_http, &envoy_ext_authz_grpc) {
+            (Some(written), None) => Some(authorizers::authorizer(written, true).map_err(wrong)?),
+            (None, Some(written)) => Some(authorizers::authorizer(written, false).map_err(wrong)?),
+            (Some(_), Some(_)) => {
+                return Err(wrong(("envoyExtAuthzGrpc", "excludes envoyExtAuthzHttp".to_owned())));
+            }
+            // Of another kind: nothing that policies name.
+            (None, None) => None,
+        };
+        if let Some(authorizer) = asked
+            && (name.is_empty() || authorizers.insert(name.clone(), authorizer).is_some())
+        {
+            return Err(twice());
+        }
+        if let Some(written) = opentelemetry {
+            providers.collectors.insert(name.clone(), providers::collector(written));
+        }
+        if let Some(written) = fairway_rate_limit_grpc {
+            let limiter = providers::limiter(&written).map_err(wrong)?;
+            if name.is_empty() || providers.limiters.insert(name, limiter).is_some() {
+                return Err(twice());
+            }
+        }
+    }
+    Ok(Mesh { authorizers: Arc::new(authorizers), providers: Arc::new(providers) })
+}
