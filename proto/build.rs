@@ -4,7 +4,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message;
 
 /// Every file of the contract; imports are found next to them.
-const FILES: [&str; 47] = [
+const FILES: [&str; 54] = [
     "workload.proto",
     "authorization.proto",
     "ca.proto",
@@ -48,10 +48,17 @@ const FILES: [&str; 47] = [
     "envoy/rate_limit_service.proto",
     "envoy/ratelimit.proto",
     "envoy/rls.proto",
+    "envoy/access_log.proto",
+    "envoy/access_log_cel.proto",
+    "envoy/access_log_file.proto",
+    "envoy/access_log_grpc.proto",
+    "envoy/access_log_otel.proto",
     "opentelemetry/common.proto",
     "opentelemetry/resource.proto",
     "opentelemetry/trace.proto",
     "opentelemetry/trace_service.proto",
+    "opentelemetry/logs.proto",
+    "opentelemetry/logs_service.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -4,9 +4,11 @@
 //! numbers are arguments. `io` adds what the proxies share, `source` reads Kubernetes objects from manifests, `local` a
 //! proxy's own configuration file.
 
+pub mod access_log;
 pub mod addr;
 pub mod authz;
 pub mod balance;
+pub mod cel;
 pub mod config;
 pub mod dns;
 pub mod facts;

@@ -338,6 +338,8 @@ limits! {
     SPAN_QUEUE, "span_queue", Count, 2_048, 1..=1_000_000, Some("SPAN_QUEUE");
     /// A collector takes spans by then, or they are lost; as long as OpenTelemetry's own exporters wait.
     SPAN_EXPORT_TIMEOUT, "span_export_timeout", Milliseconds, 10 * SECOND, 100..=10 * MINUTE, Some("SPAN_EXPORT_TIMEOUT");
+    /// Lines of access logs that wait to be written, some 512 bytes each, and records that wait for one collector; beyond, they are lost rather than waited for. What a busy waypoint logs in about a second.
+    ACCESS_LOG_QUEUE, "access_log_queue", Count, 8_192, 1..=1_000_000, Some("ACCESS_LOG_QUEUE");
     /// Admin requests are small; anything larger is a mistake.
     ADMIN_REQUEST, "admin_request", Bytes, 64 * KIB, KIB..=MIB, Some("ADMIN_REQUEST");
     /// Admin connections at once; dumps of a large mesh cost memory.

@@ -20,6 +20,7 @@ use prost::Message;
 fn main() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
     for (target, seeds) in [
+        ("access_log", access_log()),
         ("admission", admission()),
         ("client_hello", client_hello()),
         ("connect", connect()),
@@ -42,6 +43,16 @@ fn main() {
 }
 
 type Seeds = Vec<(&'static str, Vec<u8>)>;
+
+/// Conditions and formats as users write them.
+fn access_log() -> Seeds {
+    let seed = |condition: &str, format: &str| [&[0][..], &piece(condition.as_bytes()), format.as_bytes()].concat();
+    vec![
+        ("failed", seed("response.code >= 400 && request.method != 'GET'", "%REQ(:METHOD)% %RESPONSE_CODE%\n")),
+        ("header", seed("'x-a' in request.headers || has(request.headers.b)", "%REQ(X-A?:PATH):10% 100%%")),
+        ("choice", seed("response.code in [200, 201] ? size('a') + 1 == 2 : !connection.mtls", "[%START_TIME%] %DURATION%ms")),
+    ]
+}
 
 /// The first bytes of a TLS client that asks for `a.example`, in one record and in two, and of other clients.
 fn client_hello() -> Seeds {

@@ -3,6 +3,7 @@
 //! A new target is a module here, a file in `fuzz_targets/`, an entry in `Cargo.toml`, and seeds from
 //! `examples/seeds.rs`; `./dev fuzz` finds it by itself.
 
+pub mod access_log;
 pub mod admission;
 pub mod client_hello;
 pub mod connect;

@@ -21,7 +21,7 @@ const FORMS: [&str; 3] = ["traceparent", "b3", "x-b3-traceid"];
 /// itself.
 pub fn run(data: &[u8]) {
     static TRACING: OnceLock<Arc<Tracing>> = OnceLock::new();
-    let collector = || Arc::new(Collector { cluster: "c".into(), service: "s".into() });
+    let collector = || Arc::new(Collector { cluster: "c".into(), attributes: Vec::new() });
     let tracing =
         TRACING.get_or_init(|| Arc::new(Tracing { collector: collector(), per_million: 500_000, tags: vec![] }));
     let mut input = Input::new(data);

@@ -23,10 +23,15 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 /// Envoy's resources and what they are made of, as far as Fairway uses them.
 pub mod envoy {
     pub use super::packages::envoy::config::{
-        cluster::v3 as cluster, core::v3 as core, endpoint::v3 as endpoint, listener::v3 as listener,
-        ratelimit::v3 as rate_limit_service, rbac::v3 as rbac, route::v3 as route, trace::v3 as trace,
+        accesslog::v3 as access_log, cluster::v3 as cluster, core::v3 as core, endpoint::v3 as endpoint,
+        listener::v3 as listener, ratelimit::v3 as rate_limit_service, rbac::v3 as rbac, route::v3 as route,
+        trace::v3 as trace,
     };
     pub use super::packages::envoy::extensions::{
+        access_loggers::{
+            file::v3 as access_log_file, filters::cel::v3 as access_log_cel, grpc::v3 as access_log_grpc,
+            open_telemetry::v3 as access_log_otel,
+        },
         common::ratelimit::v3 as rate_limit_descriptor,
         filters::{
             common::fault::v3 as fault_delay,
@@ -56,7 +61,8 @@ pub mod envoy {
 /// What is told to collectors (OTLP), as far as Fairway tells it.
 pub mod otlp {
     pub use super::packages::opentelemetry::proto::{
-        collector::trace::v1 as trace_service, common::v1 as common, resource::v1 as resource, trace::v1 as trace,
+        collector::logs::v1 as logs_service, collector::trace::v1 as trace_service, common::v1 as common,
+        logs::v1 as logs, resource::v1 as resource, trace::v1 as trace,
     };
 }
 

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::Admin;
 use crate::config::Current;
 use crate::export;
+use crate::lines;
 use crate::load::Loads;
 use crate::rates::Buckets;
 use crate::settings::Settings;
@@ -69,7 +70,8 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
         name: settings.node.pod_name.as_str().into(),
         service_account: settings.service_account.as_str().into(),
     };
-    let (exports, exporter) = export::queue(&settings.limits, &metrics);
+    let (exports, exporters) = export::queues(&settings.limits, &metrics);
+    let (lines, writer) = lines::queue(&settings.limits, &metrics);
     let waypoint = Arc::new(Waypoint {
         config: Arc::new(Current::default()),
         view: live.subscribe(&ourselves),
@@ -79,6 +81,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
         rates: Buckets::within(&settings.limits),
         telemetry: Telemetry::new(&metrics, &settings.limits),
         exports,
+        lines,
         handshakes: Handshakes::within(&settings.limits),
         limits: settings.limits.clone(),
         live: live.clone(),
@@ -93,7 +96,8 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
     let routes = Client::new(control_plane, &settings.node, Arc::clone(&waypoint), &readiness, &metrics);
     let mut world = tokio::spawn(world.run(stream_drain.clone()));
     let mut routes = tokio::spawn(routes.run(stream_drain.clone()));
-    let exporter = tokio::spawn(exporter.run(Arc::clone(&waypoint), stream_drain.clone()));
+    let exporters = tokio::spawn(exporters.run(Arc::clone(&waypoint), stream_drain.clone()));
+    let writer = tokio::spawn(writer.run(std::io::stdout(), stream_drain.clone()));
     drop(stream_drain);
     tokio::spawn(first_certificate(Arc::clone(&waypoint), readiness.block("certificate")));
     tokio::spawn(Upstreams::keep_tidy(Arc::clone(&waypoint)));
@@ -119,7 +123,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
     let ended = trigger.drain(Mode::Graceful, settings.drain).await;
     tracing::info!(?ended, "connections have ended");
     stream_trigger.start(Mode::Graceful);
-    let _ = tokio::join!(world, routes, exporter);
+    let _ = tokio::join!(world, routes, exporters, writer);
     Ok(())
 }
 

@@ -6,9 +6,11 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use fairway_core::reason::Reason;
+use http::HeaderMap;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use tokio::time::Sleep;
 
+use crate::access_log;
 use crate::grpc;
 use crate::load::{Busy, UnderWay};
 use crate::replay::Replay;
@@ -55,6 +57,7 @@ impl Drop for Ending {
     fn drop(&mut self) {
         self.connection.waypoint.telemetry.request(&self.connection, &self.done);
         self.connection.waypoint.exports.request(&self.connection, &self.done);
+        access_log::tell(&self.connection, &self.done);
     }
 }
 
@@ -84,6 +87,15 @@ impl Body {
     #[must_use]
     pub fn of(endpoint: Endpoint, ending: Ending) -> Self {
         Self { source: Source::Endpoint(Box::new(endpoint)), done: Some(ending) }
+    }
+
+    /// The answer that it belongs to has these headers.
+    pub fn answered(&mut self, headers: &HeaderMap) {
+        self.note(|done| {
+            if let Some(kept) = &mut done.kept {
+                kept.answer(headers);
+            }
+        });
     }
 
     fn note(&mut self, change: impl FnOnce(&mut Done)) {

@@ -19,6 +19,7 @@ pub use authorizer::{Authorizer, Custom, Shown, Speech};
 pub use cluster::{Balancer, Bounds, Cluster, Keepalive, Outliers, Reuse, assignment, cluster};
 pub use limiter::Limiter;
 pub use listener::listener;
+pub use logs::{Format, Logger, Logs, Record, Sink};
 pub use opaque::{Chain, Opaque, ServerName};
 pub use per_route::{Abort, Before, Cors, Fault};
 pub use policy::{ClaimMatch, Permission, Policy, Principal, Rules, Verdict};
@@ -34,6 +35,7 @@ mod cluster;
 mod fields;
 mod limiter;
 mod listener;
+mod logs;
 mod opaque;
 mod per_route;
 mod policy;
@@ -125,6 +127,8 @@ pub struct Http {
     pub limiter: Option<Limiter>,
     /// Who is told what requests took; none where nothing of a trace is read or written.
     pub tracing: Option<Arc<Tracing>>,
+    /// Who is told of requests that have ended; none is our own log.
+    pub logs: Option<Arc<Logs>>,
     /// What connections may go on as, in lower case.
     pub upgrades: Vec<String>,
 }

@@ -1,6 +1,7 @@
 //! The waypoint: takes tunnels for the services that are bound to it, and does with their requests what routes and policies
 //! say.
 
+pub mod access_log;
 pub mod admin;
 pub mod affinity;
 pub mod app;
@@ -21,6 +22,7 @@ pub mod framing;
 pub mod grpc;
 pub mod http_server;
 pub mod limiter;
+pub mod lines;
 pub mod load;
 pub mod matching;
 pub mod named;

@@ -11,6 +11,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request};
 use hyper::body::Incoming;
 use rand::RngExt;
 
+use crate::access_log::Kept;
 use crate::affinity;
 use crate::authorizer;
 use crate::body::{Body, Ending};
@@ -69,7 +70,9 @@ pub async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> R
     for edits in &response_edits {
         edits::apply(edits, response.headers_mut());
     }
-    Ok(response)
+    let (parts, mut body) = response.into_parts();
+    body.answered(&parts.headers);
+    Ok(Response::from_parts(parts, body))
 }
 
 fn begin(connection: &Arc<Connection>, request: &Request<Incoming>) -> Ending {
@@ -85,16 +88,24 @@ async fn walk(
     response_edits: &mut Vec<Edits>,
 ) -> Result<Answer, Failure> {
     let bad = |problem: &dyn std::fmt::Display| Failure::new(Reason::BadRequest, problem);
-    framing::check(&request).map_err(|error| bad(&error))?;
     // One state of the configuration for the whole request.
     let config = connection.waypoint.config.load();
     let Some(Listener::Http(http)) = config.listeners.get(&connection.listener).map(|it| &**it) else {
         return Err(Failure::new(Reason::DestinationUnknown, "the port does not carry requests any more"));
     };
+    done.kept = http.logs.as_ref().map(|logs| Box::new(Kept::begun(logs, request.version(), request.uri().query())));
+    framing::check(&request).map_err(|error| bad(&error))?;
     let upgrade = upgrade::asked(&mut request, &http.upgrades);
     let (mut parts, body) = request.into_parts();
     framing::remove_named(&mut parts.headers);
     name_client(connection, &mut parts.headers);
+    if let Some(kept) = &mut done.kept {
+        // The endpoint gets the one that is told.
+        if kept.tells(&REQUEST_ID) {
+            identify(&mut parts.headers);
+        }
+        kept.ask(&parts.headers);
+    }
     done.authority = authority(&parts).ok_or_else(|| bad(&"the request's host cannot be read"))?;
     done.path = path::normalise(parts.uri.path(), http.merge_slashes).map_err(|error| bad(&error))?.into_owned();
     let time = SystemTime::now();
@@ -306,10 +317,15 @@ fn onward(connection: &Connection, mut headers: HeaderMap, upgrade: Option<&upgr
     headers.remove(&FORWARDED_FOR);
     headers.extend(line.map(|line| (FORWARDED_FOR, line)));
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+    identify(&mut headers);
+    headers
+}
+
+/// Gives a request an identifier that has none.
+fn identify(headers: &mut HeaderMap) {
     if !headers.contains_key(&REQUEST_ID) {
         headers.extend(HeaderValue::try_from(identifier(rand::random())).ok().map(|id| (REQUEST_ID, id)));
     }
-    headers
 }
 
 /// What a span needs of chance.

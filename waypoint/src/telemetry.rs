@@ -10,6 +10,7 @@ use fairway_core::limits::{self, Limits};
 use fairway_core::reason::Reason;
 use fairway_core::workload::Workload;
 
+use crate::access_log::Kept;
 use crate::failure::Failure;
 use crate::rates::Told;
 use crate::stream::Connection;
@@ -113,6 +114,8 @@ pub struct Done {
     pub sent: u64,
     /// The trace that it belongs to, where anything is made of traces.
     pub trace: Option<Box<Trace>>,
+    /// What is kept of it for those whom the listener names to be told of it; none where our own log is all.
+    pub kept: Option<Box<Kept>>,
 }
 
 impl Done {
@@ -138,6 +141,7 @@ impl Done {
             received: 0,
             sent: 0,
             trace: None,
+            kept: None,
         }
     }
 }
@@ -346,7 +350,7 @@ impl Telemetry {
         );
     }
 
-    /// A request has ended.
+    /// A request has ended: it is counted.
     pub fn request(&self, connection: &Connection, done: &Done) {
         let flags = flags(done);
         let key = SeriesKey {
@@ -360,7 +364,6 @@ impl Telemetry {
         #[expect(clippy::cast_precision_loss, reason = "bytes of a body, for a histogram")]
         let observed = [milliseconds, done.received as f64, done.sent as f64];
         connection.series.observe(key, observed, self.fresh, || self.handles(connection, done, flags));
-        log(connection, done, milliseconds);
     }
 
     /// Counter and histograms of one series; to be kept at hand, as making its labels costs more than counting.
@@ -403,36 +406,6 @@ impl AtHand {
             histogram.record(value);
         }
     }
-}
-
-fn log(connection: &Connection, done: &Done, milliseconds: f64) {
-    let client = &connection.client;
-    let failed = done.reason != Reason::Ok;
-    tracing::event!(
-        target: "access", tracing::Level::INFO,
-        src.addr = %client.address,
-        src.workload = client.workload.as_deref().map(|workload| &*workload.name),
-        src.identity = client.identity.as_str(),
-        dst.hbone_addr = %connection.bound.address(),
-        dst.service = connection.bound.service().map(|service| service.hostname()),
-        dst.workload = done.workload.as_deref().map(|workload| &*workload.name),
-        dst.addr = done.endpoint.map(tracing::field::display),
-        dst.identity = done.identity.as_ref().map(Identity::as_str),
-        method = done.method.as_str(),
-        authority = done.authority,
-        path = done.path,
-        route = done.route,
-        status = done.status,
-        grpc_status = done.grpc_status,
-        retries = done.retries,
-        bytes_sent = done.sent,
-        bytes_recv = done.received,
-        duration = format!("{milliseconds:.1}ms"),
-        reason = done.reason.label(),
-        error = done.detail.as_deref(),
-        hint = failed.then(|| done.reason.hint()),
-        "request complete"
-    );
 }
 
 /// The short codes that users of Envoy know.

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -31,12 +32,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use crate::config::{
     Action, Assignment, Backend, Before, Cluster, Config, Current, Edits, Forward, Host, Http, Listener, Match,
     PathMatch, Protocol, Route, Rules, Table, Tokens, Weighted,
 };
 use crate::export;
+use crate::lines;
 use crate::load::Loads;
 use crate::rates::Buckets;
 use crate::telemetry::{HISTOGRAMS, Telemetry};
@@ -55,10 +58,42 @@ pub(crate) struct Served {
     pub(crate) metrics: Metrics,
     pub(crate) certificates: Certificates,
     pub(crate) config: Config,
+    pub(crate) logged: Logged,
     address: SocketAddr,
     pool: Pool,
     trigger: Trigger,
     _root: tempfile::TempDir,
+}
+
+/// What was written to access logs.
+#[derive(Clone, Default)]
+pub(crate) struct Logged(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Logged {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Logged {
+    /// So many lines, once they are there.
+    pub(crate) async fn lines(&self, count: usize) -> Vec<String> {
+        let there = async {
+            loop {
+                let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+                if text.lines().count() >= count {
+                    return text.lines().map(str::to_owned).collect();
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, there).await.unwrap()
+    }
 }
 
 /// An address of loopback that no other test uses, in this process or another.
@@ -152,7 +187,8 @@ impl Served {
         };
         let (trigger, drain) = drain::new();
         let pool = || Pool::new(sockets.clone(), certificates.clone(), ReceiveBudget::default());
-        let (exports, exporter) = export::queue(&Limits::default(), &metrics);
+        let (exports, exporters) = export::queues(&Limits::default(), &metrics);
+        let (lines, writer) = lines::queue(&Limits::default(), &metrics);
         let waypoint = Arc::new(Waypoint {
             config: Arc::new(Current::default()),
             view: live.subscribe(&ourselves),
@@ -163,20 +199,23 @@ impl Served {
             rates: Buckets::within(&Limits::default()),
             telemetry: Telemetry::new(&metrics, &Limits::default()),
             exports,
+            lines,
             handshakes: Handshakes::within(&Limits::default()),
             limits: Limits::default(),
             certificates: certificates.clone(),
             sockets: sockets.clone(),
             budget: ReceiveBudget::default(),
         });
-        tokio::spawn(exporter.run(Arc::clone(&waypoint), drain.clone()));
+        tokio::spawn(exporters.run(Arc::clone(&waypoint), drain.clone()));
+        let logged = Logged::default();
+        tokio::spawn(writer.run(logged.clone(), drain.clone()));
         let shared = Arc::clone(&waypoint);
         let held = drain.clone();
         let handle = move |arrival| drop(tokio::spawn(tunnel::serve(Arc::clone(&shared), arrival, held.clone())));
         tokio::spawn(listen::accept("test", listener, Arc::new(Semaphore::new(64)), drain, handle));
         let pool = pool();
         let config = Config::default();
-        Self { waypoint, metrics, certificates, config, address, pool, trigger, _root: root }
+        Self { waypoint, metrics, certificates, config, logged, address, pool, trigger, _root: root }
     }
 
     /// Announces a pod with this address and what else `change` says.
@@ -214,6 +253,7 @@ impl Served {
             rates: None,
             limiter: None,
             tracing: None,
+            logs: None,
             upgrades: vec!["websocket".into()],
         };
         let listener = Listener::Http(Box::new(http));

@@ -26,6 +26,7 @@ mod authorizer;
 mod before;
 mod endpoints;
 mod limiter;
+mod logs;
 mod rates;
 mod streams;
 mod traces;

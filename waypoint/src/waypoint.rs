@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use crate::config::Current;
 use crate::export::Exports;
+use crate::lines::Lines;
 use crate::load::Loads;
 use crate::rates::Buckets;
 use crate::telemetry::Telemetry;
@@ -44,6 +45,8 @@ pub struct Waypoint {
     pub telemetry: Telemetry,
     /// What collectors are told.
     pub exports: Exports,
+    /// Lines of access logs.
+    pub lines: Lines,
     /// Tunnels to us whose clients are not proven yet.
     pub handshakes: Handshakes,
     /// Every bound.

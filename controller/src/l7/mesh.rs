@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::authorizers::{self, Authorizers};
 use super::provider::Wrong;
-use super::providers::{self, Providers};
+use super::providers::{self, Providers, logs};
 
 /// What of a mesh configuration means something here. Clones are cheap.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,9 +46,10 @@ struct Written {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 struct Defaults {
     tracing: Vec<String>,
+    access_logging: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -58,10 +59,12 @@ struct Provider {
     envoy_ext_authz_http: Option<authorizers::Written>,
     envoy_ext_authz_grpc: Option<authorizers::Written>,
     opentelemetry: Option<Value>,
+    envoy_file_access_log: Option<Value>,
+    envoy_otel_als: Option<Value>,
     fairway_rate_limit_grpc: Option<providers::WrittenLimiter>,
 }
 
-/// Reads a mesh configuration. A collector that cannot be used is a fault of who names it, as Istio knows more kinds of them.
+/// Reads a mesh configuration. A collector or an access log that cannot be used is a fault of who names it, as Istio knows more kinds of them.
 ///
 /// # Errors
 /// The first authorizer or rate limiter that cannot be used.
@@ -69,12 +72,15 @@ pub fn read(text: &str) -> Result<Mesh, BadMesh> {
     let written: Option<Written> = serde_saphyr::from_str(text).map_err(|error| BadMesh::Unread(error.to_string()))?;
     let Written { extension_providers, default_providers } = written.unwrap_or_default();
     let mut authorizers = Authorizers::new();
-    let mut providers = Providers { tracing: default_providers.tracing.into_iter().next(), ..Providers::default() };
+    let mut providers = Providers {
+        tracing: default_providers.tracing.into_iter().next(),
+        logging: default_providers.access_logging,
+        ..Providers::default()
+    };
     for (index, provider) in extension_providers.into_iter().enumerate() {
         let wrong = |(field, problem): Wrong| BadMesh::Provider { index, field: field.to_owned(), problem };
         let twice = || wrong(("name", "is missing, or is there twice".to_owned()));
-        let Provider { name, envoy_ext_authz_http, envoy_ext_authz_grpc, opentelemetry, fairway_rate_limit_grpc } =
-            provider;
+        let Provider { name, envoy_ext_authz_http, envoy_ext_authz_grpc, opentelemetry, .. } = provider;
         let asked = match (&envoy_ext_authz_http, &envoy_ext_authz_grpc) {
             (Some(written), None) => Some(authorizers::authorizer(written, true).map_err(wrong)?),
             (None, Some(written)) => Some(authorizers::authorizer(written, false).map_err(wrong)?),
@@ -92,7 +98,11 @@ pub fn read(text: &str) -> Result<Mesh, BadMesh> {
         if let Some(written) = opentelemetry {
             providers.collectors.insert(name.clone(), providers::collector(written));
         }
-        if let Some(written) = fairway_rate_limit_grpc {
+        let file = provider.envoy_file_access_log.map(logs::file);
+        if let Some(read) = file.or_else(|| provider.envoy_otel_als.map(logs::collector)) {
+            providers.logs.insert(name.clone(), read);
+        }
+        if let Some(written) = provider.fairway_rate_limit_grpc {
             let limiter = providers::limiter(&written).map_err(wrong)?;
             if name.is_empty() || providers.limiters.insert(name, limiter).is_some() {
                 return Err(twice());

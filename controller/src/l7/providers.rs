@@ -10,6 +10,8 @@ use serde_json::Value;
 use super::model::Target;
 use super::provider::{self, Wrong};
 
+pub mod logs;
+
 /// For the answer of a rate limiter, where nothing is said; Envoy's default.
 const TIMEOUT: Duration = Duration::from_millis(20);
 /// The status where a rate limiter does not answer and requests do not pass; Envoy's default.
@@ -24,6 +26,10 @@ pub struct Providers {
     pub limiters: BTreeMap<String, Limiter>,
     /// The collector where a Telemetry names none.
     pub tracing: Option<String>,
+    /// Who is told of requests that have ended, or why one cannot be used.
+    pub logs: BTreeMap<String, Result<logs::Sink, String>>,
+    /// Those of these where no Telemetry names any.
+    pub logging: Vec<String>,
 }
 
 /// Who counts requests for several proxies.

@@ -13,6 +13,7 @@ mod cluster;
 pub mod endpoints;
 pub mod hash;
 pub mod listener;
+mod logs;
 mod per_route;
 mod rates;
 mod rbac;

@@ -73,12 +73,15 @@ impl Index {
             let asked = waypoint.services.values().flat_map(|object| waypoints.asked(gateway, object));
             let backends = attached.iter().copied().flat_map(Attached::backends).chain(asked).cloned();
             let told = waypoint.services.values().filter_map(|object| waypoints.traced(gateway, object));
+            let logged = waypoint.services.values().filter_map(|object| waypoints.logged(gateway, object));
+            let logged: Vec<Target> = logged.flat_map(|logged| logged.targets()).collect();
             let entries = attached.iter().flat_map(|attached| attached.entries());
             let counted = entries.flat_map(|entry| waypoints.rates_of(&entry.route));
             let counted = waypoint.services.values().flat_map(|object| waypoints.rates(gateway, object)).chain(counted);
             let counting = counted.filter_map(|policy| waypoints.limiter(&policy.global.as_ref()?.provider));
             let backends: BTreeSet<Target> = backends
                 .chain(told.map(|traced| traced.collector))
+                .chain(logged)
                 .chain(counting.map(|limiter| limiter.target.clone()))
                 .collect();
             index.backends.insert(gateway.clone(), backends);
@@ -238,6 +241,7 @@ impl Snapshot {
                     rates.extend(entries().flat_map(|entry| plan.rates_of(&entry.route)));
                     let (keys, authorizers) = (&*self.keys, &*plan.authorizers);
                     let traced = plan.traced(gateway, object?);
+                    let logged = plan.logged(gateway, object?);
                     let before = Before {
                         policies: &policies,
                         authorizers,
@@ -246,6 +250,7 @@ impl Snapshot {
                         rates: &rates,
                         limiter,
                         traced: traced.as_ref(),
+                        logged: logged.as_ref(),
                     };
                     render::listener::http(name, &addresses, target.port, before, entries())
                 } else {

@@ -1,4 +1,4 @@
-//! Telemetries: of which requests waypoints tell whom what they took (api-surface A5). One at each place counts, and the more
+//! Telemetries: of which requests waypoints tell whom what (api-surface A5). One at each place counts, and the more
 //! special place before the more general one, field by field.
 
 use std::collections::BTreeMap;
@@ -18,13 +18,17 @@ use super::rules::text;
 use crate::age::by_age;
 use crate::translate::Settings;
 
+mod logging;
+
+pub use logging::{Logged, Logger};
+
 /// Shares are told in hundredths of a percent (the CRD's steps).
 const WHOLE: f64 = 100.0;
 
 /// All of them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Telemetries {
-    places: BTreeMap<Place, Tracing>,
+    places: BTreeMap<Place, Said>,
     /// Whose each of these is.
     owners: BTreeMap<Place, ObjectKey>,
     /// What of each has no effect, or another one.
@@ -49,6 +53,13 @@ struct Mesh {
     root_namespace: String,
     cluster: String,
     trust_domain: String,
+}
+
+/// What one place says.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Said {
+    tracing: Tracing,
+    logging: Vec<logging::Said>,
 }
 
 /// What one place says of traces; what is none is as the more general place says.
@@ -91,7 +102,7 @@ struct Spec {
     target_refs: Vec<TargetReference>,
     tracing: Vec<Written>,
     metrics: Vec<Value>,
-    access_logging: Vec<Value>,
+    access_logging: Vec<logging::Written>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -166,14 +177,14 @@ pub fn read(objects: &Objects, settings: &Settings) -> Telemetries {
     };
     for (key, object) in by_age(objects.telemetries.iter(), |object| &object.metadata) {
         let mut texts = Vec::new();
-        if let Some((places, tracing)) = one(key, object, settings, &mut texts) {
+        if let Some((places, said)) = one(key, object, settings, &mut texts) {
             for place in places {
                 if let Some(owner) = all.owners.get(&place) {
                     texts.push(format!("spec: has no effect, as {owner} is older and there, too"));
                     continue;
                 }
                 all.owners.insert(place.clone(), key.clone());
-                all.places.insert(place, tracing.clone());
+                all.places.insert(place, said.clone());
             }
         }
         let generation = object.metadata.generation;
@@ -183,12 +194,7 @@ pub fn read(objects: &Objects, settings: &Settings) -> Telemetries {
 }
 
 /// Where an object is, and what it says; nothing where it cannot be read.
-fn one(
-    key: &ObjectKey,
-    object: &Unserved,
-    settings: &Settings,
-    texts: &mut Vec<String>,
-) -> Option<(Vec<Place>, Tracing)> {
+fn one(key: &ObjectKey, object: &Unserved, settings: &Settings, texts: &mut Vec<String>) -> Option<(Vec<Place>, Said)> {
     let spec = if object.spec.is_null() { Value::Object(serde_json::Map::new()) } else { object.spec.clone() };
     let spec: Spec = match serde_json::from_value(spec) {
         Ok(spec) => spec,
@@ -211,13 +217,8 @@ fn one(
     } else if targets.is_empty() {
         places.push(Place::Namespace(key.namespace.clone()));
     }
-    for (field, is_there) in [("metrics", !spec.metrics.is_empty()), ("accessLogging", !spec.access_logging.is_empty())]
-    {
-        if is_there {
-            texts.push(format!(
-                "spec.{field}: has no effect: metrics and access logs of every proxy are always on, with all labels"
-            ));
-        }
+    if !spec.metrics.is_empty() {
+        texts.push("spec.metrics: has no effect: metrics of every proxy are always on, with all labels".to_owned());
     }
     let mut tracing = Tracing::default();
     for (index, written) in spec.tracing.into_iter().enumerate() {
@@ -227,7 +228,12 @@ fn one(
             tracing.read(&at, written, &settings.mesh.providers, texts);
         }
     }
-    Some((places, tracing))
+    let providers = &settings.mesh.providers;
+    let logging = spec.access_logging.into_iter().enumerate().filter_map(|(index, written)| {
+        logging::read(&format!("spec.accessLogging[{index}]"), written, providers, texts)
+    });
+    let logging = logging.collect();
+    Some((places, Said { tracing, logging }))
 }
 
 impl Tracing {
@@ -291,11 +297,23 @@ impl Telemetries {
         }
     }
 
+    /// What is said for these places, the most general first.
+    fn said<'a>(&'a self, places: &'a [Place]) -> impl Iterator<Item = &'a Said> {
+        let root = self.places.get(&Place::Namespace(self.mesh.root_namespace.clone()));
+        root.into_iter().chain(places.iter().filter_map(|place| self.places.get(place)))
+    }
+
+    /// Whom the waypoint `name` of `namespace` tells of requests that have ended, as these places say, the most general first;
+    /// nothing where nobody says anything.
+    pub(super) fn logged(&self, (namespace, name): (&str, &str), places: &[Place]) -> Option<Logged> {
+        let levels = self.said(places).map(|said| said.logging.as_slice());
+        logging::put_together(format!("{name}.{namespace}"), levels, &self.providers)
+    }
+
     /// What the waypoint `name` of `namespace` does with traces, as these places say, the most general first; nothing where
     /// nobody is told.
     pub(super) fn traced(&self, (namespace, name): (&str, &str), places: &[Place]) -> Option<Traced> {
-        let root = Place::Namespace(self.mesh.root_namespace.clone());
-        let mut said = [&root].into_iter().chain(places).filter_map(|place| self.places.get(place)).peekable();
+        let mut said = self.said(places).map(|said| &said.tracing).peekable();
         said.peek()?;
         let tracing = said.fold(Tracing::default(), Tracing::with);
         if tracing.is_disabled == Some(true) {

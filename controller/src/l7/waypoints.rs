@@ -11,7 +11,7 @@ use super::authz::{Place, Policy, Verdict};
 use super::model::{Attached, Entry, Routes, Target};
 use super::providers::Limiter;
 use super::rates;
-use super::telemetry::{Telemetries, Traced};
+use super::telemetry::{Logged, Telemetries, Traced};
 use super::tokens::{self, Keys, Origin};
 use crate::translate::Fault;
 use crate::translate::waypoint::{ServiceBinding, Waypoints};
@@ -261,16 +261,26 @@ impl Plan {
     /// What a waypoint does with traces before a service.
     #[must_use]
     pub fn traced(&self, gateway: &GatewayName, service: &ObjectKey) -> Option<Traced> {
+        self.telemetry.traced((&gateway.0, &gateway.1), &self.told_at(gateway, service)?)
+    }
+
+    /// Whom a waypoint tells of requests that have ended, before a service; nothing where nobody says anything.
+    #[must_use]
+    pub fn logged(&self, gateway: &GatewayName, service: &ObjectKey) -> Option<Logged> {
+        self.telemetry.logged((&gateway.0, &gateway.1), &self.told_at(gateway, service)?)
+    }
+
+    /// Where Telemetries are that count before a service, the most general place first.
+    fn told_at(&self, gateway: &GatewayName, service: &ObjectKey) -> Option<[Place; 5]> {
         let waypoint = self.waypoints.get(gateway)?;
         let (namespace, name) = gateway;
-        let places = [
+        Some([
             Place::Class(waypoint.class.clone()),
             Place::Namespace(namespace.clone()),
             Place::Namespace(service.namespace.clone()),
             Place::Object(ObjectKey::new(Kind::Gateway, namespace, name)),
             Place::Object(service.clone()),
-        ];
-        self.telemetry.traced((namespace, name), &places)
+        ])
     }
 
     /// Where a policy is attached.

@@ -243,7 +243,9 @@ fn rate_limit(bits: &mut Bits) -> Value {
 fn telemetry(bits: &mut Bits) -> Value {
     let service = json!([{"group": "", "kind": "Service", "name": format!("o{}", bits.next(2))}]);
     let targets = bits.pick(&[service, json!([])]);
-    json!({"spec": {"targetRefs": targets, "tracing": [{"randomSamplingPercentage": bits.next(120)}]}})
+    let expression = bits.pick(&["response.code >= 400", "response.kode"]);
+    json!({"spec": {"targetRefs": targets, "tracing": [{"randomSamplingPercentage": bits.next(120)}],
+        "accessLogging": [{"filter": {"expression": expression}}]}})
 }
 
 fn apply(objects: &mut Objects, change: &Edit) {

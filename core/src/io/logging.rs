@@ -15,7 +15,7 @@ use crate::limits::Limits;
 mod format;
 mod gathered;
 
-pub use format::LineFormat;
+pub use format::{LineFormat, in_milliseconds};
 pub use gathered::Gathered;
 
 /// Filter used when none is configured.

@@ -19,6 +19,7 @@ use prost_types::Any;
 
 use super::authorizer::{authorizer, marking};
 use super::limiter::Limiter;
+use super::logs::Logs;
 use super::opaque::{by_name, names, reads_names, tcp_proxy};
 use super::policy::Rules;
 use super::rates::Rates;
@@ -167,8 +168,9 @@ fn manager(config: &Any) -> Result<Listener, Wrong> {
     }
     let upgrades = all("upgrade_configs", &message.upgrade_configs, upgrade)?;
     let tracing = message.tracing.as_ref().map(Tracing::of).transpose().within("tracing")?.map(Arc::new);
+    let logs = Logs::of(&message.access_log)?.map(Arc::new);
     let (routes, merge_slashes) = (rds.route_config_name.clone(), message.merge_slashes);
-    let http = Http { custom, tokens, policies, routes, merge_slashes, rates, limiter, tracing, upgrades };
+    let http = Http { custom, tokens, policies, routes, merge_slashes, rates, limiter, tracing, logs, upgrades };
     Ok(Listener::Http(Box::new(http)))
 }
 

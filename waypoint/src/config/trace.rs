@@ -37,7 +37,7 @@ pub struct Collector {
     /// Where.
     pub cluster: Arc<str>,
     /// Who we are to it.
-    pub service: String,
+    pub attributes: Vec<(String, String)>,
 }
 
 /// What a span says besides.
@@ -73,7 +73,8 @@ impl Tracing {
         }
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and a million")]
         let per_million = (share / WHOLE * f64::from(MILLION)).round() as u32;
-        let collector = Arc::new(Collector { cluster, service: provider.service_name });
+        let collector =
+            Arc::new(Collector { cluster, attributes: vec![("service.name".to_owned(), provider.service_name)] });
         Ok(Self { collector, per_million, tags: all("custom_tags", &message.custom_tags, tag)? })
     }
 }

@@ -1,16 +1,17 @@
 //! A request as a span, in the words of OpenTelemetry's semantic conventions for HTTP where they have some.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use fairway_core::ident::Identity;
 use fairway_core::reason::Reason;
-use fairway_proto::otlp::common::any_value::Value;
-use fairway_proto::otlp::common::{AnyValue, KeyValue};
+use fairway_proto::otlp::common::KeyValue;
 use fairway_proto::otlp::trace::span::SpanKind;
 use fairway_proto::otlp::trace::status::StatusCode;
 use fairway_proto::otlp::trace::{Span, Status};
 use http::Method;
 
+use super::attribute::{number, text};
+use super::nanoseconds;
 use crate::stream::Connection;
 use crate::telemetry::{Done, flags};
 use crate::trace::{Trace, shortened};
@@ -40,10 +41,6 @@ pub(super) fn of(connection: &Connection, done: &Done, trace: &Trace) -> Span {
         status: Some(status(done)),
         flags: SAMPLED | KNOWN | remote,
     }
-}
-
-fn nanoseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Whether somebody has to look into it: what is the client's own fault is no error of a server.
@@ -108,18 +105,6 @@ fn method(method: &Method) -> (String, Option<String>) {
         return (method.as_str().to_owned(), None);
     }
     ("_OTHER".to_owned(), Some(shortened(method.as_str())))
-}
-
-pub(super) fn text(key: &str, value: &str) -> KeyValue {
-    attribute(key, Value::StringValue(value.to_owned()))
-}
-
-fn number(key: &str, value: u64) -> KeyValue {
-    attribute(key, Value::IntValue(i64::try_from(value).unwrap_or(i64::MAX)))
-}
-
-fn attribute(key: &str, value: Value) -> KeyValue {
-    KeyValue { key: key.to_owned(), value: Some(AnyValue { value: Some(value) }) }
 }
 
 #[cfg(test)]

@@ -68,7 +68,10 @@ async fn served(collector: SocketAddr) -> Served {
     served.announce("collector", collector.ip(), false, |_| {});
     served.cluster("collector", Protocol::Http2, &[collector]);
     let tags = vec![Tag { name: "plan".into(), value: TagValue::Fixed("free".into()) }];
-    let collector = Arc::new(Collector { cluster: "collector".into(), service: "way.shop".into() });
+    let collector = Arc::new(Collector {
+        cluster: "collector".into(),
+        attributes: vec![("service.name".into(), "way.shop".into())],
+    });
     if let Listener::Http(http) = Arc::make_mut(served.config.listeners.get_mut(&web(80)).unwrap()) {
         http.tracing = Some(Arc::new(Tracing { collector, per_million: 0, tags }));
     }

@@ -11,7 +11,7 @@ const TRACE: u128 = 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c;
 const SPAN: u64 = 0x00f0_67aa_0ba9_02b7;
 
 fn tracing(per_million: u32, tags: Vec<Tag>) -> Arc<Tracing> {
-    let collector = Arc::new(Collector { cluster: "collector".into(), service: "way.shop".into() });
+    let collector = Arc::new(Collector { cluster: "collector".into(), attributes: Vec::new() });
     Arc::new(Tracing { collector, per_million, tags })
 }
 

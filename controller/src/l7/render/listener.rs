@@ -29,9 +29,9 @@ use super::super::authz::{Layer, Policy};
 use super::super::model::{Entry, Stream, Target};
 use super::super::providers::Limiter;
 use super::super::rates;
-use super::super::telemetry::Traced;
+use super::super::telemetry::{Logged, Traced};
 use super::super::tokens::{self, KeySets};
-use super::{INVALID_BACKEND, ads, any, authorizers, duration, per_route, rates as render_rates, rbac, tracing};
+use super::{INVALID_BACKEND, ads, any, authorizers, duration, logs, per_route, rates as render_rates, rbac, tracing};
 
 /// The listener for what is not for a service.
 pub const WORKLOADS: &str = "workloads";
@@ -65,6 +65,8 @@ pub struct Before<'a> {
     pub limiter: Option<&'a Limiter>,
     /// What is done with traces.
     pub traced: Option<&'a Traced>,
+    /// Who is told of requests that have ended; nothing is the waypoint's own log.
+    pub logged: Option<&'a Logged>,
 }
 
 /// What a client dials: the routes of the same name, of which these are all.
@@ -98,6 +100,7 @@ pub fn http<'a>(
         merge_slashes: true,
         path_with_escaped_slashes_action: PathWithEscapedSlashesAction::KeepUnchanged.into(),
         tracing: before.traced.map(tracing::tracing),
+        access_log: before.logged.map(logs::logs).unwrap_or_default(),
         upgrade_configs: UPGRADES.map(|name| UpgradeConfig { upgrade_type: name.to_owned() }).to_vec(),
         ..manager(name, filters.collect())
     };

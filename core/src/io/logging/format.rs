@@ -1,6 +1,7 @@
 //! One log line: tab-separated text or a JSON object, with the field names and order the event gives.
 
 use std::fmt::{self, Write as _};
+use std::time::SystemTime;
 
 use serde_json::{Map, Value};
 use time::OffsetDateTime;
@@ -17,6 +18,19 @@ use super::Shape;
 /// RFC 3339, microseconds, UTC.
 const TIME: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
+
+/// The same in milliseconds, as Envoy writes it.
+const MILLISECONDS: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+
+/// A time as Envoy's access logs write it; empty beyond the year 9999.
+pub fn in_milliseconds(time: SystemTime) -> String {
+    let known = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let time =
+        i64::try_from(known.as_secs()).ok().and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());
+    let time = time.and_then(|time| time.replace_nanosecond(known.subsec_nanos()).ok());
+    time.and_then(|time| time.format(MILLISECONDS).ok()).unwrap_or_default()
+}
 
 /// Formats events as lines of a [`Shape`].
 #[derive(Clone, Debug)]

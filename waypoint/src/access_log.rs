@@ -1,0 +1,264 @@
+//! Tells of a request that has ended: our own log, or whomever the listener names.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use fairway_core::access_log::{Entry, Operator, Plain, Said};
+use fairway_core::cel::{Attribute, Subject, Value};
+use fairway_core::ident::Identity;
+use fairway_core::io::logging::in_milliseconds;
+use fairway_core::reason::Reason;
+use http::header::HeaderName;
+use http::{HeaderMap, Version};
+
+use crate::config::{Format, Logs, Sink};
+use crate::facts;
+use crate::stream::Connection;
+use crate::telemetry::{Done, flags};
+
+/// What is kept of a request until it has ended.
+#[derive(Clone, Debug)]
+pub struct Kept {
+    logs: Arc<Logs>,
+    version: Version,
+    query: Option<String>,
+    asked: Vec<(HeaderName, String)>,
+    answered: Vec<(HeaderName, String)>,
+}
+
+impl Kept {
+    /// What these need of a request, without its headers.
+    #[must_use]
+    pub fn begun(logs: &Arc<Logs>, version: Version, query: Option<&str>) -> Self {
+        let (asked, answered) = (Vec::new(), Vec::new());
+        Self { logs: Arc::clone(logs), version, query: query.map(str::to_owned), asked, answered }
+    }
+
+    /// Whether this header of requests is told.
+    #[must_use]
+    pub fn tells(&self, name: &HeaderName) -> bool {
+        self.logs.asked.contains(name)
+    }
+
+    /// Its headers.
+    pub fn ask(&mut self, headers: &HeaderMap) {
+        self.asked = picked(&self.logs.asked, headers);
+    }
+
+    /// The headers of its answer.
+    pub fn answer(&mut self, headers: &HeaderMap) {
+        self.answered = picked(&self.logs.answered, headers);
+    }
+}
+
+fn picked(names: &[HeaderName], headers: &HeaderMap) -> Vec<(HeaderName, String)> {
+    let said = names.iter().filter_map(|name| Some((name.clone(), facts::joined(headers, name)?.into_owned())));
+    said.collect()
+}
+
+/// A request that has ended.
+struct Ended<'a> {
+    connection: &'a Connection,
+    done: &'a Done,
+    kept: &'a Kept,
+    milliseconds: f64,
+    begun: SystemTime,
+}
+
+/// Tells of a request that has ended.
+pub fn tell(connection: &Connection, done: &Done) {
+    let took = done.started.elapsed();
+    let milliseconds = took.as_secs_f64() * 1000.0;
+    let Some(kept) = done.kept.as_deref() else { return usual(connection, done, milliseconds) };
+    let now = SystemTime::now();
+    let ended = Ended { connection, done, kept, milliseconds, begun: now.checked_sub(took).unwrap_or(now) };
+    let wants =
+        |condition: &Option<_>| condition.as_ref().is_none_or(|it: &fairway_core::cel::Expression| it.holds(&ended));
+    for logger in kept.logs.loggers.iter().filter(|logger| wants(&logger.condition)) {
+        match &logger.sink {
+            Sink::Usual => usual(connection, done, milliseconds),
+            Sink::Line(format, omits_empty) => connection.waypoint.lines.write(|| line(format, *omits_empty, &ended)),
+            Sink::Collector(record) => {
+                let text = record.body.as_ref().map(|body| body.write(&ended, false));
+                let pieces = record.attributes.iter();
+                let pieces = pieces.map(|(name, template)| (name.as_str(), template.write(&ended, false))).collect();
+                connection.waypoint.exports.record(record, done, ended.begun, (text, pieces));
+            }
+        }
+    }
+}
+
+fn line(format: &Format, omits_empty: bool, ended: &Ended<'_>) -> String {
+    match format {
+        Format::Text(template) => template.write(ended, omits_empty),
+        Format::Json(entries) => {
+            let mut object = serde_json::Map::new();
+            for (name, template) in entries {
+                let value = match template.value(ended, omits_empty) {
+                    Some(Said::Number(number)) => number.into(),
+                    Some(Said::Text(text)) => text.into_owned().into(),
+                    None if omits_empty => continue,
+                    None => serde_json::Value::Null,
+                };
+                object.insert(name.clone(), value);
+            }
+            format!("{}\n", serde_json::Value::Object(object))
+        }
+    }
+}
+
+impl Ended<'_> {
+    fn path(&self) -> Cow<'_, str> {
+        match &self.kept.query {
+            Some(query) => format!("{}?{query}", self.done.path).into(),
+            None => self.done.path.as_str().into(),
+        }
+    }
+
+    fn protocol(&self) -> &'static str {
+        match self.kept.version {
+            Version::HTTP_2 => "HTTP/2",
+            Version::HTTP_10 => "HTTP/1.0",
+            _ => "HTTP/1.1",
+        }
+    }
+
+    /// A header of the request, or what HTTP/2 has in place of one.
+    fn asked(&self, name: &str) -> Option<Cow<'_, str>> {
+        Some(match name {
+            ":method" => self.done.method.as_str().into(),
+            ":path" => self.path(),
+            ":authority" => Some(self.done.authority.as_str()).filter(|host| !host.is_empty())?.into(),
+            ":scheme" => "http".into(),
+            name => find(&self.kept.asked, name)?.into(),
+        })
+    }
+
+    fn status(&self) -> Option<u16> {
+        Some(self.done.status).filter(|status| *status != 0)
+    }
+
+    /// Where the answer is from, or why there is none of an endpoint.
+    fn details(&self) -> &'static str {
+        match (self.done.reason, self.done.endpoint) {
+            (Reason::Ok, Some(_)) => "via_upstream",
+            (Reason::Ok, None) => "direct_response",
+            (reason, _) => reason.label(),
+        }
+    }
+
+    fn plain(&self, operator: Plain) -> Option<Said<'_>> {
+        let text = |text: &str| Some(Said::Text(text.to_owned().into()));
+        let (connection, done) = (self.connection, self.done);
+        match operator {
+            Plain::Protocol => text(self.protocol()),
+            // Envoy writes 0 for a request whose client has left.
+            Plain::ResponseCode => Some(Said::Number(done.status.into())),
+            Plain::ResponseFlags => text(flags(done)),
+            Plain::ResponseCodeDetails => text(self.details()),
+            Plain::GrpcStatusNumber => Some(Said::Number(done.grpc_status?.into())),
+            Plain::BytesReceived => Some(Said::Number(done.received)),
+            Plain::BytesSent => Some(Said::Number(done.sent)),
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a time that has passed")]
+            Plain::Duration => Some(Said::Number(self.milliseconds as u64)),
+            Plain::UpstreamHost => text(&done.endpoint?.to_string()),
+            Plain::UpstreamAttempts => Some(Said::Number(done.endpoint.map_or(0, |_| u64::from(done.retries) + 1))),
+            Plain::UpstreamFailure => text(done.detail.as_deref().filter(|_| flags(done) == "UF")?),
+            Plain::DownstreamLocal => text(&connection.bound.address().to_string()),
+            Plain::DownstreamRemote => text(&connection.client.address.to_string()),
+            Plain::DownstreamRemoteHost => text(&connection.client.address.ip().to_canonical().to_string()),
+            Plain::DownstreamPeer => text(connection.client.identity.as_str()),
+            Plain::RouteName => text(Some(done.route.as_str()).filter(|name| !name.is_empty())?),
+            Plain::TraceId => text(&format!("{:032x}", done.trace.as_ref()?.trace)),
+            Plain::Unknown => None,
+        }
+    }
+}
+
+fn find<'a>(kept: &'a [(HeaderName, String)], name: &str) -> Option<&'a str> {
+    kept.iter().find(|(known, _)| known.as_str() == name).map(|(_, value)| value.as_str())
+}
+
+impl Entry for Ended<'_> {
+    fn say(&self, operator: &Operator) -> Option<Said<'_>> {
+        match operator {
+            Operator::StartTime => Some(Said::Text(in_milliseconds(self.begun).into())),
+            Operator::Request(name, other) => {
+                let said = self.asked(name).or_else(|| self.asked(other.as_deref()?));
+                said.map(Said::Text)
+            }
+            Operator::Response(name, other) => {
+                let answered = &self.kept.answered;
+                let said = find(answered, name).or_else(|| find(answered, other.as_deref()?));
+                said.map(|said| Said::Text(said.into()))
+            }
+            Operator::Plain(operator) => self.plain(*operator),
+        }
+    }
+}
+
+impl Subject for Ended<'_> {
+    fn attribute(&self, attribute: Attribute) -> Option<Value<'_>> {
+        let number = |number: u64| Some(Value::Number(i64::try_from(number).unwrap_or(i64::MAX)));
+        let text = |text: &str| Some(Value::Text(text.to_owned().into()));
+        let (connection, done) = (self.connection, self.done);
+        match attribute {
+            Attribute::Method => self.asked(":method").map(Value::Text),
+            Attribute::Path => Some(Value::Text(self.path())),
+            Attribute::UrlPath => text(&done.path),
+            Attribute::Query => text(self.kept.query.as_deref().unwrap_or_default()),
+            Attribute::Host => self.asked(":authority").map(Value::Text),
+            Attribute::Scheme => self.asked(":scheme").map(Value::Text),
+            Attribute::Protocol => text(self.protocol()),
+            Attribute::RequestSize => number(done.received),
+            Attribute::ResponseCode => number(self.status()?.into()),
+            Attribute::GrpcStatus => number(done.grpc_status?.into()),
+            Attribute::ResponseSize => number(done.sent),
+            // No other connection comes in.
+            Attribute::MutualTls => Some(Value::Truth(true)),
+            Attribute::Principal => text(connection.client.identity.as_str()),
+            Attribute::SourceAddress => text(&connection.client.address.to_string()),
+            Attribute::SourcePort => number(connection.client.address.port().into()),
+            Attribute::DestinationAddress => text(&connection.bound.address().to_string()),
+            Attribute::DestinationPort => number(connection.bound.address().port().into()),
+            Attribute::UpstreamAddress => text(&done.endpoint?.to_string()),
+            Attribute::RouteName => text(&done.route),
+        }
+    }
+
+    fn header(&self, name: &str) -> Option<Cow<'_, str>> {
+        find(&self.kept.asked, name).map(Cow::Borrowed)
+    }
+}
+
+/// Our own log.
+fn usual(connection: &Connection, done: &Done, milliseconds: f64) {
+    let client = &connection.client;
+    let failed = done.reason != Reason::Ok;
+    tracing::event!(
+        target: "access", tracing::Level::INFO,
+        src.addr = %client.address,
+        src.workload = client.workload.as_deref().map(|workload| &*workload.name),
+        src.identity = client.identity.as_str(),
+        dst.hbone_addr = %connection.bound.address(),
+        dst.service = connection.bound.service().map(|service| service.hostname()),
+        dst.workload = done.workload.as_deref().map(|workload| &*workload.name),
+        dst.addr = done.endpoint.map(tracing::field::display),
+        dst.identity = done.identity.as_ref().map(Identity::as_str),
+        method = done.method.as_str(),
+        authority = done.authority,
+        path = done.path,
+        route = done.route,
+        status = done.status,
+        grpc_status = done.grpc_status,
+        retries = done.retries,
+        bytes_sent = done.sent,
+        bytes_recv = done.received,
+        duration = format!("{milliseconds:.1}ms"),
+        reason = done.reason.label(),
+        error = done.detail.as_deref(),
+        hint = failed.then(|| done.reason.hint()),
+        "request complete"
+    );
+}
