@@ -84,6 +84,7 @@ fn dump_of(published: &Published) -> Value {
 /// {
 ///   "objects": {"Namespace": 1, "Pod": 4, "Service": 0, "AuthorizationPolicy": 1},
 ///   "unknownKinds": [{"file": "shop.yaml", "apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}],
+///   "meshConfigError": null,
 ///   "errors": [{
 ///     "file": "shop.yaml", "line": 7, "column": 11, "field": "spec.rules[0].to[0].operation.ports[0]",
 ///     "object": "AuthorizationPolicy shop/deny", "message": "..."
@@ -92,7 +93,7 @@ fn dump_of(published: &Published) -> Value {
 /// }
 /// ```
 ///
-/// `objects` names every kind that is read. Entries of `warnings` look like those of `errors`; they are in force, but not word for word. `file` is relative to the
+/// `objects` names every kind that is read. `meshConfigError` is why the file of the mesh configuration, as it is now, does not count. Entries of `warnings` look like those of `errors`; they are in force, but not word for word. `file` is relative to the
 /// directory of manifests and empty when the fault is in the state directory; `line`, `column`, `field` and `object` are null
 /// when they are not known.
 #[derive(Debug, Serialize)]
@@ -100,6 +101,7 @@ fn dump_of(published: &Published) -> Value {
 struct Sources<'a> {
     objects: BTreeMap<&'static str, usize>,
     unknown_kinds: &'a [UnknownKind],
+    mesh_config_error: Option<&'a str>,
     errors: Vec<Entry<'a>>,
     warnings: Vec<Entry<'a>>,
 }
@@ -131,6 +133,7 @@ impl<'a> Sources<'a> {
         Self {
             objects: loaded.objects.counts().into_iter().map(|(kind, count)| (kind.as_str(), count)).collect(),
             unknown_kinds: &loaded.objects.unknown,
+            mesh_config_error: published.mesh_trouble.as_deref(),
             errors: from_state.chain(from_files).chain(problems(Severity::Error)).collect(),
             warnings: problems(Severity::Warning).collect(),
         }

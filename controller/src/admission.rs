@@ -23,7 +23,9 @@ pub fn judge(published: &Published, settings: &Settings, review: &Review) -> Fin
         return Findings { refusal: None, notes: vec![NOT_READY.to_owned()] };
     }
     let with_it = Arc::new(published.loaded.with(key, written));
-    let findings = findings::of(&published.next(with_it, settings), key);
+    // As it is in force.
+    let settings = Settings { mesh: published.mesh.clone(), ..settings.clone() };
+    let findings = findings::of(&published.next(with_it, &settings), key);
     if review.is_nothing_new { findings.let_through() } else { findings }
 }
 

@@ -36,7 +36,7 @@ use crate::state::{Published, Publisher};
 use crate::tls::{self, ServerCertificate, TlsError};
 use crate::token::review::Reviewer;
 use crate::token::{KeyError, Keys, Verifier};
-use crate::{admin, admission, announce, enrolment, lifecycle, memory, state, status};
+use crate::{admin, admission, announce, enrolment, lifecycle, memory, mesh_config, state, status};
 
 /// Time between pings on a silent connection, and for the answer: a node that vanished is noticed within 40 s.
 const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
@@ -140,7 +140,10 @@ impl Controller {
         let readings = source.start(&remembered);
         let (told, fetched) = watch::channel(Arc::default());
         let fetcher = Fetcher::new(config.jwks_hosts.clone(), provider::provider()).map_err(TlsError::from)?;
+        let mesh = config.settings.mesh.clone();
+        let mesh = mesh_config::follow(config.mesh_config.clone(), mesh, metrics.clone(), drain.clone());
         let publisher = Publisher::new(&remembered, store, config.settings.clone(), metrics.clone(), fetched);
+        let publisher = publisher.following(mesh);
         let published = state::publish(readings.loaded, publisher, drain.clone());
         tokio::spawn(keys::keep(published.clone(), told, fetcher, drain.clone()));
         tokio::spawn(memory::give_back(drain.clone()));

@@ -16,6 +16,7 @@ use crate::ca::authorize::Rules;
 use crate::keys::Reach;
 use crate::l7::mesh::{self, Mesh};
 use crate::lifecycle::render::WaypointSettings;
+use crate::mesh_config;
 use crate::tls::Bounds;
 use crate::translate::Settings;
 use authority::{AuthorityArgs, AuthorityConfig};
@@ -105,8 +106,8 @@ pub struct Args {
     /// Hosts from which keys of tokens may be fetched: names, *.NAME, * for all that are not this machine or its link, or none.
     #[arg(long, value_name = "HOSTS", default_value = "*", env = "FAIRWAY_JWKS_HOSTS")]
     pub jwks_hosts: Reach,
-    /// File with Istio's mesh configuration, of which extensionProviders and defaultProviders are read at start: who
-    /// AuthorizationPolicies with action CUSTOM may ask, whom Telemetries have told about requests, and who counts requests for RateLimits.
+    /// File with Istio's mesh configuration, of which extensionProviders and defaultProviders are read: who AuthorizationPolicies
+    /// with action CUSTOM may ask, whom Telemetries have told about requests, and who counts requests for RateLimits. Changes are followed.
     #[arg(long, value_name = "FILE", env = "FAIRWAY_MESH_CONFIG")]
     pub mesh_config: Option<PathBuf>,
     /// About the certificate authority.
@@ -193,6 +194,8 @@ pub struct Config {
     pub token_issuer: String,
     /// What translation needs.
     pub settings: Settings,
+    /// File of the mesh configuration, which is followed.
+    pub mesh_config: Option<PathBuf>,
     /// Who may ask for which certificate.
     pub rules: Rules,
     /// Names of the server.
@@ -246,7 +249,7 @@ pub enum ConfigError {
 fn mesh(file: Option<&Path>) -> Result<Mesh, ConfigError> {
     let Some(file) = file else { return Ok(Mesh::default()) };
     let wrong = |problem: String| ConfigError::Mesh(file.to_owned(), problem);
-    let text = std::fs::read_to_string(file).map_err(|error| wrong(error.to_string()))?;
+    let text = mesh_config::text(file).map_err(|error| wrong(error.to_string()))?;
     mesh::read(&text).map_err(|error| wrong(error.to_string()))
 }
 
@@ -321,6 +324,7 @@ impl TryFrom<Args> for Config {
             token_audience: args.token_audience,
             token_issuer: args.token_issuer.unwrap_or(issuer),
             rules: Rules { trusted, trust_domain: args.trust_domain.clone() },
+            mesh_config: args.mesh_config,
             settings: Settings {
                 cluster_id: args.cluster_id,
                 cluster_domain: args.cluster_domain,

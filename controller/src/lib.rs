@@ -21,6 +21,7 @@ pub mod keys;
 pub mod l7;
 pub mod lifecycle;
 mod memory;
+pub mod mesh_config;
 pub mod metrics;
 mod parallel;
 mod per_peer;

@@ -28,6 +28,7 @@ pub struct Metrics {
     errors: Gauge,
     kept: Gauge,
     stale: Gauge,
+    mesh_config_refused: Gauge,
     authority: Authority,
 }
 
@@ -81,6 +82,10 @@ impl Metrics {
                 "fairway_authority_refused",
                 "1 while the certificate authority in its files or secret cannot be used, and the last good one stays.",
             ),
+            (
+                "fairway_mesh_config_refused",
+                "1 while the file of the mesh configuration cannot be used, and the last good one stays in force.",
+            ),
             ("fairway_source_errors", "Things wrong with objects; see /debug/sources."),
         ] {
             registry.describe(name, help);
@@ -103,6 +108,7 @@ impl Metrics {
             errors: registry.gauge("fairway_source_errors", &[]),
             kept: registry.gauge("fairway_kept_policies_lost", &[]),
             stale: registry.gauge("fairway_source_stale_seconds", &[]),
+            mesh_config_refused: registry.gauge("fairway_mesh_config_refused", &[]),
             authority: Authority {
                 signer_end: registry.gauge("fairway_authority_expiry_timestamp_seconds", &[("of", "signer")]),
                 root_end: registry.gauge("fairway_authority_expiry_timestamp_seconds", &[("of", "root")]),
@@ -123,6 +129,11 @@ impl Metrics {
     /// Records how long a part of the source cannot be read.
     pub fn set_stale(&self, stale: std::time::Duration) {
         self.stale.set(stale.as_secs_f64());
+    }
+
+    /// Records whether the file of the mesh configuration cannot be used.
+    pub fn set_mesh_config_refused(&self, is_refused: bool) {
+        self.mesh_config_refused.set(if is_refused { 1.0 } else { 0.0 });
     }
 
     /// Records the certificate authority in use.

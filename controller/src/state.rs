@@ -11,7 +11,9 @@ use tokio::sync::watch;
 
 use crate::files::Replaced;
 use crate::kept::Store;
+use crate::l7::mesh::Mesh;
 use crate::l7::tokens::KeySets;
+use crate::mesh_config::State;
 use crate::metrics::Metrics;
 use crate::translate::policies::Accepted;
 use crate::translate::{Problem, Settings, Severity, Translation, translate};
@@ -31,6 +33,10 @@ pub struct Published {
     pub problems: Vec<Problem>,
     /// What is wrong with the state directory.
     pub trouble: Option<String>,
+    /// The mesh configuration that all this was made with.
+    pub mesh: Mesh,
+    /// Why the file of it, as it is now, does not count.
+    pub mesh_trouble: Option<String>,
     translation: Arc<Translation>,
 }
 
@@ -44,7 +50,10 @@ impl Published {
     /// The state after a reading of the manifests.
     #[must_use]
     pub fn next(&self, loaded: Arc<Loaded>, settings: &Settings) -> Self {
-        let translation = translate(&loaded.objects, &loaded.rejected, settings, &self.translation);
+        // What was made with another mesh configuration is made again; what was accepted stays accepted.
+        let afresh = || Arc::new(Translation::before(self.translation.accepted().clone()));
+        let before = if self.mesh == settings.mesh { Arc::clone(&self.translation) } else { afresh() };
+        let translation = translate(&loaded.objects, &loaded.rejected, settings, &before);
         let mut world = self.world.next(&translation.desired);
         world.is_open = loaded.has_unseen();
         let mut problems = translation.problems.clone();
@@ -54,7 +63,8 @@ impl Published {
         let translation = Arc::new(translation);
         let l7 = self.world.l7().next(Arc::clone(&translation), Arc::clone(world.addresses()), &settings.network);
         let world = world.with_l7(&self.world, l7);
-        Self { loaded, world, problems, trouble: None, translation }
+        let (mesh, mesh_trouble) = (settings.mesh.clone(), self.mesh_trouble.clone());
+        Self { loaded, world, problems, trouble: None, mesh, mesh_trouble, translation }
     }
 
     /// The same state with these keys of tokens. Where nothing may be served yet, they wait.
@@ -76,6 +86,7 @@ impl Published {
             && objects.request_authentications.is_same(&before.request_authentications)
             && objects.rate_limits.is_same(&before.rate_limits)
             && self.loaded.rejected == previous.loaded.rejected
+            && self.mesh == previous.mesh
     }
 
     /// The resources in readable form.
@@ -123,6 +134,8 @@ pub struct Publisher {
     metrics: Metrics,
     /// Keys of tokens, as they are fetched.
     keys: watch::Receiver<Arc<KeySets>>,
+    /// The mesh configuration, where it is followed.
+    mesh: Option<watch::Receiver<State>>,
 }
 
 impl Publisher {
@@ -136,7 +149,13 @@ impl Publisher {
         keys: watch::Receiver<Arc<KeySets>>,
     ) -> Self {
         let first = Published::before(Accepted::remembered(remembered, &settings));
-        Self { first, store, settings, metrics, keys }
+        Self { first, store, settings, metrics, keys, mesh: None }
+    }
+
+    /// The same, with a mesh configuration that may change.
+    #[must_use]
+    pub fn following(self, mesh: watch::Receiver<State>) -> Self {
+        Self { mesh: Some(mesh), ..self }
     }
 
     /// The next state, and what is left to synchronise with the disk.
@@ -149,7 +168,13 @@ impl Publisher {
             return (next, None);
         }
         let found = self.store.trouble().map(str::to_owned);
+        let followed = self.mesh.as_mut().map(|mesh| mesh.borrow_and_update().clone());
+        let mesh_trouble = followed.as_ref().and_then(|state| state.trouble.clone());
+        if let Some(State { mesh, .. }) = followed {
+            self.settings.mesh = mesh;
+        }
         let mut next = previous.next(loaded, &self.settings);
+        next.mesh_trouble = mesh_trouble;
         // Before it is published: what proxies were told must not be forgotten.
         let replaced = if self.store.trouble().is_none() && next.has_policies_of(previous) {
             None
@@ -226,6 +251,7 @@ pub fn publish(
     let (synchronise, replacements) = watch::channel(replaced.map(Arc::new));
     tokio::spawn(synchronise_all(replacements));
     let mut keys = publisher.keys.clone();
+    let mut mesh = publisher.mesh.clone();
     let publisher = Arc::new(Mutex::new(publisher));
     tokio::spawn(async move {
         loop {
@@ -238,6 +264,7 @@ pub fn publish(
                     sender.send_replace(Arc::new(next));
                     continue;
                 }
+                Some(()) = changed(&mut mesh) => Ok(()),
                 () = tokio::time::sleep(KEEP_AGAIN), if is_troubled => Ok(()),
                 _ = drain.started() => return,
             };
@@ -265,6 +292,15 @@ pub fn publish(
         }
     });
     receiver
+}
+
+/// Waits for another mesh configuration; none where there will not be one.
+async fn changed(mesh: &mut Option<watch::Receiver<State>>) -> Option<()> {
+    let changed = mesh.as_mut()?.changed().await;
+    if changed.is_err() {
+        *mesh = None;
+    }
+    changed.ok()
 }
 
 /// Brings the newest of the kept versions to the disk, behind what is published: proxies must not wait for a slow disk.
