@@ -16,8 +16,9 @@ use fairway_lab::{Error, Result};
 use fairway_manifests::Rendered;
 use serde_json::{Value, json};
 
+use crate::connection::OLDEST_KUBERNETES;
 use cluster::Cluster;
-use options::{Choice, Patience, Place, Waiting};
+use options::Putting;
 use plan::{Ownership, Stage};
 use record::Record;
 
@@ -28,8 +29,6 @@ pub(crate) use upgrade::run as upgrade;
 
 /// Who applies what this applies, and looks after it, as the label `app.kubernetes.io/managed-by` says it.
 const MANAGER: &str = "fairway";
-/// The oldest Kubernetes that takes all fields of the chart, as its `kubeVersion` says.
-const OLDEST_KUBERNETES: (u32, u32) = (1, 30);
 /// What takes Gateway API's definitions, and where those are.
 const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
 
@@ -37,30 +36,24 @@ const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    choice: Choice,
-    #[command(flatten)]
-    place: Place,
-    #[command(flatten)]
-    waiting: Waiting,
+    putting: Putting,
     /// Print the objects instead of applying them; no cluster is asked
     #[arg(long)]
     dry_run: bool,
-    /// Take over fields that somebody else has set
-    #[arg(long)]
-    force_conflicts: bool,
 }
 
 /// Does it.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let values = arguments.choice.over(json!({}))?;
-    let namespace = arguments.place.namespace();
+    let putting = &arguments.putting;
+    let values = putting.choice.over(json!({}))?;
+    let namespace = putting.place.namespace();
     let rendered = rendered(&values, namespace)?;
     if arguments.dry_run {
         print(rendered)?;
         return Ok(ExitCode::SUCCESS);
     }
     let version = version()?;
-    let cluster = arguments.place.connect()?;
+    let cluster = putting.place.connect()?;
     fairway_lab::say!("cluster: {}", cluster.described());
     at_home(&cluster, namespace)?;
     let before = Record::of(&cluster, namespace)?;
@@ -69,7 +62,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     check(&cluster, &rendered, namespace)?;
     let record = Record::begun(before, &version, &values);
-    put(&cluster, &rendered, &record, namespace, arguments.force_conflicts, arguments.waiting.patience())?;
+    put(&cluster, &rendered, &record, putting)?;
     Record::done(version, values).keep(&cluster, namespace)?;
     fairway_lab::say!("\n{}", rendered.notes.trim_end());
     Ok(ExitCode::SUCCESS)
@@ -163,14 +156,7 @@ fn check(cluster: &Cluster, rendered: &Rendered, namespace: &str) -> Result<()> 
 }
 
 /// Applies everything stage by stage, each ready before the next, and remembers what was begun.
-fn put(
-    cluster: &Cluster,
-    rendered: &Rendered,
-    record: &Record,
-    namespace: &str,
-    force: bool,
-    patience: Option<&Patience>,
-) -> Result<()> {
+fn put(cluster: &Cluster, rendered: &Rendered, record: &Record, putting: &Putting) -> Result<()> {
     let mut stages = plan::stages(rendered.objects.clone());
     stages.entry(Stage::Definitions).or_default().extend(definitions()?);
     for (stage, objects) in stages {
@@ -181,18 +167,18 @@ fn put(
                 continue;
             }
             if object["kind"] == "Namespace" && !may_claim(cluster, object)? {
-                cluster.apply(&plan::unclaimed(object.clone()), force)?;
+                cluster.apply(&plan::unclaimed(object.clone()), putting.force_conflicts)?;
             } else {
-                cluster.apply(object, force)?;
+                cluster.apply(object, putting.force_conflicts)?;
             }
         }
         let also = if kept > 0 { format!(", {kept} left to who made them") } else { String::new() };
         fairway_lab::say!("{stage}: {} applied{also}", objects.len() - kept);
         // Before the first program starts, so that whatever happens then can be undone.
         if stage == Stage::Foundation {
-            record.keep(cluster, namespace)?;
+            record.keep(cluster, putting.place.namespace())?;
         }
-        if let Some(patience) = patience {
+        if let Some(patience) = putting.patience() {
             let mut waited = objects.iter().filter(|object| ready::is_waited_for(object));
             waited.try_for_each(|object| progress::wait_ready(cluster, object, patience))?;
         }

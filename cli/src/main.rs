@@ -4,6 +4,7 @@ mod analyze;
 mod authz;
 mod bug_report;
 mod check;
+mod connection;
 mod install;
 mod lab;
 mod mesh;

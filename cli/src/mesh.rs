@@ -67,7 +67,7 @@ pub(crate) struct Mesh {
 /// Where a mesh is.
 enum Place {
     Lab(Layout),
-    Cluster { cluster: Cluster, members: Members },
+    Cluster { cluster: Box<Cluster>, members: Members },
 }
 
 /// Whether kubectl runs this as its plugin, which it finds by this name. Then the cluster of kubectl is meant.
@@ -88,7 +88,7 @@ impl Where {
         }
         let cluster = self.cluster()?;
         let (members, status) = Members::find(&cluster, &self.mesh_namespace)?;
-        Ok(Mesh { place: Place::Cluster { cluster, members }, status })
+        Ok(Mesh { place: Place::Cluster { cluster: Box::new(cluster), members }, status })
     }
 
     /// Finds the objects that the mesh is made of.

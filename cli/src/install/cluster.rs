@@ -3,58 +3,43 @@
 use std::path::Path;
 
 use fairway_lab::{Error, Result};
+use kube::Api;
 use kube::api::{
     ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PropagationPolicy,
 };
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config};
 use serde_json::Value;
-use tokio::runtime::{Builder, Runtime};
 
 use super::MANAGER;
+use crate::connection::{self, Connection, Hint, is_missing};
 
-/// An API server, and what is needed to talk to it.
-pub(super) struct Cluster {
-    runtime: Runtime,
-    client: Client,
-    /// Its context and where it answers, for people.
-    described: String,
-}
+/// How else a cluster is named.
+const NAMED: &str = "name it with --kubeconfig and --context, as for kubectl";
+/// What to do about answers.
+const HINTS: [Hint; 2] = [
+    (
+        409,
+        "somebody else has set these fields; look who with kubectl get --show-managed-fields, or take them with --force-conflicts",
+    ),
+    (422, "the cluster refuses the object; change the values that led to it"),
+];
+
+/// An API server, as an installation asks it.
+pub(super) struct Cluster(Connection);
 
 impl Cluster {
     /// Finds the cluster in `kubeconfig`, or where kubectl would, and takes its `context`, or the current one.
     pub(super) fn connect(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Self> {
-        let runtime = Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| Error::new("starting to talk to the cluster").because(error))?;
-        let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
-        let connected = runtime.block_on(async {
-            let read = match kubeconfig {
-                Some(path) => Kubeconfig::read_from(path)?,
-                None => Kubeconfig::read()?,
-            };
-            let context = options.context.clone().or_else(|| read.current_context.clone()).unwrap_or_default();
-            let config = Config::from_custom_kubeconfig(read, &options).await?;
-            let described = format!("{context} ({})", config.cluster_url);
-            Ok::<_, Box<dyn std::error::Error + Send + Sync>>((Client::try_from(config)?, described))
-        });
-        let (client, described) = connected.map_err(|error| {
-            Error::new("finding the cluster")
-                .because(error)
-                .hint("name it with --kubeconfig and --context, as for kubectl")
-        })?;
-        Ok(Self { runtime, client, described })
+        Connection::open(kubeconfig, context, NAMED).map(Self)
     }
 
     /// Which one it is, for who may have meant another.
     pub(super) fn described(&self) -> &str {
-        &self.described
+        self.0.described()
     }
 
     /// Which Kubernetes it runs.
     pub(super) fn version(&self) -> Result<(u32, u32)> {
-        let told = self.runtime.block_on(self.client.apiserver_version());
+        let told = self.0.run(self.0.client().apiserver_version());
         let told = told.map_err(|error| failed("asking the cluster for its version", error))?;
         let number = |text: &str| {
             let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
@@ -65,7 +50,7 @@ impl Cluster {
 
     /// Whether it knows this group and version.
     pub(super) fn serves(&self, api_version: &str) -> Result<bool> {
-        match self.runtime.block_on(self.client.list_api_group_resources(api_version)) {
+        match self.0.run(self.0.client().list_api_group_resources(api_version)) {
             Ok(_) => Ok(true),
             Err(error) if is_missing(&error) => Ok(false),
             Err(error) => Err(failed(&format!("asking the cluster for {api_version}"), error)),
@@ -77,14 +62,14 @@ impl Cluster {
         let (kind, namespace, name) = fairway_manifests::key(object);
         let api = self.api(object["apiVersion"].as_str().unwrap_or("v1"), &kind, &namespace);
         let parameters = PatchParams { force, ..PatchParams::apply(MANAGER) };
-        let applied = self.runtime.block_on(api.patch(&name, &parameters, &Patch::Apply(object)));
+        let applied = self.0.run(api.patch(&name, &parameters, &Patch::Apply(object)));
         applied.map_err(|error| failed(&format!("applying {kind} {name}"), error))?;
         Ok(())
     }
 
     /// The object of this name, if it is there.
     pub(super) fn get(&self, api_version: &str, kind: &str, namespace: &str, name: &str) -> Result<Option<Value>> {
-        match self.runtime.block_on(self.api(api_version, kind, namespace).get_opt(name)) {
+        match self.0.run(self.api(api_version, kind, namespace).get_opt(name)) {
             Ok(found) => found.map(|found| value(found, api_version, kind)).transpose(),
             Err(error) => Err(failed(&format!("reading {kind} {name}"), error)),
         }
@@ -99,7 +84,7 @@ impl Cluster {
     /// All objects of a kind, in all namespaces, with these labels; none when the kind is not served.
     pub(super) fn list(&self, api_version: &str, kind: &str, labels: &str) -> Result<Vec<Value>> {
         let parameters = ListParams::default().labels(labels);
-        match self.runtime.block_on(self.api(api_version, kind, "").list(&parameters)) {
+        match self.0.run(self.api(api_version, kind, "").list(&parameters)) {
             Ok(list) => list.items.into_iter().map(|object| value(object, api_version, kind)).collect(),
             Err(error) if is_missing(&error) => Ok(Vec::new()),
             Err(error) => Err(failed(&format!("listing objects of kind {kind}"), error)),
@@ -110,7 +95,7 @@ impl Cluster {
     pub(super) fn merge(&self, object: &Value, change: &Value) -> Result<()> {
         let (kind, namespace, name) = fairway_manifests::key(object);
         let api = self.api(object["apiVersion"].as_str().unwrap_or("v1"), &kind, &namespace);
-        match self.runtime.block_on(api.patch(&name, &PatchParams::default(), &Patch::Merge(change))) {
+        match self.0.run(api.patch(&name, &PatchParams::default(), &Patch::Merge(change))) {
             Ok(_) => Ok(()),
             // It went by itself.
             Err(error) if is_missing(&error) => Ok(()),
@@ -124,7 +109,7 @@ impl Cluster {
         let api = self.api(object["apiVersion"].as_str().unwrap_or("v1"), &kind, &namespace);
         let parameters =
             DeleteParams { propagation_policy: Some(PropagationPolicy::Foreground), ..DeleteParams::default() };
-        match self.runtime.block_on(api.delete(&name, &parameters)) {
+        match self.0.run(api.delete(&name, &parameters)) {
             Ok(_) => Ok(()),
             Err(error) if is_missing(&error) => Ok(()),
             Err(error) => Err(failed(&format!("deleting {kind} {name}"), error)),
@@ -135,8 +120,8 @@ impl Cluster {
         let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
         let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
         match namespace {
-            "" => Api::all_with(self.client.clone(), &resource),
-            namespace => Api::namespaced_with(self.client.clone(), namespace, &resource),
+            "" => Api::all_with(self.0.client(), &resource),
+            namespace => Api::namespaced_with(self.0.client(), namespace, &resource),
         }
     }
 }
@@ -150,25 +135,6 @@ fn value(object: DynamicObject, api_version: &str, kind: &str) -> Result<Value> 
     Ok(value)
 }
 
-fn is_missing(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == 404)
-}
-
 fn failed(doing: &str, error: kube::Error) -> Error {
-    let hint = match &error {
-        kube::Error::Api(status) if status.code == 403 => "ask for the right to do that: kubectl auth can-i --list",
-        kube::Error::Api(status) if status.code == 409 => {
-            "somebody else has set these fields; look who with kubectl get --show-managed-fields, or take them with --force-conflicts"
-        }
-        kube::Error::Api(status) if status.code == 422 => {
-            "the cluster refuses the object; change the values that led to it"
-        }
-        _ => "see that the cluster answers: kubectl version",
-    };
-    // What the API server says is a sentence; the rest of its answer is for programs.
-    let error = match error {
-        kube::Error::Api(status) => Error::new(doing).because(status.message),
-        other => Error::new(doing).because(other),
-    };
-    error.hint(hint)
+    connection::failed(doing, error, &HINTS)
 }

@@ -9,6 +9,27 @@ use serde_json::Value;
 
 use super::cluster::Cluster;
 
+/// What putting the mesh on a cluster takes, for the first time or again.
+#[derive(Debug, Args)]
+pub(super) struct Putting {
+    #[command(flatten)]
+    pub(super) choice: Choice,
+    #[command(flatten)]
+    pub(super) place: Place,
+    #[command(flatten)]
+    waiting: Waiting,
+    /// Take over fields that somebody else has set
+    #[arg(long)]
+    pub(super) force_conflicts: bool,
+}
+
+impl Putting {
+    /// How long to wait for each part, if at all.
+    pub(super) fn patience(&self) -> Option<&Patience> {
+        (!self.waiting.no_wait).then_some(&self.waiting.patience)
+    }
+}
+
 /// Which values; later ones go before earlier ones, and of the kinds below the lower ones.
 #[derive(Debug, Args)]
 pub(super) struct Choice {
@@ -92,19 +113,12 @@ impl Patience {
 
 /// Whether to wait, and how long. Not for removal: what still stands there keeps pods from being cut off.
 #[derive(Debug, Args)]
-pub(super) struct Waiting {
+struct Waiting {
     #[command(flatten)]
     patience: Patience,
     /// Wait for nothing
     #[arg(long)]
     no_wait: bool,
-}
-
-impl Waiting {
-    /// How long, if at all.
-    pub(super) fn patience(&self) -> Option<&Patience> {
-        (!self.no_wait).then_some(&self.patience)
-    }
 }
 
 fn time(text: &str) -> std::result::Result<Duration, String> {

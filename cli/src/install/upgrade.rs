@@ -7,7 +7,7 @@ use fairway_lab::{Error, Result};
 use serde_json::{Value, json};
 
 use super::cluster::Cluster;
-use super::options::{Choice, Place, Waiting};
+use super::options::Putting;
 use super::plan::{self, KINDS};
 use super::record::{self, Record};
 use super::{MANAGER, at_home, check, print, put, rendered, version};
@@ -16,26 +16,20 @@ use super::{MANAGER, at_home, check, print, put, rendered, version};
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    choice: Choice,
+    putting: Putting,
     /// Forget the values that were chosen before
     #[arg(long)]
     reset_values: bool,
-    #[command(flatten)]
-    place: Place,
-    #[command(flatten)]
-    waiting: Waiting,
     /// Print the objects, and what would be deleted, instead of doing it
     #[arg(long)]
     dry_run: bool,
-    /// Take over fields that somebody else has set
-    #[arg(long)]
-    force_conflicts: bool,
 }
 
 /// Does it.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let (namespace, version) = (arguments.place.namespace(), version()?);
-    let cluster = arguments.place.connect()?;
+    let putting = &arguments.putting;
+    let (namespace, version) = (putting.place.namespace(), version()?);
+    let cluster = putting.place.connect()?;
     at_home(&cluster, namespace)?;
     let Some(before) = Record::of(&cluster, namespace)? else {
         return Err(Error::new(format!("there is no installation of this command's in {namespace}")).hint(
@@ -48,7 +42,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             .hint("use the command of that version, or a newer one"));
     }
     let kept = if arguments.reset_values { json!({}) } else { before.values.clone() };
-    let values = arguments.choice.over(kept)?;
+    let values = putting.choice.over(kept)?;
     let rendered = rendered(&values, namespace)?;
     let leftovers = leftovers(&cluster, &rendered.objects, namespace)?;
     if arguments.dry_run {
@@ -63,7 +57,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     fairway_lab::say!("cluster: {}", cluster.described());
     fairway_lab::say!("from {} to {version}", before.spoken_version());
     let record = Record::begun(Some(before), &version, &values);
-    put(&cluster, &rendered, &record, namespace, arguments.force_conflicts, arguments.waiting.patience())?;
+    put(&cluster, &rendered, &record, putting)?;
     for object in leftovers {
         cluster.delete(&object)?;
         fairway_lab::say!("deleted, as it is not used any more: {}", named(&object));

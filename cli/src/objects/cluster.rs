@@ -9,12 +9,11 @@ use fairway_core::source::{self, Kind, Loaded, ObjectKey, Source};
 use fairway_lab::{Error, Result};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, TypeMeta};
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::{Api, Client, Config};
+use kube::{Api, Client};
 use serde_json::{Value, json};
-use tokio::runtime::{Builder, Runtime};
 
 use super::LabelChange;
+use crate::connection::{self, Connection, Hint, is_missing};
 
 /// Who applied what this command applies.
 const FIELD_MANAGER: &str = "fairway-cli";
@@ -22,45 +21,28 @@ const FIELD_MANAGER: &str = "fairway-cli";
 /// Longest wait for all objects of a cluster.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// An API server, and what is needed to talk to it.
-pub(crate) struct Cluster {
-    runtime: Runtime,
-    client: Client,
-}
+/// How else a mesh is named.
+const NAMED: &str = "name it with --kubeconfig and --context, as for kubectl; a lab is named with --lab";
+/// What to do about answers.
+const HINTS: [Hint; 1] = [(404, "see that it exists, and that Gateway API is installed")];
+
+/// An API server, as commands ask it that look at a mesh.
+pub(crate) struct Cluster(Connection);
 
 impl Cluster {
     /// Finds the cluster in `kubeconfig`, or where kubectl would, and takes its `context`, or the current one.
     pub(crate) fn connect(kubeconfig: Option<&Path>, context: Option<&str>) -> Result<Self> {
-        let runtime = Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| Error::new("starting to talk to the cluster").because(error))?;
-        let options = KubeConfigOptions { context: context.map(str::to_owned), ..KubeConfigOptions::default() };
-        let connected = runtime.block_on(async {
-            let read = match kubeconfig {
-                Some(path) => Kubeconfig::read_from(path)?,
-                None => Kubeconfig::read()?,
-            };
-            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(Client::try_from(
-                Config::from_custom_kubeconfig(read, &options).await?,
-            )?)
-        });
-        let client = connected.map_err(|error| {
-            Error::new("finding the cluster")
-                .because(error)
-                .hint("name it with --kubeconfig and --context, as for kubectl; a lab is named with --lab")
-        })?;
-        Ok(Self { runtime, client })
+        Connection::open(kubeconfig, context, NAMED).map(Self)
     }
 
     /// A client of its API server.
     pub(crate) fn client(&self) -> Client {
-        self.client.clone()
+        self.0.client()
     }
 
     /// Runs a request to its end.
     pub(crate) fn run<T>(&self, request: impl Future<Output = T>) -> T {
-        self.runtime.block_on(request)
+        self.0.run(request)
     }
 
     /// All objects that a mesh reads, as its controller reads them. Kinds that cannot be listed are among its errors.
@@ -86,17 +68,17 @@ impl Cluster {
     }
 
     pub(super) fn namespaces(&self) -> Result<Vec<Namespace>> {
-        let api: Api<Namespace> = Api::all(self.client.clone());
-        let list = self.runtime.block_on(api.list(&ListParams::default()));
+        let api: Api<Namespace> = Api::all(self.client());
+        let list = self.run(api.list(&ListParams::default()));
         Ok(list.map_err(|error| failed("listing namespaces", error))?.items)
     }
 
     pub(super) fn gateways(&self, namespace: Option<&str>) -> Result<Vec<Gateway>> {
         let api = match namespace {
             Some(namespace) => self.gateway_api(namespace),
-            None => Api::all_with(self.client.clone(), &api_resource(Kind::Gateway)),
+            None => Api::all_with(self.client(), &api_resource(Kind::Gateway)),
         };
-        let list = self.runtime.block_on(api.list(&ListParams::default()));
+        let list = self.run(api.list(&ListParams::default()));
         let list = list.map_err(|error| failed("listing gateways", error))?;
         list.items.into_iter().map(gateway).collect()
     }
@@ -104,16 +86,15 @@ impl Cluster {
     pub(super) fn label(&self, key: &ObjectKey, changes: &[LabelChange<'_>]) -> Result<&'static str> {
         let resource = api_resource(key.kind);
         let api: Api<DynamicObject> = if key.namespace.is_empty() {
-            Api::all_with(self.client.clone(), &resource)
+            Api::all_with(self.client(), &resource)
         } else {
-            Api::namespaced_with(self.client.clone(), &key.namespace, &resource)
+            Api::namespaced_with(self.client(), &key.namespace, &resource)
         };
         let labels: serde_json::Map<String, Value> =
             changes.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
         let patch = Patch::Merge(json!({"metadata": {"labels": labels}}));
-        let before =
-            self.runtime.block_on(api.get(&key.name)).map_err(|error| failed(&format!("reading {key}"), error))?;
-        let after = self.runtime.block_on(api.patch(&key.name, &PatchParams::default(), &patch));
+        let before = self.run(api.get(&key.name)).map_err(|error| failed(&format!("reading {key}"), error))?;
+        let after = self.run(api.patch(&key.name, &PatchParams::default(), &patch));
         let after = after.map_err(|error| failed(&format!("labelling {key}"), error))?;
         Ok(if before.metadata.labels == after.metadata.labels { "unchanged" } else { "labeled" })
     }
@@ -123,9 +104,9 @@ impl Cluster {
         let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
         let api = self.gateway_api(namespace);
         let doing = format!("applying gateway {namespace}/{name}");
-        let before = self.runtime.block_on(api.get_opt(name)).map_err(|error| failed(&doing, error))?;
+        let before = self.run(api.get_opt(name)).map_err(|error| failed(&doing, error))?;
         let parameters = PatchParams::apply(FIELD_MANAGER);
-        let after = self.runtime.block_on(api.patch(name, &parameters, &Patch::Apply(gateway)));
+        let after = self.run(api.patch(name, &parameters, &Patch::Apply(gateway)));
         let after = after.map_err(|error| failed(&doing, error))?;
         Ok(match before {
             None => "created",
@@ -136,15 +117,15 @@ impl Cluster {
 
     pub(super) fn delete_gateway(&self, namespace: &str, name: &str) -> Result<&'static str> {
         let api = self.gateway_api(namespace);
-        match self.runtime.block_on(api.delete(name, &DeleteParams::default())) {
+        match self.run(api.delete(name, &DeleteParams::default())) {
             Ok(_) => Ok("deleted"),
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok("not found"),
+            Err(error) if is_missing(&error) => Ok("not found"),
             Err(error) => Err(failed(&format!("deleting gateway {namespace}/{name}"), error)),
         }
     }
 
     fn gateway_api(&self, namespace: &str) -> Api<DynamicObject> {
-        Api::namespaced_with(self.client.clone(), namespace, &api_resource(Kind::Gateway))
+        Api::namespaced_with(self.client(), namespace, &api_resource(Kind::Gateway))
     }
 }
 
@@ -157,10 +138,5 @@ fn gateway(mut object: DynamicObject) -> Result<Gateway> {
 
 /// What could not be done with the cluster, and what to do about it.
 pub(crate) fn failed(doing: &str, error: kube::Error) -> Error {
-    let hint = match &error {
-        kube::Error::Api(status) if status.code == 404 => "see that it exists, and that Gateway API is installed",
-        kube::Error::Api(status) if status.code == 403 => "ask for the right to do that: kubectl auth can-i --list",
-        _ => "see that the cluster answers: kubectl version",
-    };
-    Error::new(doing).because(error).hint(hint)
+    connection::failed(doing, error, &HINTS)
 }

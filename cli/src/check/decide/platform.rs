@@ -2,9 +2,8 @@
 
 use super::super::facts::{Api, Facts};
 use super::{Check, Section};
+use crate::connection::OLDEST_KUBERNETES;
 
-/// Oldest version of Kubernetes: the one that an installation takes, as the chart's `kubeVersion` says.
-const OLDEST: (u32, u32) = (1, 30);
 /// Where the kinds of Gateway API come from.
 const GATEWAY_API: &str = "gateway.networking.k8s.io";
 
@@ -72,10 +71,11 @@ fn section(facts: &Facts, kinds: impl Fn(&Api) -> Vec<Check>) -> Section {
             "see that kubectl version works with the same --kubeconfig and --context",
         ));
         if let Ok(api) = api {
-            let is_old = version(&api.version).is_some_and(|version| version < OLDEST);
+            let is_old = version(&api.version).is_some_and(|version| version < OLDEST_KUBERNETES);
+            let (major, minor) = OLDEST_KUBERNETES;
             checks.push(Check::doubtful(
                 "kubernetes-version",
-                format!("Kubernetes is at least {}.{} ({})", OLDEST.0, OLDEST.1, api.version),
+                format!("Kubernetes is at least {major}.{minor} ({})", api.version),
                 is_old.then(|| format!("it is {}", api.version)).into_iter().collect(),
                 "upgrade the cluster; the mesh is not tried with this version",
             ));
