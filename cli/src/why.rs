@@ -1,10 +1,16 @@
-//! `fairway why`: what would become of a connection, told by the proxies that would carry it.
+//! `fairway why`: what would become of a connection or request, told by the proxies that would carry it.
+
+mod passage;
+mod request;
+#[cfg(test)]
+mod tests;
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use clap::Args;
-use fairway_core::why::{Arrival, Departure, Refused, Tunnel, Way};
+use fairway_core::why::passage::Passage;
+use fairway_core::why::{Arrival, Departure, Party, Refused, Tunnel, Way};
 use fairway_lab::Result;
 use fairway_lab::render::wrap;
 use fairway_lab::status::PodStatus;
@@ -13,11 +19,14 @@ use serde::Serialize;
 
 use crate::mesh::{Mesh, Part, Where};
 use crate::output::Format;
+use request::AsRequest;
 
 /// Widest line, what numbers take left out.
 const LINE: usize = 96;
 /// Where an application's connection seems to come from: of its address only the host is looked at.
 const SOME_PORT: u16 = 40_000;
+/// An address of nobody (RFC 5737), for whom no address is known.
+const NOBODY: &str = "192.0.2.1";
 /// What a value in a query cannot have as it is: all but the unreserved characters (RFC 3986 §2.3), and what separates
 /// nothing there.
 const IN_QUERY: AsciiSet =
@@ -34,6 +43,8 @@ pub(crate) struct Arguments {
     #[arg(short, long, default_value = "default")]
     namespace: String,
     #[command(flatten)]
+    request: AsRequest,
+    #[command(flatten)]
     format: Format,
     #[command(flatten)]
     place: Where,
@@ -43,10 +54,12 @@ pub(crate) struct Arguments {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Answer {
-    /// Whether the connection would be made, as far as proxies decide; none when what decides cannot be asked.
+    /// Whether it would reach the other end, as far as proxies decide; none when what decides cannot be asked.
     allowed: Option<bool>,
     /// What the client's proxy would do.
     departure: Departure,
+    /// What the waypoint would do, where one is on the way.
+    passage: Option<Passage>,
     /// What the destination's proxy would do, where it is asked.
     arrival: Option<Arrival>,
     /// What is not known, and why.
@@ -57,77 +70,158 @@ struct Answer {
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     arguments.format.follow(|| {
         let mesh = arguments.place.mesh()?;
-        let answer = ask(&mesh, mesh.pod(&arguments.source, &arguments.namespace)?, &arguments.destination)?;
+        let answer = ask(&mesh, arguments)?;
         arguments.format.print(&answer, |_| told(&answer))?;
         Ok(ExitCode::SUCCESS)
     })
 }
 
-fn ask(mesh: &Mesh, client: &PodStatus, destination: &str) -> Result<Answer> {
+fn ask(mesh: &Mesh, arguments: &Arguments) -> Result<Answer> {
+    let client = mesh.pod(&arguments.source, &arguments.namespace)?;
     let node = client.node.as_deref().unwrap_or_default();
-    let question =
-        format!("/why/departure?pod={}/{}&destination={}", client.namespace, client.name, escaped(destination));
+    let destination = escaped(&arguments.destination);
+    let question = format!("/why/departure?pod={}/{}&destination={destination}", client.namespace, client.name);
     let departure: Departure = mesh.ask(Part::Proxy(node), &question)?;
-    let mut notes = Vec::new();
-    let arrival = match next(&departure, client) {
-        Next::Nobody => None,
-        Next::Elsewhere(note) => {
-            notes.push(note);
-            None
+    let identity = arguments.request.identity(&departure.source.identity)?;
+    let mut answer = Answer { allowed: None, departure, passage: None, arrival: None, notes: Vec::new() };
+    let source = address(Some(client));
+    match next(&answer.departure.way) {
+        Next::Nobody => {}
+        Next::Elsewhere(note) => answer.notes.push(note),
+        Next::Proxy(tunnel) => {
+            let arrival = arrival(mesh, answer.departure.workload.as_ref(), tunnel, &source, &identity);
+            answer.arrived(arrival);
         }
-        Next::Proxy { node, question } => match mesh.ask::<Arrival>(Part::Proxy(&node), &question) {
-            Ok(arrival) => Some(arrival),
-            Err(error) => {
-                notes.push(format!("what arrives on {node} is not known: {error}"));
-                None
+        Next::Waypoint(tunnel, waypoint) => {
+            let part = Part::Waypoint(&waypoint.namespace, &waypoint.name);
+            let question = arguments.request.question(&tunnel.authority, &source, &identity, &arguments.destination);
+            match mesh.ask::<Passage>(part, &question) {
+                Ok(passage) => answer.passed(mesh, passage),
+                Err(error) => answer.notes.push(format!("what {} decides is not known: {error}", part.name())),
             }
-        },
-    };
-    let allowed = match (&departure.way, &arrival) {
-        (Way::Refused(_), _) => Some(false),
-        (_, Some(arrival)) => Some(arrival.refused.is_none()),
-        // Nobody of the mesh is at the other end.
-        (Way::Direct { .. } | Way::Passthrough { .. }, None) if notes.is_empty() => Some(true),
-        _ => None,
-    };
-    Ok(Answer { allowed, departure, arrival, notes })
+        }
+    }
+    if arguments.request.is_given() && answer.passage.is_none() {
+        answer.notes.push("no waypoint has been asked, and nobody else looks at method, path and headers".to_owned());
+    }
+    answer.allowed = answer.allowed();
+    Ok(answer)
 }
 
-/// Who decides after the client's proxy.
-enum Next {
+/// What the proxy of the node of `workload` would do with what comes to it through `tunnel`; none where there is no workload.
+fn arrival(
+    mesh: &Mesh,
+    workload: Option<&Party>,
+    tunnel: &Tunnel,
+    source: &str,
+    identity: &str,
+) -> Option<std::result::Result<Arrival, String>> {
+    let workload = workload?;
+    let question = format!(
+        "/why/arrival?pod={}/{}&address={}&source={source}&identity={}&authority={}",
+        workload.namespace,
+        workload.name,
+        tunnel.address,
+        escaped(identity),
+        escaped(&tunnel.authority),
+    );
+    let asked = mesh.ask::<Arrival>(Part::Proxy(&workload.node), &question);
+    Some(asked.map_err(|error| format!("what arrives on {} is not known: {error}", workload.node)))
+}
+
+/// Where a connection of a pod seems to come from.
+fn address(pod: Option<&PodStatus>) -> String {
+    let ip = pod.and_then(|pod| pod.addresses.first()).map_or(NOBODY, String::as_str);
+    if ip.contains(':') { format!("[{ip}]:{SOME_PORT}") } else { format!("{ip}:{SOME_PORT}") }
+}
+
+impl Answer {
+    fn arrived(&mut self, arrival: Option<std::result::Result<Arrival, String>>) {
+        match arrival {
+            Some(Ok(arrival)) => self.arrival = Some(arrival),
+            Some(Err(note)) => self.notes.push(note),
+            None => {}
+        }
+    }
+
+    /// Goes on behind the waypoint, as which it comes to the endpoint.
+    fn passed(&mut self, mesh: &Mesh, passage: Passage) {
+        if let Some(onward) = &passage.onward {
+            match next(&onward.way) {
+                Next::Proxy(tunnel) => {
+                    let Party { namespace, name, identity, .. } = &passage.waypoint;
+                    let pods = &mut mesh.status.pods.iter();
+                    let own = pods.find(|pod| pod.namespace == *namespace && pod.name == *name);
+                    let arrival = arrival(mesh, onward.workload.as_ref(), tunnel, &address(own), identity);
+                    self.arrived(arrival);
+                }
+                Next::Elsewhere(note) => self.notes.push(note),
+                Next::Nobody | Next::Waypoint(..) => {}
+            }
+        }
+        self.passage = Some(passage);
+    }
+
+    /// Whether it would reach the other end.
+    fn allowed(&self) -> Option<bool> {
+        if self.refused().is_some() {
+            return Some(false);
+        }
+        if let Some(passage) = &self.passage {
+            // Only sending tells what they say.
+            let is_open = !passage.questions.is_empty() || passage.fault.is_some();
+            if is_open {
+                return None;
+            }
+            if passage.status.is_some() {
+                return Some(true);
+            }
+        }
+        let last = self.passage.as_ref().and_then(|passage| passage.onward.as_ref()).map(|onward| &onward.way);
+        match (last.unwrap_or(&self.departure.way), &self.arrival) {
+            (_, Some(_)) => Some(true),
+            // Nobody of the mesh is at the other end.
+            (Way::Direct { .. } | Way::Passthrough { .. }, None) if self.notes.is_empty() => Some(true),
+            _ => None,
+        }
+    }
+
+    /// The first refusal on the way, and whose it is.
+    fn refused(&self) -> Option<(&Refused, String)> {
+        let departure = match &self.departure.way {
+            Way::Refused(refused) => Some((refused, "the client's proxy".to_owned())),
+            _ => None,
+        };
+        let passage = || {
+            let passage = self.passage.as_ref()?;
+            let Party { namespace, name, .. } = &passage.waypoint;
+            Some((passage.refused.as_ref()?, format!("waypoint {namespace}/{name}")))
+        };
+        let arrival = || Some((self.arrival.as_ref()?.refused.as_ref()?, "the destination's proxy".to_owned()));
+        departure.or_else(passage).or_else(arrival)
+    }
+}
+
+/// Who decides next.
+enum Next<'a> {
     /// Nobody of the mesh.
     Nobody,
-    /// The proxy of a node, which is to be asked this.
-    Proxy { node: String, question: String },
+    /// The proxy at the other end of a tunnel.
+    Proxy(&'a Tunnel),
+    /// The waypoint at the other end of a tunnel.
+    Waypoint(&'a Tunnel, &'a Party),
     /// Somebody who cannot be asked, in words.
     Elsewhere(String),
 }
 
-fn next(departure: &Departure, client: &PodStatus) -> Next {
-    let tunnel = match &departure.way {
-        Way::Tunnel(tunnel) | Way::Neighbour(tunnel) => tunnel,
-        Way::Direct { .. } | Way::Passthrough { .. } | Way::Refused(_) => return Next::Nobody,
-        Way::Waypoint { waypoint, .. } => {
-            let name = format!("{}/{}", waypoint.namespace, waypoint.name);
-            return Next::Elsewhere(format!("waypoint {name} decides on each request; its log says how"));
-        }
-        Way::Gateway { .. } => return Next::Elsewhere("the other network's proxies decide further".to_owned()),
-        Way::Resolve { hostname, .. } => {
-            return Next::Elsewhere(format!("it depends on what address {hostname} has"));
-        }
-    };
-    let Some(workload) = &departure.workload else { return Next::Nobody };
-    let source = client.addresses.first().map(String::as_str).unwrap_or_default();
-    let source = if source.contains(':') { format!("[{source}]") } else { source.to_owned() };
-    let question = format!(
-        "/why/arrival?pod={}/{}&address={}&source={source}:{SOME_PORT}&identity={}&authority={}",
-        workload.namespace,
-        workload.name,
-        tunnel.address,
-        escaped(&departure.source.identity),
-        escaped(&tunnel.authority),
-    );
-    Next::Proxy { node: workload.node.clone(), question }
+fn next(way: &Way) -> Next<'_> {
+    match way {
+        Way::Tunnel(tunnel) | Way::Neighbour(tunnel) => Next::Proxy(tunnel),
+        Way::Waypoint { tunnel, waypoint } => Next::Waypoint(tunnel, waypoint),
+        Way::Direct { .. } | Way::Passthrough { .. } | Way::Refused(_) => Next::Nobody,
+        Way::Gateway { .. } => Next::Elsewhere("the other network's proxies decide further".to_owned()),
+        Way::Resolve { hostname, .. } => Next::Elsewhere(format!("it depends on what address {hostname} has")),
+    }
 }
 
 fn escaped(text: &str) -> PercentEncode<'_> {
@@ -135,7 +229,7 @@ fn escaped(text: &str) -> PercentEncode<'_> {
 }
 
 fn told(answer: &Answer) -> String {
-    let Answer { allowed, departure, arrival, notes } = answer;
+    let Answer { departure, passage, arrival, notes, .. } = answer;
     let Departure { source, destination, service, workload, way } = departure;
     let mut lines = vec![format!("{}/{} on {} is {}", source.namespace, source.name, source.node, source.identity)];
     if let Some(service) = service {
@@ -151,6 +245,7 @@ fn told(answer: &Answer) -> String {
         lines.push(format!("nobody in the mesh has {}", destination.ip()));
     }
     lines.extend(how(way));
+    lines.extend(passage.iter().flat_map(passage::told));
     if let Some(arrival) = arrival {
         lines.push(match arrival.policies.as_slice() {
             [] => format!("no policy applies to {}/{}", arrival.workload.namespace, arrival.workload.name),
@@ -168,7 +263,7 @@ fn told(answer: &Answer) -> String {
             };
         }
     }
-    for line in verdict(*allowed, way, arrival.as_ref()).lines() {
+    for line in verdict(answer).lines() {
         wrap(line, LINE).iter().for_each(|part| text.push_str(&format!("{part}\n")));
     }
     text
@@ -201,22 +296,25 @@ fn how(way: &Way) -> Vec<String> {
     }
 }
 
-fn verdict(allowed: Option<bool>, way: &Way, arrival: Option<&Arrival>) -> String {
-    let refused = match way {
-        Way::Refused(refused) => Some((refused, "the client's proxy")),
-        _ => arrival.and_then(|arrival| Some((arrival.refused.as_ref()?, "the destination's proxy"))),
-    };
-    match (allowed, refused) {
-        (_, Some((Refused { reason, message, subject, hint }, who))) => {
-            let subject = subject.as_ref().map(|subject| format!(" ({subject})")).unwrap_or_default();
-            format!(
-                "REFUSED by {who}: {reason}{subject}\n{message}\n{hint}\n(docs/guides/troubleshooting.md#{reason})\n"
-            )
-        }
-        (Some(true), None) => match arrival.and_then(|arrival| arrival.allowed_by.as_ref()) {
+fn verdict(answer: &Answer) -> String {
+    if let Some((Refused { reason, message, subject, hint }, who)) = answer.refused() {
+        let subject = subject.as_ref().map(|subject| format!(" ({subject})")).unwrap_or_default();
+        let status = answer.passage.as_ref().and_then(|passage| passage.status);
+        let status = status.map(|status| format!("the client is answered with {status}\n")).unwrap_or_default();
+        return format!(
+            "REFUSED by {who}: {reason}{subject}\n{message}\n{status}{hint}\n(docs/guides/troubleshooting.md#{reason})\n"
+        );
+    }
+    let answered = answer.passage.as_ref().and_then(|passage| passage.status);
+    match (answer.allowed, answered) {
+        (Some(true), Some(status)) => format!("ANSWERED by the waypoint with {status}\n"),
+        (Some(true), None) => match answer.arrival.as_ref().and_then(|arrival| arrival.allowed_by.as_ref()) {
             Some(policy) => format!("ALLOWED by policy {policy}\n"),
             None => "ALLOWED\n".to_owned(),
         },
+        (None, _) if answer.arrival.as_ref().is_some_and(|arrival| arrival.refused.is_none()) => {
+            "IT DEPENDS on what only sending tells, as said above; nothing else is in the way\n".to_owned()
+        }
         _ => "UNKNOWN\n".to_owned(),
     }
 }

@@ -1,8 +1,10 @@
 //! What would become of a connection, and why: the decisions of the data plane itself, told instead of acted on.
 //!
 //! `departure` is asked of the proxy of the client's node, `arrival` of the one of the destination's. Both take the
-//! proxy's own snapshot, so that the answer holds for what that proxy knows, however old it is.
+//! proxy's own snapshot, so that the answer holds for what that proxy knows, however old it is. Waypoints on the way are asked
+//! for a [`passage`].
 
+pub mod passage;
 #[cfg(test)]
 mod tests;
 
@@ -259,6 +261,13 @@ pub fn departure(
     }
 }
 
+/// Where a plan leads, and to whom.
+#[must_use]
+pub fn onward(plan: Plan) -> passage::Onward {
+    let workload = plan.workload().map(|workload| Party::from(&**workload));
+    passage::Onward { workload, way: way(plan, |_, _| false) }
+}
+
 fn way(plan: Plan, is_neighbour: impl FnOnce(&Workload, IpAddr) -> bool) -> Way {
     match plan {
         Plan::Passthrough { address, .. } => Way::Passthrough { address },
@@ -352,7 +361,9 @@ impl From<&Workload> for Party {
 }
 
 impl Target {
-    fn of(snapshot: &Snapshot, service: &Service) -> Self {
+    /// A service as this snapshot knows it.
+    #[must_use]
+    pub fn of(snapshot: &Snapshot, service: &Service) -> Self {
         Self {
             namespace: service.namespace().to_owned(),
             hostname: service.hostname().to_owned(),

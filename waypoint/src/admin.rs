@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Assignment, Cluster};
 use crate::load::{Load, Seen};
 use crate::waypoint::Waypoint;
+use crate::why;
 
 /// Everything the pages show or change. Cheap to clone.
 #[derive(Clone)]
@@ -31,6 +32,7 @@ impl Admin {
     #[must_use]
     pub fn router(&self) -> Router {
         let (dump, clusters) = (self.clone(), self.clone());
+        let waypoint = Arc::clone(&self.waypoint);
         let (logging, shutdown) = (self.log_filter.clone(), self.shutdown.clone());
         Router::new()
             .get("/config_dump", move |_| {
@@ -39,6 +41,10 @@ impl Admin {
             })
             .get("/clusters", move |_| {
                 let reply = json(&clusters.clusters(Instant::now()));
+                async move { reply }
+            })
+            .get("/why/request", move |request| {
+                let reply = why::page::answer(&waypoint, &request);
                 async move { reply }
             })
             .post("/logging", move |request| {

@@ -166,6 +166,11 @@ impl<T> Weighted<T> {
         None
     }
 
+    /// All of them, with their weights.
+    pub fn weighted(&self) -> impl Iterator<Item = (u32, &T)> {
+        self.entries.iter().map(|(weight, entry)| (*weight, entry))
+    }
+
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
         self.entries.iter().map(|(_, entry)| entry)

@@ -321,7 +321,7 @@ async fn ourselves(waypoint: &Arc<Waypoint>, drain: &Drain) -> Option<Arc<Connec
     Some(Arc::new(Connection {
         waypoint: Arc::clone(waypoint),
         bound: Bound::Workload { workload: Arc::clone(&local), address },
-        named: Named::by(&local.identity(), &client),
+        named: Named::by(&local.identity(), &client.identity, client.address.ip()),
         local,
         client,
         listener: String::new(),

@@ -46,6 +46,7 @@ pub mod upgrade;
 pub mod upgraded;
 pub mod upstream;
 pub mod waypoint;
+pub mod why;
 pub mod xds;
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! What endpoints are told of who the client is, written once for each connection rather than for each request.
 
+use std::net::IpAddr;
+
 use fairway_core::ident::Identity;
 use http::HeaderValue;
-
-use crate::dial::Client;
 
 /// Values of headers.
 #[derive(Clone, Debug)]
@@ -15,11 +15,11 @@ pub struct Named {
 }
 
 impl Named {
-    /// As `local` says it of `client`.
+    /// As `local` says it of `client`, which is at `address`.
     #[must_use]
-    pub fn by(local: &Identity, client: &Client) -> Self {
-        let certificate = format!("By={local};URI={}", client.identity);
-        let address = client.address.ip().to_canonical().to_string();
+    pub fn by(local: &Identity, client: &Identity, address: IpAddr) -> Self {
+        let certificate = format!("By={local};URI={client}");
+        let address = address.to_canonical().to_string();
         Self { certificate: HeaderValue::try_from(certificate).ok(), address: HeaderValue::try_from(address).ok() }
     }
 }

@@ -59,7 +59,7 @@ pub async fn open(connection: &Connection, route: &Route) -> Result<Way, Failure
     let waypoint = &connection.waypoint;
     let (mut room, mut keepalive) = (None, None);
     let plan = match route {
-        Route::Dialled => stream::plan(connection)?,
+        Route::Dialled => stream::plan(&waypoint.live.snapshot(), &connection.local, &connection.bound)?,
         Route::Clusters(clusters) => {
             let (config, snapshot) = (waypoint.config.load(), waypoint.live.snapshot());
             let nobody = || Failure::new(Reason::NoHealthyUpstream, &connection.listener);

@@ -85,9 +85,12 @@ impl Level {
         let wanted = if passes { most } else { 1.0 };
         let reset = Duration::try_from_secs_f64(((wanted - self.tokens) / per_second(self.shape)).max(0.0));
         let reset = reset.map_or(LONGEST_RESET, |reset| reset.min(LONGEST_RESET));
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and a u32")]
-        let left = self.tokens.max(0.0).floor() as u32;
-        Told { passes, rate, left, reset, shares }
+        Told { passes, rate, left: self.left(), reset, shares }
+    }
+
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and a u32")]
+    fn left(self) -> u32 {
+        self.tokens.max(0.0).floor() as u32
     }
 }
 
@@ -117,18 +120,14 @@ impl Buckets {
         listener: &str,
         rates: &'r Rates,
         counted: impl Iterator<Item = &'c Counting>,
-        facts: &Facts<'_>,
+        facts: &Facts<'c>,
         now: Instant,
     ) -> Option<Told<'r>> {
         let mut wanted = Vec::new();
-        let own = counted.filter(|counting| !counting.is_shared);
-        for values in own.filter_map(|counting| values(counting, facts)) {
-            for rate in rates.limits.iter().filter(|rate| is_about(rate, &values)) {
-                let own = self.hasher.hash_one((listener, &rate.entries, &values));
-                let shared = self.hasher.hash_one((listener, &rate.entries));
-                wanted.push((own, shared, rate));
-            }
-        }
+        each(rates, counted, facts, |rate, values| {
+            let (own, shared) = self.keys(listener, rate, values);
+            wanted.push((own, shared, rate));
+        });
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let mut levels = Vec::with_capacity(wanted.len());
         for (own, shared, rate) in wanted {
@@ -149,6 +148,34 @@ impl Buckets {
         let shares = levels.iter().any(|(.., shares)| *shares);
         let fewest = levels.iter().min_by(|(_, one, ..), (_, other, ..)| one.tokens.total_cmp(&other.tokens));
         fewest.map(|(_, level, rate, _)| level.told(rate, passes, shares))
+    }
+
+    /// How many requests with these values `rate` would let pass now. Nothing is taken.
+    #[must_use]
+    pub fn left(&self, listener: &str, rate: &Rate, values: &[(&str, Cow<'_, str>)], now: Instant) -> u32 {
+        let (own, shared) = self.keys(listener, rate, values);
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_own = state.levels.contains_key(&own) || state.has_share(shared, self.most);
+        let level = state.levels.get(if has_own { &own } else { &shared });
+        level.map_or(rate.bucket.most, |level| level.filled(rate.bucket, now).left())
+    }
+
+    /// The bucket for these values, and the one for the rest of the limit.
+    fn keys(&self, listener: &str, rate: &Rate, values: &[(&str, Cow<'_, str>)]) -> (u64, u64) {
+        (self.hasher.hash_one((listener, &rate.entries, values)), self.hasher.hash_one((listener, &rate.entries)))
+    }
+}
+
+/// Each limit that is about a request, with the values that it is counted by there.
+pub fn each<'a, 'r>(
+    rates: &'r Rates,
+    counted: impl Iterator<Item = &'a Counting>,
+    facts: &Facts<'a>,
+    mut found: impl FnMut(&'r Rate, &[(&'a str, Cow<'a, str>)]),
+) {
+    let own = counted.filter(|counting| !counting.is_shared);
+    for values in own.filter_map(|counting| values(counting, facts)) {
+        rates.limits.iter().filter(|rate| is_about(rate, &values)).for_each(|rate| found(rate, &values));
     }
 }
 

@@ -22,22 +22,25 @@ type Holds = Option<bool>;
 /// # Errors
 /// The first that refuses.
 pub fn judge<'a>(rules: &'a [Rules], facts: &Facts<'_>) -> Result<(), Denial<'a>> {
-    for set in rules {
-        let matching = |wanted: fn(Holds) -> bool| set.policies.iter().find(|policy| wanted(applies(policy, facts)));
-        match set.verdict {
-            Verdict::Deny => {
-                if let Some(policy) = matching(|holds| holds != Some(false)) {
-                    return Err(Denial { reason: Reason::PolicyDenied, policy: Some(&policy.name) });
-                }
-            }
-            Verdict::Allow => {
-                if matching(|holds| holds == Some(true)).is_none() {
-                    return Err(Denial { reason: Reason::PolicyNotAllowed, policy: None });
-                }
-            }
-        }
+    rules.iter().try_for_each(|set| ask(set, facts).map(drop))
+}
+
+/// Asks one set of rules: which of them lets it pass, where it takes one.
+///
+/// # Errors
+/// When it refuses.
+pub fn ask<'a>(set: &'a Rules, facts: &Facts<'_>) -> Result<Option<&'a Policy>, Denial<'a>> {
+    let matching = |wanted: fn(Holds) -> bool| set.policies.iter().find(|policy| wanted(applies(policy, facts)));
+    match set.verdict {
+        Verdict::Deny => match matching(|holds| holds != Some(false)) {
+            Some(policy) => Err(Denial { reason: Reason::PolicyDenied, policy: Some(&policy.name) }),
+            None => Ok(None),
+        },
+        Verdict::Allow => match matching(|holds| holds == Some(true)) {
+            Some(policy) => Ok(Some(policy)),
+            None => Err(Denial { reason: Reason::PolicyNotAllowed, policy: None }),
+        },
     }
-    Ok(())
 }
 
 /// Whether a connection may be, of which nothing but the name that a TLS client asks for is known; none where nobody may. What

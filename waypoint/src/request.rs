@@ -26,6 +26,7 @@ use crate::framing;
 use crate::grpc;
 use crate::limiter;
 use crate::matching;
+use crate::named::Named;
 use crate::path;
 use crate::rbac;
 use crate::replay::Received;
@@ -98,7 +99,7 @@ async fn walk(
     let upgrade = upgrade::asked(&mut request, &http.upgrades);
     let (mut parts, body) = request.into_parts();
     framing::remove_named(&mut parts.headers);
-    name_client(connection, &mut parts.headers);
+    name_client(&connection.named, &mut parts.headers);
     if let Some(kept) = &mut done.kept {
         // The endpoint gets the one that is told.
         if kept.tells(&REQUEST_ID) {
@@ -278,7 +279,7 @@ pub(crate) fn head<'a>(
 }
 
 /// The host that was asked for: of the request's target before the header (RFC 9112 §3.2.2).
-fn authority(parts: &request::Parts) -> Option<String> {
+pub(crate) fn authority(parts: &request::Parts) -> Option<String> {
     if let Some(authority) = parts.uri.authority() {
         // Names of users are no part of it.
         let text = authority.as_str();
@@ -291,8 +292,8 @@ fn authority(parts: &request::Parts) -> Option<String> {
 
 /// Whom the client has proved to be, said by us alone: before any policy or route reads it, and once more when the request goes
 /// on, as what tokens claim is written in between.
-fn name_client(connection: &Connection, headers: &mut HeaderMap) {
-    match &connection.named.certificate {
+pub(crate) fn name_client(named: &Named, headers: &mut HeaderMap) {
+    match &named.certificate {
         Some(line) => drop(headers.insert(CLIENT_CERTIFICATE, line.clone())),
         None => drop(headers.remove(&CLIENT_CERTIFICATE)),
     }
@@ -306,7 +307,7 @@ fn onward(connection: &Connection, mut headers: HeaderMap, upgrade: Option<&upgr
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, upgrade.protocols.clone());
     }
-    name_client(connection, &mut headers);
+    name_client(&connection.named, &mut headers);
     let line = match crate::facts::joined(&headers, &FORWARDED_FOR) {
         None => connection.named.address.clone(),
         // What of it cannot be said is left out, with the addresses before it.

@@ -14,6 +14,7 @@ use fairway_core::io::hbone::{TunnelIo, TunnelStream};
 use fairway_core::reason::Reason;
 use fairway_core::route::{self, Bound};
 use fairway_core::service::AppProtocol;
+use fairway_core::snapshot::Snapshot;
 use fairway_core::workload::Workload;
 use http::HeaderMap;
 use tokio::sync::OwnedSemaphorePermit;
@@ -83,7 +84,7 @@ pub struct Connection {
 }
 
 /// What is done with a stream.
-enum Way {
+pub(crate) enum Way {
     /// It carries requests.
     Http,
     /// Its first bytes tell whether it carries requests.
@@ -121,7 +122,7 @@ impl Stream {
             Err(failure) => return refuse(incoming, &failure),
         };
         let (waypoint, series) = (Arc::clone(&waypoint), AtHand::default());
-        let named = Named::by(&local.identity(), &client);
+        let named = Named::by(&local.identity(), &client.identity, client.address.ip());
         let connection =
             Arc::new(Connection { waypoint, local, client, named, bound, listener, lifetime, drain, series, permit });
         match way {
@@ -138,7 +139,7 @@ impl Stream {
 }
 
 /// What the configuration says of what was dialled. What is not configured yet is refused: a policy could be missing.
-fn way(config: &Config, bound: &Bound) -> Result<(String, Way), Failure> {
+pub(crate) fn way(config: &Config, bound: &Bound) -> Result<(String, Way), Failure> {
     let missing = |name: &str| match config.faults.get(name) {
         Some(fault) => Failure::new(Reason::ResourceInvalid, format!("listener {name}: {fault}")),
         None => Failure::new(Reason::DestinationUnknown, format!("no configuration for {name} yet")),
@@ -367,13 +368,12 @@ fn describe(local: &Workload) -> HeaderMap {
 ///
 /// # Errors
 /// When it cannot be reached.
-pub fn plan(connection: &Connection) -> Result<route::Plan, Failure> {
-    let snapshot = connection.waypoint.live.snapshot();
-    match &connection.bound {
+pub fn plan(snapshot: &Snapshot, local: &Workload, bound: &Bound) -> Result<route::Plan, Failure> {
+    match bound {
         Bound::Service { address, .. } => {
-            let planned = route::plan(&snapshot, &connection.local, *address, &mut rand::rng());
+            let planned = route::plan(snapshot, local, *address, &mut rand::rng());
             planned.map_err(|refusal| Failure::from(&*refusal))
         }
-        Bound::Workload { address, .. } => dial::plan(&snapshot, &connection.local, None, *address),
+        Bound::Workload { address, .. } => dial::plan(snapshot, local, None, *address),
     }
 }

@@ -31,6 +31,7 @@ mod rates;
 mod streams;
 mod traces;
 mod upgrades;
+mod why;
 
 fn web(port: u16) -> String {
     format!("{WEB}:{port}")

@@ -123,7 +123,8 @@ impl ClaimMatch {
 
 impl Rules {
     /// Whether any of them asks what tokens claim.
-    pub(super) fn asks_for_claims(&self) -> bool {
+    #[must_use]
+    pub fn asks_for_claims(&self) -> bool {
         self.policies.iter().flat_map(|policy| &policy.principals).any(Principal::asks_for_claims)
     }
 

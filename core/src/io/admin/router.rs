@@ -41,8 +41,12 @@ pub struct Request {
 impl Request {
     /// The decoded value of a query parameter; empty for one without a value.
     pub fn parameter(&self, name: &str) -> Option<String> {
-        let query = self.query.as_deref()?;
-        query.split('&').find_map(|pair| {
+        self.parameters(name).next()
+    }
+
+    /// The decoded values of a query parameter that may be there several times.
+    pub fn parameters(&self, name: &str) -> impl Iterator<Item = String> {
+        self.query.iter().flat_map(|query| query.split('&')).filter_map(move |pair| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             (decode(key) == name).then(|| decode(value))
         })
@@ -78,10 +82,11 @@ struct Route {
     handler: Handler,
 }
 
-/// Paths and their handlers. Cheap to clone.
+/// Paths and their handlers. Cheap to clone. At `/` is a list of them, unless something else is.
 #[derive(Clone, Default)]
 pub struct Router {
     routes: Arc<BTreeMap<String, Vec<Route>>>,
+    otherwise: Option<Handler>,
 }
 
 impl fmt::Debug for Router {
@@ -137,6 +142,32 @@ impl Router {
         self
     }
 
+    /// Answers what no other handler does.
+    #[must_use]
+    pub fn otherwise<F>(mut self, handler: impl Fn(Request) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Reply> + Send + 'static,
+    {
+        self.otherwise = Some(Arc::new(move |request| Box::pin(handler(request))));
+        self
+    }
+
+    /// A page with links to those that only show something, and the names of the others.
+    fn index(&self) -> Reply {
+        let mut page = "<!doctype html><title>pages</title><ul>\n".to_owned();
+        for (path, routes) in &*self.routes {
+            let is_shown = |route: &Route| route.method.as_ref().is_none_or(|method| *method == Method::GET);
+            if routes.iter().any(is_shown) {
+                page.push_str(&format!("<li><a href=\"{0}\">{path}</a>\n", path.trim_start_matches('/')));
+            } else {
+                let methods = routes.iter().filter_map(|route| route.method.as_ref()).map(Method::as_str);
+                page.push_str(&format!("<li>{} {path}\n", methods.collect::<Vec<_>>().join(", ")));
+            }
+        }
+        page.push_str("</ul>\n");
+        html(page)
+    }
+
     /// The registered paths, sorted.
     pub fn paths(&self) -> impl Iterator<Item = &str> {
         self.routes.keys().map(String::as_str)
@@ -144,14 +175,19 @@ impl Router {
 
     pub(super) async fn answer(&self, head: request::Parts, peer: SocketAddr) -> Reply {
         let path = head.uri.path().to_owned();
-        let Some(routes) = self.routes.get(&path) else {
-            let known: Vec<&str> = self.paths().collect();
-            return text(StatusCode::NOT_FOUND, format!("no such page; there are: {}\n", known.join(" ")));
-        };
-        let wanted = if head.method == Method::HEAD { &Method::GET } else { &head.method };
-        let matching = routes.iter().find(|route| route.method.as_ref().is_none_or(|method| method == wanted));
-        let Some(route) = matching else {
-            return wrong_method(routes);
+        let wanted = if head.method == Method::HEAD { Method::GET } else { head.method.clone() };
+        let handler = match (self.routes.get(&path), &self.otherwise) {
+            (Some(routes), _) => {
+                let is_wanted = |route: &&Route| route.method.as_ref().is_none_or(|method| *method == wanted);
+                let Some(route) = routes.iter().find(is_wanted) else { return wrong_method(routes) };
+                &route.handler
+            }
+            (None, Some(otherwise)) => otherwise,
+            (None, None) if path == "/" && wanted == Method::GET => return self.index(),
+            (None, None) => {
+                let known: Vec<&str> = self.paths().collect();
+                return text(StatusCode::NOT_FOUND, format!("no such page; there are: {}\n", known.join(" ")));
+            }
         };
         let request = Request {
             method: head.method,
@@ -160,7 +196,7 @@ impl Router {
             headers: head.headers,
             peer,
         };
-        (route.handler)(request).await
+        handler(request).await
     }
 }
 
@@ -244,5 +280,7 @@ mod tests {
         for (query, expected) in rows {
             assert_eq!(request(query).parameter("level").as_deref(), expected, "{query:?}");
         }
+        let several = request(Some("a=1&b=2&a=%33"));
+        assert_eq!(several.parameters("a").collect::<Vec<_>>(), ["1", "3"]);
     }
 }

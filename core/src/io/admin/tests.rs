@@ -43,10 +43,27 @@ async fn routes_by_path_and_method() {
         ("POST /logging?level=debug", "200 OK", "debug"),
         ("PUT /dump", "200 OK", "[\n  1,\n  2\n]"),
         ("GET /nothing", "404 Not Found", "no such page; there are: /dump /logging /ready\n"),
+        (
+            "GET /",
+            "200 OK",
+            "<!doctype html><title>pages</title><ul>\n<li><a href=\"dump\">/dump</a>\n<li>POST /logging\n\
+             <li><a href=\"ready\">/ready</a>\n</ul>\n",
+        ),
     ];
     for (line, status, body) in rows {
         let reply = ask(address, &format!("{line} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")).await;
         assert!(reply.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{line}: {reply}");
+        assert_eq!(reply.split_once("\r\n\r\n").unwrap().1, body, "{line}");
+    }
+}
+
+#[tokio::test]
+async fn whatever_has_no_page_can_have_a_handler() {
+    let otherwise =
+        |request: Request| async move { text(StatusCode::OK, format!("{} {}", request.method, request.path)) };
+    let (address, _trigger, _server) = started(router().otherwise(otherwise)).await;
+    for (line, body) in [("GET /", "GET /"), ("PUT /a/b?c", "PUT /a/b"), ("GET /ready", "ready\n")] {
+        let reply = ask(address, &format!("{line} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")).await;
         assert_eq!(reply.split_once("\r\n\r\n").unwrap().1, body, "{line}");
     }
 }
