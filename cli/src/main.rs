@@ -5,6 +5,7 @@ mod authz;
 mod bug_report;
 mod check;
 mod connection;
+mod dashboard;
 mod install;
 mod lab;
 mod mesh;
@@ -70,6 +71,8 @@ enum Command {
     Top(top::Arguments),
     /// Show connections as they are opened and closed
     Tap(tap::Arguments),
+    /// Serve the pages of a part of the mesh, or of Prometheus or Grafana, at an address of this machine
+    Dashboard(dashboard::Arguments),
     /// Put what a helper needs to see into one archive, without secrets
     BugReport(bug_report::Arguments),
     /// Say what would become of a connection, and why
@@ -108,6 +111,7 @@ fn main() -> ExitCode {
         Command::TraceConfig(arguments) => trace_config::run(&arguments),
         Command::Top(arguments) => top::run(&arguments),
         Command::Tap(arguments) => tap::run(&arguments),
+        Command::Dashboard(arguments) => dashboard::run(&arguments),
         Command::BugReport(arguments) => bug_report::run(&arguments),
         Command::Why(arguments) => why::run(&arguments),
         Command::Version(arguments) => version::run(&arguments),

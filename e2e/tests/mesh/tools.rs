@@ -1,8 +1,12 @@
 //! What the other commands of `fairway` tell of a mesh that works.
 
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
 use fairway_lab::Lab;
 use serde_json::Value;
 
+use super::labs;
 use super::look::{fairway, said};
 use super::shop::{self, CLIENT, SERVER};
 
@@ -45,6 +49,39 @@ fn policies_objects_and_traffic_are_told_from_live_data() {
     who_holds_what_is_told(&lab);
     what_is_wrong_with_objects_is_told(&lab);
     a_report_has_everything(&lab);
+    pages_are_served_here(&lab);
+}
+
+fn pages_are_served_here(lab: &Lab) {
+    let name = lab.layout().name();
+    let mut dashboard = Command::new(labs::binaries().join("fairway"));
+    let mut serving =
+        dashboard.args(["dashboard", "ztunnel", "node-1", "--lab", &name]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut url = String::new();
+    BufReader::new(serving.stdout.take().unwrap()).read_line(&mut url).unwrap();
+    let ask = |path: &str, more: &[&str]| {
+        let page = format!("{}{path}", url.trim());
+        let output = Command::new("curl").args(["-sS", "-m", "20", "-w", " %{http_code}", &page]).args(more).output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
+    };
+    let (index, dump) = (ask("", &[]), ask("config_dump", &[]));
+    let rows = [
+        (index, "href=\"config_dump\"", "200"),
+        (dump, "\"workloads\"", "200"),
+        (ask("metrics", &[]), "istio_build", "200"),
+        (ask("nothing", &[]), "no such page", "502"),
+        (ask("quitquitquit", &["-X", "POST"]), "only GET", "405"),
+        (ask("config_dump", &["-H", "host: evil.example"]), "as localhost", "403"),
+    ];
+    serving.kill().unwrap();
+    serving.wait().unwrap();
+    for (page, words, status) in rows {
+        assert!(page.contains(words) && page.ends_with(status), "{words}, {status}: {page}");
+    }
+    let (succeeded, text) = fairway(lab, &["dashboard", "agent"]);
+    assert!(!succeeded && text.contains("name one of: node-1 node-2"), "{text}");
+    let (succeeded, text) = fairway(lab, &["dashboard", "grafana"]);
+    assert!(!succeeded && text.contains("a lab has no Grafana"), "{text}");
 }
 
 fn policies_are_told_in_order(lab: &Lab) {
