@@ -161,7 +161,10 @@ fn metrics() -> Metrics {
     metrics
         .describe("istio_cni_plugin_requests_total", "Calls of the CNI plugin, by the status they were answered with.");
     metrics.describe("istio_cni_installs_total", "Installations of the CNI plugin, by result.");
-    metrics.describe("fairway_source_stale_seconds", "How long the API server could not be read; 0 when it can.");
+    metrics.describe(
+        "fairway_source_stale_seconds",
+        "How long a part of the source cannot be read; 0 while all of it can. The last state stays in force.",
+    );
     metrics.describe("istio_cni_install_ready", "Whether the CNI plugin is installed.");
     metrics
 }

@@ -61,7 +61,7 @@ impl Metrics {
             ("fairway_discovery_clients", "Discovery clients connected."),
             ("fairway_discovery_responses_total", "Discovery responses sent."),
             ("fairway_discovery_refusals_total", "Discovery responses refused by clients."),
-            ("fairway_certificate_requests_total", "Certificate requests, by outcome."),
+            ("fairway_certificate_requests_total", "Certificate requests, by what became of them."),
             ("fairway_handshake_failures_total", "Connections that did not get through the TLS handshake."),
             ("fairway_admission_reviews_total", "Questions to the webhook, by outcome."),
             ("fairway_world_generation", "Number of the configuration proxies are sent."),

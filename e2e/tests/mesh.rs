@@ -22,6 +22,7 @@ mod mesh {
     mod newcomer;
     mod observe;
     mod on_demand;
+    mod reference;
     mod self_call;
     mod shop;
     mod tools;

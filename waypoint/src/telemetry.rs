@@ -204,10 +204,10 @@ impl Telemetry {
         metrics.describe(DURATION, "Time from the head of a request to the end of its answer, in milliseconds.");
         metrics.describe(REQUEST_BYTES, "Bytes of request bodies.");
         metrics.describe(RESPONSE_BYTES, "Bytes of bodies of answers.");
-        metrics.describe(TCP_OPENED, "Connections that were passed on without being looked into.");
-        metrics.describe(TCP_CLOSED, "Of these, those that have ended.");
-        metrics.describe(TCP_SENT, "Bytes of these towards clients.");
-        metrics.describe(TCP_RECEIVED, "Bytes of these towards endpoints.");
+        metrics.describe(TCP_OPENED, "Connections opened.");
+        metrics.describe(TCP_CLOSED, "Connections closed.");
+        metrics.describe(TCP_SENT, "Bytes sent by servers, at either reporter.");
+        metrics.describe(TCP_RECEIVED, "Bytes sent by clients, at either reporter.");
         metrics
             .describe(REFUSED, "Tunnels and streams in them that were refused before it was known what they are for.");
         metrics.describe(LEFT_OUT, "Times that an endpoint was left out for a while, as it kept failing.");

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::labs;
 use super::look::fairway;
+use super::reference::metrics;
 use super::shop::{self, CLIENT, CLIENT_IDENTITY, LONER, SERVER_IDENTITY};
 
 const DENY: &str = "\
@@ -120,6 +121,9 @@ fn a_request_is_followed_through_its_waypoint() {
     told(&["web:80", "--method", "POST", "--path", "/%61dmin/x"], &["POST /admin/x", refused, "answered with 403"]);
     told(&["web:80", "--as", "shop/guest"], &["policy_denied (shop/no-admin/1)"]);
     assert!(labs::get(&lab, client, "http://web/").contains(" v"));
+    for (component, page) in metrics::pages(&lab, "node-1", "shop/waypoint-0") {
+        metrics::are_in_reference(component, &page);
+    }
 
     lab.apply(NOBODY).unwrap();
     told(&["web:80"], &["none of these rules denies it", "REFUSED by the destination's proxy: policy_not_allowed"]);
