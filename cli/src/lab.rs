@@ -10,7 +10,8 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use fairway_lab::exec::{self, Target};
 use fairway_lab::layout::Layout;
-use fairway_lab::{Result, boot, init, logs, manage, tool};
+use fairway_lab::options::Config;
+use fairway_lab::{Error, Result, boot, init, logs, manage, tool};
 
 use crate::output::Format;
 
@@ -34,7 +35,7 @@ enum Command {
     /// Bring a lab up; it runs until `down`
     Up(up::UpArguments),
     /// Add or change objects
-    Apply(objects::Files),
+    Apply(objects::ApplyArguments),
     /// Remove objects
     Delete(objects::Files),
     /// Set or remove labels of an object
@@ -45,6 +46,8 @@ enum Command {
     Logs(LogArguments),
     /// Show the state of a lab
     Status(Format),
+    /// Print where the file is that leads kubectl to the Kubernetes of a lab
+    Kubeconfig,
     /// End a lab and remove everything of it
     Down(DownArguments),
     /// Small host programs for pods and tests
@@ -103,7 +106,7 @@ impl Lab {
         match self.command {
             Command::Demo(arguments) => up::demo(&arguments),
             Command::Up(arguments) => up::up(&self.lab, &arguments),
-            Command::Apply(files) => objects::apply(&layout()?, &files),
+            Command::Apply(arguments) => objects::apply(&layout()?, &arguments),
             Command::Delete(files) => objects::delete(&layout()?, &files),
             Command::Label(label) => objects::label(&layout()?, &label),
             Command::Exec(arguments) => {
@@ -119,6 +122,7 @@ impl Lab {
                 Ok(ExitCode::SUCCESS)
             }
             Command::Status(format) => show::status(&layout()?, &format),
+            Command::Kubeconfig => kubeconfig(&layout()?),
             Command::Down(arguments) => down(&self.lab, arguments.all),
             Command::Tool(tool) => tool::run(tool),
             Command::Boot { root } => boot::run(&root).map(|()| ExitCode::SUCCESS),
@@ -129,6 +133,16 @@ impl Lab {
             }
         }
     }
+}
+
+fn kubeconfig(layout: &Layout) -> Result<ExitCode> {
+    let config = Config::read(layout)?;
+    if config.binaries.kubernetes.is_none() {
+        return Err(Error::new(format!("lab `{}` has no Kubernetes", layout.name()))
+            .hint("bring one up with `fairway lab up --kubernetes`"));
+    }
+    fairway_lab::say!("{}", layout.kubeconfig().display());
+    Ok(ExitCode::SUCCESS)
 }
 
 fn down(name: &str, all: bool) -> Result<ExitCode> {

@@ -9,12 +9,24 @@ use fairway_lab::apply::{self, Report};
 use fairway_lab::layout::Layout;
 use fairway_lab::options::Config;
 
+use super::up;
+
 /// Which manifests.
 #[derive(Debug, Args)]
 pub(crate) struct Files {
     /// A file, a directory, or - for standard input; may be repeated
     #[arg(short, long = "filename", required = true)]
     files: Vec<String>,
+}
+
+/// Arguments of `apply`.
+#[derive(Debug, Args)]
+pub(crate) struct ApplyArguments {
+    #[command(flatten)]
+    files: Files,
+    /// Wait until every component and pod is ready
+    #[arg(long)]
+    wait: bool,
 }
 
 /// Arguments of `label`.
@@ -43,8 +55,12 @@ enum LabelKind {
 }
 
 /// Applies manifests; fails when any document was refused.
-pub(crate) fn apply(layout: &Layout, files: &Files) -> Result<ExitCode> {
-    over(layout, files, apply::apply)
+pub(crate) fn apply(layout: &Layout, arguments: &ApplyArguments) -> Result<ExitCode> {
+    let code = over(layout, &arguments.files, apply::apply)?;
+    if arguments.wait && code == ExitCode::SUCCESS {
+        up::wait(layout)?;
+    }
+    Ok(code)
 }
 
 /// Deletes the objects of manifests.

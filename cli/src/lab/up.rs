@@ -119,7 +119,8 @@ fn read(file: &Path) -> Result<String> {
     std::fs::read_to_string(file).map_err(|error| Error::new(format!("reading {}", file.display())).because(error))
 }
 
-fn wait(layout: &Layout) -> Result<()> {
+/// Waits until every component and pod is ready.
+pub(super) fn wait(layout: &Layout) -> Result<()> {
     let started = Instant::now();
     loop {
         let unsettled = lab::unsettled(layout)?;
