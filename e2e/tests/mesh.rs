@@ -13,6 +13,7 @@ mod mesh {
     mod enter;
     mod faults;
     mod garbage;
+    mod guides;
     mod interop;
     mod kubernetes;
     mod labs;
