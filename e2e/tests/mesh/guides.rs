@@ -1,4 +1,4 @@
-//! README and guides as their readers walk them: every command runs, and says what the page says that it says.
+//! README, guides and what is beside them as their readers walk them: every command runs, and says what the page says that it says.
 
 mod page;
 mod shell;
@@ -16,6 +16,8 @@ use super::labs;
 
 /// Environment variable with a part of the name of the only pages to walk.
 const ONLY: &str = "FAIRWAY_PAGE";
+/// Where pages are.
+const FOLDERS: [&str; 3] = ["docs", "docs/guides", "manifests/samples"];
 /// Pages walked at a time: the tests are made for two processors, and have other tests beside this one.
 const AT_A_TIME: usize = 2;
 /// What pages say that need an API server.
@@ -76,11 +78,12 @@ fn checkout() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-/// README, and every page in the folder of guides.
+/// README, and every page in these folders.
 fn pages() -> Vec<PathBuf> {
-    let guides = fs::read_dir(checkout().join("docs/guides")).unwrap().map(|entry| entry.unwrap().path());
+    let folders = FOLDERS.iter().flat_map(|folder| fs::read_dir(checkout().join(folder)).unwrap());
+    let files = folders.map(|entry| entry.unwrap().path());
     let mut pages: Vec<PathBuf> =
-        guides.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect();
+        files.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect();
     pages.sort();
     pages.insert(0, checkout().join("README.md"));
     pages
@@ -108,7 +111,7 @@ fn walk(path: &Path) -> Result<usize, String> {
     if run.is_empty() {
         return Ok(0);
     }
-    let title = path.file_stem().unwrap().to_string_lossy().to_lowercase();
+    let title = name.trim_start_matches("docs/").trim_end_matches(".md").replace('/', "-").to_lowercase();
     steps(&name, &run, &Shell::new(&title))?;
     Ok(run.len())
 }
