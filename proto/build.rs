@@ -4,7 +4,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message;
 
 /// Every file of the contract; imports are found next to them.
-const FILES: [&str; 54] = [
+const FILES: [&str; 58] = [
     "workload.proto",
     "authorization.proto",
     "ca.proto",
@@ -53,6 +53,10 @@ const FILES: [&str; 54] = [
     "envoy/access_log_file.proto",
     "envoy/access_log_grpc.proto",
     "envoy/access_log_otel.proto",
+    "envoy/mutation_rules.proto",
+    "envoy/processing_mode.proto",
+    "envoy/ext_proc.proto",
+    "envoy/external_processor.proto",
     "opentelemetry/common.proto",
     "opentelemetry/resource.proto",
     "opentelemetry/trace.proto",

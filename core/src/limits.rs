@@ -334,6 +334,10 @@ limits! {
     AUTHORIZER_BODY, "authorizer_body", Bytes, MIB, 0..=64 * MIB, Some("AUTHORIZER_BODY");
     /// Bytes of the answer of an authorizer, a rate limiter or a collector; a page that says why, or where to log in, fits.
     AUTHORIZER_ANSWER, "authorizer_answer", Bytes, 64 * KIB, KIB..=16 * MIB, Some("AUTHORIZER_ANSWER");
+    /// Bytes of a body that an external processor sees at once, of a request or an answer; they are held in memory until it has answered. Longer ones have to be shown piece by piece.
+    PROCESSOR_BODY, "processor_body", Bytes, MIB, 0..=64 * MIB, Some("PROCESSOR_BODY");
+    /// Bytes of one message of an external processor; as much as gRPC itself takes, so that a body of the usual bound fits with its headers.
+    PROCESSOR_MESSAGE, "processor_message", Bytes, 4 * MIB, KIB..=128 * MIB, Some("PROCESSOR_MESSAGE");
     /// Spans that wait to be sorted by collectors, and those that wait for one collector, some 1 KiB each; beyond, they are lost rather than waited for. As many as OpenTelemetry's own exporters keep.
     SPAN_QUEUE, "span_queue", Count, 2_048, 1..=1_000_000, Some("SPAN_QUEUE");
     /// A collector takes spans by then, or they are lost; as long as OpenTelemetry's own exporters wait.

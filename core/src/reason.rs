@@ -230,6 +230,12 @@ reasons! {
     /// The service that counts requests for several proxies did not answer, and its provider is said to refuse them then.
     RateLimiterFailed = "rate_limiter_failed", None, 503,
         "See whether the provider's service in the mesh configuration has ready pods and answers in time; the log says what failed.";
+    /// The external processor that sees the request did not answer, or said what cannot be done, and its provider is said to refuse requests then.
+    ProcessorFailed = "processor_failed", None, 503,
+        "See whether the provider's service in the mesh configuration has ready pods and answers in time; the log says what failed, and what of an answer cannot be done.";
+    /// The external processor that sees the request has answered it itself.
+    ProcessorAnswered = "processor_answered", None, 503,
+        "The answer is the processor's; its own log knows why, and the ExternalProcessor of the service or route says who it is.";
     /// The client left before its request was answered.
     ClientLeft = "client_left", None, 503,
         "Nothing to do if users cancel; otherwise compare the client's timeout with how long requests take.";

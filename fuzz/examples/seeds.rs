@@ -33,6 +33,7 @@ fn main() {
         ("path", path()),
         ("token", token()),
         ("trace", trace()),
+        ("processor", processor()),
     ] {
         let folder = corpus.join(target);
         std::fs::create_dir_all(&folder).expect("a folder");
@@ -155,6 +156,23 @@ fn trace() -> Seeds {
         ("w3c", seed([&format!("00-{id}-{span}-01"), "a=b", "", "", "", "", ""])),
         ("b3", seed(["", "", &format!("{id}-{span}-d-{span}"), "", "", "", ""])),
         ("several", seed(["", "", "", id, span, "1", "1"])),
+    ]
+}
+
+/// A length of pieces, and messages behind their lengths: headers that are set, a body, an answer of its own, more time.
+fn processor() -> Seeds {
+    let seed = |message: &[u8]| {
+        let length = u32::try_from(message.len()).unwrap_or_default().to_be_bytes();
+        [&[3, 0][..], &length, message].concat()
+    };
+    let field = |number: u8, held: &[u8]| [&[number << 3 | 2, held.len() as u8][..], held].concat();
+    let line = field(1, &[field(1, b"x-a"), field(3, b"b")].concat());
+    let mutation = field(2, &field(1, &line));
+    vec![
+        ("headers", seed(&field(1, &field(1, &mutation)))),
+        ("body", seed(&field(3, &field(1, &field(3, &field(1, b"new")))))),
+        ("immediate", seed(&field(7, &[field(1, &[8, 0xad, 3]), field(3, b"later")].concat()))),
+        ("waits", seed(&field(10, &[8, 1]))),
     ]
 }
 

@@ -12,6 +12,7 @@ pub mod input;
 pub mod node_socket;
 pub mod path;
 pub mod policy;
+pub mod processor;
 pub mod proxy_protocol;
 pub mod token;
 pub mod trace;

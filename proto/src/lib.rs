@@ -23,9 +23,9 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 /// Envoy's resources and what they are made of, as far as Fairway uses them.
 pub mod envoy {
     pub use super::packages::envoy::config::{
-        accesslog::v3 as access_log, cluster::v3 as cluster, core::v3 as core, endpoint::v3 as endpoint,
-        listener::v3 as listener, ratelimit::v3 as rate_limit_service, rbac::v3 as rbac, route::v3 as route,
-        trace::v3 as trace,
+        accesslog::v3 as access_log, cluster::v3 as cluster, common::mutation_rules::v3 as mutation_rules,
+        core::v3 as core, endpoint::v3 as endpoint, listener::v3 as listener, ratelimit::v3 as rate_limit_service,
+        rbac::v3 as rbac, route::v3 as route, trace::v3 as trace,
     };
     pub use super::packages::envoy::extensions::{
         access_loggers::{
@@ -36,9 +36,9 @@ pub mod envoy {
         filters::{
             common::fault::v3 as fault_delay,
             http::{
-                cors::v3 as cors, ext_authz::v3 as ext_authz, fault::v3 as fault, jwt_authn::v3 as jwt_authn,
-                local_ratelimit::v3 as local_ratelimit, ratelimit::v3 as ratelimit, rbac::v3 as http_rbac,
-                router::v3 as router,
+                cors::v3 as cors, ext_authz::v3 as ext_authz, ext_proc::v3 as ext_proc, fault::v3 as fault,
+                jwt_authn::v3 as jwt_authn, local_ratelimit::v3 as local_ratelimit, ratelimit::v3 as ratelimit,
+                rbac::v3 as http_rbac, router::v3 as router,
             },
             listener::tls_inspector::v3 as tls_inspector,
             network::{
@@ -69,7 +69,7 @@ pub mod otlp {
 pub use packages::{
     envoy::{
         config::core::v3 as envoy_core, service::auth::v3 as external_auth, service::discovery::v3 as discovery,
-        service::ratelimit::v3 as rls, service::status::v3 as status,
+        service::ext_proc::v3 as external_processor, service::ratelimit::v3 as rls, service::status::v3 as status,
     },
     google::rpc as rpc_status,
     istio::{security, v1::auth as ca, workload, workload::zds},

@@ -140,7 +140,7 @@ pub(crate) fn is_free(name: &HeaderName) -> bool {
 }
 
 /// One header to write, if it may be written; an error where that is impossible. The client's own must not stay in its place.
-fn put(name: &str, value: &[u8], manner: Manner) -> Option<Result<Put, InvalidHeaderValue>> {
+pub(crate) fn put(name: &str, value: &[u8], manner: Manner) -> Option<Result<Put, InvalidHeaderValue>> {
     let name = HeaderName::try_from(name).ok().filter(is_free)?;
     Some(HeaderValue::from_bytes(value).map(|value| Put { name, value, manner }))
 }

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use fairway_core::reason::Reason;
 use http::HeaderMap;
+use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use tokio::time::Sleep;
 
@@ -32,7 +33,7 @@ enum Source {
 /// What an answer of an endpoint holds until its end.
 pub struct Endpoint {
     /// What comes of it.
-    pub body: Incoming,
+    pub body: Coming,
     /// The connection it comes on, to be used again if it comes to its end.
     pub upstream: Option<(Key, Upstream)>,
     /// When it has to be there.
@@ -43,6 +44,89 @@ pub struct Endpoint {
     pub busy: Option<Busy>,
     /// The request's body.
     pub request: Replay,
+}
+
+/// The body of an endpoint's answer, as it comes or as a processor leaves it.
+pub struct Coming(From);
+
+enum From {
+    Endpoint(Incoming),
+    /// All of it, and whether the endpoint's was read to its end.
+    Whole(Option<Bytes>, Option<HeaderMap>, bool),
+    /// What a processor leaves of it, and whether it has ended.
+    Flowing(UnsyncBoxBody<Bytes, AnswerError>, bool),
+}
+
+impl Coming {
+    /// As it comes.
+    #[must_use]
+    pub fn endpoint(body: Incoming) -> Self {
+        Self(From::Endpoint(body))
+    }
+
+    /// All of it; `is_read` where the endpoint's was read to its end.
+    #[must_use]
+    pub fn whole(data: Bytes, trailers: Option<HeaderMap>, is_read: bool) -> Self {
+        Self(From::Whole(Some(data).filter(|data| !data.is_empty()), trailers, is_read))
+    }
+
+    /// What a processor leaves of it.
+    #[must_use]
+    pub fn flowing(flow: UnsyncBoxBody<Bytes, AnswerError>) -> Self {
+        Self(From::Flowing(flow, false))
+    }
+
+    /// Whether nothing is left of the endpoint's.
+    fn is_read(&self) -> bool {
+        match &self.0 {
+            From::Endpoint(body) => body.is_end_stream(),
+            From::Whole(.., is_read) => *is_read,
+            From::Flowing(_, has_ended) => *has_ended,
+        }
+    }
+}
+
+impl hyper::body::Body for Coming {
+    type Data = Bytes;
+    type Error = AnswerError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
+        match &mut self.0 {
+            From::Endpoint(body) => {
+                Pin::new(body).poll_frame(context).map(|frame| frame.map(|frame| frame.map_err(AnswerError::from)))
+            }
+            From::Whole(data, trailers, _) => {
+                let frame = data.take().map(Frame::data).or_else(|| trailers.take().map(Frame::trailers));
+                Poll::Ready(frame.map(Ok))
+            }
+            From::Flowing(flow, has_ended) => {
+                let frame = ready!(Pin::new(flow).poll_frame(context));
+                *has_ended = frame.is_none();
+                Poll::Ready(frame)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            From::Endpoint(body) => body.is_end_stream(),
+            From::Whole(data, trailers, _) => data.is_none() && trailers.is_none(),
+            From::Flowing(_, has_ended) => *has_ended,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            From::Endpoint(body) => body.size_hint(),
+            From::Whole(_, Some(_), _) | From::Flowing(..) => SizeHint::default(),
+            From::Whole(data, None, _) => {
+                SizeHint::with_exact(data.as_ref().map_or(0, |data| u64::try_from(data.len()).unwrap_or(u64::MAX)))
+            }
+        }
+    }
 }
 
 /// What happened so far. When this is dropped it is over, and counted and logged.
@@ -70,6 +154,9 @@ pub enum AnswerError {
     /// It took too long.
     #[error("the answer took longer than the route's timeout")]
     Late,
+    /// A processor has failed, or says something else now.
+    #[error("the answer goes no further: {0}")]
+    Processor(String),
 }
 
 impl Body {
@@ -135,12 +222,16 @@ impl hyper::body::Body for Body {
                 });
             }
             Some(Err(error)) => {
+                let reason = match error {
+                    AnswerError::Processor(_) => Reason::ProcessorFailed,
+                    AnswerError::Endpoint(_) | AnswerError::Late => Reason::ResetByPeer,
+                };
                 let detail = error.to_string();
-                this.note(|done| (done.reason, done.detail) = (Reason::ResetByPeer, Some(detail)));
+                this.note(|done| (done.reason, done.detail) = (reason, Some(detail)));
             }
             None => {}
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(AnswerError::from)))
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -168,6 +259,7 @@ impl Drop for Body {
             let received = endpoint.request.passed();
             if let Some((key, upstream)) = endpoint.upstream.take()
                 && whole
+                && endpoint.body.is_read()
                 && endpoint.request.has_ended()
                 && let Some(ending) = &self.done
             {

@@ -16,7 +16,7 @@ use crate::grpc;
 use crate::stream::Connection;
 
 /// Bytes before a message: whether it is compressed, and its length.
-const PREFIX: usize = 5;
+pub(crate) const PREFIX: usize = 5;
 
 /// Who is called, and how.
 #[derive(Clone, Copy, Debug)]
@@ -95,7 +95,11 @@ fn deadline(timeout: Duration) -> Result<HeaderValue, CallError> {
     HeaderValue::try_from(format!("{milliseconds}m")).map_err(unanswered)
 }
 
-fn framed(message: &impl Message) -> Result<Bytes, CallError> {
+/// A message with what comes before it.
+///
+/// # Errors
+/// When it is too long.
+pub(crate) fn framed(message: &impl Message) -> Result<Bytes, CallError> {
     let length = u32::try_from(message.encoded_len()).map_err(unanswered)?;
     let mut bytes = BytesMut::with_capacity(PREFIX + message.encoded_len());
     bytes.put_u8(0);

@@ -23,6 +23,7 @@ pub use logs::{Format, Logger, Logs, Record, Sink};
 pub use opaque::{Chain, Opaque, ServerName};
 pub use per_route::{Abort, Before, Cors, Fault};
 pub use policy::{ClaimMatch, Permission, Policy, Principal, Rules, Verdict};
+pub use processor::{BodyMode, Modes, Parts, Processing, Processor};
 pub use rates::{Bucket, Counting, Rate, Rates, Value};
 pub use route::table;
 pub use text::Text;
@@ -39,6 +40,7 @@ mod logs;
 mod opaque;
 mod per_route;
 mod policy;
+mod processor;
 mod rates;
 mod route;
 mod text;
@@ -125,6 +127,8 @@ pub struct Http {
     pub rates: Option<Rates>,
     /// Who counts them for several proxies.
     pub limiter: Option<Limiter>,
+    /// Who sees requests and their answers, and changes them.
+    pub processor: Option<Arc<Processor>>,
     /// Who is told what requests took; none where nothing of a trace is read or written.
     pub tracing: Option<Arc<Tracing>>,
     /// Who is told of requests that have ended; none is our own log.

@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use rand::RngExt;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-use crate::body::{Body, Ending, Endpoint};
+use crate::body::{Body, Coming, Ending, Endpoint};
 use crate::config::{Config, Edits, Forward, MILLION};
 use crate::edits;
 use crate::failure::Failure;
@@ -54,6 +54,13 @@ pub struct Held {
     _request: UnderWay,
     _busy: Option<Busy>,
     _upstream: Upstream,
+}
+
+/// A call that messages go both ways of, and what it counts against until its end.
+pub struct Opened {
+    /// The answer, of which the head has come.
+    pub response: Response<Coming>,
+    _held: Held,
 }
 
 /// The answer of an endpoint.
@@ -217,6 +224,28 @@ pub async fn ask(
     Ok(Answer { status: parts.status, headers: parts.headers, body, trailers })
 }
 
+/// Opens a call of a service on behalf of the client's request.
+///
+/// # Errors
+/// Why there is no answer.
+pub async fn open(
+    connection: &Arc<Connection>,
+    config: &Config,
+    cluster: &Arc<str>,
+    outgoing: Outgoing,
+    body: Replay,
+) -> Result<Opened, Failure> {
+    let missing = || Failure::new(Reason::NoHealthyUpstream, format!("there is no cluster {cluster}"));
+    let target = Target::of(connection, config, cluster).ok_or_else(missing)?;
+    let too_many = || Failure::new(Reason::ConnectionLimit, format!("{} requests", target.cluster.bounds.requests));
+    let under_way = target.load.request(&target.cluster).ok_or_else(too_many)?;
+    let mut unheard = Done::begun(outgoing.method.clone(), String::new(), false);
+    let mut attempts = Attempts::new(connection, &target, outgoing, body);
+    let reached = attempts.once(&mut unheard).await.map_err(|missed| missed.failure)?;
+    let Reached { response, upstream, busy, .. } = reached;
+    Ok(Opened { response, _held: Held { _request: under_way, _busy: busy, _upstream: upstream } })
+}
+
 /// Sends copies; nobody waits for what comes of them.
 fn mirror(connection: &Arc<Connection>, config: &Config, forward: &Forward, outgoing: &Outgoing, body: &Replay) {
     for mirror in &forward.mirrors {
@@ -253,6 +282,27 @@ fn mirror(connection: &Arc<Connection>, config: &Config, forward: &Forward, outg
 }
 
 impl Answered {
+    /// Its status, and its headers, which may be changed.
+    pub fn head(&mut self) -> (StatusCode, &mut HeaderMap) {
+        (self.reached.response.status(), self.reached.response.headers_mut())
+    }
+
+    /// Its body, in whose place there is none from now on.
+    pub fn take_body(&mut self) -> Coming {
+        std::mem::replace(self.reached.response.body_mut(), Coming::whole(Bytes::new(), None, false))
+    }
+
+    /// Its body from now on.
+    pub fn put_body(&mut self, body: Coming) {
+        *self.reached.response.body_mut() = body;
+    }
+
+    /// When all of it has to be there.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
     /// As the client gets it.
     #[must_use]
     pub fn into_response(self, mut ending: Ending) -> Response<Body> {

@@ -8,7 +8,9 @@ use std::task::{Context, Poll, ready};
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::sync::mpsc;
 
 /// Bytes of a body that are kept to be sent again; what is longer is sent once. A message of most APIs fits.
 const KEPT_BYTES: usize = 64 * 1024;
@@ -21,7 +23,7 @@ pub struct Replay(Arc<Mutex<Shared>>);
 
 /// The body of a request as it comes, of which the beginning may have been looked at.
 pub struct Received {
-    source: Incoming,
+    source: Source,
     ahead: Ahead,
     length: Option<u64>,
     ended: bool,
@@ -64,6 +66,10 @@ struct Shared {
 
 enum Source {
     Client(Incoming),
+    /// What a processor leaves of it.
+    Flowing(UnsyncBoxBody<Bytes, BodyError>),
+    /// What we say ourselves, as it comes.
+    Fed(mpsc::Receiver<Bytes>),
     Nothing,
 }
 
@@ -79,6 +85,9 @@ pub enum BodyError {
     /// The client broke off.
     #[error("the client's request ended early: {0}")]
     Client(#[source] hyper::Error),
+    /// A processor has failed, or has answered the request itself.
+    #[error("the request's body goes no further: {0}")]
+    Processor(String),
     /// Another attempt sends the body now.
     #[error("another attempt sends the request's body")]
     Superseded,
@@ -102,7 +111,21 @@ impl Received {
     #[must_use]
     pub fn new(source: Incoming) -> Self {
         let (length, ended) = (source.size_hint().exact(), source.is_end_stream());
-        Self { source, ahead: Ahead::default(), length, ended }
+        Self { source: Source::Client(source), ahead: Ahead::default(), length, ended }
+    }
+
+    /// This, all of which is there.
+    #[must_use]
+    pub fn whole(data: Bytes, trailers: Option<HeaderMap>) -> Self {
+        let length = u64::try_from(data.len()).ok().filter(|_| trailers.is_none());
+        let ahead = Ahead { data: BytesMut::from(data), trailers };
+        Self { source: Source::Nothing, ahead, length, ended: true }
+    }
+
+    /// What a processor leaves of it.
+    #[must_use]
+    pub fn flowing(flow: UnsyncBoxBody<Bytes, BodyError>) -> Self {
+        Self { source: Source::Flowing(flow), ahead: Ahead::default(), length: None, ended: false }
     }
 
     /// The first bytes, `most` at most. What was read is sent on all the same.
@@ -111,7 +134,7 @@ impl Received {
     /// When the client breaks off.
     pub async fn begin(&mut self, most: usize) -> Result<Beginning, BodyError> {
         while !self.ended && self.ahead.data.len() <= most {
-            match self.source.frame().await.transpose().map_err(BodyError::Client)? {
+            match self.source.frame().await.transpose()? {
                 Some(frame) => self.ahead.add(frame),
                 None => self.ended = true,
             }
@@ -120,6 +143,62 @@ impl Received {
         let data = &self.ahead.data;
         let is_whole = self.ended && data.len() <= most;
         Ok(Beginning { bytes: Bytes::copy_from_slice(data.get(..most).unwrap_or(data)), is_whole })
+    }
+}
+
+impl Body for Received {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        if !this.ahead.data.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(this.ahead.data.split().freeze()))));
+        }
+        if let Some(trailers) = this.ahead.trailers.take() {
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+        }
+        if this.ended {
+            return Poll::Ready(None);
+        }
+        let frame = ready!(Pin::new(&mut this.source).poll_frame(context));
+        this.ended = frame.is_none() || this.source.is_end_stream();
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended && self.ahead.data.is_empty() && self.ahead.trailers.is_none()
+    }
+}
+
+impl Body for Source {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut *self {
+            Self::Client(source) => {
+                Pin::new(source).poll_frame(context).map(|frame| frame.map(|frame| frame.map_err(BodyError::Client)))
+            }
+            Self::Flowing(flow) => Pin::new(flow).poll_frame(context),
+            Self::Fed(messages) => messages.poll_recv(context).map(|message| message.map(|it| Ok(Frame::data(it)))),
+            Self::Nothing => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Client(source) => source.is_end_stream(),
+            Self::Flowing(flow) => flow.is_end_stream(),
+            Self::Fed(_) => false,
+            Self::Nothing => true,
+        }
     }
 }
 
@@ -165,7 +244,7 @@ impl Replay {
         let Received { source, ahead, length, ended } = body;
         // What is known to be too long need not be begun with.
         let keeps = keeps && length.is_none_or(|length| length <= u64::try_from(KEPT_BYTES).unwrap_or(u64::MAX));
-        let replay = Self::of(Source::Client(source), keeps, ended, length);
+        let replay = Self::of(source, keeps, ended, length);
         replay.begun_with(ahead.into_pieces());
         replay
     }
@@ -176,6 +255,12 @@ impl Replay {
         let replay = Self::of(Source::Nothing, true, true, u64::try_from(bytes.len()).ok());
         replay.begun_with(Some(bytes).filter(|bytes| !bytes.is_empty()).into_iter().map(Piece::Data).collect());
         replay
+    }
+
+    /// Whatever comes here, until nobody can send any more.
+    #[must_use]
+    pub fn fed(messages: mpsc::Receiver<Bytes>) -> Self {
+        Self::of(Source::Fed(messages), false, false, None)
     }
 
     fn begun_with(&self, pieces: Vec<Piece>) {
@@ -285,13 +370,13 @@ impl Body for Attempt {
             this.at += 1;
             return Poll::Ready(Some(Ok(piece.clone().into_frame())));
         }
-        let Source::Client(source) = &mut shared.source else { return Poll::Ready(None) };
         if shared.ended {
             return Poll::Ready(None);
         }
+        let source = &mut shared.source;
         let frame = match ready!(Pin::new(&mut *source).poll_frame(context)) {
             Some(Ok(frame)) => frame,
-            Some(Err(error)) => return Poll::Ready(Some(Err(BodyError::Client(error)))),
+            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
             None => {
                 shared.ended = true;
                 return Poll::Ready(None);

@@ -1,4 +1,4 @@
-//! One request, top to bottom: framing, path, token, policy, route, and what the route says.
+//! One request, top to bottom: framing, path, token, policy, route, who else sees it, and what the route says.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::access_log::Kept;
 use crate::affinity;
 use crate::authorizer;
 use crate::body::{Body, Ending};
-use crate::config::{Action, Config, Edits, Http, Listener, MILLION, Manner, Put};
+use crate::config::{Action, Config, Edits, Http, Listener, MILLION, Manner, Modes, Processor, Put};
 use crate::cors::{self, Told};
 use crate::edits;
 use crate::facts::{Facts, Head};
@@ -28,6 +28,7 @@ use crate::limiter;
 use crate::matching;
 use crate::named::Named;
 use crate::path;
+use crate::processor::{self, Seen};
 use crate::rbac;
 use crate::replay::Received;
 use crate::reply;
@@ -96,7 +97,7 @@ async fn walk(
     };
     done.kept = http.logs.as_ref().map(|logs| Box::new(Kept::begun(logs, request.version(), request.uri().query())));
     framing::check(&request).map_err(|error| bad(&error))?;
-    let upgrade = upgrade::asked(&mut request, &http.upgrades);
+    let mut upgrade = upgrade::asked(&mut request, &http.upgrades);
     let (mut parts, body) = request.into_parts();
     framing::remove_named(&mut parts.headers);
     name_client(&connection.named, &mut parts.headers);
@@ -125,8 +126,7 @@ async fn walk(
     let routes = &http.routes;
     let missing = || Failure::new(Reason::DestinationUnknown, format_args!("no routes {routes:?} yet").to_string());
     let table = config.routes.get(routes).ok_or_else(missing)?;
-    let none = || Failure::new(Reason::RouteNotFound, format_args!("{} {}", parts.method, done.path).to_string());
-    let (host, route) = matching::find(table, &facts).ok_or_else(none)?;
+    let (host, route) = matching::find(table, &facts).ok_or_else(|| unrouted(&head))?;
     done.route.clone_from(&route.name);
     match route.before.cors.as_ref().map(|cors| cors::decide(cors, &head)) {
         Some(Told::Answer(edits)) => {
@@ -164,6 +164,26 @@ async fn walk(
     if let Some(abort) = fault.abort {
         return Err(abort.into());
     }
+    let mut seen = None;
+    let mut is_rerouted = false;
+    if let (Some(processor), Action::Forward(_)) = (&http.processor, &route.action)
+        && let Some(modes) = route.before.seen(processor)
+    {
+        let asked = (&*done.authority, &*done.path);
+        let asking = process(connection, &config, http, (processor, modes), &mut parts, asked, &mut body);
+        let (sees, wants_another) = Box::pin(asking).await?;
+        // What a connection goes on as has no bodies that could be seen.
+        upgrade = upgrade.filter(|_| !sees.has_bodies());
+        (seen, is_rerouted) = (Some(sees), wants_another);
+    }
+    let head = self::head(&parts, (&done.authority, &done.path), claims.as_ref());
+    let route = if is_rerouted {
+        let facts = Facts { request: Some(head), ..connection.facts() };
+        matching::find(table, &facts).ok_or_else(|| unrouted(&head))?.1
+    } else {
+        route
+    };
+    done.route.clone_from(&route.name);
     response_edits.insert(0, route.response.clone());
     match &route.action {
         Action::Reply { status, body } => Ok(Answer::Direct(*status, body.clone())),
@@ -201,7 +221,15 @@ async fn walk(
                 Outgoing { method: parts.method.clone(), target, host, headers, is_http2, hash: affinity.hash };
             let outgoing = outgoing.edited(&route.request);
             let upgrade = upgrade.zip(began);
-            let answered = forward::send(connection, &config, forward, outgoing, body, upgrade, done).await?;
+            let answered = forward::send(connection, &config, forward, outgoing, body, upgrade, done).await;
+            let answered = match seen {
+                None => answered?,
+                Some(seen) => {
+                    let mut answered = answered.map_err(|failure| seen.failure().unwrap_or(failure))?;
+                    Box::pin(seen.answer(&mut answered)).await?;
+                    answered
+                }
+            };
             response_edits.insert(0, answered.edits.clone());
             Ok(Answer::Endpoint(Box::new(answered)))
         }
@@ -241,6 +269,32 @@ async fn ask(
     Ok(changes)
 }
 
+/// Has a processor see a request, and changes it as it says. Comes back with who sees the rest, and whether the route is to be
+/// chosen again.
+///
+/// # Errors
+/// Why it is not sent on.
+async fn process(
+    connection: &Arc<Connection>,
+    config: &Arc<Config>,
+    http: &Http,
+    (processor, modes): (&Arc<Processor>, Modes),
+    parts: &mut request::Parts,
+    asked: (&str, &str),
+    body: &mut Received,
+) -> Result<(Seen, bool), Failure> {
+    let headers = onward(connection, parts.headers.clone(), None);
+    if let Some(id) = headers.get(&REQUEST_ID) {
+        // The same that the processor is told.
+        parts.headers.insert(REQUEST_ID, id.clone());
+    }
+    let shown = processor::shown(&head(parts, asked, None), &headers);
+    let own = http.tokens.iter().flat_map(|tokens| tokens.own_headers()).cloned().collect();
+    let mut seen = Seen::begin(connection, config, (processor, modes), own);
+    let is_rerouted = seen.request(shown, &mut parts.headers, body).await?;
+    Ok((seen, is_rerouted))
+}
+
 /// Removes the headers that say what tokens claim, which only we write.
 pub(crate) fn remove_own(http: &Http, headers: &mut HeaderMap) {
     for name in http.tokens.iter().flat_map(|tokens| tokens.own_headers()) {
@@ -266,6 +320,11 @@ pub(crate) fn permit(
     let facts = Facts { request: Some(head(parts, asked, claims.as_ref())), ..connection.facts() };
     rbac::judge(&http.policies, &facts).map_err(|denial| denied(&denial))?;
     Ok(claims)
+}
+
+/// No route is for it.
+fn unrouted(head: &Head<'_>) -> Failure {
+    Failure::new(Reason::RouteNotFound, format_args!("{} {}", head.method, head.path))
 }
 
 /// What is known of a request for this host and normalised path.

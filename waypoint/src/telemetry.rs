@@ -29,6 +29,7 @@ const REFUSED: &str = "fairway_waypoint_tunnels_refused_total";
 const LEFT_OUT: &str = "fairway_waypoint_endpoints_left_out_total";
 const UNANSWERED: &str = "fairway_waypoint_authorizer_failures_total";
 const UNCOUNTED: &str = "fairway_waypoint_rate_limiter_failures_total";
+const UNPROCESSED: &str = "fairway_waypoint_processor_failures_total";
 const RATE_LIMIT_BUCKETS: &str = "fairway_waypoint_rate_limit_buckets";
 const RATE_LIMIT_SHARED: &str = "fairway_waypoint_rate_limit_shared_total";
 const MIRRORED: &str = "fairway_waypoint_mirrored_requests_total";
@@ -73,6 +74,8 @@ pub struct Telemetry {
     silent_authorizers: Troubles,
     /// The same for rate limiters.
     silent_limiters: Troubles,
+    /// The same for processors.
+    silent_processors: Troubles,
 }
 
 /// One request, as it turned out.
@@ -219,6 +222,10 @@ impl Telemetry {
             UNCOUNTED,
             "Requests about which a rate limiter was asked and did not answer, and what became of them.",
         );
+        metrics.describe(
+            UNPROCESSED,
+            "Requests that an external processor did not answer to, or not in its turn, and what became of them.",
+        );
         metrics
             .describe(RATE_LIMIT_BUCKETS, "Values that requests are counted by at the moment, over all rate limits.");
         metrics.describe(
@@ -229,7 +236,8 @@ impl Telemetry {
             .describe(MIRRORED, "Copies of requests, and those that could not be made because the body is too long.");
         let fresh = limits.duration(&limits::METRIC_SERIES_IDLE) / 2;
         let (silent_authorizers, silent_limiters) = (Troubles::default(), Troubles::default());
-        Self { metrics: metrics.clone(), fresh, silent_authorizers, silent_limiters }
+        let silent_processors = Troubles::default();
+        Self { metrics: metrics.clone(), fresh, silent_authorizers, silent_limiters, silent_processors }
     }
 
     /// A tunnel whose client did not prove who it is, or that there is no room for.
@@ -266,6 +274,22 @@ impl Telemetry {
     /// An authorizer has answered.
     pub fn answered(&self, cluster: &Arc<str>) {
         self.heard(Asked::Authorizer, cluster);
+    }
+
+    /// An external processor did not answer, or not in its turn; `passes` where requests go on then. The log says it once.
+    pub fn unprocessed(&self, cluster: &Arc<str>, passes: bool, detail: &str) {
+        let result = if passes { "passed" } else { "refused" };
+        self.metrics.counter(UNPROCESSED, &[("result", result)]).increment(1);
+        if self.silent_processors.begin(cluster) {
+            tracing::warn!(%cluster, result, error = detail, "an external processor does not answer");
+        }
+    }
+
+    /// An external processor has answered.
+    pub fn processed(&self, cluster: &Arc<str>) {
+        if self.silent_processors.end(cluster) {
+            tracing::info!(%cluster, "the external processor answers again");
+        }
     }
 
     /// A service that counts requests for several proxies did not answer; `passes` where requests go on then. The log says it
@@ -421,6 +445,8 @@ pub(crate) fn flags(done: &Done) -> &'static str {
         Reason::ResetByPeer | Reason::Http2Failed => "UC",
         Reason::ClientLeft => "DC",
         Reason::Ok | Reason::BadRequest | Reason::RouteRefuses => "-",
+        // As Envoy, which has no code for it.
+        Reason::ProcessorFailed | Reason::ProcessorAnswered => "-",
         Reason::RateLimiterFailed => "RLSE",
         Reason::AuthorizerRefused | Reason::AuthorizerFailed => "UAEX",
         reason if reason.is_denial() => "-",

@@ -252,6 +252,7 @@ impl Served {
             merge_slashes: true,
             rates: None,
             limiter: None,
+            processor: None,
             tracing: None,
             logs: None,
             upgrades: vec!["websocket".into()],

@@ -27,6 +27,7 @@ mod before;
 mod endpoints;
 mod limiter;
 mod logs;
+mod processor;
 mod rates;
 mod streams;
 mod traces;

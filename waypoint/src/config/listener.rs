@@ -5,6 +5,7 @@ use std::sync::Arc;
 use fairway_proto::envoy::core::ConfigSource;
 use fairway_proto::envoy::core::config_source::ConfigSourceSpecifier;
 use fairway_proto::envoy::ext_authz::ExtAuthz;
+use fairway_proto::envoy::ext_proc::ExternalProcessor;
 use fairway_proto::envoy::http_connection_manager::http_connection_manager::{
     PathWithEscapedSlashesAction, RouteSpecifier, UpgradeConfig,
 };
@@ -22,6 +23,7 @@ use super::limiter::Limiter;
 use super::logs::Logs;
 use super::opaque::{by_name, names, reads_names, tcp_proxy};
 use super::policy::Rules;
+use super::processor::Processor;
 use super::rates::Rates;
 use super::tokens::Tokens;
 use super::trace::Tracing;
@@ -38,6 +40,7 @@ const EXT_AUTHZ: &str = "type.googleapis.com/envoy.extensions.filters.http.ext_a
 const CORS: &str = "type.googleapis.com/envoy.extensions.filters.http.cors.v3.Cors";
 const LOCAL_RATE_LIMIT: &str = "type.googleapis.com/envoy.extensions.filters.http.local_ratelimit.v3.LocalRateLimit";
 const RATE_LIMIT: &str = "type.googleapis.com/envoy.extensions.filters.http.ratelimit.v3.RateLimit";
+const EXT_PROC: &str = "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor";
 const FAULT: &str = "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault";
 const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
 
@@ -128,7 +131,7 @@ fn manager(config: &Any) -> Result<Listener, Wrong> {
         return Err(Wrong::new(format!("http_filters[{}]", filters.len()), "the last filter must be the router"));
     }
     let (mut tokens, mut rates, mut limiter, mut policies, mut reached) = (None, None, None, Vec::new(), 0);
-    let (mut marked, mut custom) = (None, Vec::new());
+    let (mut marked, mut custom, mut processor) = (None, Vec::new(), None);
     for (index, filter) in all("http_filters", filters, request_filter)?.into_iter().enumerate() {
         // What requests are asked is always in one order.
         // What marks requests, and who asks about those that are marked, belong together.
@@ -140,12 +143,13 @@ fn manager(config: &Any) -> Result<Listener, Wrong> {
             RequestFilter::Tokens(_) => tokens.is_some(),
             RequestFilter::Rates(_) => rates.is_some(),
             RequestFilter::Limiter(_) => limiter.is_some(),
+            RequestFilter::Processor(_) => processor.is_some(),
             _ => false,
         };
         if filter.place() < reached || is_second {
             return Err(Wrong::new(
                 format!("http_filters[{index}]"),
-                "is out of order, which is ext_authz, jwt_authn, rbac, cors, local_ratelimit, ratelimit, fault, router",
+                "is out of order, which is ext_authz, jwt_authn, rbac, cors, local_ratelimit, ratelimit, fault, ext_proc, router",
             ));
         }
         reached = filter.place();
@@ -160,6 +164,7 @@ fn manager(config: &Any) -> Result<Listener, Wrong> {
             }
             RequestFilter::Rates(read) => rates = Some(read),
             RequestFilter::Limiter(read) => limiter = Some(read),
+            RequestFilter::Processor(read) => processor = Some(Arc::new(*read)),
             RequestFilter::Cors | RequestFilter::Fault => {}
         }
     }
@@ -170,7 +175,8 @@ fn manager(config: &Any) -> Result<Listener, Wrong> {
     let tracing = message.tracing.as_ref().map(Tracing::of).transpose().within("tracing")?.map(Arc::new);
     let logs = Logs::of(&message.access_log)?.map(Arc::new);
     let (routes, merge_slashes) = (rds.route_config_name.clone(), message.merge_slashes);
-    let http = Http { custom, tokens, policies, routes, merge_slashes, rates, limiter, tracing, logs, upgrades };
+    let http =
+        Http { custom, tokens, policies, routes, merge_slashes, rates, limiter, processor, tracing, logs, upgrades };
     Ok(Listener::Http(Box::new(http)))
 }
 
@@ -201,6 +207,8 @@ enum RequestFilter {
     Limiter(Limiter),
     /// See `Cors`.
     Fault,
+    /// Who sees them; routes say how much.
+    Processor(Box<Processor>),
 }
 
 impl RequestFilter {
@@ -213,6 +221,7 @@ impl RequestFilter {
             Self::Rates(_) => 4,
             Self::Limiter(_) => 5,
             Self::Fault => 6,
+            Self::Processor(_) => 7,
         }
     }
 }
@@ -244,6 +253,10 @@ fn request_filter(filter: &HttpFilter) -> Result<RequestFilter, Wrong> {
         }
         FAULT if decode::<fault::HttpFault>(&config.value)? == fault::HttpFault::default() => Ok(RequestFilter::Fault),
         FAULT => Err(Wrong::new("typed_config", "must be empty: routes say what goes wrong")),
+        EXT_PROC => {
+            let message: ExternalProcessor = decode(&config.value)?;
+            Ok(RequestFilter::Processor(Box::new(Processor::of(&message).within("typed_config")?)))
+        }
         _ => Err(unsupported(config)),
     }
 }

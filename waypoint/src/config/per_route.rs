@@ -12,6 +12,7 @@ use http::header::HeaderValue;
 use prost::Message;
 use prost_types::Any;
 
+use super::processor::{Modes, Processing, Processor, processing};
 use super::text::Text;
 use super::wrong::{Within, Wrong, all};
 use super::{duration, per_million};
@@ -22,6 +23,9 @@ const CORS: (&str, &str) =
 /// Key and type of what goes wrong.
 const FAULT: (&str, &str) =
     ("envoy.filters.http.fault", "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault");
+/// Key and type of who sees requests.
+const EXT_PROC: (&str, &str) =
+    ("envoy.filters.http.ext_proc", "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute");
 /// Statuses of gRPC (its document statuscodes).
 const GRPC_STATUSES: std::ops::RangeInclusive<u32> = 0..=16;
 
@@ -32,6 +36,8 @@ pub struct Before {
     pub cors: Option<Cors>,
     /// What goes wrong on purpose.
     pub fault: Fault,
+    /// Who sees its requests, if that is not as for others.
+    pub processing: Option<Processing>,
 }
 
 /// What pages of other origins may do (Fetch §3.2).
@@ -81,10 +87,21 @@ pub(super) fn per_route(messages: &BTreeMap<String, Any>) -> Result<Before, Wron
 }
 
 impl Before {
+    /// What this processor sees of the route's requests; nothing where it sees none.
+    #[must_use]
+    pub fn seen(&self, processor: &Processor) -> Option<Modes> {
+        match self.processing {
+            Some(Processing::Off) => None,
+            Some(Processing::Seen(modes)) => Some(modes),
+            None => Some(processor.modes),
+        }
+    }
+
     fn read(&mut self, key: &str, message: &Any) -> Result<(), Wrong> {
         match (key, message.type_url.as_str()) {
             CORS => self.cors = Some(cors(&decode(message)?)?),
             FAULT => self.fault = fault(&decode(message)?)?,
+            EXT_PROC => self.processing = Some(processing(&decode(message)?)?),
             (_, kind) => return Err(Wrong::here(format!("{kind} is not supported here"))),
         }
         Ok(())

@@ -10,11 +10,11 @@ use fairway_core::route::Plan;
 use fairway_core::service::Service;
 use fairway_core::workload::Workload;
 use http::Response;
-use hyper::body::Incoming;
 use rand::RngExt;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Outgoing;
+use crate::body::Coming;
 use crate::config::{Assignment, Cluster, Config, Protocol, Retry};
 use crate::dial;
 use crate::failure::Failure;
@@ -49,7 +49,7 @@ pub(super) struct Attempts<'a> {
 
 /// An attempt that was answered.
 pub(super) struct Reached {
-    pub(super) response: Response<Incoming>,
+    pub(super) response: Response<Coming>,
     pub(super) endpoint: SocketAddr,
     pub(super) key: Key,
     pub(super) upstream: Upstream,
@@ -205,7 +205,10 @@ impl<'a> Attempts<'a> {
             };
             let request = self.outgoing.request(self.body.attempt(), http2).map_err(not_reached)?;
             match upstream.send(request).await {
-                Ok(response) => return Ok(Reached { response, endpoint, key, upstream, busy, workload, identity }),
+                Ok(response) => {
+                    let response = response.map(Coming::endpoint);
+                    return Ok(Reached { response, endpoint, key, upstream, busy, workload, identity });
+                }
                 Err(unsent) => {
                     // A server may close a connection that waits just when it is used again.
                     let harmless = unsent.untouched || is_idempotent(&self.outgoing.method);
