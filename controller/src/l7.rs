@@ -13,6 +13,7 @@ mod grants;
 mod members;
 pub mod mesh;
 pub mod model;
+pub mod processors;
 mod provider;
 pub mod providers;
 pub mod rates;

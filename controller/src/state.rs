@@ -85,6 +85,7 @@ impl Published {
             && objects.peer_authentications.is_same(&before.peer_authentications)
             && objects.request_authentications.is_same(&before.request_authentications)
             && objects.rate_limits.is_same(&before.rate_limits)
+            && objects.external_processors.is_same(&before.external_processors)
             && self.loaded.rejected == previous.loaded.rejected
             && self.mesh == previous.mesh
     }

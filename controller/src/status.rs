@@ -95,8 +95,9 @@ pub fn verdicts(published: &Published) -> BTreeMap<ObjectKey, Verdict> {
     let peer = objects.peer_authentications.iter().map(|(key, policy)| (key, false, policy.metadata.generation));
     let tokens = objects.request_authentications.iter().map(|(key, policy)| (key, true, policy.metadata.generation));
     let rates = objects.rate_limits.iter().map(|(key, policy)| (key, true, policy.metadata.generation));
+    let processors = objects.external_processors.iter().map(|(key, policy)| (key, true, policy.metadata.generation));
     let rejected = loaded.rejected.iter().filter(|(key, _)| key.kind.is_policy()).map(|(key, written)| {
-        let is_attached = matches!(key.kind, Kind::RequestAuthentication | Kind::RateLimit);
+        let is_attached = matches!(key.kind, Kind::RequestAuthentication | Kind::RateLimit | Kind::ExternalProcessor);
         (key, is_attached, written.pointer("/metadata/generation").and_then(Value::as_i64))
     });
     let mut faults: BTreeMap<&ObjectKey, Vec<(Severity, String)>> = BTreeMap::new();
@@ -134,6 +135,7 @@ pub fn verdicts(published: &Published) -> BTreeMap<ObjectKey, Verdict> {
         .chain(peer)
         .chain(tokens)
         .chain(rates)
+        .chain(processors)
         .chain(rejected)
         .map(|(key, is_attached, generation)| {
             let faults = faults.get(key).map(Vec::as_slice).unwrap_or_default();
@@ -186,6 +188,7 @@ fn present<'a>(published: &'a Published, key: &ObjectKey) -> &'a [Value] {
             objects.request_authentications.get(key).and_then(|policy| policy.status.as_ref())
         }
         Kind::RateLimit => objects.rate_limits.get(key).and_then(|policy| policy.status.as_ref()),
+        Kind::ExternalProcessor => objects.external_processors.get(key).and_then(|object| object.status.as_ref()),
         Kind::Telemetry => objects.telemetries.get(key).and_then(|object| object.status.as_ref()),
         Kind::DestinationRule => objects.destination_rules.get(key).and_then(|object| object.status.as_ref()),
         Kind::VirtualService => objects.virtual_services.get(key).and_then(|object| object.status.as_ref()),

@@ -331,6 +331,7 @@ pub fn translate(
             policies: policies.attached.clone(),
             tokens: policies.tokens.clone(),
             rates: policies.rates.clone(),
+            processors: policies.processors.clone(),
             authorizers: Arc::clone(&settings.mesh.authorizers),
             telemetry: telemetry::read(objects, settings),
         };
@@ -338,6 +339,7 @@ pub fn translate(
         destinations = Arc::new(destinations::read::read(objects, settings));
         routes = Arc::new(attach(objects, settings, &destinations));
         faults.extend(plan.unasked(&routes));
+        faults.extend(plan.unseen(&routes));
         of_plan = Arc::new(faults);
         let verdicts = routes.verdicts.iter().chain(&destinations.verdicts);
         of_routes = Arc::new(verdicts.flat_map(|(object, verdict)| verdict.problems(object)).collect());

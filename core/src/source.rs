@@ -9,6 +9,7 @@ pub mod admission;
 pub mod cluster;
 mod decode;
 pub mod directory;
+pub mod external_processor;
 pub mod freshness;
 pub mod gateway;
 pub mod istio;

@@ -33,6 +33,7 @@ pub(crate) const TEMPLATES: &[(&str, &str)] = embedded!("templates/":
 pub(crate) const DEFINITIONS: &[(&str, &str)] = embedded!("crds/":
     "authorizationpolicies.yaml",
     "destinationrules.yaml",
+    "externalprocessors.yaml",
     "peerauthentications.yaml",
     "ratelimits.yaml",
     "requestauthentications.yaml",

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::authorizers::{self, Authorizers};
+use super::processors;
 use super::provider::Wrong;
 use super::providers::{self, Providers, logs};
 
@@ -15,7 +16,7 @@ use super::providers::{self, Providers, logs};
 pub struct Mesh {
     /// Who may be asked by policies.
     pub authorizers: Arc<Authorizers>,
-    /// Whom waypoints tell what requests took, and who counts requests for them.
+    /// Whom waypoints tell what requests took, and who counts or sees requests for them.
     pub providers: Arc<Providers>,
 }
 
@@ -62,12 +63,13 @@ struct Provider {
     envoy_file_access_log: Option<Value>,
     envoy_otel_als: Option<Value>,
     fairway_rate_limit_grpc: Option<providers::WrittenLimiter>,
+    fairway_external_processor_grpc: Option<processors::Written>,
 }
 
 /// Reads a mesh configuration. A collector or an access log that cannot be used is a fault of who names it, as Istio knows more kinds of them.
 ///
 /// # Errors
-/// The first authorizer or rate limiter that cannot be used.
+/// The first authorizer, processor or rate limiter that cannot be used.
 pub fn read(text: &str) -> Result<Mesh, BadMesh> {
     let written: Option<Written> = serde_saphyr::from_str(text).map_err(|error| BadMesh::Unread(error.to_string()))?;
     let Written { extension_providers, default_providers } = written.unwrap_or_default();
@@ -101,6 +103,12 @@ pub fn read(text: &str) -> Result<Mesh, BadMesh> {
         let file = provider.envoy_file_access_log.map(logs::file);
         if let Some(read) = file.or_else(|| provider.envoy_otel_als.map(logs::collector)) {
             providers.logs.insert(name.clone(), read);
+        }
+        if let Some(written) = provider.fairway_external_processor_grpc {
+            let processor = written.read().map_err(wrong)?;
+            if name.is_empty() || providers.processors.insert(name.clone(), processor).is_some() {
+                return Err(twice());
+            }
         }
         if let Some(written) = provider.fairway_rate_limit_grpc {
             let limiter = providers::limiter(&written).map_err(wrong)?;

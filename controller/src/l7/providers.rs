@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::model::Target;
+use super::processors::Processors;
 use super::provider::{self, Wrong};
 
 pub mod logs;
@@ -24,6 +25,8 @@ pub struct Providers {
     pub collectors: BTreeMap<String, Result<Target, String>>,
     /// Rate limiters.
     pub limiters: BTreeMap<String, Limiter>,
+    /// Who may see requests.
+    pub processors: Processors,
     /// The collector where a Telemetry names none.
     pub tracing: Option<String>,
     /// Who is told of requests that have ended, or why one cannot be used.

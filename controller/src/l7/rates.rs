@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use fairway_core::source::istio::TargetReference;
 use fairway_core::source::rate_limit::{
     CountBy, CountKind, DescriptorEntry, Global as WrittenGlobal, Limit as Written, RateLimit,
 };
@@ -14,7 +15,7 @@ use super::rules::text;
 use crate::translate::Fault;
 
 /// Targets of one object, and limits of one object, as the CRD says.
-const MAXIMUM: usize = 16;
+pub(super) const MAXIMUM: usize = 16;
 /// The longest period: a proxy that restarts forgets.
 const LONGEST_PERIOD: Duration = Duration::from_secs(24 * 3600);
 
@@ -91,32 +92,12 @@ pub(crate) fn read(object: &RateLimit, root: &str, providers: &Providers) -> Res
     let namespace = metadata.namespace.as_deref().unwrap_or_default();
     let name = metadata.name.as_deref().unwrap_or_default();
     let mut faults = Vec::new();
+    let places = attachable(&spec.target_refs, namespace, root, &mut faults);
     let mut fault = |field: String, message: String| faults.push(Fault { field, message });
     let least = usize::from(spec.global.is_none());
     for (field, count, least) in [("targetRefs", spec.target_refs.len(), 1), ("limits", spec.limits.len(), least)] {
         if !(least..=MAXIMUM).contains(&count) {
             fault(format!("spec.{field}"), format!("has {count} entries; {least} to {MAXIMUM} are allowed"));
-        }
-    }
-    let mut places = Vec::new();
-    for (index, target) in spec.target_refs.iter().enumerate() {
-        let route = match (target.group.as_str(), target.kind.as_str()) {
-            ("gateway.networking.k8s.io", "HTTPRoute") => Some(Kind::HTTPRoute),
-            ("gateway.networking.k8s.io", "GRPCRoute") => Some(Kind::GRPCRoute),
-            ("networking.istio.io", "VirtualService") => Some(Kind::VirtualService),
-            _ => None,
-        };
-        let is_here = target.namespace.as_deref().is_none_or(|it| it.is_empty() || it == namespace);
-        let found = match route {
-            Some(kind) if is_here && !target.name.is_empty() => {
-                Ok(Place::Object(ObjectKey::new(kind, namespace, &target.name)))
-            }
-            // The rest is the same for routes.
-            _ => place(target, namespace, root),
-        };
-        match found {
-            Ok(found) => places.push(found),
-            Err(message) => fault(format!("spec.targetRefs[{index}]"), message),
         }
     }
     let mut limits = Vec::new();
@@ -135,6 +116,37 @@ pub(crate) fn read(object: &RateLimit, root: &str, providers: &Providers) -> Res
     };
     let object = ObjectKey::new(Kind::RateLimit, namespace, name);
     if faults.is_empty() { Ok(Policy { object, places, limits, global }) } else { Err(faults) }
+}
+
+/// What these targets of an object in `namespace` stand for: what policies can be attached to, and routes.
+pub(super) fn attachable(
+    targets: &[TargetReference],
+    namespace: &str,
+    root: &str,
+    faults: &mut Vec<Fault>,
+) -> Vec<Place> {
+    let mut places = Vec::new();
+    for (index, target) in targets.iter().enumerate() {
+        let route = match (target.group.as_str(), target.kind.as_str()) {
+            ("gateway.networking.k8s.io", "HTTPRoute") => Some(Kind::HTTPRoute),
+            ("gateway.networking.k8s.io", "GRPCRoute") => Some(Kind::GRPCRoute),
+            ("networking.istio.io", "VirtualService") => Some(Kind::VirtualService),
+            _ => None,
+        };
+        let is_here = target.namespace.as_deref().is_none_or(|it| it.is_empty() || it == namespace);
+        let found = match route {
+            Some(kind) if is_here && !target.name.is_empty() => {
+                Ok(Place::Object(ObjectKey::new(kind, namespace, &target.name)))
+            }
+            // The rest is the same for routes.
+            _ => place(target, namespace, root),
+        };
+        match found {
+            Ok(found) => places.push(found),
+            Err(message) => faults.push(Fault { field: format!("spec.targetRefs[{index}]"), message }),
+        }
+    }
+    places
 }
 
 fn global(written: &WrittenGlobal, providers: &Providers) -> Result<Global, (String, String)> {

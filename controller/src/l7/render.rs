@@ -15,6 +15,7 @@ pub mod hash;
 pub mod listener;
 mod logs;
 mod per_route;
+mod processors;
 mod rates;
 mod rbac;
 pub mod route;

@@ -79,10 +79,13 @@ impl Index {
             let counted = entries.flat_map(|entry| waypoints.rates_of(&entry.route));
             let counted = waypoint.services.values().flat_map(|object| waypoints.rates(gateway, object)).chain(counted);
             let counting = counted.filter_map(|policy| waypoints.limiter(&policy.global.as_ref()?.provider));
+            let routes = || attached.iter().flat_map(|attached| attached.entries()).map(|entry| &entry.route);
+            let seen = waypoint.services.values().flat_map(|object| waypoints.may_see(gateway, object, routes()));
             let backends: BTreeSet<Target> = backends
                 .chain(told.map(|traced| traced.collector))
                 .chain(logged)
                 .chain(counting.map(|limiter| limiter.target.clone()))
+                .chain(seen.cloned())
                 .collect();
             index.backends.insert(gateway.clone(), backends);
         }
@@ -242,6 +245,7 @@ impl Snapshot {
                     let (keys, authorizers) = (&*self.keys, &*plan.authorizers);
                     let traced = plan.traced(gateway, object?);
                     let logged = plan.logged(gateway, object?);
+                    let sees = plan.sees(gateway, object?, self.attached(&target));
                     let before = Before {
                         policies: &policies,
                         authorizers,
@@ -249,6 +253,7 @@ impl Snapshot {
                         keys,
                         rates: &rates,
                         limiter,
+                        sees: sees.as_ref(),
                         traced: traced.as_ref(),
                         logged: logged.as_ref(),
                     };
@@ -261,7 +266,9 @@ impl Snapshot {
             }
             ResourceType::RouteConfiguration if object.is_some() && is_http(protocol) => {
                 let rates = plan.rates(gateway, object?);
-                let routes = render::route::at_waypoint(&target, self.attached(&target), client, &rates, plan);
+                let sees = plan.sees(gateway, object?, self.attached(&target));
+                let attached = self.attached(&target);
+                let routes = render::route::at_waypoint(&target, attached, client, (&rates, sees.as_ref()), plan);
                 self.routed(routes, None)
             }
             ResourceType::Cluster if is_known() => self.cluster(&target, protocol, view),

@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use fairway_core::source::external_processor::ProcessingMode;
 use fairway_core::source::{Kind, ObjectKey, Objects};
 
 use super::authorizers::Authorizers;
 use super::authz::{Place, Policy, Verdict};
 use super::model::{Attached, Entry, Routes, Target};
+use super::processors::{self, Processor};
 use super::providers::Limiter;
 use super::rates;
 use super::telemetry::{Logged, Telemetries, Traced};
@@ -58,12 +60,24 @@ pub struct Plan {
     policies: BTreeMap<Place, Vec<Arc<Policy>>>,
     tokens: BTreeMap<Place, Vec<Arc<tokens::Policy>>>,
     rates: BTreeMap<Place, Vec<Arc<rates::Policy>>>,
+    processors: BTreeMap<Place, Vec<Arc<processors::Policy>>>,
     /// Who may be asked by policies.
     pub authorizers: Arc<Authorizers>,
     /// Whom waypoints tell what requests took.
     pub telemetry: Arc<Telemetries>,
     /// Where each policy is attached.
     places: BTreeMap<ObjectKey, BTreeSet<Place>>,
+}
+
+/// Who sees requests before one port of a service.
+#[derive(Clone, Copy, Debug)]
+pub struct Sees<'a> {
+    /// The provider's name.
+    pub provider: &'a str,
+    /// Where it is, and what holds without it.
+    pub processor: &'a Processor,
+    /// What it sees, unless a route says otherwise; nothing where only routes have it see anything.
+    pub mode: Option<ProcessingMode>,
 }
 
 /// What is attached to places, by the object that says so.
@@ -75,6 +89,8 @@ pub(crate) struct Attachments {
     pub(crate) tokens: Vec<(ObjectKey, Arc<tokens::Policy>)>,
     /// How many requests pass.
     pub(crate) rates: Vec<(ObjectKey, Arc<rates::Policy>)>,
+    /// Who sees requests.
+    pub(crate) processors: Vec<(ObjectKey, Arc<processors::Policy>)>,
     /// Who may be asked.
     pub(crate) authorizers: Arc<Authorizers>,
     /// Who is told.
@@ -103,7 +119,7 @@ impl Plan {
         objects: &Objects,
         gateways: &Waypoints<'_>,
         bound: Vec<Bound>,
-        Attachments { policies, tokens, rates, authorizers, mut telemetry }: Attachments,
+        Attachments { policies, tokens, rates, processors, authorizers, mut telemetry }: Attachments,
         faults: &mut Vec<(ObjectKey, Fault)>,
     ) -> Self {
         let mut plan = Self::default();
@@ -132,9 +148,11 @@ impl Plan {
         let policies = by_place(policies, |policy| &policy.places, &mut attach);
         let tokens = by_place(tokens, |policy| &policy.places, &mut attach);
         let rates = by_place(rates, |policy| &policy.places, &mut attach);
+        let processors = by_place(processors, |policy| &policy.places, &mut attach);
         telemetry.note_missed(|place| plan.misses(place, objects, &bound));
         let telemetry = Arc::new(telemetry);
-        Self { waypoints: plan.waypoints, policies, tokens, rates, authorizers, telemetry, places: by_object }
+        let (waypoints, places) = (plan.waypoints, by_object);
+        Self { waypoints, policies, tokens, rates, processors, authorizers, telemetry, places }
     }
 
     /// Why nobody enforces what is attached to a place.
@@ -256,6 +274,93 @@ impl Plan {
         }
         let fault = |message| Fault { field: "spec.global.provider".to_owned(), message };
         unasked.into_iter().map(|(object, message)| (object.clone(), fault(message))).collect()
+    }
+
+    /// Who sees requests before one port of a service: one provider. The nearest object that holds whatever the route counts, before
+    /// those of routes of the service's namespace, and those before the routes of consumers.
+    #[must_use]
+    pub fn sees<'a>(
+        &'a self,
+        gateway: &GatewayName,
+        service: &ObjectKey,
+        attached: Option<&Attached>,
+    ) -> Option<Sees<'a>> {
+        let nearest = self.nearest(gateway, service);
+        let of_routes = |entries: &[Entry]| {
+            let policies = entries.iter().flat_map(|entry| self.processors_of(&entry.route));
+            policies.map(|policy| policy.provider.as_str()).min()
+        };
+        let of_producer = || of_routes(attached?.producer.as_deref()?);
+        let of_consumers = || attached?.consumers.values().filter_map(|entries| of_routes(entries)).min();
+        let provider = nearest.map(|policy| policy.provider.as_str()).or_else(of_producer).or_else(of_consumers)?;
+        let processor = self.processor(provider)?;
+        Some(Sees { provider, processor, mode: nearest.map(|policy| policy.mode) })
+    }
+
+    /// What of a route's requests a provider sees, besides that: the first object by name counts.
+    #[must_use]
+    pub fn seen_of(&self, route: &ObjectKey, provider: &str) -> Option<&ProcessingMode> {
+        let policies = self.processors_of(route).filter(|policy| policy.provider == provider);
+        policies.min_by_key(|policy| &policy.object).map(|policy| &policy.mode)
+    }
+
+    /// Who may be asked to see requests before a service, whatever their route or on these.
+    pub fn may_see<'a>(
+        &'a self,
+        gateway: &GatewayName,
+        service: &ObjectKey,
+        routes: impl Iterator<Item = &'a ObjectKey>,
+    ) -> BTreeSet<&'a Target> {
+        let of_routes = routes.flat_map(|route| self.processors_of(route));
+        let all = self.nearest(gateway, service).into_iter().chain(of_routes);
+        all.filter_map(|policy| Some(&self.processor(&policy.provider)?.target)).collect()
+    }
+
+    fn nearest(&self, gateway: &GatewayName, service: &ObjectKey) -> Option<&processors::Policy> {
+        let places = self.places(gateway, Some(service));
+        let first = places.iter().find_map(|place| self.processors.get(place)?.iter().min_by_key(|it| &it.object));
+        first.map(Arc::as_ref)
+    }
+
+    fn processors_of(&self, route: &ObjectKey) -> impl Iterator<Item = &processors::Policy> {
+        self.processors.get(&Place::Object(route.clone())).into_iter().flatten().map(Arc::as_ref)
+    }
+
+    fn processor(&self, provider: &str) -> Option<&Processor> {
+        self.telemetry.providers.processors.get(provider)
+    }
+
+    /// What of ExternalProcessors has no effect because another one is nearer, or a waypoint has another provider see requests.
+    pub(crate) fn unseen(&self, routes: &Routes) -> Vec<(ObjectKey, Fault)> {
+        let mut unseen: BTreeSet<(&ObjectKey, String)> = BTreeSet::new();
+        if self.processors.values().map(Vec::len).sum::<usize>() < 2 {
+            return Vec::new();
+        }
+        for (gateway, waypoint) in &self.waypoints {
+            for (service, object) in &waypoint.services {
+                let Some((_, hostname)) = service.split_once('/') else { continue };
+                if let Some(nearest) = self.nearest(gateway, object) {
+                    let places = self.places(gateway, Some(object));
+                    let all = places.iter().filter_map(|place| self.processors.get(place)).flatten();
+                    let others = all.filter(|policy| policy.object != nearest.object);
+                    let why = format!("has no effect on {object}: {} comes before it", nearest.object);
+                    unseen.extend(others.map(|policy| (&policy.object, why.clone())));
+                }
+                let first = Target { hostname: hostname.to_owned(), port: 0, subset: None };
+                let ports = routes.attached.range(first..).take_while(|(target, _)| target.hostname == hostname);
+                for (_, attached) in ports {
+                    let Some(sees) = self.sees(gateway, object, Some(attached)) else { continue };
+                    for policy in attached.entries().flat_map(|entry| self.processors_of(&entry.route)) {
+                        if policy.provider != sees.provider {
+                            let why = format!("its waypoint has {:?} see requests, and can have one", sees.provider);
+                            unseen.insert((&policy.object, format!("has no effect on {object}: {why}")));
+                        }
+                    }
+                }
+            }
+        }
+        let fault = |message| Fault { field: "spec.provider".to_owned(), message };
+        unseen.into_iter().map(|(object, message)| (object.clone(), fault(message))).collect()
     }
 
     /// What a waypoint does with traces before a service.

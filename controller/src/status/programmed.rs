@@ -158,6 +158,7 @@ impl Memory {
         changed.extend(respecified(&before.peer_authentications, &now.peer_authentications, |it| &it.spec));
         changed.extend(respecified(&before.request_authentications, &now.request_authentications, |it| &it.spec));
         changed.extend(respecified(&before.rate_limits, &now.rate_limits, |it| &it.spec));
+        changed.extend(respecified(&before.external_processors, &now.external_processors, |it| &it.spec));
         changed.extend(respecified(&before.http_routes, &now.http_routes, |it| &it.spec));
         changed.extend(respecified(&before.grpc_routes, &now.grpc_routes, |it| &it.spec));
         changed.extend(respecified(&before.tcp_routes, &now.tcp_routes, |it| &it.spec));

@@ -53,7 +53,9 @@ pub(super) fn needed(objects: &Objects, policies: &Policies, settings: &Settings
     let of_tokens = policies.tokens.iter().flat_map(|(key, policy)| policy.places.iter().map(move |it| (key, it)));
     // Those of routes need what the routes do.
     let of_rates = policies.rates.iter().flat_map(|(key, policy)| policy.places.iter().map(move |it| (key, it)));
-    for (key, place) in of_policies.chain(of_tokens).chain(of_rates) {
+    let of_processors =
+        policies.processors.iter().flat_map(|(key, policy)| policy.places.iter().map(move |it| (key, it)));
+    for (key, place) in of_policies.chain(of_tokens).chain(of_rates).chain(of_processors) {
         match place {
             Place::Object(object) if object.namespace == key.namespace => drop(needed.insert(object.clone())),
             // What it is for cannot be read: everything that it may be for is refused, at a waypoint.

@@ -92,7 +92,8 @@ impl<'a> Change<'a> {
                 Kind::AuthorizationPolicy
                 | Kind::PeerAuthentication
                 | Kind::RequestAuthentication
-                | Kind::RateLimit => {}
+                | Kind::RateLimit
+                | Kind::ExternalProcessor => {}
                 // Nothing that node proxies hear of.
                 Kind::HTTPRoute | Kind::GRPCRoute | Kind::TCPRoute | Kind::TLSRoute => {}
                 Kind::VirtualService | Kind::DestinationRule | Kind::ReferenceGrant | Kind::Telemetry => {}

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use fairway_core::source::external_processor::ExternalProcessor;
 use fairway_core::source::istio::{AuthorizationPolicy, PeerAuthentication};
 use fairway_core::source::istio_tokens::RequestAuthentication;
 use fairway_core::source::labels::HasLabels;
@@ -16,8 +17,9 @@ use serde_json::Value;
 use super::peer::{self, PeerRule, PeerRules};
 use super::policy::{self, Attachment, Outcome};
 use super::{Fault, Problem, Settings, Severity};
-use crate::l7::{authz, rates as rates_of, tokens as request_tokens};
+use crate::l7::{authz, processors as processors_of, rates as rates_of, tokens as request_tokens};
 
+mod processors;
 mod rates;
 mod tokens;
 
@@ -33,6 +35,7 @@ pub struct Accepted {
     peer: BTreeMap<ObjectKey, Good<PeerAuthentication, PeerRule>>,
     tokens: BTreeMap<ObjectKey, Good<RequestAuthentication, Option<request_tokens::Policy>>>,
     rates: BTreeMap<ObjectKey, Good<RateLimit, rates_of::Policy>>,
+    processors: BTreeMap<ObjectKey, Good<ExternalProcessor, processors_of::Policy>>,
     refused: BTreeMap<ObjectKey, Arc<Value>>,
 }
 
@@ -63,15 +66,18 @@ impl Accepted {
         files.extend(loaded.files(Kind::PeerAuthentication));
         files.extend(loaded.files(Kind::RequestAuthentication));
         files.extend(loaded.files(Kind::RateLimit));
+        files.extend(loaded.files(Kind::ExternalProcessor));
         let authorization = self.authorization.iter().map(|(key, good)| (key, written(&good.object)));
         let peer = self.peer.iter().map(|(key, good)| (key, written(&good.object)));
         let tokens = self.tokens.iter().map(|(key, good)| (key, written(&good.object)));
         let rates = self.rates.iter().map(|(key, good)| (key, written(&good.object)));
+        let processors = self.processors.iter().map(|(key, good)| (key, written(&good.object)));
         let refused = self.refused.iter().map(|(key, written)| (key, written.as_ref().clone()));
         authorization
             .chain(peer)
             .chain(tokens)
             .chain(rates)
+            .chain(processors)
             .chain(refused)
             .filter_map(|(key, object)| Some(Remembered { file: (*files.get(key)?).to_owned(), object }))
             .collect()
@@ -98,6 +104,8 @@ pub struct Policies {
     pub tokens: Vec<(ObjectKey, Arc<request_tokens::Policy>)>,
     /// How many requests pass at waypoints.
     pub rates: Vec<(ObjectKey, Arc<rates_of::Policy>)>,
+    /// Who sees requests at waypoints.
+    pub processors: Vec<(ObjectKey, Arc<processors_of::Policy>)>,
     /// For the next translation.
     pub accepted: Accepted,
     /// What a user should know.
@@ -196,6 +204,7 @@ pub fn translate(
     peer_authentications(&mut policies, objects, rejected, settings, previous);
     tokens::translate(&mut policies, objects, rejected, &settings.root_namespace, previous);
     rates::translate(&mut policies, objects, rejected, settings, previous);
+    processors::translate(&mut policies, objects, rejected, settings, previous);
     let converted = policies.peers.authorizations();
     policies.authorizations.extend(converted);
     policies

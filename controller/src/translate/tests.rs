@@ -18,7 +18,7 @@ struct Edit {
 }
 
 const NAMESPACES: [&str; 3] = ["a", "b", "fairway-system"];
-const KINDS: [Kind; 21] = [
+const KINDS: [Kind; 22] = [
     Kind::Pod,
     Kind::EndpointSlice,
     Kind::Service,
@@ -38,6 +38,7 @@ const KINDS: [Kind; 21] = [
     Kind::RequestAuthentication,
     Kind::ReferenceGrant,
     Kind::RateLimit,
+    Kind::ExternalProcessor,
     Kind::Telemetry,
     // Twice as often: what changes most.
     Kind::Pod,
@@ -240,6 +241,13 @@ fn rate_limit(bits: &mut Bits) -> Value {
     json!({"spec": {"targetRefs": targets, "limits": [{"requests": bits.next(2), "period": "1s"}]}})
 }
 
+fn processor(bits: &mut Bits) -> Value {
+    let service = json!([{"group": "", "kind": "Service", "name": format!("o{}", bits.next(2))}]);
+    let route = json!([{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "name": "o0"}]);
+    let targets = bits.pick(&[service, route]);
+    json!({"spec": {"targetRefs": targets, "provider": bits.pick(&["p", "q", "none"])}})
+}
+
 fn telemetry(bits: &mut Bits) -> Value {
     let service = json!([{"group": "", "kind": "Service", "name": format!("o{}", bits.next(2))}]);
     let targets = bits.pick(&[service, json!([])]);
@@ -270,6 +278,7 @@ fn apply(objects: &mut Objects, change: &Edit) {
         Kind::DestinationRule => edit(&mut objects.destination_rules, key, bits.map(destination_rule)),
         Kind::RequestAuthentication => edit(&mut objects.request_authentications, key, bits.map(tokens)),
         Kind::RateLimit => edit(&mut objects.rate_limits, key, bits.map(rate_limit)),
+        Kind::ExternalProcessor => edit(&mut objects.external_processors, key, bits.map(processor)),
         Kind::Telemetry => edit(&mut objects.telemetries, key, bits.map(telemetry)),
         Kind::ReferenceGrant => edit(&mut objects.reference_grants, key, bits.map(grant)),
         Kind::WorkloadEntry => {

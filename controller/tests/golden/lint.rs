@@ -96,6 +96,7 @@ fn check_chain(name: &str, chain: &FilterChain) {
 
 const CORS: &str = "envoy.filters.http.cors";
 const FAULT: &str = "envoy.filters.http.fault";
+const EXT_PROC: &str = "envoy.filters.http.ext_proc";
 const ROUTER: &str = "envoy.filters.http.router";
 const MANAGER: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 
@@ -199,6 +200,7 @@ fn check_route(name: &str, route: &Route, is_grpc: bool) {
             // gRPC refuses routes with settings for filters that it does not know (A39).
             CORS if !is_grpc => "envoy.extensions.filters.http.cors.v3.CorsPolicy",
             FAULT => "envoy.extensions.filters.http.fault.v3.HTTPFault",
+            EXT_PROC if !is_grpc => "envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute",
             other => panic!("{name}: {other}"),
         };
         assert_eq!(type_name(settings), expected);

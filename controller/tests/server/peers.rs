@@ -71,7 +71,8 @@ const MESH_CONFIG: &str = "extensionProviders:\n\
     - {name: judge, envoyExtAuthzHttp: {service: judge.shop.svc.cluster.local, port: 80, timeout: 5s}}\n\
     - {name: nobody, envoyExtAuthzGrpc: {service: nobody.shop.svc.cluster.local, port: 80, timeout: 5s}}\n\
     - {name: collector, opentelemetry: {service: nobody.shop.svc.cluster.local, port: 80}}\n\
-    - {name: limiter, fairwayRateLimitGrpc: {service: nobody.shop.svc.cluster.local, port: 80, domain: shop, timeout: 5s, failOpen: false, statusOnError: \"503\"}}\n";
+    - {name: limiter, fairwayRateLimitGrpc: {service: nobody.shop.svc.cluster.local, port: 80, domain: shop, timeout: 5s, failOpen: false, statusOnError: \"503\"}}\n\
+    - {name: processor, fairwayExternalProcessorGrpc: {service: nobody.shop.svc.cluster.local, port: 80, messageTimeout: 5s, maxMessageTimeout: 9s, statusOnError: \"502\", allowModeOverride: true}}\n";
 
 /// The third part of the loopback addresses of each test of this process.
 static NEXT: AtomicU8 = AtomicU8::new(1);

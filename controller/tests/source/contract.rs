@@ -195,6 +195,7 @@ fn one_of_each() -> Vec<Value> {
             "web",
             json!({"spec": {"limits": [{"requests": 1, "period": "1s"}]}}),
         ),
+        object("fairway.dev/v1alpha1", "ExternalProcessor", "web", json!({"spec": {"provider": "p"}})),
         object("telemetry.istio.io/v1", "Telemetry", "mesh", json!({"spec": {"tracing": []}})),
     ]
 }

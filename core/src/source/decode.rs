@@ -178,6 +178,7 @@ pub(super) fn typed(kind: Kind, value: &Value) -> Result<Typed, (FieldPath, Stri
         Kind::ReferenceGrant => Typed::ReferenceGrant(read(value)?),
         Kind::NetworkPolicy => Typed::NetworkPolicy(read(value)?),
         Kind::RateLimit => Typed::RateLimit(read(value)?),
+        Kind::ExternalProcessor => Typed::ExternalProcessor(read(value)?),
     })
 }
 

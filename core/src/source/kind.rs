@@ -53,11 +53,13 @@ pub enum Kind {
     NetworkPolicy,
     /// `fairway.dev/v1alpha1`.
     RateLimit,
+    /// `fairway.dev/v1alpha1`.
+    ExternalProcessor,
 }
 
 impl Kind {
     /// Every kind, in the order they are listed to people.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Namespace,
         Self::Node,
         Self::Pod,
@@ -81,6 +83,7 @@ impl Kind {
         Self::ReferenceGrant,
         Self::NetworkPolicy,
         Self::RateLimit,
+        Self::ExternalProcessor,
     ];
 
     /// The `kind` field of such an object.
@@ -110,6 +113,7 @@ impl Kind {
             Self::ReferenceGrant => "ReferenceGrant",
             Self::NetworkPolicy => "NetworkPolicy",
             Self::RateLimit => "RateLimit",
+            Self::ExternalProcessor => "ExternalProcessor",
         }
     }
 
@@ -140,6 +144,7 @@ impl Kind {
             Self::ReferenceGrant => "referencegrants",
             Self::NetworkPolicy => "networkpolicies",
             Self::RateLimit => "ratelimits",
+            Self::ExternalProcessor => "externalprocessors",
         }
     }
 
@@ -162,7 +167,7 @@ impl Kind {
                 "networking.istio.io"
             }
             Self::Telemetry => "telemetry.istio.io",
-            Self::RateLimit => "fairway.dev",
+            Self::RateLimit | Self::ExternalProcessor => "fairway.dev",
         }
     }
 
@@ -188,7 +193,7 @@ impl Kind {
             Self::TLSRoute => &["v1", "v1alpha3", "v1alpha2"],
             Self::BackendTLSPolicy => &["v1", "v1alpha3"],
             Self::Telemetry => &["v1", "v1alpha1"],
-            Self::RateLimit => &["v1alpha1"],
+            Self::RateLimit | Self::ExternalProcessor => &["v1alpha1"],
         }
     }
 
@@ -205,12 +210,16 @@ impl Kind {
         !matches!(self, Self::Namespace | Self::Node)
     }
 
-    /// Whether objects of this kind restrict who may talk to whom, or how much.
+    /// Whether objects of this kind restrict who may talk to whom, how much, and what comes of it.
     #[must_use]
     pub fn is_policy(self) -> bool {
         matches!(
             self,
-            Self::AuthorizationPolicy | Self::PeerAuthentication | Self::RequestAuthentication | Self::RateLimit
+            Self::AuthorizationPolicy
+                | Self::PeerAuthentication
+                | Self::RequestAuthentication
+                | Self::RateLimit
+                | Self::ExternalProcessor
         )
     }
 

@@ -9,6 +9,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 
+use super::external_processor::ExternalProcessor;
 use super::gateway::Gateway;
 use super::istio::{AuthorizationPolicy, PeerAuthentication};
 use super::istio_destination::DestinationRule;
@@ -166,6 +167,8 @@ objects! {
     network_policies: NetworkPolicy,
     /// How many requests pass.
     rate_limits: RateLimit,
+    /// Who sees requests and their answers, and changes them.
+    external_processors: ExternalProcessor,
 }
 
 impl Objects {

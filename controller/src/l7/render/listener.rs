@@ -31,7 +31,10 @@ use super::super::providers::Limiter;
 use super::super::rates;
 use super::super::telemetry::{Logged, Traced};
 use super::super::tokens::{self, KeySets};
-use super::{INVALID_BACKEND, ads, any, authorizers, duration, logs, per_route, rates as render_rates, rbac, tracing};
+use super::super::waypoints::Sees;
+use super::{
+    INVALID_BACKEND, ads, any, authorizers, duration, logs, per_route, processors, rates as render_rates, rbac, tracing,
+};
 
 /// The listener for what is not for a service.
 pub const WORKLOADS: &str = "workloads";
@@ -63,6 +66,8 @@ pub struct Before<'a> {
     pub rates: &'a [&'a rates::Policy],
     /// Who counts them for several proxies.
     pub limiter: Option<&'a Limiter>,
+    /// Who sees them.
+    pub sees: Option<&'a Sees<'a>>,
     /// What is done with traces.
     pub traced: Option<&'a Traced>,
     /// Who is told of requests that have ended; nothing is the waypoint's own log.
@@ -93,7 +98,9 @@ pub fn http<'a>(
         http_filter(&format!("envoy.filters.http.rbac/{kind}"), config)
     });
     let rates = render_rates::filter(name, before.rates).into_iter().chain(before.limiter.map(render_rates::asking));
-    let filters = asked.into_iter().chain(tokens).chain(policies).chain(per_route::filters(routes, rates, false));
+    let of_routes = per_route::filters(routes, rates, false);
+    let sees = before.sees.map(processors::filter);
+    let filters = asked.into_iter().chain(tokens).chain(policies).chain(of_routes).chain(sees);
     // What policies and routes are compared with is what the endpoint will understand.
     let manager = HttpConnectionManager {
         normalize_path: Some(true),

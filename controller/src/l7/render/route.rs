@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use fairway_core::source::external_processor::ProcessingMode;
 use fairway_proto::envoy::core::data_source::Specifier;
 use fairway_proto::envoy::core::header_value_option::HeaderAppendAction;
 use fairway_proto::envoy::core::{DataSource, HeaderValue, HeaderValueOption, RuntimeFractionalPercent};
@@ -34,9 +35,9 @@ use super::super::model::{
     Action, Attached, Backend, Compare, Edits, Entry, Forward, Match, NewPath, Path, Redirect, Retry, Target, Text,
 };
 use super::super::rates;
-use super::super::waypoints::Plan;
+use super::super::waypoints::{Plan, Sees};
 use super::rates::counted;
-use super::{INVALID_BACKEND, any, duration, per_route};
+use super::{INVALID_BACKEND, any, duration, per_route, processors};
 
 const PREVIOUS_HOSTS: &str = "type.googleapis.com/envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate";
 /// What an application cannot notice: the endpoint could not be reached, or said that it has not begun.
@@ -75,7 +76,7 @@ pub fn at_waypoint(
     target: &Target,
     attached: Option<&Attached>,
     client: &Client,
-    of_all: &[&rates::Policy],
+    (of_all, sees): (&[&rates::Policy], Option<&Sees<'_>>),
     plan: &Plan,
 ) -> RouteConfiguration {
     let provider = plan.counter(of_all, attached);
@@ -88,23 +89,43 @@ pub fn at_waypoint(
                 let has_both = provider.is_some() && !action.rate_limits.is_empty() && !of_all.is_empty();
                 action.include_vh_rate_limits = has_both.then_some(true);
             }
+            if let Some(sees) = sees {
+                see(route, sees, plan.seen_of(&entry.route, sees.provider));
+            }
         }
         routes
     };
     let of_consumers = attached.iter().flat_map(|attached| &attached.consumers).flat_map(|(namespace, entries)| {
         let routes = entries.iter().flat_map(|entry| routes(entry, target, client));
-        routes.chain([nothing(namespace)]).map(|route| of_peers(namespace, route))
+        let mut nothing = nothing(namespace);
+        sees.into_iter().for_each(|sees| see(&mut nothing, sees, None));
+        routes.chain([nothing]).map(|route| of_peers(namespace, route))
     });
     let mut all: Vec<Route> = of_consumers.collect();
     match attached.and_then(|attached| attached.producer.as_deref()) {
         Some(entries) => all.extend(entries.iter().flat_map(|entry| routes(entry, target, client))),
-        None => all.push(own(target)),
+        None => {
+            let mut own = own(target);
+            sees.into_iter().for_each(|sees| see(&mut own, sees, None));
+            all.push(own);
+        }
     }
     let mut configuration = named(target, all);
     for host in &mut configuration.virtual_hosts {
         host.rate_limits = counted(of_all, provider);
     }
     configuration
+}
+
+/// Says what of a route's requests is seen, where that is not as for all: of what a route answers itself nothing is.
+fn see(route: &mut Route, sees: &Sees<'_>, own: Option<&ProcessingMode>) {
+    let is_sent_on = matches!(route.action, Some(RouteActionKind::Route(_)));
+    let said = match own.filter(|_| is_sent_on) {
+        Some(own) => processors::of_route(Some(own)),
+        None if is_sent_on && sees.mode.is_some() => return,
+        None => processors::of_route(None),
+    };
+    route.typed_per_filter_config.insert(processors::NAME.to_owned(), said);
 }
 
 fn named(target: &Target, routes: Vec<Route>) -> RouteConfiguration {

@@ -115,6 +115,29 @@ spec:
   targetRefs: [{group: "", kind: Service, name: odd}]
   global: {provider: limiter, descriptors: [{entries: [{key: plan, value: free}, {key: user, from: {type: Header, name: x-count}}]}]}
 ---
+apiVersion: v1
+kind: Service
+metadata: {name: seen, namespace: shop, labels: {istio.io/use-waypoint: client}}
+spec: {clusterIP: 10.96.0.6, selector: {app: web}, ports: [{name: http, port: 80, targetPort: PORT}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: seen, namespace: shop}
+spec: {parentRefs: [{group: "", kind: Service, name: seen}], rules: [{matches: [{path: {value: /seen}}], backendRefs: [{name: seen, port: 80}]}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: unseen, namespace: shop}
+spec: {parentRefs: [{group: "", kind: Service, name: seen}], rules: [{backendRefs: [{name: seen, port: 80}]}]}
+---
+apiVersion: fairway.dev/v1alpha1
+kind: ExternalProcessor
+metadata: {name: seen, namespace: shop}
+spec:
+  targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: seen}]
+  provider: processor
+  processingMode: {requestBody: BUFFERED, responseBody: STREAMED, responseTrailers: SEND}
+---
 apiVersion: telemetry.istio.io/v1
 kind: Telemetry
 metadata: {name: odd, namespace: shop}
@@ -288,6 +311,10 @@ async fn envoy_stands_before_services_and_enforces_their_policies() {
     assert!(status == 200 && body.contains(trace) && !body.contains(&parent), "a trace goes on: {body}");
     let counted = ask(&envoy, "10.96.0.3", 80, "GET /", "x-count: a\r\n").await.unwrap();
     assert_eq!(counted.0, 503, "nobody counts: {}", counted.1);
+    for (path, expected) in [("/seen", 502), ("/unseen", 200)] {
+        let (status, body) = ask(&envoy, "10.96.0.6", 80, &format!("GET {path}"), "").await.unwrap();
+        assert_eq!(status, expected, "{path}, which nobody is there to see: {body}");
+    }
     for (user, expected) in [("a", 200), ("a", 200), ("a", 429), ("b", 200), ("b", 200), ("b", 429)] {
         let headers = format!("x-user: {user}\r\n");
         let (status, body) = ask(&envoy, "10.96.0.2", 80, "GET /", &headers).await.unwrap();

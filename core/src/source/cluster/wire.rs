@@ -18,6 +18,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::super::decode::fault_of;
+use super::super::external_processor::ExternalProcessor;
 use super::super::gateway::Gateway;
 use super::super::istio::{AuthorizationPolicy, PeerAuthentication};
 use super::super::istio_destination::DestinationRule;
@@ -334,6 +335,7 @@ fn typed(kind: Kind, text: Text<'_>) -> Read<(Typed, Head)> {
         Kind::ReferenceGrant => whole!(ReferenceGrant, strip::nothing),
         Kind::NetworkPolicy => whole!(NetworkPolicy, strip::nothing),
         Kind::RateLimit => whole!(RateLimit, strip::nothing),
+        Kind::ExternalProcessor => whole!(ExternalProcessor, strip::nothing),
     })
 }
 

@@ -57,6 +57,7 @@ fn reads_every_kind() {
          apiVersion: gateway.networking.k8s.io/v1beta1\nkind: ReferenceGrant\nmetadata: {{name: web}}\n---\n\
          apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: web}}\n---\n\
          apiVersion: fairway.dev/v1alpha1\nkind: RateLimit\nmetadata: {{name: web}}\n---\n\
+         apiVersion: fairway.dev/v1alpha1\nkind: ExternalProcessor\nmetadata: {{name: web}}\n---\n\
          apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: web}}\n"
     );
     let loaded = load_one(&text);

@@ -1,6 +1,6 @@
 """Servers and clients that are not ours, for tests through a waypoint: gRPC's own, and WebSocket by hand (RFC 6455).
 
-server PORT         whom waypoints ask and tell (an authorizer, a rate limiter, a collector), and who says everything again
+server PORT         whom waypoints ask and tell (an authorizer, a rate limiter, a processor, a collector), and who says everything again
 websocket PORT      says every text again, in capitals
 call ADDRESS METHOD TEXT...   calls a method with these messages, and prints what comes back, trailers included
 talk HOST PORT TEXT...        the same with WebSocket
@@ -36,6 +36,21 @@ def export(request, context):
     return b""
 
 
+def field(number, data):
+    return bytes([number << 3 | 2, len(data)]) + data
+
+
+def process(requests, context):
+    # Request headers are field 2 of a question and 1 of an answer, those of an answer 3 and 2; 7 is an answer of its own.
+    for request in requests:
+        line = field(1, b"x-processed") + field(3, b"yes")
+        changed = field(1, field(2, field(1, field(1, line))))
+        if request[0] == 0x12:
+            yield field(7, field(1, b"\x08\x92\x03")) if b"unwelcome" in request else field(1, changed)
+        elif request[0] == 0x1A:
+            yield field(2, changed)
+
+
 def everything(request, context):
     return b" ".join(span.hex().encode() for span in told)
 
@@ -57,6 +72,7 @@ METHODS = {
     "/envoy.service.auth.v3.Authorization/Check": grpc.unary_unary_rpc_method_handler(check),
     "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit": grpc.unary_unary_rpc_method_handler(limit),
     "/opentelemetry.proto.collector.trace.v1.TraceService/Export": grpc.unary_unary_rpc_method_handler(export),
+    "/envoy.service.ext_proc.v3.ExternalProcessor/Process": grpc.stream_stream_rpc_method_handler(process),
     "/peer.Told/All": grpc.unary_unary_rpc_method_handler(everything),
     "/peer.Echo/Once": grpc.unary_unary_rpc_method_handler(once),
     "/peer.Echo/Each": grpc.stream_stream_rpc_method_handler(each),

@@ -11,7 +11,8 @@ const WORLD: &str = include_str!("services.yaml");
 const MESH: &str = "defaultProviders: {tracing: [collector]}\nextensionProviders:\n\
     - {name: authorizer, envoyExtAuthzGrpc: {service: provider.shop.svc.cluster.local, port: 9000, timeout: 10s}}\n\
     - {name: collector, opentelemetry: {service: provider.shop.svc.cluster.local, port: 9000}}\n\
-    - {name: limiter, fairwayRateLimitGrpc: {service: provider.shop.svc.cluster.local, port: 9000, domain: shop, timeout: 10s, failOpen: false}}\n";
+    - {name: limiter, fairwayRateLimitGrpc: {service: provider.shop.svc.cluster.local, port: 9000, domain: shop, timeout: 10s, failOpen: false}}\n\
+    - {name: processor, fairwayExternalProcessorGrpc: {service: provider.shop.svc.cluster.local, port: 9000, messageTimeout: 10s}}\n";
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 
 /// What a peer prints in the client's pod.
@@ -48,6 +49,9 @@ fn what_the_mesh_configuration_names_is_asked_and_told() {
     hears(&["-H", "x-token: open sesame"], "/asked", &["200 ", "web to "]);
     hears(&["-H", "x-user: greedy"], "/", &["429 ", "rate_limited"]);
     hears(&["-H", "x-user: modest"], "/", &["200 "]);
+
+    hears(&["-H", "x-user: unwelcome"], "/", &["402 ", "processor_answered"]);
+    hears(&["-i"], "/", &["200 ", "x-processed: yes", "web to "]);
 
     let answer = hears(&[], "/", &["200 ", "traceparent: 00-", "-00"]);
     assert!(!answer.contains(TRACE), "{answer}");
