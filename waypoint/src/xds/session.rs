@@ -125,6 +125,7 @@ impl Session {
                         (Listener::Http(http), Kind::Cluster) => {
                             named.extend(http.custom.iter().map(|it| it.authorizer.cluster.to_string()));
                             named.extend(http.limiter.iter().map(|limiter| limiter.cluster.to_string()));
+                            named.extend(http.processor.iter().map(|processor| processor.cluster.to_string()));
                             named.extend(http.tracing.iter().map(|it| it.collector.cluster.to_string()));
                             named.extend(http.logs.iter().flat_map(|it| it.clusters()).map(|it| it.to_string()));
                         }

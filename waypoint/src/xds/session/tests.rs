@@ -3,10 +3,13 @@
 use std::collections::BTreeSet;
 
 use fairway_proto::envoy::core::config_source::ConfigSourceSpecifier;
-use fairway_proto::envoy::core::{AggregatedConfigSource, ConfigSource};
+use fairway_proto::envoy::core::grpc_service::{EnvoyGrpc, TargetSpecifier};
+use fairway_proto::envoy::core::{AggregatedConfigSource, ConfigSource, GrpcService};
+use fairway_proto::envoy::ext_proc::ExternalProcessor;
 use fairway_proto::envoy::http_connection_manager::http_connection_manager::RouteSpecifier;
 use fairway_proto::envoy::http_connection_manager::http_filter::ConfigType;
 use fairway_proto::envoy::http_connection_manager::{HttpConnectionManager, HttpFilter, Rds};
+use fairway_proto::envoy::mutation_rules::HeaderMutationRules;
 use fairway_proto::envoy::route::route::Action;
 use fairway_proto::envoy::route::route_action::ClusterSpecifier;
 use fairway_proto::envoy::route::route_match::PathSpecifier;
@@ -29,15 +32,21 @@ fn ads() -> Option<ConfigSource> {
 }
 
 fn listener_message(name: &str) -> listener::Listener {
+    listener_with(name, Vec::new())
+}
+
+/// With these filters before the router.
+fn listener_with(name: &str, mut http_filters: Vec<HttpFilter>) -> listener::Listener {
     let router = "envoy.extensions.filters.http.router.v3.Router";
     let filter = HttpFilter {
         name: "router".into(),
         config_type: Some(ConfigType::TypedConfig(any(router, &fairway_proto::envoy::router::Router {}))),
         ..Default::default()
     };
+    http_filters.push(filter);
     let manager = HttpConnectionManager {
         route_specifier: Some(RouteSpecifier::Rds(Rds { config_source: ads(), route_config_name: name.into() })),
-        http_filters: vec![filter],
+        http_filters,
         ..Default::default()
     };
     let kind = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
@@ -118,6 +127,23 @@ fn listeners_lead_to_routes_to_clusters_to_endpoints_and_back() {
     assert!(session.config().clusters.is_empty() && session.config().endpoints.is_empty());
     session.want(vec![]);
     assert_eq!(session.config().listeners.len() + session.config().routes.len(), 0);
+}
+
+#[test]
+fn who_sees_requests_is_asked_for_like_what_routes_lead_to() {
+    let target = EnvoyGrpc { cluster_name: "scanner.shop:9000".into() };
+    let service = GrpcService { target_specifier: Some(TargetSpecifier::EnvoyGrpc(target)), timeout: None };
+    let rules = HeaderMutationRules { disallow_system: Some(true), disallow_expression: None };
+    let (grpc_service, mutation_rules) = (Some(service), Some(rules));
+    let processor = ExternalProcessor { grpc_service, mutation_rules, ..ExternalProcessor::default() };
+    let kind = "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor";
+    let config_type = Some(ConfigType::TypedConfig(any(kind, &processor)));
+    let filter = HttpFilter { name: "ext_proc".into(), config_type, ..Default::default() };
+    let mut session = Session::new(Node::default());
+    session.want(vec![WEB.into()]);
+    let received = session.receive(response(Kind::Listener, WEB, listener_with(WEB, vec![filter]).encode_to_vec()));
+    let asked = asked(&received.requests);
+    assert!(asked.contains(&("Cluster", vec!["scanner.shop:9000"], vec![])), "{asked:?}");
 }
 
 #[test]
