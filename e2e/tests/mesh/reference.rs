@@ -15,6 +15,7 @@ use super::labs;
 
 mod api;
 pub(crate) mod metrics;
+mod output;
 
 /// Set to have pages written.
 const UPDATE: &str = "UPDATE_GOLDEN";

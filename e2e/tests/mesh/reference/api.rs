@@ -46,28 +46,27 @@ const BY_HAND: [&str; 10] = [
 
 /// A field of a structure.
 #[derive(Clone, Debug, PartialEq)]
-struct Field {
+pub(super) struct Field {
     name: String,
     kind: String,
     is_flat: bool,
 }
 
 /// Structures by name.
-type Structures = BTreeMap<String, Vec<Field>>;
+pub(super) type Structures = BTreeMap<String, Vec<Field>>;
 
 /// The structures of a file, as objects are written.
-fn structures(code: &str) -> Structures {
+pub(super) fn structures(code: &str) -> Structures {
     let mut found = Structures::new();
     let (mut inside, mut renamed, mut is_flat) = (None::<String>, None::<String>, false);
     for line in code.lines().map(str::trim_end) {
-        if let Some(rest) = line.strip_prefix("pub struct ").filter(|rest| rest.ends_with('{')) {
+        if let Some(rest) = bare(line).strip_prefix("struct ").filter(|rest| rest.ends_with('{')) {
             let end = rest.find([' ', '<']).unwrap();
             inside = Some(rest[..end].to_owned());
             found.insert(rest[..end].to_owned(), Vec::new());
         } else if line == "}" {
             inside = None;
-        } else if let (Some(structure), Some(rest)) = (&inside, line.trim().strip_prefix("pub ")) {
-            let (name, kind) = rest.trim_end_matches(',').split_once(": ").unwrap();
+        } else if let (Some(structure), Some((name, kind))) = (&inside, field(line)) {
             let name = renamed.take().unwrap_or_else(|| camel(name.trim_start_matches("r#")));
             found.get_mut(structure).unwrap().push(Field { name, kind: kind.to_owned(), is_flat });
             is_flat = false;
@@ -78,6 +77,19 @@ fn structures(code: &str) -> Structures {
         }
     }
     found
+}
+
+/// A line without who may see what it defines.
+fn bare(line: &str) -> &str {
+    let mut words = ["pub ", "pub(crate) ", "pub(super) "].iter();
+    words.find_map(|word| line.strip_prefix(word)).unwrap_or(line)
+}
+
+/// The name and the type of a field, if the line is one.
+fn field(line: &str) -> Option<(&str, &str)> {
+    let (name, kind) = bare(line.trim()).strip_suffix(',')?.split_once(": ")?;
+    let is_name = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_#".contains(&byte));
+    is_name.then_some((name, kind))
 }
 
 fn camel(name: &str) -> String {
@@ -105,9 +117,9 @@ fn inner(kind: &str) -> (&str, String) {
 
 /// Each place of an object with the fields that are read there, outer ones first; what is the same as at a place before is not
 /// repeated.
-fn places(structures: &Structures, root: &str) -> Vec<(String, String)> {
+pub(super) fn places(structures: &Structures, start: &str, root: &str) -> Vec<(String, String)> {
     let (mut seen, mut found) = (BTreeSet::new(), Vec::new());
-    let mut next = VecDeque::from([("spec".to_owned(), root.to_owned())]);
+    let mut next = VecDeque::from([(start.to_owned(), root.to_owned())]);
     while let Some((path, name)) = next.pop_front() {
         let (plain, parameter) =
             name.split_once('<').map_or((&*name, None), |(plain, it)| (plain, it.strip_suffix('>')));
@@ -138,7 +150,7 @@ fn read(kind: Kind) -> Vec<(String, String)> {
     let mut all = Structures::new();
     READERS.iter().for_each(|(file, _)| all.extend(structures(&text(file))));
     all.extend(structures(&text(file)));
-    places(&all, structure)
+    places(&all, "spec", structure)
 }
 
 #[test]
@@ -178,7 +190,7 @@ fn structures_are_read_as_objects_are_written() {
                 #[serde(rename = \"match\")]\n    pub matches: Option<Vec<B>>,\n    pub rules: Vec<Rule>,\n    #[serde(flatten)]\n    pub unread: Unread,\n}\n\
                 pub struct B {\n    pub by: BTreeMap<String, C>,\n    pub again: Option<B>,\n}\npub struct C {\n    pub r#type: u8,\n    #[serde(flatten)]\n    pub b: D,\n}\n\
                 pub struct D {\n    pub e: u8,\n}\n";
-    let found = places(&structures(code), "ASpec<D>");
+    let found = places(&structures(code), "spec", "ASpec<D>");
     let found: Vec<(&str, &str)> = found.iter().map(|(place, fields)| (place.as_str(), fields.as_str())).collect();
     assert_eq!(
         found,
