@@ -4,7 +4,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message;
 
 /// Every file of the contract; imports are found next to them.
-const FILES: [&str; 58] = [
+const FILES: [&str; 65] = [
     "workload.proto",
     "authorization.proto",
     "ca.proto",
@@ -32,7 +32,14 @@ const FILES: [&str; 58] = [
     "envoy/cors.proto",
     "envoy/fault_delay.proto",
     "envoy/fault.proto",
+    "envoy/http_cookie.proto",
+    "envoy/session_cookie.proto",
+    "envoy/session_header.proto",
+    "envoy/session_value.proto",
+    "envoy/slow_start.proto",
+    "envoy/stateful_session.proto",
     "envoy/tls_inspector.proto",
+    "envoy/upstream_tcp.proto",
     "envoy/least_request.proto",
     "envoy/random.proto",
     "envoy/ring_hash.proto",

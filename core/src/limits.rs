@@ -338,6 +338,8 @@ limits! {
     PROCESSOR_BODY, "processor_body", Bytes, MIB, 0..=64 * MIB, Some("PROCESSOR_BODY");
     /// Bytes of one message of an external processor; as much as gRPC itself takes, so that a body of the usual bound fits with its headers.
     PROCESSOR_MESSAGE, "processor_message", Bytes, 4 * MIB, KIB..=128 * MIB, Some("PROCESSOR_MESSAGE");
+    /// Longest time without a byte on a connection through a waypoint that went on as something else, such as WebSocket, where its DestinationRule says nothing (`tcp.idleTimeout`); as long as Istio's TCP connections last. Applications that are silent for longer send pings.
+    UPGRADED_IDLE, "upgraded_idle", Milliseconds, HOUR, SECOND..=7 * 24 * HOUR, Some("UPGRADED_IDLE");
     /// Spans that wait to be sorted by collectors, and those that wait for one collector, some 1 KiB each; beyond, they are lost rather than waited for. As many as OpenTelemetry's own exporters keep.
     SPAN_QUEUE, "span_queue", Count, 2_048, 1..=1_000_000, Some("SPAN_QUEUE");
     /// A collector takes spans by then, or they are lost; as long as OpenTelemetry's own exporters wait.

@@ -31,6 +31,7 @@ fn main() {
         ("policy", policy()),
         ("proxy_protocol", proxy_protocol()),
         ("path", path()),
+        ("session", session()),
         ("token", token()),
         ("trace", trace()),
         ("processor", processor()),
@@ -103,6 +104,19 @@ fn path() -> Seeds {
         ("encoded", "1/%61/%2e%2E/%2f"),
         ("slashes", "0//a\\b//"),
         ("star", "0*"),
+    ]
+    .map(|(name, text)| (name, text.as_bytes().to_vec()))
+    .to_vec()
+}
+
+/// With and without a time, an address alone, and what is none.
+fn session() -> Seeds {
+    [
+        ("timed", "CgsxMC4wLjAuMTo4MBCgAQ=="),
+        ("untimed", "CgsxMC4wLjAuMTo4MA=="),
+        ("bare", "MTAuMC4wLjE6ODA="),
+        ("six", "W2ZkMDA6OjFdOjgw"),
+        ("cut", "CgsxMC4w"),
     ]
     .map(|(name, text)| (name, text.as_bytes().to_vec()))
     .to_vec()

@@ -14,6 +14,7 @@ pub mod path;
 pub mod policy;
 pub mod processor;
 pub mod proxy_protocol;
+pub mod session;
 pub mod token;
 pub mod trace;
 pub mod tunnel;

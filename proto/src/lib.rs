@@ -22,6 +22,7 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 
 /// Envoy's resources and what they are made of, as far as Fairway uses them.
 pub mod envoy {
+    pub use super::packages::envoy::Cookie as SessionValue;
     pub use super::packages::envoy::config::{
         accesslog::v3 as access_log, cluster::v3 as cluster, common::mutation_rules::v3 as mutation_rules,
         core::v3 as core, endpoint::v3 as endpoint, listener::v3 as listener, ratelimit::v3 as rate_limit_service,
@@ -38,7 +39,7 @@ pub mod envoy {
             http::{
                 cors::v3 as cors, ext_authz::v3 as ext_authz, ext_proc::v3 as ext_proc, fault::v3 as fault,
                 jwt_authn::v3 as jwt_authn, local_ratelimit::v3 as local_ratelimit, ratelimit::v3 as ratelimit,
-                rbac::v3 as http_rbac, router::v3 as router,
+                rbac::v3 as http_rbac, router::v3 as router, stateful_session::v3 as stateful_session,
             },
             listener::tls_inspector::v3 as tls_inspector,
             network::{
@@ -46,15 +47,16 @@ pub mod envoy {
                 tcp_proxy::v3 as tcp_proxy,
             },
         },
+        http::stateful_session::{cookie::v3 as session_cookie, header::v3 as session_header},
         load_balancing_policies::{
-            least_request::v3 as least_request, maglev::v3 as maglev, random::v3 as random, ring_hash::v3 as ring_hash,
-            round_robin::v3 as round_robin,
+            common::v3 as slow_start, least_request::v3 as least_request, maglev::v3 as maglev, random::v3 as random,
+            ring_hash::v3 as ring_hash, round_robin::v3 as round_robin,
         },
         retry::host::previous_hosts::v3 as previous_hosts,
-        upstreams::http::v3 as upstream_http,
+        upstreams::{http::v3 as upstream_http, tcp::v3 as upstream_tcp},
     };
     pub use super::packages::envoy::r#type::{
-        matcher::v3 as matcher, tracing::v3 as custom_tag, v3 as fraction, v3 as token_bucket,
+        http::v3 as http_cookie, matcher::v3 as matcher, tracing::v3 as custom_tag, v3 as fraction, v3 as token_bucket,
     };
 }
 

@@ -65,6 +65,7 @@ impl Call<'_> {
             headers: lines.into_iter().collect(),
             is_http2: true,
             hash: None,
+            session: None,
         };
         let (question, patience) = (framed(question)?, self.timeout);
         let asked = forward::ask(connection, config, self.cluster, outgoing, question, patience, self.may_repeat).await;

@@ -15,8 +15,9 @@ use http::header::{HeaderName, HeaderValue};
 use regex::Regex;
 use tokio::sync::watch;
 
+pub use assignment::{Assignment, UNIT, assignment};
 pub use authorizer::{Authorizer, Custom, Shown, Speech};
-pub use cluster::{Balancer, Bounds, Cluster, Keepalive, Outliers, Reuse, assignment, cluster};
+pub use cluster::{Balancer, Bounds, Budget, Cluster, Keepalive, Outliers, Reuse, SuccessRate, WarmUp, cluster};
 pub use limiter::Limiter;
 pub use listener::listener;
 pub use logs::{Format, Logger, Logs, Record, Sink};
@@ -26,11 +27,13 @@ pub use policy::{ClaimMatch, Permission, Policy, Principal, Rules, Verdict};
 pub use processor::{BodyMode, Modes, Parts, Processing, Processor};
 pub use rates::{Bucket, Counting, Rate, Rates, Value};
 pub use route::table;
+pub use session::Session;
 pub use text::Text;
 pub use tokens::{Issuer, Place, Tokens};
 pub use trace::{Collector, Tag, TagValue, Tracing};
 pub use wrong::Wrong;
 
+mod assignment;
 mod authorizer;
 mod cluster;
 mod fields;
@@ -43,6 +46,7 @@ mod policy;
 mod processor;
 mod rates;
 mod route;
+mod session;
 mod text;
 mod tokens;
 mod trace;
@@ -156,6 +160,11 @@ impl<T> Weighted<T> {
     #[must_use]
     pub fn total(&self) -> u64 {
         self.total
+    }
+
+    /// The first one with a weight that is as wanted.
+    pub fn find(&self, is_wanted: impl Fn(&T) -> bool) -> Option<&T> {
+        self.entries.iter().filter(|(weight, _)| *weight > 0).map(|(_, entry)| entry).find(|entry| is_wanted(entry))
     }
 
     /// The alternative that `draw`, which is below the sum of the weights, falls on.
@@ -417,6 +426,8 @@ pub struct Retry {
     pub grpc_statuses: Vec<u32>,
     /// How often.
     pub attempts: u32,
+    /// Whether at other endpoints than those that have failed, as long as there are any.
+    pub elsewhere: bool,
     /// For each attempt.
     pub attempt_timeout: Option<Duration>,
     /// Before the first repetition, and at most.
@@ -456,13 +467,6 @@ pub enum Protocol {
     Http2,
     /// What the client speaks.
     AsClient,
-}
-
-/// Who serves, best first.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Assignment {
-    /// Of several the first counts that has somebody.
-    pub priorities: Vec<Vec<SocketAddr>>,
 }
 
 /// An address of an Envoy message.

@@ -60,6 +60,7 @@ impl Conversation {
                 headers: lines.into_iter().collect(),
                 is_http2: true,
                 hash: None,
+                session: None,
             };
             forward::open(&connection, &config, &cluster, outgoing, Replay::fed(messages)).await
         };

@@ -1,5 +1,6 @@
 //! Sends a request to an endpoint, and to another one if the route says so.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use rand::RngExt;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::body::{Body, Coming, Ending, Endpoint};
-use crate::config::{Config, Edits, Forward, MILLION};
+use crate::config::{Backend, Config, Edits, Forward, MILLION};
 use crate::edits;
 use crate::failure::Failure;
 use crate::framing;
@@ -47,6 +48,8 @@ pub struct Outgoing {
     pub is_http2: bool,
     /// What tells it apart where requests that belong together go to one endpoint.
     pub hash: Option<u64>,
+    /// The endpoint that its client wants back.
+    pub session: Option<SocketAddr>,
 }
 
 /// What bounds of its cluster an upgraded connection counts against until its end.
@@ -70,6 +73,8 @@ pub struct Answered {
     under_way: UnderWay,
     request: Replay,
     upgrade: Option<(Asked, Began)>,
+    /// Longest time without a byte, where it goes on as something else.
+    upgraded_idle: Option<Duration>,
     /// Changes of its headers.
     pub edits: Edits,
 }
@@ -117,7 +122,14 @@ pub async fn send(
     done: &mut Done,
 ) -> Result<Answered, Failure> {
     let draw = rand::rng().random_range(0..forward.backends.total());
-    let backend = forward.backends.at(draw).ok_or_else(|| Failure::new(Reason::Internal, "no backend was drawn"))?;
+    let drawn = forward.backends.at(draw).ok_or_else(|| Failure::new(Reason::Internal, "no backend was drawn"))?;
+    // Who was at an endpoint stays with it, whatever the weights are since (GEP-1619): of the clusters of this route, any.
+    let keeps = |backend: &Backend| {
+        let target = Target::of(connection, config, &backend.cluster);
+        outgoing.session.is_some_and(|endpoint| target.is_some_and(|target| target.keeps(endpoint)))
+    };
+    let backend =
+        if outgoing.session.is_none() || keeps(drawn) { drawn } else { forward.backends.find(keeps).unwrap_or(drawn) };
     let Some(target) = Target::of(connection, config, &backend.cluster) else {
         let mut failure = Failure::new(Reason::NoHealthyUpstream, format!("there is no cluster {}", backend.cluster));
         failure.status = Some(forward.no_cluster);
@@ -146,7 +158,8 @@ pub async fn send(
     mirror(connection, config, forward, &outgoing, &body);
     (done.endpoint, done.workload) = (Some(reached.endpoint), reached.workload.clone());
     done.identity.clone_from(&reached.identity);
-    Ok(Answered { reached, deadline, under_way, request: body, upgrade, edits: backend.response.clone() })
+    let (edits, upgraded_idle) = (backend.response.clone(), target.cluster.upgraded_idle);
+    Ok(Answered { reached, deadline, under_way, request: body, upgrade, upgraded_idle, edits })
 }
 
 /// An answer of which the head has come, and all the rest that could be read.
@@ -303,10 +316,16 @@ impl Answered {
         self.deadline
     }
 
+    /// Who has answered.
+    #[must_use]
+    pub fn endpoint(&self) -> SocketAddr {
+        self.reached.endpoint
+    }
+
     /// As the client gets it.
     #[must_use]
     pub fn into_response(self, mut ending: Ending) -> Response<Body> {
-        let Self { reached, deadline, under_way, request, upgrade, .. } = self;
+        let Self { reached, deadline, under_way, request, upgrade, upgraded_idle, .. } = self;
         let Reached { mut response, endpoint, key, upstream, busy, .. } = reached;
         let done = &mut ending.done;
         done.endpoint = Some(endpoint);
@@ -321,7 +340,9 @@ impl Answered {
             };
             let held = Held { _request: under_way, _busy: busy, _upstream: upstream };
             let endpoint = hyper::upgrade::on(&mut response);
-            tokio::spawn(Upgraded { client, endpoint, began, held, ending }.carry());
+            let limit = || ending.connection.waypoint.limits.duration(&limits::UPGRADED_IDLE);
+            let idle = upgraded_idle.unwrap_or_else(limit);
+            tokio::spawn(Upgraded { client, endpoint, began, idle, held, ending }.carry());
             let (parts, _body) = response.into_parts();
             return Response::from_parts(parts, Body::ours(Bytes::new(), None));
         }

@@ -2,6 +2,7 @@
 //! say.
 
 pub mod access_log;
+pub mod activity;
 pub mod admin;
 pub mod affinity;
 pub mod app;
@@ -36,6 +37,7 @@ pub mod replay;
 pub mod reply;
 pub mod request;
 pub mod retry;
+pub mod session;
 pub mod settings;
 pub mod sniff;
 pub mod stream;

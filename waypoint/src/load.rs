@@ -15,20 +15,17 @@ use outliers::Record;
 use places::Places;
 pub use places::hash;
 pub use seen::Seen;
+use weights::{Arrivals, Weighed};
 
-use crate::config::{Assignment, Balancer, Cluster};
+use crate::config::{Assignment, Balancer, Bounds, Cluster};
 
 mod outliers;
 mod places;
 mod seen;
+mod weights;
 
 #[cfg(test)]
 mod tests;
-
-/// Repetitions that may be under way at once in any case, so that a quiet service has some.
-const RETRIES_AT_LEAST: u32 = 3;
-/// Requests under way for which there may be one repetition: with a fifth more load a service in trouble is not pushed over.
-const REQUESTS_FOR_A_RETRY: u32 = 5;
 
 /// One cluster.
 #[derive(Debug, Default)]
@@ -43,6 +40,8 @@ pub struct Load {
     /// Requests under way to each endpoint, where that decides who is next.
     busy: Mutex<HashMap<SocketAddr, Arc<AtomicU32>>>,
     record: Mutex<Record>,
+    /// Since when endpoints are there, where that decides how much they get.
+    arrivals: Mutex<Arrivals>,
     built: Mutex<Option<Arc<Built>>>,
 }
 
@@ -91,6 +90,8 @@ impl Drop for Busy {
 pub struct Wanted<'a> {
     /// What the request is told apart by.
     pub hash: Option<u64>,
+    /// The endpoint that its client wants back.
+    pub session: Option<SocketAddr>,
     /// Endpoints that have failed it.
     pub tried: &'a [SocketAddr],
     /// The time.
@@ -115,12 +116,16 @@ impl Loads {
     }
 
     /// Forgets clusters that have no `endpoints` any more, and endpoints that are not among them.
-    pub fn keep<'a>(&self, endpoints: impl Fn(&str) -> Option<&'a Assignment>) {
+    pub fn keep<'a>(&self, endpoints: impl Fn(&str) -> Option<&'a Arc<Assignment>>, now: Instant) {
         lock(&self.0).retain(|cluster, load| match endpoints(cluster) {
             Some(assignment) => {
                 let is_there = |endpoint: &SocketAddr| assignment.priorities.iter().any(|all| all.contains(endpoint));
                 lock(&load.busy).retain(|endpoint, count| Arc::strong_count(count) > 1 || is_there(endpoint));
                 lock(&load.record).keep(is_there);
+                let mut arrivals = lock(&load.arrivals);
+                if arrivals.is_kept() {
+                    arrivals.meet(assignment, now);
+                }
                 true
             }
             None => false,
@@ -138,8 +143,9 @@ impl Load {
     /// Begins a repetition, unless there are enough for the requests under way.
     #[must_use]
     pub fn retry(self: &Arc<Self>, cluster: &Cluster) -> Option<UnderWay> {
-        let budget = (self.requests.load(Ordering::Relaxed) / REQUESTS_FOR_A_RETRY).max(RETRIES_AT_LEAST);
-        self.begin(|load| &load.retries, budget.min(cluster.bounds.retries), false)
+        let Bounds { retries, budget, .. } = &cluster.bounds;
+        let most = budget.of(self.requests.load(Ordering::Relaxed)).min(*retries);
+        self.begin(|load| &load.retries, most, false)
     }
 
     /// Begins to wait for a connection, unless enough do.
@@ -180,7 +186,7 @@ impl Load {
         })
     }
 
-    /// Notes what came of asking `endpoint`; whether it is left out from now on.
+    /// Notes what came of asking `endpoint`; who is left out from now on.
     pub fn note(
         &self,
         cluster: &Cluster,
@@ -188,13 +194,20 @@ impl Load {
         endpoint: SocketAddr,
         outcome: Outcome,
         now: Instant,
-    ) -> bool {
-        let Some(policy) = &cluster.outliers else { return false };
+    ) -> Vec<SocketAddr> {
+        let Some(policy) = &cluster.outliers else { return Vec::new() };
         let count = assignment.priorities.iter().map(Vec::len).sum();
         lock(&self.record).note(policy, count, endpoint, outcome, now)
     }
 
-    /// The endpoint that is next: of the first priority that has one that was not tried, or else any. `draw` is any number
+    /// Whether a client that was at this endpoint may come back to it: it is there, and not left out.
+    #[must_use]
+    pub fn keeps(&self, cluster: &Cluster, assignment: &Assignment, endpoint: SocketAddr, now: Instant) -> bool {
+        assignment.priorities.iter().any(|all| all.contains(&endpoint))
+            && (cluster.outliers.is_none() || !lock(&self.record).is_out(&endpoint, now))
+    }
+
+    /// The endpoint that is next: the one that the client wants back, or of the first priority that has one that was not tried, or else any. `draw` is any number
     /// below the one it is given.
     #[must_use]
     pub fn pick(
@@ -204,6 +217,10 @@ impl Load {
         wanted: &Wanted<'_>,
         draw: &mut dyn FnMut(usize) -> usize,
     ) -> Option<SocketAddr> {
+        let back = wanted.session.filter(|endpoint| !wanted.tried.contains(endpoint));
+        if let Some(endpoint) = back.filter(|endpoint| self.keeps(cluster, assignment, *endpoint, wanted.now)) {
+            return Some(endpoint);
+        }
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let untried = |endpoint: &SocketAddr| !wanted.tried.contains(endpoint);
         let find = |is_good: &dyn Fn(&[SocketAddr]) -> bool| {
@@ -217,6 +234,12 @@ impl Load {
         let has_fresh = fresh.is_some();
         let (priority, used) = fresh.or_else(|| find(&|used| !used.is_empty()))?;
         let may = |endpoint: &SocketAddr| !has_fresh || untried(endpoint);
+        if !matches!((cluster.balancer, wanted.hash), (Balancer::Ring(_) | Balancer::Table(_), Some(_)))
+            && let Some(weighed) = self.weighed(cluster, assignment, (priority, &used), wanted.now)
+        {
+            let weighed = weighed.into_iter().filter(|(endpoint, _)| may(endpoint)).collect();
+            return self.pick_by_weight(cluster, &weighed, turn, draw);
+        }
         let count = used.len();
         let from = |start: usize| {
             let order = (0..count).filter_map(|step| used.get(start.wrapping_add(step) % count));
@@ -240,6 +263,61 @@ impl Load {
         }
     }
 
+    /// Those of a priority that are used with their weights, unless these are all the same.
+    fn weighed(
+        &self,
+        cluster: &Cluster,
+        assignment: &Arc<Assignment>,
+        (priority, used): (usize, &[SocketAddr]),
+        now: Instant,
+    ) -> Option<Weighed> {
+        let mut arrivals = cluster.warm_up.as_ref().map(|policy| (policy, lock(&self.arrivals)));
+        if let Some((_, arrivals)) = &mut arrivals {
+            arrivals.meet(assignment, now);
+        }
+        let warming = arrivals.as_ref().filter(|(policy, arrivals)| arrivals.is_anybody_new(policy, now));
+        if warming.is_none() && assignment.weights(priority).is_none() {
+            return None;
+        }
+        let all = assignment.priorities.get(priority)?;
+        let is_whole = used.len() == all.len();
+        let weigh = |(index, endpoint): (usize, &SocketAddr)| {
+            let weight = weights::given(assignment, priority, index);
+            let weight = warming.map_or(weight, |(policy, known)| known.warmed(policy, endpoint, weight, now));
+            (*endpoint, weight)
+        };
+        let weighed = all.iter().enumerate().filter(|(_, endpoint)| is_whole || used.contains(endpoint)).map(weigh);
+        let weighed: Weighed = weighed.collect();
+        let is_even = weighed.iter().all(|(_, weight)| weighed.first().is_some_and(|(_, first)| first == weight));
+        (!is_even).then_some(weighed)
+    }
+
+    fn pick_by_weight(
+        &self,
+        cluster: &Cluster,
+        weighed: &Weighed,
+        turn: usize,
+        draw: &mut dyn FnMut(usize) -> usize,
+    ) -> Option<SocketAddr> {
+        let total = weights::total(weighed);
+        if total == 0 {
+            return None;
+        }
+        if cluster.balancer == Balancer::RoundRobin {
+            return weights::at(weighed, weights::spread(turn, total)).map(|(endpoint, _)| endpoint);
+        }
+        let (one, weight) = weights::at(weighed, draw(total))?;
+        if cluster.balancer != Balancer::LeastRequest {
+            return Some(one);
+        }
+        // Of two the one with fewer requests for its weight, this one included.
+        let (other, others) = weights::at(weighed, draw(total))?;
+        let busy = lock(&self.busy);
+        let with_this = |it: &SocketAddr| u128::from(busy.get(it).map_or(0, |count| count.load(Ordering::Relaxed))) + 1;
+        let is_less = with_this(&other) * u128::from(weight) < with_this(&one) * u128::from(others);
+        Some(if is_less { other } else { one })
+    }
+
     /// Those of `all` that are not left out; all if that would be too few.
     fn used<'a>(&self, cluster: &Cluster, all: &'a [SocketAddr], now: Instant) -> Cow<'a, [SocketAddr]> {
         let Some(policy) = &cluster.outliers else { return all.into() };
@@ -258,7 +336,9 @@ impl Load {
                 Arc::clone(built)
             }
             _ => {
-                let places = assignment.priorities.iter().map(|all| Places::of(balancer, all)).collect();
+                let all = assignment.priorities.iter().enumerate();
+                let places =
+                    all.map(|(priority, all)| Places::of(balancer, all, assignment.weights(priority))).collect();
                 let built = Arc::new(Built { assignment: Arc::clone(assignment), balancer, places });
                 *place = Some(Arc::clone(&built));
                 built

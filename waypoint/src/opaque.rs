@@ -13,8 +13,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
+use crate::activity::Activity;
 use crate::config::{Config, Weighted};
 use crate::dial::{self, Opened};
 use crate::failure::Failure;
@@ -73,7 +74,8 @@ pub async fn open(connection: &Connection, route: &Route) -> Result<Way, Failure
             };
             (room, keepalive) = (Some(load.connect(cluster).ok_or_else(too_many)?), cluster.keepalive);
             let hash = connection.client.address.ip().to_canonical().to_string();
-            let wanted = Wanted { hash: Some(load::hash(hash.as_bytes())), tried: &[], now: Instant::now().into_std() };
+            let (hash, now) = (Some(load::hash(hash.as_bytes())), Instant::now().into_std());
+            let wanted = Wanted { hash, session: None, tried: &[], now };
             let mut draw = |count: usize| rand::rng().random_range(0..count);
             let endpoint = load.pick(cluster, endpoints, &wanted, &mut draw).ok_or_else(nobody)?;
             dial::plan(&snapshot, &connection.local, connection.bound.service(), endpoint)?
@@ -98,36 +100,17 @@ impl Way {
 }
 
 /// Bytes that were carried, and when the last of them were.
+#[derive(Default)]
 struct Counted {
     to_endpoint: AtomicU64,
     to_client: AtomicU64,
-    started: Instant,
-    /// Milliseconds after the start.
-    last: AtomicU64,
+    activity: Activity,
 }
 
 impl Counted {
-    fn new() -> Self {
-        let (to_endpoint, to_client, last) = Default::default();
-        Self { to_endpoint, to_client, started: Instant::now(), last }
-    }
-
     fn add(&self, counter: &AtomicU64, bytes: u64) {
         counter.fetch_add(bytes, Ordering::Relaxed);
-        let elapsed = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.last.store(elapsed, Ordering::Relaxed);
-    }
-
-    /// Resolves once no byte has been carried for so long; never where it may last.
-    async fn idle(&self, longest: Option<Duration>) -> Failure {
-        let Some(longest) = longest else { return std::future::pending().await };
-        loop {
-            let end = self.started + Duration::from_millis(self.last.load(Ordering::Relaxed)) + longest;
-            if end <= Instant::now() {
-                return Failure::new(Reason::IdleTimeout, format!("no byte for {longest:?}"));
-            }
-            sleep_until(end).await;
-        }
+        self.activity.note();
     }
 }
 
@@ -145,7 +128,7 @@ impl Meter for Counted {
 pub async fn carry(connection: &Connection, mut client: TunnelStream, ahead: (Bytes, Bytes), way: Way, terms: &Terms) {
     let waypoint = &connection.waypoint;
     let Way { mut opened, workload, room: _room } = way;
-    let counted = Counted::new();
+    let counted = Counted::default();
     let server_name = terms.server_name.as_deref();
     let mut drain = connection.drain.clone();
     let result = {
@@ -167,7 +150,7 @@ pub async fn carry(connection: &Connection, mut client: TunnelStream, ahead: (By
         tokio::select! {
             copied = copied => copied.map_err(|error| Failure::new(error.reason(), error)),
             failure = stream::denied_later(connection, |config| still(connection, config, server_name)) => Err(failure),
-            failure = counted.idle(terms.idle) => Err(failure),
+            failure = counted.activity.over(terms.idle) => Err(failure),
             () = drain.immediate() => Err(Failure::new(Reason::Draining, "the waypoint stops")),
         }
     };

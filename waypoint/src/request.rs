@@ -32,6 +32,7 @@ use crate::processor::{self, Seen};
 use crate::rbac;
 use crate::replay::Received;
 use crate::reply;
+use crate::session;
 use crate::stream::{Connection, denied};
 use crate::telemetry::Done;
 use crate::tokens::{self, Claims};
@@ -211,14 +212,16 @@ async fn walk(
                 let put = vec![Put { name: header::SET_COOKIE, value, manner: Manner::Append }];
                 response_edits.push(Edits { remove: Vec::new(), put });
             }
+            let session = route.before.session.as_ref().map(|kept| (kept, session::wanted(kept, &parts.headers, time)));
             let is_http2 = parts.version == Version::HTTP_2;
             let mut headers = onward(connection, parts.headers, upgrade.as_ref());
             if let Some(trace) = &done.trace {
                 trace.write(&mut headers);
             }
             edits::apply(&told, &mut headers);
-            let outgoing =
-                Outgoing { method: parts.method.clone(), target, host, headers, is_http2, hash: affinity.hash };
+            let (method, hash) = (parts.method.clone(), affinity.hash);
+            let wanted = session.and_then(|(_, wanted)| wanted);
+            let outgoing = Outgoing { method, target, host, headers, is_http2, hash, session: wanted };
             let outgoing = outgoing.edited(&route.request);
             let upgrade = upgrade.zip(began);
             let answered = forward::send(connection, &config, forward, outgoing, body, upgrade, done).await;
@@ -231,6 +234,9 @@ async fn walk(
                 }
             };
             response_edits.insert(0, answered.edits.clone());
+            if let Some((kept, wanted)) = session {
+                response_edits.extend(session::told(kept, wanted, answered.endpoint(), time));
+            }
             Ok(Answer::Endpoint(Box::new(answered)))
         }
     }

@@ -270,7 +270,7 @@ impl Served {
     pub(crate) fn cluster(&mut self, name: &str, protocol: Protocol, endpoints: &[SocketAddr]) {
         let cluster = Cluster { protocol, ..Cluster::named(name) };
         self.config.clusters.insert(name.to_owned(), Arc::new(cluster));
-        let assignment = Assignment { priorities: vec![endpoints.to_vec()] };
+        let assignment = Assignment { priorities: vec![endpoints.to_vec()], weights: Vec::new() };
         self.config.endpoints.insert(name.to_owned(), Arc::new(assignment));
     }
 

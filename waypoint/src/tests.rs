@@ -29,6 +29,7 @@ mod limiter;
 mod logs;
 mod processor;
 mod rates;
+mod sessions;
 mod streams;
 mod traces;
 mod upgrades;
@@ -187,6 +188,7 @@ async fn what_failed_is_tried_elsewhere_within_its_bounds() {
         connect_failure: true,
         statuses: vec![StatusCode::SERVICE_UNAVAILABLE],
         attempts: 9,
+        elsewhere: true,
         ..Retry::default()
     };
     let route = forwarding(route_to(&web(80)), |forward| forward.retry = Some(retry));

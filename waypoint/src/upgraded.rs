@@ -1,9 +1,9 @@
 //! Connections that began as a request and go on as something else: bytes both ways under the request's terms, until both
-//! ends are done, policy says no, or we stop.
+//! ends are done or silent for too long, policy says no, or we stop.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use fairway_core::reason::Reason;
 use http::request;
@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
 use tokio_util::io::InspectReader;
 
+use crate::activity::Activity;
 use crate::body::Ending;
 use crate::config::{Config, Custom, Listener};
 use crate::facts::Facts;
@@ -42,6 +43,8 @@ pub struct Upgraded {
     pub endpoint: OnUpgrade,
     /// What it began as.
     pub began: Began,
+    /// Longest time without a byte.
+    pub idle: Duration,
     /// What counts as under way until it ends.
     pub held: Held,
     /// Counted and logged when it ends; holds the client's stream, its permit and its part in a drain until then.
@@ -51,13 +54,15 @@ pub struct Upgraded {
 impl Upgraded {
     /// Carries bytes until the end.
     pub async fn carry(self) {
-        let Self { client, endpoint, began, held: _held, mut ending } = self;
+        let Self { client, endpoint, began, idle, held: _held, mut ending } = self;
+        let activity = Activity::new();
         let connection = Arc::clone(&ending.connection);
         let (received, sent) = (AtomicU64::new(0), AtomicU64::new(0));
         let mut drain = connection.drain.clone();
         let copied = async {
             let (client, endpoint) = tokio::try_join!(client, endpoint).map_err(broken)?;
             let add = |counter: &AtomicU64, bytes: &[u8]| {
+                activity.note();
                 counter.fetch_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
             };
             let mut client = InspectReader::new(TokioIo::new(client), |bytes| add(&received, bytes));
@@ -67,6 +72,7 @@ impl Upgraded {
         let ended = tokio::select! {
             ended = copied => ended,
             failure = denied_later(&connection, |config| still(&connection, config, &began)) => Err(failure),
+            failure = activity.over(Some(idle)) => Err(failure),
             () = drain.immediate() => Err(Failure::new(Reason::Draining, "the waypoint stops")),
         };
         let done = &mut ending.done;

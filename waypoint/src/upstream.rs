@@ -238,10 +238,13 @@ impl Upstreams {
             waypoint.upstreams.sweep();
             waypoint.telemetry.buckets(waypoint.rates.count());
             let config = waypoint.config.load();
-            waypoint.loads.keep(|cluster| {
-                let cluster = config.clusters.get(cluster)?;
-                config.endpoints.get(&cluster.endpoints).map(|assignment| &**assignment)
-            });
+            waypoint.loads.keep(
+                |cluster| {
+                    let cluster = config.clusters.get(cluster)?;
+                    config.endpoints.get(&cluster.endpoints)
+                },
+                Instant::now().into_std(),
+            );
         }
     }
 }

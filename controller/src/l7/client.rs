@@ -19,6 +19,8 @@ pub struct Client {
     pub locality: [String; 3],
     /// Node it says it runs on.
     pub node: String,
+    /// Name of its pod, by which more of it can be looked up.
+    pub pod: String,
     /// Network it says it is in.
     pub network: Option<String>,
     /// It is no proxy: gRPC's own client.
@@ -37,6 +39,7 @@ impl Client {
             namespace: namespace.to_owned(),
             locality: [locality.region, locality.zone, locality.sub_zone],
             node: metadata(node, "NODE_NAME").unwrap_or_default().to_owned(),
+            pod: metadata(node, "NAME").unwrap_or_default().to_owned(),
             network: metadata(node, "NETWORK").map(str::to_owned),
             is_grpc: node.user_agent_name.starts_with(GRPC),
             gateway: node.id.starts_with(WAYPOINT).then(|| (namespace.to_owned(), service_account.to_owned())),

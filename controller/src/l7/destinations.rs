@@ -78,9 +78,20 @@ pub struct Policy {
     /// Connections, and what is on them.
     pub pool: Option<Pool>,
     /// Which endpoint is next.
-    pub balancer: Option<Balancer>,
+    pub balancing: Option<Balancing>,
     /// Which endpoints are left out.
     pub outliers: Option<Outliers>,
+    /// How many repetitions there may be.
+    pub retries: Option<RetryBudget>,
+}
+
+/// How many repetitions there may be at a time, in place of what a pool says of them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RetryBudget {
+    /// Of a hundred requests under way.
+    pub percent: f64,
+    /// In any case.
+    pub least: u32,
 }
 
 /// Connections, and what is on them. Without a bound there is none.
@@ -117,6 +128,41 @@ pub struct Keepalive {
     pub time: Option<Duration>,
     /// Between them.
     pub interval: Option<Duration>,
+}
+
+/// Which endpoint is next, with what belongs to that.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Balancing {
+    /// Which one; none is as it is where nobody says.
+    pub balancer: Option<Balancer>,
+    /// How new endpoints get their share; none is at once.
+    pub warm_up: Option<WarmUp>,
+    /// Who comes first, by where they are; none is as the service says.
+    pub locality: Option<Locality>,
+}
+
+/// Who comes first, or who gets how much, by where endpoints are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Locality {
+    /// It does not matter.
+    Off,
+    /// The nearer; of other regions, for clients of the first of a pair, the second.
+    Near(Vec<(String, String)>),
+    /// Who has more of these labels in common with the client, from the first on.
+    Labels(Vec<String>),
+    /// Of clients of a place each of these gets so much, the more specific first.
+    Shares(Vec<(String, Vec<(String, u32)>)>),
+}
+
+/// New endpoints get more and more of their share.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct WarmUp {
+    /// For how long.
+    pub window: Duration,
+    /// How fast: 1 is evenly, more is faster at first.
+    pub aggression: f64,
+    /// Of a hundred, at first.
+    pub least_percent: f64,
 }
 
 /// Which endpoint is next.
@@ -184,6 +230,8 @@ pub struct Outliers {
     pub most: Option<u32>,
     /// With fewer of a hundred left, all are used.
     pub least_left: u32,
+    /// Who fails more often than the others by so many thousandths of a standard deviation; none where nobody compares.
+    pub deviations: Option<u32>,
 }
 
 impl Policy {
@@ -192,8 +240,9 @@ impl Policy {
         let own = self.clone();
         Self {
             pool: own.pool.or_else(|| other.pool.clone()),
-            balancer: own.balancer.or_else(|| other.balancer.clone()),
+            balancing: own.balancing.or_else(|| other.balancing.clone()),
             outliers: own.outliers.or_else(|| other.outliers.clone()),
+            retries: own.retries.or(other.retries),
         }
     }
 }
@@ -250,8 +299,13 @@ impl Destinations {
 
     /// Whether anything depends on the labels of workloads.
     #[must_use]
-    pub fn has_subsets(&self) -> bool {
-        self.rules.values().flatten().any(|rule| !rule.subsets.is_empty())
+    pub fn asks_for_labels(&self) -> bool {
+        let compares = |policy: &Policy| {
+            let locality = policy.balancing.as_ref().and_then(|balancing| balancing.locality.as_ref());
+            matches!(locality, Some(Locality::Labels(_)))
+        };
+        let is_compared = |used: &Used| compares(&used.policy) || used.ports.values().any(compares);
+        self.rules.values().flatten().any(|rule| !rule.subsets.is_empty() || is_compared(&rule.used))
     }
 
     /// The names of all parts of a service's endpoints.

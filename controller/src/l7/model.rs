@@ -288,6 +288,29 @@ pub struct Forward {
     pub attempt_timeout: Option<Duration>,
     /// When it is tried again.
     pub retry: Retry,
+    /// How clients come back to the endpoint that has answered them.
+    pub session: Option<Session>,
+}
+
+/// How clients come back to the endpoint that has answered them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session {
+    /// Name of the cookie or header that says which one it was.
+    pub name: String,
+    /// Where clients keep it.
+    pub kept: Kept,
+}
+
+/// Where clients keep which endpoint has answered them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// In a cookie.
+    Cookie {
+        /// For how long; none is for as long as the browser is open.
+        longest: Option<Duration>,
+    },
+    /// In a header that they send again.
+    Header,
 }
 
 /// A share of requests.
@@ -333,6 +356,12 @@ pub enum Retry {
     Answers {
         /// HTTP statuses.
         codes: Vec<u32>,
+        /// Also after every answer of 500 and above, and after none.
+        errors: bool,
+        /// Also where the endpoint breaks off.
+        resets: bool,
+        /// Whether at other endpoints than those that have failed.
+        elsewhere: bool,
         /// How often.
         attempts: u32,
         /// Time before.

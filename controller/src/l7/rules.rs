@@ -14,6 +14,7 @@ mod fault;
 pub(super) mod filters;
 pub(super) mod grpc;
 pub(super) mod http;
+mod session;
 mod stream;
 pub(super) mod text;
 mod traffic;
@@ -40,7 +41,9 @@ pub(super) struct Read {
 #[derive(Debug)]
 pub(super) struct Reader<'a> {
     pub(super) catalog: Catalog<'a>,
-    /// Namespace of the route.
+    /// The route.
+    key: &'a ObjectKey,
+    /// Its namespace.
     pub(super) namespace: &'a str,
     /// As whom it refers to backends.
     pub(super) referrer: Referrer<'a>,
@@ -51,7 +54,7 @@ impl<'a> Reader<'a> {
     /// A reader of the route with this key and these parents.
     pub(super) fn new(catalog: Catalog<'a>, key: &'a ObjectKey, parents: &'a [ParentReference]) -> Self {
         let referrer = Referrer::of(key, parents);
-        Self { catalog, namespace: &key.namespace, referrer, findings: Vec::new() }
+        Self { catalog, key, namespace: &key.namespace, referrer, findings: Vec::new() }
     }
 }
 

@@ -10,14 +10,16 @@ use fairway_proto::workload::service::Visibility;
 use fairway_proto::workload::{AppProtocol, Port, Service, Workload};
 use prost::Message;
 
+use super::Client;
 use super::destinations::{Destinations, Policy, View};
 use super::members::Members;
 use super::model::{Attached, Entry, Target};
+use super::render::endpoints::{Seen, assignment};
 use super::render::listener::{Before, WORKLOADS};
+use super::render::nearness::{Preference, Standpoint};
 use super::render::{self, INVALID_BACKEND};
 use super::tokens::KeySets;
 use super::waypoints::{GatewayName, Plan};
-use super::{Client, render::endpoints::assignment};
 use crate::translate::Translation;
 use crate::translate::service::key;
 use crate::world::{Addresses, Resource, ResourceType};
@@ -140,7 +142,7 @@ impl Snapshot {
     #[must_use]
     pub fn is_like(&self, other: &Self) -> bool {
         let (own, others) = (&self.translation, &other.translation);
-        let is_same_subsets = !own.destinations.has_subsets() || own.labelled().is_same(&others.labelled());
+        let is_same_subsets = !own.destinations.asks_for_labels() || own.labelled().is_same(&others.labelled());
         // Mostly it is the very same.
         is_same_subsets
             && (Arc::ptr_eq(&own.routes, &others.routes) || own.routes.attached == others.routes.attached)
@@ -300,7 +302,7 @@ impl Snapshot {
         render::hash::say(&mut routes, |name| {
             let target = Target::parse(name)?;
             let owner = self.service(&target.hostname)?.namespace.as_str();
-            self.destinations().policy(View { client, owner }, &target).balancer?.key().cloned()
+            self.destinations().policy(View { client, owner }, &target).balancing?.balancer?.key().cloned()
         });
         routes.encode_to_vec()
     }
@@ -319,7 +321,37 @@ impl Snapshot {
         let is_meant = |workload: &Workload| subset.is_none_or(|subset| labelled.has(workload, &subset.labels));
         let members = self.members(service);
         let members = members.iter().filter(|workload| is_meant(workload));
-        assignment(&name, service, target.port, members, client, &self.network, is_direct).encode_to_vec()
+        let from = self.standpoint(client);
+        let (policy, balancing) = (self.destinations().policy(view, target), service.load_balancing.clone());
+        let balancing = balancing.unwrap_or_default();
+        let view = Seen {
+            preference: Preference::of(&policy, &balancing, &from),
+            from: &from,
+            label: &|workload, key| match workload {
+                Some(workload) => labelled.label(workload, key),
+                None => labelled.label_of_pod(&client.namespace, &client.pod, key),
+            },
+            // A waypoint dials by way of tunnels, which lead to the same whichever address they name.
+            has_both: client.gateway.is_none(),
+            is_direct,
+        };
+        assignment(&name, service, target.port, members, &view).encode_to_vec()
+    }
+
+    /// Where a client is: where it says, or else where its pod is known to be.
+    fn standpoint(&self, client: &Client) -> Standpoint {
+        let (mut place, mut node) = (client.locality.clone(), client.node.clone());
+        let labelled = self.translation.labelled();
+        if let Some((known, locality)) = labelled.whereabouts(&client.namespace, &client.pod) {
+            if node.is_empty() {
+                known.clone_into(&mut node);
+            }
+            if place.iter().all(String::is_empty) && node == known {
+                place = locality.map_or(place, |locality| [locality.region, locality.zone, locality.subzone]);
+            }
+        }
+        let network = client.network.clone().unwrap_or_else(|| self.network.clone());
+        Standpoint { place, node, network }
     }
 
     /// What a client follows itself: a waypoint does what is asked for, once.
@@ -339,7 +371,14 @@ impl Snapshot {
             }
             ResourceType::ClusterLoadAssignment => {
                 let nobody = Service::default();
-                let nobody = assignment(INVALID_BACKEND, &nobody, 0, std::iter::empty(), client, "", true);
+                let view = Seen {
+                    preference: Preference::None,
+                    from: &Standpoint::default(),
+                    label: &|_, _| None,
+                    has_both: true,
+                    is_direct: true,
+                };
+                let nobody = assignment(INVALID_BACKEND, &nobody, 0, std::iter::empty(), &view);
                 Some(nobody.encode_to_vec())
             }
             _ => None,

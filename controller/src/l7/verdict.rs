@@ -90,6 +90,11 @@ impl Verdict {
         since: impl Fn(&ParentReference, &str, bool) -> String,
     ) -> Vec<Value> {
         let unsupported = self.of_class(|class| class == Class::Unsupported);
+        let different = self.of_class(|class| class == Class::Different);
+        let attached = match &different {
+            Some(different) => format!("attached to the service; {different}"),
+            None => "attached to the service".to_owned(),
+        };
         let broken = self.findings.iter().find_map(|finding| match finding.class {
             Class::Reference(reason) => Some(reason),
             _ => None,
@@ -105,7 +110,7 @@ impl Verdict {
                 (Ok(()), Some(message)) if self.is_unsupported => {
                     condition("Accepted", false, "UnsupportedValue", message)
                 }
-                (Ok(()), _) => condition("Accepted", true, "Accepted", "attached to the service"),
+                (Ok(()), _) => condition("Accepted", true, "Accepted", &attached),
             }];
             match broken {
                 _ if self.is_unread => {}

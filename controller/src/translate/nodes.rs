@@ -40,10 +40,7 @@ impl<'a> Nodes<'a> {
     /// The locality of what runs on `node`.
     #[must_use]
     pub fn locality(&self, node: &str) -> Option<Locality> {
-        let metadata = self.metadata(node)?;
-        let text = |key| label(metadata, key).unwrap_or_default().to_owned();
-        let locality = Locality { region: text(REGION), zone: text(ZONE), subzone: text(SUBZONE) };
-        (locality != Locality::default()).then_some(locality)
+        locality_in(self.metadata(node)?)
     }
 
     /// The network of what runs on `node` and names none itself.
@@ -51,6 +48,13 @@ impl<'a> Nodes<'a> {
     pub fn network(&self, node: &str) -> &'a str {
         self.metadata(node).and_then(|node| label(node, NETWORK)).unwrap_or(self.network)
     }
+}
+
+/// The locality that the labels of a node say.
+pub(super) fn locality_in(node: &ObjectMeta) -> Option<Locality> {
+    let text = |key| label(node, key).unwrap_or_default().to_owned();
+    let locality = Locality { region: text(REGION), zone: text(ZONE), subzone: text(SUBZONE) };
+    (locality != Locality::default()).then_some(locality)
 }
 
 /// The locality written as `region/zone/subzone`.

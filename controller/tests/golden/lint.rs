@@ -50,7 +50,7 @@ fn listener(name: &str, listener: &Listener, is_grpc: bool) {
     assert_eq!(listener.name, name);
     let Some(dialled) = &listener.api_listener else { return standing(name, listener) };
     assert!(listener.filter_chains.is_empty() && listener.address.is_none() && listener.bind_to_port.is_none());
-    let known = if is_grpc { vec![FAULT, ROUTER] } else { vec![CORS, FAULT, ROUTER] };
+    let known = if is_grpc { vec![FAULT, ROUTER] } else { vec![CORS, FAULT, SESSION, ROUTER] };
     let filters = manager(name, dialled.api_listener.as_ref().unwrap());
     assert!(filters.iter().all(|filter| known.contains(&filter.as_str())), "{name}: {filters:?}");
 }
@@ -97,6 +97,7 @@ fn check_chain(name: &str, chain: &FilterChain) {
 const CORS: &str = "envoy.filters.http.cors";
 const FAULT: &str = "envoy.filters.http.fault";
 const EXT_PROC: &str = "envoy.filters.http.ext_proc";
+const SESSION: &str = "envoy.filters.http.stateful_session";
 const ROUTER: &str = "envoy.filters.http.router";
 const MANAGER: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 
@@ -157,7 +158,9 @@ fn cluster(name: &str, cluster: &Cluster) {
     assert_eq!(type_name(last), "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin");
     assert!(cluster.connect_timeout.is_some() && cluster.circuit_breakers.is_some());
     if let Some(outliers) = &cluster.outlier_detection {
-        assert_eq!(outliers.enforcing_success_rate, Some(0), "{name}: what nobody asked for");
+        // Without a word, proxies compare.
+        let is_asked = outliers.success_rate_stdev_factor.is_some();
+        assert_eq!(outliers.enforcing_success_rate, Some(if is_asked { 100 } else { 0 }), "{name}");
         assert!(cluster.common_lb_config.is_some());
     }
 }
@@ -199,6 +202,7 @@ fn check_route(name: &str, route: &Route, is_grpc: bool) {
         let expected = match filter.as_str() {
             // gRPC refuses routes with settings for filters that it does not know (A39).
             CORS if !is_grpc => "envoy.extensions.filters.http.cors.v3.CorsPolicy",
+            SESSION if !is_grpc => "envoy.extensions.filters.http.stateful_session.v3.StatefulSessionPerRoute",
             FAULT => "envoy.extensions.filters.http.fault.v3.HTTPFault",
             EXT_PROC if !is_grpc => "envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute",
             other => panic!("{name}: {other}"),

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::lint;
 
-/// A line of this says for which clients resources are written down, each `NAMESPACE[/grpc|/waypoint=NAME][@REGION.ZONE]`.
+/// A line of this says for which clients resources are written down, each `NAMESPACE[/grpc|/waypoint=NAME][@REGION.ZONE][#POD]`.
 const CLIENTS: &str = "# clients:";
 /// A line of this says of which types, instead of routes alone.
 const TYPES: &str = "# types:";
@@ -19,12 +19,14 @@ fn words<'a>(input: &'a str, line: &str) -> Vec<&'a str> {
 }
 
 fn client(text: &str) -> Client {
+    let (text, pod) = text.split_once('#').unwrap_or((text, ""));
     let (text, place) = text.split_once('@').unwrap_or((text, ""));
     let (region, zone) = place.split_once('.').unwrap_or_default();
     let (namespace, kind) = text.split_once('/').unwrap_or((text, ""));
     Client {
         namespace: namespace.to_owned(),
         locality: [region.to_owned(), zone.to_owned(), String::new()],
+        pod: pod.to_owned(),
         is_grpc: kind == "grpc",
         gateway: kind.strip_prefix("waypoint=").map(|name| (namespace.to_owned(), name.to_owned())),
         ..Client::default()

@@ -72,8 +72,23 @@ pub struct TrafficPolicy {
     pub outlier_detection: Option<OutlierDetection>,
     /// Encryption.
     pub tls: Option<Tls>,
+    /// How many repetitions there may be.
+    pub retry_budget: Option<RetryBudget>,
     /// For single ports, in place of all of the above.
     pub port_level_settings: Vec<PortPolicy>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
+}
+
+/// How many repetitions there may be at a time.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct RetryBudget {
+    /// Of a hundred requests under way; absent is 20.
+    pub percent: Option<f64>,
+    /// In any case; absent is 3.
+    pub min_retry_concurrency: Option<u32>,
     /// What else is there.
     #[serde(flatten)]
     pub unread: Unread,
@@ -163,9 +178,67 @@ pub struct LoadBalancer {
     pub simple: Option<String>,
     /// The same for what has something in common.
     pub consistent_hash: Option<ConsistentHash>,
+    /// How new endpoints get their share.
+    pub warmup: Option<Warmup>,
+    /// Who comes first, by where they are.
+    pub locality_lb_setting: Option<LocalitySetting>,
+    /// For how long, as it was written before.
+    pub warmup_duration_secs: Option<String>,
     /// What else is there.
     #[serde(flatten)]
     pub unread: Unread,
+}
+
+/// New endpoints get more and more of their share.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Warmup {
+    /// For how long.
+    pub duration: Option<String>,
+    /// Of a hundred, at first; absent is 10.
+    pub minimum_percent: Option<f64>,
+    /// How fast, from 1 on, which is evenly.
+    pub aggression: Option<f64>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
+}
+
+/// Who comes first, or who gets how much, by where endpoints are.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LocalitySetting {
+    /// Whether it matters; absent is yes.
+    pub enabled: Option<bool>,
+    /// Shares of places, by the client's.
+    pub distribute: Vec<Distribution>,
+    /// Which other region comes first, by the client's.
+    pub failover: Vec<Failover>,
+    /// Labels that the nearer have in common with the client, `key` or `key=value`.
+    pub failover_priority: Vec<String>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
+}
+
+/// Shares of places, each `region/zone/subzone`, for clients of one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Distribution {
+    /// The client's place.
+    pub from: String,
+    /// So many of a hundred for each.
+    pub to: BTreeMap<String, u32>,
+}
+
+/// Which region comes first for clients of another that has nobody left.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Failover {
+    /// The client's.
+    pub from: String,
+    /// The one that comes first.
+    pub to: String,
 }
 
 /// The same endpoint for what has something in common.

@@ -322,6 +322,8 @@ pub struct TrafficRetries {
     pub retry_on: Option<String>,
     /// Time before the first repetition.
     pub backoff: Option<String>,
+    /// Whether at other endpoints than those that have failed; absent is yes.
+    pub retry_ignore_previous_hosts: Option<bool>,
     /// What else is there.
     #[serde(flatten)]
     pub unread: Unread,

@@ -93,6 +93,8 @@ pub struct HttpRule {
     pub timeouts: Option<Timeouts>,
     /// When they are tried again.
     pub retry: Option<Retry>,
+    /// How clients come back to an endpoint.
+    pub session_persistence: Option<SessionPersistence>,
     /// What else is there.
     #[serde(flatten)]
     pub unread: Unread,
@@ -110,6 +112,8 @@ pub struct GrpcRule {
     pub filters: Vec<Filter>,
     /// Where requests go.
     pub backend_refs: Vec<BackendReference>,
+    /// How clients come back to an endpoint.
+    pub session_persistence: Option<SessionPersistence>,
     /// What else is there.
     #[serde(flatten)]
     pub unread: Unread,
@@ -366,4 +370,35 @@ pub struct Retry {
     pub attempts: Option<u32>,
     /// Time between attempts.
     pub backoff: Option<String>,
+}
+
+/// How clients come back to the endpoint that has answered them (GEP-1619).
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct SessionPersistence {
+    /// Name of the cookie or header; absent is one of our own.
+    pub session_name: Option<String>,
+    /// `Cookie`, the default, or `Header`.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// Longest time at all.
+    pub absolute_timeout: Option<String>,
+    /// Longest time without a request.
+    pub idle_timeout: Option<String>,
+    /// More of a cookie.
+    pub cookie_config: Option<CookieConfig>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
+}
+
+/// More of a cookie.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct CookieConfig {
+    /// `Session`, the default, ends with the browser; `Permanent` lasts as long as the absolute timeout.
+    pub lifetime_type: Option<String>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
 }

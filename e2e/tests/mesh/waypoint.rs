@@ -85,6 +85,7 @@ fn requests_go_through_the_waypoint_as_routes_and_policies_say() {
     requests::tokens_decide(&lab);
     requests::failures_and_origins_are_told(&lab);
     requests::rates_are_limited(&lab);
+    requests::clients_come_back(&lab);
     routes_decide(&lab);
     policies_decide(&lab);
     assert!(conversation.says("routes and policies have come and gone"));

@@ -42,6 +42,7 @@ pub(super) async fn ask(
         headers,
         is_http2: false,
         hash: None,
+        session: None,
     };
     // To ask twice is to ask once.
     let (cluster, patience) = (&authorizer.cluster, authorizer.timeout);

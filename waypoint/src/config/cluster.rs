@@ -1,30 +1,37 @@
-//! Clusters and who is in them.
+//! Clusters: how endpoints are used.
 
 use std::time::Duration;
 
+use fairway_proto::envoy::cluster::circuit_breakers::thresholds::RetryBudget;
 use fairway_proto::envoy::cluster::cluster::{ClusterDiscoveryType, DiscoveryType};
 use fairway_proto::envoy::cluster::{Cluster as ClusterMessage, LoadBalancingPolicy, OutlierDetection};
-use fairway_proto::envoy::core::{HealthStatus, HttpProtocolOptions as CommonOptions};
-use fairway_proto::envoy::endpoint::lb_endpoint::HostIdentifier;
-use fairway_proto::envoy::endpoint::{ClusterLoadAssignment, LbEndpoint};
+use fairway_proto::envoy::core::HttpProtocolOptions as CommonOptions;
+use fairway_proto::envoy::least_request::LeastRequest;
 use fairway_proto::envoy::maglev::Maglev;
 use fairway_proto::envoy::ring_hash::{RingHash, ring_hash::HashFunction};
+use fairway_proto::envoy::round_robin::RoundRobin;
+use fairway_proto::envoy::slow_start::SlowStartConfig;
 use fairway_proto::envoy::upstream_http::HttpProtocolOptions;
 use fairway_proto::envoy::upstream_http::http_protocol_options::UpstreamProtocolOptions;
 use fairway_proto::envoy::upstream_http::http_protocol_options::explicit_http_config::ProtocolConfig;
+use fairway_proto::envoy::upstream_tcp::TcpProtocolOptions;
 use prost::Message;
 
-use super::wrong::{Within, Wrong, all};
-use super::{Assignment, Protocol, address, duration, fields};
+use super::wrong::{Within, Wrong};
+use super::{Protocol, duration, fields};
 
 /// Key of the options that say what endpoints speak.
 const UPSTREAM_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
+/// Key of the options of connections that nobody looks into.
+const TCP_OPTIONS: &str = "envoy.extensions.upstreams.tcp.v3.TcpProtocolOptions";
 /// Where the resource names no time to connect in; Envoy's default.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Where the resource does not bound connections, and requests and those that wait; Envoy's defaults.
 const AT_ONCE: u32 = 1024;
 /// Where the resource does not bound repetitions; Envoy's default.
 const RETRIES: u32 = 3;
+/// Where the resource has no budget of them; Envoy's defaults.
+const BUDGET: Budget = Budget { percent: 20.0, at_least: 3 };
 /// Where the resource does not say how long a connection waits for a request; less than most servers wait.
 const IDLE: Duration = Duration::from_secs(30);
 /// Before the name of a way to spread requests.
@@ -33,11 +40,17 @@ const POLICIES: &str = "type.googleapis.com/envoy.extensions.load_balancing_poli
 const RING: u64 = 1024;
 /// Places of a table where the resource says nothing of it; Envoy's default.
 const TABLE: u64 = 65_537;
+/// How new endpoints get their share, where the resource says that they do and not how; Envoy's defaults.
+const AGGRESSION: f64 = 1.0;
+/// See [`AGGRESSION`].
+const LEAST_PERCENT: f64 = 10.0;
 /// Failures one after the other, where the resource does not count them; Envoy's default.
 const FAILURES: u32 = 5;
 /// How often endpoints that were left out are forgiven, for how long one is left out, and how many of a hundred at most, where
 /// the resource does not say; Envoy's defaults.
 const LEFT_OUT: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(30), 10);
+/// Who is compared with the others, where the resource does not say; Envoy's defaults.
+const SUCCESS_RATE: SuccessRate = SuccessRate { endpoints: 5, requests: 100, deviations: 1900 };
 /// With fewer of a hundred that are left all are used, where the resource does not say; Envoy's default.
 const PANIC_PERCENT: f64 = 50.0;
 
@@ -54,10 +67,14 @@ pub struct Cluster {
     pub bounds: Bounds,
     /// Who is next.
     pub balancer: Balancer,
+    /// How new endpoints get their share; none where they have it at once.
+    pub warm_up: Option<WarmUp>,
     /// Who is left out; nobody if it is none.
     pub outliers: Option<Outliers>,
     /// How connections for requests are used again.
     pub reuse: Reuse,
+    /// Longest time without a byte on a connection that went on as something else; none is as the waypoint's limit says.
+    pub upgraded_idle: Option<Duration>,
     /// How the kernel finds out that an endpoint is gone, where a connection is to the endpoint itself.
     pub keepalive: Option<Keepalive>,
 }
@@ -70,17 +87,25 @@ impl Cluster {
             endpoints: endpoints.to_owned(),
             protocol: Protocol::Http1,
             connect_timeout: CONNECT_TIMEOUT,
-            bounds: Bounds { connections: AT_ONCE, waiting: AT_ONCE, requests: AT_ONCE, retries: RETRIES },
+            bounds: Bounds {
+                connections: AT_ONCE,
+                waiting: AT_ONCE,
+                requests: AT_ONCE,
+                retries: RETRIES,
+                budget: BUDGET,
+            },
             balancer: Balancer::RoundRobin,
+            warm_up: None,
             outliers: None,
             reuse: Reuse { idle: Some(IDLE), life: None, requests: None },
+            upgraded_idle: None,
             keepalive: None,
         }
     }
 }
 
 /// How much a cluster has at once at most.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bounds {
     /// Connections.
     pub connections: u32,
@@ -90,6 +115,31 @@ pub struct Bounds {
     pub requests: u32,
     /// Repetitions of requests.
     pub retries: u32,
+    /// And for so many requests under way.
+    pub budget: Budget,
+}
+
+/// For how many requests under way there may be repetitions: with a fifth more load a service in trouble is not pushed over.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Budget {
+    /// So many of a hundred.
+    pub percent: f64,
+    /// So many in any case, so that a quiet service has some.
+    pub at_least: u32,
+}
+
+impl Budget {
+    /// How many repetitions there may be beside so many requests.
+    #[must_use]
+    pub fn of(&self, requests: u32) -> u32 {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "a share of a number is within its type"
+        )]
+        let share = (f64::from(requests) * self.percent / 100.0) as u32;
+        share.max(self.at_least)
+    }
 }
 
 /// Which endpoint is next.
@@ -107,6 +157,17 @@ pub enum Balancer {
     Table(usize),
 }
 
+/// New endpoints get more and more of their share for a while.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct WarmUp {
+    /// For so long.
+    pub window: Duration,
+    /// By the time that has gone, to the power of one by this.
+    pub aggression: f64,
+    /// So many of a hundred at least.
+    pub least_percent: f64,
+}
+
 /// Who is left out for a while.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outliers {
@@ -118,6 +179,8 @@ pub struct Outliers {
     pub local_errors: Option<u32>,
     /// Whether those are counted by themselves, or as answers of 503.
     pub is_split: bool,
+    /// Those that fail more often than the others.
+    pub success_rate: Option<SuccessRate>,
     /// After so much time that went well one time less is remembered.
     pub interval: Duration,
     /// For so long, times how often it happened.
@@ -126,6 +189,17 @@ pub struct Outliers {
     pub most_percent: u32,
     /// With fewer of a hundred that are left, all are used.
     pub panic_percent: f64,
+}
+
+/// Who fails more often than the others in an interval.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SuccessRate {
+    /// Among so many that can be compared, at least.
+    pub endpoints: u32,
+    /// Who had so many requests can be.
+    pub requests: u32,
+    /// So many thousandths of a standard deviation below the mean.
+    pub deviations: u32,
 }
 
 /// How connections are used again.
@@ -165,6 +239,13 @@ pub fn cluster(bytes: &[u8]) -> Result<Cluster, Wrong> {
     let mut cluster = Cluster::named(if endpoints.is_empty() { &message.name } else { &endpoints });
     for (key, options) in &message.typed_extension_protocol_options {
         let field = || format!("typed_extension_protocol_options[{key}]");
+        if key == TCP_OPTIONS {
+            let options: TcpProtocolOptions = decode(&options.value).within(field())?;
+            let idle = options.idle_timeout.as_ref().map(duration).transpose();
+            let idle = idle.within(format_args!("{}.idle_timeout", field()))?;
+            cluster.upgraded_idle = idle.filter(|idle| !idle.is_zero());
+            continue;
+        }
         if key != UPSTREAM_OPTIONS {
             return Err(Wrong::new(field(), "is not supported"));
         }
@@ -174,7 +255,7 @@ pub fn cluster(bytes: &[u8]) -> Result<Cluster, Wrong> {
         cluster.reuse = reuse(&common).within(format_args!("{}.common_http_protocol_options", field()))?;
     }
     if let Some(policies) = &message.load_balancing_policy {
-        cluster.balancer = balancer(policies).within("load_balancing_policy")?;
+        (cluster.balancer, cluster.warm_up) = balancer(policies).within("load_balancing_policy")?;
     }
     let thresholds = message.circuit_breakers.unwrap_or_default().thresholds.into_iter().next().unwrap_or_default();
     let usual = cluster.bounds;
@@ -182,7 +263,15 @@ pub fn cluster(bytes: &[u8]) -> Result<Cluster, Wrong> {
         connections: thresholds.max_connections.unwrap_or(usual.connections),
         waiting: thresholds.max_pending_requests.unwrap_or(usual.waiting),
         requests: thresholds.max_requests.unwrap_or(usual.requests),
-        retries: thresholds.max_retries.unwrap_or(usual.retries),
+        // A budget comes in the place of a number, as with Envoy.
+        retries: match thresholds.retry_budget {
+            Some(_) => u32::MAX,
+            None => thresholds.max_retries.unwrap_or(usual.retries),
+        },
+        budget: match &thresholds.retry_budget {
+            Some(message) => budget(message).within("circuit_breakers.thresholds[0].retry_budget")?,
+            None => usual.budget,
+        },
     };
     if let Some(timeout) = &message.connect_timeout {
         cluster.connect_timeout = duration(timeout).within("connect_timeout")?;
@@ -219,6 +308,14 @@ fn protocol(options: &HttpProtocolOptions) -> Result<Protocol, Wrong> {
     }
 }
 
+fn budget(message: &RetryBudget) -> Result<Budget, Wrong> {
+    let percent = message.budget_percent.as_ref().map_or(BUDGET.percent, |percent| percent.value);
+    if !(0.0..=100.0).contains(&percent) {
+        return Err(Wrong::new("budget_percent", "must be from 0 to 100"));
+    }
+    Ok(Budget { percent, at_least: message.min_retry_concurrency.unwrap_or(BUDGET.at_least) })
+}
+
 fn reuse(message: &CommonOptions) -> Result<Reuse, Wrong> {
     // Zero is none of it.
     let time =
@@ -233,14 +330,21 @@ fn reuse(message: &CommonOptions) -> Result<Reuse, Wrong> {
 }
 
 /// The first of the policies that is known.
-fn balancer(message: &LoadBalancingPolicy) -> Result<Balancer, Wrong> {
+fn balancer(message: &LoadBalancingPolicy) -> Result<(Balancer, Option<WarmUp>), Wrong> {
     let configs =
         message.policies.iter().filter_map(|policy| policy.typed_extension_config.as_ref()?.typed_config.as_ref());
     let places = |size: u64| usize::try_from(size).unwrap_or(usize::MAX);
     for config in configs {
-        return Ok(match config.type_url.strip_prefix(POLICIES) {
-            Some("round_robin.v3.RoundRobin") => Balancer::RoundRobin,
-            Some("least_request.v3.LeastRequest") => Balancer::LeastRequest,
+        let mut warming = None;
+        let balancer = match config.type_url.strip_prefix(POLICIES) {
+            Some("round_robin.v3.RoundRobin") => {
+                warming = decode::<RoundRobin>(&config.value)?.slow_start_config;
+                Balancer::RoundRobin
+            }
+            Some("least_request.v3.LeastRequest") => {
+                warming = decode::<LeastRequest>(&config.value)?.slow_start_config;
+                Balancer::LeastRequest
+            }
             Some("random.v3.Random") => Balancer::Random,
             Some("ring_hash.v3.RingHash") => {
                 let ring: RingHash = decode(&config.value)?;
@@ -255,20 +359,41 @@ fn balancer(message: &LoadBalancingPolicy) -> Result<Balancer, Wrong> {
                 Balancer::Table(places(table.table_size.unwrap_or(TABLE)))
             }
             _ => continue,
-        });
+        };
+        return Ok((balancer, warming.as_ref().map(warm_up).transpose().within("slow_start_config")?.flatten()));
     }
     Err(Wrong::here("names no policy that is known"))
 }
 
-fn outliers(message: &OutlierDetection, panic_percent: f64) -> Result<Outliers, Wrong> {
-    // What differs from the others is not looked at, which has to be said: Envoy does so otherwise.
-    let success = [
-        ("enforcing_success_rate", message.enforcing_success_rate),
-        ("enforcing_local_origin_success_rate", message.enforcing_local_origin_success_rate),
-    ];
-    if let Some((field, _)) = success.iter().find(|(_, share)| *share != Some(0)) {
-        return Err(Wrong::new(*field, "must be 0"));
+/// None where it takes no time.
+fn warm_up(message: &SlowStartConfig) -> Result<Option<WarmUp>, Wrong> {
+    let window = message.slow_start_window.as_ref().map(duration).transpose().within("slow_start_window")?;
+    let aggression = message.aggression.as_ref().map_or(AGGRESSION, |aggression| aggression.default_value);
+    let least_percent = message.min_weight_percent.as_ref().map_or(LEAST_PERCENT, |percent| percent.value);
+    if !(aggression > 0.0 && aggression.is_finite()) {
+        return Err(Wrong::new("aggression.default_value", "must be above 0"));
     }
+    if !(0.0..=100.0).contains(&least_percent) {
+        return Err(Wrong::new("min_weight_percent", "must be from 0 to 100"));
+    }
+    let window = window.filter(|window| !window.is_zero());
+    Ok(window.map(|window| WarmUp { window, aggression, least_percent }))
+}
+
+fn outliers(message: &OutlierDetection, panic_percent: f64) -> Result<Outliers, Wrong> {
+    // Connections that fail are not compared with the others', which has to be said: Envoy does so otherwise.
+    if message.enforcing_local_origin_success_rate != Some(0) {
+        return Err(Wrong::new("enforcing_local_origin_success_rate", "must be 0"));
+    }
+    let success_rate = match message.enforcing_success_rate {
+        Some(0) => None,
+        None | Some(100) => Some(SuccessRate {
+            endpoints: message.success_rate_minimum_hosts.unwrap_or(SUCCESS_RATE.endpoints),
+            requests: message.success_rate_request_volume.unwrap_or(SUCCESS_RATE.requests),
+            deviations: message.success_rate_stdev_factor.unwrap_or(SUCCESS_RATE.deviations),
+        }),
+        Some(_) => return Err(Wrong::new("enforcing_success_rate", "must be 0 or 100")),
+    };
     let counted = |field: &str, count: Option<u32>, enforced: u32| match enforced {
         0 => Ok(None),
         100 => Ok(Some(count.unwrap_or(FAILURES).max(1))),
@@ -297,40 +422,10 @@ fn outliers(message: &OutlierDetection, panic_percent: f64) -> Result<Outliers, 
             local,
         )?,
         is_split,
+        success_rate,
         interval: read("interval", &message.interval, interval)?,
         time: read("base_ejection_time", &message.base_ejection_time, time)?,
         most_percent: message.max_ejection_percent.unwrap_or(most_percent),
         panic_percent,
     })
-}
-
-/// Reads a `ClusterLoadAssignment`.
-///
-/// # Errors
-/// The field that cannot be used.
-pub fn assignment(bytes: &[u8]) -> Result<Assignment, Wrong> {
-    fields::check("envoy.config.endpoint.v3.ClusterLoadAssignment", bytes)?;
-    let message = ClusterLoadAssignment::decode(bytes).map_err(|error| Wrong::here(error.to_string()))?;
-    let mut localities: Vec<_> = message.endpoints.iter().enumerate().collect();
-    localities.sort_by_key(|(_, locality)| locality.priority);
-    let mut priorities: Vec<(u32, Vec<_>)> = Vec::new();
-    for (index, locality) in localities {
-        let found = all("lb_endpoints", &locality.lb_endpoints, endpoint).within(format_args!("endpoints[{index}]"))?;
-        let found = found.into_iter().flatten();
-        match priorities.last_mut() {
-            Some((priority, endpoints)) if *priority == locality.priority => endpoints.extend(found),
-            _ => priorities.push((locality.priority, found.collect())),
-        }
-    }
-    Ok(Assignment { priorities: priorities.into_iter().map(|(_, endpoints)| endpoints).collect() })
-}
-
-/// The address of one that may be used.
-fn endpoint(message: &LbEndpoint) -> Result<Option<std::net::SocketAddr>, Wrong> {
-    let Some(HostIdentifier::Endpoint(endpoint)) = &message.host_identifier else {
-        return Err(Wrong::missing("endpoint"));
-    };
-    let found = address(endpoint.address.as_ref()).within("endpoint.address")?;
-    let usable = matches!(message.health_status(), HealthStatus::Unknown | HealthStatus::Healthy);
-    Ok(usable.then_some(found))
 }

@@ -15,6 +15,7 @@ use fairway_proto::envoy::jwt_authn::JwtAuthentication;
 use fairway_proto::envoy::listener::{Filter, FilterChain, Listener as Message, filter};
 use fairway_proto::envoy::local_ratelimit::LocalRateLimit;
 use fairway_proto::envoy::ratelimit::RateLimit;
+use fairway_proto::envoy::stateful_session::StatefulSession;
 use fairway_proto::envoy::{fault, http_rbac, network_rbac};
 use prost_types::Any;
 
@@ -42,6 +43,7 @@ const LOCAL_RATE_LIMIT: &str = "type.googleapis.com/envoy.extensions.filters.htt
 const RATE_LIMIT: &str = "type.googleapis.com/envoy.extensions.filters.http.ratelimit.v3.RateLimit";
 const EXT_PROC: &str = "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor";
 const FAULT: &str = "type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault";
+const STATEFUL_SESSION: &str = "type.googleapis.com/envoy.extensions.filters.http.stateful_session.v3.StatefulSession";
 const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
 
 /// Reads a `Listener`.
@@ -149,7 +151,10 @@ fn manager(config: &Any) -> Result<Listener, Wrong> {
         if filter.place() < reached || is_second {
             return Err(Wrong::new(
                 format!("http_filters[{index}]"),
-                "is out of order, which is ext_authz, jwt_authn, rbac, cors, local_ratelimit, ratelimit, fault, ext_proc, router",
+                concat!(
+                    "is out of order, which is ext_authz, jwt_authn, rbac, cors, local_ratelimit, ratelimit, fault, ",
+                    "stateful_session, ext_proc, router"
+                ),
             ));
         }
         reached = filter.place();
@@ -165,7 +170,7 @@ fn manager(config: &Any) -> Result<Listener, Wrong> {
             RequestFilter::Rates(read) => rates = Some(read),
             RequestFilter::Limiter(read) => limiter = Some(read),
             RequestFilter::Processor(read) => processor = Some(Arc::new(*read)),
-            RequestFilter::Cors | RequestFilter::Fault => {}
+            RequestFilter::Cors | RequestFilter::Fault | RequestFilter::Session => {}
         }
     }
     if marked.is_some() {
@@ -209,6 +214,8 @@ enum RequestFilter {
     Fault,
     /// Who sees them; routes say how much.
     Processor(Box<Processor>),
+    /// See `Cors`.
+    Session,
 }
 
 impl RequestFilter {
@@ -221,7 +228,8 @@ impl RequestFilter {
             Self::Rates(_) => 4,
             Self::Limiter(_) => 5,
             Self::Fault => 6,
-            Self::Processor(_) => 7,
+            Self::Session => 7,
+            Self::Processor(_) => 8,
         }
     }
 }
@@ -257,6 +265,10 @@ fn request_filter(filter: &HttpFilter) -> Result<RequestFilter, Wrong> {
             let message: ExternalProcessor = decode(&config.value)?;
             Ok(RequestFilter::Processor(Box::new(Processor::of(&message).within("typed_config")?)))
         }
+        STATEFUL_SESSION if decode::<StatefulSession>(&config.value)? == StatefulSession::default() => {
+            Ok(RequestFilter::Session)
+        }
+        STATEFUL_SESSION => Err(Wrong::new("typed_config", "must be empty: routes say who keeps what")),
         _ => Err(unsupported(config)),
     }
 }

@@ -1,4 +1,4 @@
-//! What routes do besides sending requests somewhere: pages of other origins, and failures on purpose.
+//! What routes do besides sending requests somewhere: pages of other origins, failures on purpose, and sessions.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use prost::Message;
 use prost_types::Any;
 
 use super::processor::{Modes, Processing, Processor, processing};
+use super::session::{Session, session};
 use super::text::Text;
 use super::wrong::{Within, Wrong, all};
 use super::{duration, per_million};
@@ -26,6 +27,11 @@ const FAULT: (&str, &str) =
 /// Key and type of who sees requests.
 const EXT_PROC: (&str, &str) =
     ("envoy.filters.http.ext_proc", "type.googleapis.com/envoy.extensions.filters.http.ext_proc.v3.ExtProcPerRoute");
+/// Key and type of where clients keep which endpoint has answered them.
+const SESSION: (&str, &str) = (
+    "envoy.filters.http.stateful_session",
+    "type.googleapis.com/envoy.extensions.filters.http.stateful_session.v3.StatefulSessionPerRoute",
+);
 /// Statuses of gRPC (its document statuscodes).
 const GRPC_STATUSES: std::ops::RangeInclusive<u32> = 0..=16;
 
@@ -38,6 +44,8 @@ pub struct Before {
     pub fault: Fault,
     /// Who sees its requests, if that is not as for others.
     pub processing: Option<Processing>,
+    /// How clients come back to the endpoint that has answered them.
+    pub session: Option<Session>,
 }
 
 /// What pages of other origins may do (Fetch §3.2).
@@ -102,6 +110,7 @@ impl Before {
             CORS => self.cors = Some(cors(&decode(message)?)?),
             FAULT => self.fault = fault(&decode(message)?)?,
             EXT_PROC => self.processing = Some(processing(&decode(message)?)?),
+            SESSION => self.session = session(&decode(message)?)?,
             (_, kind) => return Err(Wrong::here(format!("{kind} is not supported here"))),
         }
         Ok(())

@@ -268,7 +268,9 @@ fn substitution(text: &str) -> Result<String, Wrong> {
 }
 
 fn retry(message: &RetryPolicy) -> Result<Retry, Wrong> {
-    let mut retry = Retry { attempts: message.num_retries.unwrap_or(1), ..Retry::default() };
+    // There is one predicate in the contract, and it says that.
+    let elsewhere = !message.retry_host_predicate.is_empty();
+    let mut retry = Retry { attempts: message.num_retries.unwrap_or(1), elsewhere, ..Retry::default() };
     for condition in message.retry_on.split(',').map(str::trim).filter(|condition| !condition.is_empty()) {
         match condition {
             "connect-failure" => retry.connect_failure = true,

@@ -23,6 +23,8 @@ use prost::Message;
 
 use super::*;
 
+mod clusters;
+
 /// The table with one route, as changed.
 fn read(change: impl FnOnce(&mut RouteMessage, &mut RouteAction)) -> Result<Route, String> {
     let mut action =
@@ -68,6 +70,11 @@ fn retries_are_read_condition_by_condition() {
     assert_eq!(untouched.attempts, 1);
     assert_eq!(retry("retriable-status-codes").statuses, [StatusCode::SERVICE_UNAVAILABLE]);
     assert_eq!(retry("unavailable, cancelled").grpc_statuses, [14, 1]);
+    assert!(!untouched.elsewhere);
+    let mut elsewhere = policy("reset");
+    elsewhere.retry_host_predicate = vec![fairway_proto::envoy::route::retry_policy::RetryHostPredicate::default()];
+    let elsewhere = forward(|action| action.retry_policy = Some(elsewhere)).retry.unwrap();
+    assert!(elsewhere.elsewhere && elsewhere.reset);
     let wrong = read(|_, action| action.retry_policy = Some(policy("sometimes"))).unwrap_err();
     assert_eq!(wrong, "virtual_hosts[0].routes[0].route.retry_policy.retry_on: \"sometimes\" is not supported");
 }
@@ -300,77 +307,59 @@ fn what_routes_say_to_filters_is_read() {
     assert!(crossed.starts_with(&format!("{at}[envoy.filters.http.cors]: ")), "{crossed}");
 }
 
-/// The cluster with discovered endpoints, as changed.
-fn read_cluster(change: impl FnOnce(&mut cluster_proto::Cluster)) -> Result<Cluster, String> {
-    use cluster_proto::cluster::{ClusterDiscoveryType, DiscoveryType};
-    let kind = Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into()));
-    let mut message = cluster_proto::Cluster { name: "c".into(), cluster_discovery_type: kind, ..Default::default() };
-    change(&mut message);
-    cluster(&message.encode_to_vec()).map_err(|wrong| wrong.to_string())
-}
-
 #[test]
-fn clusters_have_envoys_values_where_nothing_is_said() {
-    assert_eq!(read_cluster(|_| {}).unwrap(), Cluster::named("c"));
-}
-
-#[test]
-fn endpoints_are_left_out_as_the_cluster_says() {
-    let read = |change: fn(&mut cluster_proto::OutlierDetection)| {
-        let mut message = cluster_proto::OutlierDetection {
-            enforcing_success_rate: Some(0),
-            enforcing_local_origin_success_rate: Some(0),
-            ..Default::default()
-        };
-        change(&mut message);
-        read_cluster(|cluster| cluster.outlier_detection = Some(message)).map(|cluster| cluster.outliers.unwrap())
+fn where_clients_keep_an_endpoint_is_read() {
+    use fairway_proto::envoy::core::TypedExtensionConfig;
+    use fairway_proto::envoy::http_cookie::Cookie;
+    use fairway_proto::envoy::session_cookie::CookieBasedSessionState;
+    use fairway_proto::envoy::session_header::HeaderBasedSessionState;
+    use fairway_proto::envoy::stateful_session::stateful_session_per_route::Override;
+    use fairway_proto::envoy::stateful_session::{StatefulSession, StatefulSessionPerRoute};
+    const KEY: &str = "envoy.filters.http.stateful_session";
+    let any = |kind: &str, value| prost_types::Any { type_url: format!("type.googleapis.com/envoy.{kind}"), value };
+    let with = |session: Override| {
+        let message = StatefulSessionPerRoute { r#override: Some(session) }.encode_to_vec();
+        let any = any("extensions.filters.http.stateful_session.v3.StatefulSessionPerRoute", message);
+        read(|route, _| drop(route.typed_per_filter_config.insert(KEY.into(), any))).map(|route| route.before.session)
     };
-    let usual = read(|_| {}).unwrap();
-    assert_eq!((usual.errors, usual.gateway_errors, usual.local_errors), (Some(5), None, None));
-    assert_eq!((usual.most_percent, usual.panic_percent), (10, 50.0));
-    let split = read(|message| {
-        message.split_external_local_origin_errors = true;
-        message.consecutive_local_origin_failure = Some(2);
-        message.enforcing_consecutive_5xx = Some(0);
-        message.base_ejection_time = seconds(7);
-    });
-    let split = split.unwrap();
-    assert_eq!((split.errors, split.local_errors, split.time), (None, Some(2), Duration::from_secs(7)));
-    for (change, field) in [
-        (
-            (|message| message.enforcing_success_rate = None) as fn(&mut cluster_proto::OutlierDetection),
-            "enforcing_success_rate",
-        ),
-        (|message| message.enforcing_consecutive_5xx = Some(50), "enforcing_consecutive_5xx"),
-    ] {
-        let wrong = read(change).unwrap_err();
-        assert!(wrong.starts_with(&format!("outlier_detection.{field}: must be 0")), "{wrong}");
-    }
-}
-
-#[test]
-fn the_first_known_way_to_spread_requests_counts() {
-    let with = |kinds: &[&str]| {
-        let named = |kind: &&str| {
-            let type_url = format!("type.googleapis.com/envoy.extensions.load_balancing_policies.{kind}");
-            let typed_config = Some(prost_types::Any { type_url, value: Vec::new() });
-            let config = fairway_proto::envoy::core::TypedExtensionConfig { name: "n".into(), typed_config };
-            cluster_proto::load_balancing_policy::Policy { typed_extension_config: Some(config) }
-        };
-        let policies = kinds.iter().map(named).collect();
-        read_cluster(|cluster| cluster.load_balancing_policy = Some(cluster_proto::LoadBalancingPolicy { policies }))
-            .map(|cluster| cluster.balancer)
+    let kept = |kind: &str, value: Vec<u8>, strict| {
+        let state = any(&format!("extensions.http.stateful_session.{kind}"), value);
+        let session_state = Some(TypedExtensionConfig { name: "s".into(), typed_config: Some(state) });
+        with(Override::StatefulSession(StatefulSession { session_state, strict }))
     };
-    for (kinds, expected) in [
-        (&["round_robin.v3.RoundRobin"][..], Balancer::RoundRobin),
-        (&["least_request.v3.LeastRequest", "round_robin.v3.RoundRobin"], Balancer::LeastRequest),
-        (&["random.v3.Random"], Balancer::Random),
-        (&["ring_hash.v3.RingHash"], Balancer::Ring(1024)),
-        (&["maglev.v3.Maglev", "ring_hash.v3.RingHash"], Balancer::Table(65_537)),
-    ] {
-        assert_eq!(with(kinds), Ok(expected), "{kinds:?}");
+    let cookie = |name: &str, ttl, path: &str| {
+        let message = CookieBasedSessionState { cookie: Some(Cookie { name: name.into(), ttl, path: path.into() }) };
+        kept("cookie.v3.CookieBasedSessionState", message.encode_to_vec(), false)
+    };
+    let header = |name: &str, strict| {
+        let message = HeaderBasedSessionState { name: name.into() };
+        kept("header.v3.HeaderBasedSessionState", message.encode_to_vec(), strict)
+    };
+    let minute = Some(Duration::from_secs(60));
+    let good = [
+        (cookie("a", seconds(60), "/"), Some(Session::Cookie { name: "a".into(), ttl: minute })),
+        (cookie("a", seconds(0), ""), Some(Session::Cookie { name: "a".into(), ttl: None })),
+        (header("X-A", false), Some(Session::Header(HeaderName::from_static("x-a")))),
+        (with(Override::Disabled(true)), None),
+    ];
+    for (found, expected) in good {
+        assert_eq!(found, Ok(expected));
     }
-    assert_eq!(with(&[]).unwrap_err(), "load_balancing_policy: names no policy that is known");
+    let wrong = [
+        (cookie("a b", None, "/"), "session_state.cookie.name"),
+        (cookie("a", None, "/b"), "session_state.cookie.path"),
+        (cookie("a", seconds(-1), "/"), "session_state.cookie.ttl"),
+        (header("", false), "session_state.name"),
+        (header("x-a", true), "strict"),
+    ];
+    for (found, field) in wrong {
+        let at = format!("virtual_hosts[0].routes[0].typed_per_filter_config[{KEY}].stateful_session.{field}: ");
+        let wrong = found.unwrap_err();
+        assert!(wrong.starts_with(&at), "{wrong}");
+    }
+    let of_all = ("http.stateful_session.v3.StatefulSession", StatefulSession { strict: true, ..Default::default() });
+    assert!(listener_with(vec![(of_all.0, of_all.1.encode_to_vec())]).unwrap_err().contains("must be empty"));
+    assert!(listener_with(vec![("http.fault.v3.HTTPFault", vec![]), (of_all.0, vec![])]).is_ok());
 }
 
 #[test]

@@ -45,6 +45,8 @@ pub(super) struct Attempts<'a> {
     pub(super) outgoing: Outgoing,
     pub(super) body: Replay,
     tried: Vec<SocketAddr>,
+    /// Whether those that were tried may be tried again at once.
+    again: bool,
 }
 
 /// An attempt that was answered.
@@ -79,6 +81,11 @@ impl Target {
         Some(Self { name: Arc::clone(name), cluster, endpoints, load: connection.waypoint.loads.of(name) })
     }
 
+    /// Whether a client that was at this endpoint may come back to it here.
+    pub(super) fn keeps(&self, endpoint: SocketAddr) -> bool {
+        self.load.keeps(&self.cluster, &self.endpoints, endpoint, Instant::now().into_std())
+    }
+
     /// The service whose port, or part of whose port, the cluster is: `<hostname>:<port>` or `<hostname>:<port>/<subset>`.
     fn service(&self, connection: &Connection) -> Option<Arc<Service>> {
         let whole = self.name.split_once('/').map_or(&*self.name, |(whole, _subset)| whole);
@@ -94,12 +101,13 @@ impl Target {
 impl<'a> Attempts<'a> {
     pub(super) fn new(connection: &'a Arc<Connection>, target: &'a Target, outgoing: Outgoing, body: Replay) -> Self {
         let service = target.service(connection);
-        Self { connection, service, target, outgoing, body, tried: Vec::new() }
+        Self { connection, service, target, outgoing, body, tried: Vec::new(), again: false }
     }
 
     /// As many attempts as `policy` wants and there may be.
     pub(super) async fn run(&mut self, policy: Option<&Retry>, done: &mut Done) -> Result<Reached, Failure> {
         let mut repetition = None;
+        self.again = policy.is_some_and(|policy| !policy.elsewhere);
         loop {
             let attempt = match policy.and_then(|policy| policy.attempt_timeout) {
                 None => self.once(done).await,
@@ -149,7 +157,9 @@ impl<'a> Attempts<'a> {
     /// One attempt.
     pub(super) async fn once(&mut self, done: &mut Done) -> Result<Reached, Missed> {
         let Target { cluster, endpoints, load, .. } = self.target;
-        let wanted = Wanted { hash: self.outgoing.hash, tried: &self.tried, now: Instant::now().into_std() };
+        let Outgoing { hash, session, .. } = self.outgoing;
+        let tried = if self.again { &[] } else { &*self.tried };
+        let wanted = Wanted { hash, session, tried, now: Instant::now().into_std() };
         let picked = load.pick(cluster, endpoints, &wanted, &mut |count| rand::rng().random_range(0..count));
         let none = || Failure::new(Reason::NoHealthyUpstream, format!("{} has no endpoint", cluster.endpoints));
         let endpoint = picked.ok_or_else(|| not_reached(none()))?;
@@ -169,7 +179,7 @@ impl<'a> Attempts<'a> {
 
     fn note(&self, endpoint: SocketAddr, outcome: Outcome) {
         let Target { name, cluster, endpoints, load } = self.target;
-        if load.note(cluster, endpoints, endpoint, outcome, Instant::now().into_std()) {
+        for endpoint in load.note(cluster, endpoints, endpoint, outcome, Instant::now().into_std()) {
             self.connection.waypoint.telemetry.left_out(name, endpoint);
         }
     }

@@ -1,4 +1,4 @@
-//! Endpoints that keep failing and are left out for a while. The time is an argument.
+//! Endpoints that keep failing, or fail more often than the others, and are left out for a while. The time is an argument.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -22,7 +22,11 @@ pub enum Outcome {
 
 /// What became of the endpoints of one cluster.
 #[derive(Debug, Default)]
-pub(super) struct Record(HashMap<SocketAddr, Endpoint>);
+pub(super) struct Record {
+    endpoints: HashMap<SocketAddr, Endpoint>,
+    /// Since when answers are counted that are compared.
+    since: Option<Instant>,
+}
 
 #[derive(Debug, Default)]
 struct Endpoint {
@@ -30,6 +34,9 @@ struct Endpoint {
     errors: u32,
     gateway_errors: u32,
     local_errors: u32,
+    /// Since the last comparison: requests, and how many of them went well.
+    asked: u32,
+    answered: u32,
     /// How often it was left out; less again as time goes by without.
     times: u32,
     until: Option<Instant>,
@@ -39,15 +46,15 @@ impl Record {
     /// Whether `endpoint` is left out now.
     #[must_use]
     pub(super) fn is_out(&self, endpoint: &SocketAddr, now: Instant) -> bool {
-        self.0.get(endpoint).is_some_and(|endpoint| endpoint.until.is_some_and(|until| now < until))
+        self.endpoints.get(endpoint).is_some_and(|endpoint| endpoint.is_out(now))
     }
 
     /// Forgets endpoints that are not `wanted` any more.
     pub(super) fn keep(&mut self, wanted: impl Fn(&SocketAddr) -> bool) {
-        self.0.retain(|endpoint, _| wanted(endpoint));
+        self.endpoints.retain(|endpoint, _| wanted(endpoint));
     }
 
-    /// Notes what came of asking `endpoint`, one of `count`; whether it is left out from now on.
+    /// Notes what came of asking `endpoint`, one of `count`; who is left out from now on.
     pub(super) fn note(
         &mut self,
         policy: &Outliers,
@@ -55,15 +62,52 @@ impl Record {
         endpoint: SocketAddr,
         outcome: Outcome,
         now: Instant,
-    ) -> bool {
-        let out = self.0.values().filter(|endpoint| endpoint.until.is_some_and(|until| now < until)).count();
-        let place = self.0.entry(endpoint).or_default();
-        if !place.has_failed_enough(policy, outcome) || place.until.is_some_and(|until| now < until) {
-            return false;
+    ) -> Vec<SocketAddr> {
+        let mut left_out = self.compare(policy, count, now);
+        let place = self.endpoints.entry(endpoint).or_default();
+        place.tally(policy, outcome);
+        if place.has_failed_enough(policy, outcome) && self.leave_out(policy, count, endpoint, now) {
+            left_out.push(endpoint);
         }
+        left_out
+    }
+
+    /// At the end of an interval, who has failed so much more often than the others that chance does not explain it.
+    fn compare(&mut self, policy: &Outliers, count: usize, now: Instant) -> Vec<SocketAddr> {
+        let Some(rate) = &policy.success_rate else { return Vec::new() };
+        let since = *self.since.get_or_insert(now);
+        if now.saturating_duration_since(since) < policy.interval {
+            return Vec::new();
+        }
+        self.since = Some(now);
+        let compared = self.endpoints.iter().filter(|(_, it)| it.asked >= rate.requests.max(1) && !it.is_out(now));
+        let compared: Vec<_> =
+            compared.map(|(endpoint, it)| (*endpoint, f64::from(it.answered) / f64::from(it.asked))).collect();
+        for endpoint in self.endpoints.values_mut() {
+            (endpoint.asked, endpoint.answered) = (0, 0);
+        }
+        let number = u32::try_from(compared.len()).unwrap_or(u32::MAX);
+        if number < rate.endpoints.max(1) {
+            return Vec::new();
+        }
+        let mean = compared.iter().map(|(_, rate)| rate).sum::<f64>() / f64::from(number);
+        let variance = compared.iter().map(|(_, rate)| (rate - mean).powi(2)).sum::<f64>() / f64::from(number);
+        let least = mean - variance.sqrt() * f64::from(rate.deviations) / 1000.0;
+        let mut worse: Vec<_> = compared.into_iter().filter(|(_, rate)| *rate < least).collect();
+        // Where not all may be left out, the worst are.
+        worse.sort_by(|(_, left), (_, right)| left.total_cmp(right));
+        worse.retain(|(endpoint, _)| self.leave_out(policy, count, *endpoint, now));
+        worse.into_iter().map(|(endpoint, _)| endpoint).collect()
+    }
+
+    /// Leaves one of `count` out, unless too many are or it is itself.
+    fn leave_out(&mut self, policy: &Outliers, count: usize, endpoint: SocketAddr, now: Instant) -> bool {
+        let out = self.endpoints.values().filter(|endpoint| endpoint.is_out(now)).count();
         // At most so many of all; the rest has to do what there is.
         let share = u64::try_from(out + 1).unwrap_or(u64::MAX).saturating_mul(100);
-        if share > u64::from(policy.most_percent).saturating_mul(u64::try_from(count).unwrap_or(u64::MAX)) {
+        let most = u64::from(policy.most_percent).saturating_mul(u64::try_from(count).unwrap_or(u64::MAX));
+        let place = self.endpoints.entry(endpoint).or_default();
+        if share > most || place.is_out(now) {
             return false;
         }
         place.leave_out(policy, now);
@@ -72,6 +116,21 @@ impl Record {
 }
 
 impl Endpoint {
+    fn is_out(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| now < until)
+    }
+
+    /// Counts for the next comparison; connections that failed only where they are not counted by themselves.
+    fn tally(&mut self, policy: &Outliers, outcome: Outcome) {
+        let is_good = match outcome {
+            Outcome::Answered(status) => !status.is_server_error(),
+            Outcome::Failed if policy.is_split => return,
+            Outcome::Failed => false,
+        };
+        self.asked = self.asked.saturating_add(1);
+        self.answered = self.answered.saturating_add(u32::from(is_good));
+    }
+
     fn has_failed_enough(&mut self, policy: &Outliers, outcome: Outcome) -> bool {
         match outcome {
             Outcome::Answered(status) => {
@@ -97,13 +156,15 @@ impl Endpoint {
         let forgiven = good.as_nanos().checked_div(policy.interval.as_nanos()).unwrap_or(u128::MAX);
         let times = self.times.saturating_sub(u32::try_from(forgiven).unwrap_or(u32::MAX)).saturating_add(1);
         let time = policy.time.saturating_mul(times).min(LONGEST.max(policy.time));
-        *self = Self { times, until: now.checked_add(time), ..Self::default() };
+        let (asked, answered) = (self.asked, self.answered);
+        *self = Self { times, until: now.checked_add(time), asked, answered, ..Self::default() };
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::SuccessRate;
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -117,6 +178,7 @@ mod tests {
             gateway_errors: None,
             local_errors: None,
             is_split: false,
+            success_rate: None,
             interval: 10 * SECOND,
             time: 30 * SECOND,
             most_percent: 100,
@@ -153,7 +215,7 @@ mod tests {
         for (name, policy, outcomes, expected) in rows {
             let (mut record, now) = (Record::default(), Instant::now());
             let last = outcomes.iter().map(|outcome| record.note(policy, 2, endpoint(1), *outcome, now)).last();
-            assert_eq!(last, Some(expected), "{name}");
+            assert_eq!(last, Some(if expected { vec![endpoint(1)] } else { vec![] }), "{name}");
             assert_eq!(record.is_out(&endpoint(1), now), expected, "{name}");
             assert!(!record.is_out(&endpoint(2), now), "{name}");
         }
@@ -164,7 +226,7 @@ mod tests {
         let policy = Outliers { errors: Some(1), ..policy() };
         let (mut record, mut now) = (Record::default(), Instant::now());
         let mut fail = |now: Instant| {
-            assert!(record.note(&policy, 1, endpoint(1), answered(500), now));
+            assert_eq!(record.note(&policy, 1, endpoint(1), answered(500), now), [endpoint(1)]);
             (0..).map(|seconds| seconds * SECOND).find(|time| !record.is_out(&endpoint(1), now + *time)).unwrap()
         };
         for seconds in [30, 60, 90] {
@@ -191,8 +253,79 @@ mod tests {
             let policy = Outliers { errors: Some(1), most_percent, ..policy() };
             let (mut record, now) = (Record::default(), Instant::now());
             let all = u16::try_from(count).unwrap();
-            let out = (0..all).filter(|it| record.note(&policy, count, endpoint(*it), answered(500), now)).count();
+            let out = (0..all).flat_map(|it| record.note(&policy, count, endpoint(it), answered(500), now)).count();
             assert_eq!(out, expected, "{most_percent} % of {count}");
+        }
+    }
+
+    /// How many of a hundred requests to each endpoint go well in an interval, and who is left out at its end.
+    #[test]
+    fn who_fails_more_often_than_the_others_is_left_out_at_the_end_of_an_interval() {
+        let rate = SuccessRate { endpoints: 5, requests: 10, deviations: 1900 };
+        let with = |success_rate, most_percent| Outliers {
+            errors: None,
+            success_rate: Some(success_rate),
+            most_percent,
+            ..policy()
+        };
+        let many = SuccessRate { requests: 101, ..rate };
+        let rows: [(&str, Outliers, &[u16], &[u16]); 9] = [
+            ("one of five", with(rate, 100), &[100, 100, 100, 100, 50], &[4]),
+            ("a little less often", with(rate, 100), &[100, 100, 100, 100, 99], &[4]),
+            ("all alike", with(rate, 100), &[50, 50, 50, 50, 50], &[]),
+            ("all different", with(rate, 100), &[90, 80, 70, 60, 50], &[]),
+            ("too few to compare with", with(rate, 100), &[100, 100, 100, 50], &[]),
+            ("too few requests", with(many, 100), &[100, 100, 100, 100, 50], &[]),
+            ("no more than may be", with(rate, 10), &[100, 100, 100, 100, 50], &[]),
+            (
+                "two, further off",
+                with(SuccessRate { deviations: 1000, ..rate }, 100),
+                &[100, 100, 100, 0, 10, 100],
+                &[3, 4],
+            ),
+            (
+                "of two the worse",
+                with(SuccessRate { deviations: 1000, ..rate }, 20),
+                &[100, 100, 100, 10, 0, 100],
+                &[4],
+            ),
+        ];
+        for (name, policy, good, expected) in rows {
+            let (mut record, now) = (Record::default(), Instant::now());
+            for (number, good) in (0..).zip(good) {
+                for request in 0..100 {
+                    let status = if request < *good { 200 } else { 503 };
+                    let found = record.note(&policy, 100, endpoint(number), answered(status), now);
+                    assert_eq!(found, [], "{name}");
+                }
+            }
+            let count = good.len();
+            let early = record.note(&policy, count, endpoint(0), answered(200), now + 9 * SECOND);
+            let found = record.note(&policy, count, endpoint(0), answered(200), now + 10 * SECOND);
+            let expected: Vec<_> = expected.iter().map(|number| endpoint(*number)).collect();
+            assert_eq!((early, found), (vec![], expected.clone()), "{name}");
+            let next = record.note(&policy, count, endpoint(0), answered(200), now + 20 * SECOND);
+            assert_eq!(next, [], "{name}: what was compared is forgotten");
+            assert!(
+                expected.iter().all(|it| record.is_out(it, now + 39 * SECOND) && !record.is_out(it, now + 40 * SECOND))
+            );
+        }
+    }
+
+    #[test]
+    fn connections_that_fail_are_compared_unless_they_are_counted_by_themselves() {
+        for (is_split, expected) in [(false, vec![endpoint(4)]), (true, vec![])] {
+            let rate = SuccessRate { endpoints: 5, requests: 10, deviations: 1900 };
+            let policy = Outliers { errors: None, success_rate: Some(rate), is_split, ..policy() };
+            let (mut record, now) = (Record::default(), Instant::now());
+            for number in 0..5 {
+                for _ in 0..10 {
+                    record.note(&policy, 5, endpoint(number), answered(200), now);
+                    let outcome = if number == 4 { Outcome::Failed } else { answered(200) };
+                    record.note(&policy, 5, endpoint(number), outcome, now);
+                }
+            }
+            assert_eq!(record.note(&policy, 5, endpoint(0), answered(200), now + 10 * SECOND), expected, "{is_split}");
         }
     }
 }

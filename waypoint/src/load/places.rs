@@ -28,12 +28,13 @@ pub fn hash(text: &[u8]) -> u64 {
 }
 
 impl Places {
-    /// The places of `endpoints`, if `balancer` asks for some.
+    /// The places of `endpoints` by their weights, if there are any, if `balancer` asks for some.
     #[must_use]
-    pub(super) fn of(balancer: Balancer, endpoints: &[SocketAddr]) -> Option<Self> {
+    pub(super) fn of(balancer: Balancer, endpoints: &[SocketAddr], weights: Option<&[u64]>) -> Option<Self> {
+        let weight = |index: usize| weights.and_then(|weights| weights.get(index)).copied().unwrap_or(1);
         match balancer {
-            Balancer::Ring(size) => Some(ring(size, endpoints)),
-            Balancer::Table(size) => Some(table(size, endpoints)),
+            Balancer::Ring(size) => Some(ring(size, endpoints, weight)),
+            Balancer::Table(size) => Some(table(size, endpoints, weight)),
             Balancer::RoundRobin | Balancer::LeastRequest | Balancer::Random => None,
         }
     }
@@ -62,11 +63,13 @@ fn number(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(u32::MAX)
 }
 
-/// Equally many places for each, and at least `size` in all.
-fn ring(size: usize, endpoints: &[SocketAddr]) -> Places {
-    let each = size.min(RING).div_ceil(endpoints.len().max(1)).max(1);
+/// As many places for each as its weight is of all, and at least `size` in all.
+fn ring(size: usize, endpoints: &[SocketAddr], weight: impl Fn(usize) -> u64) -> Places {
+    let total: u128 = (0..endpoints.len()).map(|index| u128::from(weight(index))).sum();
+    let size = u128::try_from(size.min(RING)).unwrap_or_default();
+    let each = |index| (size * u128::from(weight(index))).div_ceil(total.max(1)).max(1);
     let places = endpoints.iter().enumerate().flat_map(|(index, endpoint)| {
-        (0..each).map(move |place| (hash(format!("{endpoint}_{place}").as_bytes()), number(index)))
+        (0..each(index)).map(move |place| (hash(format!("{endpoint}_{place}").as_bytes()), number(index)))
     });
     let mut ring: Vec<_> = places.collect();
     ring.sort_unstable();
@@ -82,7 +85,7 @@ fn prime(least: u64) -> u64 {
 
 /// Each endpoint in turn takes the next place of its own order that is free. The size is a prime, so that each order has all
 /// places in it.
-fn table(size: usize, endpoints: &[SocketAddr]) -> Places {
+fn table(size: usize, endpoints: &[SocketAddr], weight: impl Fn(usize) -> u64) -> Places {
     const FREE: u32 = u32::MAX;
     if endpoints.is_empty() {
         return Places::Table(Vec::new());
@@ -98,8 +101,16 @@ fn table(size: usize, endpoints: &[SocketAddr]) -> Places {
         .collect();
     let mut table = vec![FREE; usize::try_from(size).unwrap_or_default()];
     let mut left = table.len();
+    // Who weighs most has a turn each time round, others as often as their weight is of that.
+    let most = (0..endpoints.len()).map(&weight).max().unwrap_or(1).max(1);
+    let mut due = vec![0_u64; endpoints.len()];
     while left > 0 {
-        for (index, (next, step)) in orders.iter_mut().enumerate() {
+        for (index, ((next, step), due)) in orders.iter_mut().zip(&mut due).enumerate() {
+            *due = due.saturating_add(weight(index));
+            if *due < most {
+                continue;
+            }
+            *due -= most;
             for _ in 0..table.len() {
                 let place = table.get_mut(usize::try_from(*next).unwrap_or_default());
                 *next = (*next + *step) % size;
@@ -137,8 +148,8 @@ mod tests {
     fn hashes_lead_evenly_and_steadily() {
         for balancer in [Balancer::Ring(1024), Balancer::Ring(1), Balancer::Table(65_537), Balancer::Table(1_009)] {
             let all = endpoints(5);
-            let places = Places::of(balancer, &all).unwrap();
-            let fewer = Places::of(balancer, &all[..4]).unwrap();
+            let places = Places::of(balancer, &all, None).unwrap();
+            let fewer = Places::of(balancer, &all[..4], None).unwrap();
             let to = |places: &Places, key: u32| places.from(hash(&key.to_be_bytes())).next().unwrap();
             let mut counts = [0; 5];
             let mut moved = 0;
@@ -157,6 +168,23 @@ mod tests {
     }
 
     #[test]
+    fn who_weighs_more_has_more_places() {
+        for balancer in [Balancer::Ring(1024), Balancer::Table(1_009)] {
+            let places = Places::of(balancer, &endpoints(3), Some(&[7, 2, 1])).unwrap();
+            let mut counts = [0_i32; 3];
+            for key in 0..1000_u32 {
+                counts[places.from(hash(&key.to_be_bytes())).next().unwrap()] += 1;
+            }
+            for (count, expected) in counts.iter().zip([700, 200, 100]) {
+                assert!((count - expected).abs() < 70, "{balancer:?}: {counts:?}");
+            }
+            let even = Places::of(balancer, &endpoints(3), Some(&[5, 5, 5])).unwrap();
+            let plain = Places::of(balancer, &endpoints(3), None).unwrap();
+            assert!((0..99).all(|key| even.from(key << 55).next() == plain.from(key << 55).next()), "{balancer:?}");
+        }
+    }
+
+    #[test]
     fn tables_have_a_prime_number_of_places() {
         for (least, expected) in [(2, 2), (4, 5), (9, 11), (65_537, 65_537), (1_000_000, 1_000_003)] {
             assert_eq!(prime(least), expected);
@@ -166,10 +194,10 @@ mod tests {
     #[test]
     fn nobody_and_one_have_places_too() {
         for balancer in [Balancer::Ring(8), Balancer::Table(7), Balancer::Table(0), Balancer::Table(6)] {
-            assert_eq!(Places::of(balancer, &[]).unwrap().from(7).next(), None);
-            assert_eq!(Places::of(balancer, &endpoints(1)).unwrap().from(7).next(), Some(0), "{balancer:?}");
-            assert!(Places::of(balancer, &endpoints(3)).unwrap().from(7).all(|index| index < 3), "{balancer:?}");
+            assert_eq!(Places::of(balancer, &[], None).unwrap().from(7).next(), None);
+            assert_eq!(Places::of(balancer, &endpoints(1), None).unwrap().from(7).next(), Some(0), "{balancer:?}");
+            assert!(Places::of(balancer, &endpoints(3), None).unwrap().from(7).all(|index| index < 3), "{balancer:?}");
         }
-        assert!(Places::of(Balancer::Random, &endpoints(1)).is_none());
+        assert!(Places::of(Balancer::Random, &endpoints(1), None).is_none());
     }
 }

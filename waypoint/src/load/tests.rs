@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::{Bounds, Outliers};
+use crate::config::{Bounds, Budget, Outliers, WarmUp};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -13,7 +13,7 @@ fn endpoint(port: u16) -> SocketAddr {
 
 fn endpoints(ports: &[&[u16]]) -> Arc<Assignment> {
     let all = |ports: &&[u16]| ports.iter().map(|port| endpoint(*port)).collect();
-    Arc::new(Assignment { priorities: ports.iter().map(all).collect() })
+    Arc::new(Assignment { priorities: ports.iter().map(all).collect(), weights: Vec::new() })
 }
 
 fn cluster(balancer: Balancer) -> Cluster {
@@ -23,7 +23,7 @@ fn cluster(balancer: Balancer) -> Cluster {
 /// The ports that are next four times, drawing the numbers 0, 1, 2 and so on.
 fn next(load: &Load, cluster: &Cluster, all: &Arc<Assignment>, tried: &[u16], hash: Option<u64>) -> Vec<u16> {
     let tried: Vec<_> = tried.iter().map(|port| endpoint(*port)).collect();
-    let wanted = Wanted { hash, tried: &tried, now: Instant::now() };
+    let wanted = Wanted { hash, session: None, tried: &tried, now: Instant::now() };
     let mut number = 0;
     let mut draw = |count: usize| {
         number += 1;
@@ -89,6 +89,7 @@ fn who_keeps_failing_is_left_out_until_too_few_are_left() {
         gateway_errors: None,
         local_errors: None,
         is_split: false,
+        success_rate: None,
         interval: SECOND,
         time: 30 * SECOND,
         most_percent: 100,
@@ -101,26 +102,81 @@ fn who_keeps_failing_is_left_out_until_too_few_are_left() {
         let all = endpoints(&[&[1, 2], &[3]]);
         let now = Instant::now();
         let pick = |panic_percent, now| {
-            let wanted = Wanted { hash, tried: &[], now };
+            let wanted = Wanted { hash, session: None, tried: &[], now };
             load.pick(&with(panic_percent), &all, &wanted, &mut |_| 0).map(|endpoint| endpoint.port())
         };
-        assert!(load.note(&with(0.0), &all, endpoint(1), Outcome::Failed, now));
+        assert_eq!(load.note(&with(0.0), &all, endpoint(1), Outcome::Failed, now), [endpoint(1)]);
         assert!((0..4).all(|_| pick(50.0, now) == Some(2)));
-        assert!(load.note(&with(0.0), &all, endpoint(2), Outcome::Failed, now));
+        assert_eq!(load.note(&with(0.0), &all, endpoint(2), Outcome::Failed, now), [endpoint(2)]);
         assert_eq!(pick(0.0, now), Some(3), "the next priority");
         assert!(matches!(pick(50.0, now), Some(1 | 2)), "all of them where too few are left");
-        assert!(load.note(&with(0.0), &all, endpoint(3), Outcome::Failed, now));
+        assert_eq!(load.note(&with(0.0), &all, endpoint(3), Outcome::Failed, now), [endpoint(3)]);
         assert_eq!(pick(0.0, now), None);
         assert!(matches!(pick(0.0, now + 30 * SECOND), Some(1 | 2)), "and back again");
     }
 }
 
+/// How many of a hundred requests each of the ports 1 to 3 gets at `now`; none of them ends.
+fn shares(load: &Load, cluster: &Cluster, all: &Arc<Assignment>, now: Instant) -> [i32; 3] {
+    let (mut counts, mut busy, mut drawn) = ([0; 3], Vec::new(), 0_usize);
+    for _ in 0..100 {
+        let wanted = Wanted { hash: None, session: None, tried: &[], now };
+        let mut draw = |count: usize| {
+            drawn = drawn.wrapping_add(1);
+            weights::spread(drawn, count)
+        };
+        let endpoint = load.pick(cluster, all, &wanted, &mut draw).unwrap();
+        busy.push(load.busy(cluster, endpoint));
+        counts[usize::from(endpoint.port() - 1)] += 1;
+    }
+    counts
+}
+
+fn are_close(found: [i32; 3], expected: [i32; 3]) -> bool {
+    found.iter().zip(expected).all(|(found, expected)| (found - expected).abs() <= 5)
+}
+
+#[test]
+fn who_weighs_more_gets_more() {
+    let mut all = Assignment::clone(&endpoints(&[&[1, 2, 3], &[4]]));
+    all.weights = vec![vec![7, 2, 1], vec![]];
+    let (all, now) = (Arc::new(all), Instant::now());
+    for balancer in [Balancer::RoundRobin, Balancer::Random, Balancer::LeastRequest, Balancer::Ring(64)] {
+        let found = shares(&Load::default(), &cluster(balancer), &all, now);
+        assert!(are_close(found, [70, 20, 10]), "{balancer:?}: {found:?}");
+    }
+    let (load, cluster) = (Load::default(), cluster(Balancer::RoundRobin));
+    assert_eq!(next(&load, &cluster, &all, &[1, 2], None), [3, 3, 3, 3], "what was tried is left out");
+    assert_eq!(next(&load, &cluster, &all, &[1, 2, 3], None), [4, 4, 4, 4]);
+}
+
+#[test]
+fn new_endpoints_get_more_and_more() {
+    let start = Instant::now();
+    for balancer in [Balancer::RoundRobin, Balancer::LeastRequest] {
+        let load = Load::default();
+        let warm_up = Some(WarmUp { window: 100 * SECOND, aggression: 1.0, least_percent: 10.0 });
+        let cluster = Cluster { warm_up, ..cluster(balancer) };
+        let (two, three) = (endpoints(&[&[1, 2]]), endpoints(&[&[1, 2, 3]]));
+        let found = shares(&load, &cluster, &two, start);
+        assert!(are_close(found, [50, 50, 0]), "{balancer:?}, all are new: {found:?}");
+        // Seconds after the third has come, and what of a hundred it gets in hundredths of the others'.
+        for (seconds, part) in [(0, 10), (10, 10), (50, 50), (80, 80), (100, 100), (1000, 100)] {
+            let found = shares(&load, &cluster, &three, start + (1000 + seconds) * SECOND);
+            let new = part * 100 / (200 + part);
+            let old = (100 - new) / 2;
+            assert!(are_close(found, [old, old, new]), "{balancer:?} after {seconds} s: {found:?}, {new} of it new");
+        }
+    }
+}
+
 #[test]
 fn requests_repetitions_and_connections_are_bounded() {
-    let bounded = |requests, retries| {
-        let bounds = Bounds { requests, retries, waiting: 1, connections: 2 };
+    let with = |requests, retries, budget| {
+        let bounds = Bounds { requests, retries, waiting: 1, connections: 2, budget };
         Cluster { bounds, ..Cluster::named("c") }
     };
+    let bounded = |requests, retries| with(requests, retries, Budget { percent: 20.0, at_least: 3 });
     let load = Arc::new(Load::default());
     let under_way: Vec<_> = (0..30).map(|_| load.request(&bounded(30, 100)).unwrap()).collect();
     assert!(load.request(&bounded(30, 100)).is_none());
@@ -128,6 +184,11 @@ fn requests_repetitions_and_connections_are_bounded() {
     assert_eq!(retries.len(), 6, "a fifth of the requests");
     drop(retries);
     assert_eq!((0..9).map_while(|_| load.retry(&bounded(30, 2))).collect::<Vec<_>>().len(), 2);
+    for (percent, at_least, expected) in [(50.0, 3, 15), (0.0, 0, 0), (10.0, 7, 7), (100.0, 0, 30)] {
+        let cluster = with(30, u32::MAX, Budget { percent, at_least });
+        let found = (0..99).map_while(|_| load.retry(&cluster)).collect::<Vec<_>>().len();
+        assert_eq!(found, expected, "{percent} % of 30, {at_least} at least");
+    }
     drop(under_way);
     assert_eq!((0..9).map_while(|_| load.retry(&bounded(30, 100))).collect::<Vec<_>>().len(), 3);
     assert_eq!((0..9).map_while(|_| load.connect(&bounded(1, 1))).collect::<Vec<_>>().len(), 2);
@@ -143,12 +204,12 @@ fn what_is_gone_is_forgotten() {
     let held = load.busy(&busy, endpoint(2));
     drop(load.busy(&busy, endpoint(3)));
     let all = endpoints(&[&[3]]);
-    loads.keep(|cluster| (cluster == "c").then_some(&*all));
+    loads.keep(|cluster| (cluster == "c").then_some(&all), Instant::now());
     let mut known: Vec<_> = lock(&load.busy).keys().map(SocketAddr::port).collect();
     known.sort_unstable();
     assert_eq!(known, [2, 3]);
     drop(held);
-    loads.keep(|_| None);
+    loads.keep(|_| None, Instant::now());
     assert!(!Arc::ptr_eq(&load, &loads.of(&"c".into())));
 }
 
@@ -160,6 +221,7 @@ fn what_is_under_way_and_who_is_left_out_can_be_seen() {
         gateway_errors: None,
         local_errors: None,
         is_split: false,
+        success_rate: None,
         interval: SECOND,
         time: SECOND,
         most_percent: 100,
@@ -169,7 +231,7 @@ fn what_is_under_way_and_who_is_left_out_can_be_seen() {
     cluster.bounds.requests = 7;
     let all = endpoints(&[&[1], &[2]]);
     let under_way = load.request(&cluster);
-    assert!(load.note(&cluster, &all, endpoint(2), Outcome::Failed, now));
+    assert_eq!(load.note(&cluster, &all, endpoint(2), Outcome::Failed, now), [endpoint(2)]);
     let seen = load.seen(&cluster, &all, now);
     assert_eq!((seen.requests.now, seen.requests.most, seen.connections.now), (1, 7, 0));
     let shown: Vec<_> = seen.endpoints.iter().map(|it| (it.address.port(), it.priority, it.left_out)).collect();

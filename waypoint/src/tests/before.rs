@@ -129,7 +129,7 @@ async fn requests_wait_and_fail_on_purpose() {
     let route = |path: &str, fault: Fault| {
         let mut route = route_to(&web(80));
         route.matching.path = crate::config::PathMatch::Exact(path.into());
-        route.before = Before { cors: None, fault, processing: None };
+        route.before = Before { fault, ..Before::default() };
         route
     };
     let slow = Fault { delay: Some((delay, MILLION)), abort: None };

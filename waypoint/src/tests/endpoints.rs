@@ -35,6 +35,7 @@ async fn who_keeps_failing_is_left_out() {
             gateway_errors: None,
             local_errors: None,
             is_split: false,
+            success_rate: None,
             interval: Duration::from_secs(10),
             time: Duration::from_secs(3600),
             most_percent: 50,

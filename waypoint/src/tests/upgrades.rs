@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fairway_core::io::hbone::TunnelIo;
 use fairway_core::reason::Reason;
@@ -192,5 +193,14 @@ async fn an_answer_stands_however_the_same_authorizer_would_be_asked_now() {
     ask_by(&mut served, "one", PATIENCE * 2);
     assert!(is_carried(&mut stream).await, "another timeout is no other question");
     ask_by(&mut served, "two", PATIENCE);
+    assert!(is_cut(&mut stream).await);
+}
+
+#[tokio::test]
+async fn who_is_silent_for_too_long_is_cut() {
+    let (mut served, _heads) = serving(SWITCHED).await;
+    served.change_cluster(&web(80), |cluster| cluster.upgraded_idle = Some(Duration::from_millis(50)));
+    let (mut stream, head) = ask(&served, "upgrade: websocket").await;
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
     assert!(is_cut(&mut stream).await);
 }

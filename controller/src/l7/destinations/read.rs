@@ -1,17 +1,22 @@
 //! DestinationRules, read (api-surface A9). What cannot be done has no effect, and is named by field.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use fairway_core::source::Objects;
 use fairway_core::source::istio_destination::{
-    ConnectionPool, ConsistentHash, DestinationRule, HttpSettings, LoadBalancer, OutlierDetection, TcpSettings, Tls,
-    TrafficPolicy,
+    ConnectionPool, ConsistentHash, DestinationRule, HttpSettings, LoadBalancer, LocalitySetting, OutlierDetection,
+    RetryBudget as WrittenBudget, TcpSettings, Tls, TrafficPolicy,
 };
 use fairway_core::source::route::Unread;
 
-use super::{Balancer, Destinations, Hosts, Keepalive, Key, Outliers, Policy, Pool, Rule, Subset, Used};
+use super::{
+    Balancer, Balancing, Destinations, Hosts, Keepalive, Key, Locality, Outliers, Policy, Pool, RetryBudget, Rule,
+    Subset, Used, WarmUp,
+};
 use crate::age::by_age;
 use crate::l7::catalog::Catalog;
 use crate::l7::rules::text;
@@ -23,6 +28,16 @@ use crate::translate::service::hostname;
 const MAXIMUM_RING: u64 = 8 * 1024 * 1024;
 /// See [`MAXIMUM_RING`].
 const MAXIMUM_TABLE: u64 = 5_000_011;
+/// Repetitions for so many of a hundred requests, and in any case, where nobody says how many; Istio's and Envoy's defaults.
+const RETRIES: RetryBudget = RetryBudget { percent: 20.0, least: 3 };
+/// Says by how many standard deviations an endpoint may fail more often than the others; Istio's API has no word for it.
+const SUCCESS_RATE: &str = "fairway.dev/success-rate-deviations";
+/// Most of them; nobody is as far off.
+const MAXIMUM_DEVIATIONS: f64 = 100.0;
+/// How new endpoints get their share where nobody says; Istio's and Envoy's defaults.
+const WARM_UP: WarmUp = WarmUp { window: Duration::ZERO, aggression: 1.0, least_percent: 10.0 };
+/// Past it an endpoint has its share as soon as it comes.
+const MAXIMUM_AGGRESSION: f64 = 1000.0;
 /// What is said of what is not done.
 const NO_EFFECT: &str = "is not supported and has no effect";
 
@@ -33,7 +48,9 @@ pub fn read(objects: &Objects, settings: &Settings) -> Destinations {
     let catalog = Catalog { objects, settings, destinations: &nothing };
     let mut destinations = Destinations { root: settings.root_namespace.clone(), ..Destinations::default() };
     for (key, object) in by_age(objects.destination_rules.iter(), |object| &object.metadata) {
-        let mut reader = Reader { catalog, namespace: &key.namespace, findings: Vec::new() };
+        let mut reader =
+            Reader { catalog, namespace: &key.namespace, deviations: None, compares: false, findings: Vec::new() };
+        reader.deviations = reader.deviations(object);
         if let Some(rule) = reader.rule(object) {
             destinations.hosts.insert(key.clone(), rule.hosts.clone());
             let rules = destinations.rules.entry(key.namespace.clone()).or_default();
@@ -52,6 +69,10 @@ pub fn read(objects: &Objects, settings: &Settings) -> Destinations {
 struct Reader<'a> {
     catalog: Catalog<'a>,
     namespace: &'a str,
+    /// By how many thousandths of a standard deviation an endpoint may fail more often than the others.
+    deviations: Option<u32>,
+    /// Whether there is anything that they are about.
+    compares: bool,
     findings: Vec<Finding>,
 }
 
@@ -96,9 +117,24 @@ impl Reader<'_> {
                 self.find(format!("{at}.name"), format!("{:?} is there before; the last one counts", subset.name));
             }
         }
+        if self.deviations.is_some() && !self.compares {
+            self.find(format!("metadata.annotations[{SUCCESS_RATE}]"), "needs outlierDetection; it has no effect");
+        }
         let is_for_all = spec.export_to.is_empty() || spec.export_to.iter().any(|to| to == "*");
         let named = || spec.export_to.iter().map(|to| if to == "." { self.namespace } else { to.as_str() }.to_owned());
         Some(Rule { hosts, exported: (!is_for_all).then(|| named().collect()), used, subsets })
+    }
+
+    /// What the annotation says.
+    fn deviations(&mut self, object: &DestinationRule) -> Option<u32> {
+        let written = object.metadata.annotations.as_ref()?.get(SUCCESS_RATE)?;
+        let number = written.trim().parse::<f64>().ok().filter(|number| (0.0..=MAXIMUM_DEVIATIONS).contains(number));
+        if number.is_none() {
+            let message = format!("{written:?} is no number from 0 to {MAXIMUM_DEVIATIONS}; it has no effect");
+            self.find(format!("metadata.annotations[{SUCCESS_RATE}]"), message);
+        }
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is within its range")]
+        number.map(|number| (number * 1000.0).round() as u32)
     }
 
     /// Adds what a younger rule for the same says.
@@ -139,16 +175,18 @@ impl Reader<'_> {
     }
 
     fn used(&mut self, at: &str, written: &TrafficPolicy) -> Used {
-        let policy = self.policy(at, written);
+        let whole = self.policy(at, written);
         let mut ports = BTreeMap::new();
         for (index, port) in written.port_level_settings.iter().enumerate() {
             let at = format!("{at}.portLevelSettings[{index}]");
-            let policy = self.policy(&at, &port.policy);
+            let mut policy = self.policy(&at, &port.policy);
+            // Ports have none of their own.
+            policy.retries = policy.retries.or(whole.retries);
             if port.port.number == 0 || ports.insert(port.port.number, policy).is_some() {
                 self.find(format!("{at}.port"), "is missing, or there before; the last one counts");
             }
         }
-        Used { policy, ports }
+        Used { policy: whole, ports }
     }
 
     fn policy(&mut self, at: &str, written: &TrafficPolicy) -> Policy {
@@ -156,10 +194,17 @@ impl Reader<'_> {
         if let Some(tls) = &written.tls {
             self.tls(&format!("{at}.tls"), tls);
         }
+        let fails_over = written.load_balancer.as_ref().and_then(|it| it.locality_lb_setting.as_ref());
+        let fails_over = fails_over.filter(|it| !it.failover.is_empty() || !it.failover_priority.is_empty());
+        if fails_over.is_some() && written.outlier_detection.is_none() {
+            let field = format!("{at}.loadBalancer.localityLbSetting");
+            self.find(field, "needs outlierDetection beside it, without which nobody fails over; it has no effect");
+        }
         Policy {
             pool: written.connection_pool.as_ref().map(|pool| self.pool(&format!("{at}.connectionPool"), pool)),
-            balancer: written.load_balancer.as_ref().and_then(|it| self.balancer(&format!("{at}.loadBalancer"), it)),
+            balancing: written.load_balancer.as_ref().map(|it| self.balancing(&format!("{at}.loadBalancer"), it)),
             outliers: written.outlier_detection.as_ref().map(|it| self.outliers(&format!("{at}.outlierDetection"), it)),
+            retries: written.retry_budget.as_ref().map(|it| self.retries(&format!("{at}.retryBudget"), it)),
         }
     }
 
@@ -200,8 +245,76 @@ impl Reader<'_> {
         }
     }
 
-    fn balancer(&mut self, at: &str, written: &LoadBalancer) -> Option<Balancer> {
+    fn balancing(&mut self, at: &str, written: &LoadBalancer) -> Balancing {
         self.notes_unread(at, &written.unread);
+        let balancer = self.balancer(at, written);
+        let warm_up = self.warm_up(at, written);
+        let can_weigh = matches!(balancer, None | Some(Balancer::RoundRobin | Balancer::LeastRequest));
+        if warm_up.is_some() && !can_weigh {
+            self.find(format!("{at}.warmup"), "needs ROUND_ROBIN or LEAST_REQUEST; it has no effect");
+        }
+        let locality = written.locality_lb_setting.as_ref();
+        let locality = locality.and_then(|it| self.locality(&format!("{at}.localityLbSetting"), it));
+        Balancing { balancer, warm_up: warm_up.filter(|_| can_weigh), locality }
+    }
+
+    fn locality(&mut self, at: &str, written: &LocalitySetting) -> Option<Locality> {
+        self.notes_unread(at, &written.unread);
+        if written.enabled == Some(false) {
+            return Some(Locality::Off);
+        }
+        let has = [!written.distribute.is_empty(), !written.failover.is_empty(), !written.failover_priority.is_empty()];
+        if has.iter().filter(|has| **has).count() > 1 {
+            self.find(at, "needs one of distribute, failover and failoverPriority; it has no effect");
+            return None;
+        }
+        if written.distribute.is_empty() {
+            return Some(if written.failover_priority.is_empty() {
+                Locality::Near(written.failover.iter().map(|it| (it.from.clone(), it.to.clone())).collect())
+            } else {
+                Locality::Labels(written.failover_priority.clone())
+            });
+        }
+        let mut shares = Vec::new();
+        for (index, distribution) in written.distribute.iter().enumerate() {
+            if distribution.to.values().map(|share| u64::from(*share)).sum::<u64>() != 100 {
+                self.find(format!("{at}.distribute[{index}].to"), "does not add up to 100; it is left out");
+                continue;
+            }
+            let mut to: Vec<_> = distribution.to.iter().map(|(place, share)| (place.clone(), *share)).collect();
+            // What says more comes first, and a star says nothing.
+            to.sort_by_key(|(place, _)| Reverse(place.split('/').filter(|part| *part != "*").count()));
+            shares.push((distribution.from.clone(), to));
+        }
+        Some(Locality::Shares(shares))
+    }
+
+    fn warm_up(&mut self, at: &str, written: &LoadBalancer) -> Option<WarmUp> {
+        let Some(warmup) = &written.warmup else {
+            let at = format!("{at}.warmupDurationSecs");
+            let window = self.time(&at, written.warmup_duration_secs.as_deref())?;
+            return Some(WarmUp { window, ..WARM_UP });
+        };
+        let at = format!("{at}.warmup");
+        self.notes_unread(&at, &warmup.unread);
+        let mut number = |field: &str, written: Option<f64>, range: RangeInclusive<f64>, usual: f64| {
+            let number = written.unwrap_or(usual);
+            if range.contains(&number) {
+                return number;
+            }
+            self.find(
+                format!("{at}.{field}"),
+                format!("is not from {} to {}; {usual} holds", range.start(), range.end()),
+            );
+            usual
+        };
+        let least_percent = number("minimumPercent", warmup.minimum_percent, 0.0..=100.0, WARM_UP.least_percent);
+        let aggression = number("aggression", warmup.aggression, 1.0..=MAXIMUM_AGGRESSION, WARM_UP.aggression);
+        let window = self.time(&format!("{at}.duration"), warmup.duration.as_deref())?;
+        Some(WarmUp { window, aggression, least_percent })
+    }
+
+    fn balancer(&mut self, at: &str, written: &LoadBalancer) -> Option<Balancer> {
         if let Some(hash) = &written.consistent_hash {
             return self.hash(&format!("{at}.consistentHash"), hash);
         }
@@ -264,6 +377,7 @@ impl Reader<'_> {
 
     fn outliers(&mut self, at: &str, written: &OutlierDetection) -> Outliers {
         self.notes_unread(at, &written.unread);
+        self.compares = true;
         let mut percent = |field: &str, value: Option<u32>| {
             if value.is_some_and(|value| value > 100) {
                 self.find(format!("{at}.{field}"), "is above 100, which it is");
@@ -281,7 +395,18 @@ impl Reader<'_> {
             time: self.time(&format!("{at}.baseEjectionTime"), written.base_ejection_time.as_deref()),
             most,
             least_left,
+            deviations: self.deviations,
         }
+    }
+
+    fn retries(&mut self, at: &str, written: &WrittenBudget) -> RetryBudget {
+        self.notes_unread(at, &written.unread);
+        let percent = written.percent.unwrap_or(RETRIES.percent);
+        if !(0.0..=100.0).contains(&percent) {
+            self.find(format!("{at}.percent"), format!("is not from 0 to 100; {} holds", RETRIES.percent));
+        }
+        let percent = if (0.0..=100.0).contains(&percent) { percent } else { RETRIES.percent };
+        RetryBudget { percent, least: written.min_retry_concurrency.unwrap_or(RETRIES.least) }
     }
 
     /// A duration above zero.

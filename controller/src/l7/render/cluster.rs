@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use fairway_proto::envoy::cluster::circuit_breakers::Thresholds;
+use fairway_proto::envoy::cluster::circuit_breakers::thresholds::RetryBudget;
 use fairway_proto::envoy::cluster::cluster::{ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig};
 use fairway_proto::envoy::cluster::load_balancing_policy::Policy as Named;
 use fairway_proto::envoy::cluster::{
     CircuitBreakers, Cluster, LoadBalancingPolicy, OutlierDetection, UpstreamConnectionOptions,
 };
 use fairway_proto::envoy::core::{
-    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonOptions, TcpKeepalive,
+    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonOptions, RuntimeDouble, TcpKeepalive,
     TypedExtensionConfig,
 };
 use fairway_proto::envoy::fraction::Percent;
@@ -18,15 +19,17 @@ use fairway_proto::envoy::maglev::Maglev;
 use fairway_proto::envoy::random::Random;
 use fairway_proto::envoy::ring_hash::{RingHash, ring_hash::HashFunction};
 use fairway_proto::envoy::round_robin::RoundRobin;
+use fairway_proto::envoy::slow_start::SlowStartConfig;
 use fairway_proto::envoy::upstream_http::HttpProtocolOptions;
 use fairway_proto::envoy::upstream_http::http_protocol_options::explicit_http_config::ProtocolConfig;
 use fairway_proto::envoy::upstream_http::http_protocol_options::{
     ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig,
 };
+use fairway_proto::envoy::upstream_tcp::TcpProtocolOptions;
 use fairway_proto::workload::AppProtocol;
 use prost::Message;
 
-use super::super::destinations::{Balancer, Keepalive, Outliers, Policy, Pool};
+use super::super::destinations::{Balancer, Balancing, Keepalive, Outliers, Policy, Pool, WarmUp};
 use super::{ads, any, duration};
 
 /// For an endpoint to accept a connection.
@@ -46,6 +49,10 @@ const HTTP_PROTOCOL_OPTIONS: &str = "type.googleapis.com/envoy.extensions.upstre
 /// Key of [`HTTP_PROTOCOL_OPTIONS`] in a cluster.
 const UPSTREAM_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
+const TCP_PROTOCOL_OPTIONS: &str = "type.googleapis.com/envoy.extensions.upstreams.tcp.v3.TcpProtocolOptions";
+/// Key of [`TCP_PROTOCOL_OPTIONS`] in a cluster.
+const TCP_OPTIONS: &str = "envoy.extensions.upstreams.tcp.v3.TcpProtocolOptions";
+
 /// The endpoints of the same name, and how they are spoken to.
 #[must_use]
 pub fn cluster(name: &str, protocol: AppProtocol, policy: &Policy) -> Cluster {
@@ -56,7 +63,15 @@ pub fn cluster(name: &str, protocol: AppProtocol, policy: &Policy) -> Cluster {
         max_pending_requests: Some(pool.waiting.unwrap_or(UNLIMITED)),
         max_requests: Some(pool.requests.unwrap_or(UNLIMITED)),
         max_retries: Some(pool.retries.unwrap_or(UNLIMITED)),
+        retry_budget: policy.retries.map(|budget| RetryBudget {
+            budget_percent: Some(Percent { value: budget.percent }),
+            min_retry_concurrency: Some(budget.least),
+        }),
     };
+    let idle = pool.idle.map(|idle| {
+        let options = TcpProtocolOptions { idle_timeout: Some(duration(idle)) };
+        (TCP_OPTIONS.to_owned(), any(TCP_PROTOCOL_OPTIONS, &options))
+    });
     let options = any(HTTP_PROTOCOL_OPTIONS, &protocol_options(protocol, pool));
     Cluster {
         name: name.to_owned(),
@@ -69,8 +84,8 @@ pub fn cluster(name: &str, protocol: AppProtocol, policy: &Policy) -> Cluster {
             healthy_panic_threshold: Some(Percent { value: f64::from(outliers.least_left) }),
         }),
         upstream_connection_options: pool.keepalive.map(keepalive),
-        typed_extension_protocol_options: [(UPSTREAM_OPTIONS.to_owned(), options)].into(),
-        load_balancing_policy: Some(LoadBalancingPolicy { policies: balancing(policy.balancer.as_ref()) }),
+        typed_extension_protocol_options: [(UPSTREAM_OPTIONS.to_owned(), options)].into_iter().chain(idle).collect(),
+        load_balancing_policy: Some(LoadBalancingPolicy { policies: balancing(policy.balancing.as_ref()) }),
     }
 }
 
@@ -112,7 +127,8 @@ fn keepalive(keepalive: Keepalive) -> UpstreamConnectionOptions {
 }
 
 /// What is asked for, then what the next best client knows; in turn is known to all.
-fn balancing(balancer: Option<&Balancer>) -> Vec<Named> {
+fn balancing(balancing: Option<&Balancing>) -> Vec<Named> {
+    let slow_start_config = balancing.and_then(|balancing| balancing.warm_up.as_ref()).map(slow_start);
     let ring = |size: u64| {
         let ring = RingHash {
             hash_function: HashFunction::XxHash.into(),
@@ -121,17 +137,30 @@ fn balancing(balancer: Option<&Balancer>) -> Vec<Named> {
         };
         named("ring_hash", "RingHash", &ring)
     };
-    let mut policies = match balancer {
+    let mut policies = match balancing.and_then(|balancing| balancing.balancer.as_ref()) {
         None | Some(Balancer::RoundRobin) => Vec::new(),
-        Some(Balancer::LeastRequest) => vec![named("least_request", "LeastRequest", &LeastRequest {})],
+        Some(Balancer::LeastRequest) => {
+            vec![named("least_request", "LeastRequest", &LeastRequest { slow_start_config: slow_start_config.clone() })]
+        }
         Some(Balancer::Random) => vec![named("random", "Random", &Random {})],
         Some(Balancer::Ring(_, size)) => vec![ring(size.unwrap_or(RING))],
         Some(Balancer::Table(_, size)) => {
             vec![named("maglev", "Maglev", &Maglev { table_size: *size }), ring(RING)]
         }
     };
-    policies.push(named("round_robin", "RoundRobin", &RoundRobin {}));
+    policies.push(named("round_robin", "RoundRobin", &RoundRobin { slow_start_config }));
     policies
+}
+
+fn slow_start(warm_up: &WarmUp) -> SlowStartConfig {
+    SlowStartConfig {
+        slow_start_window: Some(duration(warm_up.window)),
+        aggression: Some(RuntimeDouble {
+            default_value: warm_up.aggression,
+            runtime_key: "fairway.slow_start.aggression".to_owned(),
+        }),
+        min_weight_percent: Some(Percent { value: warm_up.least_percent }),
+    }
 }
 
 fn named<M: Message>(name: &str, type_name: &str, config: &M) -> Named {
@@ -155,11 +184,13 @@ fn outlier_detection(outliers: &Outliers) -> OutlierDetection {
         split_external_local_origin_errors: outliers.is_split,
         consecutive_local_origin_failure: outliers.is_split.then(|| counted(local)).flatten(),
         enforcing_consecutive_local_origin_failure: outliers.is_split.then(|| enforced(local)).flatten(),
-        // What differs from the others is not left out for that; without a word, Envoy and gRPC do so.
-        enforcing_success_rate: Some(0),
+        // Without a word, Envoy and gRPC compare, and so does nobody here unless it is asked for.
+        enforcing_success_rate: Some(if outliers.deviations.is_some() { 100 } else { 0 }),
+        success_rate_stdev_factor: outliers.deviations,
         enforcing_local_origin_success_rate: Some(0),
         interval: outliers.interval.map(duration),
         base_ejection_time: outliers.time.map(duration),
         max_ejection_percent: outliers.most,
+        ..OutlierDetection::default()
     }
 }

@@ -1,7 +1,6 @@
 //! Who serves a port, grouped by where they are and who comes first for the client that asks.
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use fairway_proto::envoy::core::socket_address::PortSpecifier;
@@ -9,16 +8,33 @@ use fairway_proto::envoy::core::{Address, HealthStatus, Locality, SocketAddress,
 use fairway_proto::envoy::endpoint::endpoint::AdditionalAddress;
 use fairway_proto::envoy::endpoint::lb_endpoint::HostIdentifier;
 use fairway_proto::envoy::endpoint::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints};
-use fairway_proto::workload::load_balancing::{HealthPolicy, Mode, Scope};
+use fairway_proto::workload::load_balancing::HealthPolicy;
 use fairway_proto::workload::{IpFamilies, LoadBalancing, Service, Workload, WorkloadStatus};
 
-use super::super::Client;
+use super::nearness::{Label, Place, Preference, Standpoint, covers, place};
 
-/// Region, zone, subzone.
-type Place = [String; 3];
+/// Endpoints with their weights, where they are.
+type Places = BTreeMap<Place, BTreeMap<Reached, u32>>;
 
-/// Endpoints, where they are.
-type Places = BTreeMap<Place, BTreeSet<Reached>>;
+/// What one in a hundred is in weights, so that many endpoints can share it.
+const SHARE: u64 = 10_000;
+
+/// What all weights come to at most, with room for what is rounded up.
+const MOST: u64 = 1 << 31;
+
+/// How a client sees endpoints.
+pub struct Seen<'a> {
+    /// By what they are told apart.
+    pub preference: Preference<'a>,
+    /// From where.
+    pub from: &'a Standpoint,
+    /// The labels that they have.
+    pub label: Label<'a>,
+    /// Whether it is told addresses of both families.
+    pub has_both: bool,
+    /// Whether it reaches them itself, and not by way of the service's waypoint.
+    pub is_direct: bool,
+}
 
 /// Where something is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,48 +53,82 @@ impl Reached {
     }
 }
 
-/// The endpoints of one port of a service, for one client whose network is `network` unless it says another, and which
-/// reaches them by way of the service's waypoint unless `is_direct`.
+/// The endpoints of one port of a service, for one client.
 pub fn assignment<'a>(
     name: &str,
     service: &Service,
     port: u16,
     members: impl Iterator<Item = &'a Workload>,
-    client: &Client,
-    network: &str,
-    is_direct: bool,
+    seen: &Seen<'_>,
 ) -> ClusterLoadAssignment {
-    let network = client.network.as_deref().unwrap_or(network);
-    let mut groups: BTreeMap<Reverse<usize>, Places> = BTreeMap::new();
+    let mut groups: BTreeMap<usize, Places> = BTreeMap::new();
     let has_waypoint = service.waypoint.is_some() || !service.weighted_waypoints.is_empty();
-    match has_waypoint && !is_direct {
+    match has_waypoint && !seen.is_direct {
         // Who dials endpoints goes around the waypoint of their service; its own address leads through. One that has none
         // cannot be reached this way, rather than around.
         true => {
             if let Some(reached) = Reached::by(virtual_addresses(service), port) {
-                groups.insert(Reverse(0), Places::from([(Place::default(), BTreeSet::from([reached]))]));
+                groups.insert(0, Places::from([(Place::default(), BTreeMap::from([(reached, 1)]))]));
             }
         }
         false => {
             let key = format!("{}/{}", service.namespace, service.hostname);
             let balancing = service.load_balancing.clone().unwrap_or_default();
-            let mut taken = BTreeSet::new();
-            for workload in members.filter(|workload| workload.network == network && is_up(workload, &balancing)) {
+            let mut taken = BTreeMap::new();
+            for workload in members.filter(|it| it.network == seen.from.network && is_up(it, &balancing)) {
                 let Some(endpoint) = endpoint(workload, &key, port, service.ip_families()) else { continue };
-                let Some(rank) = rank(workload, &balancing, client, network) else { continue };
+                let Some(rank) = seen.preference.rank(workload, seen.from, seen.label) else { continue };
                 // Two that share an address are one for whoever dials it.
-                if taken.insert((endpoint.address, endpoint.port)) {
-                    groups.entry(Reverse(rank)).or_default().entry(place(workload)).or_default().insert(endpoint);
+                if taken.insert((endpoint.address, endpoint.port), ()).is_none() {
+                    let weight = workload.capacity.unwrap_or(1).max(1);
+                    groups.entry(rank).or_default().entry(place(workload)).or_default().insert(endpoint, weight);
                 }
             }
         }
     }
-    // A waypoint dials by way of tunnels, which lead to the same whichever address they name.
-    let has_both = client.gateway.is_none();
+    if let (Preference::Shares(shares), Some(places)) = (seen.preference, groups.get_mut(&0)) {
+        share(places, shares);
+    }
+    fit(&mut groups);
+    let is_weighed = groups.values().flat_map(BTreeMap::values).flat_map(BTreeMap::values).any(|weight| *weight != 1);
     let localities = groups.into_values().zip(0_u32..).flat_map(|(places, priority)| {
-        places.into_iter().map(move |(place, endpoints)| locality(place, &endpoints, priority, has_both))
+        places
+            .into_iter()
+            .map(move |(place, endpoints)| locality(place, &endpoints, priority, seen.has_both, is_weighed))
     });
     ClusterLoadAssignment { cluster_name: name.to_owned(), endpoints: localities.collect() }
+}
+
+/// Makes weights so small that proxies can add them up (gRFC A27: to 2^32 - 1).
+fn fit(groups: &mut BTreeMap<usize, Places>) {
+    let weights = groups.values().flat_map(BTreeMap::values).flat_map(BTreeMap::values);
+    let total: u64 = weights.map(|weight| u64::from(*weight)).sum();
+    let Ok(part @ 2..) = u32::try_from(total / MOST + 1) else { return };
+    for weight in groups.values_mut().flat_map(BTreeMap::values_mut).flat_map(BTreeMap::values_mut) {
+        *weight = (*weight / part).max(1);
+    }
+}
+
+/// Gives places their shares; others get nothing, unless nobody is left by that. A share is divided as the endpoints weigh.
+fn share(places: &mut Places, shares: &[(String, u32)]) {
+    let mut shared = Places::new();
+    for (written, share) in shares.iter().filter(|(_, share)| *share > 0) {
+        let is_meant = |place: &Place| covers(written, place) && !shared.contains_key(place);
+        let meant: Vec<_> = places.iter().filter(|(place, _)| is_meant(place)).collect();
+        let total: u64 = meant.iter().flat_map(|(_, all)| all.values()).map(|weight| u64::from(*weight)).sum();
+        let part = |weight: u32| {
+            let part = u64::from(*share) * SHARE * u64::from(weight) / total.max(1);
+            u32::try_from(part.max(1)).unwrap_or(u32::MAX)
+        };
+        let weighed = meant.into_iter().map(|(place, all)| {
+            (place.clone(), all.iter().map(|(endpoint, weight)| (*endpoint, part(*weight))).collect())
+        });
+        let weighed: Vec<(Place, BTreeMap<Reached, u32>)> = weighed.collect();
+        shared.extend(weighed);
+    }
+    if !shared.is_empty() {
+        *places = shared;
+    }
 }
 
 /// The addresses of a service, without blocks.
@@ -110,41 +160,21 @@ fn ip(octets: &[u8]) -> Option<IpAddr> {
     }
 }
 
-fn place(workload: &Workload) -> Place {
-    let locality = workload.locality.clone().unwrap_or_default();
-    [locality.region, locality.zone, locality.subzone]
-}
-
-/// How near a workload is, by the scopes the service names, or none when it must not be used from here (interop §2.5).
-fn rank(workload: &Workload, balancing: &LoadBalancing, client: &Client, network: &str) -> Option<usize> {
-    let [region, zone, subzone] = place(workload);
-    let [client_region, client_zone, client_subzone] = &client.locality;
-    let shares = |scope: &Scope| match scope {
-        Scope::Network => workload.network == network,
-        Scope::Region => region == *client_region,
-        Scope::Zone => zone == *client_zone,
-        Scope::Subzone => subzone == *client_subzone,
-        Scope::Node => !client.node.is_empty() && workload.node == client.node,
-        Scope::Cluster | Scope::UnspecifiedScope => true,
-    };
-    let preferred: Vec<Scope> = balancing.routing_preference().collect();
-    let shared = preferred.iter().take_while(|scope| shares(scope)).count();
-    match balancing.mode() {
-        Mode::Strict => (shared == preferred.len()).then_some(0),
-        Mode::Failover => Some(shared),
-        Mode::UnspecifiedMode | Mode::Passthrough => Some(0),
-    }
-}
-
 fn socket(address: IpAddr, port: u16) -> Address {
     let socket =
         SocketAddress { address: address.to_string(), port_specifier: Some(PortSpecifier::PortValue(u32::from(port))) };
     Address { address: Some(address::Address::SocketAddress(socket)) }
 }
 
-fn locality(place: Place, endpoints: &BTreeSet<Reached>, priority: u32, has_both: bool) -> LocalityLbEndpoints {
+fn locality(
+    place: Place,
+    endpoints: &BTreeMap<Reached, u32>,
+    priority: u32,
+    has_both: bool,
+    is_weighed: bool,
+) -> LocalityLbEndpoints {
     let [region, zone, sub_zone] = place;
-    let one = |reached: &Reached| {
+    let one = |(reached, weight): (&Reached, &u32)| {
         let other = reached
             .other
             .filter(|_| has_both)
@@ -156,13 +186,14 @@ fn locality(place: Place, endpoints: &BTreeSet<Reached>, priority: u32, has_both
         LbEndpoint {
             host_identifier: Some(HostIdentifier::Endpoint(endpoint)),
             health_status: HealthStatus::Healthy.into(),
-            load_balancing_weight: None,
+            load_balancing_weight: is_weighed.then_some(*weight),
         }
     };
+    let total: u64 = endpoints.values().map(|weight| u64::from(*weight)).sum();
     LocalityLbEndpoints {
         locality: Some(Locality { region, zone, sub_zone }),
-        // So that every endpoint gets the same, wherever it is.
-        load_balancing_weight: Some(u32::try_from(endpoints.len()).unwrap_or(u32::MAX)),
+        // So that every endpoint gets what it weighs, wherever it is.
+        load_balancing_weight: Some(u32::try_from(total).unwrap_or(u32::MAX)),
         lb_endpoints: endpoints.iter().map(one).collect(),
         priority,
     }

@@ -386,11 +386,12 @@ fn retry(retry: &Retry, attempt_timeout: Option<Duration>) -> Option<RetryPolicy
     match retry {
         Retry::Never => None,
         Retry::Untouched => Some(basic),
-        Retry::Answers { codes, attempts, backoff } => {
+        Retry::Answers { codes, errors, resets, elsewhere, attempts, backoff } => {
             let mut retry_on = vec![UNTOUCHED];
             if !codes.is_empty() {
                 retry_on.push("retriable-status-codes");
             }
+            retry_on.extend([(*errors, "5xx"), (*resets, "reset")].iter().filter(|(is, _)| *is).map(|(_, name)| *name));
             retry_on.extend(GRPC_STATUSES.iter().filter(|(code, _)| codes.contains(code)).map(|(_, name)| *name));
             let back_off = backoff.map(|base| RetryBackOff {
                 base_interval: Some(duration(base)),
@@ -401,6 +402,8 @@ fn retry(retry: &Retry, attempt_timeout: Option<Duration>) -> Option<RetryPolicy
                 num_retries: Some(*attempts),
                 retriable_status_codes: codes.clone(),
                 retry_back_off: back_off,
+                retry_host_predicate: if *elsewhere { basic.retry_host_predicate } else { Vec::new() },
+                host_selection_retry_max_attempts: if *elsewhere { OTHER_HOSTS } else { 0 },
                 ..basic
             })
         }

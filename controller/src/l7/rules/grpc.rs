@@ -25,8 +25,10 @@ impl Reader<'_> {
         }
         let effects = self.filters(at, &written.filters, Place::Grpc, &[]);
         let backends = self.backends(at, &written.backend_refs);
-        can_do &= effects.is_some();
-        let rule = Self::rule(effects.filter(|_| can_do), Forward { backends, ..Forward::default() });
+        let session = self.session(at, written.session_persistence.as_ref());
+        can_do &= effects.is_some() && session.is_some();
+        let forward = Forward { backends, session: session.flatten(), ..Forward::default() };
+        let rule = Self::rule(effects.filter(|_| can_do), forward);
         Read { matches, rule, is_supported: can_do && has_all }
     }
 

@@ -38,9 +38,11 @@ impl Reader<'_> {
         }
         let backends = self.backends(at, &written.backend_refs);
         let times = self.times(at, written);
-        can_do &= effects.is_some() && times.is_some();
+        let session = self.session(at, written.session_persistence.as_ref());
+        can_do &= effects.is_some() && times.is_some() && session.is_some();
         let (timeout, attempt_timeout, retry) = times.unwrap_or_default();
-        let forward = Forward { backends, timeout, attempt_timeout, retry, ..Forward::default() };
+        let session = session.flatten();
+        let forward = Forward { backends, timeout, attempt_timeout, retry, session, ..Forward::default() };
         let rule = Self::rule(effects.filter(|_| can_do), forward);
         Read { matches, rule, is_supported: can_do && has_all }
     }
@@ -114,13 +116,16 @@ impl Reader<'_> {
         }
         let retry = match wanted.min(MAXIMUM_ATTEMPTS) {
             0 => Retry::Never,
-            attempts => Retry::Answers { codes: retry.codes.clone(), attempts, backoff },
+            attempts => {
+                let codes = retry.codes.clone();
+                Retry::Answers { codes, errors: false, resets: false, elsewhere: true, attempts, backoff }
+            }
         };
         Some((request, attempt, retry))
     }
 
     /// A duration that is written and not zero, which stands for no limit.
-    fn duration(&mut self, at: String, written: Option<&str>) -> Option<Option<Duration>> {
+    pub(super) fn duration(&mut self, at: String, written: Option<&str>) -> Option<Option<Duration>> {
         let Some(written) = written else { return Some(None) };
         let Some(duration) = text::duration(written) else {
             self.unsupported(at, &format!("{written:?} is no duration; write for example 1m30s or 250ms"));

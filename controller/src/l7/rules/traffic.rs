@@ -24,13 +24,14 @@ const DEFAULT_CODES: [u32; 2] = [499, 503];
 /// Names of Istio's for what is always tried again.
 const UNTOUCHED: [&str; 4] = ["connect-failure", "refused-stream", "reset-before-request", "retriable-status-codes"];
 /// Names for statuses.
-const NAMED_CODES: [(&str, &[u32]); 7] = [
+const NAMED_CODES: [(&str, &[u32]); 8] = [
     ("5xx", &[500, 501, 502, 503, 504]),
     ("gateway-error", &[502, 503, 504]),
     ("cancelled", &[499]),
     ("deadline-exceeded", &[504]),
     ("internal", &[500]),
     ("resource-exhausted", &[429]),
+    ("retriable-4xx", &[409]),
     ("unavailable", &[503]),
 ];
 
@@ -112,7 +113,16 @@ impl Reader<'_> {
                 if backends.iter().all(|backend| backend.target.is_none()) {
                     Action::Refuse
                 } else {
-                    Action::Forward(Forward { backends, host, path, mirrors, timeout, attempt_timeout, retry })
+                    Action::Forward(Forward {
+                        backends,
+                        host,
+                        path,
+                        mirrors,
+                        timeout,
+                        attempt_timeout,
+                        retry,
+                        session: None,
+                    })
                 }
             }
         };
@@ -328,13 +338,16 @@ impl Reader<'_> {
             return Some((timeout, attempt, Retry::Never));
         }
         let mut codes: Vec<u32> = Vec::new();
+        let (mut errors, mut resets) = (false, false);
         for part in retries.retry_on.iter().flat_map(|list| list.split(',')).map(str::trim).filter(|it| !it.is_empty())
         {
+            errors |= part == "5xx";
+            resets |= part == "reset";
             let named = NAMED_CODES.iter().find(|(name, _)| *name == part).map(|(_, codes)| *codes);
             match (named, part.parse::<u32>()) {
                 (Some(named), _) => codes.extend(named),
                 (None, Ok(code)) if (400..=599).contains(&code) => codes.push(code),
-                _ if UNTOUCHED.contains(&part) => {}
+                _ if resets && part == "reset" || UNTOUCHED.contains(&part) => {}
                 _ => {
                     let message = format!("{part:?} is not supported and has no effect");
                     self.find(Class::Different, format!("{at}.retryOn"), message);
@@ -346,7 +359,8 @@ impl Reader<'_> {
         }
         codes.sort_unstable();
         codes.dedup();
-        Some((timeout, attempt, Retry::Answers { codes, attempts, backoff }))
+        let elsewhere = retries.retry_ignore_previous_hosts.unwrap_or(true);
+        Some((timeout, attempt, Retry::Answers { codes, errors, resets, elsewhere, attempts, backoff }))
     }
 
     /// What is not read and changes little.

@@ -22,7 +22,7 @@ pub(super) fn translate(
     previous: &Accepted,
 ) {
     for (key, object) in objects.external_processors.iter() {
-        match read(object, &settings.root_namespace, &settings.providers.processors) {
+        match read(object, &settings.root_namespace, &settings.mesh.providers.processors) {
             Ok(means) => {
                 let means = Arc::new(means);
                 policies.processors.push((key.clone(), Arc::clone(&means)));

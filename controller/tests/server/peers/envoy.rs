@@ -6,13 +6,17 @@ use std::convert::Infallible;
 use std::fs;
 use std::net::SocketAddr;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use fairway_proto::envoy::SessionValue;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use prost::Message;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -63,9 +67,26 @@ spec:
     retry: {codes: [503], attempts: 3, backoff: 1ms}
     timeouts: {request: 10s, backendRequest: 5s}
     backendRefs: [{name: echo, port: 7070}]
+  - matches: [{path: {value: /session}}]
+    sessionPersistence: {sessionName: cart, absoluteTimeout: 1h, cookieConfig: {lifetimeType: Permanent}}
+    backendRefs: [{name: echo, port: 7070}]
   - matches: [{path: {value: /slow}}]
     timeouts: {request: 200ms}
     backendRefs: [{name: echo, port: 7070}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: echo-two, namespace: shop, annotations: {fairway.dev/success-rate-deviations: "2"}}
+spec:
+  host: echo-two
+  trafficPolicy:
+    connectionPool: {tcp: {idleTimeout: 1h}}
+    outlierDetection: {splitExternalLocalOriginErrors: true, consecutiveLocalOriginFailures: 3}
+    retryBudget: {percent: 50}
+    loadBalancer:
+      simple: LEAST_REQUEST
+      warmup: {duration: 60s, aggression: 2}
+      localityLbSetting: {distribute: [{from: "*", to: {"*": 100}}]}
 "#;
 
 /// What an HTTP server answers: its name, and the request as it arrived. `one-a` answers /retry with 503, and /slow never.
@@ -126,6 +147,9 @@ fn listener() -> Value {
         "delayed_close_timeout": "0.01s",
         "rds": {"route_config_name": "echo.shop.svc.cluster.local:7070", "config_source": ads()},
         "http_filters": [{
+            "name": "envoy.filters.http.stateful_session",
+            "typed_config": {"@type": type_of("filters.http.stateful_session.v3.StatefulSession")},
+        }, {
             "name": "envoy.filters.http.router",
             "typed_config": {"@type": type_of("filters.http.router.v3.Router")},
         }],
@@ -268,6 +292,31 @@ impl Envoy {
     }
 }
 
+/// Who shows the cookie of a session gets the endpoint that it names: Envoy's own, and one as our waypoint writes it.
+async fn comes_back(envoy: &Envoy) {
+    for _ in 0..4 {
+        let asked = "GET /session HTTP/1.1\r\nHost: any.example\r\nConnection: close\r\n\r\n";
+        // As it is written: letters of base64 are large and small.
+        let reply = exchange(envoy.listener, asked).await.unwrap();
+        let (head, body) = reply.split_once("\r\n\r\n").unwrap();
+        let line = head.lines().find_map(|line| line.strip_prefix("set-cookie: ")).unwrap();
+        assert!(line.starts_with("cart=\"") && line.contains("Max-Age=3600; Path=/; HttpOnly"), "{line}");
+        let name = |body: &str| ["one-a", "one-b"].into_iter().find(|name| body.contains(name));
+        let pair = line.split(';').next().unwrap();
+        let bytes = STANDARD.decode(pair.trim_start_matches("cart=").trim_matches('"')).unwrap();
+        let SessionValue { address, .. } = SessionValue::decode(&*bytes).unwrap();
+        let expires = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() + 60;
+        let ours = SessionValue { address, expires }.encode_to_vec();
+        for pair in [pair.to_owned(), format!("cart=\"{}\"", STANDARD.encode(ours))] {
+            for _ in 0..4 {
+                let (_, _, again) =
+                    request(envoy.listener, "GET", "/session", &format!("cookie: {pair}\r\n")).await.unwrap();
+                assert_eq!(name(&again), name(body), "{pair}");
+            }
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn envoy_takes_everything_and_routes_by_it() {
     let Some(environment) = environment("Envoy") else { return };
@@ -320,6 +369,7 @@ async fn envoy_takes_everything_and_routes_by_it() {
     }
     // One in four: five standard deviations (6.1) are 19 to 81.
     assert!((19..=81).contains(&shares["two"]) && shares.len() == 3, "{shares:?}");
+    comes_back(&envoy).await;
     let mut refused = 0;
     for _ in 0..100 {
         refused += u32::from(envoy.get("GET", "/half", "").await.0 == 500);

@@ -101,3 +101,30 @@ pub(super) fn rates_are_limited(lab: &Lab) {
     })
     .unwrap();
 }
+
+/// Either version answers, and clients are told in a header which endpoint it was.
+const SESSION: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n\
+    metadata: {name: session, namespace: shop}\nspec:\n  parentRefs: [{group: \"\", kind: Service, name: web}]\n  rules:\n  \
+    - sessionPersistence: {sessionName: x-kept, type: Header}\n    \
+    backendRefs: [{name: web-v1, port: 80}, {name: web-v2, port: 80}]\n";
+
+pub(super) fn clients_come_back(lab: &Lab) {
+    lab.apply(SESSION).unwrap();
+    let version = |answer: &str| [" v1 to ", " v2 to "].into_iter().find(|version| answer.contains(version));
+    let told = lab.wait_until("a client to be told who has answered", || {
+        let answer = ask(lab, CLIENT, "http://web/", &["-i"]);
+        let kept = answer.split_once("x-kept: ").and_then(|(_, rest)| rest.split_whitespace().next());
+        kept.zip(version(&answer)).map(|(kept, version)| (format!("x-kept: {kept}"), version)).ok_or(answer)
+    });
+    let (kept, first) = told.unwrap();
+    for _ in 0..8 {
+        let answer = ask(lab, CLIENT, "http://web/", &["-H", &kept]);
+        assert_eq!(version(&answer), Some(first), "{answer}");
+    }
+    lab.delete(SESSION).unwrap();
+    lab.wait_until("clients to be told nothing any more", || {
+        let answer = ask(lab, CLIENT, "http://web/", &["-i"]);
+        if answer.starts_with("200 ") && !answer.contains("x-kept") { Ok(()) } else { Err(answer) }
+    })
+    .unwrap();
+}
