@@ -7,7 +7,7 @@ use fairway_core::ident::Identity;
 use http::HeaderMap;
 use http::header::{self, HeaderName};
 
-use crate::config::Header;
+use crate::config::{Header, HeaderMatch};
 use crate::tokens::Claims;
 
 /// What is known.
@@ -53,6 +53,19 @@ impl<'a> Head<'a> {
                 None => self.path.into(),
             }),
             Header::Named(name) => joined(self.headers, name),
+        }
+    }
+
+    /// Whether a header is as wanted. Of several lines each counts by itself, as with Envoy: joined, one more line would hide the
+    /// one that a rule is about.
+    #[must_use]
+    pub fn has(&self, wanted: &HeaderMatch) -> bool {
+        match &wanted.name {
+            Header::Named(name) => {
+                let mut lines = self.headers.get_all(name).iter();
+                lines.any(|line| wanted.value.matches(&String::from_utf8_lossy(line.as_bytes())))
+            }
+            name => self.header(name).is_some_and(|value| wanted.value.matches(&value)),
         }
     }
 

@@ -106,7 +106,9 @@ pub fn remove_named(headers: &mut HeaderMap) {
 /// Removes what was meant for us, not for who is behind us.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
     remove_named(headers);
-    let trailers = headers.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    let codings = headers.get_all(header::TE).iter().filter_map(|line| line.to_str().ok());
+    let trailers =
+        codings.flat_map(|line| line.split(',')).any(|coding| coding.trim().eq_ignore_ascii_case("trailers"));
     for name in &HOP_BY_HOP {
         headers.remove(name);
     }
@@ -164,7 +166,7 @@ mod tests {
             ("connection", "close, X-Mine, host"),
             ("x-mine", "1"),
             ("host", "a"),
-            ("te", "trailers"),
+            ("te", "deflate;q=0.5, trailers"),
             ("keep-alive", "1"),
             ("x", "1"),
         ] {

@@ -21,10 +21,7 @@ fn matches(wanted: &Match, facts: &Facts<'_>) -> bool {
         PathMatch::Exact(path) => head.path == path,
         PathMatch::Regex(regex) => regex.is_match(head.path),
     };
-    path && wanted
-        .headers
-        .iter()
-        .all(|header| head.header(&header.name).is_some_and(|value| header.value.matches(&value)))
+    path && wanted.headers.iter().all(|header| head.has(header))
         && wanted.query.iter().all(|(name, value)| head.parameter(name).is_some_and(|found| value.matches(found)))
         && wanted.namespace.iter().all(|namespace| namespace.matches(facts.identity.namespace()))
 }

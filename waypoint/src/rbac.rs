@@ -103,7 +103,7 @@ fn principal_holds(principal: &Principal, facts: &Facts<'_>) -> Holds {
 }
 
 fn header_holds(header: &HeaderMatch, request: Option<Head<'_>>) -> Holds {
-    Some(request?.header(&header.name).is_some_and(|value| header.value.matches(&value)))
+    Some(request?.has(header))
 }
 
 fn and(first: Holds, second: impl FnOnce() -> Holds) -> Holds {
@@ -216,6 +216,36 @@ mod tests {
             let rules = [rules];
             assert_eq!(judge(&rules, &facts(Some(head))).is_ok(), request, "{name}, request");
             assert_eq!(judge(&rules, &facts(None)).is_ok(), opaque, "{name}, opaque");
+        }
+    }
+
+    /// One more line of a header hides none of the others.
+    #[test]
+    fn every_line_of_a_header_counts_by_itself() {
+        let role = |name: &str| {
+            let name = HeaderMatch { name: Header::Named("x-role".parse().unwrap()), value: Text::Exact(name.into()) };
+            Permission::Header(name)
+        };
+        let rows = [
+            ("deny one of them", set(Verdict::Deny, role("guest"), Principal::Any), false),
+            ("deny the other", set(Verdict::Deny, role("user"), Principal::Any), false),
+            ("deny none of them", set(Verdict::Deny, role("admin"), Principal::Any), true),
+            ("deny both as one", set(Verdict::Deny, role("user,guest"), Principal::Any), true),
+            ("allow one of them", set(Verdict::Allow, role("guest"), Principal::Any), true),
+            ("allow all but one", set(Verdict::Allow, Permission::Not(Box::new(role("guest"))), Principal::Any), false),
+        ];
+        let identity = Identity::new("cluster.local", "shop", "web").unwrap();
+        let lines = ["user", "guest"].map(|value| ("x-role".parse().unwrap(), value.parse().unwrap()));
+        let headers = HeaderMap::from_iter(lines);
+        let head = Head { method: "GET", authority: "a", path: "/", query: None, headers: &headers, claims: None };
+        let facts = Facts {
+            identity: &identity,
+            source: "10.0.0.1".parse().unwrap(),
+            destination: "10.96.0.1:80".parse().unwrap(),
+            request: Some(head),
+        };
+        for (name, rules, expected) in rows {
+            assert_eq!(judge(&[rules], &facts).is_ok(), expected, "{name}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! The body of a request, kept while it is short, so that it can be sent again.
 
 use std::error::Error;
+use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -100,6 +101,19 @@ pub fn is_clients(error: &(dyn Error + 'static)) -> bool {
     while let Some(error) = cause {
         if let Some(BodyError::Client(_)) = error.downcast_ref::<BodyError>() {
             return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// Whether the client's body could not be read for what it is, rather than for want of more: chunks that are none.
+#[must_use]
+pub fn is_malformed(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData);
         }
         cause = error.source();
     }

@@ -61,9 +61,12 @@ enum Answer {
 
 /// Serves one request.
 pub async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    // After CONNECT there is no next request.
+    let has_next = request.version() < Version::HTTP_2 && request.method() != Method::CONNECT;
     let mut ending = begin(&connection, &request);
     let mut response_edits = Vec::new();
     let answer = Box::pin(walk(&connection, request, &mut ending.done, &mut response_edits)).await;
+    let is_doubtful = answer.as_ref().is_err_and(|failure| failure.reason == Reason::BadRequest);
     let mut response = match answer {
         Ok(Answer::Direct(status, text)) => reply::direct(status, text, ending),
         Ok(Answer::Redirect(status, location)) => reply::redirect(status, &location, ending),
@@ -72,6 +75,10 @@ pub async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> R
     };
     for edits in &response_edits {
         edits::apply(edits, response.headers_mut());
+    }
+    if is_doubtful && has_next {
+        // Nobody knows where the next request would begin (RFC 9112 §11.2).
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     let (parts, mut body) = response.into_parts();
     body.answered(&parts.headers);

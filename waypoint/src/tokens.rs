@@ -9,7 +9,7 @@ pub use claims::Claims;
 pub use keys::{Keys, NoKeys};
 use token::Token;
 
-use crate::config::{Issuer, Place, Tokens};
+use crate::config::{Issuer, Tokens};
 use crate::cors;
 
 mod claims;
@@ -70,14 +70,14 @@ pub fn check(tokens: &Tokens, request: &mut request::Parts, now: SystemTime) -> 
     if tokens.passes_preflights && cors::is_preflight(request.method.as_str(), headers) {
         return Ok(None);
     }
-    let Some((issuer, place, payload, claims)) = find(tokens, headers, query, now)? else { return Ok(None) };
+    let Some((issuer, payload, claims)) = find(tokens, headers, query, now)? else { return Ok(None) };
     if !issuer.is_forwarded {
-        match place {
-            Place::Bearer => drop(headers.remove(http::header::AUTHORIZATION)),
-            Place::Header(name, _) => drop(headers.remove(name)),
-            Place::Parameter(_) | Place::Cookie(_) => {}
+        // It may be in several places, which are all looked at.
+        for place in &issuer.places {
+            places::clear(place, &mut request.headers, &mut request.uri)?;
         }
     }
+    let headers = &mut request.headers;
     let payload = issuer.payload_header.clone().zip(HeaderValue::try_from(payload).ok());
     let claimed = issuer.claim_headers.iter().filter_map(|(name, path)| {
         let text = claims.printed(path)?;
@@ -93,20 +93,20 @@ pub fn check(tokens: &Tokens, request: &mut request::Parts, now: SystemTime) -> 
 struct Found<'t, 'r> {
     text: &'r str,
     token: Result<Token<'r>, Problem>,
-    /// Who takes it, and where it was.
-    taken: Option<(&'t Issuer, &'t Place)>,
+    /// Who takes it.
+    taken: Option<&'t Issuer>,
     /// Why those who look there do not take it.
     problem: Option<Problem>,
 }
 
-/// The token of a request: who takes it, from where, what it says as it is encoded, and what it claims. All that is found
+/// The token of a request: who takes it, what it says as it is encoded, and what it claims. All that is found
 /// anywhere must be one token that is believed: endpoints may read another place than the one that was looked at here.
 fn find<'t, 'r>(
     tokens: &'t Tokens,
     headers: &'r HeaderMap,
     query: Option<&'r str>,
     now: SystemTime,
-) -> Result<Option<(&'t Issuer, &'t Place, String, Claims)>, Problem> {
+) -> Result<Option<(&'t Issuer, String, Claims)>, Problem> {
     // Most issuers look in the same places.
     let mut read: Vec<Found<'t, 'r>> = Vec::new();
     for issuer in &tokens.issuers {
@@ -122,7 +122,7 @@ fn find<'t, 'r>(
                 Err(error) => Err(*error),
             };
             match believed {
-                Ok(()) => found.taken = Some((issuer, place)),
+                Ok(()) => found.taken = Some(issuer),
                 Err(error) => found.problem = found.problem.max(Some(error)),
             }
         }
@@ -133,9 +133,9 @@ fn find<'t, 'r>(
     if read.len() > 1 {
         return Err(Problem::Several);
     }
-    let Some(Found { token, taken: Some((issuer, place)), .. }) = read.pop() else { return Ok(None) };
+    let Some(Found { token, taken: Some(issuer), .. }) = read.pop() else { return Ok(None) };
     let token = token?;
-    Ok(Some((issuer, place, token.payload.to_owned(), token.claims)))
+    Ok(Some((issuer, token.payload.to_owned(), token.claims)))
 }
 
 /// Whether `issuer` stands by `token` now.

@@ -20,7 +20,7 @@ use crate::dial;
 use crate::failure::Failure;
 use crate::grpc;
 use crate::load::{Busy, Load, Outcome, Wanted};
-use crate::replay::{Replay, is_clients};
+use crate::replay::{Replay, is_clients, is_malformed};
 use crate::request::is_idempotent;
 use crate::retry;
 use crate::stream::Connection;
@@ -290,7 +290,11 @@ fn is_endpoints_fault(reason: Reason) -> bool {
 fn missed(unsent: Unsent) -> Missed {
     let Unsent { error, untouched } = unsent;
     let result = if untouched || was_refused(&error) { retry::Result::Refused } else { retry::Result::Reset };
-    let reason = if is_clients(&error) { Reason::ClientLeft } else { Reason::ResetByPeer };
+    let reason = match is_clients(&error) {
+        true if is_malformed(&error) => Reason::BadRequest,
+        true => Reason::ClientLeft,
+        false => Reason::ResetByPeer,
+    };
     Missed { result, failure: Failure::new(reason, with_causes(&error)) }
 }
 

@@ -1,5 +1,6 @@
 //! Where requests have tokens.
 
+use http::Uri;
 use http::header::{self, HeaderMap};
 
 use super::Problem;
@@ -27,6 +28,35 @@ pub(super) fn find<'a>(
         Place::Parameter(name) => only(facts::parameters(query, name).map(Ok)),
         Place::Cookie(name) => only(facts::cookies(headers, name).map(Ok)),
     }
+}
+
+/// Takes the token out of this place, if there is one in it. Cookies stay, as with Envoy.
+///
+/// # Errors
+/// When there would be no request any more.
+pub(super) fn clear(place: &Place, headers: &mut HeaderMap, uri: &mut Uri) -> Result<(), Problem> {
+    if find(place, headers, uri.query())?.is_none() {
+        return Ok(());
+    }
+    match place {
+        Place::Bearer => drop(headers.remove(header::AUTHORIZATION)),
+        Place::Header(name, _) => drop(headers.remove(name)),
+        Place::Parameter(name) => *uri = without_parameter(uri, name).ok_or(Problem::Malformed)?,
+        Place::Cookie(_) => {}
+    }
+    Ok(())
+}
+
+fn without_parameter(uri: &Uri, name: &str) -> Option<Uri> {
+    let is_other = |pair: &&str| pair.split_once('=').map_or(*pair, |(key, _value)| key) != name;
+    let left: Vec<&str> = uri.query()?.split('&').filter(is_other).collect();
+    let path_and_query = match left.as_slice() {
+        [] => uri.path().to_owned(),
+        left => format!("{}?{}", uri.path(), left.join("&")),
+    };
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = Some(path_and_query.parse().ok()?);
+    Uri::from_parts(parts).ok()
 }
 
 fn in_header<'a>(

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::keys::Algorithm;
 use super::signer::{Signer, encoded};
 use super::*;
+use crate::config::Place;
 
 const NOW: u64 = 2_000_000_000;
 const ISSUER: &str = "https://a.example";
@@ -315,6 +316,12 @@ fn endpoints_learn_what_is_claimed_from_us_alone() {
     assert_eq!(at(&["scope"]), Some(&json!(["read", "write"])), "a list, as the issuer means it");
     assert_eq!(at(&["realm", "group"]), Some(&json!("admin")));
     assert_eq!((at(&["realm", "name"]), at(&["level", "x"]), at(&[])), (None, None, None));
+    let (_, parts) =
+        ask(&tokens, &format!("/a?x=1&access_token={token}&y"), &[("authorization", &authorization), ("x-other", "1")]);
+    assert_eq!((parts.uri.to_string(), headers(&parts)[0].clone()), ("/a?x=1&y".to_owned(), None), "in two places");
+    assert_eq!(ask(&tokens, &format!("/a?access_token={token}"), &[]).1.uri, "/a", "the only parameter");
+    let basic = ask(&tokens, &format!("/?access_token={token}"), &[("authorization", "Basic YTpi")]).1;
+    assert_eq!(headers(&basic)[0].as_deref(), Some("Basic YTpi"), "is no token");
     let kept = of(vec![Issuer { is_forwarded: true, ..signer.issuer(ISSUER) }]);
     assert_eq!(headers(&ask(&kept, "/", &with_token).1)[0], Some(authorization));
     let lists = signer.sign(&good(json!({"realm": {"group": ["a"]}, "level": "line\nbreak"})));
