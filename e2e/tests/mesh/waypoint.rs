@@ -6,6 +6,7 @@ use super::labs;
 use super::observe::{Cursor, field};
 use super::shop::{self, Conversation};
 
+mod compare;
 mod requests;
 mod services;
 

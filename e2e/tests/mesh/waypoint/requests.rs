@@ -6,12 +6,12 @@ use super::{CLIENT, GUEST, ask, deny, hears};
 
 /// The public half of a key that was made for this, and what its private half has signed: for `web`, for another audience, and
 /// for `web` until the year 2001.
-const KEYS: &str = r#"{"keys":[{"kty":"EC","crv":"P-256","kid":"1","x":"myjsfxwx1yqtVykSDMecXDg7yNqK__eVFTSGSxW1yg0","y":"YOHYsf3NOJm2IdEakX-o2oPYJkkB7DdOh0zZ4d9Hm_U"}]}"#;
-const TOKEN: &str = "eyJhbGciOiJFUzI1NiIsImtpZCI6IjEifQ.eyJpc3MiOiJodHRwczovL2EuZXhhbXBsZSIsInN1YiI6Im1lIiwiYXVkIjoid\
+pub(super) const KEYS: &str = r#"{"keys":[{"kty":"EC","crv":"P-256","kid":"1","x":"myjsfxwx1yqtVykSDMecXDg7yNqK__eVFTSGSxW1yg0","y":"YOHYsf3NOJm2IdEakX-o2oPYJkkB7DdOh0zZ4d9Hm_U"}]}"#;
+pub(super) const TOKEN: &str = "eyJhbGciOiJFUzI1NiIsImtpZCI6IjEifQ.eyJpc3MiOiJodHRwczovL2EuZXhhbXBsZSIsInN1YiI6Im1lIiwiYXVkIjoid\
     2ViIn0.xjdV4FVdAU6az7OwCABRou9srvIoEf2RrJ8XVL1uoJ7sUypiame4t8tT79F0imidJ253rNpHDRCEK5Z2ZyqkUg";
-const TOKEN_FOR_OTHERS: &str = "eyJhbGciOiJFUzI1NiIsImtpZCI6IjEifQ.eyJpc3MiOiJodHRwczovL2EuZXhhbXBsZSIsInN1YiI6Im1lIiwiYXVkIjoic\
+pub(super) const TOKEN_FOR_OTHERS: &str = "eyJhbGciOiJFUzI1NiIsImtpZCI6IjEifQ.eyJpc3MiOiJodHRwczovL2EuZXhhbXBsZSIsInN1YiI6Im1lIiwiYXVkIjoic\
     2hvcCJ9.zkvabK6Ebbrz2pWK24wSUmskaq81IuNOjbB2YUHweKiY_CYrPXIZX2Ai8j6d7S0w6svqJLccROE-i-yImC1tLQ";
-const OLD_TOKEN: &str = "eyJhbGciOiJFUzI1NiIsImtpZCI6IjEifQ.eyJpc3MiOiJodHRwczovL2EuZXhhbXBsZSIsInN1YiI6Im1lIiwiYXVkIjoid\
+pub(super) const OLD_TOKEN: &str = "eyJhbGciOiJFUzI1NiIsImtpZCI6IjEifQ.eyJpc3MiOiJodHRwczovL2EuZXhhbXBsZSIsInN1YiI6Im1lIiwiYXVkIjoid\
     2ViIiwiZXhwIjoxMDAwMDAwMDAwfQ.GRkrUvsrU7hMjDuE5OPsyxUVFtHZfexq4oo6MucO2zxfXDGJSkjfq_bSRF7kFmAR89\
     veY7OTY1jGPrzAYPQ6bw";
 
