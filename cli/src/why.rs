@@ -101,6 +101,11 @@ fn ask(mesh: &Mesh, arguments: &Arguments) -> Result<Answer> {
             }
         }
     }
+    // A note says that somebody could not be asked.
+    let is_unasked = answer.passage.is_none() && answer.arrival.is_none() && answer.notes.is_empty();
+    if arguments.request.is_somebody_else() && is_unasked {
+        answer.notes.push("--as has no effect: nobody on this way takes the client for anybody".to_owned());
+    }
     if arguments.request.is_given() && answer.passage.is_none() {
         answer.notes.push("no waypoint has been asked, and nobody else looks at method, path and headers".to_owned());
     }

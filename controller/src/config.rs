@@ -107,7 +107,8 @@ pub struct Args {
     #[arg(long, value_name = "HOSTS", default_value = "*", env = "FAIRWAY_JWKS_HOSTS")]
     pub jwks_hosts: Reach,
     /// File with Istio's mesh configuration, of which extensionProviders and defaultProviders are read: who AuthorizationPolicies
-    /// with action CUSTOM may ask, whom Telemetries have told about requests, and who counts requests for RateLimits. Changes are followed.
+    /// with action CUSTOM may ask, whom Telemetries have told about requests (traces and access logs), who counts requests for
+    /// RateLimits, and who sees and changes them for ExternalProcessors. Changes are followed.
     #[arg(long, value_name = "FILE", env = "FAIRWAY_MESH_CONFIG")]
     pub mesh_config: Option<PathBuf>,
     /// About the certificate authority.

@@ -514,7 +514,10 @@ async fn the_world_can_be_read() {
     let counts: BTreeMap<_, _> =
         ObjectKind::ALL.into_iter().map(|kind| (kind.as_str(), usize::from(kind == ObjectKind::Pod))).collect();
     let unknown = json!({"file": "odd.yaml", "apiVersion": "v1", "kind": "Odd", "name": "o"});
-    assert_eq!(sources, json!({"objects": counts, "unknownKinds": [unknown], "errors": [], "warnings": []}));
+    assert_eq!(
+        sources,
+        json!({"objects": counts, "unknownKinds": [unknown], "errors": [], "warnings": [], "meshConfigError": null})
+    );
 
     fixture.write("broken.yaml", "kind: [");
     let sources = fixture.until("/debug/sources", |page| page["errors"] != json!([])).await;

@@ -46,6 +46,13 @@ impl Kept {
         self.asked = picked(&self.logs.asked, headers);
     }
 
+    /// What is left of it when it is known whose token it shows: no log keeps a token that the endpoint does not get, or what a client
+    /// says of itself in our name.
+    pub fn permitted(&mut self, query: Option<&str>, headers: &HeaderMap) {
+        self.query = query.map(str::to_owned);
+        self.ask(headers);
+    }
+
     /// The headers of its answer.
     pub fn answer(&mut self, headers: &HeaderMap) {
         self.answered = picked(&self.logs.answered, headers);

@@ -104,7 +104,8 @@ impl hyper::body::Body for Coming {
             }
             From::Flowing(flow, has_ended) => {
                 let frame = ready!(Pin::new(flow).poll_frame(context));
-                *has_ended = frame.is_none();
+                // Nobody asks again behind trailers.
+                *has_ended = frame.as_ref().is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers));
                 Poll::Ready(frame)
             }
         }
@@ -272,5 +273,25 @@ impl Drop for Body {
                 done.reason = Reason::ClientLeft;
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use http_body_util::{BodyExt, StreamBody};
+
+    use super::*;
+
+    /// Who sends an answer on does not ask again behind its trailers.
+    #[tokio::test]
+    async fn an_answer_with_trailers_has_ended_with_them() {
+        let frames = [Frame::data(Bytes::from_static(b"a")), Frame::trailers(HeaderMap::new())];
+        let flow = StreamBody::new(stream::iter(frames.map(Ok))).boxed_unsync();
+        let mut coming = Coming::flowing(flow);
+        for ended in [false, true] {
+            assert!(coming.frame().await.unwrap().is_ok());
+            assert_eq!((coming.is_end_stream(), coming.is_read()), (ended, ended));
+        }
     }
 }

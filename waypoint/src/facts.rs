@@ -69,6 +69,17 @@ impl<'a> Head<'a> {
         }
     }
 
+    /// Whether a header is as wanted, for policies: nothing, if one line of it is and another is not. Nobody knows which of them an
+    /// endpoint reads, so one that is asked for does not make up for one that is not.
+    #[must_use]
+    pub fn holds(&self, wanted: &HeaderMatch) -> Option<bool> {
+        let Header::Named(name) = &wanted.name else { return Some(self.has(wanted)) };
+        let lines = self.headers.get_all(name).iter();
+        let mut lines = lines.map(|line| wanted.value.matches(&String::from_utf8_lossy(line.as_bytes())));
+        let Some(first) = lines.next() else { return Some(false) };
+        lines.all(|next| next == first).then_some(first)
+    }
+
     /// The first query parameter of this name, as it is written.
     #[must_use]
     pub fn parameter(&self, name: &str) -> Option<&'a str> {

@@ -342,6 +342,9 @@ impl Answered {
             let endpoint = hyper::upgrade::on(&mut response);
             let limit = || ending.connection.waypoint.limits.duration(&limits::UPGRADED_IDLE);
             let idle = upgraded_idle.unwrap_or_else(limit);
+            if let Some(kept) = &mut ending.done.kept {
+                kept.answer(response.headers());
+            }
             tokio::spawn(Upgraded { client, endpoint, began, idle, held, ending }.carry());
             let (parts, _body) = response.into_parts();
             return Response::from_parts(parts, Body::ours(Bytes::new(), None));

@@ -280,13 +280,14 @@ impl Load {
             return None;
         }
         let all = assignment.priorities.get(priority)?;
-        let is_whole = used.len() == all.len();
+        // Those that are used stand in the order of all.
+        let mut left = used.iter().peekable();
         let weigh = |(index, endpoint): (usize, &SocketAddr)| {
             let weight = weights::given(assignment, priority, index);
             let weight = warming.map_or(weight, |(policy, known)| known.warmed(policy, endpoint, weight, now));
             (*endpoint, weight)
         };
-        let weighed = all.iter().enumerate().filter(|(_, endpoint)| is_whole || used.contains(endpoint)).map(weigh);
+        let weighed = all.iter().enumerate().filter(|(_, endpoint)| left.next_if_eq(endpoint).is_some()).map(weigh);
         let weighed: Weighed = weighed.collect();
         let is_even = weighed.iter().all(|(_, weight)| weighed.first().is_some_and(|(_, first)| first == weight));
         (!is_even).then_some(weighed)

@@ -103,7 +103,7 @@ fn principal_holds(principal: &Principal, facts: &Facts<'_>) -> Holds {
 }
 
 fn header_holds(header: &HeaderMatch, request: Option<Head<'_>>) -> Holds {
-    Some(request?.has(header))
+    request?.holds(header)
 }
 
 fn and(first: Holds, second: impl FnOnce() -> Holds) -> Holds {
@@ -219,7 +219,7 @@ mod tests {
         }
     }
 
-    /// One more line of a header hides none of the others.
+    /// One more line of a header hides none of the others, and makes up for none.
     #[test]
     fn every_line_of_a_header_counts_by_itself() {
         let role = |name: &str| {
@@ -231,7 +231,8 @@ mod tests {
             ("deny the other", set(Verdict::Deny, role("user"), Principal::Any), false),
             ("deny none of them", set(Verdict::Deny, role("admin"), Principal::Any), true),
             ("deny both as one", set(Verdict::Deny, role("user,guest"), Principal::Any), true),
-            ("allow one of them", set(Verdict::Allow, role("guest"), Principal::Any), true),
+            ("deny all but one", set(Verdict::Deny, Permission::Not(Box::new(role("user"))), Principal::Any), false),
+            ("allow one of them", set(Verdict::Allow, role("guest"), Principal::Any), false),
             ("allow all but one", set(Verdict::Allow, Permission::Not(Box::new(role("guest"))), Principal::Any), false),
         ];
         let identity = Identity::new("cluster.local", "shop", "web").unwrap();

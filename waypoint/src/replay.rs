@@ -60,6 +60,7 @@ struct Shared {
     keeps: bool,
     ended: bool,
     begun: bool,
+    is_stopped: bool,
     attempt: u32,
     length: Option<u64>,
     passed: u64,
@@ -292,7 +293,9 @@ impl Replay {
 
     fn of(source: Source, keeps: bool, ended: bool, length: Option<u64>) -> Self {
         let (kept, kept_bytes, begun, attempt, passed) = (Vec::new(), 0, false, 0, 0);
-        Self(Arc::new(Mutex::new(Shared { source, kept, kept_bytes, keeps, ended, begun, attempt, length, passed })))
+        let shared =
+            Shared { source, kept, kept_bytes, keeps, ended, begun, is_stopped: false, attempt, length, passed };
+        Self(Arc::new(Mutex::new(shared)))
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
@@ -311,7 +314,13 @@ impl Replay {
     #[must_use]
     pub fn can_repeat(&self) -> bool {
         let shared = self.lock();
-        shared.keeps || !shared.begun || (shared.ended && shared.passed == 0)
+        !shared.is_stopped && (shared.keeps || !shared.begun || (shared.ended && shared.passed == 0))
+    }
+
+    /// Whether it broke off, which is nothing that an endpoint can be blamed for.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.lock().is_stopped
     }
 
     /// Whether all of it has come and is kept.
@@ -390,13 +399,17 @@ impl Body for Attempt {
         let source = &mut shared.source;
         let frame = match ready!(Pin::new(&mut *source).poll_frame(context)) {
             Some(Ok(frame)) => frame,
-            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+            Some(Err(error)) => {
+                shared.is_stopped = true;
+                return Poll::Ready(Some(Err(error)));
+            }
             None => {
                 shared.ended = true;
                 return Poll::Ready(None);
             }
         };
-        let ended = source.is_end_stream();
+        // Nothing comes behind trailers, and nobody asks whether anything does.
+        let ended = source.is_end_stream() || frame.is_trailers();
         shared.ended |= ended;
         let frame = match Piece::of(frame) {
             Ok(piece) => {

@@ -103,7 +103,9 @@ async fn walk(
     let Some(Listener::Http(http)) = config.listeners.get(&connection.listener).map(|it| &**it) else {
         return Err(Failure::new(Reason::DestinationUnknown, "the port does not carry requests any more"));
     };
-    done.kept = http.logs.as_ref().map(|logs| Box::new(Kept::begun(logs, request.version(), request.uri().query())));
+    // Of a request that is refused for its token, no log has it.
+    let told = request.uri().query().filter(|_| http.tokens.is_none());
+    done.kept = http.logs.as_ref().map(|logs| Box::new(Kept::begun(logs, request.version(), told)));
     framing::check(&request).map_err(|error| bad(&error))?;
     let mut upgrade = upgrade::asked(&mut request, &http.upgrades);
     let (mut parts, body) = request.into_parts();
@@ -128,6 +130,9 @@ async fn walk(
         Began { head: parts.clone(), authority: done.authority.clone(), time, custom }
     });
     let claims = permit(connection, http, &mut parts, (&done.authority, &done.path), time)?;
+    if let Some(kept) = &mut done.kept {
+        kept.permitted(parts.uri.query(), &parts.headers);
+    }
     let head = head(&parts, (&done.authority, &done.path), claims.as_ref());
     let facts = Facts { request: Some(head), ..connection.facts() };
 

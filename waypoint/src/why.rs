@@ -254,6 +254,8 @@ impl Asking<'_> {
                 Err(Stop::answered(redirect.status))
             }
             config::Action::Forward(forward) => {
+                let seen = http.processor.as_ref().filter(|it| route.before.seen(it).is_some());
+                self.told.questions.extend(seen.map(|it| processor(it)));
                 let rewritten = |rewrite| edits::rewritten(rewrite, &route.matching.path, &path);
                 let backends = self.backends(&forward.backends, |backend| &backend.cluster);
                 self.told.action = Some(Action::Forward(Forwarding {
@@ -351,6 +353,15 @@ fn rate_limiter(limiter: &config::Limiter) -> Question {
         cluster: limiter.cluster.to_string(),
         timeout_ms: milliseconds(limiter.timeout),
         status_on_error: limiter.status_on_error.map(|status| status.as_u16()),
+    }
+}
+
+fn processor(processor: &config::Processor) -> Question {
+    Question {
+        asked: Whom::Processor,
+        cluster: processor.cluster.to_string(),
+        timeout_ms: milliseconds(processor.timeout),
+        status_on_error: (!processor.fails_open).then_some(processor.status_on_error.as_u16()),
     }
 }
 

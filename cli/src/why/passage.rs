@@ -19,8 +19,8 @@ pub(super) fn told(passage: &Passage) -> Vec<String> {
     if let Some(Asked { method, authority, path }) = &passage.request {
         lines.push(format!("it sees {method} {path} for {authority}"));
     }
-    let (first, last): (Vec<_>, Vec<_>) = passage.questions.iter().partition(|it| it.asked == Whom::Authorizer);
-    lines.extend(first.into_iter().map(question));
+    let questions = |whom: Whom| passage.questions.iter().filter(move |it| it.asked == whom).map(question);
+    lines.extend(questions(Whom::Authorizer));
     lines.extend(passage.token.as_ref().map(token));
     lines.extend(passage.rules.iter().map(rules));
     if passage.rules.is_empty() && passage.listener.is_some() && passage.refused.is_none() {
@@ -28,8 +28,9 @@ pub(super) fn told(passage: &Passage) -> Vec<String> {
     }
     lines.extend(passage.route.as_ref().map(|route| format!("route {} matches", named(route))));
     lines.extend(passage.rate_limits.iter().map(rate_limit));
-    lines.extend(last.into_iter().map(question));
+    lines.extend(questions(Whom::RateLimiter));
     lines.extend(passage.fault.as_ref().map(fault));
+    lines.extend(questions(Whom::Processor));
     lines.extend(passage.action.iter().flat_map(action));
     if let Some(onward) = &passage.onward {
         let who = onward.workload.as_ref().map(|it| format!(" to {}/{} on {}", it.namespace, it.name, it.node));
@@ -64,6 +65,7 @@ fn question(Question { asked, cluster, timeout_ms, status_on_error }: &Question)
     let what = match asked {
         Whom::Authorizer => "is asked, and may refuse it or change it",
         Whom::RateLimiter => "counts it, and may refuse it",
+        Whom::Processor => "sees it, and may refuse or change it",
     };
     format!("{cluster} {what}, which only sending tells; {otherwise}")
 }

@@ -29,6 +29,11 @@ impl AsRequest {
         self.method.is_some() || self.path.is_some() || !self.headers.is_empty()
     }
 
+    /// Whether others are to take the client for somebody else.
+    pub(super) fn is_somebody_else(&self) -> bool {
+        self.identity.is_some()
+    }
+
     /// Whom others take the client for, which is `own` unless something else is said.
     ///
     /// # Errors

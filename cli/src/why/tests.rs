@@ -84,9 +84,12 @@ fn a_request_is_followed_through_the_waypoint_to_its_endpoint() {
 fn what_only_sending_tells_leaves_it_open() {
     let authorizer =
         Question { asked: Whom::Authorizer, cluster: "judge".into(), timeout_ms: 1_000, status_on_error: Some(403) };
+    let processor =
+        Question { asked: Whom::Processor, cluster: "scanner".into(), timeout_ms: 200, status_on_error: None };
     let fault = Fault { delay_ms: Some((1_000, 250_000)), abort: Some(("503".into(), 5_000)) };
     for (passage, words) in [
         (Passage { questions: vec![authorizer], ..seen() }, "judge is asked, and may refuse it or change it"),
+        (Passage { questions: vec![processor], ..seen() }, "scanner sees it, and may refuse or change it"),
         (
             Passage { fault: Some(fault), ..seen() },
             "on purpose, 25% of requests wait 1s and 0.5% of requests fail with 503",

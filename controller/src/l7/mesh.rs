@@ -1,6 +1,7 @@
 //! The mesh configuration, in the form that Istio's config map has it in `mesh`: who may be asked about requests, and who is told
 //! of them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -98,11 +99,11 @@ pub fn read(text: &str) -> Result<Mesh, BadMesh> {
             return Err(twice());
         }
         if let Some(written) = opentelemetry {
-            providers.collectors.insert(name.clone(), providers::collector(written));
+            insert(&mut providers.collectors, name.clone(), providers::collector(written));
         }
         let file = provider.envoy_file_access_log.map(logs::file);
         if let Some(read) = file.or_else(|| provider.envoy_otel_als.map(logs::collector)) {
-            providers.logs.insert(name.clone(), read);
+            insert(&mut providers.logs, name.clone(), read);
         }
         if let Some(written) = provider.fairway_external_processor_grpc {
             let processor = written.read().map_err(wrong)?;
@@ -118,4 +119,10 @@ pub fn read(text: &str) -> Result<Mesh, BadMesh> {
         }
     }
     Ok(Mesh { authorizers: Arc::new(authorizers), providers: Arc::new(providers) })
+}
+
+/// Of two by one name neither can be used.
+fn insert<T>(known: &mut BTreeMap<String, Result<T, String>>, name: String, read: Result<T, String>) {
+    let read = if known.contains_key(&name) { Err("is there twice".to_owned()) } else { read };
+    known.insert(name, read);
 }

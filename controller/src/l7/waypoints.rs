@@ -230,12 +230,20 @@ impl Plan {
     pub fn counter<'a>(&'a self, of_all: &[&'a rates::Policy], attached: Option<&Attached>) -> Option<&'a str> {
         let of_producer = || self.counter_of(attached?.producer.as_deref()?);
         let of_consumers = || attached?.consumers.values().filter_map(|entries| self.counter_of(entries)).min();
-        rates::Policy::provider(of_all.iter().copied()).or_else(of_producer).or_else(of_consumers)
+        self.first_counter(of_all.iter().copied()).or_else(of_producer).or_else(of_consumers)
     }
 
     /// The provider that RateLimits of these routes name.
     fn counter_of(&self, entries: &[Entry]) -> Option<&str> {
-        rates::Policy::provider(entries.iter().flat_map(|entry| self.rates_of(&entry.route)))
+        self.first_counter(entries.iter().flat_map(|entry| self.rates_of(&entry.route)))
+    }
+
+    /// The provider that these name, of those that are there.
+    fn first_counter<'a>(&self, policies: impl Iterator<Item = &'a rates::Policy>) -> Option<&'a str> {
+        let is_there = |policy: &&rates::Policy| {
+            policy.global.as_ref().is_some_and(|global| self.limiter(&global.provider).is_some())
+        };
+        rates::Policy::provider(policies.filter(is_there))
     }
 
     /// Who counts requests for several proxies by this name.
@@ -316,14 +324,24 @@ impl Plan {
         all.filter_map(|policy| Some(&self.processor(&policy.provider)?.target)).collect()
     }
 
+    /// The nearest object that holds whatever the route, of those whose provider is there.
     fn nearest(&self, gateway: &GatewayName, service: &ObjectKey) -> Option<&processors::Policy> {
         let places = self.places(gateway, Some(service));
-        let first = places.iter().find_map(|place| self.processors.get(place)?.iter().min_by_key(|it| &it.object));
+        let first = places.iter().find_map(|place| {
+            let policies = self.processors.get(place)?.iter().filter(|policy| self.is_there(policy));
+            policies.min_by_key(|policy| &policy.object)
+        });
         first.map(Arc::as_ref)
     }
 
     fn processors_of(&self, route: &ObjectKey) -> impl Iterator<Item = &processors::Policy> {
-        self.processors.get(&Place::Object(route.clone())).into_iter().flatten().map(Arc::as_ref)
+        let policies = self.processors.get(&Place::Object(route.clone())).into_iter().flatten();
+        policies.filter(move |policy| self.is_there(policy)).map(Arc::as_ref)
+    }
+
+    /// Whether its provider is.
+    fn is_there(&self, policy: &processors::Policy) -> bool {
+        self.processor(&policy.provider).is_some()
     }
 
     fn processor(&self, provider: &str) -> Option<&Processor> {
@@ -339,7 +357,8 @@ impl Plan {
         for (gateway, waypoint) in &self.waypoints {
             for (service, object) in &waypoint.services {
                 let Some((_, hostname)) = service.split_once('/') else { continue };
-                if let Some(nearest) = self.nearest(gateway, object) {
+                let nearest = self.nearest(gateway, object);
+                if let Some(nearest) = nearest {
                     let places = self.places(gateway, Some(object));
                     let all = places.iter().filter_map(|place| self.processors.get(place)).flatten();
                     let others = all.filter(|policy| policy.object != nearest.object);
@@ -350,10 +369,23 @@ impl Plan {
                 let ports = routes.attached.range(first..).take_while(|(target, _)| target.hostname == hostname);
                 for (_, attached) in ports {
                     let Some(sees) = self.sees(gateway, object, Some(attached)) else { continue };
-                    for policy in attached.entries().flat_map(|entry| self.processors_of(&entry.route)) {
-                        if policy.provider != sees.provider {
-                            let why = format!("its waypoint has {:?} see requests, and can have one", sees.provider);
-                            unseen.insert((&policy.object, format!("has no effect on {object}: {why}")));
+                    let of_consumers: BTreeSet<&ObjectKey> =
+                        attached.consumers.values().flatten().map(|entry| &entry.route).collect();
+                    for route in attached.entries().map(|entry| &entry.route) {
+                        let seen = self.processors_of(route).filter(|policy| policy.provider == sees.provider);
+                        let first = seen.map(|policy| &policy.object).min();
+                        for policy in self.processors_of(route) {
+                            let why = if policy.provider != sees.provider {
+                                let other = sees.provider;
+                                format!("{object}: its waypoint has {other:?} see requests, and can have one")
+                            } else if let Some(nearest) = nearest.filter(|_| of_consumers.contains(route)) {
+                                format!("{object}: {} comes before it", nearest.object)
+                            } else if let Some(first) = first.filter(|first| **first != policy.object) {
+                                format!("{route}: {first} comes before it")
+                            } else {
+                                continue;
+                            };
+                            unseen.insert((&policy.object, format!("has no effect on {why}")));
                         }
                     }
                 }

@@ -14,18 +14,20 @@ use fairway_proto::security::Authorization;
 use serde::Serialize;
 use serde_json::Value;
 
+use self::harmless::Harmless;
 use super::peer::{self, PeerRule, PeerRules};
 use super::policy::{self, Attachment, Outcome};
 use super::{Fault, Problem, Settings, Severity};
 use crate::l7::{authz, processors as processors_of, rates as rates_of, tokens as request_tokens};
 
-mod processors;
-mod rates;
+mod harmless;
 mod tokens;
 
 const KEPT: &str = "the version before it stays in force until this is fixed";
 const REFUSING: &str = "it was never valid, so everything it could select is refused until this is fixed";
 const IGNORED: &str = "until this is fixed it has no effect, as it would only be watched";
+const UNLIMITED: &str = "it was never valid, so it limits nothing until this is fixed";
+const UNSEEN: &str = "nobody sees these requests until this is fixed";
 const STRICT: &str = "it was never valid, so everything it could select accepts mutual TLS only until this is fixed";
 
 /// The last good version of each policy, and as they are written those that never were valid.
@@ -203,8 +205,27 @@ pub fn translate(
     authorization_policies(&mut policies, objects, rejected, settings, previous);
     peer_authentications(&mut policies, objects, rejected, settings, previous);
     tokens::translate(&mut policies, objects, rejected, &settings.root_namespace, previous);
-    rates::translate(&mut policies, objects, rejected, settings, previous);
-    processors::translate(&mut policies, objects, rejected, settings, previous);
+    (policies.rates, policies.accepted.rates) = Harmless {
+        kind: Kind::RateLimit,
+        objects: &objects.rate_limits,
+        previous: &previous.rates,
+        holds: &|_| true,
+        without: UNLIMITED,
+    }
+    .translate(&mut policies, rejected, |object| {
+        rates_of::read(object, &settings.root_namespace, &settings.mesh.providers)
+    });
+    (policies.processors, policies.accepted.processors) = Harmless {
+        kind: Kind::ExternalProcessor,
+        objects: &objects.external_processors,
+        previous: &previous.processors,
+        // The mesh configuration may not have its provider any more.
+        holds: &|policy| settings.mesh.providers.processors.contains_key(&policy.provider),
+        without: UNSEEN,
+    }
+    .translate(&mut policies, rejected, |object| {
+        processors_of::read(object, &settings.root_namespace, &settings.mesh.providers.processors)
+    });
     let converted = policies.peers.authorizations();
     policies.authorizations.extend(converted);
     policies

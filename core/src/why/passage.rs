@@ -94,6 +94,8 @@ pub enum Whom {
     Authorizer,
     /// Who counts requests for several proxies.
     RateLimiter,
+    /// Who sees requests and their answers, and may refuse or change them.
+    Processor,
 }
 
 /// What is made of tokens.

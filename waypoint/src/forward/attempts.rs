@@ -171,7 +171,9 @@ impl<'a> Attempts<'a> {
                 let grpc = grpc::status_in(reached.response.headers()).map(grpc::status);
                 self.note(endpoint, Outcome::Answered(grpc.unwrap_or(reached.response.status())));
             }
-            Err(missed) if is_endpoints_fault(missed.failure.reason) => self.note(endpoint, Outcome::Failed),
+            Err(missed) if !self.body.is_stopped() && is_endpoints_fault(missed.failure.reason) => {
+                self.note(endpoint, Outcome::Failed)
+            }
             Err(_ours_or_the_clients) => {}
         }
         result

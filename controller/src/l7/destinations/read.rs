@@ -198,7 +198,8 @@ impl Reader<'_> {
         let fails_over = fails_over.filter(|it| !it.failover.is_empty() || !it.failover_priority.is_empty());
         if fails_over.is_some() && written.outlier_detection.is_none() {
             let field = format!("{at}.loadBalancer.localityLbSetting");
-            self.find(field, "needs outlierDetection beside it, without which nobody fails over; it has no effect");
+            let without = "without which nobody fails over; where this policy has none it has no effect";
+            self.find(field, format!("needs outlierDetection, {without}"));
         }
         Policy {
             pool: written.connection_pool.as_ref().map(|pool| self.pool(&format!("{at}.connectionPool"), pool)),
@@ -310,7 +311,15 @@ impl Reader<'_> {
         };
         let least_percent = number("minimumPercent", warmup.minimum_percent, 0.0..=100.0, WARM_UP.least_percent);
         let aggression = number("aggression", warmup.aggression, 1.0..=MAXIMUM_AGGRESSION, WARM_UP.aggression);
-        let window = self.time(&format!("{at}.duration"), warmup.duration.as_deref())?;
+        let at = format!("{at}.duration");
+        let Some(written) = warmup.duration.as_deref() else {
+            self.find(at, "is missing; it has no effect");
+            return None;
+        };
+        if text::seconds(written).is_some_and(|time| time.is_zero()) {
+            self.find(&at, "is zero; it has no effect");
+        }
+        let window = self.time(&at, Some(written))?;
         Some(WarmUp { window, aggression, least_percent })
     }
 

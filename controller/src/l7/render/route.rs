@@ -80,7 +80,7 @@ pub fn at_waypoint(
     plan: &Plan,
 ) -> RouteConfiguration {
     let provider = plan.counter(of_all, attached);
-    let routes = |entry: &Entry, target: &Target, client: &Client| {
+    let routes = |entry: &Entry, is_consumer: bool| {
         let own: Vec<_> = plan.rates_of(&entry.route).into_iter().filter(|policy| !of_all.contains(policy)).collect();
         let mut routes = routes(entry, target, client);
         for route in &mut routes {
@@ -90,20 +90,22 @@ pub fn at_waypoint(
                 action.include_vh_rate_limits = has_both.then_some(true);
             }
             if let Some(sees) = sees {
-                see(route, sees, plan.seen_of(&entry.route, sees.provider));
+                // Who uses a service does not say what its owner sees.
+                let is_settled = is_consumer && sees.mode.is_some();
+                see(route, sees, plan.seen_of(&entry.route, sees.provider).filter(|_| !is_settled));
             }
         }
         routes
     };
     let of_consumers = attached.iter().flat_map(|attached| &attached.consumers).flat_map(|(namespace, entries)| {
-        let routes = entries.iter().flat_map(|entry| routes(entry, target, client));
+        let routes = entries.iter().flat_map(|entry| routes(entry, true));
         let mut nothing = nothing(namespace);
         sees.into_iter().for_each(|sees| see(&mut nothing, sees, None));
         routes.chain([nothing]).map(|route| of_peers(namespace, route))
     });
     let mut all: Vec<Route> = of_consumers.collect();
     match attached.and_then(|attached| attached.producer.as_deref()) {
-        Some(entries) => all.extend(entries.iter().flat_map(|entry| routes(entry, target, client))),
+        Some(entries) => all.extend(entries.iter().flat_map(|entry| routes(entry, false))),
         None => {
             let mut own = own(target);
             sees.into_iter().for_each(|sees| see(&mut own, sees, None));

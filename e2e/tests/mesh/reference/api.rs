@@ -12,7 +12,7 @@ const PAGE: &str = "api.md";
 /// How far something has an effect.
 const SUPPORT: [&str; 3] = ["supported", "conditioned", "not"];
 /// Where readers are that are written for a mesh, and what each of their kinds reads its `spec` into.
-const READERS: [(&str, &[(&str, &str)]); 8] = [
+const READERS: [(&str, &[(&str, &str)]); 9] = [
     ("istio", &[("AuthorizationPolicy", "AuthorizationPolicySpec"), ("PeerAuthentication", "PeerAuthenticationSpec")]),
     ("istio_tokens", &[("RequestAuthentication", "RequestAuthenticationSpec")]),
     ("istio_network", &[("ServiceEntry", "ServiceEntrySpec"), ("WorkloadEntry", "WorkloadEntrySpec")]),
@@ -28,6 +28,7 @@ const READERS: [(&str, &[(&str, &str)]); 8] = [
         ],
     ),
     ("rate_limit", &[("RateLimit", "RateLimitSpec")]),
+    ("external_processor", &[("ExternalProcessor", "ExternalProcessorSpec")]),
     ("gateway", &[("Gateway", "GatewaySpec")]),
 ];
 /// Kinds whose `spec` is read as it is, field by field where it is used; or not at all.
@@ -159,8 +160,8 @@ fn objects_are_listed() {
     let mut page = String::from(
         "# Objects\n\nEvery kind that a mesh reads, with every field that its reader knows.\n\n| Word | What it means |\n|---|---|\n\
          | supported | it has the effect that its own documentation says |\n| conditioned | it has that effect under the condition beside it, or a part of it |\n\
-         | not | it is read, and has no effect |\n\nA field that is not listed is never passed over in silence. Of AuthorizationPolicy, PeerAuthentication, RequestAuthentication and RateLimit it\n\
-         makes the object invalid, so that the last good version holds or everything is refused ([ADR 0008](../adr/0008-fail-closed-policies.md)).\n\
+         | not | it is read, and has no effect |\n\nA field that is not listed is never passed over in silence. Of AuthorizationPolicy, PeerAuthentication, RequestAuthentication, RateLimit and\n\
+         ExternalProcessor it makes the object invalid, so that the last good version holds or everything is refused ([ADR 0008](../adr/0008-fail-closed-policies.md)).\n\
          Of routes, VirtualServices and DestinationRules it is named in the condition `Accepted`, and what would need it is answered with\n\
          500 or holds without it, as the message says. `fairway analyze` tells the same of files ([analyze](../guides/analyze.md)).\n",
     );

@@ -36,7 +36,8 @@ fn walk(folder: &Path, found: &mut BTreeMap<String, String>) {
         } else if name.ends_with(".rs") && !name.contains("test") {
             let text = fs::read_to_string(&path).unwrap();
             let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
-            for (name, meaning) in pairs(code).into_iter().filter(|_| code.contains("describe(")) {
+            let named = pairs(code).into_iter().filter(|_| code.contains("describe("));
+            for (name, meaning) in named.chain(of_signals(code)) {
                 let before = found.insert(name.clone(), meaning.clone()).unwrap_or_else(|| meaning.clone());
                 assert_eq!(before, meaning, "{name} means the same everywhere");
             }
@@ -74,6 +75,20 @@ fn pairs(code: &str) -> Vec<(String, String)> {
         }
     }
     pairs
+}
+
+/// Names and meanings that are constants of an implementation: `COUNTED`, and `HELP` right behind it.
+fn of_signals(code: &str) -> Vec<(String, String)> {
+    let after = |code: &str| literal(code.trim_start()).map(|(text, rest)| (text, rest.to_owned()));
+    let parts = code.split("const COUNTED: &'static str =").skip(1);
+    parts
+        .filter_map(|part| {
+            let (name, rest) = after(part)?;
+            let (meaning, _) =
+                after(rest.trim_start_matches(';').trim_start().strip_prefix("const HELP: &'static str =")?)?;
+            Some((name, meaning))
+        })
+        .collect()
 }
 
 /// The text at the beginning of `code`, and what follows it.
@@ -220,6 +235,8 @@ fn descriptions_and_pages_are_read() {
         found,
         [("a_total".to_owned(), "Counts \"a\" and b.".to_owned()), ("b_c".to_owned(), "Is b.".to_owned())]
     );
+    let code = "const COUNTED: &'static str;\nconst COUNTED: &'static str = \"a_total\";\n    const HELP: &'static str =\n        \"Counts.\";\n";
+    assert_eq!(of_signals(code), [("a_total".to_owned(), "Counts.".to_owned())]);
     let page = "# HELP a_total Counts a.\n# TYPE a_total counter\na_total{x=\"1,2\",y=\"}\"} 1\n# HELP t Took.\n# TYPE t histogram\n\
                 t_bucket{z=\"1\",le=\"5\"} 1\nt_sum{z=\"1\"} 3\nloose 7\n";
     let seen = on_page(page);
