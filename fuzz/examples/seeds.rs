@@ -52,7 +52,10 @@ fn access_log() -> Seeds {
     vec![
         ("failed", seed("response.code >= 400 && request.method != 'GET'", "%REQ(:METHOD)% %RESPONSE_CODE%\n")),
         ("header", seed("'x-a' in request.headers || has(request.headers.b)", "%REQ(X-A?:PATH):10% 100%%")),
-        ("choice", seed("response.code in [200, 201] ? size('a') + 1 == 2 : !connection.mtls", "[%START_TIME%] %DURATION%ms")),
+        (
+            "choice",
+            seed("response.code in [200, 201] ? size('a') + 1 == 2 : !connection.mtls", "[%START_TIME%] %DURATION%ms"),
+        ),
     ]
 }
 
