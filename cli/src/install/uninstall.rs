@@ -258,9 +258,9 @@ fn cleaning(agents: &Value) -> Value {
 }
 
 fn wait_gone(cluster: &Cluster, object: &Value, patience: &Patience) -> Result<()> {
-    let hint = "look at its pods: kubectl describe; then run the same command again";
+    let hint = "look at it, and at its pods: kubectl describe; then run the same command again";
     progress::wait(&format!("the end of {}", named(object)), patience, hint, || {
-        Ok(cluster.same(object)?.map(|_| "its pods end".to_owned()))
+        Ok(cluster.same(object)?.map(|_| "it is still there, or pods of it are".to_owned()))
     })
 }
 
@@ -288,6 +288,7 @@ fn purge(cluster: &Cluster, namespace: &str, patience: &Patience) -> Result<()> 
     let root = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": ROOT, "namespace": namespace}});
     if cluster.same(&root)?.is_some() {
         cluster.delete(&root)?;
+        wait_gone(cluster, &root, patience)?;
         fairway_lab::say!("deleted: {}", named(&root));
     }
     fairway_lab::say!("left, as it was there before: {}", named(&present));
