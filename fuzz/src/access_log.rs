@@ -22,7 +22,7 @@ impl Subject for Request {
     }
 
     fn header(&self, name: &str) -> Option<Cow<'_, str>> {
-        (name.len() % 2 == usize::from(self.0 & 1)).then(|| name.into())
+        (name.len() % 2 == usize::from(self.0 & 1)).then(|| name.to_owned().into())
     }
 }
 
