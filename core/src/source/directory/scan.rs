@@ -12,6 +12,9 @@ pub const MAX_MANIFEST_BYTES: u64 = 4 * 1024 * 1024;
 const MAX_DEPTH: usize = 16;
 /// Most files in one source; more means the wrong directory was named.
 const MAX_FILES: usize = 65_536;
+/// How often a source is listed anew because something that was listed is gone. Beyond that, it is looked at again with
+/// the next change or rescan.
+const MAX_LISTINGS: usize = 3;
 /// Where agents write status, below the root.
 pub(crate) const STATUS_DIRECTORY: &str = ".status";
 
@@ -38,37 +41,54 @@ pub(super) struct Scan {
     /// Directories and files that exist but could not be looked at, or not completely.
     pub(super) unreadable: Vec<String>,
     pub(super) root_is_missing: bool,
+    /// Something that was listed was gone when it was looked at.
+    is_torn: bool,
 }
 
 /// Lists the manifests and overlays below `root`, without those that the owner `without` wrote.
+///
+/// What is gone by the time it is looked at may have been deleted, or the whole root may have been moved away or
+/// unmounted meanwhile. Only another listing can tell.
 pub(super) fn scan(root: &Path, without: Option<&str>) -> Scan {
-    let mut scan = Scan::default();
-    match fs::read_dir(root) {
-        Ok(_) => {
-            scan.walk(root, "", Area::Manifest, 0, None);
-            let status = root.join(STATUS_DIRECTORY);
-            if status.is_dir() {
-                scan.walk(&status, STATUS_DIRECTORY, Area::Status, 0, without);
-            }
+    let mut scan = Scan::of(root, without);
+    for _ in 1..MAX_LISTINGS {
+        if !scan.is_torn {
+            break;
         }
-        Err(error) => {
-            scan.root_is_missing = true;
-            scan.errors.push(whole_file(
-                &root.to_string_lossy(),
-                format!("the directory of manifests cannot be read ({error}); create it or name another one"),
-            ));
-        }
+        scan = Scan::of(root, without);
     }
-    scan.files.sort_by(|left, right| left.name.cmp(&right.name));
+    if scan.is_torn {
+        let message = "files vanish while the directory is listed; what it held is kept until it can be read whole";
+        scan.errors.push(whole_file(&root.to_string_lossy(), message.to_owned()));
+        scan.unreadable.push(String::new());
+    }
     scan
 }
 
 impl Scan {
+    fn of(root: &Path, without: Option<&str>) -> Self {
+        let mut scan = Self::default();
+        match fs::read_dir(root) {
+            Ok(_) => scan.walk(root, "", Area::Manifest, 0, without),
+            Err(error) => {
+                scan.root_is_missing = true;
+                scan.errors.push(whole_file(
+                    &root.to_string_lossy(),
+                    format!("the directory of manifests cannot be read ({error}); create it or name another one"),
+                ));
+            }
+        }
+        scan.files.sort_by(|left, right| left.name.cmp(&right.name));
+        scan
+    }
+
     fn walk(&mut self, directory: &Path, name: &str, area: Area, depth: usize, without: Option<&str>) {
         let entries = match fs::read_dir(directory) {
             Ok(entries) => entries,
-            // Removed since its parent was listed.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.is_torn = true;
+                return;
+            }
             Err(error) => {
                 self.errors.push(whole_file(name, format!("the directory cannot be listed: {error}")));
                 self.unreadable.push(name.to_owned());
@@ -86,15 +106,24 @@ impl Scan {
             };
             let file_name = entry.file_name();
             let file_name = file_name.to_string_lossy();
-            if file_name.starts_with('.') || without == Some(file_name.as_ref()) {
+            let path = entry.path();
+            if depth == 0 && area == Area::Manifest && file_name == STATUS_DIRECTORY {
+                self.walk(&path, STATUS_DIRECTORY, Area::Status, 0, without);
                 continue;
             }
-            let path = entry.path();
+            let is_left_out = depth == 0 && area == Area::Status && without == Some(file_name.as_ref());
+            if file_name.starts_with('.') || is_left_out {
+                continue;
+            }
             let relative = if name.is_empty() { file_name.to_string() } else { format!("{name}/{file_name}") };
             // Follows links: a mounted ConfigMap consists of them.
             let metadata = match fs::metadata(&path) {
                 Ok(metadata) => metadata,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    // A link that leads nowhere is still there.
+                    self.is_torn |= fs::symlink_metadata(&path).is_err();
+                    continue;
+                }
                 Err(error) => {
                     self.errors.push(whole_file(&relative, format!("cannot be read: {error}")));
                     self.unreadable.push(relative);
@@ -103,7 +132,7 @@ impl Scan {
             };
             if metadata.is_dir() {
                 if depth < MAX_DEPTH {
-                    self.walk(&path, &relative, area, depth + 1, None);
+                    self.walk(&path, &relative, area, depth + 1, without);
                 } else {
                     self.errors.push(whole_file(
                         &relative,

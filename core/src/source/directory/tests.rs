@@ -395,6 +395,34 @@ fn a_vanished_root_keeps_everything() {
 }
 
 #[test]
+fn a_root_that_vanishes_while_it_is_listed_keeps_everything() {
+    let parent = tempfile::tempdir().unwrap();
+    let (root, elsewhere) = (parent.path().join("manifests"), parent.path().join("elsewhere"));
+    for number in 0..100 {
+        write(&root, &format!("{number}.yaml"), &POD.replace("web", &format!("web-{number}")));
+    }
+    let mut loaded = load(&root, None);
+    let (whole, mover) = (loaded.objects.pods.len(), (root.clone(), elsewhere.clone()));
+    let moving = std::thread::spawn(move || {
+        for _ in 0..3_000 {
+            fs::rename(&mover.0, &mover.1).unwrap();
+            std::thread::yield_now();
+            fs::rename(&mover.1, &mover.0).unwrap();
+        }
+    });
+    while !moving.is_finished() {
+        loaded = load(&root, Some(&loaded));
+        assert_eq!(loaded.objects.pods.len(), whole);
+    }
+    moving.join().unwrap();
+    // What is deleted indeed goes.
+    fs::remove_file(root.join("7.yaml")).unwrap();
+    std::os::unix::fs::symlink("nowhere", root.join("dangling.yaml")).unwrap();
+    loaded = load(&root, Some(&loaded));
+    assert_eq!((loaded.objects.pods.len(), loaded.errors.len()), (whole - 1, 0), "{:?}", loaded.errors);
+}
+
+#[test]
 fn status_is_merged_over_the_object_it_is_about() {
     let root = tempfile::tempdir().unwrap();
     write(root.path(), "a.yaml", POD);
