@@ -203,10 +203,7 @@ pub async fn ask(
 ) -> Result<Answer, Failure> {
     let begun = Instant::now();
     let late = || Failure::new(Reason::TimedOut, format!("no answer within {patience:?}"));
-    let missing = || Failure::new(Reason::NoHealthyUpstream, format!("there is no cluster {cluster}"));
-    let target = Target::of(connection, config, cluster).ok_or_else(missing)?;
-    let too_many = || Failure::new(Reason::ConnectionLimit, format!("{} requests", target.cluster.bounds.requests));
-    let _under_way = target.load.request(&target.cluster).ok_or_else(too_many)?;
+    let (target, _under_way) = begin(connection, config, cluster)?;
     let mut unheard = Done::begun(outgoing.method.clone(), String::new(), false);
     let mut attempts = Attempts::new(connection, &target, outgoing, Replay::whole(body));
     let asking = async {
@@ -237,6 +234,15 @@ pub async fn ask(
     Ok(Answer { status: parts.status, headers: parts.headers, body, trailers })
 }
 
+/// Begins a request of our own to a service, unless it has enough.
+fn begin(connection: &Connection, config: &Config, cluster: &Arc<str>) -> Result<(Target, UnderWay), Failure> {
+    let missing = || Failure::new(Reason::NoHealthyUpstream, format!("there is no cluster {cluster}"));
+    let target = Target::of(connection, config, cluster).ok_or_else(missing)?;
+    let too_many = || Failure::new(Reason::ConnectionLimit, format!("{} requests", target.cluster.bounds.requests));
+    let under_way = target.load.request(&target.cluster).ok_or_else(too_many)?;
+    Ok((target, under_way))
+}
+
 /// Opens a call of a service on behalf of the client's request.
 ///
 /// # Errors
@@ -248,10 +254,7 @@ pub async fn open(
     outgoing: Outgoing,
     body: Replay,
 ) -> Result<Opened, Failure> {
-    let missing = || Failure::new(Reason::NoHealthyUpstream, format!("there is no cluster {cluster}"));
-    let target = Target::of(connection, config, cluster).ok_or_else(missing)?;
-    let too_many = || Failure::new(Reason::ConnectionLimit, format!("{} requests", target.cluster.bounds.requests));
-    let under_way = target.load.request(&target.cluster).ok_or_else(too_many)?;
+    let (target, under_way) = begin(connection, config, cluster)?;
     let mut unheard = Done::begun(outgoing.method.clone(), String::new(), false);
     let mut attempts = Attempts::new(connection, &target, outgoing, body);
     let reached = attempts.once(&mut unheard).await.map_err(|missed| missed.failure)?;

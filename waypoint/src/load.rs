@@ -207,8 +207,8 @@ impl Load {
             && (cluster.outliers.is_none() || !lock(&self.record).is_out(&endpoint, now))
     }
 
-    /// The endpoint that is next: the one that the client wants back, or of the first priority that has one that was not tried, or else any. `draw` is any number
-    /// below the one it is given.
+    /// The endpoint that is next: the one that the client wants back, or of the first priority that has one that was not tried, or
+    /// else any. `draw` is any number below the one it is given.
     #[must_use]
     pub fn pick(
         &self,

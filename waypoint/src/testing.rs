@@ -36,7 +36,7 @@ use tokio::time::timeout;
 
 use crate::config::{
     Action, Assignment, Backend, Before, Cluster, Config, Current, Edits, Forward, Host, Http, Listener, Match,
-    PathMatch, Protocol, Route, Rules, Table, Tokens, Weighted,
+    Outliers, PathMatch, Protocol, Route, Rules, Table, Tokens, Weighted,
 };
 use crate::export;
 use crate::lines;
@@ -388,6 +388,21 @@ where
 /// An answer with this status and text.
 pub(crate) fn answer(status: u16, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
     Response::builder().status(status).body(Full::new(text.into())).unwrap()
+}
+
+/// Of two endpoints the one that has failed twice in a row is left out, for longer than a test takes.
+pub(crate) fn out_after_two_errors() -> Outliers {
+    Outliers {
+        errors: Some(2),
+        gateway_errors: None,
+        local_errors: None,
+        is_split: false,
+        success_rate: None,
+        interval: Duration::from_secs(10),
+        time: Duration::from_secs(3600),
+        most_percent: 50,
+        panic_percent: 0.0,
+    }
 }
 
 /// A route for everything to one cluster.

@@ -74,6 +74,15 @@ pub struct Stream {
 }
 
 impl Routes {
+    /// What is attached to the ports of a host.
+    pub(super) fn of_host(&self, hostname: &str) -> impl Iterator<Item = &Attached> {
+        let first = Target { hostname: hostname.to_owned(), port: 0, subset: None };
+        self.attached
+            .range(first..)
+            .take_while(move |(target, _)| target.hostname == hostname)
+            .map(|(_, attached)| attached)
+    }
+
     /// What is attached to a port, for the clients of one namespace or for all.
     pub(super) fn entries(&mut self, (target, scope): (Target, Option<String>)) -> &mut Vec<Entry> {
         let attached: &mut Attached = self.attached.entry(target).or_default();

@@ -264,10 +264,9 @@ impl Plan {
             for (service, object) in &waypoint.services {
                 let Some((_, hostname)) = service.split_once('/') else { continue };
                 let of_all = self.rates(gateway, object);
-                let first = Target { hostname: hostname.to_owned(), port: 0, subset: None };
-                let ports = routes.attached.range(first..).take_while(|(target, _)| target.hostname == hostname);
                 // Without a route, too, as on a port that nothing is attached to.
-                for attached in [None].into_iter().chain(ports.map(|(_, attached)| Some(attached))) {
+                let ports = routes.of_host(hostname).map(Some);
+                for attached in [None].into_iter().chain(ports) {
                     let Some(asked) = self.counter(&of_all, attached) else { continue };
                     let entries = attached.into_iter().flat_map(Attached::entries);
                     let of_routes = entries.flat_map(|entry| self.rates_of(&entry.route));
@@ -365,9 +364,7 @@ impl Plan {
                     let why = format!("has no effect on {object}: {} comes before it", nearest.object);
                     unseen.extend(others.map(|policy| (&policy.object, why.clone())));
                 }
-                let first = Target { hostname: hostname.to_owned(), port: 0, subset: None };
-                let ports = routes.attached.range(first..).take_while(|(target, _)| target.hostname == hostname);
-                for (_, attached) in ports {
+                for attached in routes.of_host(hostname) {
                     let Some(sees) = self.sees(gateway, object, Some(attached)) else { continue };
                     let of_consumers: BTreeSet<&ObjectKey> =
                         attached.consumers.values().flatten().map(|entry| &entry.route).collect();

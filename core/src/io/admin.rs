@@ -19,10 +19,12 @@ use super::drain::Drain;
 use crate::limits::{self, Limits};
 
 mod pages;
+mod parameter;
 mod router;
 
 pub use http::{Method, Response, StatusCode};
 pub use pages::{readiness_router, stats_router};
+pub use parameter::{BadParameter, parsed};
 pub use router::{Reply, Request, Router, html, json, json_lines, text};
 
 /// How long a client may take to send a request head; also closes idle kept-alive connections.

@@ -10,8 +10,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::{reason_of, told, web};
-use crate::config::{Balancer, HashBy, Outliers};
-use crate::testing::{PATIENCE, Served, answer, forwarding, get, origin, own_address, route_to};
+use crate::config::{Balancer, HashBy};
+use crate::testing::{PATIENCE, Served, answer, forwarding, get, origin, out_after_two_errors, own_address, route_to};
 use fairway_core::reason::Reason;
 
 #[tokio::test]
@@ -30,17 +30,7 @@ async fn who_keeps_failing_is_left_out() {
     }
     served.http(80, vec![], vec![route_to(&web(80))], &[broken, good]);
     served.change_cluster(&web(80), |cluster| {
-        cluster.outliers = Some(Outliers {
-            errors: Some(2),
-            gateway_errors: None,
-            local_errors: None,
-            is_split: false,
-            success_rate: None,
-            interval: Duration::from_secs(10),
-            time: Duration::from_secs(3600),
-            most_percent: 50,
-            panic_percent: 0.0,
-        });
+        cluster.outliers = Some(out_after_two_errors());
     });
     let mut failed = 0;
     for _ in 0..10 {

@@ -2,15 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::StatusCode;
 
 use super::{told, web};
-use crate::config::{Backend, Edits, Outliers, Protocol, Route, Session, Weighted};
-use crate::testing::{Served, answer, forwarding, get, origin, route_to};
+use crate::config::{Backend, Edits, Protocol, Route, Session, Weighted};
+use crate::testing::{Served, answer, forwarding, get, origin, out_after_two_errors, route_to};
 
 fn kept(mut route: Route) -> Route {
     route.before.session = Some(Session::Cookie { name: "s".into(), ttl: None });
@@ -92,17 +91,7 @@ async fn who_is_left_out_is_not_come_back_to() {
     }
     served.http(80, vec![], vec![kept(route_to(&web(80)))], &[broken, good]);
     served.change_cluster(&web(80), |cluster| {
-        cluster.outliers = Some(Outliers {
-            errors: Some(2),
-            gateway_errors: None,
-            local_errors: None,
-            is_split: false,
-            success_rate: None,
-            interval: Duration::from_secs(10),
-            time: Duration::from_secs(3600),
-            most_percent: 50,
-            panic_percent: 0.0,
-        });
+        cluster.outliers = Some(out_after_two_errors());
     });
     let pair = format!("s={}", STANDARD.encode(broken.to_string()));
     let mut statuses = Vec::new();

@@ -2,7 +2,7 @@
 
 use std::time::{Instant, SystemTime};
 
-use fairway_core::io::admin::{Reply, Request as Page, StatusCode, json, text};
+use fairway_core::io::admin::{BadParameter, Reply, Request as Page, StatusCode, json, parsed, text};
 use http::{Request, Uri, header};
 
 use super::{Unannounced, Wanted, passage};
@@ -13,10 +13,8 @@ const USAGE: &str = "/why/request?authority=HOST:PORT&source=IP:PORT&identity=sp
 
 #[derive(Debug, thiserror::Error)]
 enum Wrong {
-    #[error("{0} is missing")]
-    Missing(&'static str),
-    #[error("{name} is {value:?}: {problem}")]
-    Value { name: &'static str, value: String, problem: String },
+    #[error(transparent)]
+    Parameter(#[from] BadParameter),
     #[error(transparent)]
     Unannounced(#[from] Unannounced),
 }
@@ -33,7 +31,7 @@ pub fn answer(waypoint: &Waypoint, page: &Page) -> Reply {
 }
 
 fn wanted(page: &Page) -> Result<Wanted, Wrong> {
-    let authority = given(page, "authority")?;
+    let authority = page.given("authority")?;
     let path = page.parameter("path").unwrap_or_else(|| "/".to_owned());
     let mut request = Request::new(());
     *request.uri_mut() = parsed::<Uri>("path", path)?;
@@ -43,7 +41,8 @@ fn wanted(page: &Page) -> Result<Wanted, Wrong> {
     let host = page.parameter("host").unwrap_or_else(|| authority.clone());
     request.headers_mut().insert(header::HOST, parsed("host", host)?);
     for line in page.parameters("header") {
-        let wrong = |problem: &str| Wrong::Value { name: "header", value: line.clone(), problem: problem.to_owned() };
+        let wrong =
+            |problem: &str| BadParameter::Value { name: "header", value: line.clone(), problem: problem.to_owned() };
         let (name, value) = line.split_once(':').ok_or_else(|| wrong("write NAME:VALUE"))?;
         let name = header::HeaderName::try_from(name).map_err(|error| wrong(&error.to_string()))?;
         let value = header::HeaderValue::try_from(value.trim()).map_err(|error| wrong(&error.to_string()))?;
@@ -56,21 +55,10 @@ fn wanted(page: &Page) -> Result<Wanted, Wrong> {
     }
     Ok(Wanted {
         authority,
-        source: parsed("source", given(page, "source")?)?,
-        identity: parsed("identity", given(page, "identity")?)?,
+        source: parsed("source", page.given("source")?)?,
+        identity: parsed("identity", page.given("identity")?)?,
         request,
     })
-}
-
-fn given(page: &Page, name: &'static str) -> Result<String, Wrong> {
-    page.parameter(name).filter(|value| !value.is_empty()).ok_or(Wrong::Missing(name))
-}
-
-fn parsed<T>(name: &'static str, value: String) -> Result<T, Wrong>
-where
-    T: std::str::FromStr<Err: std::fmt::Display>,
-{
-    value.parse().map_err(|error: T::Err| Wrong::Value { name, problem: error.to_string(), value })
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use fairway_core::ident::Identity;
-use fairway_core::io::admin::{Reply, Request, StatusCode, json, text};
+use fairway_core::io::admin::{BadParameter, Reply, Request, StatusCode, json, parsed, text};
 use fairway_core::snapshot::{PodRef, Snapshot};
 use fairway_core::why::{self, Arriving};
 use fairway_core::workload::Workload;
@@ -16,10 +16,8 @@ const ARRIVAL: &str = "/why/arrival?pod=NAMESPACE/NAME&address=IP:PORT&source=IP
 
 #[derive(Debug, thiserror::Error)]
 enum Wrong {
-    #[error("{0} is missing")]
-    Missing(&'static str),
-    #[error("{name} is {value:?}: {problem}")]
-    Value { name: &'static str, value: String, problem: String },
+    #[error(transparent)]
+    Parameter(#[from] BadParameter),
     #[error("{0} is no pod of this node, or it is not in the mesh; {1}")]
     Pod(String, String),
     #[error("{0} was handed over but is not served yet: {1}")]
@@ -35,7 +33,7 @@ pub(super) fn departure(admin: &Admin, request: &Request) -> Reply {
     let tell = || {
         let snapshot = admin.live.snapshot();
         let client = pod(admin, &snapshot, request)?;
-        let destination = given(request, "destination")?;
+        let destination = request.given("destination")?;
         let mut rng = rand::rng();
         let destination = why::dialled(&snapshot, &admin.zone, &client, host_and_port(&destination)?, &mut rng)?;
         let is_neighbour = |workload: &Workload, address| (admin.is_neighbour)(workload, address);
@@ -52,9 +50,9 @@ pub(super) fn arrival(admin: &Admin, request: &Request) -> Reply {
         let authority = request.parameter("authority");
         let identity = request.parameter("identity").map(|text| parsed::<Identity>("identity", text)).transpose()?;
         let arriving = Arriving {
-            address: parsed("address", given(request, "address")?)?,
+            address: parsed("address", request.given("address")?)?,
             authority: authority.as_deref(),
-            source: parsed("source", given(request, "source")?)?,
+            source: parsed("source", request.given("source")?)?,
             identity,
         };
         Ok(why::arrival(&snapshot, &local, arriving))
@@ -65,7 +63,7 @@ pub(super) fn arrival(admin: &Admin, request: &Request) -> Reply {
 fn answer(told: Result<Reply, Wrong>, usage: &str) -> Reply {
     told.unwrap_or_else(|error| {
         let status = match error {
-            Wrong::Missing(_) | Wrong::Value { .. } | Wrong::NotDialled(_) => StatusCode::BAD_REQUEST,
+            Wrong::Parameter(_) | Wrong::NotDialled(_) => StatusCode::BAD_REQUEST,
             Wrong::Pod(..) => StatusCode::NOT_FOUND,
             Wrong::Pending(..) | Wrong::Unannounced(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
@@ -75,7 +73,7 @@ fn answer(told: Result<Reply, Wrong>, usage: &str) -> Reply {
 
 /// The workload of the pod that is asked about, as the proxy would find it for a connection.
 fn pod(admin: &Admin, snapshot: &Snapshot, request: &Request) -> Result<Arc<Workload>, Wrong> {
-    let asked = given(request, "pod")?;
+    let asked = request.given("pod")?;
     let pods = (admin.pods)();
     let name = |info: &crate::node::PodInfo| format!("{}/{}", info.namespace, info.name);
     let Some(state) = pods.iter().find(|state| name(&state.info) == asked) else {
@@ -96,21 +94,13 @@ fn pod(admin: &Admin, snapshot: &Snapshot, request: &Request) -> Result<Arc<Work
     snapshot.find_pod(&reference).cloned().ok_or(Wrong::Unannounced(asked))
 }
 
-fn given(request: &Request, name: &'static str) -> Result<String, Wrong> {
-    request.parameter(name).filter(|value| !value.is_empty()).ok_or(Wrong::Missing(name))
-}
-
-fn parsed<T>(name: &'static str, value: String) -> Result<T, Wrong>
-where
-    T: std::str::FromStr<Err: std::fmt::Display>,
-{
-    value.parse().map_err(|error: T::Err| Wrong::Value { name, problem: error.to_string(), value })
-}
-
 /// `HOST`, `HOST:PORT`, `[IPv6]:PORT` or `IPv6`.
-fn host_and_port(text: &str) -> Result<(&str, Option<u16>), Wrong> {
-    let wrong =
-        |problem: &str| Wrong::Value { name: "destination", value: text.to_owned(), problem: problem.to_owned() };
+fn host_and_port(text: &str) -> Result<(&str, Option<u16>), BadParameter> {
+    let wrong = |problem: &str| BadParameter::Value {
+        name: "destination",
+        value: text.to_owned(),
+        problem: problem.to_owned(),
+    };
     let whole = bare(text);
     if whole.len() < text.len() {
         return Ok((whole, None));
