@@ -68,11 +68,11 @@ pub struct Opened {
 
 /// The answer of an endpoint.
 pub struct Answered {
-    reached: Reached,
+    reached: Box<Reached>,
     deadline: Option<Instant>,
     under_way: UnderWay,
     request: Replay,
-    upgrade: Option<(Asked, Began)>,
+    upgrade: Option<Box<(Asked, Began)>>,
     /// Longest time without a byte, where it goes on as something else.
     upgraded_idle: Option<Duration>,
     /// Changes of its headers.
@@ -118,7 +118,7 @@ pub async fn send(
     forward: &Forward,
     outgoing: Outgoing,
     body: Received,
-    upgrade: Option<(Asked, Began)>,
+    upgrade: Option<Box<(Asked, Began)>>,
     done: &mut Done,
 ) -> Result<Answered, Failure> {
     let draw = rand::rng().random_range(0..forward.backends.total());
@@ -216,7 +216,7 @@ pub async fn ask(
         }
     };
     let reached = tokio::time::timeout(patience, asking).await.map_err(|_elapsed| late())?;
-    let Reached { response, key, upstream, .. } = reached.map_err(|missed| missed.failure)?;
+    let Reached { response, key, upstream, .. } = *reached.map_err(|missed| missed.failure)?;
     let (parts, body) = response.into_parts();
     let most = connection.waypoint.limits.size(&limits::AUTHORIZER_ANSWER);
     let left = patience.saturating_sub(begun.elapsed());
@@ -258,7 +258,7 @@ pub async fn open(
     let mut unheard = Done::begun(outgoing.method.clone(), String::new(), false);
     let mut attempts = Attempts::new(connection, &target, outgoing, body);
     let reached = attempts.once(&mut unheard).await.map_err(|missed| missed.failure)?;
-    let Reached { response, upstream, busy, .. } = reached;
+    let Reached { response, upstream, busy, .. } = *reached;
     Ok(Opened { response, _held: Held { _request: under_way, _busy: busy, _upstream: upstream } })
 }
 
@@ -329,15 +329,16 @@ impl Answered {
     #[must_use]
     pub fn into_response(self, mut ending: Ending) -> Response<Body> {
         let Self { reached, deadline, under_way, request, upgrade, upgraded_idle, .. } = self;
-        let Reached { mut response, endpoint, key, upstream, busy, .. } = reached;
+        let Reached { mut response, endpoint, key, upstream, busy, .. } = *reached;
         let done = &mut ending.done;
         done.endpoint = Some(endpoint);
         done.status = response.status().as_u16();
         done.grpc_status = grpc::status_in(response.headers());
         done.reason = Reason::Ok;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let asked = upgrade.filter(|(asked, _)| upgrade::is_answered(&asked.protocols, response.headers()));
-            let Some((Asked { client, .. }, began)) = asked else {
+            let is_answered = |asked: &Asked| upgrade::is_answered(&asked.protocols, response.headers());
+            let Some((Asked { client, .. }, began)) = upgrade.map(|it| *it).filter(|(asked, _)| is_answered(asked))
+            else {
                 let failure = Failure::new(Reason::Http2Failed, "the endpoint switched to a protocol unasked");
                 return crate::reply::failed(&failure, ending);
             };

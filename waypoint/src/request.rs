@@ -56,7 +56,7 @@ enum Answer {
     /// The client goes elsewhere.
     Redirect(StatusCode, String),
     /// An endpoint's.
-    Endpoint(Box<Answered>),
+    Endpoint(Answered),
 }
 
 /// Serves one request.
@@ -65,6 +65,7 @@ pub async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> R
     let has_next = request.version() < Version::HTTP_2 && request.method() != Method::CONNECT;
     let mut ending = begin(&connection, &request);
     let mut response_edits = Vec::new();
+    // What seldom happens on the way is in boxes of its own, so that this one is small.
     let answer = Box::pin(walk(&connection, request, &mut ending.done, &mut response_edits)).await;
     let is_doubtful = answer.as_ref().is_err_and(|failure| failure.reason == Reason::BadRequest);
     let mut response = match answer {
@@ -123,8 +124,10 @@ async fn walk(
     let time = SystemTime::now();
     done.trace = http.tracing.as_ref().map(|tracing| Box::new(trace::begin(tracing, &parts.headers, drawn(), time)));
     let mut body = Received::new(body);
-    let asked = ask(connection, &config, http, &mut parts, (&done.authority, &done.path), &mut body).await?;
-    response_edits.extend(asked);
+    if !http.custom.is_empty() {
+        let asking = ask(connection, &config, http, &mut parts, (&done.authority, &done.path), &mut body);
+        response_edits.extend(Box::pin(asking).await?);
+    }
     let began = upgrade.as_ref().map(|_| {
         let custom = http.custom.clone();
         Began { head: parts.clone(), authority: done.authority.clone(), time, custom }
@@ -163,7 +166,8 @@ async fn walk(
     let mut told = Edits::default();
     if let (Some(limiter), Action::Forward(forward)) = (&http.limiter, &route.action) {
         let counted = host.counted.iter().chain(&forward.counted);
-        let answer = limiter::ask(connection, &config, limiter, limiter::descriptors(counted, &facts)).await?;
+        let answer =
+            Box::pin(limiter::ask(connection, &config, limiter, limiter::descriptors(counted, &facts))).await?;
         response_edits.extend(answer.standing_beside(left).cloned());
         response_edits.push(answer.response);
         told = answer.request;
@@ -235,7 +239,7 @@ async fn walk(
             let wanted = session.and_then(|(_, wanted)| wanted);
             let outgoing = Outgoing { method, target, host, headers, is_http2, hash, session: wanted };
             let outgoing = outgoing.edited(&route.request);
-            let upgrade = upgrade.zip(began);
+            let upgrade = upgrade.zip(began).map(Box::new);
             let answered = forward::send(connection, &config, forward, outgoing, body, upgrade, done).await;
             let answered = match seen {
                 None => answered?,
@@ -249,7 +253,7 @@ async fn walk(
             if let Some((kept, wanted)) = session {
                 response_edits.extend(session::told(kept, wanted, answered.endpoint(), time));
             }
-            Ok(Answer::Endpoint(Box::new(answered)))
+            Ok(Answer::Endpoint(answered))
         }
     }
 }

@@ -31,8 +31,6 @@ const SWEEP: Duration = Duration::from_secs(1);
 const IDLE_EACH: usize = 64;
 /// Header bytes of an answer over HTTP/1.1, and of one over HTTP/2: what Envoy allows.
 const HEADER_BYTES: usize = 60 * 1024;
-/// Headers of an answer.
-const HEADERS: usize = 100;
 /// Bytes that a stream and a connection over HTTP/2 may have in flight to us.
 const WINDOWS: (u32, u32) = (256 * 1024, 1024 * 1024);
 
@@ -292,7 +290,8 @@ where
         return Ok(Sender::Http2(sender));
     }
     let mut builder = http1::Builder::new();
-    builder.max_buf_size(HEADER_BYTES).max_headers(HEADERS);
+    // Of 100 headers at most, hyper's default, which costs less than saying so.
+    builder.max_buf_size(HEADER_BYTES);
     let (sender, connection) = builder.handshake(io).await.map_err(failed)?;
     tokio::spawn(hold(room, connection.with_upgrades()));
     Ok(Sender::Http1(sender))

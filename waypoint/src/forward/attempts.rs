@@ -105,7 +105,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// As many attempts as `policy` wants and there may be.
-    pub(super) async fn run(&mut self, policy: Option<&Retry>, done: &mut Done) -> Result<Reached, Failure> {
+    pub(super) async fn run(&mut self, policy: Option<&Retry>, done: &mut Done) -> Result<Box<Reached>, Failure> {
         let mut repetition = None;
         self.again = policy.is_some_and(|policy| !policy.elsewhere);
         loop {
@@ -155,7 +155,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// One attempt.
-    pub(super) async fn once(&mut self, done: &mut Done) -> Result<Reached, Missed> {
+    pub(super) async fn once(&mut self, done: &mut Done) -> Result<Box<Reached>, Missed> {
         let Target { cluster, endpoints, load, .. } = self.target;
         let Outgoing { hash, session, .. } = self.outgoing;
         let tried = if self.again { &[] } else { &*self.tried };
@@ -186,7 +186,7 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    async fn reach(&self, endpoint: SocketAddr, busy: Option<Busy>, done: &mut Done) -> Result<Reached, Missed> {
+    async fn reach(&self, endpoint: SocketAddr, busy: Option<Busy>, done: &mut Done) -> Result<Box<Reached>, Missed> {
         let connection = self.connection;
         let plan = {
             let snapshot = connection.waypoint.live.snapshot();
@@ -213,13 +213,15 @@ impl<'a> Attempts<'a> {
         loop {
             let (mut upstream, identity, is_reused) = match reused.take() {
                 Some(upstream) => (upstream, expected.clone(), true),
-                None => self.connect(&key, &plan, expected.as_ref()).await.map_err(not_reached)?,
+                // In a box, as most requests do without and need not carry its state.
+                None => Box::pin(self.connect(&key, &plan, expected.as_ref())).await.map_err(not_reached)?,
             };
             let request = self.outgoing.request(self.body.attempt(), http2).map_err(not_reached)?;
             match upstream.send(request).await {
                 Ok(response) => {
                     let response = response.map(Coming::endpoint);
-                    return Ok(Reached { response, endpoint, key, upstream, busy, workload, identity });
+                    let reached = Reached { response, endpoint, key, upstream, busy, workload, identity };
+                    return Ok(Box::new(reached));
                 }
                 Err(unsent) => {
                     // A server may close a connection that waits just when it is used again.
