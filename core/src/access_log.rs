@@ -53,6 +53,10 @@ pub enum Plain {
     Duration,
     /// `UPSTREAM_HOST`
     UpstreamHost,
+    /// `UPSTREAM_CLUSTER`, and what Envoy calls the same before another name is put in its place
+    UpstreamCluster,
+    /// `UPSTREAM_PEER_URI_SAN`
+    UpstreamPeer,
     /// `UPSTREAM_REQUEST_ATTEMPT_COUNT`
     UpstreamAttempts,
     /// `UPSTREAM_TRANSPORT_FAILURE_REASON`
@@ -63,8 +67,18 @@ pub enum Plain {
     DownstreamRemote,
     /// `DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT`
     DownstreamRemoteHost,
+    /// `DOWNSTREAM_REMOTE_PORT`
+    DownstreamRemotePort,
+    /// `DOWNSTREAM_LOCAL_PORT`
+    DownstreamLocalPort,
+    /// `DOWNSTREAM_LOCAL_URI_SAN`: who we have proved to be to the client.
+    DownstreamLocalName,
     /// `DOWNSTREAM_PEER_URI_SAN`
     DownstreamPeer,
+    /// `REQUESTED_SERVER_NAME`
+    RequestedServerName,
+    /// `CONNECTION_TERMINATION_DETAILS`
+    ConnectionTerminationDetails,
     /// `ROUTE_NAME`
     RouteName,
     /// `TRACE_ID`
@@ -73,7 +87,7 @@ pub enum Plain {
     Unknown,
 }
 
-const PLAIN: [(&str, Plain); 23] = [
+const PLAIN: [(&str, Plain); 27] = [
     ("PROTOCOL", Plain::Protocol),
     ("RESPONSE_CODE", Plain::ResponseCode),
     ("RESPONSE_FLAGS", Plain::ResponseFlags),
@@ -83,20 +97,24 @@ const PLAIN: [(&str, Plain); 23] = [
     ("BYTES_SENT", Plain::BytesSent),
     ("DURATION", Plain::Duration),
     ("UPSTREAM_HOST", Plain::UpstreamHost),
+    ("UPSTREAM_REMOTE_ADDRESS", Plain::UpstreamHost),
+    ("UPSTREAM_PEER_URI_SAN", Plain::UpstreamPeer),
     ("UPSTREAM_REQUEST_ATTEMPT_COUNT", Plain::UpstreamAttempts),
     ("UPSTREAM_TRANSPORT_FAILURE_REASON", Plain::UpstreamFailure),
     ("DOWNSTREAM_LOCAL_ADDRESS", Plain::DownstreamLocal),
     ("DOWNSTREAM_REMOTE_ADDRESS", Plain::DownstreamRemote),
     ("DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT", Plain::DownstreamRemoteHost),
+    ("DOWNSTREAM_REMOTE_PORT", Plain::DownstreamRemotePort),
+    ("DOWNSTREAM_LOCAL_PORT", Plain::DownstreamLocalPort),
     ("DOWNSTREAM_PEER_URI_SAN", Plain::DownstreamPeer),
     ("ROUTE_NAME", Plain::RouteName),
     ("TRACE_ID", Plain::TraceId),
-    ("CONNECTION_TERMINATION_DETAILS", Plain::Unknown),
-    ("REQUESTED_SERVER_NAME", Plain::Unknown),
-    ("UPSTREAM_CLUSTER", Plain::Unknown),
-    ("UPSTREAM_CLUSTER_RAW", Plain::Unknown),
+    ("CONNECTION_TERMINATION_DETAILS", Plain::ConnectionTerminationDetails),
+    ("REQUESTED_SERVER_NAME", Plain::RequestedServerName),
+    ("UPSTREAM_CLUSTER", Plain::UpstreamCluster),
+    ("UPSTREAM_CLUSTER_RAW", Plain::UpstreamCluster),
     ("UPSTREAM_LOCAL_ADDRESS", Plain::Unknown),
-    ("DOWNSTREAM_LOCAL_URI_SAN", Plain::Unknown),
+    ("DOWNSTREAM_LOCAL_URI_SAN", Plain::DownstreamLocalName),
 ];
 
 /// What is said at a place.

@@ -3,6 +3,7 @@
 //!
 //! What is understood means exactly what it means there; everything else is refused by name. Types are checked when an expression
 //! is read, so that a comparison that could never be made is an error of who wrote it rather than of a request.
+//! Labels of metrics may ask for what the mesh knows of both ends, too, by Istio's names.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -71,6 +72,36 @@ pub enum Attribute {
     UpstreamAddress,
     /// `xds.route_name`
     RouteName,
+    /// Something of one of the ends, which labels may ask for.
+    Peer(End, Known),
+}
+
+/// One of the two ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum End {
+    /// The client.
+    Source,
+    /// The endpoint.
+    Destination,
+}
+
+/// What the mesh knows of an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Known {
+    /// Name of the pod.
+    Pod,
+    /// Name of what the pod is a part of, such as its Deployment.
+    Workload,
+    /// Its namespace.
+    Namespace,
+    /// Who it has proved to be.
+    Principal,
+    /// Its canonical service, which is its app.
+    Service,
+    /// Its canonical revision, which is its version.
+    Revision,
+    /// Its cluster.
+    Cluster,
 }
 
 /// Of what kind a value is.
@@ -147,6 +178,42 @@ const ATTRIBUTES: [(&str, Attribute, Kind); 19] = [
     ("xds.route_name", Attribute::RouteName, Kind::Text),
 ];
 
+/// What labels may ask for of both ends. `filter_state` is what Istio's documents use since 1.24, the others are what its
+/// policies call the same.
+const PEERS: [(&str, Attribute); 22] = [
+    ("filter_state.downstream_peer.name", Attribute::Peer(End::Source, Known::Pod)),
+    ("filter_state.downstream_peer.workload", Attribute::Peer(End::Source, Known::Workload)),
+    ("filter_state.downstream_peer.namespace", Attribute::Peer(End::Source, Known::Namespace)),
+    ("filter_state.downstream_peer.service", Attribute::Peer(End::Source, Known::Service)),
+    ("filter_state.downstream_peer.app", Attribute::Peer(End::Source, Known::Service)),
+    ("filter_state.downstream_peer.revision", Attribute::Peer(End::Source, Known::Revision)),
+    ("filter_state.downstream_peer.version", Attribute::Peer(End::Source, Known::Revision)),
+    ("filter_state.downstream_peer.cluster", Attribute::Peer(End::Source, Known::Cluster)),
+    ("filter_state.upstream_peer.name", Attribute::Peer(End::Destination, Known::Pod)),
+    ("filter_state.upstream_peer.workload", Attribute::Peer(End::Destination, Known::Workload)),
+    ("filter_state.upstream_peer.namespace", Attribute::Peer(End::Destination, Known::Namespace)),
+    ("filter_state.upstream_peer.service", Attribute::Peer(End::Destination, Known::Service)),
+    ("filter_state.upstream_peer.app", Attribute::Peer(End::Destination, Known::Service)),
+    ("filter_state.upstream_peer.revision", Attribute::Peer(End::Destination, Known::Revision)),
+    ("filter_state.upstream_peer.version", Attribute::Peer(End::Destination, Known::Revision)),
+    ("filter_state.upstream_peer.cluster", Attribute::Peer(End::Destination, Known::Cluster)),
+    ("source.workload.name", Attribute::Peer(End::Source, Known::Workload)),
+    ("source.workload.namespace", Attribute::Peer(End::Source, Known::Namespace)),
+    ("source.principal", Attribute::Peer(End::Source, Known::Principal)),
+    ("destination.workload.name", Attribute::Peer(End::Destination, Known::Workload)),
+    ("destination.workload.namespace", Attribute::Peer(End::Destination, Known::Namespace)),
+    ("destination.principal", Attribute::Peer(End::Destination, Known::Principal)),
+];
+
+/// What an expression may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Vocabulary {
+    /// What Envoy has for requests and connections.
+    Envoy,
+    /// And what the mesh knows of both ends.
+    Labels,
+}
+
 /// Attributes that are headers of the request under another name.
 const HEADERS: [(&str, &str); 3] =
     [("request.id", "x-request-id"), ("request.useragent", "user-agent"), ("request.referer", "referer")];
@@ -206,7 +273,19 @@ impl Expression {
     /// # Errors
     /// What of it is not understood.
     pub fn value(text: &str) -> Result<Self, BadExpression> {
-        let (root, kind) = parse::parse(text)?;
+        Self::read(text, Vocabulary::Envoy)
+    }
+
+    /// Reads what a label of a metric says, which may be about both ends, too.
+    ///
+    /// # Errors
+    /// What of it is not understood.
+    pub fn label(text: &str) -> Result<Self, BadExpression> {
+        Self::read(text, Vocabulary::Labels)
+    }
+
+    fn read(text: &str, vocabulary: Vocabulary) -> Result<Self, BadExpression> {
+        let (root, kind) = parse::parse(text, vocabulary)?;
         Ok(Self { text: text.to_owned(), root, kind })
     }
 

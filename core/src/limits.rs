@@ -319,6 +319,10 @@ limits! {
     METRIC_SERIES, "metric_series", Count, 10_000, 1..=10_000_000, Some("FAIRWAY_METRIC_SERIES");
     /// How long a series whose workload has gone stays in the metrics: long enough for several scrapes to see its last value.
     METRIC_SERIES_IDLE, "metric_series_idle", Milliseconds, 15 * MINUTE, 0..=24 * HOUR, Some("FAIRWAY_METRIC_SERIES_IDLE");
+    /// Combinations of values that labels of a Telemetry's own may have at one port of a service; beyond, those that come anew have `overflow` for their values. At about 1 KiB a series and eight metrics it bounds a port to some 4 MiB, and leaves others their share of `metric_series`.
+    METRIC_LABEL_VALUES, "metric_label_values", Count, 500, 1..=1_000_000, Some("FAIRWAY_METRIC_LABEL_VALUES");
+    /// Bytes of the value of a label of a Telemetry's own, which may be a path that a client chose; the rest is left out. Longer than names and most paths.
+    METRIC_LABEL_LENGTH, "metric_label_length", Bytes, 256, 1..=64 * KIB, Some("FAIRWAY_METRIC_LABEL_LENGTH");
     /// Bytes of log lines that wait to be written; beyond, lines are lost and counted, as traffic does not wait for who reads the log. Some 3,000 lines.
     LOG_WAITING, "log_waiting", Bytes, MIB, KIB..=1024 * MIB, Some("LOG_WAITING");
     /// Certificates requested at once; a restarted node must not flood the certificate service.

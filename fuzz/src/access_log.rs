@@ -1,4 +1,4 @@
-//! What users write of access logs: conditions in CEL, and formats of lines.
+//! What users write of access logs and labels: conditions and values in CEL, and formats of lines.
 
 use std::borrow::Cow;
 
@@ -42,8 +42,16 @@ pub fn run(data: &[u8]) {
     let request = Request(input.byte());
     let (expression, format) = (input.piece(), input.rest());
     if let Ok(text) = std::str::from_utf8(expression)
+        && let Ok(read) = Expression::label(text)
+    {
+        let value = read.of(&request);
+        // What Envoy's attributes are enough for means the same with more of them.
+        assert!(Expression::value(text).is_ok_and(|it| it.of(&request) == value) || Expression::value(text).is_err());
+    }
+    if let Ok(text) = std::str::from_utf8(expression)
         && let Ok(read) = Expression::value(text)
     {
+        assert!(Expression::label(text).is_ok(), "{text}");
         assert_eq!(read.text(), text);
         let says = read.of(&request) == Some(Value::Truth(true));
         assert_eq!(read.holds(&request), says);

@@ -1,49 +1,78 @@
-//! Tells of a request that has ended: our own log, or whomever the listener names.
+//! Tells of requests and connections that have ended: our own log, or whomever the listener names.
 
 use std::borrow::Cow;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use fairway_core::access_log::{Entry, Operator, Plain, Said};
-use fairway_core::cel::{Attribute, Subject, Value};
+use fairway_core::cel::{Attribute, End, Expression, Known, Subject, Value};
 use fairway_core::ident::Identity;
 use fairway_core::io::logging::in_milliseconds;
 use fairway_core::reason::Reason;
+use fairway_core::workload::Workload;
 use http::header::HeaderName;
 use http::{HeaderMap, Version};
 
-use crate::config::{Format, Logs, Sink};
+use crate::config::{Format, Http, Logger, Logs, Metrics, Sink};
 use crate::facts;
 use crate::stream::Connection;
 use crate::telemetry::{Done, flags};
+use crate::trace::Trace;
+
+pub mod carried;
 
 /// What is kept of a request until it has ended.
 #[derive(Clone, Debug)]
 pub struct Kept {
-    logs: Arc<Logs>,
+    /// Who is told; none is our own log.
+    logs: Option<Arc<Logs>>,
+    /// What is counted otherwise than usual.
+    metrics: Option<Arc<Metrics>>,
     version: Version,
     query: Option<String>,
     asked: Vec<(HeaderName, String)>,
     answered: Vec<(HeaderName, String)>,
+    cluster: Option<Arc<str>>,
 }
 
 impl Kept {
-    /// What these need of a request, without its headers.
+    /// What is needed of a request, without its headers; nothing where it is told and counted as usual.
     #[must_use]
-    pub fn begun(logs: &Arc<Logs>, version: Version, query: Option<&str>) -> Self {
+    pub fn begun(http: &Http, version: Version, query: Option<&str>) -> Option<Box<Self>> {
+        if http.logs.is_none() && http.metrics.is_none() {
+            return None;
+        }
+        let (logs, metrics, query) = (http.logs.clone(), http.metrics.clone(), query.map(str::to_owned));
         let (asked, answered) = (Vec::new(), Vec::new());
-        Self { logs: Arc::clone(logs), version, query: query.map(str::to_owned), asked, answered }
+        Some(Box::new(Self { logs, metrics, version, query, asked, answered, cluster: None }))
+    }
+
+    /// What is counted otherwise than usual.
+    #[must_use]
+    pub fn metrics(&self) -> Option<&Arc<Metrics>> {
+        self.metrics.as_ref()
     }
 
     /// Whether this header of requests is told.
     #[must_use]
     pub fn tells(&self, name: &HeaderName) -> bool {
-        self.logs.asked.contains(name)
+        self.names().any(|known| known == name)
+    }
+
+    /// Headers of requests that are needed.
+    fn names(&self) -> impl Iterator<Item = &HeaderName> {
+        let of_logs = self.logs.iter().flat_map(|logs| &logs.asked);
+        of_logs.chain(self.metrics.iter().flat_map(|metrics| &metrics.asked))
     }
 
     /// Its headers.
     pub fn ask(&mut self, headers: &HeaderMap) {
-        self.asked = picked(&self.logs.asked, headers);
+        self.asked = picked(self.names(), headers);
+    }
+
+    /// The cluster that it is sent to.
+    pub fn goes_to(&mut self, cluster: &Arc<str>) {
+        self.cluster = Some(Arc::clone(cluster));
     }
 
     /// What is left of it when it is known whose token it shows: no log keeps a token that the endpoint does not get, or what a client
@@ -55,17 +84,17 @@ impl Kept {
 
     /// The headers of its answer.
     pub fn answer(&mut self, headers: &HeaderMap) {
-        self.answered = picked(&self.logs.answered, headers);
+        self.answered = picked(self.logs.iter().flat_map(|logs| &logs.answered), headers);
     }
 }
 
-fn picked(names: &[HeaderName], headers: &HeaderMap) -> Vec<(HeaderName, String)> {
-    let said = names.iter().filter_map(|name| Some((name.clone(), facts::joined(headers, name)?.into_owned())));
+fn picked<'a>(names: impl Iterator<Item = &'a HeaderName>, headers: &HeaderMap) -> Vec<(HeaderName, String)> {
+    let said = names.filter_map(|name| Some((name.clone(), facts::joined(headers, name)?.into_owned())));
     said.collect()
 }
 
 /// A request that has ended.
-struct Ended<'a> {
+pub(crate) struct Ended<'a> {
     connection: &'a Connection,
     done: &'a Done,
     kept: &'a Kept,
@@ -77,26 +106,85 @@ struct Ended<'a> {
 pub fn tell(connection: &Connection, done: &Done) {
     let took = done.started.elapsed();
     let milliseconds = took.as_secs_f64() * 1000.0;
-    let Some(kept) = done.kept.as_deref() else { return usual(connection, done, milliseconds) };
-    let now = SystemTime::now();
-    let ended = Ended { connection, done, kept, milliseconds, begun: now.checked_sub(took).unwrap_or(now) };
-    let wants =
-        |condition: &Option<_>| condition.as_ref().is_none_or(|it: &fairway_core::cel::Expression| it.holds(&ended));
-    for logger in kept.logs.loggers.iter().filter(|logger| wants(&logger.condition)) {
+    let told = done.kept.as_deref().and_then(|kept| Some((kept, kept.logs.as_ref()?)));
+    let Some((kept, logs)) = told else { return usual(connection, done, milliseconds) };
+    let ended = Ended::of(connection, done, kept, took);
+    for logger in wanted(logs, &ended) {
         match &logger.sink {
             Sink::Usual => usual(connection, done, milliseconds),
-            Sink::Line(format, omits_empty) => connection.waypoint.lines.write(|| line(format, *omits_empty, &ended)),
-            Sink::Collector(record) => {
-                let text = record.body.as_ref().map(|body| body.write(&ended, false));
-                let pieces = record.attributes.iter();
-                let pieces = pieces.map(|(name, template)| (name.as_str(), template.write(&ended, false))).collect();
-                connection.waypoint.exports.record(record, done, ended.begun, (text, pieces));
-            }
+            sink => put(connection, sink, &ended, (ended.begun, done.trace.as_deref())),
         }
     }
 }
 
-fn line(format: &Format, omits_empty: bool, ended: &Ended<'_>) -> String {
+/// Those who are told of this.
+fn wanted<'a>(logs: &'a Logs, subject: &impl Subject) -> impl Iterator<Item = &'a Logger> {
+    let holds = |condition: &Expression| condition.holds(subject);
+    logs.loggers.iter().filter(move |logger| logger.condition.as_ref().is_none_or(holds))
+}
+
+/// Tells it one of those who are not our own log.
+fn put(connection: &Connection, sink: &Sink, entry: &impl Entry, (begun, trace): (SystemTime, Option<&Trace>)) {
+    match sink {
+        Sink::Usual => {}
+        Sink::Line(format, omits_empty) => connection.waypoint.lines.write(|| line(format, *omits_empty, entry)),
+        Sink::Collector(record) => {
+            let text = record.body.as_ref().map(|body| body.write(entry, false));
+            let pieces = record.attributes.iter();
+            let pieces = pieces.map(|(name, template)| (name.as_str(), template.write(entry, false))).collect();
+            connection.waypoint.exports.record(record, trace, begun, (text, pieces));
+        }
+    }
+}
+
+/// What is known of both ends and of the way between them, whatever came it.
+fn ends(connection: &Connection, operator: Plain) -> Option<Said<'static>> {
+    let text = |text: &str| Some(Said::Text(text.to_owned().into()));
+    match operator {
+        Plain::DownstreamLocal => text(&connection.bound.address().to_string()),
+        Plain::DownstreamLocalPort => Some(Said::Number(connection.bound.address().port().into())),
+        Plain::DownstreamLocalName => text(connection.local.identity().as_str()),
+        Plain::DownstreamRemote => text(&connection.client.address.to_string()),
+        Plain::DownstreamRemoteHost => text(&connection.client.address.ip().to_canonical().to_string()),
+        Plain::DownstreamRemotePort => Some(Said::Number(connection.client.address.port().into())),
+        Plain::DownstreamPeer => text(connection.client.identity.as_str()),
+        _ => None,
+    }
+}
+
+/// The same for expressions, of an endpoint's workload.
+fn peer<'a>(connection: &Connection, workload: Option<&Workload>, attribute: Attribute) -> Option<Value<'a>> {
+    let number = |number: u16| Some(Value::Number(number.into()));
+    let text = |text: &str| Some(Value::Text(text.to_owned().into()));
+    match attribute {
+        // No other connection comes in.
+        Attribute::MutualTls => Some(Value::Truth(true)),
+        Attribute::Principal => text(connection.client.identity.as_str()),
+        Attribute::SourceAddress => text(&connection.client.address.to_string()),
+        Attribute::SourcePort => number(connection.client.address.port()),
+        Attribute::DestinationAddress => text(&connection.bound.address().to_string()),
+        Attribute::DestinationPort => number(connection.bound.address().port()),
+        Attribute::Peer(End::Source, Known::Principal) => text(connection.client.identity.as_str()),
+        Attribute::Peer(End::Source, Known::Namespace) => text(connection.client.identity.namespace()),
+        Attribute::Peer(end, known) => {
+            let source = connection.client.workload.as_deref();
+            let workload = if end == End::Source { source } else { workload }?;
+            let said = match known {
+                Known::Pod => &*workload.name,
+                Known::Workload => &*workload.workload_name,
+                Known::Namespace => workload.namespace(),
+                Known::Principal => return text(workload.identity().as_str()),
+                Known::Service => &*workload.canonical_name,
+                Known::Revision => &*workload.canonical_revision,
+                Known::Cluster => &*workload.cluster_id,
+            };
+            text(Some(said).filter(|said| !said.is_empty())?)
+        }
+        _ => None,
+    }
+}
+
+fn line(format: &Format, omits_empty: bool, ended: &impl Entry) -> String {
     match format {
         Format::Text(template) => template.write(ended, omits_empty),
         Format::Json(entries) => {
@@ -112,6 +200,13 @@ fn line(format: &Format, omits_empty: bool, ended: &Ended<'_>) -> String {
             }
             format!("{}\n", serde_json::Value::Object(object))
         }
+    }
+}
+
+impl<'a> Ended<'a> {
+    pub(crate) fn of(connection: &'a Connection, done: &'a Done, kept: &'a Kept, took: Duration) -> Self {
+        let (milliseconds, now) = (took.as_secs_f64() * 1000.0, SystemTime::now());
+        Self { connection, done, kept, milliseconds, begun: now.checked_sub(took).unwrap_or(now) }
     }
 }
 
@@ -157,7 +252,7 @@ impl Ended<'_> {
 
     fn plain(&self, operator: Plain) -> Option<Said<'_>> {
         let text = |text: &str| Some(Said::Text(text.to_owned().into()));
-        let (connection, done) = (self.connection, self.done);
+        let done = self.done;
         match operator {
             Plain::Protocol => text(self.protocol()),
             // Envoy writes 0 for a request whose client has left.
@@ -172,13 +267,11 @@ impl Ended<'_> {
             Plain::UpstreamHost => text(&done.endpoint?.to_string()),
             Plain::UpstreamAttempts => Some(Said::Number(done.endpoint.map_or(0, |_| u64::from(done.retries) + 1))),
             Plain::UpstreamFailure => text(done.detail.as_deref().filter(|_| flags(done) == "UF")?),
-            Plain::DownstreamLocal => text(&connection.bound.address().to_string()),
-            Plain::DownstreamRemote => text(&connection.client.address.to_string()),
-            Plain::DownstreamRemoteHost => text(&connection.client.address.ip().to_canonical().to_string()),
-            Plain::DownstreamPeer => text(connection.client.identity.as_str()),
+            Plain::UpstreamCluster => text(self.kept.cluster.as_deref()?),
+            Plain::UpstreamPeer => text(done.identity.as_ref()?.as_str()),
             Plain::RouteName => text(Some(done.route.as_str()).filter(|name| !name.is_empty())?),
             Plain::TraceId => text(&format!("{:032x}", done.trace.as_ref()?.trace)),
-            Plain::Unknown => None,
+            plain => ends(self.connection, plain),
         }
     }
 }
@@ -209,7 +302,7 @@ impl Subject for Ended<'_> {
     fn attribute(&self, attribute: Attribute) -> Option<Value<'_>> {
         let number = |number: u64| Some(Value::Number(i64::try_from(number).unwrap_or(i64::MAX)));
         let text = |text: &str| Some(Value::Text(text.to_owned().into()));
-        let (connection, done) = (self.connection, self.done);
+        let done = self.done;
         match attribute {
             Attribute::Method => self.asked(":method").map(Value::Text),
             Attribute::Path => Some(Value::Text(self.path())),
@@ -222,15 +315,10 @@ impl Subject for Ended<'_> {
             Attribute::ResponseCode => number(self.status()?.into()),
             Attribute::GrpcStatus => number(done.grpc_status?.into()),
             Attribute::ResponseSize => number(done.sent),
-            // No other connection comes in.
-            Attribute::MutualTls => Some(Value::Truth(true)),
-            Attribute::Principal => text(connection.client.identity.as_str()),
-            Attribute::SourceAddress => text(&connection.client.address.to_string()),
-            Attribute::SourcePort => number(connection.client.address.port().into()),
-            Attribute::DestinationAddress => text(&connection.bound.address().to_string()),
-            Attribute::DestinationPort => number(connection.bound.address().port().into()),
             Attribute::UpstreamAddress => text(&done.endpoint?.to_string()),
             Attribute::RouteName => text(&done.route),
+            Attribute::Peer(End::Destination, Known::Principal) => text(done.identity.as_ref()?.as_str()),
+            attribute => peer(self.connection, done.workload.as_deref(), attribute),
         }
     }
 

@@ -21,6 +21,7 @@ pub use cluster::{Balancer, Bounds, Budget, Cluster, Keepalive, Outliers, Reuse,
 pub use limiter::Limiter;
 pub use listener::listener;
 pub use logs::{Format, Logger, Logs, Record, Sink};
+pub use metrics::{Change, Metrics};
 pub use opaque::{Chain, Opaque, ServerName};
 pub use per_route::{Abort, Before, Cors, Fault};
 pub use policy::{ClaimMatch, Permission, Policy, Principal, Rules, Verdict};
@@ -40,6 +41,7 @@ mod fields;
 mod limiter;
 mod listener;
 mod logs;
+mod metrics;
 mod opaque;
 mod per_route;
 mod policy;
@@ -114,6 +116,26 @@ pub enum Listener {
     Opaque(Opaque),
 }
 
+impl Listener {
+    /// Who is told of a connection that was passed on as it is, for this name of TLS; none is our own log.
+    #[must_use]
+    pub fn logs(&self, server_name: Option<&str>) -> Option<&Arc<Logs>> {
+        match self {
+            Self::Http(http) => http.logs.as_ref(),
+            Self::Opaque(opaque) => opaque.chain(server_name).or(opaque.chains().next())?.logs.as_ref(),
+        }
+    }
+
+    /// What is counted otherwise than usual.
+    #[must_use]
+    pub fn metrics(&self) -> Option<&Arc<Metrics>> {
+        match self {
+            Self::Http(http) => http.metrics.as_ref(),
+            Self::Opaque(opaque) => opaque.metrics.as_ref(),
+        }
+    }
+}
+
 /// What is done with requests before they are routed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Http {
@@ -137,6 +159,8 @@ pub struct Http {
     pub tracing: Option<Arc<Tracing>>,
     /// Who is told of requests that have ended; none is our own log.
     pub logs: Option<Arc<Logs>>,
+    /// What is counted otherwise than usual.
+    pub metrics: Option<Arc<Metrics>>,
     /// What connections may go on as, in lower case.
     pub upgrades: Vec<String>,
 }

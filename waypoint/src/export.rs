@@ -28,6 +28,7 @@ use crate::dial::Client;
 use crate::named::Named;
 use crate::stream::Connection;
 use crate::telemetry::{AtHand, Done};
+use crate::trace::Trace;
 use crate::troubles::Troubles;
 use crate::waypoint::Waypoint;
 
@@ -140,10 +141,16 @@ impl Exports {
         self.spans.leave(|| Item { collector, signal: span::of(connection, done, trace) });
     }
 
-    /// A request has ended of which `about` says who is told, with a text and pieces.
-    pub fn record(&self, about: &Record, done: &Done, begun: SystemTime, said: (Option<String>, Vec<(&str, String)>)) {
+    /// Something has ended of which `about` says who is told, with a text and pieces.
+    pub fn record(
+        &self,
+        about: &Record,
+        trace: Option<&Trace>,
+        begun: SystemTime,
+        said: (Option<String>, Vec<(&str, String)>),
+    ) {
         let collector = Arc::clone(&about.collector);
-        self.records.leave(|| Item { collector, signal: record::of(done, begun, said) });
+        self.records.leave(|| Item { collector, signal: record::of(trace, begun, said) });
     }
 }
 
@@ -325,6 +332,7 @@ async fn ourselves(waypoint: &Arc<Waypoint>, drain: &Drain) -> Option<Arc<Connec
         local,
         client,
         listener: String::new(),
+        started: std::time::Instant::now(),
         lifetime,
         drain: drain.clone(),
         series: AtHand::default(),

@@ -130,6 +130,9 @@ pub async fn send(
     };
     let backend =
         if outgoing.session.is_none() || keeps(drawn) { drawn } else { forward.backends.find(keeps).unwrap_or(drawn) };
+    if let Some(kept) = &mut done.kept {
+        kept.goes_to(&backend.cluster);
+    }
     let Some(target) = Target::of(connection, config, &backend.cluster) else {
         let mut failure = Failure::new(Reason::NoHealthyUpstream, format!("there is no cluster {}", backend.cluster));
         failure.status = Some(forward.no_cluster);

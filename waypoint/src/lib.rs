@@ -9,6 +9,7 @@ pub mod app;
 pub mod authorizer;
 pub mod body;
 pub mod call;
+pub mod carried;
 pub mod client_hello;
 pub mod config;
 pub mod conversation;

@@ -1,12 +1,15 @@
 //! Connections that nobody looks into: bytes both ways until both ends are done, or policy says no.
 
+use std::net::SocketAddr;
 use std::pin::pin;
 
 use bytes::Bytes;
+use fairway_core::addr::Authority;
 use fairway_core::io::copy::{self, CopyError, Meter};
 use fairway_core::io::hbone::TunnelStream;
 use fairway_core::io::hbone::stream::{StreamError, TunnelReceiver, TunnelSender};
 use fairway_core::reason::Reason;
+use fairway_core::route::{Hop, Plan};
 use h2::Reason as Code;
 use rand::RngExt;
 use std::sync::Arc;
@@ -16,6 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 use crate::activity::Activity;
+use crate::carried::Carried;
 use crate::config::{Config, Weighted};
 use crate::dial::{self, Opened};
 use crate::failure::Failure;
@@ -39,6 +43,8 @@ pub enum Route {
 pub struct Way {
     opened: Opened,
     workload: Option<Arc<Workload>>,
+    cluster: Option<String>,
+    endpoint: Option<SocketAddr>,
     /// Held in the endpoint's cluster for as long as the connection lasts.
     room: Option<UnderWay>,
 }
@@ -58,7 +64,7 @@ pub struct Terms {
 /// Why there is none.
 pub async fn open(connection: &Connection, route: &Route) -> Result<Way, Failure> {
     let waypoint = &connection.waypoint;
-    let (mut room, mut keepalive) = (None, None);
+    let (mut room, mut keepalive, mut cluster_name) = (None, None, None);
     let plan = match route {
         Route::Dialled => stream::plan(&waypoint.live.snapshot(), &connection.local, &connection.bound)?,
         Route::Clusters(clusters) => {
@@ -67,6 +73,7 @@ pub async fn open(connection: &Connection, route: &Route) -> Result<Way, Failure
             let name = clusters.at(rand::rng().random_range(0..clusters.total())).ok_or_else(nobody)?;
             let cluster = config.clusters.get(name).ok_or_else(nobody)?;
             let endpoints = config.endpoints.get(&cluster.endpoints).ok_or_else(nobody)?;
+            cluster_name = Some(name.clone());
             let load = waypoint.loads.of(&name.as_str().into());
             let too_many = || {
                 let most = cluster.bounds.connections;
@@ -82,7 +89,16 @@ pub async fn open(connection: &Connection, route: &Route) -> Result<Way, Failure
         }
     };
     let opened = dial::open(waypoint, &connection.local, &plan, &connection.client, keepalive).await?;
-    Ok(Way { opened, workload: plan.workload().cloned(), room })
+    Ok(Way { opened, workload: plan.workload().cloned(), cluster: cluster_name, endpoint: endpoint_of(&plan), room })
+}
+
+/// Where a plan ends, as far as that is known here.
+fn endpoint_of(plan: &Plan) -> Option<SocketAddr> {
+    match plan {
+        Plan::Passthrough { address, .. } | Plan::Direct { address, .. } => Some(*address),
+        Plan::Tunnel { hop: Hop { authority: Authority::Address(address), .. }, .. } => Some(*address),
+        _ => None,
+    }
 }
 
 impl Way {
@@ -127,7 +143,7 @@ impl Meter for Counted {
 /// Carries bytes, those first that were read `ahead` of the client and of the endpoint.
 pub async fn carry(connection: &Connection, mut client: TunnelStream, ahead: (Bytes, Bytes), way: Way, terms: &Terms) {
     let waypoint = &connection.waypoint;
-    let Way { mut opened, workload, room: _room } = way;
+    let Way { mut opened, workload, cluster, endpoint, room: _room } = way;
     let counted = Counted::default();
     let server_name = terms.server_name.as_deref();
     let mut drain = connection.drain.clone();
@@ -161,8 +177,10 @@ pub async fn carry(connection: &Connection, mut client: TunnelStream, ahead: (By
             Opened::Plain(socket) => fairway_core::io::socket::reset_on_close(socket),
         }
     }
-    let bytes = (counted.to_endpoint.load(Ordering::Relaxed), counted.to_client.load(Ordering::Relaxed));
-    waypoint.telemetry.connection(connection, workload.as_deref(), bytes, result.err().as_ref());
+    let (received, sent) = (counted.to_endpoint.load(Ordering::Relaxed), counted.to_client.load(Ordering::Relaxed));
+    let server_name = terms.server_name.clone();
+    let failure = result.err();
+    Carried { server_name, cluster, endpoint, workload, received, sent, failure }.end(connection);
 }
 
 /// Whether the connection might still be made.

@@ -106,7 +106,7 @@ async fn walk(
     };
     // Of a request that is refused for its token, no log has it.
     let told = request.uri().query().filter(|_| http.tokens.is_none());
-    done.kept = http.logs.as_ref().map(|logs| Box::new(Kept::begun(logs, request.version(), told)));
+    done.kept = Kept::begun(http, request.version(), told);
     framing::check(&request).map_err(|error| bad(&error))?;
     let mut upgrade = upgrade::asked(&mut request, &http.upgrades);
     let (mut parts, body) = request.into_parts();

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use fairway_core::addr::canonical;
@@ -20,6 +21,7 @@ use http::HeaderMap;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Duration, timeout};
 
+use crate::carried::Carried;
 use crate::client_hello::{self, Hello};
 use crate::config::{Config, Listener, Rules};
 use crate::dial::{self, Client};
@@ -77,6 +79,8 @@ pub struct Connection {
     pub lifetime: Lifetime,
     /// Starts when we stop, which waits for those who hold it.
     pub drain: Drain,
+    /// When it began.
+    pub started: Instant,
     /// Counters at hand.
     pub series: AtHand,
     /// Held for as long as anything of the stream goes on.
@@ -123,8 +127,19 @@ impl Stream {
         };
         let (waypoint, series) = (Arc::clone(&waypoint), AtHand::default());
         let named = Named::by(&local.identity(), &client.identity, client.address.ip());
-        let connection =
-            Arc::new(Connection { waypoint, local, client, named, bound, listener, lifetime, drain, series, permit });
+        let connection = Arc::new(Connection {
+            waypoint,
+            local,
+            client,
+            named,
+            bound,
+            listener,
+            lifetime,
+            drain,
+            started: Instant::now(),
+            series,
+            permit,
+        });
         match way {
             Way::Opaque(policies, route, terms) => connection.opaque(incoming, &policies, &route, &terms).await,
             Way::Named => connection.named(incoming).await,
@@ -186,13 +201,13 @@ impl Connection {
         if let Err(denial) = rbac::judge(policies, &self.facts()) {
             let failure = denied(&denial);
             incoming.refuse(failure.reason);
-            return self.waypoint.telemetry.connection(self, None, (0, 0), Some(&failure));
+            return Carried::refused(failure).end(self);
         }
         let way = match opaque::open(self, route).await {
             Ok(way) => way,
             Err(failure) => {
                 incoming.refuse(failure.reason);
-                return self.waypoint.telemetry.connection(self, None, (0, 0), Some(&failure));
+                return Carried::refused(failure).end(self);
             }
         };
         if let Ok(tunnel) = incoming.accept(describe(&self.local)) {
@@ -213,7 +228,7 @@ impl Connection {
         match opened {
             Ok((way, terms)) => opaque::carry(self, tunnel, (ahead.freeze(), Bytes::new()), way, &terms).await,
             Err(failure) => {
-                self.waypoint.telemetry.connection(self, None, (0, 0), Some(&failure));
+                Carried::refused(failure).end(self);
                 tunnel.abort();
             }
         }
@@ -248,7 +263,7 @@ impl Connection {
             Speech::Opaque | Speech::Unclear => {
                 let failure =
                     Failure::new(Reason::BadRequest, "the port is declared as HTTP and carries something else");
-                self.waypoint.telemetry.connection(&self, None, (0, 0), Some(&failure));
+                Carried::refused(failure).end(&self);
                 tunnel.abort();
             }
         }
@@ -266,8 +281,8 @@ impl Connection {
             }
             Ok(Some(Speech::Opaque | Speech::Unclear)) | Err(_) => {}
         }
-        let refused = |mut tunnel: TunnelStream, failure: &Failure| {
-            self.waypoint.telemetry.connection(&self, None, (0, 0), Some(failure));
+        let refused = |mut tunnel: TunnelStream, failure: Failure| {
+            Carried::refused(failure).end(&self);
             tunnel.abort();
         };
         // What needs a request to be known is missing here, and does not widen access.
@@ -275,7 +290,7 @@ impl Connection {
         let listener = config.listeners.get(&self.listener);
         let facts = self.facts();
         let Some(judged) = listener.and_then(|listener| rbac::judge_connection(listener, None, &facts)) else {
-            return refused(tunnel, &Failure::new(Reason::DestinationUnknown, &self.listener));
+            return refused(tunnel, Failure::new(Reason::DestinationUnknown, &self.listener));
         };
         let way = match judged {
             Ok(()) => opaque::open(&self, &Route::Dialled).await,
@@ -283,12 +298,12 @@ impl Connection {
         };
         let mut way = match way {
             Ok(way) => way,
-            Err(failure) if heard.is_ok() => return refused(tunnel, &failure),
+            Err(failure) if heard.is_ok() => return refused(tunnel, failure),
             // The client may still turn out to speak HTTP, about which more can be known.
             Err(failure) => {
                 return match hear(&mut tunnel, &mut ahead, spoken, Speech::Unclear).await {
                     Some(speech @ (Speech::Http1 | Speech::Http2)) => self.http(tunnel, ahead.freeze(), speech).await,
-                    _ => refused(tunnel, &failure),
+                    _ => refused(tunnel, failure),
                 };
             }
         };

@@ -4,18 +4,26 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use fairway_core::cel::Subject;
 use fairway_core::ident::Identity;
 use fairway_core::io::metrics::{HeldCounter, Histogram, LabelPair, Metrics};
 use fairway_core::limits::{self, Limits};
 use fairway_core::reason::Reason;
 use fairway_core::workload::Workload;
 
-use crate::access_log::Kept;
+use crate::access_log::carried::Closed;
+use crate::access_log::{Ended, Kept};
+use crate::carried::Carried;
+use crate::config;
 use crate::failure::Failure;
 use crate::rates::Told;
 use crate::stream::Connection;
 use crate::trace::Trace;
 use crate::troubles::Troubles;
+
+mod asked;
+
+use asked::{Labels, Said};
 
 const REQUESTS: &str = "istio_requests_total";
 const DURATION: &str = "istio_request_duration_milliseconds";
@@ -32,6 +40,7 @@ const UNCOUNTED: &str = "fairway_waypoint_rate_limiter_failures_total";
 const UNPROCESSED: &str = "fairway_waypoint_processor_failures_total";
 const RATE_LIMIT_BUCKETS: &str = "fairway_waypoint_rate_limit_buckets";
 const RATE_LIMIT_SHARED: &str = "fairway_waypoint_rate_limit_shared_total";
+const LABELS_SHARED: &str = "fairway_waypoint_metric_labels_shared_total";
 const MIRRORED: &str = "fairway_waypoint_mirrored_requests_total";
 
 /// Upper bounds in milliseconds and bytes, as Istio's waypoints have them.
@@ -76,6 +85,8 @@ pub struct Telemetry {
     silent_limiters: Troubles,
     /// The same for processors.
     silent_processors: Troubles,
+    /// What labels that somebody asks for have said.
+    values: asked::Values,
 }
 
 /// One request, as it turned out.
@@ -186,8 +197,10 @@ pub struct AtHand(Mutex<Vec<(SeriesKey, Instant, Handles)>>);
 
 /// The handles of one series.
 struct Handles {
-    requests: HeldCounter,
-    observed: [Histogram; 3],
+    /// None where nobody wants it.
+    requests: Option<HeldCounter>,
+    /// The same.
+    observed: [Option<Histogram>; 3],
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -197,6 +210,8 @@ struct SeriesKey {
     grpc: Option<u32>,
     is_grpc: bool,
     workload: Option<fairway_core::workload::WorkloadUid>,
+    /// What labels say that somebody asks for.
+    asked: Option<Said>,
 }
 
 impl Telemetry {
@@ -232,12 +247,17 @@ impl Telemetry {
             RATE_LIMIT_SHARED,
             "Requests that were counted with others as there was no room for their own value.",
         );
+        metrics.describe(
+            LABELS_SHARED,
+            "Requests and connections that were counted with others as there was no room for the values of labels that a Telemetry asks for.",
+        );
         metrics
             .describe(MIRRORED, "Copies of requests, and those that could not be made because the body is too long.");
         let fresh = limits.duration(&limits::METRIC_SERIES_IDLE) / 2;
         let (silent_authorizers, silent_limiters) = (Troubles::default(), Troubles::default());
         let silent_processors = Troubles::default();
-        Self { metrics: metrics.clone(), fresh, silent_authorizers, silent_limiters, silent_processors }
+        let values = asked::Values::within(limits);
+        Self { metrics: metrics.clone(), fresh, silent_authorizers, silent_limiters, silent_processors, values }
     }
 
     /// A tunnel whose client did not prove who it is, or that there is no room for.
@@ -343,76 +363,89 @@ impl Telemetry {
         self.metrics.counter(MIRRORED, &[("result", result)]).increment(1);
     }
 
-    /// A connection that nobody looked into has ended; `bytes` towards the endpoint and towards the client.
-    pub fn connection(
-        &self,
-        connection: &Connection,
-        workload: Option<&Workload>,
-        bytes: (u64, u64),
-        failure: Option<&Failure>,
-    ) {
-        let reason = failure.map_or(Reason::Ok, |failure| failure.reason);
+    /// A connection that nobody looked into has ended; `metrics` says what is counted otherwise than usual.
+    pub fn connection(&self, connection: &Connection, carried: &Carried, metrics: Option<&Arc<config::Metrics>>) {
+        let workload = carried.workload.as_deref();
         let identity = workload.map(Workload::identity);
-        let mut labels = ends(connection, workload, identity.as_ref());
-        labels.extend([("request_protocol", "tcp"), ("response_flags", reason.response_flag().as_str())]);
-        for (name, value) in [(TCP_OPENED, 1), (TCP_CLOSED, 1), (TCP_RECEIVED, bytes.0), (TCP_SENT, bytes.1)] {
-            self.metrics.held_counter(name, &labels).increment(value);
+        let mut usual = ends(connection, workload, identity.as_ref());
+        usual.extend([("request_protocol", "tcp"), ("response_flags", carried.reason().response_flag().as_str())]);
+        let asked = metrics.map(|metrics| self.asked(connection, metrics, &Closed::of(connection, carried)));
+        let counted = [(TCP_OPENED, 1), (TCP_CLOSED, 1), (TCP_RECEIVED, carried.received), (TCP_SENT, carried.sent)];
+        for (name, value) in counted {
+            if let Some((labels, asked)) = labels(asked.as_ref(), name, &usual) {
+                self.metrics.held_counter_with(name, &labels, &asked).increment(value);
+            }
         }
-        let client = &connection.client;
-        let error = failure.map(|failure| failure.detail.as_str());
-        tracing::event!(
-            target: "access", tracing::Level::INFO,
-            src.addr = %client.address,
-            src.workload = client.workload.as_deref().map(|workload| &*workload.name),
-            src.identity = client.identity.as_str(),
-            dst.hbone_addr = %connection.bound.address(),
-            dst.service = connection.bound.service().map(|service| service.hostname()),
-            dst.workload = workload.map(|workload| &*workload.name),
-            bytes_sent = bytes.1, bytes_recv = bytes.0,
-            reason = reason.label(), error, hint = failure.map(|_| reason.hint()),
-            "connection complete"
-        );
     }
 
     /// A request has ended: it is counted.
     pub fn request(&self, connection: &Connection, done: &Done) {
         let flags = flags(done);
+        let took = done.started.elapsed();
+        let metrics = done.kept.as_deref().and_then(|kept| Some((kept, kept.metrics()?)));
+        let asked =
+            metrics.map(|(kept, metrics)| self.asked(connection, metrics, &Ended::of(connection, done, kept, took)));
         let key = SeriesKey {
             status: done.status,
             flags,
             grpc: done.grpc_status,
             is_grpc: done.is_grpc,
             workload: done.workload.as_ref().map(|workload| workload.uid.clone()),
+            asked,
         };
-        let milliseconds = done.started.elapsed().as_secs_f64() * 1000.0;
+        let milliseconds = took.as_secs_f64() * 1000.0;
         #[expect(clippy::cast_precision_loss, reason = "bytes of a body, for a histogram")]
         let observed = [milliseconds, done.received as f64, done.sent as f64];
-        connection.series.observe(key, observed, self.fresh, || self.handles(connection, done, flags));
+        connection.series.observe(key, observed, self.fresh, |key| self.handles(connection, done, key));
+    }
+
+    /// What labels say that somebody asks for.
+    fn asked(&self, connection: &Connection, metrics: &Arc<config::Metrics>, subject: &impl Subject) -> Said {
+        let (said, overflows) = self.values.said(&connection.listener, metrics, subject, Instant::now());
+        if overflows {
+            self.metrics.counter(LABELS_SHARED, &[("limit", limits::METRIC_LABEL_VALUES.name)]).increment(1);
+        }
+        said
     }
 
     /// Counter and histograms of one series; to be kept at hand, as making its labels costs more than counting.
-    fn handles(&self, connection: &Connection, done: &Done, flags: &str) -> Handles {
+    fn handles(&self, connection: &Connection, done: &Done, key: &SeriesKey) -> Handles {
         let status = done.status.to_string();
         let grpc = done.grpc_status.map(|status| status.to_string()).unwrap_or_default();
-        let mut labels = ends(connection, done.workload.as_deref(), done.identity.as_ref());
-        labels.extend([
+        let mut usual = ends(connection, done.workload.as_deref(), done.identity.as_ref());
+        usual.extend([
             ("request_protocol", if done.is_grpc { "grpc" } else { "http" }),
             ("response_code", status.as_str()),
             ("grpc_response_status", grpc.as_str()),
-            ("response_flags", flags),
+            ("response_flags", key.flags),
         ]);
-        let histograms = [DURATION, REQUEST_BYTES, RESPONSE_BYTES];
+        let of = |name| labels(key.asked.as_ref(), name, &usual);
         Handles {
-            requests: self.metrics.held_counter(REQUESTS, &labels),
-            observed: histograms.map(|name| self.metrics.held_histogram(name, &labels)),
+            requests: of(REQUESTS).map(|(labels, asked)| self.metrics.held_counter_with(REQUESTS, &labels, &asked)),
+            observed: [DURATION, REQUEST_BYTES, RESPONSE_BYTES]
+                .map(|name| of(name).map(|(labels, asked)| self.metrics.held_histogram_with(name, &labels, &asked))),
         }
+    }
+}
+
+/// Labels of a metric; nothing where nobody wants it.
+fn labels<'a>(asked: Option<&'a Said>, metric: &str, usual: &[LabelPair<'a>]) -> Option<Labels<'a>> {
+    match asked {
+        None => Some((usual.to_vec(), Vec::new())),
+        Some(asked) => asked.labels(metric, usual),
     }
 }
 
 impl AtHand {
     /// Counts a request with what was observed of it. A series that was not used for as long as `fresh` is looked up again, as
     /// it may have expired.
-    fn observe(&self, key: SeriesKey, observed: [f64; 3], fresh: Duration, look_up: impl FnOnce() -> Handles) {
+    fn observe(
+        &self,
+        key: SeriesKey,
+        observed: [f64; 3],
+        fresh: Duration,
+        look_up: impl FnOnce(&SeriesKey) -> Handles,
+    ) {
         let mut series = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         series.retain(|(known, used, _)| *known != key || now.duration_since(*used) < fresh);
@@ -420,14 +453,19 @@ impl AtHand {
             if series.len() >= SERIES_AT_HAND {
                 series.remove(0);
             }
-            series.push((key, now, look_up()));
+            let handles = look_up(&key);
+            series.push((key, now, handles));
             series.len() - 1
         });
         let Some((_, used, handles)) = series.get_mut(known) else { return };
         *used = now;
-        handles.requests.increment(1);
+        if let Some(requests) = &handles.requests {
+            requests.increment(1);
+        }
         for (histogram, value) in handles.observed.iter().zip(observed) {
-            histogram.record(value);
+            if let Some(histogram) = histogram {
+                histogram.record(value);
+            }
         }
     }
 }

@@ -255,6 +255,7 @@ impl Served {
             processor: None,
             tracing: None,
             logs: None,
+            metrics: None,
             upgrades: vec!["websocket".into()],
         };
         let listener = Listener::Http(Box::new(http));

@@ -27,6 +27,7 @@ mod before;
 mod endpoints;
 mod limiter;
 mod logs;
+mod metrics;
 mod processor;
 mod rates;
 mod sessions;

@@ -63,6 +63,7 @@ struct Provider {
     opentelemetry: Option<Value>,
     envoy_file_access_log: Option<Value>,
     envoy_otel_als: Option<Value>,
+    prometheus: Option<Value>,
     fairway_rate_limit_grpc: Option<providers::WrittenLimiter>,
     fairway_external_processor_grpc: Option<processors::Written>,
 }
@@ -104,6 +105,9 @@ pub fn read(text: &str) -> Result<Mesh, BadMesh> {
         let file = provider.envoy_file_access_log.map(logs::file);
         if let Some(read) = file.or_else(|| provider.envoy_otel_als.map(logs::collector)) {
             insert(&mut providers.logs, name.clone(), read);
+        }
+        if provider.prometheus.is_some() {
+            providers.metrics.insert(name.clone());
         }
         if let Some(written) = provider.fairway_external_processor_grpc {
             let processor = written.read().map_err(wrong)?;

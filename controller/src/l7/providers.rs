@@ -1,7 +1,7 @@
 //! Whom waypoints tell what requests took, and who counts requests for several of them: providers of the mesh configuration, in
 //! no proxy's language (api-surface A5).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -33,6 +33,8 @@ pub struct Providers {
     pub logs: BTreeMap<String, Result<logs::Sink, String>>,
     /// Those of these where no Telemetry names any.
     pub logging: Vec<String>,
+    /// Names of Prometheus, which asks by itself; besides Istio's.
+    pub metrics: BTreeSet<String>,
 }
 
 /// Who counts requests for several proxies.

@@ -14,6 +14,7 @@ pub mod endpoints;
 pub mod hash;
 pub mod listener;
 mod logs;
+mod metrics;
 pub mod nearness;
 mod per_route;
 mod processors;

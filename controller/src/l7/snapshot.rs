@@ -15,7 +15,7 @@ use super::destinations::{Destinations, Policy, View};
 use super::members::Members;
 use super::model::{Attached, Entry, Target};
 use super::render::endpoints::{Seen, assignment};
-use super::render::listener::{Before, WORKLOADS};
+use super::render::listener::{Before, Heard, WORKLOADS};
 use super::render::nearness::{Preference, Standpoint};
 use super::render::{self, INVALID_BACKEND};
 use super::tokens::KeySets;
@@ -75,7 +75,9 @@ impl Index {
             let asked = waypoint.services.values().flat_map(|object| waypoints.asked(gateway, object));
             let backends = attached.iter().copied().flat_map(Attached::backends).chain(asked).cloned();
             let told = waypoint.services.values().filter_map(|object| waypoints.traced(gateway, object));
-            let logged = waypoint.services.values().filter_map(|object| waypoints.logged(gateway, object));
+            let of_workloads = waypoint.for_workloads.then_some(None);
+            let all = waypoint.services.values().map(Some).chain(of_workloads);
+            let logged = all.filter_map(|object| waypoints.logged(gateway, object));
             let logged: Vec<Target> = logged.flat_map(|logged| logged.targets()).collect();
             let entries = attached.iter().flat_map(|attached| attached.entries());
             let counted = entries.flat_map(|entry| waypoints.rates_of(&entry.route));
@@ -219,7 +221,10 @@ impl Snapshot {
         let own = plan.waypoints.get(gateway)?;
         if name == WORKLOADS {
             let policies = plan.policies(gateway, None);
-            let listener = render::listener::tcp(name, &[Ipv4Addr::UNSPECIFIED.into()], 0, &policies, &[], None)?;
+            let (logged, counted) = (plan.logged(gateway, None), plan.counted(gateway, None));
+            let heard = Heard { logged: logged.as_ref(), counted: counted.as_ref() };
+            let anywhere = [Ipv4Addr::UNSPECIFIED.into()];
+            let listener = render::listener::tcp(name, (&anywhere, 0), &policies, &[], None, heard)?;
             return (kind == ResourceType::Listener && own.for_workloads).then(|| listener.encode_to_vec());
         }
         let target = Target::parse(name)?;
@@ -238,6 +243,8 @@ impl Snapshot {
                 let policies = plan.policies(gateway, Some(object?));
                 let addresses: Vec<_> = render::endpoints::virtual_addresses(service).collect();
                 let streams = self.attached(&target).map_or(&[][..], |attached| attached.streams.as_slice());
+                let (logged, counted) = (plan.logged(gateway, object), plan.counted(gateway, object));
+                let (logged, counted) = (logged.as_ref(), counted.as_ref());
                 let listener = if is_http(protocol) && streams.is_empty() {
                     let tokens = plan.tokens(gateway, object?);
                     let entries = || self.attached(&target).into_iter().flat_map(Attached::entries);
@@ -246,7 +253,6 @@ impl Snapshot {
                     rates.extend(entries().flat_map(|entry| plan.rates_of(&entry.route)));
                     let (keys, authorizers) = (&*self.keys, &*plan.authorizers);
                     let traced = plan.traced(gateway, object?);
-                    let logged = plan.logged(gateway, object?);
                     let sees = plan.sees(gateway, object?, self.attached(&target));
                     let before = Before {
                         policies: &policies,
@@ -257,12 +263,14 @@ impl Snapshot {
                         limiter,
                         sees: sees.as_ref(),
                         traced: traced.as_ref(),
-                        logged: logged.as_ref(),
+                        logged,
+                        counted,
                     };
                     render::listener::http(name, &addresses, target.port, before, entries())
                 } else {
                     let idle = self.destinations().policy(view, &target).pool.and_then(|pool| pool.idle);
-                    render::listener::tcp(name, &addresses, target.port, &policies, streams, idle)
+                    let (at, heard) = ((&*addresses, target.port), Heard { logged, counted });
+                    render::listener::tcp(name, at, &policies, streams, idle, heard)
                 };
                 listener?.encode_to_vec()
             }

@@ -1,4 +1,4 @@
-//! Telemetries: of which requests waypoints tell whom what (api-surface A5). One at each place counts, and the more
+//! Telemetries: of which requests waypoints tell whom what, and what they count (api-surface A5). One at each place counts, and the more
 //! special place before the more general one, field by field.
 
 use std::collections::BTreeMap;
@@ -19,8 +19,10 @@ use crate::age::by_age;
 use crate::translate::Settings;
 
 mod logging;
+mod metrics;
 
 pub use logging::{Logged, Logger};
+pub use metrics::{Change, Counted};
 
 /// Shares are told in hundredths of a percent (the CRD's steps).
 const WHOLE: f64 = 100.0;
@@ -60,6 +62,7 @@ struct Mesh {
 struct Said {
     tracing: Tracing,
     logging: Vec<logging::Said>,
+    metrics: Vec<metrics::Said>,
 }
 
 /// What one place says of traces; what is none is as the more general place says.
@@ -101,7 +104,7 @@ struct Spec {
     target_ref: Option<TargetReference>,
     target_refs: Vec<TargetReference>,
     tracing: Vec<Written>,
-    metrics: Vec<Value>,
+    metrics: Vec<metrics::Written>,
     access_logging: Vec<logging::Written>,
 }
 
@@ -217,9 +220,6 @@ fn one(key: &ObjectKey, object: &Unserved, settings: &Settings, texts: &mut Vec<
     } else if targets.is_empty() {
         places.push(Place::Namespace(key.namespace.clone()));
     }
-    if !spec.metrics.is_empty() {
-        texts.push("spec.metrics: has no effect: metrics of every proxy are always on, with all labels".to_owned());
-    }
     let mut tracing = Tracing::default();
     for (index, written) in spec.tracing.into_iter().enumerate() {
         let at = format!("spec.tracing[{index}]");
@@ -233,7 +233,13 @@ fn one(key: &ObjectKey, object: &Unserved, settings: &Settings, texts: &mut Vec<
         logging::read(&format!("spec.accessLogging[{index}]"), written, providers, texts)
     });
     let logging = logging.collect();
-    Some((places, Said { tracing, logging }))
+    let metrics = spec
+        .metrics
+        .into_iter()
+        .enumerate()
+        .filter_map(|(index, written)| metrics::read(&format!("spec.metrics[{index}]"), written, providers, texts));
+    let metrics = metrics.collect();
+    Some((places, Said { tracing, logging, metrics }))
 }
 
 impl Tracing {
@@ -299,8 +305,11 @@ impl Telemetries {
 
     /// What is said for these places, the most general first.
     fn said<'a>(&'a self, places: &'a [Place]) -> impl Iterator<Item = &'a Said> {
-        let root = self.places.get(&Place::Namespace(self.mesh.root_namespace.clone()));
-        root.into_iter().chain(places.iter().filter_map(|place| self.places.get(place)))
+        let root = Place::Namespace(self.mesh.root_namespace.clone());
+        let of_root = self.places.get(&root);
+        // A waypoint of the root namespace is not told twice, or the general word would come after a more special one.
+        let others = places.iter().filter(move |place| **place != root);
+        of_root.into_iter().chain(others.filter_map(|place| self.places.get(place)))
     }
 
     /// Whom the waypoint `name` of `namespace` tells of requests that have ended, as these places say, the most general first;
@@ -308,6 +317,11 @@ impl Telemetries {
     pub(super) fn logged(&self, (namespace, name): (&str, &str), places: &[Place]) -> Option<Logged> {
         let levels = self.said(places).map(|said| said.logging.as_slice());
         logging::put_together(format!("{name}.{namespace}"), levels, &self.providers)
+    }
+
+    /// What waypoints count otherwise than usual, as these places say, the most general first; nothing where nobody says anything.
+    pub(super) fn counted(&self, places: &[Place]) -> Option<Counted> {
+        metrics::put_together(self.said(places).map(|said| said.metrics.as_slice()))
     }
 
     /// What the waypoint `name` of `namespace` does with traces, as these places say, the most general first; nothing where

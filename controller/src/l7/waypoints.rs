@@ -13,7 +13,7 @@ use super::model::{Attached, Entry, Routes, Target};
 use super::processors::{self, Processor};
 use super::providers::Limiter;
 use super::rates;
-use super::telemetry::{Logged, Telemetries, Traced};
+use super::telemetry::{Counted, Logged, Telemetries, Traced};
 use super::tokens::{self, Keys, Origin};
 use crate::translate::Fault;
 use crate::translate::waypoint::{ServiceBinding, Waypoints};
@@ -395,26 +395,33 @@ impl Plan {
     /// What a waypoint does with traces before a service.
     #[must_use]
     pub fn traced(&self, gateway: &GatewayName, service: &ObjectKey) -> Option<Traced> {
-        self.telemetry.traced((&gateway.0, &gateway.1), &self.told_at(gateway, service)?)
+        self.telemetry.traced((&gateway.0, &gateway.1), &self.told_at(gateway, Some(service))?)
     }
 
-    /// Whom a waypoint tells of requests that have ended, before a service; nothing where nobody says anything.
+    /// Whom a waypoint tells of requests and connections that have ended, before a service or before workloads; nothing where nobody
+    /// says anything.
     #[must_use]
-    pub fn logged(&self, gateway: &GatewayName, service: &ObjectKey) -> Option<Logged> {
+    pub fn logged(&self, gateway: &GatewayName, service: Option<&ObjectKey>) -> Option<Logged> {
         self.telemetry.logged((&gateway.0, &gateway.1), &self.told_at(gateway, service)?)
     }
 
-    /// Where Telemetries are that count before a service, the most general place first.
-    fn told_at(&self, gateway: &GatewayName, service: &ObjectKey) -> Option<[Place; 5]> {
+    /// What a waypoint counts otherwise than usual, before a service or before workloads.
+    #[must_use]
+    pub fn counted(&self, gateway: &GatewayName, service: Option<&ObjectKey>) -> Option<Counted> {
+        self.telemetry.counted(&self.told_at(gateway, service)?)
+    }
+
+    /// Where Telemetries are that count before a service or before workloads, the most general place first.
+    fn told_at(&self, gateway: &GatewayName, service: Option<&ObjectKey>) -> Option<Vec<Place>> {
         let waypoint = self.waypoints.get(gateway)?;
         let (namespace, name) = gateway;
-        Some([
-            Place::Class(waypoint.class.clone()),
-            Place::Namespace(namespace.clone()),
-            Place::Namespace(service.namespace.clone()),
-            Place::Object(ObjectKey::new(Kind::Gateway, namespace, name)),
-            Place::Object(service.clone()),
-        ])
+        let mut places = vec![Place::Class(waypoint.class.clone()), Place::Namespace(namespace.clone())];
+        // What is said twice of one place would undo what was said in between.
+        let of_service = service.map(|service| &service.namespace).filter(|own| *own != namespace);
+        places.extend(of_service.map(|own| Place::Namespace(own.clone())));
+        places.push(Place::Object(ObjectKey::new(Kind::Gateway, namespace, name)));
+        places.extend(service.map(|service| Place::Object(service.clone())));
+        Some(places)
     }
 
     /// Where a policy is attached.

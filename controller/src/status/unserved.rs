@@ -111,9 +111,12 @@ mod tests {
     #[test]
     fn telemetry_is_told_what_of_it_has_no_effect() {
         let manifest = "apiVersion: telemetry.istio.io/v1\nkind: Telemetry\nmetadata: {name: mesh, namespace: shop}\n\
-                        spec: {tracing: [], metrics: [{}], accessLogging: [{disabled: true}]}\n";
+                        spec: {tracing: [], metrics: [{reportingInterval: 5s}], accessLogging: [{disabled: true}]}\n";
         let [(_, said)] = telemetry(&published(manifest)).into_iter().collect::<Vec<_>>().try_into().unwrap();
-        assert!(!said.holds && said.message.starts_with("spec.metrics: has no effect"), "{said:?}");
+        assert!(
+            !said.holds && said.message.starts_with("spec.metrics[0].reportingInterval: has no effect"),
+            "{said:?}"
+        );
         let service = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {clusterIP: 10.96.0.1}\n---\n";
         for (name, why) in [("web", "Service shop/web has no waypoint"), ("none", "there is no Service shop/none")] {
             let manifest = format!(

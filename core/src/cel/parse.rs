@@ -1,6 +1,6 @@
 //! Reads expressions: words first, then what binds most weakly before what binds more strongly (cel-spec, Syntax).
 
-use super::{ATTRIBUTES, Attribute, BadExpression, Comparison, HEADERS, Kind, LONGEST, Node, Test};
+use super::{ATTRIBUTES, Attribute, BadExpression, Comparison, HEADERS, Kind, LONGEST, Node, PEERS, Test, Vocabulary};
 
 /// Expressions inside of expressions; no sensible one is deeper, and the stack has to hold them.
 const DEPTH: usize = 32;
@@ -27,12 +27,12 @@ enum Word {
 /// An expression and its kind.
 type Typed = (Node, Kind);
 
-pub(super) fn parse(text: &str) -> Result<Typed, BadExpression> {
+pub(super) fn parse(text: &str, vocabulary: Vocabulary) -> Result<Typed, BadExpression> {
     if text.len() > LONGEST {
         return Err(wrong(0, format!("is longer than {LONGEST} bytes")));
     }
     let words = words(text)?;
-    let mut parser = Parser { words, next: 0, end: text.chars().count() };
+    let mut parser = Parser { words, next: 0, end: text.chars().count(), vocabulary };
     let read = parser.choice(0)?;
     match parser.words.get(parser.next) {
         None => Ok(read),
@@ -133,6 +133,7 @@ struct Parser {
     words: Vec<(usize, Word)>,
     next: usize,
     end: usize,
+    vocabulary: Vocabulary,
 }
 
 impl Parser {
@@ -372,6 +373,18 @@ impl Parser {
         if self.takes(".") {
             let Some(Word::Name(second)) = self.take() else { return Err(wrong(at, format!("{name:?} is not known"))) };
             name = format!("{name}.{second}");
+        }
+        if self.vocabulary == Vocabulary::Labels {
+            let below = format!("{name}.");
+            if PEERS.iter().any(|(known, _)| known.starts_with(&below)) && self.takes(".") {
+                let Some(Word::Name(third)) = self.take() else {
+                    return Err(wrong(at, format!("{name:?} is not known")));
+                };
+                name = below + &third;
+            }
+            if let Some((_, attribute)) = PEERS.into_iter().find(|(known, _)| *known == name) {
+                return Ok((Node::Attribute(attribute), Kind::Text));
+            }
         }
         if name == "request.headers" {
             if self.takes("[") {

@@ -22,6 +22,7 @@ impl Subject for Request {
             Attribute::ResponseCode => Value::Number(self.code?),
             Attribute::MutualTls => Value::Truth(true),
             Attribute::RequestSize => Value::Number(i64::MAX),
+            Attribute::Peer(End::Source, known) => Value::Text(format!("{known:?}").to_lowercase().into()),
             _ => return None,
         })
     }
@@ -33,6 +34,38 @@ impl Subject for Request {
 
 fn request() -> Request {
     Request { code: Some(404), headers: BTreeMap::from([("x-user", "Ann"), ("user-agent", "curl")]) }
+}
+
+#[test]
+fn labels_know_both_ends_and_conditions_of_logs_do_not() {
+    let rows = [
+        ("source.workload.name", Ok(Some("workload"))),
+        ("source.workload.namespace + '/' + source.principal", Ok(Some("namespace/principal"))),
+        ("filter_state.downstream_peer.name", Ok(Some("pod"))),
+        ("filter_state.downstream_peer.app", Ok(Some("service"))),
+        ("filter_state.downstream_peer.version.contains('v') ? 'v' : 'other'", Ok(Some("v"))),
+        ("filter_state.downstream_peer.cluster", Ok(Some("cluster"))),
+        ("filter_state.upstream_peer.app", Ok(None)),
+        ("has(destination.workload.name) ? 'known' : 'gone'", Ok(Some("gone"))),
+        ("request.host", Ok(Some("web.shop"))),
+        ("response.code", Ok(Some("404"))),
+        ("source.workload.labels", Err("\"source.workload.labels\" is not known")),
+        ("filter_state.downstream_peer", Err("\"filter_state.downstream_peer\" is not known")),
+        ("filter_state.downstream_peer.", Err("\"filter_state.downstream_peer\" is not known")),
+        ("source.workload.name == 1", Err("needs a text")),
+    ];
+    for (text, expected) in rows {
+        let found = Expression::label(text).map(|read| read.of(&request()).map(|value| value.to_string()));
+        match (&found, expected) {
+            (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{text}: {error}"),
+            (found, expected) => {
+                let found = found.as_ref().map(Option::as_deref).map_err(|_| "");
+                assert_eq!(found, expected, "{text}");
+            }
+        }
+        let for_envoy = Expression::value(text);
+        assert_eq!(for_envoy.is_ok(), matches!(text, "request.host" | "response.code"), "{text}");
+    }
 }
 
 #[test]

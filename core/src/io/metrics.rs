@@ -30,6 +30,8 @@ const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, N
 
 /// A label's name and value.
 pub type LabelPair<'a> = (&'static str, &'a str);
+/// The same of a label that somebody has asked for by name.
+pub type AskedPair<'a> = (Arc<str>, &'a str);
 
 /// The process's metrics. Cheap to clone; all clones share one registry.
 #[derive(Clone)]
@@ -160,8 +162,18 @@ impl Metrics {
 
     /// A counter labelled with something that comes and goes, such as a workload.
     pub fn held_counter(&self, name: &'static str, labels: &[LabelPair<'_>]) -> HeldCounter {
+        self.held_counter_with(name, labels, &[])
+    }
+
+    /// The same, with labels that somebody has asked for.
+    pub fn held_counter_with(
+        &self,
+        name: &'static str,
+        labels: &[LabelPair<'_>],
+        asked: &[AskedPair<'_>],
+    ) -> HeldCounter {
         let register = |key: &Key| Handle::Counter(self.inner.expiring.register_counter(key, &METADATA));
-        let (handle, holder) = self.hold(name, labels, register);
+        let (handle, holder) = self.hold(name, key_with(name, labels, asked), register);
         let counter = match handle {
             Handle::Counter(counter) => counter,
             // Only if another kind has this name, which is a mistake that must not stop the proxy.
@@ -175,25 +187,29 @@ impl Metrics {
     /// A histogram labelled with something that comes and goes. Ask for it with each value: it is gone
     /// [`limits::METRIC_SERIES_IDLE`] after the last one.
     pub fn held_histogram(&self, name: &'static str, labels: &[LabelPair<'_>]) -> Histogram {
+        self.held_histogram_with(name, labels, &[])
+    }
+
+    /// The same, with labels that somebody has asked for.
+    pub fn held_histogram_with(
+        &self,
+        name: &'static str,
+        labels: &[LabelPair<'_>],
+        asked: &[AskedPair<'_>],
+    ) -> Histogram {
         let register = |key: &Key| Handle::Histogram(self.inner.expiring.register_histogram(key, &METADATA));
-        match self.hold(name, labels, register).0 {
+        match self.hold(name, key_with(name, labels, asked), register).0 {
             Handle::Histogram(histogram) => histogram,
             Handle::Counter(_) => Histogram::noop(),
         }
     }
 
-    fn hold(
-        &self,
-        name: &'static str,
-        labels: &[LabelPair<'_>],
-        register: impl FnOnce(&Key) -> Handle,
-    ) -> (Handle, Arc<()>) {
-        let mut key = key(name, labels);
+    fn hold(&self, name: &'static str, mut key: Key, register: impl FnOnce(&Key) -> Handle) -> (Handle, Arc<()>) {
         let mut series = self.series();
         let by_key = series.expiring.entry(name).or_default();
         let overflows = by_key.len() >= self.inner.max_series && !by_key.contains_key(&key);
         if overflows {
-            key = overflow_key(name, labels);
+            key = overflow_key(&key);
         }
         let held = by_key.entry(key.clone()).or_insert_with(|| Held { handle: register(&key), holders: Arc::new(()) });
         let taken = (held.handle.clone(), Arc::clone(&held.holders));
@@ -245,7 +261,7 @@ impl Metrics {
         }
         drop(series);
         self.count_dropped(name);
-        overflow_key(name, labels)
+        overflow_key(&key)
     }
 
     fn count_dropped(&self, name: &'static str) {
@@ -259,13 +275,18 @@ impl Metrics {
 }
 
 fn key(name: &'static str, labels: &[LabelPair<'_>]) -> Key {
-    let labels: Vec<Label> = labels.iter().map(|(name, value)| Label::new(*name, (*value).to_owned())).collect();
-    Key::from_parts(name, labels)
+    key_with(name, labels, &[])
 }
 
-fn overflow_key(name: &'static str, labels: &[LabelPair<'_>]) -> Key {
-    let labels: Vec<Label> = labels.iter().map(|(name, _)| Label::from_static_parts(name, OVERFLOW)).collect();
-    Key::from_parts(name, labels)
+fn key_with(name: &'static str, labels: &[LabelPair<'_>], asked: &[AskedPair<'_>]) -> Key {
+    let labels = labels.iter().map(|(name, value)| Label::new(*name, (*value).to_owned()));
+    let asked = asked.iter().map(|(name, value)| Label::new(Arc::clone(name), (*value).to_owned()));
+    Key::from_parts(name, labels.chain(asked).collect::<Vec<_>>())
+}
+
+fn overflow_key(key: &Key) -> Key {
+    let labels = key.labels().map(|label| Label::new(label.clone().into_parts().0, OVERFLOW));
+    Key::from_parts(key.name().to_owned(), labels.collect::<Vec<_>>())
 }
 
 #[cfg(test)]

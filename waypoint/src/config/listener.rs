@@ -22,6 +22,7 @@ use prost_types::Any;
 use super::authorizer::{authorizer, marking};
 use super::limiter::Limiter;
 use super::logs::Logs;
+use super::metrics::Metrics;
 use super::opaque::{by_name, names, reads_names, tcp_proxy};
 use super::policy::Rules;
 use super::processor::Processor;
@@ -57,11 +58,17 @@ pub fn listener(bytes: &[u8]) -> Result<Listener, Wrong> {
         return manager(any(api.api_listener.as_ref())?).within("api_listener.api_listener");
     }
     let has_names = reads_names(&message.listener_filters)?;
-    match &*message.filter_chains {
-        [] => Err(Wrong::missing("filter_chains")),
-        [only] if names(only).is_empty() => chain(only).within("filter_chains[0]"),
-        several => by_name(several, has_names).map(Listener::Opaque),
+    let mut listener = match &*message.filter_chains {
+        [] => return Err(Wrong::missing("filter_chains")),
+        [only] if names(only).is_empty() => chain(only).within("filter_chains[0]")?,
+        several => Listener::Opaque(by_name(several, has_names)?),
+    };
+    let metrics = Metrics::of(message.metadata.as_ref())?;
+    match &mut listener {
+        Listener::Http(http) => http.metrics = metrics,
+        Listener::Opaque(opaque) => opaque.metrics = metrics,
     }
+    Ok(listener)
 }
 
 pub(super) fn decode<M: prost::Message + Default>(bytes: &[u8]) -> Result<M, Wrong> {
@@ -180,8 +187,20 @@ fn manager(config: &Any) -> Result<Listener, Wrong> {
     let tracing = message.tracing.as_ref().map(Tracing::of).transpose().within("tracing")?.map(Arc::new);
     let logs = Logs::of(&message.access_log)?.map(Arc::new);
     let (routes, merge_slashes) = (rds.route_config_name.clone(), message.merge_slashes);
-    let http =
-        Http { custom, tokens, policies, routes, merge_slashes, rates, limiter, processor, tracing, logs, upgrades };
+    let http = Http {
+        custom,
+        tokens,
+        policies,
+        routes,
+        merge_slashes,
+        rates,
+        limiter,
+        processor,
+        tracing,
+        logs,
+        metrics: None,
+        upgrades,
+    };
     Ok(Listener::Http(Box::new(http)))
 }
 

@@ -130,7 +130,7 @@ impl Sink {
 }
 
 /// Those that are headers; the others are what HTTP/2 has in place of some, which is kept anyway.
-fn names(names: Vec<&str>) -> Result<Vec<HeaderName>, Wrong> {
+pub(super) fn names(names: Vec<&str>) -> Result<Vec<HeaderName>, Wrong> {
     names.into_iter().filter(|name| !name.starts_with(':')).map(header_name).collect()
 }
 

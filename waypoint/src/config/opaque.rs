@@ -9,6 +9,8 @@ use fairway_proto::envoy::tcp_proxy::tcp_proxy::ClusterSpecifier;
 use prost_types::Any;
 
 use super::listener::{chain, decode, unsupported};
+use super::logs::Logs;
+use super::metrics::Metrics;
 use super::policy::Rules;
 use super::wrong::{Within, Wrong, all};
 use super::{Listener, Weighted, duration};
@@ -22,6 +24,8 @@ pub struct Opaque {
     pub named: Vec<(ServerName, Arc<Chain>)>,
     /// With all others; they are closed if it is none.
     pub others: Option<Arc<Chain>>,
+    /// What is counted otherwise than usual.
+    pub metrics: Option<Arc<Metrics>>,
 }
 
 /// Which names TLS clients ask for.
@@ -42,6 +46,8 @@ pub struct Chain {
     pub clusters: Weighted<String>,
     /// Longest time without a byte in either direction.
     pub idle: Option<Duration>,
+    /// Who is told of connections that have ended; none is our own log.
+    pub logs: Option<Arc<Logs>>,
 }
 
 impl Opaque {
@@ -67,10 +73,14 @@ impl Opaque {
         !self.named.is_empty()
     }
 
+    /// All of them.
+    pub fn chains(&self) -> impl Iterator<Item = &Arc<Chain>> {
+        self.named.iter().map(|(_, chain)| chain).chain(&self.others)
+    }
+
     /// Clusters that connections may be sent to.
     pub fn clusters(&self) -> impl Iterator<Item = &String> {
-        let all = self.named.iter().map(|(_, chain)| chain).chain(&self.others);
-        all.flat_map(|chain| chain.clusters.iter())
+        self.chains().flat_map(|chain| chain.clusters.iter())
     }
 }
 
@@ -140,6 +150,7 @@ pub(super) fn tcp_proxy(policies: Vec<Rules>, config: &Any) -> Result<Listener, 
     // Envoy's would be an hour; what is not said here is not closed.
     let idle = message.idle_timeout.as_ref().map(duration).transpose().within("idle_timeout")?;
     let idle = idle.filter(|idle| !idle.is_zero());
-    let others = Some(Arc::new(Chain { policies, clusters, idle }));
-    Ok(Listener::Opaque(Opaque { named: Vec::new(), others }))
+    let logs = Logs::of(&message.access_log)?.map(Arc::new);
+    let others = Some(Arc::new(Chain { policies, clusters, idle, logs }));
+    Ok(Listener::Opaque(Opaque { others, ..Opaque::default() }))
 }

@@ -1,4 +1,4 @@
-//! A request as a record of a log.
+//! A request or a connection as a record of a log.
 
 use std::time::SystemTime;
 
@@ -8,12 +8,15 @@ use fairway_proto::otlp::logs::LogRecord;
 
 use super::attribute::text;
 use super::nanoseconds;
-use crate::telemetry::Done;
+use crate::trace::Trace;
 
-/// The record of a request that has ended, with a text and pieces; in its trace, if it has one.
-pub(super) fn of(done: &Done, begun: SystemTime, (body, pieces): (Option<String>, Vec<(&str, String)>)) -> LogRecord {
+/// The record of what has ended, with a text and pieces; in its trace, if it has one.
+pub(super) fn of(
+    trace: Option<&Trace>,
+    begun: SystemTime,
+    (body, pieces): (Option<String>, Vec<(&str, String)>),
+) -> LogRecord {
     let time = nanoseconds(begun.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
-    let trace = done.trace.as_deref();
     LogRecord {
         time_unix_nano: time,
         observed_time_unix_nano: time,

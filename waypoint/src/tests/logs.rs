@@ -83,11 +83,11 @@ async fn lines_say_what_was_asked_for_of_the_requests_that_were() {
     let (_, body) = served.send(80, false, get("/known/last", &headers)).await;
     let lines = served.logged.lines(6).await;
     let expected = [
-        "GET /known/a?q=1 HTTP/1.1 200 - via_upstream known test web.shop -",
+        "GET /known/a?q=1 HTTP/1.1 200 - via_upstream known test web.shop web.shop.svc.cluster.local:80",
         "GET /other HTTP/2 404 NR route_not_found - test web.shop -",
         "{\"by\":\"spiffe://cluster.local/ns/shop/sa/client\",\"code\":404,\"grpc\":null}",
         "GET /other HTTP/1.1 404 NR route_not_found - - web.shop -",
-        "GET /known/last HTTP/1.1 200 - via_upstream known test web.shop -",
+        "GET /known/last HTTP/1.1 200 - via_upstream known test web.shop web.shop.svc.cluster.local:80",
     ];
     assert_eq!(lines[..5], expected);
     // What a client says of itself is not what is logged of it.

@@ -63,7 +63,7 @@ async fn calls_stream_in_both_directions_and_end_with_trailers() {
 }
 
 /// A server that says its name and then what it hears.
-async fn named(name: &'static str) -> SocketAddr {
+pub(super) async fn named(name: &'static str) -> SocketAddr {
     let listener = TcpListener::bind((own_address(), 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -78,14 +78,14 @@ async fn named(name: &'static str) -> SocketAddr {
     address
 }
 
-fn chain(cluster: &str, policies: Vec<Rules>, idle: Option<Duration>) -> Arc<Chain> {
+pub(super) fn chain(cluster: &str, policies: Vec<Rules>, idle: Option<Duration>) -> Arc<Chain> {
     let clusters = Weighted::new(vec![(1, cluster.to_owned())]).unwrap();
-    Arc::new(Chain { policies, clusters, idle })
+    Arc::new(Chain { policies, clusters, idle, logs: None })
 }
 
 impl Served {
     /// A port whose connections are passed on so.
-    fn opaque(&mut self, listener: Opaque, clusters: &[(&str, SocketAddr)]) {
+    pub(super) fn opaque(&mut self, listener: Opaque, clusters: &[(&str, SocketAddr)]) {
         for (name, endpoint) in clusters {
             self.announce(name, endpoint.ip(), false, |_| {});
             self.cluster(name, crate::config::Protocol::Http1, &[*endpoint]);
@@ -110,7 +110,7 @@ async fn names_of_tls_lead_to_their_endpoints() {
             (ServerName::Exact("web.example".into()), chain("a", vec![], None)),
             (ServerName::Exact("no.example".into()), chain("a", vec![nobody], None)),
         ],
-        others: None,
+        ..Opaque::default()
     };
     let clusters = [("a", named("a").await), ("b", named("b").await)];
     served.opaque(listener, &clusters);
@@ -147,7 +147,7 @@ async fn names_of_tls_lead_to_their_endpoints() {
 #[tokio::test]
 async fn silence_ends_a_connection_where_the_listener_says_so() {
     let mut served = Served::start().await;
-    let listener = Opaque { named: Vec::new(), others: Some(chain("a", vec![], Some(Duration::from_millis(300)))) };
+    let listener = Opaque { others: Some(chain("a", vec![], Some(Duration::from_millis(300)))), ..Opaque::default() };
     let clusters = [("a", named("a").await)];
     served.opaque(listener, &clusters);
     let mut stream = served.dial("10.96.0.1:82").await;

@@ -129,7 +129,11 @@ impl Session {
                             named.extend(http.tracing.iter().map(|it| it.collector.cluster.to_string()));
                             named.extend(http.logs.iter().flat_map(|it| it.clusters()).map(|it| it.to_string()));
                         }
-                        (Listener::Opaque(opaque), Kind::Cluster) => named.extend(opaque.clusters().cloned()),
+                        (Listener::Opaque(opaque), Kind::Cluster) => {
+                            named.extend(opaque.clusters().cloned());
+                            let logs = opaque.chains().flat_map(|chain| &chain.logs);
+                            named.extend(logs.flat_map(|it| it.clusters()).map(|it| it.to_string()));
+                        }
                         _ => {}
                     }
                 }

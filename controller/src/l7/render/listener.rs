@@ -29,11 +29,12 @@ use super::super::authz::{Layer, Policy};
 use super::super::model::{Entry, Stream, Target};
 use super::super::providers::Limiter;
 use super::super::rates;
-use super::super::telemetry::{Logged, Traced};
+use super::super::telemetry::{Counted, Logged, Traced};
 use super::super::tokens::{self, KeySets};
 use super::super::waypoints::Sees;
 use super::{
-    INVALID_BACKEND, ads, any, authorizers, duration, logs, per_route, processors, rates as render_rates, rbac, tracing,
+    INVALID_BACKEND, ads, any, authorizers, duration, logs, metrics, per_route, processors, rates as render_rates,
+    rbac, tracing,
 };
 
 /// The listener for what is not for a service.
@@ -72,6 +73,17 @@ pub struct Before<'a> {
     pub traced: Option<&'a Traced>,
     /// Who is told of requests that have ended; nothing is the waypoint's own log.
     pub logged: Option<&'a Logged>,
+    /// What is counted otherwise than usual.
+    pub counted: Option<&'a Counted>,
+}
+
+/// Who hears of connections that are not looked into, and how.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Heard<'a> {
+    /// Who is told of those that have ended; nothing is the waypoint's own log.
+    pub logged: Option<&'a Logged>,
+    /// What is counted otherwise than usual.
+    pub counted: Option<&'a Counted>,
 }
 
 /// What a client dials: the routes of the same name, of which these are all.
@@ -112,7 +124,8 @@ pub fn http<'a>(
         ..manager(name, filters.collect())
     };
     let filter = network_filter("envoy.filters.network.http_connection_manager", any(MANAGER, &manager));
-    standing(name, addresses, port, vec![FilterChain { filters: vec![filter], ..FilterChain::default() }])
+    let chains = vec![FilterChain { filters: vec![filter], ..FilterChain::default() }];
+    standing(name, addresses, port, chains, before.counted)
 }
 
 /// What stands before a port that is not looked into: policies, and then the endpoints of the same name, or where its routes
@@ -120,31 +133,36 @@ pub fn http<'a>(
 #[must_use]
 pub fn tcp(
     name: &str,
-    addresses: &[IpAddr],
-    port: u16,
+    (addresses, port): (&[IpAddr], u16),
     policies: &[&Policy],
     streams: &[Stream],
     idle: Option<Duration>,
+    heard: Heard<'_>,
 ) -> Option<Listener> {
     let chain = |servers: &[String], proxy: ClusterSpecifier| {
         let rules = rbac::rules(policies, Layer::Connection, |_| false).into_iter().map(|(kind, rules)| {
             let config = network_rbac::Rbac { rules: Some(rules), stat_prefix: name.to_owned() };
             network_filter(&format!("envoy.filters.network.rbac/{kind}"), any(NETWORK_RBAC, &config))
         });
-        let proxy =
-            TcpProxy { stat_prefix: name.to_owned(), idle_timeout: idle.map(duration), cluster_specifier: Some(proxy) };
+        let proxy = TcpProxy {
+            stat_prefix: name.to_owned(),
+            access_log: heard.logged.map(logs::logs).unwrap_or_default(),
+            idle_timeout: idle.map(duration),
+            cluster_specifier: Some(proxy),
+        };
         let proxy = network_filter("envoy.filters.network.tcp_proxy", any(TCP_PROXY, &proxy));
         let filter_chain_match = (!servers.is_empty()).then(|| FilterChainMatch { server_names: servers.to_vec() });
         FilterChain { filter_chain_match, filters: rules.chain([proxy]).collect() }
     };
     if streams.is_empty() {
-        return standing(name, addresses, port, vec![chain(&[], ClusterSpecifier::Cluster(name.to_owned()))]);
+        let only = chain(&[], ClusterSpecifier::Cluster(name.to_owned()));
+        return standing(name, addresses, port, vec![only], heard.counted);
     }
     let (named, others): (Vec<&Stream>, Vec<&Stream>) = streams.iter().partition(|stream| !stream.servers.is_empty());
     let has_names = !named.is_empty();
     let all = named.into_iter().chain(others);
     let chains = all.map(|stream| chain(&stream.servers, shares(stream))).collect();
-    let mut listener = standing(name, addresses, port, chains)?;
+    let mut listener = standing(name, addresses, port, chains, heard.counted)?;
     if has_names {
         let config = Some(ListenerFilterConfig::TypedConfig(any(TLS_INSPECTOR, &TlsInspector {})));
         let name = "envoy.filters.listener.tls_inspector".to_owned();
@@ -187,7 +205,13 @@ fn network_filter(name: &str, config: Any) -> Filter {
 }
 
 /// A listener at addresses that tunnels lead to; without any there is nothing to stand before.
-fn standing(name: &str, addresses: &[IpAddr], port: u16, filter_chains: Vec<FilterChain>) -> Option<Listener> {
+fn standing(
+    name: &str,
+    addresses: &[IpAddr],
+    port: u16,
+    filter_chains: Vec<FilterChain>,
+    counted: Option<&Counted>,
+) -> Option<Listener> {
     let mut addresses = addresses.iter().map(|address| {
         let port = Some(PortSpecifier::PortValue(u32::from(port)));
         let socket = SocketAddress { address: address.to_string(), port_specifier: port };
@@ -198,6 +222,7 @@ fn standing(name: &str, addresses: &[IpAddr], port: u16, filter_chains: Vec<Filt
         address: Some(addresses.next()?),
         additional_addresses: addresses.map(|address| AdditionalAddress { address: Some(address) }).collect(),
         filter_chains,
+        metadata: metrics::metadata(counted),
         bind_to_port: Some(false),
         ..Listener::default()
     })

@@ -144,6 +144,8 @@ metadata: {name: odd, namespace: shop}
 spec:
   targetRefs: [{group: "", kind: Service, name: odd}]
   tracing: [{providers: [{name: collector}], randomSamplingPercentage: 12.5, customTags: {a: {literal: {value: b}}, c: {header: {name: x-c}}}}]
+  accessLogging: [{filter: {expression: "connection.mtls && response.code >= 400"}}]
+  metrics: [{overrides: [{tagOverrides: {host: {value: source.workload.name}, source_app: {operation: REMOVE}}}, {match: {metric: REQUEST_SIZE}, disabled: true}]}]
 ---
 apiVersion: v1
 kind: Service

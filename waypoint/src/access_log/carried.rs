@@ -1,0 +1,104 @@
+//! Tells of a connection that nobody looked into, when it has ended. What only requests have, it has not.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use fairway_core::access_log::{Entry, Operator, Plain, Said};
+use fairway_core::cel::{Attribute, Subject, Value};
+use fairway_core::io::logging::in_milliseconds;
+
+use super::{ends, peer, put, wanted};
+use crate::carried::Carried;
+use crate::config::{Logs, Sink};
+use crate::stream::Connection;
+
+/// A connection that has ended.
+pub(crate) struct Closed<'a> {
+    connection: &'a Connection,
+    carried: &'a Carried,
+    took: Duration,
+    begun: SystemTime,
+}
+
+impl<'a> Closed<'a> {
+    pub(crate) fn of(connection: &'a Connection, carried: &'a Carried) -> Self {
+        let (took, now) = (connection.started.elapsed(), SystemTime::now());
+        Self { connection, carried, took, begun: now.checked_sub(took).unwrap_or(now) }
+    }
+}
+
+/// Tells of it those whom the listener names; none is our own log.
+pub fn tell(connection: &Connection, carried: &Carried, logs: Option<&Arc<Logs>>) {
+    let Some(logs) = logs else { return usual(connection, carried) };
+    let closed = Closed::of(connection, carried);
+    for logger in wanted(logs, &closed) {
+        match &logger.sink {
+            Sink::Usual => usual(connection, carried),
+            sink => put(connection, sink, &closed, (closed.begun, None)),
+        }
+    }
+}
+
+impl Entry for Closed<'_> {
+    fn say(&self, operator: &Operator) -> Option<Said<'_>> {
+        let Operator::Plain(plain) = operator else {
+            let is_start = matches!(operator, Operator::StartTime);
+            return is_start.then(|| Said::Text(in_milliseconds(self.begun).into()));
+        };
+        let carried = self.carried;
+        let text = |text: &str| Some(Said::Text(text.to_owned().into()));
+        let failure = carried.failure.as_ref();
+        let reason = carried.reason();
+        match plain {
+            // As Envoy writes what is no request.
+            Plain::ResponseCode => Some(Said::Number(0)),
+            Plain::ResponseFlags => text(reason.response_flag().as_str()),
+            Plain::BytesReceived => Some(Said::Number(carried.received)),
+            Plain::BytesSent => Some(Said::Number(carried.sent)),
+            Plain::Duration => Some(Said::Number(u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX))),
+            Plain::UpstreamHost => text(&carried.endpoint?.to_string()),
+            Plain::UpstreamCluster => text(carried.cluster.as_deref()?),
+            Plain::UpstreamPeer => text(carried.workload.as_ref()?.identity().as_str()),
+            Plain::UpstreamFailure => {
+                text(&failure.filter(|_| carried.workload.is_none() && !reason.is_denial())?.detail)
+            }
+            Plain::ConnectionTerminationDetails => text(failure.map(|_| reason.label())?),
+            Plain::RequestedServerName => text(carried.server_name.as_deref()?),
+            plain => ends(self.connection, *plain),
+        }
+    }
+}
+
+impl Subject for Closed<'_> {
+    fn attribute(&self, attribute: Attribute) -> Option<Value<'_>> {
+        let carried = self.carried;
+        match attribute {
+            Attribute::UpstreamAddress => Some(Value::Text(carried.endpoint?.to_string().into())),
+            attribute => peer(self.connection, carried.workload.as_deref(), attribute),
+        }
+    }
+
+    fn header(&self, _name: &str) -> Option<Cow<'_, str>> {
+        None
+    }
+}
+
+/// Our own log.
+fn usual(connection: &Connection, carried: &Carried) {
+    let client = &connection.client;
+    let reason = carried.reason();
+    let failure = carried.failure.as_ref();
+    tracing::event!(
+        target: "access", tracing::Level::INFO,
+        src.addr = %client.address,
+        src.workload = client.workload.as_deref().map(|workload| &*workload.name),
+        src.identity = client.identity.as_str(),
+        dst.hbone_addr = %connection.bound.address(),
+        dst.service = connection.bound.service().map(|service| service.hostname()),
+        dst.workload = carried.workload.as_deref().map(|workload| &*workload.name),
+        bytes_sent = carried.sent, bytes_recv = carried.received,
+        reason = reason.label(), error = failure.map(|failure| failure.detail.as_str()), hint = failure.map(|_| reason.hint()),
+        "connection complete"
+    );
+}
