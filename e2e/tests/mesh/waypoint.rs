@@ -7,6 +7,8 @@ use super::observe::{Cursor, field};
 use super::shop::{self, Conversation};
 
 mod compare;
+mod counted;
+mod places;
 mod requests;
 mod services;
 
@@ -87,6 +89,8 @@ fn requests_go_through_the_waypoint_as_routes_and_policies_say() {
     requests::failures_and_origins_are_told(&lab);
     requests::rates_are_limited(&lab);
     requests::clients_come_back(&lab);
+    counted::as_telemetry_says(&lab, address);
+    places::decide(&lab);
     routes_decide(&lab);
     policies_decide(&lab);
     assert!(conversation.says("routes and policies have come and gone"));
