@@ -169,17 +169,21 @@ fn held(dump: &Value, found: Found, key: &ObjectKey) -> Option<String> {
 /// Where a waypoint's dump has what became of such an object: policies are in listeners, and in routes when they have targets.
 fn places(kind: Kind) -> &'static [&'static str] {
     match kind {
-        Kind::HTTPRoute | Kind::GRPCRoute | Kind::VirtualService => &["routes"],
-        Kind::Gateway | Kind::TCPRoute | Kind::TLSRoute => &["listeners"],
-        Kind::DestinationRule | Kind::BackendTLSPolicy => &["clusters"],
-        _ => &["listeners", "routes"],
+        Kind::HTTPRoute | Kind::GRPCRoute | Kind::VirtualService => &["RoutesConfigDump"],
+        Kind::Gateway | Kind::TCPRoute | Kind::TLSRoute => &["ListenersConfigDump"],
+        Kind::DestinationRule | Kind::BackendTLSPolicy => &["ClustersConfigDump"],
+        _ => &["ListenersConfigDump", "RoutesConfigDump"],
     }
 }
 
 /// Whether what a waypoint holds names an object.
 fn named(dump: &Value, key: &ObjectKey) -> Option<String> {
     let name = format!("{}/{}", key.namespace, key.name);
-    let mut parts = places(key.kind).iter().filter_map(|place| dump.get(place));
+    let is_place = |part: &&Value| {
+        let of = part.get("@type").and_then(Value::as_str).unwrap_or_default();
+        places(key.kind).iter().any(|place| of.rsplit('.').next() == Some(place))
+    };
+    let mut parts = dump.get("configs").and_then(Value::as_array).into_iter().flatten().filter(is_place);
     let is_there = parts.any(|part| has_name(&part.to_string(), &name, numbers(key.kind)));
     is_there.then_some(name)
 }
@@ -385,20 +389,22 @@ mod tests {
 
     #[test]
     fn a_waypoint_holds_what_it_names_as_a_whole_where_such_things_are() {
-        for (kind, dump, expected) in [
-            (Kind::HTTPRoute, json!({"routes": {"web": "name: \"shop/web/0/0\""}}), true),
-            (Kind::HTTPRoute, json!({"routes": {"web": "name: \"shop/web-2/0/0\""}}), false),
-            (Kind::HTTPRoute, json!({"routes": {"web": "name: \"shop/web.v2/0/0\""}}), false),
-            (Kind::HTTPRoute, json!({"routes": {"web": "the end is shop/web."}}), true),
-            (Kind::HTTPRoute, json!({"routes": {"web": "name: \"work-shop/web/0/0\""}}), false),
-            (Kind::HTTPRoute, json!({"routes": {"web": "/a/shop/web"}}), false),
-            (Kind::HTTPRoute, json!({"listeners": {"main": "policy \"shop/web\""}}), false),
-            (Kind::AuthorizationPolicy, json!({"listeners": {"main": "policy \"shop/web\""}}), true),
-            (Kind::AuthorizationPolicy, json!({"listeners": {"main": "policy \"shop/web/0\""}}), true),
-            (Kind::AuthorizationPolicy, json!({"listeners": {"main": "policy \"shop/web/0x\""}}), false),
-            (Kind::AuthorizationPolicy, json!({"routes": {"web": "name: \"shop/web/0/0\""}}), false),
-            (Kind::AuthorizationPolicy, json!({"clusters": {"web": "\"shop/web\""}}), false),
+        for (kind, part, text, expected) in [
+            (Kind::HTTPRoute, "RoutesConfigDump", "name: \"shop/web/0/0\"", true),
+            (Kind::HTTPRoute, "RoutesConfigDump", "name: \"shop/web-2/0/0\"", false),
+            (Kind::HTTPRoute, "RoutesConfigDump", "name: \"shop/web.v2/0/0\"", false),
+            (Kind::HTTPRoute, "RoutesConfigDump", "the end is shop/web.", true),
+            (Kind::HTTPRoute, "RoutesConfigDump", "name: \"work-shop/web/0/0\"", false),
+            (Kind::HTTPRoute, "RoutesConfigDump", "/a/shop/web", false),
+            (Kind::HTTPRoute, "ListenersConfigDump", "policy \"shop/web\"", false),
+            (Kind::AuthorizationPolicy, "ListenersConfigDump", "policy \"shop/web\"", true),
+            (Kind::AuthorizationPolicy, "ListenersConfigDump", "policy \"shop/web/0\"", true),
+            (Kind::AuthorizationPolicy, "ListenersConfigDump", "policy \"shop/web/0x\"", false),
+            (Kind::AuthorizationPolicy, "RoutesConfigDump", "name: \"shop/web/0/0\"", false),
+            (Kind::AuthorizationPolicy, "ClustersConfigDump", "\"shop/web\"", false),
         ] {
+            let part = format!("type.googleapis.com/envoy.admin.v3.{part}");
+            let dump = json!({"configs": [{"@type": part, "dynamic": [{"name": text}]}], "workload": "shop/web"});
             let found = named(&dump, &ObjectKey::new(kind, "shop", "web")).is_some();
             assert_eq!(found, expected, "{kind:?} {dump}");
         }

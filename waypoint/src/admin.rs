@@ -4,15 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use fairway_core::io::admin::{Router, StatusCode, json, text};
+use fairway_core::io::admin::{Reply, Request, Router, StatusCode, json as page_of, json_written, text};
 use fairway_core::io::logging::LogFilter;
 use fairway_core::io::xds::ClientStatus;
+use fairway_proto::envoy_core::Node;
+use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Assignment, Cluster};
 use crate::load::{Load, Seen};
 use crate::waypoint::Waypoint;
 use crate::why;
+use crate::xds::dump::{Asked, Certificate, Dump, Wrong};
 
 /// Everything the pages show or change. Cheap to clone.
 #[derive(Clone)]
@@ -21,6 +24,8 @@ pub struct Admin {
     pub waypoint: Arc<Waypoint>,
     /// How new the world is.
     pub stream: ClientStatus,
+    /// Who we are to the control plane.
+    pub node: Node,
     /// The log filter.
     pub log_filter: LogFilter,
     /// Cancelled to shut down.
@@ -35,12 +40,12 @@ impl Admin {
         let waypoint = Arc::clone(&self.waypoint);
         let (logging, shutdown) = (self.log_filter.clone(), self.shutdown.clone());
         Router::new()
-            .get("/config_dump", move |_| {
-                let reply = json(&dump.dump());
+            .get("/config_dump", move |page| {
+                let reply = dump.dump(&page);
                 async move { reply }
             })
             .get("/clusters", move |_| {
-                let reply = json(&clusters.clusters(Instant::now()));
+                let reply = page_of(&clusters.clusters(Instant::now()));
                 async move { reply }
             })
             .get("/why/request", move |request| {
@@ -73,26 +78,36 @@ impl Admin {
         config.clusters.iter().map(seen).collect()
     }
 
-    /// In the words of xDS: what there is of each type, and what was refused.
-    fn dump(&self) -> serde_json::Value {
+    /// In the form of Envoy's: what there is of each type, and what was refused; and what we know besides.
+    fn dump(&self, page: &Request) -> Reply {
+        let asked = match Asked::read(page) {
+            Ok(asked) => asked,
+            Err(error @ Wrong::Resource(_)) => return text(StatusCode::NOT_FOUND, format!("{error}\n")),
+            Err(error @ Wrong::Parameter(_)) => return text(StatusCode::BAD_REQUEST, format!("{error}\n")),
+        };
+        let own = self.waypoint.known().map(|local| local.identity());
+        let dump = Dump {
+            held: self.waypoint.held.clone(),
+            node: self.node.clone(),
+            certificates: Certificate::all(&self.waypoint.certificates.states(), own.as_ref()),
+            besides: self.besides(),
+        };
+        json_written(move |out| dump.write(&asked, out))
+    }
+
+    fn besides(&self) -> Map<String, Value> {
         let config = self.waypoint.config.load();
-        let shown = |value: &dyn std::fmt::Debug| serde_json::Value::from(format!("{value:?}"));
-        let listeners: BTreeMap<_, _> = config.listeners.iter().map(|(name, it)| (name, shown(it))).collect();
-        let routes: BTreeMap<_, _> = config.routes.iter().map(|(name, it)| (name, shown(it))).collect();
-        let clusters: BTreeMap<_, _> = config.clusters.iter().map(|(name, it)| (name, shown(it))).collect();
-        let endpoints: BTreeMap<_, _> = config.endpoints.iter().map(|(name, it)| (name, &it.priorities)).collect();
         let snapshot = self.waypoint.live.snapshot();
         let counts = snapshot.counts();
-        serde_json::json!({
-            "listeners": listeners,
-            "routes": routes,
-            "clusters": clusters,
-            "endpoints": endpoints,
-            "rejected": config.faults.iter().collect::<BTreeMap<_, _>>(),
-            "workload": self.waypoint.known().map(|local| local.uid.as_str().to_owned()),
-            "world": {"workloads": counts.workloads, "services": counts.services},
-            "stream": format!("{:?}", self.stream.report()),
-            "idleUpstreamConnections": self.waypoint.upstreams.waiting(),
-        })
+        [
+            ("rejected", json!(config.faults.iter().collect::<BTreeMap<_, _>>())),
+            ("workload", json!(self.waypoint.known().map(|local| local.uid.as_str().to_owned()))),
+            ("world", json!({"workloads": counts.workloads, "services": counts.services})),
+            ("stream", json!(format!("{:?}", self.stream.report()))),
+            ("idleUpstreamConnections", json!(self.waypoint.upstreams.waiting())),
+        ]
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
     }
 }

@@ -34,7 +34,7 @@ use crate::telemetry::{HISTOGRAMS, Telemetry};
 use crate::tunnel;
 use crate::upstream::Upstreams;
 use crate::waypoint::Waypoint;
-use crate::xds::Client;
+use crate::xds::{Client, Held, KIND};
 
 /// Runs the waypoint until it is told to stop and its connections have drained.
 ///
@@ -74,6 +74,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
     let (lines, writer) = lines::queue(&settings.limits, &metrics);
     let waypoint = Arc::new(Waypoint {
         config: Arc::new(Current::default()),
+        held: Held::default(),
         view: live.subscribe(&ourselves),
         tunnels: Pool::new(sockets.clone(), certificates.clone(), budget.clone()),
         upstreams: Upstreams::default(),
@@ -89,8 +90,13 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
         sockets: sockets.clone(),
         budget,
     });
-    let pages =
-        Admin { waypoint: Arc::clone(&waypoint), stream, log_filter: log.filter.clone(), shutdown: shutdown.clone() };
+    let pages = Admin {
+        waypoint: Arc::clone(&waypoint),
+        stream,
+        node: settings.node.message_of(KIND),
+        log_filter: log.filter.clone(),
+        shutdown: shutdown.clone(),
+    };
     operate(&settings, &pages, &metrics, &readiness, &stream_drain).await?;
 
     let routes = Client::new(control_plane, &settings.node, Arc::clone(&waypoint), &readiness, &metrics);

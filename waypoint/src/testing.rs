@@ -46,6 +46,7 @@ use crate::telemetry::{HISTOGRAMS, Telemetry};
 use crate::tunnel;
 use crate::upstream::Upstreams;
 use crate::waypoint::Waypoint;
+use crate::xds::Held;
 
 /// Generous: only a hang reaches it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -191,6 +192,7 @@ impl Served {
         let (lines, writer) = lines::queue(&Limits::default(), &metrics);
         let waypoint = Arc::new(Waypoint {
             config: Arc::new(Current::default()),
+            held: Held::default(),
             view: live.subscribe(&ourselves),
             live,
             tunnels: pool(),

@@ -20,6 +20,7 @@ use crate::load::Loads;
 use crate::rates::Buckets;
 use crate::telemetry::Telemetry;
 use crate::upstream::Upstreams;
+use crate::xds::Held;
 
 /// What all connections share.
 pub struct Waypoint {
@@ -27,6 +28,8 @@ pub struct Waypoint {
     pub live: Live,
     /// What is done with requests.
     pub config: Arc<Current>,
+    /// That, as the control plane has sent it.
+    pub held: Held,
     /// What the world says of ourselves.
     pub view: watch::Receiver<Arc<PodView>>,
     /// Our certificate.

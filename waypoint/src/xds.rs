@@ -22,12 +22,18 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::stream::WORKLOADS;
 use crate::waypoint::Waypoint;
 
+pub mod dump;
+pub mod held;
 mod session;
 
+pub use held::Held;
 pub use session::Session;
 
 /// Requests waiting to be sent: for each of the four types a subscription and an answer.
 const REQUEST_QUEUE: usize = 64;
+
+/// What we are to the control plane.
+pub const KIND: &str = "waypoint";
 
 const CONNECTED: &str = "fairway_waypoint_xds_connected";
 const REJECTED: &str = "fairway_waypoint_xds_rejected_resources_total";
@@ -61,7 +67,7 @@ impl Client {
         metrics.describe(APPLIED, "Answers of the control plane about routes.");
         Self {
             backoff: Backoff::new(control_plane.limits()),
-            session: Session::new(node.message_of("waypoint")),
+            session: Session::new(node.message_of(KIND), waypoint.held.clone()),
             control_plane,
             waypoint,
             pending: Some(readiness.block("routes")),

@@ -25,7 +25,7 @@ mod router;
 pub use http::{Method, Response, StatusCode};
 pub use pages::{readiness_router, stats_router};
 pub use parameter::{BadParameter, parsed};
-pub use router::{Reply, Request, Router, html, json, json_lines, text};
+pub use router::{Reply, Request, Router, html, json, json_lines, json_written, text};
 
 /// How long a client may take to send a request head; also closes idle kept-alive connections.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);

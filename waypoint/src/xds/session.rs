@@ -2,13 +2,14 @@
 //!
 //! One thing leads to the next: listeners name routes, routes name clusters, and clusters name endpoints.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use fairway_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
 use fairway_proto::envoy_core::Node;
 use fairway_proto::{rpc_status, type_url};
 
+use super::held::Held;
 use crate::config::{self, Config, Listener};
 
 /// Code of an error that is the server's to mend (gRPC `INVALID_ARGUMENT`).
@@ -16,17 +17,17 @@ const INVALID: i32 = 3;
 
 /// The types, in the order in which one leads to the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Listener,
     Routes,
     Cluster,
     Endpoints,
 }
 
-const KINDS: [Kind; 4] = [Kind::Listener, Kind::Routes, Kind::Cluster, Kind::Endpoints];
+pub(super) const KINDS: [Kind; 4] = [Kind::Listener, Kind::Routes, Kind::Cluster, Kind::Endpoints];
 
 impl Kind {
-    const fn url(self) -> &'static str {
+    pub(super) const fn url(self) -> &'static str {
         match self {
             Self::Listener => type_url::LISTENER,
             Self::Routes => type_url::ROUTE_CONFIGURATION,
@@ -40,10 +41,8 @@ impl Kind {
 #[derive(Debug, Default)]
 struct Subscription {
     wanted: BTreeSet<String>,
-    /// Versions of what was taken.
-    versions: BTreeMap<String, String>,
-    /// What there was an answer to, whatever it was.
-    answered: BTreeSet<String>,
+    /// Of that, what there was no answer to yet, whatever it would be.
+    unanswered: BTreeSet<String>,
 }
 
 /// What a response leads to.
@@ -61,13 +60,14 @@ pub struct Session {
     node: Node,
     subscriptions: [Subscription; KINDS.len()],
     config: Config,
+    held: Held,
 }
 
 impl Session {
-    /// Nothing yet.
+    /// Nothing yet; what comes is kept in `held`, too, as it comes.
     #[must_use]
-    pub fn new(node: Node) -> Self {
-        Self { node, subscriptions: Default::default(), config: Config::default() }
+    pub fn new(node: Node, held: Held) -> Self {
+        Self { node, subscriptions: Default::default(), config: Config::default(), held }
     }
 
     /// What is in force.
@@ -79,7 +79,7 @@ impl Session {
     /// Whether there is an answer to everything that was asked for.
     #[must_use]
     pub fn is_answered(&self) -> bool {
-        self.subscriptions.iter().all(|subscription| subscription.wanted.is_subset(&subscription.answered))
+        self.subscriptions.iter().all(|subscription| subscription.unanswered.is_empty())
     }
 
     /// What to say first on a new stream.
@@ -89,7 +89,7 @@ impl Session {
             node: Some(self.node.clone()),
             type_url: kind.url().to_owned(),
             resource_names_subscribe: subscription.wanted.iter().cloned().collect(),
-            initial_resource_versions: subscription.versions.clone(),
+            initial_resource_versions: self.held.versions(kind),
             ..Default::default()
         };
         let asked = KINDS.into_iter().zip(&self.subscriptions);
@@ -155,9 +155,9 @@ impl Session {
             return None;
         }
         place.wanted = wanted;
+        place.unanswered.extend(more.iter().cloned());
         for name in &less {
-            place.versions.remove(name);
-            place.answered.remove(name);
+            place.unanswered.remove(name);
         }
         for name in &less {
             self.forget(kind, name);
@@ -181,7 +181,7 @@ impl Session {
             if !place.wanted.contains(&name) {
                 continue;
             }
-            place.answered.insert(name.clone());
+            place.unanswered.remove(&name);
             let any = resource.unwrap_or_default();
             let taken = if any.type_url == kind.url() {
                 self.take(kind, &name, &any.value).map_err(|wrong| wrong.to_string())
@@ -191,9 +191,10 @@ impl Session {
             match taken {
                 Ok(()) => {
                     self.config.faults.remove(&name);
-                    self.subscriptions[kind as usize].versions.insert(name, version);
+                    self.held.take(kind, &name, &version, &any.value);
                 }
                 Err(fault) => {
+                    self.held.refuse(kind, &name, &version, &fault);
                     self.config.faults.insert(name.clone(), fault.clone());
                     received.rejections.push((name, fault));
                 }
@@ -201,11 +202,10 @@ impl Session {
         }
         for name in response.removed_resources {
             let place = &mut self.subscriptions[kind as usize];
-            place.versions.remove(&name);
             if !place.wanted.contains(&name) {
                 continue;
             }
-            place.answered.insert(name.clone());
+            place.unanswered.remove(&name);
             self.forget(kind, &name);
             if kind == Kind::Listener {
                 self.config.absent.insert(name);
@@ -238,6 +238,7 @@ impl Session {
 
     fn forget(&mut self, kind: Kind, name: &str) {
         self.config.faults.remove(name);
+        self.held.forget(kind, name);
         match kind {
             Kind::Listener => {
                 self.config.absent.remove(name);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,11 +15,19 @@ use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Frame;
 use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
 
 use super::Body;
 
 /// Rows of a long table written together: some 100 KiB of them.
 const ROWS_PER_PIECE: usize = 128;
+
+/// Bytes of a page that is written piece by piece.
+const PIECE: usize = 64 * 1024;
+/// Pieces of such a page that wait for the reader.
+const PIECES_WAITING: usize = 2;
 
 /// What a handler returns.
 pub type Reply = Response<Body>;
@@ -243,6 +252,35 @@ pub fn json_lines<T: Serialize>(mut rows: impl Iterator<Item = T> + Send + 'stat
         (!piece.is_empty()).then(|| Ok::<_, Infallible>(Frame::data(Bytes::from(piece))))
     });
     typed(StatusCode::OK, "application/x-ndjson", StreamBody::new(stream::iter(pieces)).boxed_unsync())
+}
+
+/// JSON that `write` writes, on a thread of its own and as fast as the reader takes it: neither does a long page hold up traffic,
+/// nor is more of it in memory than a few pieces. A reader that leaves is an error of the writer.
+pub fn json_written(write: impl FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static) -> Reply {
+    let (sender, pieces) = mpsc::channel(PIECES_WAITING);
+    tokio::task::spawn_blocking(move || {
+        let mut pieces = io::BufWriter::with_capacity(PIECE, Pieces(sender));
+        if let Err(error) = write(&mut pieces).and_then(|()| pieces.flush()) {
+            tracing::debug!(%error, "a page was not read to its end");
+        }
+    });
+    let frames = ReceiverStream::new(pieces).map(|piece| Ok::<_, Infallible>(Frame::data(piece)));
+    typed(StatusCode::OK, "application/json", StreamBody::new(frames).boxed_unsync())
+}
+
+/// Each write is a piece.
+struct Pieces(mpsc::Sender<Bytes>);
+
+impl Write for Pieces {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let piece = Bytes::copy_from_slice(bytes);
+        self.0.blocking_send(piece).map_err(|_left| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn reply(status: StatusCode, content_type: &'static str, body: Bytes) -> Reply {

@@ -98,7 +98,7 @@ fn asked(requests: &[DeltaDiscoveryRequest]) -> Vec<(&str, Vec<&str>, Vec<&str>)
 
 #[test]
 fn listeners_lead_to_routes_to_clusters_to_endpoints_and_back() {
-    let mut session = Session::new(Node::default());
+    let mut session = Session::new(Node::default(), Held::default());
     assert!(session.connected().is_empty(), "a request for nothing would be one for everything");
     let requests = session.want(vec![WEB.into()]);
     assert_eq!(asked(&requests), [("Listener", vec![WEB], vec![])]);
@@ -139,7 +139,7 @@ fn who_sees_requests_is_asked_for_like_what_routes_lead_to() {
     let kind = "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor";
     let config_type = Some(ConfigType::TypedConfig(any(kind, &processor)));
     let filter = HttpFilter { name: "ext_proc".into(), config_type, ..Default::default() };
-    let mut session = Session::new(Node::default());
+    let mut session = Session::new(Node::default(), Held::default());
     session.want(vec![WEB.into()]);
     let received = session.receive(response(Kind::Listener, WEB, listener_with(WEB, vec![filter]).encode_to_vec()));
     let asked = asked(&received.requests);
@@ -148,7 +148,7 @@ fn who_sees_requests_is_asked_for_like_what_routes_lead_to() {
 
 #[test]
 fn what_is_not_understood_is_named_and_the_last_good_one_stays() {
-    let mut session = Session::new(Node::default());
+    let mut session = Session::new(Node::default(), Held::default());
     session.want(vec![WEB.into()]);
     session.receive(response(Kind::Listener, WEB, listener_message(WEB).encode_to_vec()));
     session.receive(response(Kind::Routes, WEB, routes(WEB, "stable").encode_to_vec()));
@@ -176,7 +176,7 @@ fn what_is_not_understood_is_named_and_the_last_good_one_stays() {
 
 #[test]
 fn a_listener_that_does_not_exist_is_known_not_to() {
-    let mut session = Session::new(Node::default());
+    let mut session = Session::new(Node::default(), Held::default());
     session.want(vec![WEB.into()]);
     session.receive(removal(Kind::Listener, WEB));
     assert!(session.is_answered() && session.config().absent.contains(WEB));
