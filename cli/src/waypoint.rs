@@ -1,4 +1,4 @@
-//! `fairway waypoint`: waypoints as gateways of class `fairway-waypoint`: write, apply, show, delete.
+//! `fairway waypoint`: waypoints as gateways of class `fairway-waypoint`: write, apply, show, delete; and what they do just now.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -16,6 +16,8 @@ use serde_json::{Value, json};
 use crate::mesh::Where;
 use crate::objects::Objects;
 use crate::output::Format;
+
+mod requests;
 
 /// Port of a waypoint's tunnels.
 const HBONE_PORT: u16 = 15_008;
@@ -45,6 +47,8 @@ enum Command {
     Status(Status),
     /// Delete waypoints
     Delete(Delete),
+    /// Show requests and streams that are under way in a waypoint, oldest first
+    Requests(requests::Requests),
 }
 
 #[derive(Debug, Args)]
@@ -175,6 +179,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
                 status.format.print(&found, |colour| conditions(&found, colour))
             })?;
         }
+        Command::Requests(wanted) => requests::run(wanted, &arguments.place, &objects)?,
         Command::Delete(delete) => {
             let names = if delete.all {
                 let all = waypoints(&objects, Some(&delete.namespace))?;

@@ -350,6 +350,8 @@ limits! {
     SPAN_EXPORT_TIMEOUT, "span_export_timeout", Milliseconds, 10 * SECOND, 100..=10 * MINUTE, Some("SPAN_EXPORT_TIMEOUT");
     /// Lines of access logs that wait to be written, some 512 bytes each, and records that wait for one collector; beyond, they are lost rather than waited for. What a busy waypoint logs in about a second.
     ACCESS_LOG_QUEUE, "access_log_queue", Count, 8_192, 1..=1_000_000, Some("ACCESS_LOG_QUEUE");
+    /// Requests that a waypoint shows at `/requests`, the oldest of those under way, some 1 KiB each; how many more there are is told. Those that hang are among them.
+    REQUESTS_SHOWN, "requests_shown", Count, 1_000, 1..=100_000, Some("REQUESTS_SHOWN");
     /// Admin requests are small; anything larger is a mistake.
     ADMIN_REQUEST, "admin_request", Bytes, 64 * KIB, KIB..=MIB, Some("ADMIN_REQUEST");
     /// Admin connections at once; dumps of a large mesh cost memory.

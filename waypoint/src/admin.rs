@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use fairway_core::io::admin::{Reply, Request, Router, StatusCode, json as page_of, json_written, text};
 use fairway_core::io::logging::LogFilter;
@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Assignment, Cluster};
+use crate::in_flight;
 use crate::load::{Load, Seen};
 use crate::waypoint::Waypoint;
 use crate::why;
@@ -37,7 +38,7 @@ impl Admin {
     #[must_use]
     pub fn router(&self) -> Router {
         let (dump, clusters) = (self.clone(), self.clone());
-        let waypoint = Arc::clone(&self.waypoint);
+        let (waypoint, requests) = (Arc::clone(&self.waypoint), Arc::clone(&self.waypoint));
         let (logging, shutdown) = (self.log_filter.clone(), self.shutdown.clone());
         Router::new()
             .get("/config_dump", move |page| {
@@ -46,6 +47,11 @@ impl Admin {
             })
             .get("/clusters", move |_| {
                 let reply = page_of(&clusters.clusters(Instant::now()));
+                async move { reply }
+            })
+            .get("/requests", move |page| {
+                let shown = in_flight::shown(&requests, (Instant::now(), SystemTime::now()));
+                let reply = in_flight::page::answer(&page, &shown);
                 async move { reply }
             })
             .get("/why/request", move |request| {

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::Admin;
 use crate::config::Current;
 use crate::export;
+use crate::in_flight::InFlight;
 use crate::lines;
 use crate::load::Loads;
 use crate::rates::Buckets;
@@ -75,6 +76,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
     let waypoint = Arc::new(Waypoint {
         config: Arc::new(Current::default()),
         held: Held::default(),
+        in_flight: InFlight::default(),
         view: live.subscribe(&ourselves),
         tunnels: Pool::new(sockets.clone(), certificates.clone(), budget.clone()),
         upstreams: Upstreams::default(),

@@ -166,6 +166,7 @@ impl Body {
     pub fn ours(text: Bytes, ending: Option<Ending>) -> Self {
         let done = ending.map(|mut ending| {
             ending.done.sent = u64::try_from(text.len()).unwrap_or(u64::MAX);
+            ending.done.note(|entry| entry.answering(ending.done.status));
             ending
         });
         Self { source: Source::Ours(Some(text).filter(|text| !text.is_empty())), done }
@@ -219,6 +220,7 @@ impl hyper::body::Body for Body {
                 let status = frame.trailers_ref().and_then(grpc::status_in);
                 this.note(|done| {
                     done.sent += length;
+                    done.note(|entry| entry.answered(done.sent));
                     done.grpc_status = status.or(done.grpc_status);
                 });
             }

@@ -325,9 +325,11 @@ async fn ourselves(waypoint: &Arc<Waypoint>, drain: &Drain) -> Option<Arc<Connec
     let address = SocketAddr::new(address, 0);
     let baggage = Baggage::of(&local);
     let client = Client { identity, address, workload: Some(Arc::clone(&local)), baggage };
+    let bound = Bound::Workload { workload: Arc::clone(&local), address };
     Some(Arc::new(Connection {
         waypoint: Arc::clone(waypoint),
-        bound: Bound::Workload { workload: Arc::clone(&local), address },
+        in_flight: waypoint.in_flight.stream(&client.identity, address, &bound),
+        bound,
         named: Named::by(&local.identity(), &client.identity, client.address.ip()),
         local,
         client,

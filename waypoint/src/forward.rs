@@ -145,6 +145,7 @@ pub async fn send(
     let under_way = target.load.request(&target.cluster).ok_or_else(too_many)?;
     let deadline = forward.timeout.map(|timeout| Instant::now() + timeout);
     let body = Replay::new(body, forward.retry.is_some() || !forward.mirrors.is_empty());
+    done.note(|entry| entry.sent(&done.route, &target.name, &body));
     let mut attempts = Attempts::new(connection, &target, outgoing.edited(&backend.request), body);
     let reached = match deadline {
         None => attempts.run(forward.retry.as_ref(), done).await,
@@ -338,6 +339,7 @@ impl Answered {
         done.status = response.status().as_u16();
         done.grpc_status = grpc::status_in(response.headers());
         done.reason = Reason::Ok;
+        done.note(|entry| entry.answering(done.status));
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let is_answered = |asked: &Asked| upgrade::is_answered(&asked.protocols, response.headers());
             let Some((Asked { client, .. }, began)) = upgrade.map(|it| *it).filter(|(asked, _)| is_answered(asked))

@@ -24,6 +24,7 @@ pub mod forward;
 pub mod framing;
 pub mod grpc;
 pub mod http_server;
+pub mod in_flight;
 pub mod limiter;
 pub mod lines;
 pub mod load;

@@ -23,6 +23,7 @@ use crate::carried::Carried;
 use crate::config::{Config, Weighted};
 use crate::dial::{self, Opened};
 use crate::failure::Failure;
+use crate::in_flight::{Entry, Phase, Volume};
 use crate::load::{self, UnderWay, Wanted};
 use crate::rbac;
 use crate::stream::{self, Connection};
@@ -47,6 +48,8 @@ pub struct Way {
     endpoint: Option<SocketAddr>,
     /// Held in the endpoint's cluster for as long as the connection lasts.
     room: Option<UnderWay>,
+    /// Where it is seen.
+    entry: Entry,
 }
 
 /// What holds for one connection until its end.
@@ -64,6 +67,7 @@ pub struct Terms {
 /// Why there is none.
 pub async fn open(connection: &Connection, route: &Route) -> Result<Way, Failure> {
     let waypoint = &connection.waypoint;
+    let entry = connection.in_flight.opaque(std::time::Instant::now());
     let (mut room, mut keepalive, mut cluster_name) = (None, None, None);
     let plan = match route {
         Route::Dialled => stream::plan(&waypoint.live.snapshot(), &connection.local, &connection.bound)?,
@@ -85,11 +89,13 @@ pub async fn open(connection: &Connection, route: &Route) -> Result<Way, Failure
             let wanted = Wanted { hash, session: None, tried: &[], now };
             let mut draw = |count: usize| rand::rng().random_range(0..count);
             let endpoint = load.pick(cluster, endpoints, &wanted, &mut draw).ok_or_else(nobody)?;
+            entry.sent_to(name, endpoint);
             dial::plan(&snapshot, &connection.local, connection.bound.service(), endpoint)?
         }
     };
     let opened = dial::open(waypoint, &connection.local, &plan, &connection.client, keepalive).await?;
-    Ok(Way { opened, workload: plan.workload().cloned(), cluster: cluster_name, endpoint: endpoint_of(&plan), room })
+    let (workload, endpoint) = (plan.workload().cloned(), endpoint_of(&plan));
+    Ok(Way { opened, workload, cluster: cluster_name, endpoint, room, entry })
 }
 
 /// Where a plan ends, as far as that is known here.
@@ -116,10 +122,8 @@ impl Way {
 }
 
 /// Bytes that were carried, and when the last of them were.
-#[derive(Default)]
 struct Counted {
-    to_endpoint: AtomicU64,
-    to_client: AtomicU64,
+    volume: Arc<Volume>,
     activity: Activity,
 }
 
@@ -132,20 +136,20 @@ impl Counted {
 
 impl Meter for Counted {
     fn out_of_application(&self, bytes: u64) {
-        self.add(&self.to_client, bytes);
+        self.add(&self.volume.to_client, bytes);
     }
 
     fn towards_application(&self, bytes: u64) {
-        self.add(&self.to_endpoint, bytes);
+        self.add(&self.volume.to_endpoint, bytes);
     }
 }
 
 /// Carries bytes, those first that were read `ahead` of the client and of the endpoint.
 pub async fn carry(connection: &Connection, mut client: TunnelStream, ahead: (Bytes, Bytes), way: Way, terms: &Terms) {
     let waypoint = &connection.waypoint;
-    let Way { mut opened, workload, cluster, endpoint, room: _room } = way;
-    let counted = Counted::default();
+    let Way { mut opened, workload, cluster, endpoint, room: _room, entry } = way;
     let server_name = terms.server_name.as_deref();
+    let counted = Counted { volume: entry.carries(Phase::Carrying, server_name), activity: Activity::default() };
     let mut drain = connection.drain.clone();
     let result = {
         let copied = pin!(async {
@@ -177,7 +181,7 @@ pub async fn carry(connection: &Connection, mut client: TunnelStream, ahead: (By
             Opened::Plain(socket) => fairway_core::io::socket::reset_on_close(socket),
         }
     }
-    let (received, sent) = (counted.to_endpoint.load(Ordering::Relaxed), counted.to_client.load(Ordering::Relaxed));
+    let (received, sent) = counted.volume.now();
     let server_name = terms.server_name.clone();
     let failure = result.err();
     Carried { server_name, cluster, endpoint, workload, received, sent, failure }.end(connection);

@@ -1,9 +1,10 @@
 //! The body of a request, kept while it is short, so that it can be sent again.
 
 use std::error::Error;
+use std::fmt;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
@@ -21,6 +22,10 @@ const KEPT_FRAMES: usize = 256;
 /// The body of a request.
 #[derive(Clone)]
 pub struct Replay(Arc<Mutex<Shared>>);
+
+/// How much of a body has come, as long as there is one.
+#[derive(Clone, Default)]
+pub struct Passed(Weak<Mutex<Shared>>);
 
 /// The body of a request as it comes, of which the beginning may have been looked at.
 pub struct Received {
@@ -119,6 +124,20 @@ pub fn is_malformed(error: &(dyn Error + 'static)) -> bool {
         cause = error.source();
     }
     false
+}
+
+impl Passed {
+    /// Bytes until now.
+    #[must_use]
+    pub fn now(&self) -> u64 {
+        self.0.upgrade().map_or(0, |shared| lock(&shared).passed)
+    }
+}
+
+impl fmt::Debug for Passed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.now())
+    }
 }
 
 impl Received {
@@ -340,6 +359,12 @@ impl Replay {
     #[must_use]
     pub fn passed(&self) -> u64 {
         self.lock().passed
+    }
+
+    /// How much of it has come, for somebody else; it does not keep the body.
+    #[must_use]
+    pub fn watched(&self) -> Passed {
+        Passed(Arc::downgrade(&self.0))
     }
 
     /// A copy of a body that is whole.

@@ -24,6 +24,7 @@ use crate::faults;
 use crate::forward::{self, Answered, Outgoing};
 use crate::framing;
 use crate::grpc;
+use crate::in_flight::Phase;
 use crate::limiter;
 use crate::matching;
 use crate::named::Named;
@@ -123,6 +124,12 @@ async fn walk(
     done.path = path::normalise(parts.uri.path(), http.merge_slashes).map_err(|error| bad(&error))?.into_owned();
     let time = SystemTime::now();
     done.trace = http.tracing.as_ref().map(|tracing| Box::new(trace::begin(tracing, &parts.headers, drawn(), time)));
+    done.entry = Some(connection.in_flight.request(
+        done.started,
+        (&parts.method, parts.version, done.is_grpc),
+        (&done.authority, &done.path),
+        done.trace.as_ref().map(|trace| trace.trace),
+    ));
     let mut body = Received::new(body);
     if !http.custom.is_empty() {
         let asking = ask(connection, &config, http, &mut parts, (&done.authority, &done.path), &mut body);
@@ -166,6 +173,7 @@ async fn walk(
     let mut told = Edits::default();
     if let (Some(limiter), Action::Forward(forward)) = (&http.limiter, &route.action) {
         let counted = host.counted.iter().chain(&forward.counted);
+        done.note(|entry| entry.enter_on(Phase::RateLimiting, &done.route));
         let answer =
             Box::pin(limiter::ask(connection, &config, limiter, limiter::descriptors(counted, &facts))).await?;
         response_edits.extend(answer.standing_beside(left).cloned());
@@ -176,6 +184,7 @@ async fn walk(
     let fault = faults::decide(&route.before.fault, || rand::rng().random_range(0..MILLION));
     if let Some(delay) = fault.delay {
         done.is_delayed = true;
+        done.note(|entry| entry.enter_on(Phase::Delayed, &done.route));
         tokio::time::sleep(delay).await;
     }
     if let Some(abort) = fault.abort {
@@ -186,6 +195,7 @@ async fn walk(
     if let (Some(processor), Action::Forward(_)) = (&http.processor, &route.action)
         && let Some(modes) = route.before.seen(processor)
     {
+        done.note(|entry| entry.enter_on(Phase::Processing, &done.route));
         let asked = (&*done.authority, &*done.path);
         let asking = process(connection, &config, http, (processor, modes), &mut parts, asked, &mut body);
         let (sees, wants_another) = Box::pin(asking).await?;

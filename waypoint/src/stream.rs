@@ -28,6 +28,7 @@ use crate::dial::{self, Client};
 use crate::facts::Facts;
 use crate::failure::Failure;
 use crate::http_server;
+use crate::in_flight;
 use crate::named::Named;
 use crate::opaque::{self, Route, Terms};
 use crate::rbac;
@@ -83,6 +84,8 @@ pub struct Connection {
     pub started: Instant,
     /// Counters at hand.
     pub series: AtHand,
+    /// What is under way, for who asks.
+    pub in_flight: Arc<in_flight::Stream>,
     /// Held for as long as anything of the stream goes on.
     pub permit: OwnedSemaphorePermit,
 }
@@ -127,6 +130,7 @@ impl Stream {
         };
         let (waypoint, series) = (Arc::clone(&waypoint), AtHand::default());
         let named = Named::by(&local.identity(), &client.identity, client.address.ip());
+        let in_flight = waypoint.in_flight.stream(&client.identity, client.address, &bound);
         let connection = Arc::new(Connection {
             waypoint,
             local,
@@ -138,6 +142,7 @@ impl Stream {
             drain,
             started: Instant::now(),
             series,
+            in_flight,
             permit,
         });
         match way {

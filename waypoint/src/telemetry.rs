@@ -16,6 +16,7 @@ use crate::access_log::{Ended, Kept};
 use crate::carried::Carried;
 use crate::config;
 use crate::failure::Failure;
+use crate::in_flight::Entry;
 use crate::rates::Told;
 use crate::stream::Connection;
 use crate::trace::Trace;
@@ -130,9 +131,18 @@ pub struct Done {
     pub trace: Option<Box<Trace>>,
     /// What is kept of it for those whom the listener names to be told of it; none where our own log is all.
     pub kept: Option<Box<Kept>>,
+    /// Where it is seen while it is under way; none for requests of our own.
+    pub entry: Option<Entry>,
 }
 
 impl Done {
+    /// Says where it is now.
+    pub fn note(&self, note: impl FnOnce(&Entry)) {
+        if let Some(entry) = &self.entry {
+            note(entry);
+        }
+    }
+
     /// Nothing yet, of a request that starts now.
     #[must_use]
     pub fn begun(method: http::Method, path: String, is_grpc: bool) -> Self {
@@ -156,6 +166,7 @@ impl Done {
             sent: 0,
             trace: None,
             kept: None,
+            entry: None,
         }
     }
 }

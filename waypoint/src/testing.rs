@@ -39,6 +39,7 @@ use crate::config::{
     Outliers, PathMatch, Protocol, Route, Rules, Table, Tokens, Weighted,
 };
 use crate::export;
+use crate::in_flight::InFlight;
 use crate::lines;
 use crate::load::Loads;
 use crate::rates::Buckets;
@@ -193,6 +194,7 @@ impl Served {
         let waypoint = Arc::new(Waypoint {
             config: Arc::new(Current::default()),
             held: Held::default(),
+            in_flight: InFlight::default(),
             view: live.subscribe(&ourselves),
             live,
             tunnels: pool(),

@@ -106,8 +106,14 @@ fn tags(tracing: &Tracing, headers: &HeaderMap) -> Vec<(String, String)> {
 /// No more of it than a span says.
 #[must_use]
 pub fn shortened(text: &str) -> String {
+    beginning(text).to_owned()
+}
+
+/// The beginning of it that a span would say.
+#[must_use]
+pub fn beginning(text: &str) -> &str {
     let end = (0..=text.len().min(TEXT_BYTES)).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
-    text.get(..end).unwrap_or_default().to_owned()
+    text.get(..end).unwrap_or_default()
 }
 
 impl Trace {

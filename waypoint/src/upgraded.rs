@@ -18,6 +18,7 @@ use crate::config::{Config, Custom, Listener};
 use crate::facts::Facts;
 use crate::failure::Failure;
 use crate::forward::Held;
+use crate::in_flight::Phase;
 use crate::path;
 use crate::rbac;
 use crate::request::{head, permit, remove_own};
@@ -57,7 +58,10 @@ impl Upgraded {
         let Self { client, endpoint, began, idle, held: _held, mut ending } = self;
         let activity = Activity::new();
         let connection = Arc::clone(&ending.connection);
-        let (received, sent) = (AtomicU64::new(0), AtomicU64::new(0));
+        let carried = match &ending.done.entry {
+            Some(entry) => entry.carries(Phase::Upgraded, None),
+            None => Arc::default(),
+        };
         let mut drain = connection.drain.clone();
         let copied = async {
             let (client, endpoint) = tokio::try_join!(client, endpoint).map_err(broken)?;
@@ -65,8 +69,8 @@ impl Upgraded {
                 activity.note();
                 counter.fetch_add(u64::try_from(bytes.len()).unwrap_or(u64::MAX), Ordering::Relaxed);
             };
-            let mut client = InspectReader::new(TokioIo::new(client), |bytes| add(&received, bytes));
-            let mut endpoint = InspectReader::new(TokioIo::new(endpoint), |bytes| add(&sent, bytes));
+            let mut client = InspectReader::new(TokioIo::new(client), |bytes| add(&carried.to_endpoint, bytes));
+            let mut endpoint = InspectReader::new(TokioIo::new(endpoint), |bytes| add(&carried.to_client, bytes));
             copy_bidirectional(&mut client, &mut endpoint).await.map(drop).map_err(broken)
         };
         let ended = tokio::select! {
@@ -76,7 +80,7 @@ impl Upgraded {
             () = drain.immediate() => Err(Failure::new(Reason::Draining, "the waypoint stops")),
         };
         let done = &mut ending.done;
-        (done.received, done.sent) = (received.into_inner(), sent.into_inner());
+        (done.received, done.sent) = carried.now();
         if let Err(failure) = ended {
             (done.reason, done.detail) = (failure.reason, Some(failure.detail));
         }

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use crate::config::Current;
 use crate::export::Exports;
+use crate::in_flight::InFlight;
 use crate::lines::Lines;
 use crate::load::Loads;
 use crate::rates::Buckets;
@@ -30,6 +31,8 @@ pub struct Waypoint {
     pub config: Arc<Current>,
     /// That, as the control plane has sent it.
     pub held: Held,
+    /// Requests and streams under way.
+    pub in_flight: InFlight,
     /// What the world says of ourselves.
     pub view: watch::Receiver<Arc<PodView>>,
     /// Our certificate.

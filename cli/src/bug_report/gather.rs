@@ -20,7 +20,7 @@ const LINES: usize = 20_000;
 const OF_CONTROLLERS: [&str; 3] = ["/debug/sources", "/debug/syncz", "/debug/world"];
 const OF_PROXIES: [&str; 2] = ["/config_dump", "/connections"];
 const OF_AGENTS: [&str; 2] = ["/debug/pods", "/debug/events"];
-const OF_WAYPOINTS: [&str; 1] = ["/config_dump"];
+const OF_WAYPOINTS: [&str; 3] = ["/config_dump?include_eds", "/clusters", "/requests"];
 
 /// What there is, and what could not be had.
 #[derive(Debug, Default)]
@@ -87,7 +87,7 @@ fn of_mesh(gathered: &mut Gathered, place: &Where, mesh: &Mesh) {
 
 fn pages(gathered: &mut Gathered, mesh: &Mesh, part: Part<'_>, folder: &str, paths: &[&str]) {
     for path in paths {
-        let name = path.trim_start_matches('/').replace('/', "-");
+        let name = path.split('?').next().unwrap_or_default().trim_start_matches('/').replace('/', "-");
         gathered.add(format!("{folder}/{name}.json"), mesh.text(part, path));
     }
     gathered.add(format!("{folder}/metrics.txt"), mesh.metrics(part));

@@ -19,6 +19,7 @@ use crate::config::{Assignment, Cluster, Config, Protocol, Retry};
 use crate::dial;
 use crate::failure::Failure;
 use crate::grpc;
+use crate::in_flight::Phase;
 use crate::load::{Busy, Load, Outcome, Wanted};
 use crate::replay::{Replay, is_clients, is_malformed};
 use crate::request::is_idempotent;
@@ -139,6 +140,7 @@ impl<'a> Attempts<'a> {
                     done.retries += 1;
                     repetition = Some(permit);
                     drop(attempt);
+                    done.note(|entry| entry.enter(Phase::BackingOff));
                     let chance = rand::rng().random();
                     sleep(retry::pause(policy, done.retries, chance)).await;
                 }
@@ -194,6 +196,7 @@ impl<'a> Attempts<'a> {
         };
         let workload = plan.workload().cloned();
         (done.endpoint, done.workload) = (Some(endpoint), workload.clone());
+        done.note(|entry| entry.attempt(endpoint));
         let http2 = match self.target.cluster.protocol {
             Protocol::Http1 => false,
             Protocol::Http2 => true,
@@ -217,6 +220,7 @@ impl<'a> Attempts<'a> {
                 None => Box::pin(self.connect(&key, &plan, expected.as_ref())).await.map_err(not_reached)?,
             };
             let request = self.outgoing.request(self.body.attempt(), http2).map_err(not_reached)?;
+            done.note(|entry| entry.enter(Phase::WaitingForAnswer));
             match upstream.send(request).await {
                 Ok(response) => {
                     let response = response.map(Coming::endpoint);

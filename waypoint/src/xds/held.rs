@@ -1,5 +1,5 @@
 //! What the control plane has sent of each resource, byte by byte, for the page that shows it. What resources of several services
-//! have in common is kept once (ADR 0033).
+//! have in common is kept once (ADR 0034).
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Bound;
