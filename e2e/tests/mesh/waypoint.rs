@@ -6,6 +6,7 @@ use super::labs;
 use super::observe::{Cursor, field};
 use super::shop::{self, Conversation};
 
+mod admin;
 mod compare;
 mod counted;
 mod places;
@@ -85,6 +86,8 @@ fn requests_go_through_the_waypoint_as_routes_and_policies_say() {
         lab.status().unwrap().services.iter().find(|it| it.name == "web").unwrap().addresses[0].parse().unwrap();
     let mut conversation = Conversation::open(&lab, CLIENT, address, 7000);
     assert!(conversation.says("through the waypoint"));
+    admin::what_is_under_way_is_shown(&lab);
+    admin::the_configuration_is_shown_as_envoys_is(&lab);
     requests::tokens_decide(&lab);
     requests::failures_and_origins_are_told(&lab);
     requests::rates_are_limited(&lab);

@@ -10,7 +10,7 @@ use super::{check, root};
 /// Parts of the answers of proxies that a command passes on.
 const OF_PROXIES: [&str; 2] = ["core/src/why.rs", "core/src/why/passage.rs"];
 /// Commands, what they print, where that is and what it is made of is defined, and whether it is a list.
-const PRINTED: [(&str, &str, &[&str], bool); 14] = [
+const PRINTED: [(&str, &str, &[&str], bool); 15] = [
     ("analyze", "Message", &["cli/src/analyze.rs"], true),
     ("analyze --list", "Code", &["cli/src/analyze/codes.rs"], true),
     ("authz check", "Answer", &["cli/src/authz.rs"], false),
@@ -24,6 +24,7 @@ const PRINTED: [(&str, &str, &[&str], bool); 14] = [
     ("trace-config", "Holding", &["cli/src/trace_config.rs"], true),
     ("version", "Versions", &["cli/src/version.rs"], false),
     ("waypoint list, waypoint status", "Waypoint", &["cli/src/waypoint.rs"], true),
+    ("waypoint requests", "InFlight", &["cli/src/waypoint/requests.rs"], false),
     ("why", "Answer", &["cli/src/why.rs"], false),
 ];
 
