@@ -148,7 +148,8 @@ fn who_sees_requests_is_asked_for_like_what_routes_lead_to() {
 
 #[test]
 fn what_is_not_understood_is_named_and_the_last_good_one_stays() {
-    let mut session = Session::new(Node::default(), Held::default());
+    let kept = Held::default();
+    let mut session = Session::new(Node::default(), kept.clone());
     session.want(vec![WEB.into()]);
     session.receive(response(Kind::Listener, WEB, listener_message(WEB).encode_to_vec()));
     session.receive(response(Kind::Routes, WEB, routes(WEB, "stable").encode_to_vec()));
@@ -170,6 +171,11 @@ fn what_is_not_understood_is_named_and_the_last_good_one_stays() {
     let held: BTreeSet<&str> = session.config().routes[WEB].clusters().collect();
     assert_eq!(held, BTreeSet::from(["stable"]));
     assert_eq!(session.config().faults[WEB], expected);
+    let shown = kept.behind(Kind::Routes, None, 1).remove(0);
+    assert_eq!(
+        (shown.bad.map(|bad| bad.details), shown.good.map(|(version, ..)| version)),
+        (Some(expected.to_owned()), Some("1".into()))
+    );
     session.receive(response(Kind::Routes, WEB, routes(WEB, "canary").encode_to_vec()));
     assert!(session.config().faults.is_empty());
 }
