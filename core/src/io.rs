@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod certs;
 pub mod copy;
+pub mod dns;
 pub mod drain;
 pub mod grpc;
 pub mod hbone;

@@ -33,7 +33,6 @@ use crate::config::{Config, Local, Mode as ProxyMode, Signer};
 use crate::dns::Dns;
 use crate::dns::lookup::Lookup;
 use crate::dns::metrics::{self as dns_metrics, DnsMetrics};
-use crate::dns::upstream::Upstream;
 use crate::local::{self, LocalFile};
 use crate::memory;
 use crate::memory::pressure::Pressure;
@@ -44,6 +43,7 @@ use crate::pod::Mesh;
 use crate::pods::{Pods, Settings};
 use crate::telemetry::Telemetry;
 use crate::workers::Workers;
+use fairway_core::io::dns::upstream::Upstream;
 
 /// Runs the proxy until it is told to stop and its connections have drained.
 ///

@@ -3,26 +3,21 @@
 //!
 //! ```text
 //! program ─ query to any resolver, port 53 ─▶ capture rules ─▶ 15053 in the pod: `serve`
-//!                                                               │ `wire` reads, `core::dns` decides
+//!                                                               │ `core::io::dns` reads, `core::dns` decides
 //!                     answer from the snapshot ◀── ours ────────┤
 //!                     resolver's reply, untouched ◀── `upstream` ┘ not ours, not understood, not yet known
 //! ```
 
 pub mod lookup;
 pub mod metrics;
-pub mod resolvers;
 pub mod serve;
-#[cfg(test)]
-mod testing;
-pub mod upstream;
-pub mod wire;
 
 use fairway_core::dns::Zone;
+use fairway_core::io::dns::resolvers::Resolvers;
+use fairway_core::io::dns::upstream::Upstream;
 use fairway_core::io::socket::SocketFactory;
 
 use self::metrics::DnsMetrics;
-use self::resolvers::Resolvers;
-use self::upstream::Upstream;
 
 /// What the DNS servers of all pods share.
 #[derive(Debug)]

@@ -33,12 +33,12 @@ use tokio::sync::Semaphore;
 
 use crate::dns::lookup::Lookup;
 use crate::dns::metrics::DnsMetrics;
-use crate::dns::resolvers::Resolvers;
-use crate::dns::upstream::Upstream;
 use crate::pod::{Mesh, Pod};
 use crate::telemetry::Telemetry;
 use crate::workers::Workers;
 use crate::{inbound, listen};
+use fairway_core::io::dns::resolvers::Resolvers;
+use fairway_core::io::dns::upstream::Upstream;
 
 /// Generous: only a hang reaches it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);

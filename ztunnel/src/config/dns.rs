@@ -7,7 +7,7 @@ use fairway_core::config::SettingError;
 use fairway_core::dns::Zone;
 
 use super::{set, switch, wrong};
-use crate::dns::resolvers::{RESOLVER_PORT, Resolvers};
+use fairway_core::io::dns::resolvers::{RESOLVER_PORT, Resolvers};
 
 /// Where this machine's resolvers are written down.
 const RESOLV_CONF: &str = "/etc/resolv.conf";

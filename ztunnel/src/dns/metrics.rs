@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
+use fairway_core::io::dns::wire::{Kind, Transport};
 use fairway_core::io::metrics::Metrics;
 use fairway_core::reason::Reason;
 use fairway_core::workload::Workload;
-
-use super::wire::{Kind, Transport};
 
 const REQUESTS: &str = "istio_dns_requests_total";
 const FORWARDED: &str = "istio_dns_upstream_requests_total";

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use fairway_core::io::dns::upstream::{Upstream, UpstreamError, read_message, write_message};
+use fairway_core::io::dns::wire::{self, Action, MAX_MESSAGE, Transport};
 use fairway_core::io::drain::Drain;
 use fairway_core::io::socket::SocketFactory;
 use fairway_core::limits;
@@ -17,8 +19,6 @@ use tokio::time::{Instant, timeout};
 
 use super::Dns;
 use super::metrics::Asked;
-use super::upstream::{Upstream, UpstreamError, read_message, write_message};
-use super::wire::{self, Action, MAX_MESSAGE, Transport};
 use crate::listen::{self, Arrival};
 use crate::pod::Pod;
 

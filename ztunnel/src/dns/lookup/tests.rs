@@ -1,7 +1,10 @@
 //! Tests of `dns::lookup`: asked for once, remembered, forgotten in time.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
+use fairway_core::io::dns::resolvers::Resolvers;
+use fairway_core::io::dns::test_resolver::{Behaviour, FakeResolver, both_families, nobody, silent, with_code};
 use fairway_core::io::metrics::Metrics;
 use fairway_core::io::socket::SocketFactory;
 use fairway_proto::workload as proto;
@@ -10,8 +13,6 @@ use hickory_proto::op::ResponseCode;
 use tokio::time::advance;
 
 use super::*;
-use crate::dns::resolvers::Resolvers;
-use crate::dns::testing::{Behaviour, FakeResolver, both_families, nobody, silent, with_code};
 
 fn lookup(resolver: SocketAddr) -> (Lookup, Metrics) {
     let metrics = Metrics::default();

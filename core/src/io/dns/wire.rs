@@ -6,10 +6,10 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use fairway_core::dns::{Answer, Decision, Family, Zone, decide};
-use fairway_core::limits;
-use fairway_core::snapshot::Snapshot;
-use fairway_core::workload::Workload;
+use crate::dns::{Answer, Decision, Family, Zone, decide};
+use crate::limits;
+use crate::snapshot::Snapshot;
+use crate::workload::Workload;
 use hickory_proto::op::{Edns, Header, Message, MessageType, Metadata, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, CNAME};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};

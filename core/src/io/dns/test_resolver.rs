@@ -13,16 +13,18 @@ use super::upstream::{read_message, write_message};
 use super::wire;
 
 /// What a resolver does with a query: the replies it sends.
-pub(super) type Behaviour = fn(&[u8]) -> Vec<Vec<u8>>;
+pub type Behaviour = fn(&[u8]) -> Vec<Vec<u8>>;
 
-pub(super) struct FakeResolver {
-    pub(super) address: SocketAddr,
+/// A resolver on loopback, for as long as the test's runtime.
+pub struct FakeResolver {
+    /// Where it is asked, over both transports.
+    pub address: SocketAddr,
     asked: Arc<(AtomicUsize, AtomicUsize)>,
 }
 
 impl FakeResolver {
     /// Answers datagrams like `udp`, and streams like `tcp`; without it, connections are refused.
-    pub(super) async fn start(udp: Behaviour, tcp: Option<Behaviour>) -> Self {
+    pub async fn start(udp: Behaviour, tcp: Option<Behaviour>) -> Self {
         let asked = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
         // Both on one port, which may be taken by another test for one of them.
         let (socket, listener) = loop {
@@ -61,35 +63,36 @@ impl FakeResolver {
     }
 
     /// Datagrams and connections that came.
-    pub(super) fn asked(&self) -> (usize, usize) {
+    pub fn asked(&self) -> (usize, usize) {
         (self.asked.0.load(Ordering::SeqCst), self.asked.1.load(Ordering::SeqCst))
     }
 }
 
 /// Says nothing.
-pub(super) fn silent(_: &[u8]) -> Vec<Vec<u8>> {
+pub fn silent(_: &[u8]) -> Vec<Vec<u8>> {
     Vec::new()
 }
 
 /// A loopback address nobody listens on.
-pub(super) async fn nobody() -> SocketAddr {
+pub async fn nobody() -> SocketAddr {
     UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap()
 }
 
 /// A reply no library would write: the query's header and question, and the text after them.
-pub(super) fn odd_reply(query: &[u8], text: &[u8]) -> Vec<u8> {
+pub fn odd_reply(query: &[u8], text: &[u8]) -> Vec<u8> {
     let mut reply = query.to_vec();
     reply[2] |= 0x80;
     reply.extend(text);
     reply
 }
 
-pub(super) fn with_code(query: &[u8], code: ResponseCode) -> Vec<u8> {
+/// The query's answer with this code and no records.
+pub fn with_code(query: &[u8], code: ResponseCode) -> Vec<u8> {
     wire::failure(query, code).unwrap()
 }
 
 /// One address of each family, for a minute and a half.
-pub(super) fn both_families(query: &[u8]) -> Vec<Vec<u8>> {
+pub fn both_families(query: &[u8]) -> Vec<Vec<u8>> {
     let mut reply = Message::from_vec(query).unwrap().into_response();
     let name = reply.queries[0].name.clone();
     let data = match reply.queries[0].query_type {

@@ -1,7 +1,7 @@
-//! Tests of `dns::wire`: bytes in, bytes out.
+//! Tests of `io::dns::wire`: bytes in, bytes out.
 
-use fairway_core::service::Service;
-use fairway_core::snapshot::{Update, World};
+use crate::service::Service;
+use crate::snapshot::{Update, World};
 use fairway_proto::workload as proto;
 use proptest::prelude::*;
 

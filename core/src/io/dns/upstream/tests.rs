@@ -1,9 +1,9 @@
-//! Tests of `dns::upstream`, against resolvers on loopback. Time is paused: it passes only when nothing else can happen.
+//! Tests of `io::dns::upstream`, against resolvers on loopback. Time is paused: it passes only when nothing else can happen.
 
 use hickory_proto::op::ResponseCode;
 
 use super::*;
-use crate::dns::testing::{FakeResolver, nobody, odd_reply, silent, with_code};
+use crate::io::dns::test_resolver::{FakeResolver, nobody, odd_reply, silent, with_code};
 
 const QUERY: &[u8] = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x07example\x03org\x00\x00\x10\x00\x01";
 

@@ -4,9 +4,9 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use fairway_core::io::socket::{DialError, SocketFactory};
-use fairway_core::limits::{self, Limits};
-use fairway_core::reason::Reason;
+use crate::io::socket::{DialError, SocketFactory};
+use crate::limits::{self, Limits};
+use crate::reason::Reason;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
