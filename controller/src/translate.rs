@@ -218,6 +218,12 @@ impl Translation {
         self.made.as_ref().map(|made| &made.entries.given)
     }
 
+    /// Services of which one address of a name is used at a time.
+    #[must_use]
+    pub fn one_at_a_time(&self) -> Option<&BTreeSet<String>> {
+        self.made.as_ref().map(|made| &made.entries.one_at_a_time)
+    }
+
     /// The last good version of each policy; the next translation needs it.
     #[must_use]
     pub fn accepted(&self) -> &Accepted {

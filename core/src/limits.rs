@@ -275,6 +275,9 @@ limits! {
     /// They are used at least this long, so that a time to live of 0 does not make every connection wait for a resolver.
     DNS_CACHE_MINIMUM, "dns_cache_minimum", Milliseconds, SECOND, 0..=MINUTE, Some("DNS_CACHE_MINIMUM");
 
+    /// When nobody can say what addresses a name has, those of before are used for so long past their time: longer than resolvers are usually away, and shorter than addresses usually take to become somebody else's.
+    DNS_CACHE_STALE, "dns_cache_stale", Milliseconds, 10 * MINUTE, 0..=24 * HOUR, Some("DNS_CACHE_STALE");
+
     /// One message of the node agent; its sender and Istio's proxy agree on this.
     ZDS_MESSAGE, "zds_message", Bytes, 1_024, 1_024..=1_024, None;
     /// The node agent gives up on an answer after this.

@@ -157,7 +157,7 @@ reasons! {
         "See whether the remote network's Gateway exists, has an address, and is announced by the controller.";
     /// The endpoint has only a hostname and the name could not be resolved.
     DnsFailed = "dns_failed", Connect, 503,
-        "See whether the host of the ServiceEntry or WorkloadEntry resolves with the node proxy's DNS servers.";
+        "See whether the host of the ServiceEntry or WorkloadEntry resolves with the DNS servers of the node proxy, or of the waypoint where there is one.";
 
     /// The application did not accept the connection.
     ApplicationConnectFailed = "application_connect_failed", Connect, 503,
@@ -206,9 +206,9 @@ reasons! {
     TunnelRefused = "tunnel_refused", Connect, 503,
         "The log has the status: 401 is a policy at the destination, 400 a stale address, 503 an application that is down; the peer's log has its reason.";
 
-    /// The request was not a CONNECT with a usable authority.
+    /// The request could be read in two ways or is not carried: in a tunnel, anything but a CONNECT with a usable authority.
     BadRequest = "bad_request", None, 400,
-        "Something that is not a mesh proxy uses port 15008; only CONNECT to an address or hostname with a port is served.";
+        "Of a request, see what the log says is wrong with its framing, path or host. On port 15008, only tunnels of mesh proxies are served: CONNECT to an address or hostname with a port.";
     /// The tunnel names another address than the one it came to.
     AuthorityMismatch = "authority_mismatch", None, 400,
         "The client's picture of the mesh is stale, or it tries to reach another pod through this one.";

@@ -53,6 +53,7 @@ pub mod envoy {
             ring_hash::v3 as ring_hash, round_robin::v3 as round_robin,
         },
         retry::host::previous_hosts::v3 as previous_hosts,
+        transport_sockets::tls::v3 as tls,
         upstreams::{http::v3 as upstream_http, tcp::v3 as upstream_tcp},
     };
     pub use super::packages::envoy::r#type::{

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use anyhow::{Context, bail};
 use fairway_core::io::certs::Certificates;
 use fairway_core::io::certs::authority::GrpcAuthority;
+use fairway_core::io::dns::upstream::Upstream;
 use fairway_core::io::drain::{self, Drain, Mode};
 use fairway_core::io::grpc::ControlPlane;
 use fairway_core::io::hbone::handshakes::Handshakes;
@@ -29,6 +30,8 @@ use crate::export;
 use crate::in_flight::InFlight;
 use crate::lines;
 use crate::load::Loads;
+use crate::names::{self, Names};
+use crate::origination::Originations;
 use crate::rates::Buckets;
 use crate::settings::Settings;
 use crate::telemetry::{HISTOGRAMS, Telemetry};
@@ -58,7 +61,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
     let authority = Arc::new(GrpcAuthority::new(authority, false));
     let certificates = Certificates::within(settings.limits.clone(), authority, Arc::clone(&provider), SystemTime::now);
     certs::metrics::register(&certificates, &metrics);
-    let control_plane = ControlPlane::new(settings.xds.clone(), provider).context("XDS_ADDRESS")?;
+    let control_plane = ControlPlane::new(settings.xds.clone(), Arc::clone(&provider)).context("XDS_ADDRESS")?;
     let live = Live::new();
     let world = xds::Client::new(control_plane.clone(), settings.node.clone(), live.clone(), &readiness, &metrics);
     let stream = world.status();
@@ -81,6 +84,8 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
         tunnels: Pool::new(sockets.clone(), certificates.clone(), budget.clone()),
         upstreams: Upstreams::default(),
         loads: Loads::default(),
+        originations: Originations::new(provider),
+        names: Names::new(&metrics),
         rates: Buckets::within(&settings.limits),
         telemetry: Telemetry::new(&metrics, &settings.limits),
         exports,
@@ -105,6 +110,8 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
     let mut world = tokio::spawn(world.run(stream_drain.clone()));
     let mut routes = tokio::spawn(routes.run(stream_drain.clone()));
     let exporters = tokio::spawn(exporters.run(Arc::clone(&waypoint), stream_drain.clone()));
+    let upstream = Upstream::new(settings.resolvers.clone(), sockets.clone(), sockets.clone());
+    let names = tokio::spawn(names::keep(Arc::clone(&waypoint), upstream, stream_drain.clone()));
     let writer = tokio::spawn(writer.run(std::io::stdout(), stream_drain.clone()));
     drop(stream_drain);
     tokio::spawn(first_certificate(Arc::clone(&waypoint), readiness.block("certificate")));
@@ -131,7 +138,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
     let ended = trigger.drain(Mode::Graceful, settings.drain).await;
     tracing::info!(?ended, "connections have ended");
     stream_trigger.start(Mode::Graceful);
-    let _ = tokio::join!(world, routes, exporters, writer);
+    let _ = tokio::join!(world, routes, exporters, names, writer);
     Ok(())
 }
 

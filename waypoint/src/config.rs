@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -15,9 +15,11 @@ use http::header::{HeaderName, HeaderValue};
 use regex::Regex;
 use tokio::sync::watch;
 
-pub use assignment::{Assignment, UNIT, assignment};
+pub use assignment::{Assignment, Names, UNIT, assignment};
 pub use authorizer::{Authorizer, Custom, Shown, Speech};
-pub use cluster::{Balancer, Bounds, Budget, Cluster, Keepalive, Outliers, Reuse, SuccessRate, WarmUp, cluster};
+pub use cluster::{
+    Balancer, Bounds, Budget, Cluster, Keepalive, Origination, Outliers, Reuse, SuccessRate, WarmUp, cluster,
+};
 pub use limiter::Limiter;
 pub use listener::listener;
 pub use logs::{Format, Logger, Logs, Record, Sink};
@@ -74,16 +76,39 @@ pub struct Config {
     pub faults: HashMap<String, String>,
 }
 
+/// Addresses of names of endpoints.
+pub type Addresses = HashMap<Arc<str>, Arc<[IpAddr]>>;
+
+impl Config {
+    /// The names of endpoints.
+    pub fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.clusters.values().filter_map(|cluster| cluster.names.as_deref()).flat_map(Names::all)
+    }
+
+    /// Puts the endpoints of these addresses in place. What is as it was stays the same, so that what was made of it holds.
+    fn resolve(&mut self, before: &Self, known: &Addresses) {
+        for cluster in self.clusters.values() {
+            let Some(names) = &cluster.names else { continue };
+            let found = names.resolved(|name| known.get(name).map(|addresses| &**addresses));
+            let same = before.endpoints.get(&cluster.endpoints).filter(|before| ***before == found);
+            let found = same.cloned().unwrap_or_else(|| Arc::new(found));
+            self.endpoints.insert(cluster.endpoints.clone(), found);
+        }
+    }
+}
+
 /// The configuration in force, and who hears when it changes.
 #[derive(Debug)]
 pub struct Current {
     now: ArcSwap<Config>,
+    /// What is known of names; held while anything changes.
+    known: Mutex<Addresses>,
     version: watch::Sender<u64>,
 }
 
 impl Default for Current {
     fn default() -> Self {
-        Self { now: ArcSwap::default(), version: watch::Sender::new(0) }
+        Self { now: ArcSwap::default(), known: Mutex::default(), version: watch::Sender::new(0) }
     }
 }
 
@@ -94,10 +119,26 @@ impl Current {
         self.now.load_full()
     }
 
-    /// Puts another one in force.
-    pub fn publish(&self, config: Config) {
+    /// Puts another one in force, with what is known of names.
+    pub fn publish(&self, mut config: Config) {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        config.resolve(&self.now.load(), &known);
         self.now.store(Arc::new(config));
+        drop(known);
         self.version.send_modify(|version| *version += 1);
+    }
+
+    /// From now on these are the addresses of names. Nobody hears of it: what it decides is decided for each request.
+    pub fn learn(&self, addresses: Addresses) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known == addresses {
+            return;
+        }
+        *known = addresses;
+        let before = self.now.load_full();
+        let mut config = Config::clone(&before);
+        config.resolve(&before, &known);
+        self.now.store(Arc::new(config));
     }
 
     /// Hears of changes from now on.

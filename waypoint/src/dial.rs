@@ -17,7 +17,7 @@ use http::{HeaderMap, header};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
-use crate::config::Keepalive;
+use crate::config::{Cluster, Keepalive};
 use crate::failure::Failure;
 use crate::waypoint::Waypoint;
 
@@ -92,6 +92,7 @@ pub async fn open(
         }
         Plan::ViaWaypoint { .. } => Err(Failure::new(Reason::UnknownWaypoint, "a waypoint behind a waypoint")),
         Plan::ViaGateway { .. } => Err(Failure::new(Reason::WrongNetwork, "the endpoint is in another network")),
+        // Clusters have names for what has to be resolved.
         Plan::Resolve { hostname, .. } => Err(Failure::new(Reason::DnsFailed, hostname)),
     }
 }
@@ -125,6 +126,52 @@ pub fn plan(
     let workload = workload_at(snapshot, local, service.map(|service| &**service), address.ip());
     let workload = workload.ok_or_else(|| Failure::new(Reason::DestinationUnknown, address))?;
     route::endpoint(&workload, address, service).map_err(|refusal| Failure::from(&*refusal))
+}
+
+/// The plan for an endpoint whose name has turned out to have this address. What the mesh knows of the address counts, as if it
+/// had been dialled: a name must not be a way around tunnels. Of an address that nobody knows, what is known of the name does.
+///
+/// # Errors
+/// When it cannot be reached, or the name leads back to where it came from.
+pub fn plan_named(
+    snapshot: &Snapshot,
+    local: &Workload,
+    service: Option<&Arc<Service>>,
+    address: SocketAddr,
+) -> Result<Plan, Failure> {
+    let endpoints = || service.into_iter().flat_map(|service| snapshot.endpoints(&service.key)).map(|it| &it.workload);
+    if let Some(written) = endpoints().find(|workload| workload.addresses.contains(&address.ip())) {
+        return route::endpoint(written, address, service).map_err(|refusal| Failure::from(&*refusal));
+    }
+    let planned = route::plan(snapshot, local, address, &mut rand::rng());
+    match planned.map_err(|refusal| Failure::from(&*refusal))? {
+        Plan::Resolve { hostname, .. } => {
+            let detail = format!("{hostname} has the address {}, which is the mesh's own for it", address.ip());
+            Err(Failure::new(Reason::DnsFailed, detail))
+        }
+        Plan::Passthrough { service: None, .. } => match endpoints().find(|workload| workload.addresses.is_empty()) {
+            Some(named) => route::endpoint(named, address, service).map_err(|refusal| Failure::from(&*refusal)),
+            None => Ok(Plan::Passthrough { address, service: service.cloned() }),
+        },
+        planned => Ok(planned),
+    }
+}
+
+/// The plan for an endpoint of a cluster.
+///
+/// # Errors
+/// When it is not known, or cannot be reached.
+pub fn plan_in(
+    cluster: &Cluster,
+    snapshot: &Snapshot,
+    local: &Workload,
+    service: Option<&Arc<Service>>,
+    address: SocketAddr,
+) -> Result<Plan, Failure> {
+    match &cluster.names {
+        Some(_) => plan_named(snapshot, local, service, address),
+        None => plan(snapshot, local, service, address),
+    }
 }
 
 fn key(local: &Workload, hop: &Hop, workload: &Workload) -> TunnelKey {

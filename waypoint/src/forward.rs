@@ -9,6 +9,7 @@ use bytes::Bytes;
 use fairway_core::limits;
 use fairway_core::reason::Reason;
 use http::header::{self, HeaderValue};
+use http::uri::Scheme;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use rand::RngExt;
@@ -91,12 +92,17 @@ impl Outgoing {
         self
     }
 
-    fn request(&self, body: crate::replay::Attempt, http2: bool) -> Result<Request<crate::replay::Attempt>, Failure> {
+    fn request(
+        &self,
+        body: crate::replay::Attempt,
+        http2: bool,
+        scheme: Scheme,
+    ) -> Result<Request<crate::replay::Attempt>, Failure> {
         let bad = |error: http::Error| Failure::new(Reason::BadRequest, error);
         let mut request = Request::new(body);
         let host = self.host.to_str().map_err(|error| Failure::new(Reason::BadRequest, error))?;
         let builder = Uri::builder();
-        let builder = if http2 { builder.scheme("http").authority(host) } else { builder };
+        let builder = if http2 { builder.scheme(scheme).authority(host) } else { builder };
         *request.uri_mut() = builder.path_and_query(&*self.target).build().map_err(bad)?;
         *request.method_mut() = self.method.clone();
         *request.version_mut() = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
@@ -342,8 +348,8 @@ impl Answered {
         done.note(|entry| entry.answering(done.status));
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let is_answered = |asked: &Asked| upgrade::is_answered(&asked.protocols, response.headers());
-            let Some((Asked { client, .. }, began)) = upgrade.map(|it| *it).filter(|(asked, _)| is_answered(asked))
-            else {
+            let asked = upgrade.map(|upgrade| *upgrade).filter(|(asked, _)| is_answered(asked));
+            let Some((Asked { client, is_extended, .. }, began)) = asked else {
                 let failure = Failure::new(Reason::Http2Failed, "the endpoint switched to a protocol unasked");
                 return crate::reply::failed(&failure, ending);
             };
@@ -355,7 +361,10 @@ impl Answered {
                 kept.answer(response.headers());
             }
             tokio::spawn(Upgraded { client, endpoint, began, idle, held, ending }.carry());
-            let (parts, _body) = response.into_parts();
+            let (mut parts, _body) = response.into_parts();
+            if is_extended {
+                upgrade::in_http2(&mut parts);
+            }
             return Response::from_parts(parts, Body::ours(Bytes::new(), None));
         }
         let (mut parts, body) = response.into_parts();

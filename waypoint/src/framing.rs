@@ -2,6 +2,7 @@
 
 use http::header::{self, HeaderMap, HeaderName};
 use http::{Method, Request, Version};
+use hyper::ext::Protocol;
 
 /// Names that only mean something between two neighbours (RFC 9110 §7.6.1), besides those that `connection` names.
 const HOP_BY_HOP: [HeaderName; 9] = [
@@ -46,7 +47,8 @@ pub enum BadFraming {
 /// What could be read in two ways.
 pub fn check<B>(request: &Request<B>) -> Result<(), BadFraming> {
     let headers = request.headers();
-    if request.method() == Method::CONNECT {
+    // One that names a protocol opens no tunnel to elsewhere: it is an upgrade (RFC 8441 §4).
+    if request.method() == Method::CONNECT && request.extensions().get::<Protocol>().is_none() {
         return Err(BadFraming::Connect);
     }
     let is_http2 = request.version() == Version::HTTP_2;

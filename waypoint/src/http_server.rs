@@ -39,6 +39,8 @@ pub async fn serve_http2(connection: Arc<Connection>, io: TunnelIo) {
     let mut builder = http2::Builder::new(TokioExecutor::new());
     builder
         .timer(TokioTimer::new())
+        // WebSocket over HTTP/2 (RFC 8441 §3).
+        .enable_connect_protocol()
         .max_header_list_size(u32::try_from(HEADER_BYTES).unwrap_or(u32::MAX))
         .max_concurrent_streams(STREAMS)
         .initial_stream_window_size(WINDOWS.0)

@@ -25,12 +25,16 @@ use crate::dial::{self, Opened};
 use crate::failure::Failure;
 use crate::in_flight::{Entry, Phase, Volume};
 use crate::load::{self, UnderWay, Wanted};
+use crate::names;
 use crate::rbac;
 use crate::stream::{self, Connection};
 use fairway_core::workload::Workload;
 
 /// Room for the first bytes of a server in clear text; more stays in its socket.
 const FIRST_BYTES: usize = 4096;
+
+/// Why a connection of which nobody knows what it carries is not sent to a server outside.
+const NO_TLS: &str = "TLS to endpoints is begun for HTTP only; write the port's protocol as HTTP";
 
 /// Where a connection goes.
 pub enum Route {
@@ -70,14 +74,22 @@ pub async fn open(connection: &Connection, route: &Route) -> Result<Way, Failure
     let entry = connection.in_flight.opaque(std::time::Instant::now());
     let (mut room, mut keepalive, mut cluster_name) = (None, None, None);
     let plan = match route {
-        Route::Dialled => stream::plan(&waypoint.live.snapshot(), &connection.local, &connection.bound)?,
+        Route::Dialled => {
+            let planned = stream::plan(&waypoint.live.snapshot(), &connection.local, &connection.bound)?;
+            names::resolved(waypoint, &connection.local, planned).await?
+        }
         Route::Clusters(clusters) => {
-            let (config, snapshot) = (waypoint.config.load(), waypoint.live.snapshot());
+            let config = waypoint.config.load();
             let nobody = || Failure::new(Reason::NoHealthyUpstream, &connection.listener);
             let name = clusters.at(rand::rng().random_range(0..clusters.total())).ok_or_else(nobody)?;
             let cluster = config.clusters.get(name).ok_or_else(nobody)?;
+            if cluster.tls.is_some() {
+                // In clear text it must not go.
+                return Err(Failure::new(Reason::ResourceInvalid, format!("{name}: {NO_TLS}")));
+            }
             let endpoints = config.endpoints.get(&cluster.endpoints).ok_or_else(nobody)?;
             cluster_name = Some(name.clone());
+            let endpoints = names::endpoints(waypoint, cluster, endpoints).await?;
             let load = waypoint.loads.of(&name.as_str().into());
             let too_many = || {
                 let most = cluster.bounds.connections;
@@ -87,10 +99,11 @@ pub async fn open(connection: &Connection, route: &Route) -> Result<Way, Failure
             let hash = connection.client.address.ip().to_canonical().to_string();
             let (hash, now) = (Some(load::hash(hash.as_bytes())), Instant::now().into_std());
             let wanted = Wanted { hash, session: None, tried: &[], now };
+            let snapshot = waypoint.live.snapshot();
             let mut draw = |count: usize| rand::rng().random_range(0..count);
-            let endpoint = load.pick(cluster, endpoints, &wanted, &mut draw).ok_or_else(nobody)?;
+            let endpoint = load.pick(cluster, &endpoints, &wanted, &mut draw).ok_or_else(nobody)?;
             entry.sent_to(name, endpoint);
-            dial::plan(&snapshot, &connection.local, connection.bound.service(), endpoint)?
+            dial::plan_in(cluster, &snapshot, &connection.local, connection.bound.service(), endpoint)?
         }
     };
     let opened = dial::open(waypoint, &connection.local, &plan, &connection.client, keepalive).await?;

@@ -56,7 +56,11 @@ pub fn direct(status: StatusCode, text: Bytes, mut ending: Ending) -> Response<B
     let refuses = status.is_server_error();
     ending.done.status = status.as_u16();
     ending.done.reason = if refuses { Reason::RouteRefuses } else { Reason::Ok };
-    let mut response = plain(status, text, ending);
+    let mut response = match refuses && ending.done.is_grpc {
+        true if text.is_empty() => in_grpc(grpc::code(status), Reason::RouteRefuses.message(), ending),
+        true => in_grpc(grpc::code(status), &String::from_utf8_lossy(&text), ending),
+        false => plain(status, text, ending),
+    };
     if refuses {
         let line = headers::proxy_status(Reason::RouteRefuses).map(|line| (headers::PROXY_STATUS, line));
         response.headers_mut().extend(line);

@@ -110,7 +110,13 @@ async fn walk(
     done.kept = Kept::begun(http, request.version(), told);
     framing::check(&request).map_err(|error| bad(&error))?;
     let mut upgrade = upgrade::asked(&mut request, &http.upgrades);
+    if upgrade.is_none() && request.method() == Method::CONNECT {
+        return Err(bad(&framing::BadFraming::Connect));
+    }
     let (mut parts, body) = request.into_parts();
+    if upgrade.as_ref().is_some_and(|upgrade| upgrade.is_extended) {
+        upgrade::in_http1(&mut parts, rand::random());
+    }
     framing::remove_named(&mut parts.headers);
     name_client(&connection.named, &mut parts.headers);
     if let Some(kept) = &mut done.kept {
@@ -239,7 +245,8 @@ async fn walk(
                 response_edits.push(Edits { remove: Vec::new(), put });
             }
             let session = route.before.session.as_ref().map(|kept| (kept, session::wanted(kept, &parts.headers, time)));
-            let is_http2 = parts.version == Version::HTTP_2;
+            // Over HTTP/1.1 endpoints know what it is to go on as.
+            let is_http2 = parts.version == Version::HTTP_2 && upgrade.is_none();
             let mut headers = onward(connection, parts.headers, upgrade.as_ref());
             if let Some(trace) = &done.trace {
                 trace.write(&mut headers);

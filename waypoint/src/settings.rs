@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use fairway_core::config::{ControlPlaneAddress, SettingError, Strings, parse_duration, read, read_limit, read_with};
+use fairway_core::io::dns::resolvers::Resolvers;
 use fairway_core::io::grpc::{ControlPlaneConfig, RootSource, TokenSource};
 use fairway_core::io::logging::Shape;
 use fairway_core::io::tls::profile::Profile;
@@ -41,6 +42,8 @@ pub struct Settings {
     pub log_shape: Shape,
     /// What is logged.
     pub log_filter: String,
+    /// Who is asked for the addresses of names.
+    pub resolvers: Resolvers,
     /// Ports.
     pub ports: Ports,
 }
@@ -113,6 +116,7 @@ impl Settings {
             drain: read_with(strings, "DRAIN_DEADLINE", parse_duration)?.unwrap_or(DRAIN),
             log_shape: read(strings, "LOG_FORMAT")?.unwrap_or(Shape::Plain),
             log_filter: text("RUST_LOG").unwrap_or_else(|| "info".to_owned()),
+            resolvers: resolvers(strings)?,
             ports: Ports {
                 tunnels: port("HBONE_PORT", fairway_core::route::HBONE_PORT)?,
                 admin: port("ADMIN_PORT", 15_000)?,
@@ -126,6 +130,12 @@ impl Settings {
 
 fn empty(name: &str, problem: &str) -> SettingError {
     SettingError { name: name.to_owned(), value: String::new(), problem: problem.to_owned() }
+}
+
+/// Those that are set, else those of this machine.
+fn resolvers(strings: &impl Strings) -> Result<Resolvers, SettingError> {
+    let fixed = read_with(strings, "DNS_RESOLVERS", Resolvers::parse)?;
+    Ok(fixed.unwrap_or_else(Resolvers::of_machine))
 }
 
 fn all_limits(strings: &impl Strings) -> Result<Limits, SettingError> {
@@ -172,6 +182,7 @@ mod tests {
             ("WAYPOINT_WORKER_THREADS", "0"),
             ("CONNECT_TIMEOUT", "soon"),
             ("HBONE_PORT", "70000"),
+            ("DNS_RESOLVERS", "10.0.0.1,dns.example.com"),
         ];
         for (name, value) in rows {
             let error = Settings::read(&given(&[(name, value)])).unwrap_err();

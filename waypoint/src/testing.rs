@@ -12,7 +12,7 @@ use bytes::Bytes;
 use fairway_core::ident::Identity;
 use fairway_core::io::certs::Certificates;
 use fairway_core::io::certs::test_authority::TestAuthority;
-use fairway_core::io::drain::{self, Trigger};
+use fairway_core::io::drain::{self, Drain, Trigger};
 use fairway_core::io::hbone::client::Opened;
 use fairway_core::io::hbone::handshakes::Handshakes;
 use fairway_core::io::hbone::{ConnectRequest, Pool, ReceiveBudget, TunnelError, TunnelIo, TunnelKey};
@@ -42,6 +42,8 @@ use crate::export;
 use crate::in_flight::InFlight;
 use crate::lines;
 use crate::load::Loads;
+use crate::names::Names;
+use crate::origination::Originations;
 use crate::rates::Buckets;
 use crate::telemetry::{HISTOGRAMS, Telemetry};
 use crate::tunnel;
@@ -64,6 +66,7 @@ pub(crate) struct Served {
     address: SocketAddr,
     pool: Pool,
     trigger: Trigger,
+    drain: Drain,
     _root: tempfile::TempDir,
 }
 
@@ -200,6 +203,8 @@ impl Served {
             tunnels: pool(),
             upstreams: Upstreams::default(),
             loads: Loads::default(),
+            originations: Originations::new(tls::provider()),
+            names: Names::new(&metrics),
             rates: Buckets::within(&Limits::default()),
             telemetry: Telemetry::new(&metrics, &Limits::default()),
             exports,
@@ -216,10 +221,12 @@ impl Served {
         let shared = Arc::clone(&waypoint);
         let held = drain.clone();
         let handle = move |arrival| drop(tokio::spawn(tunnel::serve(Arc::clone(&shared), arrival, held.clone())));
+        let until_stopped = drain.clone();
         tokio::spawn(listen::accept("test", listener, Arc::new(Semaphore::new(64)), drain, handle));
         let pool = pool();
         let config = Config::default();
-        Self { waypoint, metrics, certificates, config, logged, address, pool, trigger, _root: root }
+        let drain = until_stopped;
+        Self { waypoint, metrics, certificates, config, logged, address, pool, trigger, drain, _root: root }
     }
 
     /// Announces a pod with this address and what else `change` says.
@@ -323,6 +330,11 @@ impl Served {
             (Response::from_parts(parts, ()), String::from_utf8_lossy(&text).into_owned())
         };
         tokio::time::timeout(PATIENCE, sending).await.expect("an answer")
+    }
+
+    /// Starts when the waypoint stops.
+    pub(crate) fn drain(&self) -> Drain {
+        self.drain.clone()
     }
 
     /// Starts to stop.

@@ -37,7 +37,7 @@ mod traces;
 mod upgrades;
 mod why;
 
-fn web(port: u16) -> String {
+pub(crate) fn web(port: u16) -> String {
     format!("{WEB}:{port}")
 }
 
@@ -170,6 +170,10 @@ async fn routes_answer_redirect_and_are_missed() {
             assert_eq!(response.headers()["location"], "http://web.shop/new");
         }
     }
+    let (response, body) = served.send(80, true, get("/refused", &[("content-type", "application/grpc")])).await;
+    let told = ["grpc-status", "grpc-message"].map(|name| response.headers()[name].to_str().unwrap());
+    assert_eq!((response.status().as_u16(), told, &*body), (200, ["2", Reason::RouteRefuses.message()], ""));
+    assert_eq!(reason_of(&response), Some(Reason::RouteRefuses));
 }
 
 #[tokio::test]

@@ -1,8 +1,11 @@
 //! What a request asks to go on as, such as WebSocket (RFC 9110 §7.8), and whether the answer is to that.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Request, Version};
+use http::{Method, Request, StatusCode, Version, request, response};
 use hyper::body::Incoming;
+use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 
 /// What a client asks for.
@@ -11,17 +14,41 @@ pub struct Asked {
     pub protocols: HeaderValue,
     /// Its end, once the endpoint has agreed.
     pub client: OnUpgrade,
+    /// Whether it asks over HTTP/2, where the answer that agrees is another one (RFC 8441 §5).
+    pub is_extended: bool,
 }
 
 /// What the client asks for and may have, in lower case in `allowed`.
 #[must_use]
 pub fn asked(request: &mut Request<Incoming>, allowed: &[String]) -> Option<Asked> {
+    if let Some(protocol) = request.extensions().get::<Protocol>() {
+        let protocols =
+            HeaderValue::from_str(protocol.as_str()).ok().filter(|_| is_one_of(protocol.as_str(), allowed))?;
+        return Some(Asked { protocols, client: hyper::upgrade::on(request), is_extended: true });
+    }
     // Before HTTP/1.1 there is no such header, and HTTP/2 has none (RFC 9113 §8.2.2).
     if request.version() != Version::HTTP_11 {
         return None;
     }
     let protocols = permitted(request.headers(), allowed)?;
-    Some(Asked { protocols, client: hyper::upgrade::on(request) })
+    Some(Asked { protocols, client: hyper::upgrade::on(request), is_extended: false })
+}
+
+/// Makes of a request that asks over HTTP/2 the one that it stands for over HTTP/1.1: the method is that of what is opened, and of
+/// WebSocket the key is there that endpoints answer to (RFC 8441 §5.1). `key` is any number.
+pub fn in_http1(head: &mut request::Parts, key: u128) {
+    head.method = Method::GET;
+    head.extensions.remove::<Protocol>();
+    let key = HeaderValue::try_from(STANDARD.encode(key.to_be_bytes())).ok();
+    head.headers.extend(key.map(|key| (header::SEC_WEBSOCKET_KEY, key)));
+}
+
+/// Makes of an answer that goes on as something else over HTTP/1.1 the one over HTTP/2.
+pub fn in_http2(answer: &mut response::Parts) {
+    answer.status = StatusCode::OK;
+    for name in [header::CONNECTION, header::UPGRADE, header::SEC_WEBSOCKET_ACCEPT] {
+        answer.headers.remove(name);
+    }
 }
 
 /// Those of the protocols asked for that are allowed, as the client wrote them. Whoever is next sees none of the others: any

@@ -18,7 +18,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
-use crate::config::{Cluster, Reuse};
+use crate::config::{Cluster, Origination, Reuse};
 use crate::dial::{self, Opened};
 use crate::failure::Failure;
 use crate::load::{Load, UnderWay};
@@ -47,6 +47,8 @@ pub struct Key {
     pub client: Identity,
     /// Where it is.
     pub address: IpAddr,
+    /// What the server has proved, in TLS: what was proved for other settings does not count.
+    pub tls: Option<Arc<Origination>>,
 }
 
 /// A connection that takes requests.
@@ -261,11 +263,20 @@ pub async fn open(
     let room = Arc::new(room);
     let opened =
         dial::open(&connection.waypoint, &connection.local, plan, &connection.client, cluster.keepalive).await?;
-    let (sender, identity) = match opened {
-        Opened::Tunnel { stream, identity, .. } => {
-            (shake(TunnelIo::new(stream, bytes::Bytes::new()), http2, Arc::clone(&room)).await?, identity)
+    let held = Arc::clone(&room);
+    let (tls, originations) = (cluster.tls.as_deref(), &connection.waypoint.originations);
+    let (sender, identity) = match (opened, tls) {
+        (Opened::Tunnel { stream, identity, .. }, None) => {
+            (shake(TunnelIo::new(stream, bytes::Bytes::new()), http2, held).await?, identity)
         }
-        Opened::Plain(socket) => (shake(socket, http2, Arc::clone(&room)).await?, None),
+        (Opened::Tunnel { stream, identity, .. }, Some(tls)) => {
+            let tunnel = TunnelIo::new(stream, bytes::Bytes::new());
+            (shake(originations.begin(tls, http2, tunnel).await?, http2, held).await?, identity)
+        }
+        (Opened::Plain(socket), None) => (shake(socket, http2, held).await?, None),
+        (Opened::Plain(socket), Some(tls)) => {
+            (shake(originations.begin(tls, http2, socket).await?, http2, held).await?, None)
+        }
     };
     let (begun, requests, load) = (Instant::now(), Arc::default(), Wakes(Arc::clone(load)));
     Ok((Upstream { sender, begun, reuse: cluster.reuse, requests, room, load }, identity))

@@ -18,6 +18,8 @@ use crate::export::Exports;
 use crate::in_flight::InFlight;
 use crate::lines::Lines;
 use crate::load::Loads;
+use crate::names::Names;
+use crate::origination::Originations;
 use crate::rates::Buckets;
 use crate::telemetry::Telemetry;
 use crate::upstream::Upstreams;
@@ -43,6 +45,10 @@ pub struct Waypoint {
     pub tunnels: Pool,
     /// Connections inside those that carry requests.
     pub upstreams: Upstreams,
+    /// TLS with servers outside of the mesh.
+    pub originations: Originations,
+    /// Addresses of endpoints that are known by name.
+    pub names: Names,
     /// How busy clusters are.
     pub loads: Loads,
     /// How many requests may pass.

@@ -318,13 +318,18 @@ impl Asking<'_> {
         let used = || backends.iter().filter(|backend| backend.weight > 0);
         let endpoint = |backend: &Backend| self.endpoints(&backend.cluster)?.first().copied();
         let best = used().filter(|backend| endpoint(backend).is_some()).max_by_key(|backend| backend.weight);
-        let Some(endpoint) = best.and_then(endpoint) else {
+        let cluster = best.and_then(|backend| self.config.clusters.get(&backend.cluster));
+        let Some((cluster, endpoint)) = cluster.zip(best.and_then(endpoint)) else {
             let names: Vec<&str> = used().map(|backend| backend.cluster.as_str()).collect();
             let is_known = used().any(|backend| backend.endpoints.is_some());
+            let mut clusters = used().filter_map(|backend| self.config.clusters.get(&backend.cluster));
+            if let Some(unresolved) = clusters.find(|cluster| cluster.names.is_some()) {
+                return Err(Failure::new(Reason::DnsFailed, self.waypoint.names.problem(unresolved)).into());
+            }
             let failure = Failure::new(Reason::NoHealthyUpstream, names.join(", "));
             return Err(Failure { status: (!is_known).then_some(no_cluster), ..failure }.into());
         };
-        let plan = dial::plan(self.snapshot, self.local, bound.service(), endpoint)?;
+        let plan = dial::plan_in(cluster, self.snapshot, self.local, bound.service(), endpoint)?;
         self.told.onward = Some(why::onward(plan));
         Ok(())
     }

@@ -83,6 +83,19 @@ pub struct Policy {
     pub outliers: Option<Outliers>,
     /// How many repetitions there may be.
     pub retries: Option<RetryBudget>,
+    /// TLS with endpoints outside of the mesh.
+    pub tls: Option<Origination>,
+}
+
+/// TLS that is begun on behalf of clients, with servers that show a certificate of the world outside.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origination {
+    /// The name that is asked for; none is the service's own.
+    pub server_name: Option<String>,
+    /// Names of which the certificate has one; none is the one that is asked for.
+    pub names: Vec<String>,
+    /// File of whom is believed, where the proxy is; none is whom its machine believes.
+    pub roots: Option<String>,
 }
 
 /// How many repetitions there may be at a time, in place of what a pool says of them.
@@ -243,6 +256,7 @@ impl Policy {
             balancing: own.balancing.or_else(|| other.balancing.clone()),
             outliers: own.outliers.or_else(|| other.outliers.clone()),
             retries: own.retries.or(other.retries),
+            tls: own.tls.or_else(|| other.tls.clone()),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, OnceLock};
 
+use fairway_proto::envoy::endpoint::ClusterLoadAssignment;
 use fairway_proto::envoy::route::RouteConfiguration;
 use fairway_proto::workload::service::Visibility;
 use fairway_proto::workload::{AppProtocol, Port, Service, Workload};
@@ -147,6 +148,7 @@ impl Snapshot {
         let is_same_subsets = !own.destinations.asks_for_labels() || own.labelled().is_same(&others.labelled());
         // Mostly it is the very same.
         is_same_subsets
+            && own.one_at_a_time() == others.one_at_a_time()
             && (Arc::ptr_eq(&own.routes, &others.routes) || own.routes.attached == others.routes.attached)
             && (Arc::ptr_eq(&own.destinations, &others.destinations) || own.destinations == others.destinations)
             && (Arc::ptr_eq(&own.waypoints, &others.waypoints) || own.waypoints == others.waypoints)
@@ -206,12 +208,14 @@ impl Snapshot {
                 let entries = self.entries(&target, client, has_waypoint).into_iter().flatten();
                 render::listener::dialled(name, entries, client).encode_to_vec()
             }
-            ResourceType::Cluster => self.cluster(&target, protocol, view),
+            ResourceType::Cluster => self.cluster(&target, (service, protocol), client, view, false),
             ResourceType::RouteConfiguration => {
                 let entries = self.entries(&target, client, has_waypoint);
                 self.routed(render::route::configuration(&target, entries, client), view.client)
             }
-            ResourceType::ClusterLoadAssignment => self.endpoints(&target, service, client, view, false),
+            ResourceType::ClusterLoadAssignment => {
+                self.endpoints(&target, service, client, view, (false, false)).encode_to_vec()
+            }
             ResourceType::Address | ResourceType::Authorization => return None,
         })
     }
@@ -281,10 +285,12 @@ impl Snapshot {
                 let routes = render::route::at_waypoint(&target, attached, client, (&rates, sees.as_ref()), plan);
                 self.routed(routes, None)
             }
-            ResourceType::Cluster if is_known() => self.cluster(&target, protocol, view),
+            ResourceType::Cluster if is_known() => {
+                self.cluster(&target, (service, protocol), client, view, object.is_some())
+            }
             // Of others' services only the addresses, which lead by way of their waypoints.
             ResourceType::ClusterLoadAssignment if is_known() => {
-                self.endpoints(&target, service, client, view, object.is_some())
+                self.endpoints(&target, service, client, view, (object.is_some(), false)).encode_to_vec()
             }
             _ => return None,
         })
@@ -301,8 +307,31 @@ impl Snapshot {
         &self.translation.destinations
     }
 
-    fn cluster(&self, target: &Target, protocol: AppProtocol, view: View<'_>) -> Vec<u8> {
-        render::cluster(&target.to_string(), protocol, &self.destinations().policy(view, target)).encode_to_vec()
+    fn cluster(
+        &self,
+        target: &Target,
+        (service, protocol): (&Service, AppProtocol),
+        client: &Client,
+        view: View<'_>,
+        is_direct: bool,
+    ) -> Vec<u8> {
+        let mut policy = self.destinations().policy(view, target);
+        let has_waypoint = service.waypoint.is_some() || !service.weighted_waypoints.is_empty();
+        // A waypoint does both once, for everybody; gRPC's own clients do neither as it is said here.
+        let is_end = (is_direct || !has_waypoint) && !client.is_grpc;
+        policy.tls = policy.tls.filter(|_| is_end);
+        let is_named = is_end && self.members(service).iter().any(render::endpoints::is_known_by_name);
+        let endpoints = if is_named {
+            let key = key(service);
+            let one_at_a_time = self.translation.one_at_a_time().is_some_and(|services| services.contains(&key));
+            let all = self.endpoints(target, service, client, view, (is_direct, true));
+            // Envoy takes one name only, of which it uses one address at a time.
+            let is_single = all.endpoints.iter().map(|place| place.lb_endpoints.len()).sum::<usize>() == 1;
+            render::Endpoints::Named { all, one_at_a_time: one_at_a_time && is_single }
+        } else {
+            render::Endpoints::Discovered
+        };
+        render::cluster(&target.to_string(), protocol, &policy, endpoints).encode_to_vec()
     }
 
     /// Routes, and what the clusters that they lead to are asked with.
@@ -321,8 +350,8 @@ impl Snapshot {
         service: &Service,
         client: &Client,
         view: View<'_>,
-        is_direct: bool,
-    ) -> Vec<u8> {
+        (is_direct, resolves): (bool, bool),
+    ) -> ClusterLoadAssignment {
         let name = target.to_string();
         let subset = target.subset.as_ref().and_then(|name| self.destinations().subset(view, &target.hostname, name));
         let labelled = self.translation.labelled();
@@ -342,8 +371,9 @@ impl Snapshot {
             // A waypoint dials by way of tunnels, which lead to the same whichever address they name.
             has_both: client.gateway.is_none(),
             is_direct,
+            resolves,
         };
-        assignment(&name, service, target.port, members, &view).encode_to_vec()
+        assignment(&name, service, target.port, members, &view)
     }
 
     /// Where a client is: where it says, or else where its pod is known to be.
@@ -375,7 +405,9 @@ impl Snapshot {
         match kind {
             _ if !client.is_grpc => None,
             ResourceType::Cluster => {
-                Some(render::cluster(INVALID_BACKEND, AppProtocol::Unknown, &Policy::default()).encode_to_vec())
+                let discovered = render::Endpoints::Discovered;
+                let policy = Policy::default();
+                Some(render::cluster(INVALID_BACKEND, AppProtocol::Unknown, &policy, discovered).encode_to_vec())
             }
             ResourceType::ClusterLoadAssignment => {
                 let nobody = Service::default();
@@ -385,6 +417,7 @@ impl Snapshot {
                     label: &|_, _| None,
                     has_both: true,
                     is_direct: true,
+                    resolves: false,
                 };
                 let nobody = assignment(INVALID_BACKEND, &nobody, 0, std::iter::empty(), &view);
                 Some(nobody.encode_to_vec())

@@ -52,6 +52,8 @@ pub struct Entries {
     pub addresses: BTreeSet<IpAddr>,
     /// Addresses of hosts for which none are written, to be kept in the status of their entry.
     pub given: Given,
+    /// Services of which one address of a name is used at a time (`DNS_ROUND_ROBIN`).
+    pub one_at_a_time: BTreeSet<String>,
 }
 
 /// Hosts and their addresses, by entry.
@@ -177,6 +179,9 @@ impl Entries {
             let service_key = format!("{}/{host}", key.namespace);
             self.bound.extend(Bound::of(&service_key, key, &binding));
             keys.push(service_key);
+            if entry.spec.resolution == Resolution::DnsRoundRobin {
+                self.one_at_a_time.insert(format!("{}/{host}", key.namespace));
+            }
             let is_canonical = canonical.insert((*host).to_owned());
             self.services.push(service(key, entry, host, &vips, (is_canonical, visibility), &binding, around));
         }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use fairway_controller::l7::render::INVALID_BACKEND;
 use fairway_controller::world::{Resource, ResourceType};
 use fairway_proto::envoy::cluster::Cluster;
-use fairway_proto::envoy::cluster::cluster::{ClusterDiscoveryType, DiscoveryType};
+use fairway_proto::envoy::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, DnsLookupFamily};
 use fairway_proto::envoy::core::HeaderValueOption;
 use fairway_proto::envoy::core::socket_address::PortSpecifier;
 use fairway_proto::envoy::core::{ConfigSource, address, config_source::ConfigSourceSpecifier};
@@ -32,7 +32,7 @@ pub(crate) fn check(kind: ResourceType, resource: &Resource, is_grpc: bool) {
     match kind {
         ResourceType::Listener => listener(name, &Listener::decode(body).unwrap(), is_grpc),
         ResourceType::RouteConfiguration => routes(name, &RouteConfiguration::decode(body).unwrap(), is_grpc),
-        ResourceType::Cluster => cluster(name, &Cluster::decode(body).unwrap()),
+        ResourceType::Cluster => cluster(name, &Cluster::decode(body).unwrap(), is_grpc),
         ResourceType::ClusterLoadAssignment => endpoints(name, &ClusterLoadAssignment::decode(body).unwrap()),
         ResourceType::Address | ResourceType::Authorization => panic!("{kind:?} is no resource of Envoy's"),
     }
@@ -147,12 +147,26 @@ fn check_rules(name: &str, rules: &Rbac, sees_requests: bool) {
     }
 }
 
-fn cluster(name: &str, cluster: &Cluster) {
+fn cluster(name: &str, cluster: &Cluster, is_grpc: bool) {
     assert_eq!(cluster.name, name);
-    let eds = ClusterDiscoveryType::Type(DiscoveryType::Eds.into());
-    assert_eq!(cluster.cluster_discovery_type, Some(eds), "{name}: gRPC takes no other type");
-    let config = cluster.eds_cluster_config.as_ref().unwrap();
-    assert!(is_ads(config.eds_config.as_ref()) && config.service_name == name);
+    let Some(ClusterDiscoveryType::Type(kind)) = cluster.cluster_discovery_type else { panic!("{name}: no type") };
+    let kind = DiscoveryType::try_from(kind).unwrap();
+    assert!(!is_grpc || kind == DiscoveryType::Eds, "{name}: gRPC takes no other type");
+    assert!(!is_grpc || cluster.transport_socket.is_none(), "{name}: gRPC knows no files");
+    match &cluster.load_assignment {
+        None => {
+            assert_eq!(kind, DiscoveryType::Eds, "{name}");
+            let config = cluster.eds_cluster_config.as_ref().unwrap();
+            assert!(is_ads(config.eds_config.as_ref()) && config.service_name == name);
+        }
+        Some(all) => {
+            assert_eq!(all.cluster_name, name);
+            assert!(cluster.respect_dns_ttl && cluster.eds_cluster_config.is_none(), "{name}");
+            assert_eq!(cluster.dns_lookup_family(), DnsLookupFamily::V4Preferred, "{name}");
+            let count = all.endpoints.iter().map(|place| place.lb_endpoints.len()).sum::<usize>();
+            assert!(kind == DiscoveryType::StrictDns || (kind == DiscoveryType::LogicalDns && count == 1), "{name}");
+        }
+    }
     let policies = &cluster.load_balancing_policy.as_ref().unwrap().policies;
     let last = policies.last().unwrap().typed_extension_config.as_ref().unwrap().typed_config.as_ref().unwrap();
     assert_eq!(type_name(last), "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin");

@@ -329,6 +329,12 @@ pub struct OutlierDetection {
 pub struct Tls {
     /// `DISABLE`, `SIMPLE`, `MUTUAL` or `ISTIO_MUTUAL`.
     pub mode: Option<String>,
+    /// The name that is asked for.
+    pub sni: Option<String>,
+    /// Names of which the certificate has one.
+    pub subject_alt_names: Vec<String>,
+    /// File of whom is believed, where the proxy is; none and `system` are those of its machine.
+    pub ca_certificates: Option<String>,
     /// What else is there.
     #[serde(flatten)]
     pub unread: Unread,

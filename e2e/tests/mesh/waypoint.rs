@@ -9,6 +9,7 @@ use super::shop::{self, Conversation};
 mod admin;
 mod compare;
 mod counted;
+mod egress;
 mod places;
 mod requests;
 mod services;

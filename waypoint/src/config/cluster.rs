@@ -1,29 +1,39 @@
 //! Clusters: how endpoints are used.
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fairway_proto::envoy::cluster::circuit_breakers::thresholds::RetryBudget;
-use fairway_proto::envoy::cluster::cluster::{ClusterDiscoveryType, DiscoveryType};
+use fairway_proto::envoy::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, DnsLookupFamily};
 use fairway_proto::envoy::cluster::{Cluster as ClusterMessage, LoadBalancingPolicy, OutlierDetection};
-use fairway_proto::envoy::core::HttpProtocolOptions as CommonOptions;
+use fairway_proto::envoy::core::{HttpProtocolOptions as CommonOptions, TransportSocket, data_source};
 use fairway_proto::envoy::least_request::LeastRequest;
 use fairway_proto::envoy::maglev::Maglev;
+use fairway_proto::envoy::matcher::StringMatcher;
+use fairway_proto::envoy::matcher::string_matcher::MatchPattern;
 use fairway_proto::envoy::ring_hash::{RingHash, ring_hash::HashFunction};
 use fairway_proto::envoy::round_robin::RoundRobin;
 use fairway_proto::envoy::slow_start::SlowStartConfig;
+use fairway_proto::envoy::tls::common_tls_context::ValidationContextType;
+use fairway_proto::envoy::tls::subject_alt_name_matcher::SanType;
+use fairway_proto::envoy::tls::{SubjectAltNameMatcher, UpstreamTlsContext};
 use fairway_proto::envoy::upstream_http::HttpProtocolOptions;
 use fairway_proto::envoy::upstream_http::http_protocol_options::UpstreamProtocolOptions;
 use fairway_proto::envoy::upstream_http::http_protocol_options::explicit_http_config::ProtocolConfig;
 use fairway_proto::envoy::upstream_tcp::TcpProtocolOptions;
 use prost::Message;
 
-use super::wrong::{Within, Wrong};
+use super::assignment::{self, Names};
+use super::wrong::{Within, Wrong, all};
 use super::{Protocol, duration, fields};
 
 /// Key of the options that say what endpoints speak.
 const UPSTREAM_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 /// Key of the options of connections that nobody looks into.
 const TCP_OPTIONS: &str = "envoy.extensions.upstreams.tcp.v3.TcpProtocolOptions";
+/// TLS to endpoints.
+const UPSTREAM_TLS: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
 /// Where the resource names no time to connect in; Envoy's default.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Where the resource does not bound connections, and requests and those that wait; Envoy's defaults.
@@ -77,6 +87,21 @@ pub struct Cluster {
     pub upgraded_idle: Option<Duration>,
     /// How the kernel finds out that an endpoint is gone, where a connection is to the endpoint itself.
     pub keepalive: Option<Keepalive>,
+    /// Its endpoints, where some of them have only a name; none where they are told of by themselves.
+    pub names: Option<Arc<Names>>,
+    /// TLS that is spoken to endpoints, inside of whatever leads to them.
+    pub tls: Option<Arc<Origination>>,
+}
+
+/// TLS that is begun on behalf of clients, with servers that prove themselves by the world's certificates.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Origination {
+    /// The name that is asked for.
+    pub server_name: String,
+    /// Names of which the certificate has one.
+    pub names: Vec<String>,
+    /// Whom it leads to, a file of PEM.
+    pub roots: PathBuf,
 }
 
 impl Cluster {
@@ -100,6 +125,8 @@ impl Cluster {
             reuse: Reuse { idle: Some(IDLE), life: None, requests: None },
             upgraded_idle: None,
             keepalive: None,
+            names: None,
+            tls: None,
         }
     }
 }
@@ -231,12 +258,22 @@ pub struct Keepalive {
 pub fn cluster(bytes: &[u8]) -> Result<Cluster, Wrong> {
     fields::check("envoy.config.cluster.v3.Cluster", bytes)?;
     let message = ClusterMessage::decode(bytes).map_err(|error| Wrong::here(error.to_string()))?;
-    match message.cluster_discovery_type {
-        Some(ClusterDiscoveryType::Type(kind)) if kind == i32::from(DiscoveryType::Eds) => {}
-        _ => return Err(Wrong::new("type", "must be EDS")),
-    }
+    let kind = match message.cluster_discovery_type {
+        Some(ClusterDiscoveryType::Type(kind)) => DiscoveryType::try_from(kind).ok(),
+        None => None,
+    };
+    let names = match kind {
+        Some(DiscoveryType::Eds) => None,
+        Some(kind @ (DiscoveryType::StrictDns | DiscoveryType::LogicalDns)) => {
+            Some(Arc::new(names(&message, kind == DiscoveryType::LogicalDns)?))
+        }
+        _ => return Err(Wrong::new("type", "must be EDS, STRICT_DNS or LOGICAL_DNS")),
+    };
     let endpoints = message.eds_cluster_config.map(|config| config.service_name).unwrap_or_default();
-    let mut cluster = Cluster::named(if endpoints.is_empty() { &message.name } else { &endpoints });
+    let own = if endpoints.is_empty() || names.is_some() { &message.name } else { &endpoints };
+    let mut cluster = Cluster { names, ..Cluster::named(own) };
+    cluster.tls =
+        message.transport_socket.as_ref().map(origination).transpose().within("transport_socket")?.map(Arc::new);
     for (key, options) in &message.typed_extension_protocol_options {
         let field = || format!("typed_extension_protocol_options[{key}]");
         if key == TCP_OPTIONS {
@@ -290,6 +327,49 @@ pub fn cluster(bytes: &[u8]) -> Result<Cluster, Wrong> {
         }
     });
     Ok(cluster)
+}
+
+/// Endpoints that are told of here. Of two families the one that counts is the waypoint's own, and answers hold as long as they
+/// say: what asks for something else is not understood.
+fn names(message: &ClusterMessage, one_at_a_time: bool) -> Result<Names, Wrong> {
+    if message.dns_lookup_family() != DnsLookupFamily::V4Preferred {
+        return Err(Wrong::new("dns_lookup_family", "must be V4_PREFERRED"));
+    }
+    if !message.respect_dns_ttl {
+        return Err(Wrong::new("respect_dns_ttl", "must be set"));
+    }
+    let all = message.load_assignment.as_ref().ok_or_else(|| Wrong::missing("load_assignment"))?;
+    assignment::names(all, one_at_a_time).within("load_assignment")
+}
+
+/// TLS to endpoints.
+fn origination(message: &TransportSocket) -> Result<Origination, Wrong> {
+    let any = message.typed_config.as_ref().ok_or_else(|| Wrong::missing("typed_config"))?;
+    if any.type_url != UPSTREAM_TLS {
+        return Err(Wrong::new("typed_config", "must be an UpstreamTlsContext"));
+    }
+    let context: UpstreamTlsContext = decode(&any.value).within("typed_config")?;
+    let missing = |field: &str| Wrong::missing(field).within("typed_config");
+    let common = context.common_tls_context.ok_or_else(|| missing("common_tls_context"))?;
+    // Without it any server would be believed.
+    let Some(ValidationContextType::ValidationContext(validation)) = common.validation_context_type else {
+        return Err(missing("common_tls_context.validation_context"));
+    };
+    let roots = match validation.trusted_ca.and_then(|source| source.specifier) {
+        Some(data_source::Specifier::Filename(path)) if !path.is_empty() => PathBuf::from(path),
+        _ => return Err(missing("common_tls_context.validation_context.trusted_ca.filename")),
+    };
+    let name = |matcher: &SubjectAltNameMatcher| match (matcher.san_type(), &matcher.matcher) {
+        (SanType::Dns, Some(StringMatcher { match_pattern: Some(MatchPattern::Exact(name)), .. })) => Ok(name.clone()),
+        _ => Err(Wrong::here("must be an exact name of the type DNS")),
+    };
+    let names = all("match_typed_subject_alt_names", &validation.match_typed_subject_alt_names, name)
+        .within("typed_config.common_tls_context.validation_context")?;
+    if context.sni.is_empty() || names.is_empty() {
+        let field = if names.is_empty() { "match_typed_subject_alt_names" } else { "sni" };
+        return Err(missing(field));
+    }
+    Ok(Origination { server_name: context.sni, names, roots })
 }
 
 fn decode<M: Message + Default>(bytes: &[u8]) -> Result<M, Wrong> {

@@ -176,7 +176,7 @@ fn line(message: &SubstitutionFormatString) -> Result<Sink, Wrong> {
             Some(Specifier::InlineString(text)) => {
                 Format::Text(template(text).within("text_format_source.inline_string")?)
             }
-            None => return Err(Wrong::missing("text_format_source.inline_string")),
+            _ => return Err(Wrong::missing("text_format_source.inline_string")),
         },
         Written::JsonFormat(object) => {
             let entries = object.fields.iter().map(|(name, value)| {

@@ -275,9 +275,13 @@ fn retry(message: &RetryPolicy) -> Result<Retry, Wrong> {
         match condition {
             "connect-failure" => retry.connect_failure = true,
             "refused-stream" => retry.refused_stream = true,
-            "reset" | "reset-before-request" => retry.reset = true,
+            "reset" => retry.reset = true,
+            // What was never sent is what a stream that is refused is.
+            "reset-before-request" => retry.refused_stream = true,
             "5xx" => (retry.server_errors, retry.reset, retry.connect_failure) = (true, true, true),
             "gateway-error" => {
+                // A connection that breaks or is not made counts as an answer of 503, as with Envoy.
+                (retry.reset, retry.connect_failure) = (true, true);
                 retry.statuses.extend([
                     StatusCode::BAD_GATEWAY,
                     StatusCode::SERVICE_UNAVAILABLE,
@@ -343,6 +347,7 @@ fn reply(message: &DirectResponseAction) -> Result<Action, Wrong> {
     let status = u16::try_from(message.status).ok().and_then(|status| StatusCode::from_u16(status).ok());
     let body = match message.body.as_ref().and_then(|body| body.specifier.as_ref()) {
         Some(Specifier::InlineString(text)) => Bytes::from(text.clone()),
+        Some(Specifier::Filename(_)) => return Err(Wrong::missing("body.inline_string")),
         None => Bytes::new(),
     };
     Ok(Action::Reply { status: status.ok_or_else(|| Wrong::new("status", "is no status"))?, body })

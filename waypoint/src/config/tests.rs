@@ -80,6 +80,30 @@ fn retries_are_read_condition_by_condition() {
 }
 
 #[test]
+fn conditions_cover_connections_that_break_as_envoys_do() {
+    use crate::retry::{Result as Came, wanted};
+    let retry = |retry_on: &str| {
+        let policy = RetryPolicy { retry_on: retry_on.into(), ..Default::default() };
+        forward(|action| action.retry_policy = Some(policy)).retry.unwrap()
+    };
+    let status = |status| Came::Answered(StatusCode::from_u16(status).unwrap(), None);
+    let came =
+        [Came::NotReached, Came::Refused, Came::Reset, Came::Late, status(500), status(502), status(599), status(404)];
+    let rows = [
+        ("5xx", [true, true, true, true, true, true, true, false]),
+        ("gateway-error", [true, true, true, true, false, true, false, false]),
+        ("reset", [false, false, true, false, false, false, false, false]),
+        ("reset-before-request", [false, true, false, false, false, false, false, false]),
+        ("connect-failure", [true, true, false, false, false, false, false, false]),
+        ("refused-stream", [false, true, false, false, false, false, false, false]),
+    ];
+    for (retry_on, expected) in rows {
+        let retry = retry(retry_on);
+        assert_eq!(came.map(|came| wanted(&retry, came)), expected, "{retry_on}");
+    }
+}
+
+#[test]
 fn values_of_headers_are_formats() {
     let with = |value: &str| {
         let header = HeaderValueOption {
@@ -164,12 +188,13 @@ fn policies_are_read_and_what_is_not_known_refuses_the_whole() {
 }
 
 #[test]
-fn only_clusters_with_discovered_endpoints_are_taken() {
+fn only_clusters_with_endpoints_that_can_be_found_are_taken() {
     let message = cluster_proto::Cluster { name: "c".into(), ..Default::default() };
-    assert_eq!(cluster(&message.encode_to_vec()).unwrap_err().to_string(), "type: must be EDS");
-    // Field 24, TLS to endpoints, which would otherwise be left out.
-    let error = cluster(&[24 << 3 & 0x7f | 0x80 | 2, 1, 0]).unwrap_err().to_string();
-    assert_eq!(error, "transport_socket: is not supported in envoy.config.cluster.v3.Cluster");
+    let error = cluster(&message.encode_to_vec()).unwrap_err().to_string();
+    assert_eq!(error, "type: must be EDS, STRICT_DNS or LOGICAL_DNS");
+    // Field 8, which would otherwise be left out.
+    let error = cluster(&[8 << 3 | 2, 0]).unwrap_err().to_string();
+    assert_eq!(error, "health_checks: is not supported in envoy.config.cluster.v3.Cluster");
 }
 
 /// The listener for requests whose filters before the router are these.

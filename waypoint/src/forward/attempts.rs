@@ -10,6 +10,7 @@ use fairway_core::route::Plan;
 use fairway_core::service::Service;
 use fairway_core::workload::Workload;
 use http::Response;
+use http::uri::Scheme;
 use rand::RngExt;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -21,6 +22,7 @@ use crate::failure::Failure;
 use crate::grpc;
 use crate::in_flight::Phase;
 use crate::load::{Busy, Load, Outcome, Wanted};
+use crate::names;
 use crate::replay::{Replay, is_clients, is_malformed};
 use crate::request::is_idempotent;
 use crate::retry;
@@ -159,6 +161,8 @@ impl<'a> Attempts<'a> {
     /// One attempt.
     pub(super) async fn once(&mut self, done: &mut Done) -> Result<Box<Reached>, Missed> {
         let Target { cluster, endpoints, load, .. } = self.target;
+        let waypoint = &self.connection.waypoint;
+        let endpoints = &names::endpoints(waypoint, cluster, endpoints).await.map_err(not_reached)?;
         let Outgoing { hash, session, .. } = self.outgoing;
         let tried = if self.again { &[] } else { &*self.tried };
         let wanted = Wanted { hash, session, tried, now: Instant::now().into_std() };
@@ -192,7 +196,9 @@ impl<'a> Attempts<'a> {
         let connection = self.connection;
         let plan = {
             let snapshot = connection.waypoint.live.snapshot();
-            dial::plan(&snapshot, &connection.local, self.service.as_ref(), endpoint).map_err(not_reached)?
+            let planned =
+                dial::plan_in(&self.target.cluster, &snapshot, &connection.local, self.service.as_ref(), endpoint);
+            planned.map_err(not_reached)?
         };
         let workload = plan.workload().cloned();
         (done.endpoint, done.workload) = (Some(endpoint), workload.clone());
@@ -209,6 +215,7 @@ impl<'a> Attempts<'a> {
             http2,
             client: client.identity.clone(),
             address: client.address.ip(),
+            tls: self.target.cluster.tls.clone(),
         };
         let proven = matches!(plan, Plan::Tunnel { .. });
         let expected = workload.as_deref().filter(|_| proven).map(Workload::identity);
@@ -219,7 +226,8 @@ impl<'a> Attempts<'a> {
                 // In a box, as most requests do without and need not carry its state.
                 None => Box::pin(self.connect(&key, &plan, expected.as_ref())).await.map_err(not_reached)?,
             };
-            let request = self.outgoing.request(self.body.attempt(), http2).map_err(not_reached)?;
+            let scheme = if self.target.cluster.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+            let request = self.outgoing.request(self.body.attempt(), http2, scheme).map_err(not_reached)?;
             done.note(|entry| entry.enter(Phase::WaitingForAnswer));
             match upstream.send(request).await {
                 Ok(response) => {

@@ -4,8 +4,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use fairway_core::io::hbone::TunnelIo;
 use fairway_core::reason::Reason;
+use http::Request;
+use http_body_util::Empty;
+use hyper::client::conn::http2;
+use hyper::ext::Protocol;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
@@ -203,4 +209,33 @@ async fn who_is_silent_for_too_long_is_cut() {
     let (mut stream, head) = ask(&served, "upgrade: websocket").await;
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
     assert!(is_cut(&mut stream).await);
+}
+
+#[tokio::test]
+async fn over_http2_a_request_that_names_a_protocol_is_the_same() {
+    let (served, mut heads) = serving(SWITCHED).await;
+    let io = TokioIo::new(served.dial("10.96.0.1:80").await);
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    let connect = |protocol: Option<&'static str>| {
+        let mut request = Request::connect("http://web/chat").body(Empty::<Bytes>::new()).unwrap();
+        if let Some(protocol) = protocol {
+            request.extensions_mut().insert(Protocol::from_static(protocol));
+        }
+        request
+    };
+    let answer = timeout(PATIENCE, sender.send_request(connect(Some("websocket")))).await.unwrap().unwrap();
+    assert_eq!((answer.status().as_u16(), answer.headers().get("upgrade")), (200, None));
+    let head = heads.recv().await.unwrap();
+    assert!(head.starts_with("get /chat http/1.1") && head.contains("\r\nsec-websocket-key: "), "{head}");
+    assert!(head.contains("\r\nupgrade: websocket") && head.contains("\r\nconnection: upgrade"), "{head}");
+    let mut stream = TokioIo::new(hyper::upgrade::on(answer).await.unwrap());
+    stream.write_all(b"frame").await.unwrap();
+    let mut frame = [0; 5];
+    timeout(PATIENCE, stream.read_exact(&mut frame)).await.unwrap().unwrap();
+    assert_eq!(&frame, b"frame");
+    for protocol in [None, Some("h2c")] {
+        let answer = timeout(PATIENCE, sender.send_request(connect(protocol))).await.unwrap().unwrap();
+        assert_eq!(answer.status().as_u16(), 400, "{protocol:?}");
+    }
 }

@@ -141,7 +141,10 @@ impl Session {
                     named.extend(routes.values().flat_map(|table| table.clusters().map(str::to_owned)));
                 }
             }
-            Kind::Endpoints => named.extend(clusters.values().map(|cluster| cluster.endpoints.clone())),
+            Kind::Endpoints => {
+                let discovered = clusters.values().filter(|cluster| cluster.names.is_none());
+                named.extend(discovered.map(|cluster| cluster.endpoints.clone()));
+            }
         }
         named
     }

@@ -9,8 +9,6 @@ use fairway_core::dns::Zone;
 use super::{set, switch, wrong};
 use fairway_core::io::dns::resolvers::{RESOLVER_PORT, Resolvers};
 
-/// Where this machine's resolvers are written down.
-const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// What Istio calls the address that capture rules redirect to.
 const DEFAULT_ADDRESS: &str = "localhost:15053";
 
@@ -68,7 +66,7 @@ impl DnsConfig {
     pub fn resolvers(&self) -> Resolvers {
         match &self.fixed_resolvers {
             Some(resolvers) => Resolvers::fixed(resolvers),
-            None => Resolvers::of_file(RESOLV_CONF.into()),
+            None => Resolvers::of_machine(),
         }
     }
 }

@@ -14,8 +14,8 @@ use fairway_core::source::istio_destination::{
 use fairway_core::source::route::Unread;
 
 use super::{
-    Balancer, Balancing, Destinations, Hosts, Keepalive, Key, Locality, Outliers, Policy, Pool, RetryBudget, Rule,
-    Subset, Used, WarmUp,
+    Balancer, Balancing, Destinations, Hosts, Keepalive, Key, Locality, Origination, Outliers, Policy, Pool,
+    RetryBudget, Rule, Subset, Used, WarmUp,
 };
 use crate::age::by_age;
 use crate::l7::catalog::Catalog;
@@ -38,6 +38,8 @@ const MAXIMUM_DEVIATIONS: f64 = 100.0;
 const WARM_UP: WarmUp = WarmUp { window: Duration::ZERO, aggression: 1.0, least_percent: 10.0 };
 /// Past it an endpoint has its share as soon as it comes.
 const MAXIMUM_AGGRESSION: f64 = 1000.0;
+/// Istio's word for the certificate authorities of the proxy's machine.
+const SYSTEM_ROOTS: &str = "system";
 /// What is said of what is not done.
 const NO_EFFECT: &str = "is not supported and has no effect";
 
@@ -191,9 +193,6 @@ impl Reader<'_> {
 
     fn policy(&mut self, at: &str, written: &TrafficPolicy) -> Policy {
         self.notes_unread(at, &written.unread);
-        if let Some(tls) = &written.tls {
-            self.tls(&format!("{at}.tls"), tls);
-        }
         let fails_over = written.load_balancer.as_ref().and_then(|it| it.locality_lb_setting.as_ref());
         let fails_over = fails_over.filter(|it| !it.failover.is_empty() || !it.failover_priority.is_empty());
         if fails_over.is_some() && written.outlier_detection.is_none() {
@@ -206,15 +205,46 @@ impl Reader<'_> {
             balancing: written.load_balancer.as_ref().map(|it| self.balancing(&format!("{at}.loadBalancer"), it)),
             outliers: written.outlier_detection.as_ref().map(|it| self.outliers(&format!("{at}.outlierDetection"), it)),
             retries: written.retry_budget.as_ref().map(|it| self.retries(&format!("{at}.retryBudget"), it)),
+            tls: written.tls.as_ref().and_then(|tls| self.tls(&format!("{at}.tls"), tls)),
         }
     }
 
-    /// The mesh encrypts by itself, whatever is said; it does not speak TLS to those outside of it.
-    fn tls(&mut self, at: &str, written: &Tls) {
+    /// The mesh encrypts by itself, whatever is said; with those outside of it, TLS is begun where it is asked for.
+    fn tls(&mut self, at: &str, written: &Tls) -> Option<Origination> {
         match written.mode.as_deref() {
-            None | Some("DISABLE" | "ISTIO_MUTUAL") => self.notes_unread(at, &written.unread),
+            None | Some("DISABLE" | "ISTIO_MUTUAL") => {
+                self.notes_unread(at, &written.unread);
+                let said = [
+                    ("sni", written.sni.is_some()),
+                    ("subjectAltNames", !written.subject_alt_names.is_empty()),
+                    ("caCertificates", written.ca_certificates.is_some()),
+                ];
+                for (name, _) in said.into_iter().filter(|(_, is_said)| *is_said) {
+                    self.find(format!("{at}.{name}"), "needs the mode SIMPLE; it has no effect");
+                }
+                None
+            }
+            Some("SIMPLE") => {
+                self.notes_unread(at, &written.unread);
+                let is_usable = |name: &String| text::is_host(name);
+                for (index, name) in written.subject_alt_names.iter().enumerate().filter(|(_, name)| !is_usable(name)) {
+                    // Certificates without a name that is wanted are refused, so that no wider one is believed.
+                    let message =
+                        format!("{name:?} is no host's name, which is what is compared; no certificate has it");
+                    self.find(format!("{at}.subjectAltNames[{index}]"), message);
+                }
+                if let Some(name) = written.sni.as_ref().filter(|name| !is_usable(name)) {
+                    self.find(format!("{at}.sni"), format!("{name:?} is no host's name; no connection can be opened"));
+                }
+                Some(Origination {
+                    server_name: written.sni.clone().filter(|name| !name.is_empty()),
+                    names: written.subject_alt_names.clone(),
+                    roots: written.ca_certificates.clone().filter(|roots| !roots.is_empty() && roots != SYSTEM_ROOTS),
+                })
+            }
             Some(mode) => {
-                self.find(format!("{at}.mode"), format!("{mode} {NO_EFFECT}: endpoints must take what clients send"))
+                self.find(format!("{at}.mode"), format!("{mode} {NO_EFFECT}: endpoints must take what clients send"));
+                None
             }
         }
     }

@@ -4,22 +4,32 @@ use std::time::Duration;
 
 use fairway_proto::envoy::cluster::circuit_breakers::Thresholds;
 use fairway_proto::envoy::cluster::circuit_breakers::thresholds::RetryBudget;
-use fairway_proto::envoy::cluster::cluster::{ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig};
+use fairway_proto::envoy::cluster::cluster::{
+    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, DnsLookupFamily, EdsClusterConfig,
+};
 use fairway_proto::envoy::cluster::load_balancing_policy::Policy as Named;
 use fairway_proto::envoy::cluster::{
     CircuitBreakers, Cluster, LoadBalancingPolicy, OutlierDetection, UpstreamConnectionOptions,
 };
 use fairway_proto::envoy::core::{
-    Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonOptions, RuntimeDouble, TcpKeepalive,
-    TypedExtensionConfig,
+    DataSource, Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions as CommonOptions, RuntimeDouble,
+    TcpKeepalive, TransportSocket, TypedExtensionConfig, data_source,
 };
+use fairway_proto::envoy::endpoint::ClusterLoadAssignment;
 use fairway_proto::envoy::fraction::Percent;
 use fairway_proto::envoy::least_request::LeastRequest;
 use fairway_proto::envoy::maglev::Maglev;
+use fairway_proto::envoy::matcher::StringMatcher;
+use fairway_proto::envoy::matcher::string_matcher::MatchPattern;
 use fairway_proto::envoy::random::Random;
 use fairway_proto::envoy::ring_hash::{RingHash, ring_hash::HashFunction};
 use fairway_proto::envoy::round_robin::RoundRobin;
 use fairway_proto::envoy::slow_start::SlowStartConfig;
+use fairway_proto::envoy::tls::common_tls_context::ValidationContextType;
+use fairway_proto::envoy::tls::subject_alt_name_matcher::SanType;
+use fairway_proto::envoy::tls::{
+    CertificateValidationContext, CommonTlsContext, SubjectAltNameMatcher, UpstreamTlsContext,
+};
 use fairway_proto::envoy::upstream_http::HttpProtocolOptions;
 use fairway_proto::envoy::upstream_http::http_protocol_options::explicit_http_config::ProtocolConfig;
 use fairway_proto::envoy::upstream_http::http_protocol_options::{
@@ -29,7 +39,7 @@ use fairway_proto::envoy::upstream_tcp::TcpProtocolOptions;
 use fairway_proto::workload::AppProtocol;
 use prost::Message;
 
-use super::super::destinations::{Balancer, Balancing, Keepalive, Outliers, Policy, Pool, WarmUp};
+use super::super::destinations::{Balancer, Balancing, Keepalive, Origination, Outliers, Policy, Pool, WarmUp};
 use super::{ads, any, duration};
 
 /// For an endpoint to accept a connection.
@@ -49,13 +59,37 @@ const HTTP_PROTOCOL_OPTIONS: &str = "type.googleapis.com/envoy.extensions.upstre
 /// Key of [`HTTP_PROTOCOL_OPTIONS`] in a cluster.
 const UPSTREAM_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
+const UPSTREAM_TLS: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
+/// Where most distributions, and the images of proxies, have the certificate authorities that they believe.
+const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
+
 const TCP_PROTOCOL_OPTIONS: &str = "type.googleapis.com/envoy.extensions.upstreams.tcp.v3.TcpProtocolOptions";
 /// Key of [`TCP_PROTOCOL_OPTIONS`] in a cluster.
 const TCP_OPTIONS: &str = "envoy.extensions.upstreams.tcp.v3.TcpProtocolOptions";
 
-/// The endpoints of the same name, and how they are spoken to.
+/// Who is in a cluster.
+pub enum Endpoints {
+    /// Those of the same name, which are asked for by themselves.
+    Discovered,
+    /// These, whose names the proxy resolves; of each all addresses, or one at a time.
+    Named {
+        /// Who they are.
+        all: ClusterLoadAssignment,
+        /// Whether of a name one address at a time is used.
+        one_at_a_time: bool,
+    },
+}
+
+/// Who is in a cluster, and how they are spoken to.
 #[must_use]
-pub fn cluster(name: &str, protocol: AppProtocol, policy: &Policy) -> Cluster {
+pub fn cluster(name: &str, protocol: AppProtocol, policy: &Policy, endpoints: Endpoints) -> Cluster {
+    let discovered = EdsClusterConfig { eds_config: Some(ads()), service_name: name.to_owned() };
+    let (kind, discovered, assignment) = match endpoints {
+        Endpoints::Discovered => (DiscoveryType::Eds, Some(discovered), None),
+        Endpoints::Named { all, one_at_a_time: false } => (DiscoveryType::StrictDns, None, Some(all)),
+        Endpoints::Named { all, one_at_a_time: true } => (DiscoveryType::LogicalDns, None, Some(all)),
+    };
+    let is_resolved = assignment.is_some();
     let none = Pool::default();
     let pool = policy.pool.as_ref().unwrap_or(&none);
     let thresholds = Thresholds {
@@ -75,8 +109,13 @@ pub fn cluster(name: &str, protocol: AppProtocol, policy: &Policy) -> Cluster {
     let options = any(HTTP_PROTOCOL_OPTIONS, &protocol_options(protocol, pool));
     Cluster {
         name: name.to_owned(),
-        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
-        eds_cluster_config: Some(EdsClusterConfig { eds_config: Some(ads()), service_name: name.to_owned() }),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(kind.into())),
+        eds_cluster_config: discovered,
+        load_assignment: assignment,
+        // Where there are both, what a proxy has an address of itself is more often IPv4.
+        dns_lookup_family: if is_resolved { DnsLookupFamily::V4Preferred } else { DnsLookupFamily::Auto }.into(),
+        respect_dns_ttl: is_resolved,
+        transport_socket: policy.tls.as_ref().map(|tls| tls_with(tls, name, protocol)),
         connect_timeout: Some(duration(pool.connect_timeout.unwrap_or(CONNECT_TIMEOUT))),
         circuit_breakers: Some(CircuitBreakers { thresholds: vec![thresholds] }),
         outlier_detection: policy.outliers.as_ref().map(outlier_detection),
@@ -87,6 +126,35 @@ pub fn cluster(name: &str, protocol: AppProtocol, policy: &Policy) -> Cluster {
         typed_extension_protocol_options: [(UPSTREAM_OPTIONS.to_owned(), options)].into_iter().chain(idle).collect(),
         load_balancing_policy: Some(LoadBalancingPolicy { policies: balancing(policy.balancing.as_ref()) }),
     }
+}
+
+/// TLS that the proxy begins, with whom it believes by `tls`. Without a name that is to be asked for it is the service's.
+fn tls_with(tls: &Origination, cluster: &str, protocol: AppProtocol) -> TransportSocket {
+    let own = cluster.rsplit_once(':').map_or(cluster, |(hostname, _port)| hostname);
+    let server_name = tls.server_name.clone().unwrap_or_else(|| own.trim_start_matches("*.").to_owned());
+    let names = if tls.names.is_empty() { std::slice::from_ref(&server_name) } else { &tls.names };
+    let exactly = |name: &String| SubjectAltNameMatcher {
+        san_type: SanType::Dns.into(),
+        matcher: Some(StringMatcher { match_pattern: Some(MatchPattern::Exact(name.clone())), ignore_case: false }),
+    };
+    let roots = tls.roots.clone().unwrap_or_else(|| SYSTEM_ROOTS.to_owned());
+    let validation = CertificateValidationContext {
+        trusted_ca: Some(DataSource { specifier: Some(data_source::Specifier::Filename(roots)) }),
+        match_typed_subject_alt_names: names.iter().map(exactly).collect(),
+    };
+    let spoken = match protocol {
+        AppProtocol::Http2 | AppProtocol::Grpc => "h2",
+        _ => "http/1.1",
+    };
+    let context = UpstreamTlsContext {
+        common_tls_context: Some(CommonTlsContext {
+            validation_context_type: Some(ValidationContextType::ValidationContext(validation)),
+            alpn_protocols: vec![spoken.to_owned()],
+        }),
+        sni: server_name,
+    };
+    let name = "envoy.transport_sockets.tls".to_owned();
+    TransportSocket { name, typed_config: Some(any(UPSTREAM_TLS, &context)) }
 }
 
 fn protocol_options(protocol: AppProtocol, pool: &Pool) -> HttpProtocolOptions {

@@ -34,22 +34,35 @@ pub struct Seen<'a> {
     pub has_both: bool,
     /// Whether it reaches them itself, and not by way of the service's waypoint.
     pub is_direct: bool,
+    /// Whether it resolves names of endpoints; others are told of addresses only.
+    pub resolves: bool,
 }
 
 /// Where something is reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Reached {
-    address: IpAddr,
+    at: At,
     port: u16,
     /// The same thing's address of the other family.
     other: Option<IpAddr>,
+}
+
+/// An address, or a name that has some.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum At {
+    Address(IpAddr),
+    Name(String),
 }
 
 impl Reached {
     /// By the first of these addresses, and by the first of the other family.
     fn by(mut addresses: impl Iterator<Item = IpAddr>, port: u16) -> Option<Self> {
         let address = addresses.next()?;
-        Some(Self { address, port, other: addresses.find(|other| other.is_ipv4() != address.is_ipv4()) })
+        Some(Self {
+            at: At::Address(address),
+            port,
+            other: addresses.find(|other| other.is_ipv4() != address.is_ipv4()),
+        })
     }
 }
 
@@ -76,10 +89,13 @@ pub fn assignment<'a>(
             let balancing = service.load_balancing.clone().unwrap_or_default();
             let mut taken = BTreeMap::new();
             for workload in members.filter(|it| it.network == seen.from.network && is_up(it, &balancing)) {
-                let Some(endpoint) = endpoint(workload, &key, port, service.ip_families()) else { continue };
+                let found = endpoint(workload, &key, port, service.ip_families());
+                let Some(endpoint) = found.filter(|it| seen.resolves || matches!(it.at, At::Address(_))) else {
+                    continue;
+                };
                 let Some(rank) = seen.preference.rank(workload, seen.from, seen.label) else { continue };
                 // Two that share an address are one for whoever dials it.
-                if taken.insert((endpoint.address, endpoint.port), ()).is_none() {
+                if taken.insert((endpoint.at.clone(), endpoint.port), ()).is_none() {
                     let weight = workload.capacity.unwrap_or(1).max(1);
                     groups.entry(rank).or_default().entry(place(workload)).or_default().insert(endpoint, weight);
                 }
@@ -121,7 +137,7 @@ fn share(places: &mut Places, shares: &[(String, u32)]) {
             u32::try_from(part.max(1)).unwrap_or(u32::MAX)
         };
         let weighed = meant.into_iter().map(|(place, all)| {
-            (place.clone(), all.iter().map(|(endpoint, weight)| (*endpoint, part(*weight))).collect())
+            (place.clone(), all.iter().map(|(endpoint, weight)| (endpoint.clone(), part(*weight))).collect())
         });
         let weighed: Vec<(Place, BTreeMap<Reached, u32>)> = weighed.collect();
         shared.extend(weighed);
@@ -150,7 +166,15 @@ fn endpoint(workload: &Workload, service: &str, port: u16, families: IpFamilies)
         IpFamilies::Ipv6Only => address.is_ipv6(),
         IpFamilies::Dual | IpFamilies::Automatic => true,
     };
+    if is_known_by_name(workload) {
+        return Some(Reached { at: At::Name(workload.hostname.clone()), port: target, other: None });
+    }
     Reached::by(workload.addresses.iter().filter_map(|octets| ip(octets)).filter(is_served), target)
+}
+
+/// Whether whoever connects has to find out its address.
+pub fn is_known_by_name(workload: &Workload) -> bool {
+    workload.addresses.is_empty() && !workload.hostname.is_empty()
 }
 
 fn ip(octets: &[u8]) -> Option<IpAddr> {
@@ -160,9 +184,12 @@ fn ip(octets: &[u8]) -> Option<IpAddr> {
     }
 }
 
-fn socket(address: IpAddr, port: u16) -> Address {
-    let socket =
-        SocketAddress { address: address.to_string(), port_specifier: Some(PortSpecifier::PortValue(u32::from(port))) };
+fn socket(at: &At, port: u16) -> Address {
+    let address = match at {
+        At::Address(address) => address.to_string(),
+        At::Name(name) => name.clone(),
+    };
+    let socket = SocketAddress { address, port_specifier: Some(PortSpecifier::PortValue(u32::from(port))) };
     Address { address: Some(address::Address::SocketAddress(socket)) }
 }
 
@@ -178,9 +205,9 @@ fn locality(
         let other = reached
             .other
             .filter(|_| has_both)
-            .map(|other| AdditionalAddress { address: Some(socket(other, reached.port)) });
+            .map(|other| AdditionalAddress { address: Some(socket(&At::Address(other), reached.port)) });
         let endpoint = Endpoint {
-            address: Some(socket(reached.address, reached.port)),
+            address: Some(socket(&reached.at, reached.port)),
             additional_addresses: other.into_iter().collect(),
         };
         LbEndpoint {

@@ -342,12 +342,13 @@ impl Reader<'_> {
         for part in retries.retry_on.iter().flat_map(|list| list.split(',')).map(str::trim).filter(|it| !it.is_empty())
         {
             errors |= part == "5xx";
-            resets |= part == "reset";
+            // A connection that breaks counts as an answer of 503, as with Envoy, where `5xx` brings it by itself.
+            resets |= matches!(part, "reset" | "gateway-error");
             let named = NAMED_CODES.iter().find(|(name, _)| *name == part).map(|(_, codes)| *codes);
             match (named, part.parse::<u32>()) {
                 (Some(named), _) => codes.extend(named),
                 (None, Ok(code)) if (400..=599).contains(&code) => codes.push(code),
-                _ if resets && part == "reset" || UNTOUCHED.contains(&part) => {}
+                _ if part == "reset" || UNTOUCHED.contains(&part) => {}
                 _ => {
                     let message = format!("{part:?} is not supported and has no effect");
                     self.find(Class::Different, format!("{at}.retryOn"), message);

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// Where resolvers take queries (RFC 1035 §4.2).
 pub const RESOLVER_PORT: u16 = 53;
+/// Where this machine's resolvers are written down.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// How often the file is looked at; people change it by hand, or a lease does.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -46,6 +48,26 @@ impl Resolvers {
     #[must_use]
     pub fn of_file(path: PathBuf) -> Self {
         Self { source: Source::File(Arc::new(File { path, read: Mutex::default() })) }
+    }
+
+    /// Those that this machine asks.
+    #[must_use]
+    pub fn of_machine() -> Self {
+        Self::of_file(RESOLV_CONF.into())
+    }
+
+    /// Addresses, with a port if it is not 53, separated by commas.
+    ///
+    /// # Errors
+    /// What to write.
+    pub fn parse(text: &str) -> Result<Self, &'static str> {
+        let resolvers = text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(|word| {
+            let address = word.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, RESOLVER_PORT));
+            address.or_else(|_| word.parse()).ok().filter(|address| address.port() > 0)
+        });
+        let resolvers: Option<Vec<SocketAddr>> = resolvers.collect();
+        let resolvers = resolvers.filter(|resolvers| !resolvers.is_empty());
+        resolvers.map(|resolvers| Self::fixed(&resolvers)).ok_or("write addresses such as 10.96.0.10,[fd00::a]:5353")
     }
 
     /// The resolvers as of now.

@@ -225,3 +225,103 @@ fn localities_and_endpoints_are_weighed() {
     let wrong = read(vec![locality(0, None, &[(1, Some(0))])]).unwrap_err();
     assert_eq!(wrong, "endpoints[0].lb_endpoints[0].load_balancing_weight: must be 1 at least");
 }
+
+/// A cluster whose endpoint is `api.example:443`, as changed.
+fn read_named(change: impl FnOnce(&mut cluster_proto::Cluster)) -> Result<Cluster, String> {
+    use cluster_proto::cluster::{ClusterDiscoveryType, DiscoveryType, DnsLookupFamily};
+    use fairway_proto::envoy::core::socket_address::PortSpecifier;
+    use fairway_proto::envoy::core::{Address, SocketAddress, address};
+    use fairway_proto::envoy::endpoint::lb_endpoint::HostIdentifier;
+    use fairway_proto::envoy::endpoint::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints};
+    let socket = SocketAddress { address: "API.example".into(), port_specifier: Some(PortSpecifier::PortValue(443)) };
+    let endpoint = Endpoint {
+        address: Some(Address { address: Some(address::Address::SocketAddress(socket)) }),
+        ..Default::default()
+    };
+    let lb_endpoints =
+        vec![LbEndpoint { host_identifier: Some(HostIdentifier::Endpoint(endpoint)), ..Default::default() }];
+    let endpoints = vec![LocalityLbEndpoints { lb_endpoints, ..Default::default() }];
+    read_cluster(|cluster| {
+        cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::StrictDns.into()));
+        cluster.load_assignment = Some(ClusterLoadAssignment { cluster_name: "c".into(), endpoints });
+        cluster.dns_lookup_family = DnsLookupFamily::V4Preferred.into();
+        cluster.respect_dns_ttl = true;
+        change(cluster);
+    })
+}
+
+#[test]
+fn names_of_endpoints_are_read() {
+    use cluster_proto::cluster::{ClusterDiscoveryType, DiscoveryType};
+    let kind = |kind: DiscoveryType| Some(ClusterDiscoveryType::Type(kind.into()));
+    let one = |one_at_a_time| Some(Arc::new(Names::one("api.example", 443, one_at_a_time)));
+    let read = read_named(|_| {}).unwrap();
+    assert_eq!((read.names.clone(), &*read.endpoints), (one(false), "c"));
+    let logical =
+        |cluster: &mut cluster_proto::Cluster| cluster.cluster_discovery_type = kind(DiscoveryType::LogicalDns);
+    assert_eq!(read_named(logical).unwrap().names, one(true));
+    type Row = (fn(&mut cluster_proto::Cluster), &'static str);
+    let rows: [Row; 4] = [
+        (|cluster| cluster.respect_dns_ttl = false, "respect_dns_ttl: must be set"),
+        (|cluster| cluster.dns_lookup_family = 0, "dns_lookup_family: must be V4_PREFERRED"),
+        (|cluster| cluster.load_assignment = None, "load_assignment: is missing"),
+        (
+            |cluster| {
+                let all = cluster.load_assignment.as_mut().unwrap();
+                all.endpoints.push(all.endpoints[0].clone());
+                cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::LogicalDns.into()));
+            },
+            "load_assignment.endpoints: must be one, as the type is LOGICAL_DNS",
+        ),
+    ];
+    for (change, expected) in rows {
+        assert_eq!(read_named(change).unwrap_err(), expected);
+    }
+}
+
+#[test]
+fn tls_to_endpoints_is_read_and_always_has_somebody_to_prove() {
+    use fairway_proto::envoy::core::{DataSource, TransportSocket, data_source::Specifier};
+    use fairway_proto::envoy::matcher::{StringMatcher, string_matcher::MatchPattern};
+    use fairway_proto::envoy::tls::common_tls_context::ValidationContextType;
+    use fairway_proto::envoy::tls::{
+        CertificateValidationContext, CommonTlsContext, SubjectAltNameMatcher, UpstreamTlsContext,
+    };
+    let read = |change: fn(&mut UpstreamTlsContext, &mut CertificateValidationContext)| {
+        let exact = Some(MatchPattern::Exact("api.example".into()));
+        let name = SubjectAltNameMatcher {
+            san_type: 2,
+            matcher: Some(StringMatcher { match_pattern: exact, ignore_case: false }),
+        };
+        let mut validation = CertificateValidationContext {
+            trusted_ca: Some(DataSource { specifier: Some(Specifier::Filename("/roots.pem".into())) }),
+            match_typed_subject_alt_names: vec![name],
+        };
+        let mut context = UpstreamTlsContext { sni: "edge.example".into(), ..Default::default() };
+        change(&mut context, &mut validation);
+        let validation = (validation != CertificateValidationContext::default())
+            .then_some(ValidationContextType::ValidationContext(validation));
+        let alpn_protocols = vec!["http/1.1".to_owned()];
+        context.common_tls_context = Some(CommonTlsContext { validation_context_type: validation, alpn_protocols });
+        let kind = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
+        let typed_config = prost_types::Any { type_url: kind.into(), value: context.encode_to_vec() };
+        let socket = TransportSocket { name: "tls".into(), typed_config: Some(typed_config) };
+        read_cluster(|cluster| cluster.transport_socket = Some(socket)).map(|cluster| cluster.tls)
+    };
+    let expected = Origination {
+        server_name: "edge.example".into(),
+        names: vec!["api.example".into()],
+        roots: "/roots.pem".into(),
+    };
+    assert_eq!(read(|_, _| {}).unwrap(), Some(Arc::new(expected)));
+    let wrong = [
+        read(|context, _| context.sni.clear()),
+        read(|_, validation| validation.trusted_ca = None),
+        read(|_, validation| validation.match_typed_subject_alt_names.clear()),
+        read(|_, validation| validation.match_typed_subject_alt_names[0].san_type = 3),
+        read(|_, validation| *validation = CertificateValidationContext::default()),
+    ];
+    for wrong in wrong {
+        assert!(wrong.unwrap_err().starts_with("transport_socket.typed_config."));
+    }
+}

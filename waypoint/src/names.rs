@@ -1,0 +1,351 @@
+//! Addresses of endpoints that are known by name: asked for ahead of requests, and again before what is known is too old. Who
+//! sends a request finds them in the configuration, and waits only where nothing is known yet.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use fairway_core::io::dns::addresses::{self, Known};
+use fairway_core::io::dns::upstream::Upstream;
+use fairway_core::io::drain::Drain;
+use fairway_core::io::metrics::{Counter, Gauge, Metrics};
+use fairway_core::limits::{self, Limits};
+use fairway_core::reason::Reason;
+use fairway_core::route::{self, Plan};
+use fairway_core::workload::Workload;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use rand::seq::IndexedRandom;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::config::{Assignment, Cluster};
+use crate::failure::Failure;
+use crate::waypoint::Waypoint;
+
+/// A name is not asked for again sooner than this, whatever the limits say.
+const LEAST_PAUSE: Duration = Duration::from_millis(100);
+/// How long the keeper sleeps when it has nothing to do; it is woken by what happens.
+const IDLE: Duration = Duration::from_secs(3600);
+
+const LOOKUPS: &str = "fairway_waypoint_name_lookups_total";
+const UNRESOLVED: &str = "fairway_waypoint_names_unresolved";
+
+/// How long what is known holds.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    /// Before a name is asked for again that could not be resolved; doubled each time up to the most.
+    least: Duration,
+    most: Duration,
+    /// Past their time, addresses are used for so long where there are no others.
+    stale: Duration,
+}
+
+impl Bounds {
+    fn of(limits: &Limits) -> Self {
+        Self {
+            least: limits.duration(&limits::DNS_CACHE_MINIMUM).max(LEAST_PAUSE),
+            most: limits.duration(&limits::DNS_CACHE_MAXIMUM),
+            stale: limits.duration(&limits::DNS_CACHE_STALE),
+        }
+    }
+}
+
+/// One name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Name {
+    /// Those that are used, in the order of the last answer that had some.
+    addresses: Option<Arc<[IpAddr]>>,
+    /// Until then, unless there are others.
+    good_until: Instant,
+    /// When it is asked for again.
+    due: Instant,
+    /// Answers without an address, since the last with one.
+    failures: u32,
+    /// Why the last answer has none.
+    problem: Option<String>,
+}
+
+impl Name {
+    /// Not asked for yet.
+    fn new(now: Instant) -> Self {
+        Self { addresses: None, good_until: now, due: now, failures: 0, problem: None }
+    }
+
+    /// Whether there was an answer.
+    fn is_settled(&self) -> bool {
+        self.addresses.is_some() || self.problem.is_some()
+    }
+
+    /// The name after an answer: addresses and for how long they hold, or why there are none. An answer that fails takes
+    /// nothing away for a while: resolvers are more often wrong, or away, than names are.
+    fn heard(self, heard: Result<(Arc<[IpAddr]>, Duration), String>, now: Instant, bounds: Bounds) -> Self {
+        match heard {
+            Ok((addresses, lifetime)) => {
+                let due = now + lifetime.max(bounds.least);
+                Self { addresses: Some(addresses), good_until: due + bounds.stale, due, failures: 0, problem: None }
+            }
+            Err(problem) => {
+                let pause = bounds.least.saturating_mul(2_u32.saturating_pow(self.failures)).min(bounds.most);
+                Self {
+                    addresses: self.addresses.filter(|_| now < self.good_until),
+                    due: now + pause.max(LEAST_PAUSE),
+                    failures: self.failures.saturating_add(1),
+                    problem: Some(problem),
+                    ..self
+                }
+            }
+        }
+    }
+}
+
+/// Those of the addresses of an answer that are used: of the family that the waypoint itself has first, or else of its other
+/// one. What leads to the waypoint's own machine never is, whoever says so: who may write the records of a name would reach
+/// what trusts only its neighbours, such as the credentials that clouds have at link-local addresses (DNS rebinding). An
+/// operator who means such an address writes it down.
+fn usable(found: &[IpAddr], own: &[IpAddr]) -> Result<Arc<[IpAddr]>, String> {
+    let found: Vec<IpAddr> = found.iter().map(IpAddr::to_canonical).collect();
+    let is_allowed = |ip: &&IpAddr| {
+        let is_local = match ip {
+            IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local() || ip.is_unspecified() || ip.is_broadcast(),
+            IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local() || ip.is_unspecified(),
+        };
+        !is_local && !ip.is_multicast() && !own.contains(ip)
+    };
+    let allowed: Vec<IpAddr> = found.iter().filter(is_allowed).copied().collect();
+    if allowed.is_empty() {
+        let all: Vec<String> = found.iter().map(ToString::to_string).collect();
+        return Err(format!("its addresses are the waypoint's own or of its link: {}", all.join(", ")));
+    }
+    if own.is_empty() {
+        return Ok(allowed.into());
+    }
+    let first = own.first().is_some_and(IpAddr::is_ipv4);
+    let of = |is_ipv4: bool| allowed.iter().filter(|ip| ip.is_ipv4() == is_ipv4).copied().collect::<Vec<_>>();
+    let (preferred, others) = (of(first), of(!first));
+    let has_other = own.iter().any(|ip| ip.is_ipv4() != first);
+    match (preferred.is_empty(), has_other) {
+        (false, _) => Ok(preferred.into()),
+        (true, true) => Ok(others.into()),
+        (true, false) => Err(format!("it has no address of {}", if first { "IPv4" } else { "IPv6" })),
+    }
+}
+
+/// What is known of all names.
+#[derive(Debug)]
+pub struct Names {
+    all: Mutex<BTreeMap<Arc<str>, Name>>,
+    /// Grows with every answer.
+    answers: watch::Sender<u64>,
+    found: Counter,
+    failed: Counter,
+    unresolved: Gauge,
+}
+
+impl Names {
+    /// Nothing yet.
+    #[must_use]
+    pub fn new(metrics: &Metrics) -> Self {
+        metrics.describe(LOOKUPS, "Times that a name of endpoints was asked for, by what came of it.");
+        metrics.describe(UNRESOLVED, "Names of endpoints of which no address is known; requests to them fail.");
+        Self {
+            all: Mutex::default(),
+            answers: watch::Sender::new(0),
+            found: metrics.counter(LOOKUPS, &[("result", "found")]),
+            failed: metrics.counter(LOOKUPS, &[("result", "failed")]),
+            unresolved: metrics.gauge(UNRESOLVED, &[]),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Name>> {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why the names of a cluster have no address.
+    #[must_use]
+    pub fn problem(&self, cluster: &Cluster) -> String {
+        let all = self.lock();
+        let names = cluster.names.iter().flat_map(|names| names.all());
+        let problem = |name: &Arc<str>| {
+            let problem = all.get(name).and_then(|known| known.problem.as_deref());
+            problem.map_or_else(|| format!("{name}: no resolver has answered yet"), str::to_owned)
+        };
+        names.map(problem).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join("; ")
+    }
+
+    /// The addresses of a name, or why there are none; nothing where nobody has asked for it yet.
+    fn of(&self, name: &str) -> Option<Result<Arc<[IpAddr]>, String>> {
+        let all = self.lock();
+        let known = all.get(name).filter(|known| known.is_settled())?;
+        Some(known.addresses.clone().ok_or_else(|| known.problem.clone().unwrap_or_default()))
+    }
+
+    /// Whether each name of a cluster was asked for.
+    fn is_settled(&self, cluster: &Cluster) -> bool {
+        let all = self.lock();
+        cluster.names.iter().flat_map(|names| names.all()).all(|name| all.get(name).is_some_and(Name::is_settled))
+    }
+
+    /// Keeps what is known of these names, as many as there may be, and begins with those that are new.
+    fn keep(&self, wanted: &BTreeSet<Arc<str>>, limits: &Limits, now: Instant) {
+        let most = limits.size(&limits::DNS_CACHE_ENTRIES);
+        let mut all = self.lock();
+        all.retain(|name, _| wanted.contains(name));
+        for (index, name) in wanted.iter().enumerate() {
+            if index < most {
+                all.entry(Arc::clone(name)).or_insert_with(|| Name::new(now));
+            } else {
+                let problem = format!("{name}: more than {most} names are not resolved; see DNS_CACHE_ENTRIES");
+                all.insert(Arc::clone(name), Name { due: now + IDLE, problem: Some(problem), ..Name::new(now) });
+            }
+        }
+    }
+
+    /// Those that are due, none of them `under_way`, and when the next one is.
+    fn due(&self, under_way: &BTreeSet<Arc<str>>, now: Instant) -> (Vec<Arc<str>>, Instant) {
+        let all = self.lock();
+        let waiting = || all.iter().filter(|(name, _)| !under_way.contains(*name));
+        let due = waiting().filter(|(_, known)| known.due <= now).map(|(name, _)| Arc::clone(name)).collect();
+        let next = waiting().map(|(_, known)| known.due).filter(|due| *due > now).min();
+        (due, next.unwrap_or(now + IDLE))
+    }
+
+    /// Takes down an answer; what is known of all names afterwards.
+    fn heard(
+        &self,
+        name: &Arc<str>,
+        heard: Result<(Arc<[IpAddr]>, Duration), String>,
+        now: Instant,
+        bounds: Bounds,
+    ) -> HashMap<Arc<str>, Arc<[IpAddr]>> {
+        let counter = if heard.is_ok() { &self.found } else { &self.failed };
+        counter.increment(1);
+        let mut all = self.lock();
+        // It may have been let go of in between.
+        if let Some(known) = all.get_mut(name) {
+            *known = known.clone().heard(heard, now, bounds);
+        }
+        let known = |(name, known): (&Arc<str>, &Name)| Some((Arc::clone(name), known.addresses.clone()?));
+        all.iter().filter_map(known).collect()
+    }
+
+    /// Tells whoever waits.
+    fn tell(&self) {
+        let unresolved = self.lock().values().filter(|name| name.addresses.is_none()).count();
+        self.unresolved.set(f64::from(u32::try_from(unresolved).unwrap_or(u32::MAX)));
+        self.answers.send_modify(|answers| *answers += 1);
+    }
+}
+
+/// The endpoints of a cluster. Where nobody has asked for their names yet, once somebody has.
+///
+/// # Errors
+/// When there are none because of that.
+pub async fn endpoints(
+    waypoint: &Waypoint,
+    cluster: &Cluster,
+    now: &Arc<Assignment>,
+) -> Result<Arc<Assignment>, Failure> {
+    let has_some = |assignment: &Assignment| assignment.priorities.iter().any(|all| !all.is_empty());
+    if cluster.names.is_none() || has_some(now) {
+        return Ok(Arc::clone(now));
+    }
+    let mut answers = waypoint.names.answers.subscribe();
+    let settled = answers.wait_for(|_| waypoint.names.is_settled(cluster));
+    // Who waits in vain is told what is known.
+    drop(timeout(cluster.connect_timeout, settled).await);
+    let config = waypoint.config.load();
+    let found = config.endpoints.get(&cluster.endpoints).filter(|assignment| has_some(assignment));
+    found.cloned().ok_or_else(|| Failure::new(Reason::DnsFailed, waypoint.names.problem(cluster)))
+}
+
+/// The plan for a connection that nobody looks into, once its endpoint's name has an address.
+///
+/// # Errors
+/// When it has none.
+pub async fn resolved(waypoint: &Waypoint, local: &Workload, planned: Plan) -> Result<Plan, Failure> {
+    let Plan::Resolve { hostname, .. } = &planned else { return Ok(planned) };
+    let mut answers = waypoint.names.answers.subscribe();
+    let settled = answers.wait_for(|_| waypoint.names.of(hostname).is_some());
+    drop(timeout(waypoint.limits.duration(&limits::CONNECT_TIMEOUT), settled).await);
+    let unknown = || format!("{hostname}: no resolver has answered yet");
+    let found = waypoint.names.of(hostname).unwrap_or_else(|| Err(unknown()));
+    let found = found.map_err(|problem| Failure::new(Reason::DnsFailed, problem))?;
+    let ip = found.choose(&mut rand::rng()).copied();
+    let ip = ip.ok_or_else(|| Failure::new(Reason::DnsFailed, unknown()))?;
+    let planned = route::resolved(&waypoint.live.snapshot(), local, planned, ip, &mut rand::rng());
+    planned.map_err(|refusal| Failure::from(&*refusal))
+}
+
+/// Keeps the names of the configuration, and those of services that are bound to us, resolved until we stop.
+pub async fn keep(waypoint: Arc<Waypoint>, upstream: Upstream, mut drain: Drain) {
+    let names = &waypoint.names;
+    let bounds = Bounds::of(&waypoint.limits);
+    // Each name is asked for twice, once for each family.
+    let most = (waypoint.limits.size(&limits::DNS_QUERIES_PER_POD) / 2).max(1);
+    let mut changes = waypoint.config.changes();
+    let mut versions = waypoint.live.versions();
+    let mut under_way = BTreeSet::new();
+    let mut asking = FuturesUnordered::new();
+    names.keep(&wanted(&waypoint), &waypoint.limits, Instant::now());
+    loop {
+        let (due, next) = names.due(&under_way, Instant::now());
+        for name in due.into_iter().take(most.saturating_sub(under_way.len())) {
+            under_way.insert(Arc::clone(&name));
+            asking.push(ask(&upstream, name));
+        }
+        tokio::select! {
+            _ = drain.started() => return,
+            changed = changes.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                names.keep(&wanted(&waypoint), &waypoint.limits, Instant::now());
+                names.tell();
+            }
+            changed = versions.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+                names.keep(&wanted(&waypoint), &waypoint.limits, Instant::now());
+                names.tell();
+            }
+            Some((name, Known { result, lifetime })) = asking.next() => {
+                under_way.remove(&name);
+                let own: Vec<IpAddr> = waypoint.known().map(|local| local.addresses.to_vec()).unwrap_or_default();
+                let heard = result.map_err(|error| error.to_string());
+                let heard = heard.and_then(|found| usable(&found, &own).map_err(|problem| format!("{name}: {problem}")));
+                if let Err(problem) = &heard {
+                    tracing::debug!(problem, "cannot resolve the name of an endpoint");
+                }
+                let known = names.heard(&name, heard.map(|found| (found, lifetime)), Instant::now(), bounds);
+                // In force before anybody is told.
+                waypoint.config.learn(known);
+                names.tell();
+            }
+            () = sleep_until(next) => {}
+        }
+    }
+}
+
+/// The names of clusters, and of the endpoints of services that are bound to us: of ports that are no HTTP there may be no cluster.
+fn wanted(waypoint: &Waypoint) -> BTreeSet<Arc<str>> {
+    let mut wanted: BTreeSet<Arc<str>> = waypoint.config.load().names().cloned().collect();
+    if let Some(local) = waypoint.known() {
+        let snapshot = waypoint.live.snapshot();
+        let bound = snapshot.services().filter(|service| route::is_bound(&snapshot, service, &local));
+        let endpoints = bound.flat_map(|service| snapshot.endpoints(&service.key)).map(|endpoint| &endpoint.workload);
+        let named = endpoints.filter(|workload| workload.addresses.is_empty());
+        wanted.extend(named.filter_map(|workload| workload.hostname.clone()));
+    }
+    wanted
+}
+
+async fn ask(upstream: &Upstream, name: Arc<str>) -> (Arc<str>, Known) {
+    let known = addresses::of(upstream, &name).await;
+    (name, known)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,130 @@
+//! Tests of `origination`, against servers on loopback whose certificates are made for the test.
+
+use std::io::Write as _;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use fairway_core::io::tls;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::ServerConfig;
+use rustls_pki_types::PrivateKeyDer;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+use super::*;
+
+/// A root, in a file.
+struct World {
+    issuer: Issuer<'static, KeyPair>,
+    roots: tempfile::NamedTempFile,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let root = params.self_signed(&key).unwrap();
+        let mut roots = tempfile::NamedTempFile::new().unwrap();
+        roots.write_all(root.pem().as_bytes()).unwrap();
+        Self { issuer: Issuer::new(params, key), roots }
+    }
+
+    /// A server with a certificate for `name`, that speaks one of `spoken` and answers with what it was asked as.
+    async fn server(&self, name: &str, spoken: &[&[u8]]) -> SocketAddr {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
+        let mut config = ServerConfig::builder_with_provider(tls::provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+            .unwrap();
+        config.alpn_protocols = spoken.iter().map(|protocol| protocol.to_vec()).collect();
+        let (acceptor, listener) =
+            (TlsAcceptor::from(Arc::new(config)), TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap());
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                if let Ok(mut stream) = acceptor.accept(socket).await {
+                    let asked = stream.get_ref().1.server_name().unwrap_or("nobody").to_owned();
+                    stream.write_all(asked.as_bytes()).await.unwrap();
+                    stream.shutdown().await.unwrap();
+                }
+            }
+        });
+        address
+    }
+
+    fn to(&self, asked: &str, names: &[&str]) -> Origination {
+        let names = names.iter().map(|name| (*name).to_owned()).collect();
+        Origination { server_name: asked.to_owned(), names, roots: self.roots.path().to_owned() }
+    }
+}
+
+async fn asked(to: &Origination, http2: bool, server: SocketAddr) -> Result<String, String> {
+    let socket = TcpStream::connect(server).await.unwrap();
+    let originations = Originations::new(tls::provider());
+    let begun = originations.begin(to, http2, socket).await;
+    let mut stream = begun.map_err(|failure| {
+        assert_eq!(failure.reason, Reason::TlsHandshakeFailed);
+        failure.detail
+    })?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    Ok(text)
+}
+
+#[tokio::test]
+async fn a_server_has_to_be_who_it_is_said_to_be() {
+    let (world, stranger) = (World::new(), World::new());
+    let server = world.server("api.example", &[b"http/1.1"]).await;
+    let (ours, theirs) = (world.to("api.example", &["api.example"]), stranger.to("api.example", &["api.example"]));
+    assert_eq!(asked(&ours, false, server).await.as_deref(), Ok("api.example"));
+    let refused = asked(&theirs, false, server).await.unwrap_err();
+    assert!(refused.starts_with("TLS with api.example: invalid peer certificate: "), "{refused}");
+    // The name that is asked for need not be the one that is proven, as with Istio's subjectAltNames.
+    assert_eq!(
+        asked(&world.to("front.example", &["x.example", "api.example"]), false, server).await.as_deref(),
+        Ok("front.example")
+    );
+    for names in [&["front.example"][..], &["spiffe://api/example"], &[]] {
+        let refused = asked(&world.to("api.example", names), false, server).await.unwrap_err();
+        assert!(refused.contains("name"), "{names:?}: {refused}");
+    }
+}
+
+#[tokio::test]
+async fn http2_is_spoken_where_the_server_agrees() {
+    let world = World::new();
+    let to = world.to("api.example", &["api.example"]);
+    for (spoken, http2, good) in [
+        (&[b"h2".as_slice(), b"http/1.1"][..], true, true),
+        (&[], true, false),
+        (&[], false, true),
+        (&[b"http/1.1"], false, true),
+    ] {
+        let server = world.server("api.example", spoken).await;
+        let found = asked(&to, http2, server).await;
+        assert_eq!(found.is_ok(), good, "{spoken:?} {http2}: {found:?}");
+    }
+}
+
+#[tokio::test]
+async fn roots_are_read_again_when_they_change_and_kept_when_they_go() {
+    let (world, next) = (World::new(), World::new());
+    let mut kept = Kept::default();
+    let (path, start) = (world.roots.path().to_owned(), Instant::now());
+    let mut at = |checks: u32| kept.roots(&path, start + CHECK_INTERVAL * checks);
+    let first = at(0).unwrap();
+    assert!(Arc::ptr_eq(&at(1).unwrap(), &first), "as it was");
+    std::fs::copy(next.roots.path(), &path).unwrap();
+    let later = SystemTime::now() + Duration::from_secs(5);
+    std::fs::File::options().append(true).open(&path).unwrap().set_modified(later).unwrap();
+    let second = at(2).unwrap();
+    assert!(!Arc::ptr_eq(&second, &first));
+    std::fs::remove_file(&path).unwrap();
+    assert!(Arc::ptr_eq(&at(3).unwrap(), &second));
+    let missing = Kept::default().roots(Path::new("/nowhere"), start).unwrap_err();
+    assert!(missing.starts_with("roots in /nowhere: "), "{missing}");
+}
