@@ -12,6 +12,7 @@ mod upgrade;
 use std::process::ExitCode;
 
 use clap::Args;
+use fairway_controller::l7::mesh;
 use fairway_lab::{Error, Result};
 use fairway_manifests::Rendered;
 use serde_json::{Value, json};
@@ -111,7 +112,20 @@ fn rendered(values: &Value, namespace: &str) -> Result<Rendered> {
     let rendered = fairway_manifests::render(&all, namespace, MANAGER).map_err(|error| {
         Error::new("rendering the chart").because(error).hint("values are described in manifests/chart/values.yaml")
     })?;
+    usable(&all["mesh"]["config"])?;
     Ok(rendered)
+}
+
+/// Refuses a mesh configuration that no controller would start with.
+fn usable(config: &Value) -> Result<()> {
+    if config.is_null() {
+        return Ok(());
+    }
+    mesh::read(&config.to_string()).map(drop).map_err(|error| {
+        Error::new("reading the value mesh.config")
+            .because(error)
+            .hint("docs/guides/waypoint.md has an example of each provider")
+    })
 }
 
 fn definitions() -> Result<Vec<Value>> {
@@ -201,6 +215,30 @@ fn may_claim(cluster: &Cluster, namespace: &Value) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mesh_configuration_that_no_controller_takes_is_not_installed() {
+        let provider = |port: u32| {
+            json!({"mesh": {"config": {"extensionProviders": [
+                {"name": "judge", "envoyExtAuthzGrpc": {"service": "judge.shop.svc.cluster.local", "port": port}},
+            ]}}})
+        };
+        for (values, problem) in [
+            (json!({}), None),
+            (json!({"mesh": {"config": null}}), None),
+            (provider(9000), None),
+            (provider(0), Some("extensionProviders[0].port")),
+            (json!({"mesh": {"config": {"extensionProviders": 1}}}), Some("cannot be read")),
+        ] {
+            let said = rendered(&values, "n").err().map(|error| error.to_string());
+            let is_expected = match (&said, problem) {
+                (None, None) => true,
+                (Some(said), Some(problem)) => said.contains("mesh.config") && said.contains(problem),
+                _ => false,
+            };
+            assert!(is_expected, "{values}: {said:?}");
+        }
+    }
 
     #[test]
     fn an_installation_is_repeated_and_not_changed() {

@@ -21,6 +21,7 @@ pub(crate) const TEMPLATES: &[(&str, &str)] = embedded!("templates/":
     "controller-rbac.yaml",
     "controller.yaml",
     "gatewayclass.yaml",
+    "mesh-config.yaml",
     "namespace.yaml",
     "network-policies.yaml",
     "node-rbac.yaml",

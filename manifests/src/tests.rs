@@ -158,3 +158,24 @@ fn what_is_switched_off_is_not_there() {
         assert_eq!(kinds(values), expected);
     }
 }
+
+#[test]
+fn the_mesh_configuration_is_a_file_of_the_controller() {
+    let config = json!({"extensionProviders": [{"name": "log", "envoyFileAccessLog": {"path": "/dev/stdout"}}]});
+    for (values, expected) in [(json!({}), json!({})), (json!({"mesh": {"config": config}}), config.clone())] {
+        let objects = rendered(&values);
+        let map = find(&objects, "ConfigMap", "fairway-mesh");
+        let written: Value = serde_saphyr::from_str(map["data"]["mesh"].as_str().unwrap()).unwrap();
+        assert_eq!(written, expected);
+        let pod = &find(&objects, "Deployment", "fairway-controller")["spec"]["template"]["spec"];
+        let volume = pod["volumes"].as_array().unwrap().iter().find(|volume| volume["configMap"].is_object()).unwrap();
+        assert_eq!(volume["configMap"]["name"], map["metadata"]["name"]);
+        let container = &pod["containers"][0];
+        let mounts = container["volumeMounts"].as_array().unwrap();
+        let mount = mounts.iter().find(|mount| mount["name"] == volume["name"]).unwrap();
+        // What is mounted by subPath is never brought up to date, and the controller follows the file.
+        assert!(mount["subPath"].is_null(), "{mount}");
+        let flag = json!(format!("--mesh-config={}/mesh", mount["mountPath"].as_str().unwrap()));
+        assert!(container["args"].as_array().unwrap().contains(&flag), "{container}");
+    }
+}

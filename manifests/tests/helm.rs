@@ -58,7 +58,15 @@ fn cases() -> Vec<(&'static str, &'static str, Value)> {
             json!({
                 "image": {"registry": "registry.example:5000/mesh", "tag": "v9", "pullPolicy": "Always", "pullSecrets": ["one", "two"]},
                 "namespace": {"create": true},
-                "mesh": {"trustDomain": "example.org", "clusterId": "east", "clusterDomain": "example.local", "network": "n1"},
+                "mesh": {"trustDomain": "example.org", "clusterId": "east", "clusterDomain": "example.local", "network": "n1", "config": {
+                    "extensionProviders": [
+                        {"name": "judge", "envoyExtAuthzHttp": {"service": "judge.shop.svc.cluster.local", "port": 8000, "timeout": "0.5s",
+                            "includeRequestHeadersInCheck": ["x-user", "cookie"], "failOpen": false}},
+                        {"name": "log", "envoyFileAccessLog": {"path": "/dev/stdout", "logFormat": {"text": "a <b> & \"c\" %RESPONSE_CODE%\n"}}},
+                        {"name": "none", "opentelemetry": {}, "list": [], "share": 0.5, "large": 1_048_576_i64, "é": null},
+                    ],
+                    "defaultProviders": {"accessLogging": ["log"]},
+                }},
                 "log": {"format": "plain", "level": "debug"},
                 "labels": {"team": "net", "cost": "12"},
                 "podAnnotations": {"example.org/note": "true: \"yes\""},

@@ -77,8 +77,18 @@ fn every_flag_and_variable_exists() {
 fn the_controller_takes_its_flags_as_they_are_written() {
     labs::build();
     let started = containers().into_iter().filter(|container| container["name"] == "controller");
+    // What the chart mounts there.
+    let config = json!({"extensionProviders": [{"name": "log", "envoyFileAccessLog": {"path": "/dev/stdout"}}]});
+    let objects = render(&json!({"mesh": {"config": config}}), NAMESPACE, "test").unwrap().objects;
+    let map = objects.iter().find(|object| object["metadata"]["name"] == "fairway-mesh").unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), map["data"]["mesh"].as_str().unwrap()).unwrap();
+    let mesh_config = format!("--mesh-config={}", file.path().display());
     for container in started {
-        let arguments: Vec<&str> = container["args"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        let written = container["args"].as_array().unwrap().iter().filter_map(Value::as_str);
+        let arguments: Vec<&str> =
+            written.map(|it| if it.starts_with("--mesh-config=") { mesh_config.as_str() } else { it }).collect();
+        assert!(arguments.contains(&mesh_config.as_str()), "{arguments:?}");
         // There is no such file, and that is what it must end with.
         let mut command = Command::new(labs::binaries().join("controller"));
         let output = command.args(&arguments).args(["--kubeconfig", "/nowhere/kubeconfig"]).output().unwrap();

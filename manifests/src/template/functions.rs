@@ -36,6 +36,7 @@ pub(super) fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
             let written = serde_saphyr::to_string(value).map_err(|error| error.to_string())?;
             Ok(json!(written.trim_end()))
         }
+        ("toPrettyJson", [value]) => pretty(value).map(Value::String),
         ("nindent", [Value::Number(spaces), value]) => Ok(json!(format!("\n{}", indented(spaces, value)?))),
         ("indent", [Value::Number(spaces), value]) => Ok(json!(indented(spaces, value)?)),
         ("printf", [Value::String(format), values @ ..]) => formatted(format, values).map(Value::String),
@@ -46,6 +47,16 @@ pub(super) fn call(name: &str, arguments: &[Value]) -> Result<Value, String> {
         ("fail", [message]) => Err(text(message)),
         _ => Err(format!("there is no function {name} with {} such arguments", arguments.len())),
     }
+}
+
+/// As Go writes JSON: what means something in HTML is escaped, and so are line separators.
+fn pretty(value: &Value) -> Result<String, String> {
+    let written = serde_json::to_string_pretty(value).map_err(|error| error.to_string())?;
+    let escaped = |character: char| match character {
+        '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => format!("\\u{:04x}", u32::from(character)),
+        other => other.to_string(),
+    };
+    Ok(written.chars().map(escaped).collect())
 }
 
 fn indented(spaces: &serde_json::Number, value: &Value) -> Result<String, String> {

@@ -37,6 +37,9 @@ fn what_is_understood() {
         ("{{ $x := printf \"%s-%d\" .Values.name 3 }}{{ $x }}", "a-3"),
         ("{{ include \"twice\" .Values.name | indent 2 }}", "  aa"),
         ("m:{{ toYaml .Values.map.b | nindent 2 }}", "m:\n  c: 1"),
+        ("{{ .Values.map.b | toPrettyJson }}", "{\n  \"c\": 1\n}"),
+        ("{{ list \"<&>\" | toPrettyJson }}", "[\n  \"\\u003c\\u0026\\u003e\"\n]"),
+        ("{{ .Values.empty | toPrettyJson }}", "[]"),
         ("{{ join \",\" .Values.list }}", "x,y"),
         ("{{ \"a}}b\" }}{{ `c` }}", "a}}bc"),
     ] {

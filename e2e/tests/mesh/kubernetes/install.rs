@@ -11,9 +11,12 @@ use super::{Lab, SHOP, Value, apply, binaries, cluster, json, kubectl, labs, pod
 const VALUES: [&[&str]; 4] = [
     &["--profile", "demo"],
     &["--profile", "production", "--set", "ca.secretName=cacerts,mesh.network=n1,controller.listenAddress=[::]"],
-    &["--profile", "minimal", "-n", "elsewhere"],
+    &["--profile", "minimal", "-n", "elsewhere", "--set", MESH_CONFIG],
     &["--set", "ztunnel.onDemand=true,cni.dnsCapture=false,cni.cleanupOnExit=true,controller.maxUnavailable=50%"],
 ];
+
+/// A mesh configuration, as one sets it.
+const MESH_CONFIG: &str = "mesh.config.defaultProviders.accessLogging={log}";
 
 /// A cluster whose nodes nobody can run our agents on: those of a lab have their own.
 const NO_NODES: &str = "cni.nodeSelector.nowhere=yes,ztunnel.nodeSelector.nowhere=yes,controller.replicas=1";
@@ -234,13 +237,20 @@ fn changed(lab: &Lab) {
     let planned = fairway(lab, &["upgrade", "--dry-run", "--set", "webhook.create=false"]).unwrap();
     assert!(planned.contains("# would be deleted: ValidatingWebhookConfiguration fairway-controller"), "{planned}");
     kubectl(lab, &["get", "validatingwebhookconfiguration", "fairway-controller"]);
-    let said = fairway(lab, &["upgrade", "--timeout", "2m", "--set", "webhook.create=false,log.level=debug"]).unwrap();
+    let bad = "mesh.config.extensionProviders=none";
+    let refused = fairway(lab, &["upgrade", "--set", bad]).unwrap_err();
+    assert!(refused.contains("mesh.config"), "{refused}");
+    let chosen = format!("webhook.create=false,log.level=debug,{MESH_CONFIG}");
+    let said = fairway(lab, &["upgrade", "--timeout", "2m", "--set", &chosen]).unwrap();
     assert!(said.contains("not used any more: ValidatingWebhookConfiguration fairway-controller"), "{said}");
     try_kubectl(lab, &["get", "validatingwebhookconfiguration", "fairway-controller"], "").unwrap_err();
     let controller = json(lab, &["-n", "fairway-system", "get", "deployment", "fairway-controller"]);
     assert_eq!(controller["spec"]["replicas"], 1, "what was chosen before holds");
     let arguments = controller["spec"]["template"]["spec"]["containers"][0]["args"].to_string();
     assert!(arguments.contains("--log=debug,kube_client=off"), "{arguments}");
+    let map = json(lab, &["-n", "fairway-system", "get", "configmap", "fairway-mesh"]);
+    let config: Value = serde_json::from_str(map["data"]["mesh"].as_str().unwrap()).unwrap();
+    assert_eq!(config["defaultProviders"]["accessLogging"][0], "log", "{map}");
     let record = json(lab, &["-n", "fairway-system", "get", "configmap", "fairway-installation"]);
     assert!(record["data"]["version"].is_string(), "it has come to its end: {record}");
     assert_eq!(record["data"]["version"], record["data"]["target"]);
