@@ -53,7 +53,8 @@ pub(crate) struct Arguments {
     /// End with exit code 2 when there is a message as bad as this
     #[arg(long, value_enum, default_value_t = Threshold::Error)]
     fail_on: Threshold,
-    /// The mesh configuration that the controller is started with: external authorizers are in there
+    /// The mesh configuration: external authorizers, rate limiters and processors, collectors of traces and logs, and access
+    /// logs are in there; without it, that of the mesh, or none for files alone
     #[arg(long, value_name = "FILE")]
     mesh_config: Option<PathBuf>,
     /// Trust domain of the mesh; without it, what the node proxies of a mesh say, or cluster.local for files alone
@@ -202,8 +203,23 @@ fn settings(arguments: &Arguments) -> Result<Settings> {
         let doing = || format!("reading the mesh configuration {}", path.display());
         let text = std::fs::read_to_string(path).map_err(|error| Error::new(doing()).because(error))?;
         settings.mesh = mesh::read(&text).map_err(|error| Error::new(doing()).because(error.to_string()))?;
+    } else if arguments.files.is_empty() || arguments.with_mesh {
+        settings.mesh = told_mesh(&arguments.place);
     }
     Ok(settings)
+}
+
+/// The mesh configuration of the mesh. Where it cannot be had, providers count as missing, and that is said.
+fn told_mesh(place: &Where) -> mesh::Mesh {
+    let read = place.mesh_config().and_then(|text| {
+        let wrong = |error: mesh::BadMesh| Error::new("reading the mesh configuration").because(error);
+        text.as_deref().map(mesh::read).transpose().map_err(wrong)
+    });
+    read.unwrap_or_else(|error| {
+        fairway_lab::complain!("providers of the mesh configuration count as missing: {error}");
+        None
+    })
+    .unwrap_or_default()
 }
 
 /// The trust domain of the first node proxy that answers.

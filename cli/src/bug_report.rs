@@ -68,7 +68,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         );
     }
     for missing in &gathered.missing {
-        eprintln!("left out: {missing}");
+        fairway_lab::complain!("left out: {missing}");
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -127,7 +127,7 @@ async fn listen(arguments: &Arguments) -> Result<TcpListener> {
     let url = format!("http://{}/", listener.local_addr().map_err(failed)?);
     fairway_lab::say!("{url}");
     if !arguments.address.is_loopback() {
-        eprintln!("warning: whoever can reach {} can see these pages", arguments.address);
+        fairway_lab::complain!("warning: whoever can reach {} can see these pages", arguments.address);
     }
     if arguments.browser {
         open(&url);
@@ -141,7 +141,7 @@ fn open(url: &str) {
     let started =
         Command::new(program).arg(url).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     if let Err(error) = started {
-        eprintln!("warning: {program} does not run ({error}); open the address yourself");
+        fairway_lab::complain!("warning: {program} does not run ({error}); open the address yourself");
     }
 }
 

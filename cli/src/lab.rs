@@ -128,7 +128,7 @@ impl Lab {
             Command::Boot { root } => boot::run(&root).map(|()| ExitCode::SUCCESS),
             Command::Init { root } => init::run(&root).map(|()| ExitCode::SUCCESS),
             Command::Child { command } => {
-                eprintln!("error: {}", exec::become_command(&command));
+                fairway_lab::complain!("error: {}", exec::become_command(&command));
                 Ok(ExitCode::from(NOT_RUN))
             }
         }
@@ -155,7 +155,7 @@ fn down(name: &str, all: bool) -> Result<ExitCode> {
             Ok(()) if existed => fairway_lab::say!("lab {} is down", layout.name()),
             Ok(()) => fairway_lab::say!("there is no lab called {}", layout.name()),
             Err(error) => {
-                eprintln!("error: {error}");
+                fairway_lab::complain!("error: {error}");
                 code = ExitCode::FAILURE;
             }
         }

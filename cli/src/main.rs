@@ -1,5 +1,8 @@
 //! The `fairway` command.
 
+// `println!` and `eprintln!` panic when nobody reads any more: `say!` and `complain!` do not.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod analyze;
 mod authz;
 mod bug_report;
@@ -25,7 +28,9 @@ mod ztunnel_config;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
 /// Fairway, an ambient service mesh.
@@ -90,7 +95,22 @@ enum Command {
 fn parsed() -> Cli {
     let command = Cli::command();
     let command = if mesh::is_kubectl_plugin() { command.bin_name("kubectl fairway") } else { command };
-    Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit())
+    let matches = command.clone().get_matches();
+    if names_lab_and_cluster(&matches) {
+        let problem = "--lab names a lab, and --context and --kubeconfig a cluster: which one is meant?";
+        command.clone().error(ErrorKind::ArgumentConflict, problem).exit();
+    }
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+/// Whether flags contradict each other. A lab that the environment names does not count: flags go before it.
+fn names_lab_and_cluster(matches: &ArgMatches) -> bool {
+    let is_given = |wanted: &str| {
+        let is_known = matches!(matches.try_get_raw(wanted), Ok(Some(_)));
+        is_known && matches.value_source(wanted) == Some(ValueSource::CommandLine)
+    };
+    (is_given("lab") && (is_given("context") || is_given("kubeconfig")))
+        || matches.subcommand().is_some_and(|(_, matches)| names_lab_and_cluster(matches))
 }
 
 fn main() -> ExitCode {
@@ -116,15 +136,42 @@ fn main() -> ExitCode {
         Command::Why(arguments) => why::run(&arguments),
         Command::Version(arguments) => version::run(&arguments),
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "fairway", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "fairway", &mut script);
+            fairway_lab::say!("{}", String::from_utf8_lossy(&script).trim_end());
             Ok(ExitCode::SUCCESS)
         }
     };
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("error: {error}");
+            fairway_lab::complain!("error: {error}");
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lab_and_a_cluster_contradict_each_other_on_the_command_line_alone() {
+        let conflict = |line: &str| names_lab_and_cluster(&Cli::command().get_matches_from(line.split(' ')));
+        for (line, expected) in [
+            ("fairway status", false),
+            ("fairway status --lab a", false),
+            ("fairway status --context c", false),
+            ("fairway status --lab a --context c", true),
+            ("fairway status --kubeconfig f --lab a", true),
+            ("fairway waypoint list --lab a --context c", true),
+            ("fairway lab status --lab a", false),
+        ] {
+            assert_eq!(conflict(line), expected, "{line}");
+        }
+        // As `FAIRWAY_LAB` says it, which is nobody's flag.
+        let by_environment = |arg: clap::Arg| if arg.get_id() == "lab" { arg.default_value("mine") } else { arg };
+        let command = Cli::command().mut_subcommand("status", |status| status.mut_args(by_environment));
+        assert!(!names_lab_and_cluster(&command.get_matches_from(["fairway", "status", "--context", "c"])));
     }
 }

@@ -2,11 +2,14 @@
 
 mod cluster;
 mod page;
+mod uncaptured;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use fairway_core::source::labels::{AMBIENT, DATAPLANE_MODE};
+use fairway_core::source::{Kind, ObjectKey};
 use fairway_lab::control::{self, Page, Request};
 use fairway_lab::layout::Layout;
 use fairway_lab::status::{PodStatus, Status};
@@ -16,12 +19,15 @@ use serde::de::DeserializeOwned;
 use crate::objects::{Cluster, Objects};
 use cluster::Members;
 use page::{unreadable, usable};
+use uncaptured::Reports;
 
 /// Name of the lab that is meant when nothing is said.
 const DEFAULT_LAB: &str = "default";
 
 /// Name of the program as a plugin of kubectl.
 const PLUGIN: &str = "kubectl-fairway";
+/// Config map of a cluster with the mesh configuration, and its key, as the chart has them.
+const MESH_CONFIG: (&str, &str) = ("fairway-mesh", "mesh");
 /// Pods named to whoever has named one that is not there.
 const SHOWN_PODS: usize = 20;
 
@@ -29,7 +35,7 @@ const SHOWN_PODS: usize = 20;
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Where {
     /// Name of the lab to look at; without it and without a cluster, the lab `default`
-    #[arg(long, global = true, env = "FAIRWAY_LAB", conflicts_with_all = ["kubeconfig", "context"])]
+    #[arg(long, global = true, env = "FAIRWAY_LAB")]
     lab: Option<String>,
     /// File that says where the cluster is, as for kubectl
     #[arg(long, global = true, value_name = "FILE")]
@@ -104,12 +110,25 @@ impl Where {
         Cluster::connect(self.kubeconfig.as_deref(), self.context.as_deref())
     }
 
+    /// What the controller is told of whom waypoints may ask and tell, as it is written; none where nobody has said anything.
+    pub(crate) fn mesh_config(&self) -> Result<Option<String>> {
+        let Some(layout) = self.lab()? else {
+            return self.cluster()?.data(&self.mesh_namespace, MESH_CONFIG.0, MESH_CONFIG.1);
+        };
+        let file = layout.mesh_config();
+        match std::fs::read_to_string(&file) {
+            Ok(text) => Ok(Some(text)),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Error::new(format!("reading {}", file.display())).because(error)),
+        }
+    }
+
     /// Namespace of the mesh's own parts.
     pub(crate) fn mesh_namespace(&self) -> &str {
         &self.mesh_namespace
     }
 
-    /// The lab that is meant, if one is.
+    /// The lab that is meant, if one is. A cluster that is named goes before the environment's lab.
     pub(crate) fn lab(&self) -> Result<Option<Layout>> {
         let names_cluster = self.kubeconfig.is_some() || self.context.is_some();
         if names_cluster || (is_kubectl_plugin() && self.lab.is_none()) {
@@ -191,14 +210,36 @@ impl Mesh {
             Error::new(format!("there is no pod {namespace}/{name}")).hint(format!("there are: {}", near.join(" ")))
         })?;
         if !pod.captured {
-            let hint = format!(
-                "put it in: fairway namespace add {namespace}; a pod with the label istio.io/dataplane-mode=none stays out, and \
-                 fairway status says of others what is in the way"
-            );
-            let what = format!("{namespace}/{name} is not in the mesh, so nobody decides on its connections");
-            return Err(Error::new(what).hint(hint));
+            return Err(self.uncaptured(pod));
         }
         Ok(pod)
+    }
+
+    /// Why a pod is not captured.
+    fn uncaptured(&self, pod: &PodStatus) -> Error {
+        let node = pod.node.as_deref().unwrap_or_default();
+        let reports = self.ask::<Reports>(Part::Agent(node), "/debug/pods");
+        let is_it = |it: &uncaptured::Report| it.namespace == pod.namespace && it.name == pod.name;
+        let report = reports.map(|reports| reports.pods.into_iter().find(is_it)).map_err(|error| error.to_string());
+        let own = self.label(&ObjectKey::new(Kind::Pod, &*pod.namespace, &*pod.name), DATAPLANE_MODE);
+        let mode = own.or_else(|| self.label(&ObjectKey::new(Kind::Namespace, "", &*pod.namespace), DATAPLANE_MODE));
+        let logs = match &self.place {
+            Place::Lab(_) => format!("fairway lab logs agent-{node}"),
+            Place::Cluster { members, .. } => match members.pod_of(Part::Agent(node)) {
+                Ok((namespace, name)) => format!("kubectl -n {namespace} logs {name}"),
+                Err(_) => format!("fairway check, as {node} has no agent"),
+            },
+        };
+        uncaptured::explained(pod, mode.as_deref() == Some(AMBIENT), report, &logs)
+    }
+
+    /// A label of an object, where that can be read.
+    fn label(&self, key: &ObjectKey, label: &str) -> Option<String> {
+        let value = match &self.place {
+            Place::Lab(layout) => Objects::of_lab(layout.clone()).and_then(|objects| objects.label_of(key, label)),
+            Place::Cluster { cluster, .. } => cluster.label_of(key, label),
+        };
+        value.ok()?
     }
 
     /// Names of the controller's replicas.
@@ -286,6 +327,8 @@ mod tests {
             mesh_namespace: String::new(),
         };
         assert!(place(None, Some("c")).lab().unwrap().is_none());
+        // Flags that contradict each other are refused before; this lab is the environment's.
+        assert!(place(Some("mine"), Some("c")).lab().unwrap().is_none());
         assert_eq!(place(Some("mine"), None).lab().unwrap().map(|lab| lab.name()).as_deref(), Some("mine"));
     }
 }

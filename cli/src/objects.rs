@@ -3,6 +3,7 @@
 mod cluster;
 
 use fairway_core::source::gateway::Gateway;
+use fairway_core::source::labels::HasLabels;
 use fairway_core::source::{Kind, Loaded, ObjectKey, directory};
 use fairway_lab::apply::{self, Input};
 use fairway_lab::layout::Layout;
@@ -54,6 +55,20 @@ impl Objects {
                 Ok(objects.namespaces.values().map(|namespace| Namespace::clone(namespace)).collect())
             }
             Self::Cluster(cluster) => cluster.namespaces(),
+        }
+    }
+
+    /// A label of a namespace or pod.
+    pub(crate) fn label_of(&self, key: &ObjectKey, label: &str) -> Result<Option<String>> {
+        match self {
+            Self::Directory(layout) => {
+                let objects = directory::load(&layout.manifests(), None).objects;
+                let of_namespace = || objects.namespace(&key.name)?.metadata.label(label);
+                let of_pod = || objects.pods.get(key)?.label(label);
+                let value = if key.kind == Kind::Namespace { of_namespace() } else { of_pod() };
+                Ok(value.map(str::to_owned))
+            }
+            Self::Cluster(cluster) => cluster.label_of(key, label),
         }
     }
 

@@ -71,7 +71,7 @@ impl Format {
         loop {
             sleep(WATCH_PAUSE);
             if let Err(error) = look() {
-                eprintln!("error: {error}");
+                fairway_lab::complain!("error: {error}");
             }
         }
     }

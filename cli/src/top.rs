@@ -86,7 +86,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         // It takes two answers to say anything of a part.
         let once = before.silent.iter().filter(|(part, _)| !now.silent.contains_key(*part));
         for (part, why) in now.silent.iter().chain(once) {
-            eprintln!("not asked: {part}: {why}");
+            fairway_lab::complain!("not asked: {part}: {why}");
         }
         before = now;
         if !arguments.format.is_watched() {

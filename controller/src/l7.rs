@@ -25,5 +25,15 @@ pub mod tokens;
 pub mod verdict;
 pub mod waypoints;
 
+use fairway_core::source::{ObjectKey, Objects};
+
+use crate::translate::Settings;
+
 pub use client::Client;
 pub use snapshot::Snapshot;
+
+/// The Service or ServiceEntry that objects of `namespace` mean by `host`, where they name hosts as Istio's do.
+#[must_use]
+pub fn named(objects: &Objects, settings: &Settings, namespace: &str, host: &str) -> Option<ObjectKey> {
+    catalog::named(objects, settings, namespace, host).ok()
+}

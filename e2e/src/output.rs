@@ -15,6 +15,17 @@ pub fn line(text: &str) {
     }
 }
 
+/// Prints one line for people beside the answer; one that nobody reads is lost. Use through [`complain!`](crate::complain).
+pub fn complaint(text: &str) {
+    drop(writeln!(io::stderr().lock(), "{text}"));
+}
+
+/// `eprintln!` that survives a closed pipe.
+#[macro_export]
+macro_rules! complain {
+    ($($text:tt)*) => { $crate::output::complaint(&format!($($text)*)) };
+}
+
 /// `println!` that survives a closed pipe.
 #[macro_export]
 macro_rules! say {

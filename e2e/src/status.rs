@@ -68,7 +68,7 @@ pub struct NodeStatus {
 }
 
 /// State of one pod.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodStatus {
     /// Namespace.

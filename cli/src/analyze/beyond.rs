@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use fairway_controller::l7;
 use fairway_controller::translate::Settings;
 use fairway_core::source::istio::{Action, AuthorizationPolicy, Source};
 use fairway_core::source::labels::{AMBIENT, DATAPLANE_MODE, HasLabels, NONE, USE_WAYPOINT, WAYPOINT_CLASS};
+use fairway_core::source::route::ParentReference;
 use fairway_core::source::{Kind, Loaded, MeshPod, ObjectKey, Objects};
 
 use super::{Message, codes, message};
@@ -31,7 +33,7 @@ pub(super) fn look(loaded: &Loaded, settings: &Settings) -> Vec<Message> {
     let mut messages = unknown_kinds(loaded);
     messages.extend(enrolment(objects));
     messages.extend(on_their_nodes(objects));
-    messages.extend(routes_without_waypoint(objects));
+    messages.extend(without_waypoint(objects, settings));
     for (key, policy) in objects.authorization_policies.iter() {
         messages.extend(unknown_namespaces(objects, key, policy));
         messages.extend(waypoint_left_out(objects, key, policy, settings));
@@ -126,34 +128,48 @@ fn has_waypoint(objects: &Objects, service: &ObjectKey) -> bool {
     label.is_some_and(|label| label != NONE) || namespace.is_some_and(|it| it.label(AUTOMATIC).is_some())
 }
 
-fn routes_without_waypoint(objects: &Objects) -> Vec<Message> {
+/// What is said about requests and connections to services that have no waypoint, and of which only waypoints know.
+fn without_waypoint(objects: &Objects, settings: &Settings) -> Vec<Message> {
     let http = objects.http_routes.iter().map(|(key, route)| (key, &route.spec.parent_refs));
     let grpc = objects.grpc_routes.iter().map(|(key, route)| (key, &route.spec.parent_refs));
+    let parents = http.chain(grpc).flat_map(|(key, parents)| {
+        let services = parents.iter().map(|parent| attached(&key.namespace, parent)).enumerate();
+        services.filter_map(move |(index, service)| Some((key, format!("spec.parentRefs[{index}]"), service?)))
+    });
+    let meant = |key: &ObjectKey, host: &str| l7::named(objects, settings, &key.namespace, host);
+    // Between workloads, unless gateways alone are named.
+    let is_of_mesh = |gateways: &[String]| gateways.is_empty() || gateways.iter().any(|gateway| gateway == "mesh");
+    let services = objects.virtual_services.iter().filter(|(_, it)| is_of_mesh(&it.spec.gateways));
+    let hosts = services.flat_map(|(key, service)| {
+        let hosts = service.spec.hosts.iter().enumerate();
+        hosts.filter_map(move |(index, host)| Some((key, format!("spec.hosts[{index}]"), meant(key, host)?)))
+    });
+    let rules = objects.destination_rules.iter();
+    let rules = rules.filter_map(|(key, rule)| Some((key, "spec.host".to_owned(), meant(key, &rule.spec.host)?)));
     let mut messages = Vec::new();
-    for (key, parents) in http.chain(grpc) {
-        for (index, parent) in parents.iter().enumerate() {
-            let (group, kind) = (parent.group.as_deref(), parent.kind.as_deref());
-            if !matches!(group, Some("" | "core")) || kind != Some("Service") {
-                continue;
-            }
-            let namespace = parent.namespace.as_deref().unwrap_or(&key.namespace);
-            let service = ObjectKey::new(Kind::Service, namespace, &*parent.name);
-            if objects.services.contains_key(&service) && !has_waypoint(objects, &service) {
-                let said = format!(
-                    "{service} has no waypoint, so only clients that route by themselves (gRPC with xDS) follow this route; \
-                     fairway waypoint apply -n {namespace} --enroll-namespace makes one"
-                );
-                messages.push(message(
-                    codes::ROUTE_NEEDS_WAYPOINT,
-                    Some(key.clone()),
-                    &format!("spec.parentRefs[{index}]"),
-                    said,
-                    None,
-                ));
-            }
+    for (key, field, service) in parents.chain(hosts).chain(rules) {
+        // One that is not there is told of by the controller.
+        let is_there = objects.services.contains_key(&service) || objects.service_entries.contains_key(&service);
+        if is_there && !has_waypoint(objects, &service) {
+            let said = format!(
+                "{service} has no waypoint, so only clients that route by themselves (gRPC with xDS) follow it; \
+                 fairway waypoint apply -n {} --enroll-namespace makes one",
+                service.namespace
+            );
+            messages.push(message(codes::ROUTE_NEEDS_WAYPOINT, Some(key.clone()), &field, said, None));
         }
     }
     messages
+}
+
+/// The Service or ServiceEntry that a route is attached to by this reference.
+fn attached(namespace: &str, parent: &ParentReference) -> Option<ObjectKey> {
+    let kind = match (parent.group.as_deref(), parent.kind.as_deref()) {
+        (Some("" | "core"), Some("Service")) => Kind::Service,
+        (Some("networking.istio.io"), Some("ServiceEntry")) => Kind::ServiceEntry,
+        _ => return None,
+    };
+    Some(ObjectKey::new(kind, parent.namespace.as_deref().unwrap_or(namespace), &*parent.name))
 }
 
 fn sources(policy: &AuthorizationPolicy) -> impl Iterator<Item = (usize, usize, &Source)> {

@@ -57,7 +57,7 @@ codes! {
     REFERENCE = "FW0203", Error, "ReferenceNotFound", "A reference leads nowhere, or may not be followed";
     UNSUPPORTED = "FW0204", Error, "Unsupported", "A field that is not supported; requests that need it are answered with 500";
     DIFFERENT = "FW0205", Warning, "FieldDifferent", "A field is followed in another way than it says";
-    ROUTE_NEEDS_WAYPOINT = "FW0206", Warning, "RouteNeedsWaypoint", "A route is attached to a service that has no waypoint";
+    ROUTE_NEEDS_WAYPOINT = "FW0206", Warning, "RouteNeedsWaypoint", "A route or DestinationRule is for a service that has no waypoint";
     WAYPOINT_MISSING = "FW0301", Error, "WaypointMissing", "The waypoint that is to be used cannot be, and traffic is refused";
     NO_EFFECT = "FW0302", Warning, "NoEffect", "An object, or a part of it, has no effect";
     BLOCKS_TUNNELS = "FW0401", Error, "BlocksTunnels", "A NetworkPolicy keeps the mesh's tunnels, TCP port 15008, from pods of the mesh";

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use fairway_controller::translate::waypoint::is_class;
 use fairway_core::source::labels::{AMBIENT, DATAPLANE_MODE, NONE};
 use fairway_core::source::{DEFAULT_NAMESPACE, Kind, Loaded, ObjectKey, directory};
 use fairway_lab::apply::{self, Input};
@@ -19,6 +20,8 @@ const MAKERS: [(&str, &str); 6] = [
 ];
 /// What says that a pod is captured, as pods of enrolled namespaces will be.
 const CAPTURED: (&str, &str) = ("ambient.istio.io/redirection", "enabled");
+/// An address that nobody has (RFC 5737).
+const SOMEWHERE: &str = "192.0.2.1";
 
 /// The files that are named.
 pub(super) fn read(files: &[String]) -> Result<Vec<Input>> {
@@ -33,17 +36,18 @@ pub(super) fn load(inputs: &[Input]) -> Result<Loaded> {
         std::fs::write(directory.path().join(placed(index)), &input.text).map_err(failed)?;
     }
     let loaded = directory::load(directory.path(), None);
-    Ok(with_pods(loaded, &apply::objects(inputs)))
+    let written = apply::objects(inputs);
+    Ok(with_waypoints(with_pods(loaded, &written), &written, None))
 }
 
 /// What there would be if the files were applied.
 pub(super) fn beside(mesh: Loaded, inputs: &[Input]) -> Loaded {
     let written = apply::objects(inputs);
-    let loaded = written.iter().fold(mesh, |loaded, object| match key(object) {
+    let loaded = written.iter().fold(mesh.clone(), |loaded, object| match key(object) {
         Some(key) => loaded.with(&key, object),
         None => loaded,
     });
-    with_pods(loaded, &written)
+    with_waypoints(with_pods(loaded, &written), &written, Some(&mesh))
 }
 
 /// The objects that files are about.
@@ -94,6 +98,24 @@ fn with_pods(mut loaded: Loaded, objects: &[Value]) -> Loaded {
         if let Some(key) = key(&pod) {
             loaded = loaded.with(&key, &pod);
         }
+    }
+    loaded
+}
+
+/// The waypoints as they will be: an address is what a controller gives them, not who writes the file. One that the mesh has
+/// keeps what it has.
+fn with_waypoints(mut loaded: Loaded, objects: &[Value], mesh: Option<&Loaded>) -> Loaded {
+    for object in objects {
+        let Some(key) = key(object).filter(|key| loaded.objects.gateways.contains_key(key)) else { continue };
+        let status = mesh.and_then(|mesh| mesh.objects.gateways.get(&key)).map(|gateway| json!(gateway.status));
+        let is_waypoint = text(object, "/spec/gatewayClassName").is_some_and(is_class);
+        let mut gateway = object.clone();
+        match status {
+            Some(status) => gateway["status"] = status,
+            None if is_waypoint => gateway["status"]["addresses"] = json!([{"type": "IPAddress", "value": SOMEWHERE}]),
+            None => continue,
+        }
+        loaded = loaded.with(&key, &gateway);
     }
     loaded
 }

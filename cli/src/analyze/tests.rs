@@ -80,6 +80,18 @@ fn each_trouble_has_its_code() {
             "{{selector: {{matchLabels: {{app: api}}}}, rules: [{{from: [{{source: {{principals: [{list}]}}}}]}}]}}"
         ))
     };
+    let virtual_service = |host: &str, gateways: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {{name: it, namespace: shop}}\n\
+             spec: {{{gateways}hosts: [{host}], http: [{{route: [{{destination: {{host: {host}}}}}]}}]}}\n"
+        )
+    };
+    let destination_rule = |host: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: DestinationRule\nmetadata: {{name: it, namespace: shop}}\n\
+             spec: {{host: {host}, trafficPolicy: {{connectionPool: {{tcp: {{maxConnections: 1}}}}}}}}\n"
+        )
+    };
     let way = "cluster.local/ns/shop/sa/way";
     let it = "AuthorizationPolicy shop/it";
     let route_it = "HTTPRoute shop/it";
@@ -100,6 +112,9 @@ fn each_trouble_has_its_code() {
         (route(&format!("{{{to_web}, rules: [{{backendRefs: [{{name: none, port: 80}}]}}]}}")), "FW0203", route_it),
         (route(&format!("{{{to_web}, rules: [{{filters: [{{type: ExtensionRef}}]}}]}}")), "FW0204", route_it),
         (route(&format!("{{{to_web}}}")), "FW0206", route_it),
+        (virtual_service("web", ""), "FW0206", "VirtualService shop/it"),
+        (virtual_service("web.shop.svc.cluster.local", "gateways: [edge, mesh], "), "FW0206", "VirtualService shop/it"),
+        (destination_rule("web"), "FW0206", "DestinationRule shop/it"),
         (
             "apiVersion: v1\nkind: Service\nmetadata: {name: api, namespace: shop, labels: {istio.io/use-waypoint: none-such}}\n\
              spec: {clusterIP: 10.96.0.2, ports: [{port: 80}]}\n".to_owned(),
@@ -143,6 +158,11 @@ fn each_trouble_has_its_code() {
         (behind(principals("\"*\"")), "FW0105"),
         (network("{podSelector: {matchLabels: {app: web}}, ingress: [{ports: [{port: 15008}]}]}"), "FW0401"),
         (network("{podSelector: {matchLabels: {app: other}}}"), "FW0401"),
+        (behind(virtual_service("api", "")), "FW0206"),
+        (behind(destination_rule("api")), "FW0206"),
+        (virtual_service("web", "gateways: [edge], "), "FW0206"),
+        // No file says that its waypoint is ready.
+        (behind(virtual_service("api", "")), "FW0301"),
         (policy("{rules: [{from: [{source: {namespaces: [shop, \"other-*\"]}}]}]}"), "FW0504"),
     ] {
         let told = codes_of(&format!("{SHOP}{manifests}"));
@@ -195,6 +215,54 @@ fn files_beside_a_mesh_see_what_it_has_and_take_its_place() {
         let loaded = input::beside(mesh.clone(), &[route(backend)]);
         let found = look(loaded, &Settings::default()).iter().any(|message| message.code == "FW0203");
         assert_eq!(found, expected, "{backend}");
+    }
+}
+
+#[test]
+fn a_waypoint_that_the_mesh_has_is_as_it_is_there() {
+    let waypoint = |status: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: way, namespace: shop}}\n\
+             spec: {{gatewayClassName: fairway-waypoint, listeners: [{{name: mesh, port: 15008, protocol: HBONE}}]}}\n{status}"
+        )
+    };
+    let bound = SHOP
+        .replace("{name: web, namespace: shop}", "{name: web, namespace: shop, labels: {istio.io/use-waypoint: way}}");
+    let input = |text: String| Input { name: "a.yaml".to_owned(), text };
+    for (status, expected) in [("", true), ("status: {addresses: [{type: IPAddress, value: 10.96.0.9}]}\n", false)] {
+        let mesh = input::load(&[input(bound.clone())]).unwrap();
+        // As a controller reads it, and not as files are.
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("a.yaml"), format!("{bound}{}", waypoint(status))).unwrap();
+        let live = fairway_core::source::directory::load(directory.path(), None);
+        let missing =
+            |loaded: Loaded| look(loaded, &Settings::default()).iter().any(|message| message.code == "FW0301");
+        assert_eq!(missing(input::beside(live, &[input(waypoint(""))])), expected, "{status:?}");
+        assert!(!missing(input::beside(mesh, &[input(waypoint(""))])), "it will be made");
+    }
+}
+
+#[test]
+fn nothing_is_wrong_with_the_samples() {
+    let folder = std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/samples"));
+    let all = input::read(&[folder.to_string_lossy().into_owned()]).unwrap();
+    let (base, samples): (Vec<_>, Vec<_>) = all.into_iter().partition(|input| input.name.ends_with("harbour.yaml"));
+    assert!(base.len() == 1 && samples.len() > 5, "{samples:?}");
+    // As their README says.
+    let bound = |input: &Input| {
+        let text = ["pilots", "ships"].iter().fold(input.text.clone(), |text, name| {
+            let head = format!("kind: Service\nmetadata: {{name: {name}, namespace: harbour, labels: {{");
+            assert!(text.contains(&head), "{text}");
+            text.replace(&head, &format!("{head}istio.io/use-waypoint: waypoint, "))
+        });
+        Input { name: input.name.clone(), text }
+    };
+    for (files, worst) in [
+        ([&base[..], &samples].concat(), Threshold::Error),
+        ([vec![bound(&base[0])], samples.clone()].concat(), Threshold::Warning),
+    ] {
+        let told = look(input::load(&files).unwrap(), &Settings::default());
+        assert!(!told.iter().any(|message| worst.is_met_by(message.severity)), "{}", shown(&told, false));
     }
 }
 

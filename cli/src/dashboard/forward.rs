@@ -57,7 +57,7 @@ pub(super) async fn serve(cluster: &Cluster, listener: TcpListener, pod: &(Strin
 async fn carry(pods: Api<Pod>, name: String, port: u16, mut socket: TcpStream) {
     let mut forwarder = match pods.portforward(&name, &[port]).await {
         Ok(forwarder) => forwarder,
-        Err(error) => return eprintln!("error: forwarding to {name}: {error}"),
+        Err(error) => return fairway_lab::complain!("error: forwarding to {name}: {error}"),
     };
     let Some(mut stream) = forwarder.take_stream(port) else { return };
     // Either end may break off; the browser sees that and asks again.

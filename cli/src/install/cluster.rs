@@ -7,6 +7,7 @@ use kube::Api;
 use kube::api::{
     ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PropagationPolicy,
 };
+use kube::core::PartialObjectMeta;
 use serde_json::Value;
 
 use super::MANAGER;
@@ -14,6 +15,8 @@ use crate::connection::{self, Connection, Hint, is_missing};
 
 /// How else a cluster is named.
 const NAMED: &str = "name it with --kubeconfig and --context, as for kubectl";
+/// Objects of one page of a long list, as kubectl has it.
+const PAGE: u32 = 500;
 /// What to do about answers.
 const HINTS: [Hint; 2] = [
     (
@@ -88,6 +91,23 @@ impl Cluster {
             Ok(list) => list.items.into_iter().map(|object| value(object, api_version, kind)).collect(),
             Err(error) if is_missing(&error) => Ok(Vec::new()),
             Err(error) => Err(failed(&format!("listing objects of kind {kind}"), error)),
+        }
+    }
+
+    /// What is said of all objects of a kind, in all namespaces, without what they are: a page at a time, as there may be very many.
+    pub(super) fn metadata(&self, api_version: &str, kind: &str, fields: &str) -> Result<Vec<Value>> {
+        let api = self.api(api_version, kind, "");
+        let mut parameters = ListParams::default().fields(fields).limit(PAGE);
+        let mut found = Vec::new();
+        loop {
+            let page = self.0.run(api.list_metadata(&parameters));
+            let page = page.map_err(|error| failed(&format!("listing objects of kind {kind}"), error))?;
+            let said = |object: PartialObjectMeta<DynamicObject>| serde_json::json!({"apiVersion": api_version, "kind": kind, "metadata": object.metadata});
+            found.extend(page.items.into_iter().map(said));
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => parameters = parameters.continue_token(&token),
+                None => return Ok(found),
+            }
         }
     }
 

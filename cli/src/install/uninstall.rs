@@ -17,6 +17,8 @@ use super::{GATEWAY_API, MANAGER, at_home, binding, definitions};
 
 /// Annotation of pods that are captured.
 const REDIRECTION: &str = "ambient.istio.io/redirection";
+/// Pods that have not come to their end.
+const NOT_OVER: &str = "status.phase!=Succeeded,status.phase!=Failed";
 /// Label of what the controller makes: waypoints, and the mesh's root in every namespace.
 const BY_CONTROLLER: &str = "app.kubernetes.io/managed-by=fairway-controller";
 /// Secret of the root that the controller makes.
@@ -173,9 +175,11 @@ fn consent(enrolled: &[Value], arguments: &Arguments) -> Result<()> {
     if !stdin().is_terminal() {
         return Err(refused());
     }
-    print!("{} Go on? [y/N] ", consequences(!enrolled.is_empty(), arguments.purge, arguments.place.namespace()));
+    let question = consequences(!enrolled.is_empty(), arguments.purge, arguments.place.namespace());
     let mut answer = String::new();
-    let heard = stdout().flush().and_then(|()| stdin().read_line(&mut answer));
+    let mut output = stdout();
+    let asked = write!(output, "{question} Go on? [y/N] ").and_then(|()| output.flush());
+    let heard = asked.and_then(|()| stdin().read_line(&mut answer));
     if heard.is_ok() && answer.trim().eq_ignore_ascii_case("y") { Ok(()) } else { Err(refused()) }
 }
 
@@ -207,14 +211,13 @@ fn wait_released(cluster: &Cluster, patience: &Patience) -> Result<()> {
     let hint = "look at what is in the way: fairway status; --force goes on and leaves these pods cut off until they are restarted";
     progress::wait("pods to be released", patience, hint, || {
         let captured: Vec<String> =
-            cluster.list("v1", "Pod", "")?.iter().filter(|pod| is_captured(pod)).map(named).collect();
+            cluster.metadata("v1", "Pod", NOT_OVER)?.iter().filter(|pod| is_captured(pod)).map(named).collect();
         Ok((!captured.is_empty()).then(|| format!("{} are captured", some_of(&captured))))
     })
 }
 
 fn is_captured(pod: &Value) -> bool {
-    let is_over = matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"));
-    !is_over && pod["metadata"]["annotations"][REDIRECTION] == "enabled"
+    pod["metadata"]["annotations"][REDIRECTION] == "enabled"
 }
 
 fn some_of(names: &[String]) -> String {
@@ -322,12 +325,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pods_that_run_and_are_captured_count() {
-        let pod = |phase: &str, value: &str| json!({"metadata": {"annotations": {REDIRECTION: value}}, "status": {"phase": phase}});
-        assert!(is_captured(&pod("Running", "enabled")));
-        assert!(is_captured(&pod("Pending", "enabled")));
-        assert!(!is_captured(&pod("Succeeded", "enabled")));
-        assert!(!is_captured(&pod("Running", "disabled")));
+    fn pods_that_are_captured_count() {
+        let pod = |value: &str| json!({"metadata": {"annotations": {REDIRECTION: value}}});
+        assert!(is_captured(&pod("enabled")));
+        assert!(!is_captured(&pod("disabled")));
         assert!(!is_captured(&json!({"metadata": {}})));
     }
 

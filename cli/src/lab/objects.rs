@@ -80,7 +80,7 @@ fn over(layout: &Layout, files: &Files, act: fn(&Layout, &[apply::Input]) -> Res
         fairway_lab::say!("{} {}", change.object, change.what);
     }
     for error in &report.errors {
-        eprintln!("error: {error}");
+        fairway_lab::complain!("error: {error}");
     }
     Ok(if report.errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

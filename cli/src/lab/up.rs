@@ -79,7 +79,8 @@ pub(crate) struct UpArguments {
     /// Another program with Kubernetes' parts
     #[arg(long, value_name = "PATH", requires = "kubernetes")]
     kubernetes_binary: Option<PathBuf>,
-    /// Istio's mesh configuration, of which the controller reads the providers: who is asked, who is told and who counts
+    /// Istio's mesh configuration, of which the controller reads the providers: external authorizers, rate limiters and
+    /// processors, collectors of traces and logs, access logs
     #[arg(long, value_name = "FILE", conflicts_with = "no_mesh")]
     mesh_config: Option<PathBuf>,
     /// Leave out controller, agents and ztunnels: pods talk to each other without a mesh
@@ -88,7 +89,7 @@ pub(crate) struct UpArguments {
 }
 
 fn progress(text: &str) {
-    eprintln!("{text}");
+    fairway_lab::complain!("{text}");
 }
 
 /// Brings a lab up.

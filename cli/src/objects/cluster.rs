@@ -7,7 +7,7 @@ use fairway_core::source::cluster::api_resource;
 use fairway_core::source::gateway::Gateway;
 use fairway_core::source::{self, Kind, Loaded, ObjectKey, Source};
 use fairway_lab::{Error, Result};
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, TypeMeta};
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -67,6 +67,14 @@ impl Cluster {
         })
     }
 
+    /// What a config map holds under a key, if it does.
+    pub(crate) fn data(&self, namespace: &str, name: &str, key: &str) -> Result<Option<String>> {
+        let api: Api<ConfigMap> = Api::namespaced(self.client(), namespace);
+        let map = self.run(api.get_opt(name));
+        let map = map.map_err(|error| failed(&format!("reading config map {namespace}/{name}"), error))?;
+        Ok(map.and_then(|map| map.data?.remove(key)))
+    }
+
     pub(super) fn namespaces(&self) -> Result<Vec<Namespace>> {
         let api: Api<Namespace> = Api::all(self.client());
         let list = self.run(api.list(&ListParams::default()));
@@ -83,13 +91,15 @@ impl Cluster {
         list.items.into_iter().map(gateway).collect()
     }
 
+    /// A label of an object.
+    pub(crate) fn label_of(&self, key: &ObjectKey, label: &str) -> Result<Option<String>> {
+        let object = self.run(self.api(key).get_metadata(&key.name));
+        let object = object.map_err(|error| failed(&format!("reading {key}"), error))?;
+        Ok(object.metadata.labels.and_then(|mut labels| labels.remove(label)))
+    }
+
     pub(super) fn label(&self, key: &ObjectKey, changes: &[LabelChange<'_>]) -> Result<&'static str> {
-        let resource = api_resource(key.kind);
-        let api: Api<DynamicObject> = if key.namespace.is_empty() {
-            Api::all_with(self.client(), &resource)
-        } else {
-            Api::namespaced_with(self.client(), &key.namespace, &resource)
-        };
+        let api = self.api(key);
         let labels: serde_json::Map<String, Value> =
             changes.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
         let patch = Patch::Merge(json!({"metadata": {"labels": labels}}));
@@ -121,6 +131,15 @@ impl Cluster {
             Ok(_) => Ok("deleted"),
             Err(error) if is_missing(&error) => Ok("not found"),
             Err(error) => Err(failed(&format!("deleting gateway {namespace}/{name}"), error)),
+        }
+    }
+
+    fn api(&self, key: &ObjectKey) -> Api<DynamicObject> {
+        let resource = api_resource(key.kind);
+        if key.namespace.is_empty() {
+            Api::all_with(self.client(), &resource)
+        } else {
+            Api::namespaced_with(self.client(), &key.namespace, &resource)
         }
     }
 
