@@ -1,4 +1,5 @@
-//! `fairway tap`: connections as they are opened and closed, from the proxies' own tables.
+//! `fairway tap`: connections as they are opened and closed, from the proxies' own tables and what they remember of those that
+//! have ended.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
@@ -13,7 +14,7 @@ use std::io::IsTerminal as _;
 
 use crate::mesh::{Mesh, Part, Where};
 
-/// Pause between two looks: shorter connections may be missed.
+/// Pause between two looks. What ends between them, proxies remember.
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// Pause between two looks for the parts themselves, while one does not answer: it may have been replaced.
@@ -67,6 +68,18 @@ struct Connection {
     bytes_to_source: u64,
 }
 
+/// A line of that page.
+#[derive(Debug, Deserialize)]
+struct Row {
+    #[serde(flatten)]
+    connection: Connection,
+    /// Its number among those that have ended, of one that has.
+    ended: Option<u64>,
+}
+
+/// Numbers of connections that have ended, by node.
+type Numbers = BTreeMap<String, BTreeSet<u64>>;
+
 /// What happened to a connection; the schema of `-o json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -96,16 +109,21 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let filter = Filter::of(arguments);
     let (began, mut told) = (Instant::now(), 0);
     let mut before = Table::new();
+    // Number of the last connection of each node that is known to have ended.
+    let mut seen = BTreeMap::new();
     // Nodes whose proxies have answered before, and those that did not the last time.
     let (mut known, mut were_silent) = (BTreeSet::new(), BTreeSet::new());
     let colour = std::io::stdout().is_terminal();
     loop {
-        let (now, silent) = look(&mesh)?;
+        let Look { open: now, ended, numbers, silent } = look(&mesh, &seen)?;
         for node in silent.difference(&were_silent) {
-            eprintln!("not asked: {}", Part::Proxy(node).name());
+            fairway_lab::complain!("not asked: {}", Part::Proxy(node).name());
+        }
+        for (node, count) in untold(&numbers, &mut seen, &known) {
+            fairway_lab::complain!("{count} connections of {node} are not told of: too many ended at once");
         }
         let mut events = first(&now, &known, arguments.all);
-        events.extend(changes(&before, &now, &known, &silent));
+        events.extend(changes(&before, &now, &ended, &known, &silent));
         known.extend(mesh.status.nodes.iter().map(|node| node.name.clone()).filter(|node| !silent.contains(node)));
         for event in events.into_iter().filter(|event| filter.takes(&event.connection)) {
             match arguments.output.as_str() {
@@ -127,7 +145,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         were_silent = silent;
         if arguments.duration.is_some_and(|seconds| began.elapsed() >= Duration::from_secs(seconds)) {
             if told == 0 {
-                eprintln!("no connection was seen; fairway top counts those that are too short to be");
+                fairway_lab::complain!("no connection was seen");
             }
             return Ok(ExitCode::SUCCESS);
         }
@@ -135,12 +153,31 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
 }
 
-/// The connections of all nodes, and the nodes whose proxies do not answer.
-fn look(mesh: &Mesh) -> Result<(Table, BTreeSet<String>)> {
-    let (mut table, mut silent, mut last) = (Table::new(), BTreeSet::new(), None);
+/// What all nodes say.
+struct Look {
+    /// Connections open now.
+    open: Table,
+    /// Those that have ended since the last look, or before the first one.
+    ended: Table,
+    numbers: Numbers,
+    /// Nodes whose proxies do not answer.
+    silent: BTreeSet<String>,
+}
+
+/// Asks all nodes, for what has ended since those `seen`.
+fn look(mesh: &Mesh, seen: &BTreeMap<String, u64>) -> Result<Look> {
+    let (mut open, mut ended, mut numbers) = (Table::new(), Table::new(), Numbers::new());
+    let (mut silent, mut last) = (BTreeSet::new(), None);
     for node in &mesh.status.nodes {
-        match mesh.ask_lines::<Connection>(Part::Proxy(&node.name), "/connections") {
-            Ok(rows) => table.extend(rows.into_iter().map(|row| ((node.name.clone(), row.id), row))),
+        let page = format!("/connections?ended={}", seen.get(&node.name).copied().unwrap_or_default());
+        match mesh.ask_lines::<Row>(Part::Proxy(&node.name), &page) {
+            Ok(rows) => {
+                for Row { connection, ended: number } in rows {
+                    let table = if number.is_some() { &mut ended } else { &mut open };
+                    table.insert((node.name.clone(), connection.id), connection);
+                    numbers.entry(node.name.clone()).or_default().extend(number);
+                }
+            }
             Err(error) => {
                 silent.insert(node.name.clone());
                 last = Some(error);
@@ -149,8 +186,23 @@ fn look(mesh: &Mesh) -> Result<(Table, BTreeSet<String>)> {
     }
     match last {
         Some(error) if silent.len() == mesh.status.nodes.len() => Err(error),
-        _ => Ok((table, silent)),
+        _ => Ok(Look { open, ended, numbers, silent }),
     }
+}
+
+/// How many have ended that a node does not remember any more; takes note of the last ones. What ended before the first look
+/// is nobody's loss, and numbers that begin anew are another process's.
+fn untold(numbers: &Numbers, seen: &mut BTreeMap<String, u64>, known: &BTreeSet<String>) -> Vec<(String, u64)> {
+    let mut untold = Vec::new();
+    for (node, numbers) in numbers {
+        let (Some(first), Some(last)) = (numbers.first(), numbers.last()) else { continue };
+        let before = seen.insert(node.clone(), *last).unwrap_or_default();
+        let missing = first.saturating_sub(before.saturating_add(1));
+        if missing > 0 && known.contains(node) {
+            untold.push((node.clone(), missing));
+        }
+    }
+    untold
 }
 
 /// Whether the proxy of the client tells of it. Both ends of a connection in the mesh have it; it is told of once.
@@ -168,13 +220,25 @@ fn first(now: &Table, known: &BTreeSet<String>, all: bool) -> Vec<Event> {
     open.filter_map(|(key, connection)| event(What::Open, key, connection)).collect()
 }
 
-/// What differs, of nodes that have answered before and now. The last that was seen of a connection is what it had come to.
-fn changes(before: &Table, now: &Table, known: &BTreeSet<String>, silent: &BTreeSet<String>) -> Vec<Event> {
+/// What differs, of nodes that have answered before and now. What a connection had come to is what its proxy remembers, or else what
+/// was last seen of it.
+fn changes(
+    before: &Table,
+    now: &Table,
+    ended: &Table,
+    known: &BTreeSet<String>,
+    silent: &BTreeSet<String>,
+) -> Vec<Event> {
     let closed = before.iter().filter(|(key, _)| !now.contains_key(*key) && !silent.contains(&key.0));
-    let closed = closed.filter_map(|(key, connection)| event(What::Closed, key, connection));
-    let opened = now.iter().filter(|(key, _)| known.contains(&key.0) && !before.contains_key(*key));
+    let closed = closed.filter_map(|(key, seen)| event(What::Closed, key, ended.get(key).unwrap_or(seen)));
+    let is_new = |key: &(String, u64)| known.contains(&key.0) && !before.contains_key(key);
+    let opened = now.iter().filter(|(key, _)| is_new(key));
     let opened = opened.filter_map(|(key, connection)| event(What::Opened, key, connection));
-    closed.chain(opened).collect()
+    let brief = ended.iter().filter(|(key, _)| is_new(key));
+    let brief = brief.flat_map(|(key, connection)| {
+        [What::Opened, What::Closed].into_iter().filter_map(|what| event(what, key, connection))
+    });
+    closed.chain(opened).chain(brief).collect()
 }
 
 /// Which connections are meant.
@@ -275,18 +339,66 @@ mod tests {
         let plain = connection(3, "inbound", None);
         let (before, now) = (table(std::slice::from_ref(&out)), table(&[back.clone(), plain.clone()]));
         let (silent, known) = (BTreeSet::new(), BTreeSet::from(["n1".to_owned()]));
-        let told: Vec<_> =
-            changes(&before, &now, &known, &silent).into_iter().map(|it| (it.event, it.connection.id)).collect();
+        let told: Vec<_> = changes(&before, &now, &Table::new(), &known, &silent)
+            .into_iter()
+            .map(|it| (it.event, it.connection.id))
+            .collect();
         assert_eq!(told, [(What::Closed, 1), (What::Opened, 3)], "the other end tells of 2");
-        assert_eq!(changes(&before, &Table::new(), &known, &known), [], "a proxy that says nothing has closed nothing");
+        assert_eq!(
+            changes(&before, &Table::new(), &Table::new(), &known, &known),
+            [],
+            "a proxy that says nothing has closed nothing"
+        );
         let nobody = BTreeSet::new();
         assert_eq!(
-            changes(&Table::new(), &before, &nobody, &silent),
+            changes(&Table::new(), &before, &Table::new(), &nobody, &silent),
             [],
             "it was open before its proxy answered first"
         );
         assert_eq!((first(&before, &nobody, false).len(), first(&before, &nobody, true).len()), (0, 1));
         assert_eq!(first(&before, &known, true), [], "what is new of a proxy that is known was opened");
+    }
+
+    fn gone(id: u64) -> Connection {
+        Connection { bytes_to_source: 99, ..connection(id, "outbound", Some("i")) }
+    }
+
+    #[test]
+    fn what_was_open_for_a_moment_is_told_of() {
+        let (known, silent) = (BTreeSet::from(["n1".to_owned()]), BTreeSet::new());
+        let before = table(&[connection(1, "outbound", Some("i"))]);
+        let ended = table(&[gone(1), gone(2)]);
+        let told = |known| {
+            let events = changes(&before, &Table::new(), &ended, known, &silent);
+            events.into_iter().map(|it| (it.event, it.connection.id, it.connection.bytes_to_source)).collect::<Vec<_>>()
+        };
+        assert_eq!(told(&known), [(What::Closed, 1, 99), (What::Opened, 2, 99), (What::Closed, 2, 99)]);
+        assert_eq!(told(&BTreeSet::new()), [(What::Closed, 1, 99)], "what ended before the first look is not told of");
+    }
+
+    #[test]
+    fn what_is_remembered_no_more_is_counted() {
+        let known = BTreeSet::from(["n1".to_owned()]);
+        let mut seen = BTreeMap::new();
+        let mut missing = |numbers: &[u64], known: &BTreeSet<String>| {
+            let numbers = Numbers::from([("n1".to_owned(), numbers.iter().copied().collect())]);
+            untold(&numbers, &mut seen, known).first().map(|(_, count)| *count)
+        };
+        assert_eq!(missing(&[7], &BTreeSet::new()), None, "before the first look");
+        assert_eq!(missing(&[8, 9], &known), None);
+        assert_eq!(missing(&[12], &known), Some(2));
+        assert_eq!(missing(&[], &known), None);
+        assert_eq!(missing(&[1], &known), None, "the proxy was started anew");
+        assert_eq!(missing(&[2], &known), None);
+    }
+
+    #[test]
+    fn a_line_of_the_page_is_read() {
+        let mut line = serde_json::to_value(connection(3, "inbound", None)).unwrap();
+        assert_eq!(serde_json::from_value::<Row>(line.clone()).unwrap().ended, None);
+        line["ended"] = 5.into();
+        let row: Row = serde_json::from_value(line).unwrap();
+        assert_eq!((row.connection.id, row.ended), (3, Some(5)));
     }
 
     #[test]

@@ -241,6 +241,8 @@ limits! {
     HANDSHAKES_PER_POD, "handshakes_per_pod", Count, 1_024, 1..=1_000_000, Some("MAX_HANDSHAKES_PER_POD");
     /// Handshakes one source may have under way with one pod at once: an eighth of all, so that a stranger who says nothing keeps nobody else out. As many as a full node of pods begins together.
     HANDSHAKES_PER_SOURCE, "handshakes_per_source", Count, 128, 1..=1_000_000, Some("MAX_HANDSHAKES_PER_SOURCE");
+    /// Connections that have ended and are told of to who watches them, such as `fairway tap`, some 1 KiB each; beyond, the oldest are left out, and numbers tell how many. Kept only while somebody looks: what ends between two looks, at 16,000 a second.
+    CONNECTIONS_ENDED, "connections_ended", Count, 4_096, 0..=1_000_000, Some("CONNECTIONS_ENDED");
     /// When so many connections, and at least half of all, have ended, the proxy gives free memory back to the node: some megabytes, which are worth a walk through the heap.
     MEMORY_RETURN_CROWD, "memory_return_connections", Count, 1_000, 1..=10_000_000, Some("MEMORY_RETURN_CONNECTIONS");
     /// Percent of the memory this process may have (memory.max of its cgroup) from which on new connections are refused, so that open ones live; the rest is for those to grow. At 100 none is refused, and the kernel ends the process.

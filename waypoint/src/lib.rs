@@ -23,6 +23,7 @@ pub mod faults;
 pub mod forward;
 pub mod framing;
 pub mod grpc;
+pub mod help;
 pub mod http_server;
 pub mod in_flight;
 pub mod limiter;

@@ -1,22 +1,31 @@
 //! The waypoint's process: read the environment, build, run, exit code.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use fairway_core::io::logging;
-use fairway_waypoint::app;
 use fairway_waypoint::settings::Settings;
+use fairway_waypoint::{app, help};
 
 /// A request over HTTP/2 is some hundred pieces of memory that come and go; with the C library's allocator they take a quarter of
 /// its processor time.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Exit code for arguments that nobody understands, as clap has it.
+const USAGE: u8 = 2;
+
 fn main() -> ExitCode {
-    if std::env::args().nth(1).is_some_and(|word| matches!(word.as_str(), "version" | "--version" | "-V")) {
-        println!("waypoint {}", env!("CARGO_PKG_VERSION"));
-        return ExitCode::SUCCESS;
+    match std::env::args().nth(1).as_deref() {
+        None => {}
+        Some("version" | "--version" | "-V") => return said(&help::version()),
+        Some("help" | "--help" | "-h") => return said(&help::help()),
+        Some(other) => {
+            eprintln!("waypoint: there is no argument {other:?}; see waypoint --help");
+            return ExitCode::from(USAGE);
+        }
     }
     match run() {
         Ok(()) => ExitCode::SUCCESS,
@@ -25,6 +34,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whoever asked may have read enough before the end.
+fn said(text: &str) -> ExitCode {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
 }
 
 fn run() -> anyhow::Result<()> {

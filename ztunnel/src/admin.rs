@@ -2,19 +2,22 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use fairway_core::dns::Zone;
-use fairway_core::io::admin::{Reply, Router, StatusCode, html, json, json_lines, text};
+use fairway_core::io::admin::{Reply, Router, StatusCode, html, json, text};
 use fairway_core::io::certs::Certificates;
 use fairway_core::io::live::Live;
 use fairway_core::io::logging::LogFilter;
 use fairway_core::io::xds::ClientStatus;
+use fairway_core::limits::Limits;
 use fairway_core::workload::Workload;
 use tokio_util::sync::CancellationToken;
 
 use crate::node::{PodInfo, PodUid};
 use crate::telemetry::ConnectionTable;
 
+mod connections;
 mod dump;
 mod logging;
 mod why;
@@ -47,6 +50,8 @@ pub struct Admin {
     pub certificates: Certificates,
     /// Open connections.
     pub connections: ConnectionTable,
+    /// How much is kept for who looks.
+    pub limits: Limits,
     /// The pods handed over, served or not.
     pub pods: PodList,
     /// Which of the node's pods are reached without a tunnel.
@@ -67,16 +72,16 @@ impl Admin {
     pub fn router(&self) -> Router {
         let (dump, connections, logging, shutdown) =
             (self.clone(), self.connections.clone(), self.log_filter.clone(), self.shutdown.clone());
-        let (departing, arriving) = (self.clone(), self.clone());
+        let (departing, arriving, limits) = (self.clone(), self.clone(), self.limits.clone());
         Router::new()
             .get("/", |_| async { html(INDEX) })
             .any("/config_dump", move |_| {
                 let dump = dump.clone();
                 async move { dump.config_dump().await }
             })
-            .get("/connections", move |_| {
-                let connections = connections.clone();
-                async move { json_lines(connections.rows()) }
+            .get("/connections", move |request| {
+                let reply = connections::answer(&connections, &limits, &request, Instant::now());
+                async move { reply }
             })
             .get("/why/departure", move |request| {
                 let reply = why::departure(&departing, &request);
@@ -123,7 +128,7 @@ fn no_profiler() -> Reply {
 
 const INDEX: &str = "<!doctype html><title>ztunnel</title><h1>ztunnel</h1><ul>\
     <li><a href=\"config_dump\">config_dump</a>: workloads, services, policies, certificates, pods\
-    <li><a href=\"connections\">connections</a>: connections open now, a JSON object a line\
+    <li><a href=\"connections\">connections</a>: connections open now, a JSON object a line; ?ended=NUMBER: and those that have ended since\
     <li>why/departure?pod=NAMESPACE/NAME&amp;destination=HOST:PORT, why/arrival: what would become of a connection\
     <li>POST logging?level=debug, logging?level=access=debug,info, logging?reset: what is logged\
     <li>POST quitquitquit: shut down gracefully\

@@ -138,6 +138,7 @@ pub async fn run(config: Config, log: &Log, workers: Workers) -> anyhow::Result<
         live,
         certificates,
         connections: telemetry.table().clone(),
+        limits: config.limits.clone(),
         pods: {
             let (pods, waiting) = (Arc::clone(&pods), agent.as_ref().map(NodeClient::pending).unwrap_or_default());
             let served = move || pods.list().into_iter().map(|(uid, info)| PodState { uid, info, pending: None });

@@ -21,6 +21,7 @@ use fairway_core::workload::Workload;
 
 mod access;
 mod dry_run;
+mod ended;
 mod labels;
 mod series;
 pub mod table;

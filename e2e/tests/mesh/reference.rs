@@ -2,7 +2,7 @@
 //!
 //! `UPDATE_GOLDEN=1` writes the pages anew. Columns that code cannot know are taken over from the page that is there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -86,9 +86,13 @@ fn limits_are_listed() {
         "# Limits\n\nEvery bound of the proxies and agents, from `core/src/limits.rs`. A value outside the range is refused at the start. Where no\n\
          variable is named, the value is part of a contract. Proxies and waypoints read the variables; node proxies take each as a flag, too\n\
          ([flags.md](flags.md)).\n\nWhat meets a limit on the number of connections or streams ends with the reason `connection_limit`, `resource_limit` or\n\
-         `timed_out` ([reasons.md](reasons.md)), which `fairway_connections_ended_total` counts.\n\n\
-         | Limit | Default | Range | Variable | Why |\n|---|---|---|---|---|\n",
+         `timed_out` ([reasons.md](reasons.md)), which `fairway_connections_ended_total` counts. `Seen by` is the metric that shows that a limit is\n\
+         reached, or how near it is ([metrics.md](metrics.md)); a reason is the label of `fairway_connections_ended_total`, and of waypoints the\n\
+         one in their access log. Pauses, sizes of buffers and what is tried again have none: reaching them is ordinary.\n\n\
+         | Limit | Default | Range | Variable | Seen by | Why |\n|---|---|---|---|---|---|\n",
     );
+    let known = rows(&written("limits.md"));
+    let metrics: BTreeSet<String> = rows(&written("metrics.md")).into_keys().map(|(_, name)| name).collect();
     for limit in limits::ALL {
         let Limit { name, default, minimum, maximum, variable, why, .. } = limit;
         let value = |number: u64| shown(number, limit.unit);
@@ -96,7 +100,17 @@ fn limits_are_listed() {
             if minimum == maximum { "fixed".to_owned() } else { format!("{} to {}", value(*minimum), value(*maximum)) };
         let variable = variable.map_or_else(|| "–".to_owned(), |variable| format!("`{variable}`"));
         let why = cell(why).replace("[`", "`").replace("`]", "`");
-        writeln!(page, "| `{name}` | {} | {range} | {variable} | {why} |", value(*default)).unwrap();
+        // Which metric that is cannot be known from the table of limits.
+        let told = known.get(&(String::new(), format!("`{name}`"))).and_then(|cells| cells.get(4));
+        let seen = told.map_or(OPEN, String::as_str);
+        for shown in seen.split('`').skip(1).step_by(2) {
+            let is_reason = Reason::ALL.iter().any(|reason| reason.label() == shown);
+            assert!(
+                is_reason || metrics.contains(&format!("`{shown}`")),
+                "{name}: there is no metric or reason {shown}"
+            );
+        }
+        writeln!(page, "| `{name}` | {} | {range} | {variable} | {seen} | {why} |", value(*default)).unwrap();
     }
     check("limits.md", &page);
 }
@@ -156,39 +170,16 @@ fn commands(program: &Path, words: &[String], page: &mut String) {
     }
 }
 
-/// Variables of the waypoint's environment, which has no flags.
-fn waypoint_variables() -> Vec<String> {
-    let code = fs::read_to_string(root().join("waypoint/src/settings.rs")).unwrap();
-    let code = code.split("#[cfg(test)]\nmod tests").next().unwrap();
-    let is_name = |text: &&str| text.len() > 3 && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
-    let mut names: Vec<String> = Vec::new();
-    for name in code.split('"').skip(1).step_by(2).filter(is_name) {
-        if !names.iter().any(|known| known == name) {
-            names.push(name.to_owned());
-        }
-    }
-    names
-}
-
 #[test]
 fn flags_and_variables_are_listed() {
     labs::build();
-    let programs = ["fairway", "controller", "ztunnel", "fairway-cni-agent"].map(|name| labs::binaries().join(name));
+    let programs =
+        ["fairway", "controller", "ztunnel", "fairway-cni-agent", "waypoint"].map(|name| labs::binaries().join(name));
     let mut page = String::from(
         "# Flags and environment\n\nWhat each program says of itself with `--help`. `[env: NAME=]` is the variable that has the same effect as a flag; a flag goes\n\
-         before it. Bounds of the proxies are described in [limits.md](limits.md).\n",
+         before it; waypoints have variables alone. Bounds of the proxies are described in [limits.md](limits.md).\n",
     );
     programs.iter().for_each(|program| commands(program, &[], &mut page));
-    page.push_str(
-        "\n## waypoint\n\nIt has no flags. The controller gives its pods what they need; what a user may set comes from annotations and the chart. The variables of\n\
-         [limits.md](limits.md) hold for it, too.\n\n| Variable | What it is |\n|---|---|\n",
-    );
-    let known = rows(&written("flags.md"));
-    for name in waypoint_variables() {
-        let name = format!("`{name}`");
-        let told = known.get(&("waypoint".to_owned(), name.clone())).and_then(|cells| cells.get(1));
-        writeln!(page, "| {name} | {} |", told.map_or(OPEN, String::as_str)).unwrap();
-    }
     page.push_str("\n## fairway-cni\n\nThe CNI plugin is run by the container runtime, with its configuration on standard input: see [cni.md](../guides/cni.md).\n");
     check("flags.md", &page);
 }

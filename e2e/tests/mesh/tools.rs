@@ -175,6 +175,16 @@ fn traffic_is_told(lab: &Lab) {
     assert!(told["opened"].as_f64().unwrap() > 0.0 && told["sentBytes"].as_f64().unwrap() > 0.0, "{told}");
     let text = said(lab, &["top", "-n", "street"]);
     assert!(text.contains("no traffic"), "{text}");
+    // Each of those is over long before anybody looks again.
+    let told =
+        said(lab, &["tap", "client", "-n", "shop", "--to", SERVER, "--max", "8", "--duration", "60", "-o", "json"]);
+    let events: Vec<Value> = told.lines().map(json).collect();
+    let opened = events.iter().position(|event| event["event"] == "opened");
+    let opened = opened.unwrap_or_else(|| panic!("nothing was opened: {told}"));
+    let id = &events[opened]["id"];
+    let closed = events[opened..].iter().find(|event| event["id"] == *id && event["event"] == "closed");
+    let closed = closed.unwrap_or_else(|| panic!("{id} is not closed: {told}"));
+    assert!(closed["bytesToDestination"].as_u64() > Some(0), "{closed}");
     let held = lab.spawn(CLIENT, &["fairway", "lab", "tool", "hold", &format!("{}:7000", shop::address(lab, SERVER))]);
     let _held = held.unwrap();
     let text = said(
@@ -183,4 +193,24 @@ fn traffic_is_told(lab: &Lab) {
     );
     let event = json(&text);
     assert_eq!((&event["direction"], &event["mutualTls"]), (&"outbound".into(), &true.into()), "{event}");
+}
+
+/// As in `fairway completion bash | head -1`, and where nobody hears a complaint.
+#[test]
+fn a_command_whose_output_nobody_reads_ends_quietly() {
+    labs::build();
+    let spawned = |arguments: &[&str]| {
+        let mut command = Command::new(labs::binaries().join("fairway"));
+        command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).env("FAIRWAY_LAB", "none-such");
+        command.spawn().unwrap()
+    };
+    for arguments in [&["completion", "bash"][..], &["analyze", "--list"], &["install", "--dry-run"], &["--help"]] {
+        let mut child = spawned(arguments);
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{arguments:?}");
+    }
+    let mut child = spawned(&["status"]);
+    drop(child.stderr.take());
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(1), "there is no such lab");
 }

@@ -20,7 +20,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
-use crate::telemetry::{ConnectionInfo, Reporter, Telemetry};
+use crate::telemetry::{ConnectionInfo, Outcome, Reporter, Telemetry};
 
 struct NoAuthority;
 
@@ -58,6 +58,7 @@ fn admin(telemetry: &Telemetry) -> (Admin, impl Sized + use<>) {
         stream: ClientStatus::default(),
         certificates,
         connections: telemetry.table().clone(),
+        limits: Limits::default(),
         pods: Arc::new(move || {
             let state = |uid, pending| PodState { uid: PodUid::new(uid), info: info.clone(), pending };
             vec![state("u1", None), state("u2", Some("port 15001 is taken".to_owned()))]
@@ -120,6 +121,29 @@ async fn the_dump_has_every_section() {
     assert!(rows[0]["ageSeconds"].is_u64(), "{body}");
     drop(connection);
     assert_eq!(lines_of(&ask(address, "GET /connections").await.1), Vec::<serde_json::Value>::new());
+}
+
+#[tokio::test]
+async fn a_connection_that_ended_between_two_looks_is_told_of_once() {
+    let telemetry = Telemetry::new(&Metrics::default());
+    let (admin, _logs) = admin(&telemetry);
+    let (address, _trigger) = served(admin.router()).await;
+    let brief = || {
+        let ends = [SocketAddr::from(([10, 0, 0, 1], 40_000)), SocketAddr::from(([10, 0, 0, 2], 80))];
+        let connection = telemetry.open(ConnectionInfo::new(Reporter::Source, ends[0], ends[1]), None);
+        connection.sent_to_destination(7);
+        connection.finish(&Outcome::ok());
+    };
+    brief();
+    assert_eq!(lines_of(&ask(address, "GET /connections?ended=0").await.1).len(), 0, "it ended before anybody looked");
+    brief();
+    let rows = lines_of(&ask(address, "GET /connections?ended=0").await.1);
+    let [row] = rows.as_slice() else { panic!("{rows:?}") };
+    assert_eq!((&row["ended"], &row["bytesToDestination"]), (&1.into(), &7.into()));
+    assert_eq!(lines_of(&ask(address, "GET /connections?ended=1").await.1).len(), 0);
+    assert_eq!(lines_of(&ask(address, "GET /connections").await.1).len(), 0, "those that are open alone");
+    let (status, body) = ask(address, "GET /connections?ended=x").await;
+    assert!(status.starts_with("400") && body.contains("ended"), "{status} {body}");
 }
 
 /// The JSON objects of a reply in chunks; what is left out are the chunks' lengths (RFC 9112 §7.1).

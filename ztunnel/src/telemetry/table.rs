@@ -1,4 +1,4 @@
-//! The connections open now, for operators.
+//! The connections open now, and those that have ended while somebody watched, for operators.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,6 +10,7 @@ use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::ended::Ended;
 use super::{Bytes, ConnectionInfo};
 
 /// All open connections. Cheap to clone; clones share the table. Bounded by the limits on connections per pod.
@@ -22,6 +23,15 @@ pub struct ConnectionTable {
 struct State {
     next: u64,
     open: HashMap<u64, Arc<Entry>>,
+    ended: Ended<Gone>,
+}
+
+/// One that has ended.
+#[derive(Clone, Debug)]
+struct Gone {
+    id: u64,
+    entry: Arc<Entry>,
+    at: Instant,
 }
 
 #[derive(Debug)]
@@ -49,7 +59,8 @@ impl Entry {
         self.policy.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn show(&self, id: u64) -> OpenConnection {
+    /// As it is at `now`, which is when it ended under the number `ended`.
+    fn show(&self, id: u64, now: Instant, ended: Option<u64>) -> OpenConnection {
         let info = &self.info;
         let (bytes_to_destination, bytes_to_source) = self.bytes.read();
         OpenConnection {
@@ -66,9 +77,10 @@ impl Entry {
             mutual_tls: info.is_mutual_tls(),
             policy: self.policy().as_ref().map(PolicyKey::to_string),
             opened_at: OffsetDateTime::from(self.opened_at).format(&Rfc3339).unwrap_or_default(),
-            age_seconds: self.opened.elapsed().as_secs(),
+            age_seconds: now.saturating_duration_since(self.opened).as_secs(),
             bytes_to_destination,
             bytes_to_source,
+            ended,
         }
     }
 }
@@ -94,6 +106,24 @@ pub struct OpenConnection {
     pub age_seconds: u64,
     pub bytes_to_destination: u64,
     pub bytes_to_source: u64,
+    /// Of one that is not open any more: its number among those that have ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended: Option<u64>,
+}
+
+impl State {
+    fn open(&self) -> Vec<(u64, Arc<Entry>)> {
+        self.open.iter().map(|(id, entry)| (*id, Arc::clone(entry))).collect()
+    }
+}
+
+fn shown(
+    mut open: Vec<(u64, Arc<Entry>)>,
+    ended: Vec<(u64, Gone)>,
+) -> impl Iterator<Item = OpenConnection> + Send + use<> {
+    open.sort_unstable_by_key(|(id, _)| *id);
+    let open = open.into_iter().map(|(id, entry)| entry.show(id, Instant::now(), None));
+    open.chain(ended.into_iter().map(|(number, Gone { id, entry, at })| entry.show(id, at, Some(number))))
 }
 
 impl ConnectionTable {
@@ -114,9 +144,23 @@ impl ConnectionTable {
     /// The connections open now, oldest first, each described when it is taken.
     pub fn rows(&self) -> impl Iterator<Item = OpenConnection> + Send + use<> {
         // Rows are written after the lock is released: opening connections must not wait for a dump.
-        let mut open: Vec<_> = self.lock().open.iter().map(|(id, entry)| (*id, Arc::clone(entry))).collect();
-        open.sort_unstable_by_key(|(id, _)| *id);
-        open.into_iter().map(|(id, entry)| entry.show(id))
+        let open = self.lock().open();
+        shown(open, Vec::new())
+    }
+
+    /// As [`ConnectionTable::rows`], and after them those that have ended since number `seen`, for who watches: from now on `most`
+    /// that end are kept until he looks again.
+    pub fn rows_since(
+        &self,
+        seen: u64,
+        most: usize,
+        now: Instant,
+    ) -> impl Iterator<Item = OpenConnection> + Send + use<> {
+        // At once, so that each is among one of them.
+        let mut state = self.lock();
+        let (open, ended) = (state.open(), state.ended.look(seen, most, now));
+        drop(state);
+        shown(open, ended)
     }
 
     /// How many connections are open.
@@ -145,6 +189,15 @@ pub(super) struct TableGuard {
 
 impl Drop for TableGuard {
     fn drop(&mut self) {
-        self.table.lock().open.remove(&self.id);
+        let mut state = self.table.lock();
+        let gone = state.open.remove(&self.id);
+        let is_watched = state.ended.is_watched();
+        let forgotten = gone.filter(|_| is_watched).and_then(|entry| {
+            let at = Instant::now();
+            state.ended.add(Gone { id: self.id, entry, at }, at)
+        });
+        // What goes is given back after the lock.
+        drop(state);
+        drop(forgotten);
     }
 }
