@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use fairway_core::limits;
 
 /// Variables that are read, besides those of the limits, and what each is.
-const VARIABLES: [(&str, &str); 23] = [
+const VARIABLES: [(&str, &str); 24] = [
     ("POD_NAMESPACE", "namespace of the pod; needed"),
     ("POD_NAME", "name of the pod; needed"),
     ("SERVICE_ACCOUNT", "service account of the pod; needed"),
@@ -29,6 +29,7 @@ const VARIABLES: [(&str, &str); 23] = [
     ("ADMIN_PORT", "port of operators, on loopback, 15000 without it"),
     ("STATS_PORT", "port of metrics, 15020 without it"),
     ("READINESS_PORT", "port of readiness, 15021 without it"),
+    ("DNS_RESOLVERS", "who is asked for names of endpoints, instead of /etc/resolv.conf: addresses, by commas"),
 ];
 /// Where what a variable is begins.
 const COLUMN: usize = 26;
