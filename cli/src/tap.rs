@@ -238,7 +238,8 @@ fn changes(
     let brief = brief.flat_map(|(key, connection)| {
         [What::Opened, What::Closed].into_iter().filter_map(|what| event(what, key, connection))
     });
-    closed.chain(opened).chain(brief).collect()
+    // What is over by now began before most of what is still there.
+    closed.chain(brief).chain(opened).collect()
 }
 
 /// Which connections are meant.

@@ -246,12 +246,13 @@ pub enum ConfigError {
     Empty(&'static str),
 }
 
-/// The mesh configuration, if there is one.
+/// The mesh configuration, if there is one. One that says what cannot be used is told of by whoever follows the file: a controller
+/// that did not start would serve nobody until it is mended. Until then there is no provider, and policies that name one refuse.
 fn mesh(file: Option<&Path>) -> Result<Mesh, ConfigError> {
     let Some(file) = file else { return Ok(Mesh::default()) };
     let wrong = |problem: String| ConfigError::Mesh(file.to_owned(), problem);
     let text = mesh_config::text(file).map_err(|error| wrong(error.to_string()))?;
-    mesh::read(&text).map_err(|error| wrong(error.to_string()))
+    Ok(mesh::read(&text).unwrap_or_default())
 }
 
 impl TryFrom<Args> for Config {

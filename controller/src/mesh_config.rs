@@ -88,7 +88,9 @@ fn take(file: &Path, current: &watch::Sender<State>, next: State) {
     let before = current.borrow().clone();
     match &next.trouble {
         Some(trouble) if before.trouble.as_ref() != Some(trouble) => {
-            tracing::error!(%file, "the mesh configuration cannot be used, and the last good one stays in force: {trouble}");
+            let holds =
+                if next.mesh == Mesh::default() { "no provider is known" } else { "the last good one stays in force" };
+            tracing::error!(%file, "the mesh configuration cannot be used, and {holds}: {trouble}");
         }
         None if before != next => tracing::info!(%file, "another mesh configuration is in force"),
         _ => {}

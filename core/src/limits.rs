@@ -270,7 +270,7 @@ limits! {
     DNS_TIMEOUT, "dns_timeout", Milliseconds, 4_500, 100..=MINUTE, Some("DNS_TIMEOUT");
     /// A question of a pod that is not known yet waits this long to be answered from the mesh, and is passed on then.
     DNS_WORKLOAD_WAIT, "dns_workload_wait", Milliseconds, SECOND, 0..=5 * SECOND, Some("DNS_WORKLOAD_WAIT");
-    /// Hostnames of endpoints whose addresses are remembered; beyond, those that expire soonest are forgotten.
+    /// Hostnames of endpoints whose addresses are remembered; beyond, node proxies forget those that expire soonest, and waypoints refuse requests to those that came last.
     DNS_CACHE_ENTRIES, "dns_cache_entries", Count, 1_024, 1..=1_000_000, Some("DNS_CACHE_ENTRIES");
     /// The addresses of an endpoint's hostname are used no longer than this, whatever the name's own time to live.
     DNS_CACHE_MAXIMUM, "dns_cache_maximum", Milliseconds, MINUTE, SECOND..=HOUR, Some("DNS_CACHE_MAXIMUM");

@@ -357,6 +357,30 @@ fn to_endpoint(pick: Pick, service: Option<&Arc<Service>>) -> Result<Plan, Box<R
     }
 }
 
+/// What of the mesh has the address that a name of an endpoint has turned out to have, where a waypoint stands for it and it is
+/// none of the endpoints of the service that was dialled. Whoever picks endpoints for a service has asked the policies of that
+/// service alone: who may write the records of its names must not reach what others guard.
+#[must_use]
+pub fn guarded(snapshot: &Snapshot, source: &Workload, service: Option<&Service>, ip: IpAddr) -> Option<String> {
+    let address = NetworkAddress { network: source.network.clone(), ip: ip.to_canonical() };
+    let has_waypoint = |service: &Service| waypoint::all(service).next().is_some();
+    if let Some(found) = snapshot.service_by_vip(&address, source.namespace()) {
+        // What is passed through may have the addresses that its own names have.
+        let is_own = service.is_some_and(|service| service.key == found.key);
+        if has_waypoint(found) && !(is_own && found.load_balancing.mode == Mode::Passthrough) {
+            return Some(format!("service {}", found.hostname()));
+        }
+    }
+    let workload = snapshot.workload_by_address(&address)?;
+    let of_service = |service: &Service| workload.services.iter().any(|entry| entry.key == service.key);
+    if service.is_some_and(of_service) {
+        return None;
+    }
+    let mut services = workload.services.iter().filter_map(|entry| snapshot.service(&entry.key));
+    let is_guarded = workload.waypoint.is_some() || services.any(|service| has_waypoint(service));
+    is_guarded.then(|| format!("workload {}", workload.uid))
+}
+
 /// The plan for an endpoint that has only the name `hostname`, once the name has turned out to have the address `ip`.
 ///
 /// An address that the mesh knows is gone to as if the client had dialled it: the name of an enrolled workload must not be

@@ -37,6 +37,12 @@ impl Carried {
         Self { failure: Some(failure), ..Self::default() }
     }
 
+    /// The same, come to nothing for this reason.
+    #[must_use]
+    pub fn failed(self, failure: Failure) -> Self {
+        Self { failure: Some(failure), ..self }
+    }
+
     /// Why it ended.
     #[must_use]
     pub fn reason(&self) -> Reason {

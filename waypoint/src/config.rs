@@ -85,6 +85,16 @@ impl Config {
         self.clusters.values().filter_map(|cluster| cluster.names.as_deref()).flat_map(Names::all)
     }
 
+    /// The endpoints that clusters have by these addresses, where they are others than now.
+    fn changed(&self, known: &Addresses) -> Vec<(String, Arc<Assignment>)> {
+        let changed = |cluster: &Arc<Cluster>| {
+            let found = cluster.names.as_ref()?.resolved(|name| known.get(name).map(|addresses| &**addresses));
+            let is_same = self.endpoints.get(&cluster.endpoints).is_some_and(|now| **now == found);
+            (!is_same).then(|| (cluster.endpoints.clone(), Arc::new(found)))
+        };
+        self.clusters.values().filter_map(changed).collect()
+    }
+
     /// Puts the endpoints of these addresses in place. What is as it was stays the same, so that what was made of it holds.
     fn resolve(&mut self, before: &Self, known: &Addresses) {
         for cluster in self.clusters.values() {
@@ -136,8 +146,13 @@ impl Current {
         }
         *known = addresses;
         let before = self.now.load_full();
+        // Resolvers often say the same in another order.
+        let changed = before.changed(&known);
+        if changed.is_empty() {
+            return;
+        }
         let mut config = Config::clone(&before);
-        config.resolve(&before, &known);
+        config.endpoints.extend(changed);
         self.now.store(Arc::new(config));
     }
 

@@ -129,7 +129,7 @@ pub fn plan(
 }
 
 /// The plan for an endpoint whose name has turned out to have this address. What the mesh knows of the address counts, as if it
-/// had been dialled: a name must not be a way around tunnels. Of an address that nobody knows, what is known of the name does.
+/// had been dialled: a name must not be a way around tunnels, nor around the policies of others. Of an address that nobody knows, what is known of the name does.
 ///
 /// # Errors
 /// When it cannot be reached, or the name leads back to where it came from.
@@ -143,6 +143,7 @@ pub fn plan_named(
     if let Some(written) = endpoints().find(|workload| workload.addresses.contains(&address.ip())) {
         return route::endpoint(written, address, service).map_err(|refusal| Failure::from(&*refusal));
     }
+    unguarded(snapshot, local, service.map(|service| &**service), address.ip())?;
     let planned = route::plan(snapshot, local, address, &mut rand::rng());
     match planned.map_err(|refusal| Failure::from(&*refusal))? {
         Plan::Resolve { hostname, .. } => {
@@ -154,6 +155,25 @@ pub fn plan_named(
             None => Ok(Plan::Passthrough { address, service: service.cloned() }),
         },
         planned => Ok(planned),
+    }
+}
+
+/// Refuses an address of a name that belongs to what a waypoint stands for: its policies were not asked.
+///
+/// # Errors
+/// When it does.
+pub fn unguarded(
+    snapshot: &Snapshot,
+    local: &Workload,
+    service: Option<&Service>,
+    address: IpAddr,
+) -> Result<(), Failure> {
+    match route::guarded(snapshot, local, service, address) {
+        None => Ok(()),
+        Some(what) => {
+            let detail = format!("a name has the address {address}, which is of {what}, behind a waypoint of its own");
+            Err(Failure::new(Reason::DnsFailed, detail))
+        }
     }
 }
 

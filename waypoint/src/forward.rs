@@ -16,7 +16,7 @@ use rand::RngExt;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::body::{Body, Coming, Ending, Endpoint};
-use crate::config::{Backend, Config, Edits, Forward, MILLION};
+use crate::config::{Backend, Config, Edits, Forward, MILLION, Protocol};
 use crate::edits;
 use crate::failure::Failure;
 use crate::framing;
@@ -144,6 +144,12 @@ pub async fn send(
         failure.status = Some(forward.no_cluster);
         return Err(failure);
     };
+    if upgrade.is_some() && target.cluster.protocol == Protocol::Http2 {
+        // There the headers that ask for it mean nothing (RFC 9113 §8.2.2).
+        let detail = format!("{}: upgrades go to endpoints of HTTP/1.1 only", target.name);
+        let status = Some(StatusCode::NOT_IMPLEMENTED);
+        return Err(Failure { status, ..Failure::new(Reason::Http2Failed, detail) });
+    }
     let too_many = || {
         let most = target.cluster.bounds.requests;
         Failure::new(Reason::ConnectionLimit, format!("{most} requests to {}", target.name))
@@ -313,6 +319,12 @@ impl Answered {
         (self.reached.response.status(), self.reached.response.headers_mut())
     }
 
+    /// Its status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.reached.response.status()
+    }
+
     /// Its body, in whose place there is none from now on.
     pub fn take_body(&mut self) -> Coming {
         std::mem::replace(self.reached.response.body_mut(), Coming::whole(Bytes::new(), None, false))
@@ -349,7 +361,7 @@ impl Answered {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let is_answered = |asked: &Asked| upgrade::is_answered(&asked.protocols, response.headers());
             let asked = upgrade.map(|upgrade| *upgrade).filter(|(asked, _)| is_answered(asked));
-            let Some((Asked { client, is_extended, .. }, began)) = asked else {
+            let Some((Asked { client, is_extended, is_key_ours, .. }, began)) = asked else {
                 let failure = Failure::new(Reason::Http2Failed, "the endpoint switched to a protocol unasked");
                 return crate::reply::failed(&failure, ending);
             };
@@ -363,7 +375,7 @@ impl Answered {
             tokio::spawn(Upgraded { client, endpoint, began, idle, held, ending }.carry());
             let (mut parts, _body) = response.into_parts();
             if is_extended {
-                upgrade::in_http2(&mut parts);
+                upgrade::in_http2(&mut parts, is_key_ours);
             }
             return Response::from_parts(parts, Body::ours(Bytes::new(), None));
         }

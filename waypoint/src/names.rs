@@ -2,7 +2,7 @@
 //! sends a request finds them in the configuration, and waits only where nothing is known yet.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,11 +21,15 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::config::{Assignment, Cluster};
+use crate::dial;
 use crate::failure::Failure;
 use crate::waypoint::Waypoint;
 
 /// A name is not asked for again sooner than this, whatever the limits say.
 const LEAST_PAUSE: Duration = Duration::from_millis(100);
+/// Where clouds tell machines their credentials besides the link-local 169.254.169.254: Amazon's over IPv6, and Alibaba's.
+const METADATA: [IpAddr; 2] =
+    [IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254)), IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200))];
 /// How long the keeper sleeps when it has nothing to do; it is woken by what happens.
 const IDLE: Duration = Duration::from_secs(3600);
 
@@ -52,6 +56,15 @@ impl Bounds {
     }
 }
 
+/// What an answer says.
+#[derive(Clone, Debug)]
+struct Found {
+    addresses: Arc<[IpAddr]>,
+    lifetime: Duration,
+    /// Nobody could say what the name has of one family.
+    is_partial: bool,
+}
+
 /// One name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Name {
@@ -61,7 +74,7 @@ struct Name {
     good_until: Instant,
     /// When it is asked for again.
     due: Instant,
-    /// Answers without an address, since the last with one.
+    /// Answers that were not whole, since the last that was.
     failures: u32,
     /// Why the last answer has none.
     problem: Option<String>,
@@ -80,22 +93,23 @@ impl Name {
 
     /// The name after an answer: addresses and for how long they hold, or why there are none. An answer that fails takes
     /// nothing away for a while: resolvers are more often wrong, or away, than names are.
-    fn heard(self, heard: Result<(Arc<[IpAddr]>, Duration), String>, now: Instant, bounds: Bounds) -> Self {
+    fn heard(self, heard: Result<Found, String>, now: Instant, bounds: Bounds) -> Self {
+        let pause = bounds.least.saturating_mul(2_u32.saturating_pow(self.failures)).min(bounds.most);
         match heard {
-            Ok((addresses, lifetime)) => {
-                let due = now + lifetime.max(bounds.least);
-                Self { addresses: Some(addresses), good_until: due + bounds.stale, due, failures: 0, problem: None }
+            Ok(Found { addresses, lifetime, is_partial }) => {
+                // The rest is asked for before long, and less and less often where it never comes.
+                let (holds, failures) =
+                    if is_partial { (lifetime.min(pause), self.failures.saturating_add(1)) } else { (lifetime, 0) };
+                let due = now + holds.max(bounds.least);
+                Self { addresses: Some(addresses), good_until: due + bounds.stale, due, failures, problem: None }
             }
-            Err(problem) => {
-                let pause = bounds.least.saturating_mul(2_u32.saturating_pow(self.failures)).min(bounds.most);
-                Self {
-                    addresses: self.addresses.filter(|_| now < self.good_until),
-                    due: now + pause.max(LEAST_PAUSE),
-                    failures: self.failures.saturating_add(1),
-                    problem: Some(problem),
-                    ..self
-                }
-            }
+            Err(problem) => Self {
+                addresses: self.addresses.filter(|_| now < self.good_until),
+                due: now + pause.max(LEAST_PAUSE),
+                failures: self.failures.saturating_add(1),
+                problem: Some(problem),
+                ..self
+            },
         }
     }
 }
@@ -111,17 +125,16 @@ fn usable(found: &[IpAddr], own: &[IpAddr]) -> Result<Arc<[IpAddr]>, String> {
             IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local() || ip.is_unspecified() || ip.is_broadcast(),
             IpAddr::V6(ip) => ip.is_loopback() || ip.is_unicast_link_local() || ip.is_unspecified(),
         };
-        !is_local && !ip.is_multicast() && !own.contains(ip)
+        !is_local && !ip.is_multicast() && !METADATA.contains(ip) && !own.contains(ip)
     };
     let allowed: Vec<IpAddr> = found.iter().filter(is_allowed).copied().collect();
     if allowed.is_empty() {
         let all: Vec<String> = found.iter().map(ToString::to_string).collect();
         return Err(format!("its addresses are the waypoint's own or of its link: {}", all.join(", ")));
     }
-    if own.is_empty() {
-        return Ok(allowed.into());
-    }
-    let first = own.first().is_some_and(IpAddr::is_ipv4);
+    let Some(first) = own.first().map(IpAddr::is_ipv4) else {
+        return Err("the waypoint does not know its own addresses yet".to_owned());
+    };
     let of = |is_ipv4: bool| allowed.iter().filter(|ip| ip.is_ipv4() == is_ipv4).copied().collect::<Vec<_>>();
     let (preferred, others) = (of(first), of(!first));
     let has_other = own.iter().any(|ip| ip.is_ipv4() != first);
@@ -132,10 +145,35 @@ fn usable(found: &[IpAddr], own: &[IpAddr]) -> Result<Arc<[IpAddr]>, String> {
     }
 }
 
+/// All names.
+#[derive(Debug, Default)]
+struct All {
+    known: BTreeMap<Arc<str>, Name>,
+    /// Those that are too many, and why they are not asked for; nobody does before there is room.
+    refused: BTreeMap<Arc<str>, String>,
+}
+
+impl All {
+    /// What is known of a name, once something is.
+    fn of(&self, name: &str) -> Option<Result<Arc<[IpAddr]>, String>> {
+        if let Some(problem) = self.refused.get(name) {
+            return Some(Err(problem.clone()));
+        }
+        let known = self.known.get(name).filter(|known| known.is_settled())?;
+        Some(known.addresses.clone().ok_or_else(|| known.problem.clone().unwrap_or_default()))
+    }
+
+    /// Why it has no address, or has none any more.
+    fn problem(&self, name: &str) -> Option<&str> {
+        let refused = self.refused.get(name).map(String::as_str);
+        refused.or_else(|| self.known.get(name)?.problem.as_deref())
+    }
+}
+
 /// What is known of all names.
 #[derive(Debug)]
 pub struct Names {
-    all: Mutex<BTreeMap<Arc<str>, Name>>,
+    all: Mutex<All>,
     /// Grows with every answer.
     answers: watch::Sender<u64>,
     found: Counter,
@@ -158,7 +196,7 @@ impl Names {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Name>> {
+    fn lock(&self) -> MutexGuard<'_, All> {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -168,36 +206,39 @@ impl Names {
         let all = self.lock();
         let names = cluster.names.iter().flat_map(|names| names.all());
         let problem = |name: &Arc<str>| {
-            let problem = all.get(name).and_then(|known| known.problem.as_deref());
-            problem.map_or_else(|| format!("{name}: no resolver has answered yet"), str::to_owned)
+            all.problem(name).map_or_else(|| format!("{name}: no resolver has answered yet"), str::to_owned)
         };
         names.map(problem).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join("; ")
     }
 
     /// The addresses of a name, or why there are none; nothing where nobody has asked for it yet.
     fn of(&self, name: &str) -> Option<Result<Arc<[IpAddr]>, String>> {
-        let all = self.lock();
-        let known = all.get(name).filter(|known| known.is_settled())?;
-        Some(known.addresses.clone().ok_or_else(|| known.problem.clone().unwrap_or_default()))
+        self.lock().of(name)
     }
 
     /// Whether each name of a cluster was asked for.
     fn is_settled(&self, cluster: &Cluster) -> bool {
         let all = self.lock();
-        cluster.names.iter().flat_map(|names| names.all()).all(|name| all.get(name).is_some_and(Name::is_settled))
+        cluster.names.iter().flat_map(|names| names.all()).all(|name| all.of(name).is_some())
     }
 
-    /// Keeps what is known of these names, as many as there may be, and begins with those that are new.
+    /// Keeps what is known of these names, as many as there may be, and begins with those that are new. Who is there stays:
+    /// a new name takes nothing from those that work.
     fn keep(&self, wanted: &BTreeSet<Arc<str>>, limits: &Limits, now: Instant) {
         let most = limits.size(&limits::DNS_CACHE_ENTRIES);
         let mut all = self.lock();
-        all.retain(|name, _| wanted.contains(name));
-        for (index, name) in wanted.iter().enumerate() {
-            if index < most {
-                all.entry(Arc::clone(name)).or_insert_with(|| Name::new(now));
+        let All { known, refused } = &mut *all;
+        known.retain(|name, _| wanted.contains(name));
+        refused.clear();
+        for name in wanted {
+            if known.contains_key(name) {
+                continue;
+            }
+            if known.len() < most {
+                known.insert(Arc::clone(name), Name::new(now));
             } else {
                 let problem = format!("{name}: more than {most} names are not resolved; see DNS_CACHE_ENTRIES");
-                all.insert(Arc::clone(name), Name { due: now + IDLE, problem: Some(problem), ..Name::new(now) });
+                refused.insert(Arc::clone(name), problem);
             }
         }
     }
@@ -205,7 +246,7 @@ impl Names {
     /// Those that are due, none of them `under_way`, and when the next one is.
     fn due(&self, under_way: &BTreeSet<Arc<str>>, now: Instant) -> (Vec<Arc<str>>, Instant) {
         let all = self.lock();
-        let waiting = || all.iter().filter(|(name, _)| !under_way.contains(*name));
+        let waiting = || all.known.iter().filter(|(name, _)| !under_way.contains(*name));
         let due = waiting().filter(|(_, known)| known.due <= now).map(|(name, _)| Arc::clone(name)).collect();
         let next = waiting().map(|(_, known)| known.due).filter(|due| *due > now).min();
         (due, next.unwrap_or(now + IDLE))
@@ -215,7 +256,7 @@ impl Names {
     fn heard(
         &self,
         name: &Arc<str>,
-        heard: Result<(Arc<[IpAddr]>, Duration), String>,
+        heard: Result<Found, String>,
         now: Instant,
         bounds: Bounds,
     ) -> HashMap<Arc<str>, Arc<[IpAddr]>> {
@@ -223,16 +264,18 @@ impl Names {
         counter.increment(1);
         let mut all = self.lock();
         // It may have been let go of in between.
-        if let Some(known) = all.get_mut(name) {
+        if let Some(known) = all.known.get_mut(name) {
             *known = known.clone().heard(heard, now, bounds);
         }
         let known = |(name, known): (&Arc<str>, &Name)| Some((Arc::clone(name), known.addresses.clone()?));
-        all.iter().filter_map(known).collect()
+        all.known.iter().filter_map(known).collect()
     }
 
     /// Tells whoever waits.
     fn tell(&self) {
-        let unresolved = self.lock().values().filter(|name| name.addresses.is_none()).count();
+        let all = self.lock();
+        let unresolved = all.known.values().filter(|name| name.addresses.is_none()).count() + all.refused.len();
+        drop(all);
         self.unresolved.set(f64::from(u32::try_from(unresolved).unwrap_or(u32::MAX)));
         self.answers.send_modify(|answers| *answers += 1);
     }
@@ -265,7 +308,7 @@ pub async fn endpoints(
 /// # Errors
 /// When it has none.
 pub async fn resolved(waypoint: &Waypoint, local: &Workload, planned: Plan) -> Result<Plan, Failure> {
-    let Plan::Resolve { hostname, .. } = &planned else { return Ok(planned) };
+    let Plan::Resolve { hostname, service, .. } = &planned else { return Ok(planned) };
     let mut answers = waypoint.names.answers.subscribe();
     let settled = answers.wait_for(|_| waypoint.names.of(hostname).is_some());
     drop(timeout(waypoint.limits.duration(&limits::CONNECT_TIMEOUT), settled).await);
@@ -274,7 +317,9 @@ pub async fn resolved(waypoint: &Waypoint, local: &Workload, planned: Plan) -> R
     let found = found.map_err(|problem| Failure::new(Reason::DnsFailed, problem))?;
     let ip = found.choose(&mut rand::rng()).copied();
     let ip = ip.ok_or_else(|| Failure::new(Reason::DnsFailed, unknown()))?;
-    let planned = route::resolved(&waypoint.live.snapshot(), local, planned, ip, &mut rand::rng());
+    let snapshot = waypoint.live.snapshot();
+    dial::unguarded(&snapshot, local, service.as_deref(), ip)?;
+    let planned = route::resolved(&snapshot, local, planned, ip, &mut rand::rng());
     planned.map_err(|refusal| Failure::from(&*refusal))
 }
 
@@ -290,7 +335,10 @@ pub async fn keep(waypoint: Arc<Waypoint>, upstream: Upstream, mut drain: Drain)
     let mut asking = FuturesUnordered::new();
     names.keep(&wanted(&waypoint), &waypoint.limits, Instant::now());
     loop {
+        // Which addresses are used depends on our own.
+        let is_known = waypoint.known().is_some_and(|local| !local.addresses.is_empty());
         let (due, next) = names.due(&under_way, Instant::now());
+        let due = if is_known { due } else { Vec::new() };
         for name in due.into_iter().take(most.saturating_sub(under_way.len())) {
             under_way.insert(Arc::clone(&name));
             asking.push(ask(&upstream, name));
@@ -311,7 +359,7 @@ pub async fn keep(waypoint: Arc<Waypoint>, upstream: Upstream, mut drain: Drain)
                 names.keep(&wanted(&waypoint), &waypoint.limits, Instant::now());
                 names.tell();
             }
-            Some((name, Known { result, lifetime })) = asking.next() => {
+            Some((name, (Known { result, lifetime }, half))) = asking.next() => {
                 under_way.remove(&name);
                 let own: Vec<IpAddr> = waypoint.known().map(|local| local.addresses.to_vec()).unwrap_or_default();
                 let heard = result.map_err(|error| error.to_string());
@@ -319,7 +367,12 @@ pub async fn keep(waypoint: Arc<Waypoint>, upstream: Upstream, mut drain: Drain)
                 if let Err(problem) = &heard {
                     tracing::debug!(problem, "cannot resolve the name of an endpoint");
                 }
-                let known = names.heard(&name, heard.map(|found| (found, lifetime)), Instant::now(), bounds);
+                let heard = heard.map(|addresses| Found {
+                    addresses,
+                    lifetime: half.unwrap_or(lifetime),
+                    is_partial: half.is_some(),
+                });
+                let known = names.heard(&name, heard, Instant::now(), bounds);
                 // In force before anybody is told.
                 waypoint.config.learn(known);
                 names.tell();
@@ -342,8 +395,8 @@ fn wanted(waypoint: &Waypoint) -> BTreeSet<Arc<str>> {
     wanted
 }
 
-async fn ask(upstream: &Upstream, name: Arc<str>) -> (Arc<str>, Known) {
-    let known = addresses::of(upstream, &name).await;
+async fn ask(upstream: &Upstream, name: Arc<str>) -> (Arc<str>, (Known, Option<Duration>)) {
+    let known = addresses::in_part(upstream, &name).await;
     (name, known)
 }
 

@@ -65,16 +65,20 @@ pub struct Terms {
     pub idle: Option<Duration>,
 }
 
-/// Opens a way to an endpoint.
+/// Opens a way to an endpoint. What is known of it on the way is in `told`, for who has to tell that there is none.
 ///
 /// # Errors
 /// Why there is none.
-pub async fn open(connection: &Connection, route: &Route) -> Result<Way, Failure> {
+pub async fn open(connection: &Connection, route: &Route, told: &mut Carried) -> Result<Way, Failure> {
     let waypoint = &connection.waypoint;
     let entry = connection.in_flight.opaque(std::time::Instant::now());
     let (mut room, mut keepalive, mut cluster_name) = (None, None, None);
     let plan = match route {
         Route::Dialled => {
+            let config = waypoint.config.load();
+            if config.clusters.get(&connection.listener).is_some_and(|cluster| cluster.tls.is_some()) {
+                return Err(no_tls(&connection.listener));
+            }
             let planned = stream::plan(&waypoint.live.snapshot(), &connection.local, &connection.bound)?;
             names::resolved(waypoint, &connection.local, planned).await?
         }
@@ -82,10 +86,10 @@ pub async fn open(connection: &Connection, route: &Route) -> Result<Way, Failure
             let config = waypoint.config.load();
             let nobody = || Failure::new(Reason::NoHealthyUpstream, &connection.listener);
             let name = clusters.at(rand::rng().random_range(0..clusters.total())).ok_or_else(nobody)?;
+            told.cluster = Some(name.clone());
             let cluster = config.clusters.get(name).ok_or_else(nobody)?;
             if cluster.tls.is_some() {
-                // In clear text it must not go.
-                return Err(Failure::new(Reason::ResourceInvalid, format!("{name}: {NO_TLS}")));
+                return Err(no_tls(name));
             }
             let endpoints = config.endpoints.get(&cluster.endpoints).ok_or_else(nobody)?;
             cluster_name = Some(name.clone());
@@ -103,12 +107,20 @@ pub async fn open(connection: &Connection, route: &Route) -> Result<Way, Failure
             let mut draw = |count: usize| rand::rng().random_range(0..count);
             let endpoint = load.pick(cluster, &endpoints, &wanted, &mut draw).ok_or_else(nobody)?;
             entry.sent_to(name, endpoint);
+            told.endpoint = Some(endpoint);
             dial::plan_in(cluster, &snapshot, &connection.local, connection.bound.service(), endpoint)?
         }
     };
-    let opened = dial::open(waypoint, &connection.local, &plan, &connection.client, keepalive).await?;
     let (workload, endpoint) = (plan.workload().cloned(), endpoint_of(&plan));
+    told.workload.clone_from(&workload);
+    told.endpoint = endpoint.or(told.endpoint);
+    let opened = dial::open(waypoint, &connection.local, &plan, &connection.client, keepalive).await?;
     Ok(Way { opened, workload, cluster: cluster_name, endpoint, room, entry })
+}
+
+/// In clear text it must not go.
+fn no_tls(cluster: &str) -> Failure {
+    Failure::new(Reason::ResourceInvalid, format!("{cluster}: {NO_TLS}"))
 }
 
 /// Where a plan ends, as far as that is known here.

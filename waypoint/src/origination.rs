@@ -121,11 +121,12 @@ impl Kept {
             Some(known) if modified.is_some() && known.modified == modified => Ok(Arc::clone(&known.store)),
             _ => read(path).map(Arc::new),
         };
-        let store = match (read, known) {
-            (Ok(store), _) => store,
+        let (modified, store) = match (read, known) {
+            (Ok(store), _) => (modified, store),
             (Err(problem), Some(known)) => {
                 tracing::warn!(problem, "roots cannot be read; those of before are believed");
-                Arc::clone(&known.store)
+                // The file is read again until it can be.
+                (known.modified, Arc::clone(&known.store))
             }
             (Err(problem), None) => return Err(problem),
         };

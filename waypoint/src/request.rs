@@ -64,10 +64,13 @@ enum Answer {
 pub async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     // After CONNECT there is no next request.
     let has_next = request.version() < Version::HTTP_2 && request.method() != Method::CONNECT;
+    // To CONNECT any success says that the connection goes on (RFC 9113 §8.5), which only an endpoint that has agreed may.
+    let is_connect = request.method() == Method::CONNECT;
     let mut ending = begin(&connection, &request);
     let mut response_edits = Vec::new();
     // What seldom happens on the way is in boxes of its own, so that this one is small.
     let answer = Box::pin(walk(&connection, request, &mut ending.done, &mut response_edits)).await;
+    let answer = if is_connect { answer.map_or_else(|failure| Err(no_success(failure)), agreed) } else { answer };
     let is_doubtful = answer.as_ref().is_err_and(|failure| failure.reason == Reason::BadRequest);
     let mut response = match answer {
         Ok(Answer::Direct(status, text)) => reply::direct(status, text, ending),
@@ -88,9 +91,32 @@ pub async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> R
 }
 
 fn begin(connection: &Arc<Connection>, request: &Request<Incoming>) -> Ending {
-    let is_grpc = grpc::is_grpc(request.headers());
+    // A status of gRPC is in an answer of success.
+    let is_grpc = request.method() != Method::CONNECT && grpc::is_grpc(request.headers());
     let done = Done::begun(request.method().clone(), request.uri().path().to_owned(), is_grpc);
     Ending { connection: Arc::clone(connection), done }
+}
+
+/// What CONNECT leads to: no success but that of an endpoint that has agreed.
+fn agreed(answer: Answer) -> Result<Answer, Failure> {
+    let status = match &answer {
+        Answer::Direct(status, _) | Answer::Redirect(status, _) => *status,
+        Answer::Endpoint(answered) => answered.status(),
+    };
+    if !status.is_success() {
+        return Ok(answer);
+    }
+    let whose = if matches!(answer, Answer::Endpoint(_)) { "the endpoint" } else { "the route" };
+    let detail = format!("{whose} answers {status} to a request to go on as something else, and does not");
+    Err(no_success(Failure { status: Some(status), ..Failure::new(Reason::Http2Failed, detail) }))
+}
+
+/// A failure that is told with a status that is no success, whoever says which.
+fn no_success(mut failure: Failure) -> Failure {
+    if failure.status().is_success() {
+        failure.status = Some(StatusCode::BAD_GATEWAY);
+    }
+    failure
 }
 
 async fn walk(
@@ -114,8 +140,10 @@ async fn walk(
         return Err(bad(&framing::BadFraming::Connect));
     }
     let (mut parts, body) = request.into_parts();
-    if upgrade.as_ref().is_some_and(|upgrade| upgrade.is_extended) {
-        upgrade::in_http1(&mut parts, rand::random());
+    if let Some(upgrade) = upgrade.as_mut().filter(|upgrade| upgrade.is_extended) {
+        upgrade.is_key_ours = upgrade::in_http1(&mut parts, rand::random());
+        // Logs and metrics say what policy sees.
+        done.method.clone_from(&parts.method);
     }
     framing::remove_named(&mut parts.headers);
     name_client(&connection.named, &mut parts.headers);

@@ -208,11 +208,12 @@ impl Connection {
             incoming.refuse(failure.reason);
             return Carried::refused(failure).end(self);
         }
-        let way = match opaque::open(self, route).await {
+        let mut told = Carried::default();
+        let way = match opaque::open(self, route, &mut told).await {
             Ok(way) => way,
             Err(failure) => {
                 incoming.refuse(failure.reason);
-                return Carried::refused(failure).end(self);
+                return told.failed(failure).end(self);
             }
         };
         if let Ok(tunnel) = incoming.accept(describe(&self.local)) {
@@ -224,23 +225,25 @@ impl Connection {
     async fn named(&self, incoming: Incoming) {
         let Ok(mut tunnel) = incoming.accept(describe(&self.local)) else { return };
         let mut ahead = BytesMut::new();
+        let mut told = Carried::default();
         let begun = |bytes: &[u8]| Some(client_hello::read(bytes)).filter(|hello| *hello != Hello::Incomplete);
         let opened = match timeout(HELLO, hear(&mut tunnel, &mut ahead, begun, Hello::Other)).await {
             Ok(None) => return,
-            Ok(Some(hello)) => self.opened_by_name(hello).await,
+            Ok(Some(hello)) => self.opened_by_name(hello, &mut told).await,
             Err(_elapsed) => Err(Failure::new(Reason::TimedOut, format!("no name of TLS within {HELLO:?}"))),
         };
         match opened {
             Ok((way, terms)) => opaque::carry(self, tunnel, (ahead.freeze(), Bytes::new()), way, &terms).await,
             Err(failure) => {
-                Carried::refused(failure).end(self);
+                told.failed(failure).end(self);
                 tunnel.abort();
             }
         }
     }
 
-    async fn opened_by_name(&self, hello: Hello) -> Result<(opaque::Way, Terms), Failure> {
+    async fn opened_by_name(&self, hello: Hello, told: &mut Carried) -> Result<(opaque::Way, Terms), Failure> {
         let server_name = if let Hello::Name(name) = hello { Some(name) } else { None };
+        told.server_name.clone_from(&server_name);
         let config = self.waypoint.config.load();
         let chain = match config.listeners.get(&self.listener).map(|listener| &**listener) {
             Some(Listener::Opaque(opaque)) => opaque.chain(server_name.as_deref()),
@@ -249,7 +252,7 @@ impl Connection {
         let asked = || format!("TLS for {}", server_name.as_deref().unwrap_or("no name"));
         let chain = chain.ok_or_else(|| Failure::new(Reason::RouteNotFound, asked()))?;
         rbac::judge(&chain.policies, &self.facts()).map_err(|denial| denied(&denial))?;
-        let way = opaque::open(self, &Route::Clusters(chain.clusters.clone())).await?;
+        let way = opaque::open(self, &Route::Clusters(chain.clusters.clone()), told).await?;
         Ok((way, Terms { server_name, idle: chain.idle }))
     }
 
@@ -286,8 +289,9 @@ impl Connection {
             }
             Ok(Some(Speech::Opaque | Speech::Unclear)) | Err(_) => {}
         }
-        let refused = |mut tunnel: TunnelStream, failure: Failure| {
-            Carried::refused(failure).end(&self);
+        let mut told = Carried::default();
+        let refused = |mut tunnel: TunnelStream, told: Carried, failure: Failure| {
+            told.failed(failure).end(&self);
             tunnel.abort();
         };
         // What needs a request to be known is missing here, and does not widen access.
@@ -295,20 +299,20 @@ impl Connection {
         let listener = config.listeners.get(&self.listener);
         let facts = self.facts();
         let Some(judged) = listener.and_then(|listener| rbac::judge_connection(listener, None, &facts)) else {
-            return refused(tunnel, Failure::new(Reason::DestinationUnknown, &self.listener));
+            return refused(tunnel, told, Failure::new(Reason::DestinationUnknown, &self.listener));
         };
         let way = match judged {
-            Ok(()) => opaque::open(&self, &Route::Dialled).await,
+            Ok(()) => opaque::open(&self, &Route::Dialled, &mut told).await,
             Err(denial) => Err(denied(&denial)),
         };
         let mut way = match way {
             Ok(way) => way,
-            Err(failure) if heard.is_ok() => return refused(tunnel, failure),
+            Err(failure) if heard.is_ok() => return refused(tunnel, told, failure),
             // The client may still turn out to speak HTTP, about which more can be known.
             Err(failure) => {
                 return match hear(&mut tunnel, &mut ahead, spoken, Speech::Unclear).await {
                     Some(speech @ (Speech::Http1 | Speech::Http2)) => self.http(tunnel, ahead.freeze(), speech).await,
-                    _ => refused(tunnel, failure),
+                    _ => refused(tunnel, told, failure),
                 };
             }
         };

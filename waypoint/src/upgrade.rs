@@ -8,6 +8,9 @@ use hyper::body::Incoming;
 use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 
+/// The protocol that has a key.
+const WEBSOCKET: &str = "websocket";
+
 /// What a client asks for.
 pub struct Asked {
     /// What it wants to go on as, of what it may.
@@ -16,6 +19,8 @@ pub struct Asked {
     pub client: OnUpgrade,
     /// Whether it asks over HTTP/2, where the answer that agrees is another one (RFC 8441 §5).
     pub is_extended: bool,
+    /// Whether the key of WebSocket is ours: then so is what answers to it.
+    pub is_key_ours: bool,
 }
 
 /// What the client asks for and may have, in lower case in `allowed`.
@@ -24,30 +29,39 @@ pub fn asked(request: &mut Request<Incoming>, allowed: &[String]) -> Option<Aske
     if let Some(protocol) = request.extensions().get::<Protocol>() {
         let protocols =
             HeaderValue::from_str(protocol.as_str()).ok().filter(|_| is_one_of(protocol.as_str(), allowed))?;
-        return Some(Asked { protocols, client: hyper::upgrade::on(request), is_extended: true });
+        return Some(Asked { protocols, client: hyper::upgrade::on(request), is_extended: true, is_key_ours: false });
     }
     // Before HTTP/1.1 there is no such header, and HTTP/2 has none (RFC 9113 §8.2.2).
     if request.version() != Version::HTTP_11 {
         return None;
     }
     let protocols = permitted(request.headers(), allowed)?;
-    Some(Asked { protocols, client: hyper::upgrade::on(request), is_extended: false })
+    Some(Asked { protocols, client: hyper::upgrade::on(request), is_extended: false, is_key_ours: false })
 }
 
 /// Makes of a request that asks over HTTP/2 the one that it stands for over HTTP/1.1: the method is that of what is opened, and of
 /// WebSocket the key is there that endpoints answer to (RFC 8441 §5.1). `key` is any number.
-pub fn in_http1(head: &mut request::Parts, key: u128) {
+/// Whether it was needed.
+pub fn in_http1(head: &mut request::Parts, key: u128) -> bool {
     head.method = Method::GET;
-    head.extensions.remove::<Protocol>();
+    let protocol = head.extensions.remove::<Protocol>();
+    let is_websocket = protocol.is_some_and(|protocol| is_one_of(protocol.as_str(), &[WEBSOCKET.to_owned()]));
+    if !is_websocket || head.headers.contains_key(header::SEC_WEBSOCKET_KEY) {
+        return false;
+    }
     let key = HeaderValue::try_from(STANDARD.encode(key.to_be_bytes())).ok();
-    head.headers.extend(key.map(|key| (header::SEC_WEBSOCKET_KEY, key)));
+    key.is_some_and(|key| head.headers.insert(header::SEC_WEBSOCKET_KEY, key).is_none())
 }
 
-/// Makes of an answer that goes on as something else over HTTP/1.1 the one over HTTP/2.
-pub fn in_http2(answer: &mut response::Parts) {
+/// Makes of an answer that goes on as something else over HTTP/1.1 the one over HTTP/2. What answers to a key that is ours is
+/// for nobody else.
+pub fn in_http2(answer: &mut response::Parts, is_key_ours: bool) {
     answer.status = StatusCode::OK;
-    for name in [header::CONNECTION, header::UPGRADE, header::SEC_WEBSOCKET_ACCEPT] {
+    for name in [header::CONNECTION, header::UPGRADE] {
         answer.headers.remove(name);
+    }
+    if is_key_ours {
+        answer.headers.remove(header::SEC_WEBSOCKET_ACCEPT);
     }
 }
 
@@ -119,6 +133,24 @@ mod tests {
             assert_eq!(permitted.as_ref().map(|value| value.to_str().unwrap()), expected, "{lines:?}");
         }
         assert_eq!(permitted(&headers(&[ASKS, ("upgrade", "websocket")]), &[]), None);
+    }
+
+    #[test]
+    fn a_key_is_made_for_websocket_where_there_is_none() {
+        let rows = [("websocket", None, true), ("websocket", Some("theirs"), false), ("other", None, false)];
+        for (protocol, theirs, expected) in rows {
+            let mut request = Request::connect("http://web/").body(()).unwrap();
+            request.extensions_mut().insert(Protocol::from_static(protocol));
+            request.headers_mut().extend(theirs.map(|key| (header::SEC_WEBSOCKET_KEY, HeaderValue::from_static(key))));
+            let (mut head, ()) = request.into_parts();
+            let is_ours = in_http1(&mut head, 1);
+            let keys = head.headers.get_all(header::SEC_WEBSOCKET_KEY).iter().count();
+            assert_eq!((is_ours, keys), (expected, usize::from(protocol == "websocket")), "{protocol} {theirs:?}");
+            let (mut answer, ()) = http::Response::new(()).into_parts();
+            answer.headers.insert(header::SEC_WEBSOCKET_ACCEPT, HeaderValue::from_static("x"));
+            in_http2(&mut answer, is_ours);
+            assert_eq!(answer.headers.contains_key(header::SEC_WEBSOCKET_ACCEPT), !expected, "{protocol} {theirs:?}");
+        }
     }
 
     #[test]

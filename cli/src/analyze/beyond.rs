@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use fairway_controller::l7;
 use fairway_controller::translate::Settings;
 use fairway_core::source::istio::{Action, AuthorizationPolicy, Source};
+use fairway_core::source::istio_destination::{DestinationRule, Tls, TrafficPolicy};
 use fairway_core::source::labels::{AMBIENT, DATAPLANE_MODE, HasLabels, NONE, USE_WAYPOINT, WAYPOINT_CLASS};
 use fairway_core::source::route::ParentReference;
 use fairway_core::source::{Kind, Loaded, MeshPod, ObjectKey, Objects};
@@ -128,6 +129,27 @@ fn has_waypoint(objects: &Objects, service: &ObjectKey) -> bool {
     label.is_some_and(|label| label != NONE) || namespace.is_some_and(|it| it.label(AUTOMATIC).is_some())
 }
 
+/// Whether a rule says anything but that TLS is as the mesh has it anyway.
+fn asks_for_anything(rule: &DestinationRule) -> bool {
+    let is_as_ever = |policy: &TrafficPolicy| {
+        let TrafficPolicy { tls, port_level_settings, .. } = policy;
+        let is_plain = |tls: &Option<Tls>| {
+            let mode = tls.as_ref().and_then(|tls| tls.mode.as_deref());
+            matches!(mode, None | Some("DISABLE" | "ISTIO_MUTUAL"))
+        };
+        let says_more = |policy: &TrafficPolicy| {
+            policy.connection_pool.is_some()
+                || policy.load_balancer.is_some()
+                || policy.outlier_detection.is_some()
+                || policy.retry_budget.is_some()
+        };
+        let ports = port_level_settings.iter().map(|port| &port.policy);
+        is_plain(tls) && !says_more(policy) && ports.into_iter().all(|it| is_plain(&it.tls) && !says_more(it))
+    };
+    let only_tls = rule.spec.traffic_policy.as_ref().is_some_and(is_as_ever) && rule.spec.subsets.is_empty();
+    !only_tls
+}
+
 /// What is said about requests and connections to services that have no waypoint, and of which only waypoints know.
 fn without_waypoint(objects: &Objects, settings: &Settings) -> Vec<Message> {
     let http = objects.http_routes.iter().map(|(key, route)| (key, &route.spec.parent_refs));
@@ -144,7 +166,7 @@ fn without_waypoint(objects: &Objects, settings: &Settings) -> Vec<Message> {
         let hosts = service.spec.hosts.iter().enumerate();
         hosts.filter_map(move |(index, host)| Some((key, format!("spec.hosts[{index}]"), meant(key, host)?)))
     });
-    let rules = objects.destination_rules.iter();
+    let rules = objects.destination_rules.iter().filter(|(_, rule)| asks_for_anything(rule));
     let rules = rules.filter_map(|(key, rule)| Some((key, "spec.host".to_owned(), meant(key, &rule.spec.host)?)));
     let mut messages = Vec::new();
     for (key, field, service) in parents.chain(hosts).chain(rules) {

@@ -160,6 +160,11 @@ fn each_trouble_has_its_code() {
         (network("{podSelector: {matchLabels: {app: other}}}"), "FW0401"),
         (behind(virtual_service("api", "")), "FW0206"),
         (behind(destination_rule("api")), "FW0206"),
+        // As the mesh does it anyway.
+        (
+            destination_rule("web").replace("connectionPool: {tcp: {maxConnections: 1}}", "tls: {mode: ISTIO_MUTUAL}"),
+            "FW0206",
+        ),
         (virtual_service("web", "gateways: [edge], "), "FW0206"),
         // No file says that its waypoint is ready.
         (behind(virtual_service("api", "")), "FW0301"),

@@ -144,13 +144,17 @@ fn account(identity: &str) -> &str {
     }
 }
 
-fn age(milliseconds: u64) -> Cell {
-    let text = match milliseconds {
-        0..=9_999 => format!("{milliseconds}ms"),
-        10_000..=599_999 => format!("{}s", milliseconds / 1000),
+/// As `kubectl` says it, but for what is shorter than a second.
+fn lasted(milliseconds: u64) -> String {
+    match milliseconds {
+        0..=999 => format!("{milliseconds}ms"),
+        1_000..=599_999 => format!("{}s", milliseconds / 1000),
         _ => format!("{}min", milliseconds / 60_000),
-    };
-    Cell::toned(text, if milliseconds < LONG { Tone::Plain } else { Tone::Doubtful })
+    }
+}
+
+fn age(milliseconds: u64) -> Cell {
+    Cell::toned(lasted(milliseconds), if milliseconds < LONG { Tone::Plain } else { Tone::Doubtful })
 }
 
 fn shown(found: &InFlight, colour: bool) -> String {
@@ -181,7 +185,7 @@ fn shown(found: &InFlight, colour: bool) -> String {
     };
     let more = found.in_flight.saturating_sub(found.requests.len());
     if more > 0 {
-        text.push_str(&format!("{more} more are younger than those\n"));
+        text.push_str(&format!("{more} more, each younger than those shown of its pod\n"));
     }
     for Silent { pod, error } in &found.silent {
         text.push_str(&format!("{pod} does not answer: {}\n", error.lines().next().unwrap_or_default()));
@@ -222,13 +226,19 @@ mod tests {
         let requests = requests.into_iter().chain([stream]);
         let requests = requests.map(|request| OfPod { pod: "way-1".into(), request }).collect();
         let silent = vec![Silent { pod: "way-2".into(), error: "refused\nhint".into() }];
+        for (milliseconds, expected) in [(999, "999ms"), (2_000, "2s"), (599_999, "599s"), (600_000, "10min")] {
+            assert_eq!(lasted(milliseconds), expected);
+        }
         let text = shown(&InFlight { in_flight, requests, silent }, false);
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
         let expected =
             ["12s", "waitingForAnswer", "client", "GET", "web/slow", "10.0.0.2:80", "1", "0/5", "shop/web/0"];
         assert_eq!(lines[1], expected, "{text}");
         assert!(text.contains("TCP 10.96.0.1:81"), "{text}");
-        assert!(text.ends_with("1 more are younger than those\nway-2 does not answer: refused\n"), "{text}");
+        assert!(
+            text.ends_with("1 more, each younger than those shown of its pod\nway-2 does not answer: refused\n"),
+            "{text}"
+        );
         assert_eq!(shown(&InFlight::default(), false), "nothing is under way\n");
     }
 }

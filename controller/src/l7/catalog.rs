@@ -1,5 +1,6 @@
 //! Services and ServiceEntries as routes see them: what they are attached to, and what they send requests and connections to.
 
+use fairway_core::source::labels::{HasLabels, NONE, USE_WAYPOINT};
 use fairway_core::source::route::{BackendReference, ParentReference};
 use fairway_core::source::{Kind, ObjectKey, Objects};
 use fairway_proto::workload::AppProtocol;
@@ -11,6 +12,9 @@ use super::model::Target;
 use crate::translate::Settings;
 use crate::translate::entry;
 use crate::translate::service::{app_protocol, hostname, sent, tcp_ports};
+
+/// Label of namespaces whose waypoints are made when something needs one.
+const WHEN_NEEDED: &str = "fairway.dev/waypoint";
 
 /// Looks services up.
 #[derive(Clone, Copy, Debug)]
@@ -141,6 +145,34 @@ impl<'a> Catalog<'a> {
             [only] => Some(only.target.port),
             _ => None,
         }
+    }
+
+    /// The Service or ServiceEntry of this name.
+    fn of_name(&self, hostname: &str) -> Option<ObjectKey> {
+        let entries = || self.objects.service_entries.iter();
+        let by_host = || entries().find(|(_, entry)| entry.spec.hosts.iter().any(|known| known == hostname));
+        self.named("", hostname).ok().or_else(|| by_host().map(|(key, _)| key.clone()))
+    }
+
+    /// The ports of the service of this name that do not carry HTTP.
+    pub(super) fn ports_without_http(&self, hostname: &str) -> Vec<u16> {
+        let Some(object) = self.of_name(hostname) else { return Vec::new() };
+        let host = (object.kind == Kind::ServiceEntry).then_some(hostname);
+        let offered = self.offered(&object, host).unwrap_or_default().into_iter();
+        let without = offered.filter(|port| matches!(port.protocol, AppProtocol::Tcp | AppProtocol::Tls));
+        without.map(|port| port.target.port).collect()
+    }
+
+    /// Whether labels ask for a waypoint before the service of this name, or have one made when it is needed.
+    pub(super) fn asks_for_waypoint(&self, hostname: &str) -> bool {
+        let Some(object) = self.of_name(hostname) else { return false };
+        let own = match object.kind {
+            Kind::ServiceEntry => self.objects.service_entries.get(&object).map(|entry| &entry.metadata),
+            _ => self.objects.services.get(&object).map(|service| &service.metadata),
+        };
+        let of_namespace = |key: &str| self.objects.namespace_label(&object.namespace, key);
+        let label = own.and_then(|own| own.label(USE_WAYPOINT)).or_else(|| of_namespace(USE_WAYPOINT));
+        label.is_some_and(|label| label != NONE) || of_namespace(WHEN_NEEDED).is_some()
     }
 
     /// Whether there is a service of this name.

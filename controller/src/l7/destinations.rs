@@ -83,8 +83,18 @@ pub struct Policy {
     pub outliers: Option<Outliers>,
     /// How many repetitions there may be.
     pub retries: Option<RetryBudget>,
-    /// TLS with endpoints outside of the mesh.
-    pub tls: Option<Origination>,
+    /// TLS with endpoints outside of the mesh; none is what is said in a more general place.
+    pub tls: Option<Tls>,
+}
+
+/// Whether TLS is begun with endpoints outside of the mesh. That it is not is something that is said, too: a part of the endpoints
+/// may be without it where the whole has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// It is not.
+    Off,
+    /// It is.
+    Begin(Origination),
 }
 
 /// TLS that is begun on behalf of clients, with servers that show a certificate of the world outside.
@@ -346,6 +356,21 @@ mod tests {
         let policy = Policy { pool: Some(pool), ..Policy::default() };
         let exported = exported.map(|namespaces| namespaces.iter().map(|it| (*it).to_owned()).collect());
         Rule { hosts, exported, used: Used { policy, ports: BTreeMap::new() }, subsets: BTreeMap::new() }
+    }
+
+    #[test]
+    fn a_part_says_that_there_is_no_tls_where_the_whole_has_it() {
+        let begin = || Policy { tls: Some(Tls::Begin(Origination::default())), ..Policy::default() };
+        let off = || Policy { tls: Some(Tls::Off), ..Policy::default() };
+        for (own, whole, expected) in [
+            (off(), begin(), Some(Tls::Off)),
+            (begin(), off(), Some(Tls::Begin(Origination::default()))),
+            (Policy::default(), begin(), Some(Tls::Begin(Origination::default()))),
+            (Policy::default(), Policy::default(), None),
+        ] {
+            assert_eq!(own.over(&whole).tls, expected, "{own:?} over {whole:?}");
+        }
+        assert_ne!(off(), Policy::default(), "a rule that says it comes before a younger one");
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub struct Findings {
     pub generation: Option<i64>,
     /// Fields, and what is to be said of them.
     pub texts: Vec<String>,
+    /// What one should know of what does have its effect.
+    pub notes: Vec<String>,
 }
 
 /// Names of the mesh.
@@ -104,7 +106,8 @@ struct Spec {
     target_ref: Option<TargetReference>,
     target_refs: Vec<TargetReference>,
     tracing: Vec<Written>,
-    metrics: Vec<metrics::Written>,
+    // Each is read by itself: one that is not understood costs neither traces nor logs.
+    metrics: Vec<Value>,
     access_logging: Vec<logging::Written>,
 }
 
@@ -179,25 +182,25 @@ pub fn read(objects: &Objects, settings: &Settings) -> Telemetries {
         ..Telemetries::default()
     };
     for (key, object) in by_age(objects.telemetries.iter(), |object| &object.metadata) {
-        let mut texts = Vec::new();
-        if let Some((places, said)) = one(key, object, settings, &mut texts) {
+        let mut found = Findings { generation: object.metadata.generation, ..Findings::default() };
+        if let Some((places, said)) = one(key, object, settings, &mut found) {
             for place in places {
                 if let Some(owner) = all.owners.get(&place) {
-                    texts.push(format!("spec: has no effect, as {owner} is older and there, too"));
+                    found.texts.push(format!("spec: has no effect, as {owner} is older and there, too"));
                     continue;
                 }
                 all.owners.insert(place.clone(), key.clone());
                 all.places.insert(place, said.clone());
             }
         }
-        let generation = object.metadata.generation;
-        all.findings.insert(key.clone(), Findings { generation, texts });
+        all.findings.insert(key.clone(), found);
     }
     all
 }
 
 /// Where an object is, and what it says; nothing where it cannot be read.
-fn one(key: &ObjectKey, object: &Unserved, settings: &Settings, texts: &mut Vec<String>) -> Option<(Vec<Place>, Said)> {
+fn one(key: &ObjectKey, object: &Unserved, settings: &Settings, found: &mut Findings) -> Option<(Vec<Place>, Said)> {
+    let Findings { texts, notes, .. } = found;
     let spec = if object.spec.is_null() { Value::Object(serde_json::Map::new()) } else { object.spec.clone() };
     let spec: Spec = match serde_json::from_value(spec) {
         Ok(spec) => spec,
@@ -233,11 +236,9 @@ fn one(key: &ObjectKey, object: &Unserved, settings: &Settings, texts: &mut Vec<
         logging::read(&format!("spec.accessLogging[{index}]"), written, providers, texts)
     });
     let logging = logging.collect();
-    let metrics = spec
-        .metrics
-        .into_iter()
-        .enumerate()
-        .filter_map(|(index, written)| metrics::read(&format!("spec.metrics[{index}]"), written, providers, texts));
+    let metrics = spec.metrics.into_iter().enumerate().filter_map(|(index, written)| {
+        metrics::read(&format!("spec.metrics[{index}]"), written, providers, texts, notes)
+    });
     let metrics = metrics.collect();
     Some((places, Said { tracing, logging, metrics }))
 }

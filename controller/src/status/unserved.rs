@@ -13,8 +13,8 @@ use crate::l7::telemetry::Findings;
 use crate::l7::verdict::CONTROLLER_NAME;
 use crate::state::Published;
 
-pub(super) const BACKEND_TLS: &str = "has no effect: the mesh encrypts by itself between its members, and passes on what clients send to others; speak TLS \
-     in the client";
+pub(super) const BACKEND_TLS: &str = "has no effect: the mesh encrypts by itself between its members, and passes on what clients send to others; for TLS \
+     with those, a DestinationRule with tls {mode: SIMPLE} has the waypoint speak it, or else the client does";
 
 /// What is to be said of every Telemetry: what of it has no effect.
 pub(super) fn telemetry(published: &Published) -> BTreeMap<ObjectKey, Verdict> {
@@ -22,9 +22,12 @@ pub(super) fn telemetry(published: &Published) -> BTreeMap<ObjectKey, Verdict> {
     let verdict = |found: &Findings| {
         let holds = found.texts.is_empty();
         let (reason, message) = if holds {
-            ("Accepted", "accepted as written, for waypoints".to_owned())
+            let said =
+                std::iter::once("accepted as written, for waypoints").chain(found.notes.iter().map(String::as_str));
+            ("Accepted", said.collect::<Vec<_>>().join("; "))
         } else {
-            ("UnsupportedValue", found.texts.join("; "))
+            let said = found.texts.iter().chain(&found.notes).map(String::as_str);
+            ("UnsupportedValue", said.collect::<Vec<_>>().join("; "))
         };
         Verdict { condition: ACCEPTED, holds, reason, message, generation: found.generation }
     };

@@ -178,7 +178,7 @@ impl Entries {
             }
             let service_key = format!("{}/{host}", key.namespace);
             self.bound.extend(Bound::of(&service_key, key, &binding));
-            keys.push(service_key);
+            keys.push((*host, service_key));
             if entry.spec.resolution == Resolution::DnsRoundRobin {
                 self.one_at_a_time.insert(format!("{}/{host}", key.namespace));
             }
@@ -191,12 +191,13 @@ impl Entries {
                 self.fault(key, Fault { field: "spec.workloadSelector".to_owned(), message });
             }
             if !selector.labels.is_empty() {
+                let keys = keys.into_iter().map(|(_, service)| service).collect();
                 let selecting = Selecting { labels: selector.labels.clone(), keys, ports: spec.ports.clone() };
                 self.selecting.entry(key.namespace.clone()).or_default().push(selecting);
             }
             return;
         }
-        self.add_endpoints(key, entry, &keys, hosts, around);
+        self.add_endpoints(key, entry, &keys, around);
     }
 
     /// The addresses of a host for which none are written. Those of before are its own still, so that who has come to it by one
@@ -234,8 +235,7 @@ impl Entries {
         &mut self,
         key: &ObjectKey,
         entry: &ServiceEntry,
-        keys: &[String],
-        hosts: &[&str],
+        keys: &[(&str, String)],
         around: &Surroundings<'_, '_>,
     ) {
         let Surroundings { settings, nodes, pods, .. } = *around;
@@ -248,7 +248,8 @@ impl Entries {
             return;
         }
         if by_name && (spec.endpoints.is_empty() || spec.resolution == Resolution::DynamicDns) {
-            for (host, service) in hosts.iter().filter(|host| !host.starts_with('*')).zip(keys) {
+            // A wildcard is no name that could be resolved.
+            for (host, service) in keys.iter().filter(|(host, _)| !host.starts_with('*')) {
                 let written = WorkloadEntrySpec { address: (*host).to_owned(), ..WorkloadEntrySpec::default() };
                 let served = [(service.clone(), ports(&spec.ports, &written))].into();
                 let workload = workload(uid(host), &key.name, &key.namespace, &written, served, nodes, settings);
@@ -257,7 +258,8 @@ impl Entries {
             return;
         }
         for (index, endpoint) in spec.endpoints.iter().enumerate() {
-            let served: Served = keys.iter().map(|service| (service.clone(), ports(&spec.ports, endpoint))).collect();
+            let served: Served =
+                keys.iter().map(|(_, service)| (service.clone(), ports(&spec.ports, endpoint))).collect();
             let address = endpoint.address.parse::<IpAddr>();
             let problem = match &address {
                 _ if endpoint.address.starts_with(SOCKET) => Some("sockets cannot be reached from a node proxy"),

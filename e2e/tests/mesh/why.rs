@@ -86,7 +86,7 @@ fn what_becomes_of_a_connection_is_told_by_those_who_carry_it() {
     );
 
     for (arguments, parts) in [
-        ([LONER, "server"], ["shop/loner is not in the mesh", "fairway namespace add shop"]),
+        ([LONER, "server"], ["shop/loner is not in the mesh", "label istio.io/dataplane-mode keeps it out"]),
         (["shop/nobody", "server"], ["there is no pod shop/nobody", CLIENT]),
         ([CLIENT, "example.com:443"], ["no name \"example.com\"", "give an address"]),
     ] {

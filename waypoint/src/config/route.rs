@@ -275,9 +275,10 @@ fn retry(message: &RetryPolicy) -> Result<Retry, Wrong> {
         match condition {
             "connect-failure" => retry.connect_failure = true,
             "refused-stream" => retry.refused_stream = true,
-            "reset" => retry.reset = true,
-            // What was never sent is what a stream that is refused is.
-            "reset-before-request" => retry.refused_stream = true,
+            // An endpoint that does not respond at all may as well not be there, as with Envoy.
+            "reset" => (retry.reset, retry.connect_failure) = (true, true),
+            // What was never sent is what a stream that is refused is, or one for which there is no connection.
+            "reset-before-request" => (retry.refused_stream, retry.connect_failure) = (true, true),
             "5xx" => (retry.server_errors, retry.reset, retry.connect_failure) = (true, true, true),
             "gateway-error" => {
                 // A connection that breaks or is not made counts as an answer of 503, as with Envoy.

@@ -123,8 +123,18 @@ async fn roots_are_read_again_when_they_change_and_kept_when_they_go() {
     std::fs::File::options().append(true).open(&path).unwrap().set_modified(later).unwrap();
     let second = at(2).unwrap();
     assert!(!Arc::ptr_eq(&second, &first));
-    std::fs::remove_file(&path).unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    let write = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        std::fs::File::options().append(true).open(&path).unwrap().set_modified(later + CHECK_INTERVAL).unwrap();
+    };
+    write(b"half");
     assert!(Arc::ptr_eq(&at(3).unwrap(), &second));
+    write(&whole);
+    let third = at(4).unwrap();
+    assert!(!Arc::ptr_eq(&third, &second), "it is read again once it can be");
+    std::fs::remove_file(&path).unwrap();
+    assert!(Arc::ptr_eq(&at(5).unwrap(), &third));
     let missing = Kept::default().roots(Path::new("/nowhere"), start).unwrap_err();
     assert!(missing.starts_with("roots in /nowhere: "), "{missing}");
 }

@@ -31,8 +31,37 @@ pub(super) struct Values {
     known: Arc<Mutex<HashMap<String, Combinations>>>,
 }
 
-/// Combinations of values, and when each was used last.
-type Combinations = HashMap<Vec<String>, Instant>;
+/// Combinations of values.
+#[derive(Debug, Default)]
+struct Combinations {
+    /// When each was used last.
+    used: HashMap<Vec<String>, Instant>,
+    /// When those that nobody uses were looked for last.
+    swept: Option<Instant>,
+}
+
+/// How often those are looked for that nobody uses: everybody waits for it.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+impl Combinations {
+    /// Whether there is room for these values among so many.
+    fn admit(&mut self, values: &[String], now: Instant, most: usize, idle: Duration) -> bool {
+        if let Some(used) = self.used.get_mut(values) {
+            *used = now;
+            return true;
+        }
+        let is_due = self.swept.is_none_or(|swept| now.saturating_duration_since(swept) >= SWEEP_INTERVAL);
+        if self.used.len() >= most && is_due {
+            self.swept = Some(now);
+            self.used.retain(|_, used| now.saturating_duration_since(*used) < idle);
+        }
+        let has_room = self.used.len() < most;
+        if has_room {
+            self.used.insert(values.to_vec(), now);
+        }
+        has_room
+    }
+}
 
 impl Said {
     /// The usual labels of a metric, but for those that are left out or say something else, and those that are added; nothing where the
@@ -84,24 +113,13 @@ impl Values {
     /// Whether there is room for these values.
     fn admit(&self, listener: &str, values: &[String], now: Instant) -> bool {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_used = |used: &mut Instant| now.saturating_duration_since(*used) < self.idle;
-        if !known.contains_key(listener) {
-            // Listeners that are gone are forgotten with their last values.
-            known.retain(|_, combinations| combinations.values_mut().any(is_used));
+        if let Some(combinations) = known.get_mut(listener) {
+            return combinations.admit(values, now, self.most, self.idle);
         }
-        let combinations = known.entry(listener.to_owned()).or_default();
-        if let Some(used) = combinations.get_mut(values) {
-            *used = now;
-            return true;
-        }
-        if combinations.len() >= self.most {
-            combinations.retain(|_, used| is_used(used));
-        }
-        let has_room = combinations.len() < self.most;
-        if has_room {
-            combinations.insert(values.to_vec(), now);
-        }
-        has_room
+        // Listeners that are gone are forgotten with their last values.
+        let is_used = |used: &Instant| now.saturating_duration_since(*used) < self.idle;
+        known.retain(|_, combinations| combinations.used.values().any(is_used));
+        known.entry(listener.to_owned()).or_default().admit(values, now, self.most, self.idle)
     }
 }
 
@@ -159,7 +177,11 @@ mod tests {
         assert_eq!(said("a", "/b", start + idle / 2), "/b unknown");
         assert_eq!(said("a", "/c", start + idle), "/c unknown", "in the place of one that nobody used");
         assert_eq!(said("a", "/d", start + idle), "overflow overflow", "and /b is used");
-        assert_eq!(said("c", "/d", start + idle * 3), "/d unknown");
+        let moment = SWEEP_INTERVAL / 2;
+        assert_eq!(said("a", "/d", start + idle * 2 - moment), "/d unknown", "/b made room");
+        assert_eq!(said("a", "/e", start + idle * 2 - moment), "overflow overflow");
+        assert_eq!(said("a", "/e", start + idle * 2), "overflow overflow", "/c is not looked for again so soon");
+        assert_eq!(said("c", "/d", start + idle * 4), "/d unknown");
         assert_eq!(values.known.lock().unwrap().len(), 1, "what nobody uses is forgotten");
     }
 

@@ -186,5 +186,5 @@ async fn a_connection_that_leads_nowhere_is_told_with_its_reason() {
     served.opaque(Opaque { others, ..Opaque::default() }, &[]);
     assert!(served.open("10.96.0.1:82").await.is_err());
     let [line] = served.logged.lines(1).await.try_into().unwrap();
-    assert!(line.ends_with(" no_healthy_upstream - -"), "{line}");
+    assert!(line.ends_with(" no_healthy_upstream gone -"), "{line}");
 }

@@ -234,6 +234,13 @@ async fn over_http2_a_request_that_names_a_protocol_is_the_same() {
     let mut frame = [0; 5];
     timeout(PATIENCE, stream.read_exact(&mut frame)).await.unwrap().unwrap();
     assert_eq!(&frame, b"frame");
+    // To CONNECT every success would say that it goes on.
+    let (refusing, _heads) = serving("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    let io = TokioIo::new(refusing.dial("10.96.0.1:80").await);
+    let (mut refused, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+    tokio::spawn(connection);
+    let answer = timeout(PATIENCE, refused.send_request(connect(Some("websocket")))).await.unwrap().unwrap();
+    assert_eq!(answer.status().as_u16(), 502);
     for protocol in [None, Some("h2c")] {
         let answer = timeout(PATIENCE, sender.send_request(connect(protocol))).await.unwrap().unwrap();
         assert_eq!(answer.status().as_u16(), 400, "{protocol:?}");

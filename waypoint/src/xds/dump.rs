@@ -26,8 +26,8 @@ const AT_A_TIME: usize = 64;
 const REGEX_BYTES: usize = 64 * 1024;
 /// What stands in the place of a secret.
 const REDACTED: &str = "[redacted]";
-/// Headers whose values are credentials. Any resource may have them added to a request.
-const CREDENTIALS: [&str; 5] = ["authorization", "proxy-authorization", "cookie", "set-cookie", "x-api-key"];
+/// Parts of the names of headers whose values are credentials. Any resource may add them to a request, or compare them.
+const CREDENTIALS: [&str; 6] = ["authorization", "cookie", "token", "secret", "password", "api-key"];
 
 /// How Envoy shows resources of one type.
 struct Shape {
@@ -289,22 +289,29 @@ fn message(pool: &DescriptorPool, kind: &str, bytes: &[u8]) -> Value {
     written.unwrap_or_else(|| json!({"error": "cannot be shown"}))
 }
 
-/// Takes out values of headers that are credentials (`HeaderValue` of Envoy).
+/// Takes out values of headers that are credentials, where they are written (`HeaderValue` of Envoy) and where they are compared
+/// (`HeaderMatcher`).
 fn redact(value: &mut Value) {
     match value {
         Value::Array(values) => values.iter_mut().for_each(redact),
         Value::Object(fields) => {
-            let key = fields.get("key").and_then(Value::as_str);
-            let is_secret = key.is_some_and(|key| CREDENTIALS.iter().any(|name| key.eq_ignore_ascii_case(name)));
+            let is_secret = |field: &str| fields.get(field).and_then(Value::as_str).is_some_and(is_credential);
+            let (is_written, is_compared) = (is_secret("key"), is_secret("name"));
             for (name, value) in fields.iter_mut() {
                 match name.as_str() {
-                    "value" | "raw_value" if is_secret => *value = REDACTED.into(),
+                    "value" | "raw_value" if is_written => *value = REDACTED.into(),
+                    name if is_compared && name.ends_with("_match") && !value.is_boolean() => *value = REDACTED.into(),
                     _ => redact(value),
                 }
             }
         }
         _ => {}
     }
+}
+
+fn is_credential(header: &str) -> bool {
+    let header = header.to_ascii_lowercase();
+    CREDENTIALS.iter().any(|part| header.contains(part))
 }
 
 fn time(time: SystemTime) -> Value {

@@ -9,13 +9,13 @@ use std::time::Duration;
 use fairway_core::source::Objects;
 use fairway_core::source::istio_destination::{
     ConnectionPool, ConsistentHash, DestinationRule, HttpSettings, LoadBalancer, LocalitySetting, OutlierDetection,
-    RetryBudget as WrittenBudget, TcpSettings, Tls, TrafficPolicy,
+    RetryBudget as WrittenBudget, TcpSettings, Tls as WrittenTls, TrafficPolicy,
 };
 use fairway_core::source::route::Unread;
 
 use super::{
     Balancer, Balancing, Destinations, Hosts, Keepalive, Key, Locality, Origination, Outliers, Policy, Pool,
-    RetryBudget, Rule, Subset, Used, WarmUp,
+    RetryBudget, Rule, Subset, Tls, Used, WarmUp,
 };
 use crate::age::by_age;
 use crate::l7::catalog::Catalog;
@@ -40,6 +40,8 @@ const WARM_UP: WarmUp = WarmUp { window: Duration::ZERO, aggression: 1.0, least_
 const MAXIMUM_AGGRESSION: f64 = 1000.0;
 /// Istio's word for the certificate authorities of the proxy's machine.
 const SYSTEM_ROOTS: &str = "system";
+/// A name that no certificate has (RFC 6761): TLS that asks for it comes about with nobody, at any proxy.
+const OF_NOBODY: &str = "tls-mode-not-supported.invalid";
 /// What is said of what is not done.
 const NO_EFFECT: &str = "is not supported and has no effect";
 
@@ -117,6 +119,29 @@ impl Reader<'_> {
             let used = policy.map(|policy| self.used(&format!("{at}.trafficPolicy"), policy)).unwrap_or_default();
             if subsets.insert(subset.name.clone(), Subset { used, labels: subset.labels.clone() }).is_some() {
                 self.find(format!("{at}.name"), format!("{:?} is there before; the last one counts", subset.name));
+            }
+        }
+        if let Hosts::One(name) = &hosts {
+            let ports = self.catalog.ports_without_http(name);
+            let parts =
+                subsets.iter().map(|(name, subset)| (format!("spec.subsets[{name}].trafficPolicy"), &subset.used));
+            let all = std::iter::once(("spec.trafficPolicy".to_owned(), &used)).chain(parts);
+            let has_waypoint = self.catalog.asks_for_waypoint(name);
+            for (at, used) in all {
+                let mut policies = std::iter::once(&used.policy).chain(used.ports.values());
+                if !has_waypoint && policies.any(|policy| matches!(policy.tls, Some(Tls::Begin(_)))) {
+                    let message = format!(
+                        "{name} has no waypoint: TLS is begun only by clients that route by themselves, and routes that lead there"
+                    );
+                    self.find(format!("{at}.tls"), message);
+                    continue;
+                }
+                let begins = |port: &&u16| matches!(used.at(**port).tls, Some(Tls::Begin(_)));
+                for port in ports.iter().filter(begins) {
+                    let message =
+                        format!("port {port} carries no HTTP: connections to its endpoints in clear text are refused");
+                    self.find(format!("{at}.tls"), message);
+                }
             }
         }
         if self.deviations.is_some() && !self.compares {
@@ -205,12 +230,12 @@ impl Reader<'_> {
             balancing: written.load_balancer.as_ref().map(|it| self.balancing(&format!("{at}.loadBalancer"), it)),
             outliers: written.outlier_detection.as_ref().map(|it| self.outliers(&format!("{at}.outlierDetection"), it)),
             retries: written.retry_budget.as_ref().map(|it| self.retries(&format!("{at}.retryBudget"), it)),
-            tls: written.tls.as_ref().and_then(|tls| self.tls(&format!("{at}.tls"), tls)),
+            tls: written.tls.as_ref().map(|tls| self.tls(&format!("{at}.tls"), tls)),
         }
     }
 
     /// The mesh encrypts by itself, whatever is said; with those outside of it, TLS is begun where it is asked for.
-    fn tls(&mut self, at: &str, written: &Tls) -> Option<Origination> {
+    fn tls(&mut self, at: &str, written: &WrittenTls) -> Tls {
         match written.mode.as_deref() {
             None | Some("DISABLE" | "ISTIO_MUTUAL") => {
                 self.notes_unread(at, &written.unread);
@@ -222,7 +247,7 @@ impl Reader<'_> {
                 for (name, _) in said.into_iter().filter(|(_, is_said)| *is_said) {
                     self.find(format!("{at}.{name}"), "needs the mode SIMPLE; it has no effect");
                 }
-                None
+                Tls::Off
             }
             Some("SIMPLE") => {
                 self.notes_unread(at, &written.unread);
@@ -236,15 +261,17 @@ impl Reader<'_> {
                 if let Some(name) = written.sni.as_ref().filter(|name| !is_usable(name)) {
                     self.find(format!("{at}.sni"), format!("{name:?} is no host's name; no connection can be opened"));
                 }
-                Some(Origination {
+                Tls::Begin(Origination {
                     server_name: written.sni.clone().filter(|name| !name.is_empty()),
                     names: written.subject_alt_names.clone(),
                     roots: written.ca_certificates.clone().filter(|roots| !roots.is_empty() && roots != SYSTEM_ROOTS),
                 })
             }
             Some(mode) => {
-                self.find(format!("{at}.mode"), format!("{mode} {NO_EFFECT}: endpoints must take what clients send"));
-                None
+                // What was to be encrypted is not sent in clear text (docs/adr/0035-names-at-waypoints.md).
+                let message = format!("{mode} is not supported: endpoints outside of the mesh are sent nothing at all");
+                self.find(format!("{at}.mode"), message);
+                Tls::Begin(Origination { names: vec![OF_NOBODY.to_owned()], ..Origination::default() })
             }
         }
     }

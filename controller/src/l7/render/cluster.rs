@@ -39,7 +39,7 @@ use fairway_proto::envoy::upstream_tcp::TcpProtocolOptions;
 use fairway_proto::workload::AppProtocol;
 use prost::Message;
 
-use super::super::destinations::{Balancer, Balancing, Keepalive, Origination, Outliers, Policy, Pool, WarmUp};
+use super::super::destinations::{Balancer, Balancing, Keepalive, Origination, Outliers, Policy, Pool, Tls, WarmUp};
 use super::{ads, any, duration};
 
 /// For an endpoint to accept a connection.
@@ -90,6 +90,16 @@ pub fn cluster(name: &str, protocol: AppProtocol, policy: &Policy, endpoints: En
         Endpoints::Named { all, one_at_a_time: true } => (DiscoveryType::LogicalDns, None, Some(all)),
     };
     let is_resolved = assignment.is_some();
+    let tls = match &policy.tls {
+        Some(Tls::Begin(tls)) => Some(tls),
+        Some(Tls::Off) | None => None,
+    };
+    // TLS agrees on one protocol before there is a request, so that it cannot be the one of each client.
+    let protocol = match protocol {
+        AppProtocol::Http2 | AppProtocol::Grpc => protocol,
+        _ if tls.is_some() => AppProtocol::Http11,
+        _ => protocol,
+    };
     let none = Pool::default();
     let pool = policy.pool.as_ref().unwrap_or(&none);
     let thresholds = Thresholds {
@@ -115,7 +125,7 @@ pub fn cluster(name: &str, protocol: AppProtocol, policy: &Policy, endpoints: En
         // Where there are both, what a proxy has an address of itself is more often IPv4.
         dns_lookup_family: if is_resolved { DnsLookupFamily::V4Preferred } else { DnsLookupFamily::Auto }.into(),
         respect_dns_ttl: is_resolved,
-        transport_socket: policy.tls.as_ref().map(|tls| tls_with(tls, name, protocol)),
+        transport_socket: tls.map(|tls| tls_with(tls, name, protocol)),
         connect_timeout: Some(duration(pool.connect_timeout.unwrap_or(CONNECT_TIMEOUT))),
         circuit_breakers: Some(CircuitBreakers { thresholds: vec![thresholds] }),
         outlier_detection: policy.outliers.as_ref().map(outlier_detection),

@@ -79,7 +79,11 @@ pub struct Change {
 
 /// What one entry says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Said(Vec<Override>);
+pub(super) struct Said {
+    /// Whether it is for Prometheus; none is as the entry before it.
+    is_ours: Option<bool>,
+    overrides: Vec<Override>,
+}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Override {
@@ -90,9 +94,9 @@ struct Override {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub(super) struct Written {
+struct Written {
     providers: Vec<Named>,
-    overrides: Vec<WrittenOverride>,
+    overrides: Vec<Value>,
     reporting_interval: Option<Value>,
 }
 
@@ -143,9 +147,22 @@ enum Operation {
     Remove,
 }
 
-/// What an entry says; nothing where it is for others than Prometheus. An override of which anything is not understood has no effect at
-/// all: half of it would count something else than was meant.
-pub(super) fn read(at: &str, written: Written, providers: &Providers, texts: &mut Vec<String>) -> Option<Said> {
+/// What an entry says; nothing where it cannot be read. An override of which anything is not understood has no effect at all: half of it
+/// would count something else than was meant.
+pub(super) fn read(
+    at: &str,
+    written: Value,
+    providers: &Providers,
+    texts: &mut Vec<String>,
+    notes: &mut Vec<String>,
+) -> Option<Said> {
+    let written: Written = match serde_json::from_value(written) {
+        Ok(written) => written,
+        Err(error) => {
+            texts.push(format!("{at}: {error}: the entry has no effect"));
+            return None;
+        }
+    };
     let is_ours = |name: &str| name == OF_ISTIO || providers.metrics.contains(name);
     let has_effect = written.providers.is_empty() || written.providers.iter().any(|named| is_ours(&named.name));
     let rest = if has_effect { "" } else { ": the entry has no effect" };
@@ -158,14 +175,22 @@ pub(super) fn read(at: &str, written: Written, providers: &Providers, texts: &mu
     if written.reporting_interval.is_some() {
         texts.push(format!("{at}.reportingInterval: has no effect, as connections are counted when they end"));
     }
-    let overrides = written.overrides.into_iter().enumerate();
-    // A waypoint is on the server's side of a request, as with Istio.
-    let ours = overrides.filter(|(_, it)| it.r#match.mode != Mode::Client);
-    let read = ours.filter_map(|(index, it)| one(&format!("{at}.overrides[{index}]"), it, texts)).collect();
-    has_effect.then_some(Said(read))
+    let mut overrides = Vec::new();
+    for (index, written) in written.overrides.into_iter().enumerate() {
+        let at = format!("{at}.overrides[{index}]");
+        match serde_json::from_value::<WrittenOverride>(written) {
+            // A waypoint is on the server's side of a request, as with Istio.
+            Ok(written) if written.r#match.mode == Mode::Client => {
+                texts.push(format!("{at}.match.mode: CLIENT has no effect, as waypoints count at the server's side"));
+            }
+            Ok(written) => overrides.extend(one(&at, written, texts, notes)),
+            Err(error) => texts.push(format!("{at}: {error}: the override has no effect")),
+        }
+    }
+    Some(Said { is_ours: (!written.providers.is_empty()).then_some(has_effect), overrides })
 }
 
-fn one(at: &str, written: WrittenOverride, texts: &mut Vec<String>) -> Option<Override> {
+fn one(at: &str, written: WrittenOverride, texts: &mut Vec<String>, notes: &mut Vec<String>) -> Option<Override> {
     let before = texts.len();
     let mut wrong =
         |field: &str, problem: &str| texts.push(format!("{at}.{field}: {problem}: the override has no effect"));
@@ -207,7 +232,7 @@ fn one(at: &str, written: WrittenOverride, texts: &mut Vec<String>) -> Option<Ov
     let is_named = written.r#match.metric.is_some_and(|metric| metric != WrittenMetric::AllMetrics)
         || written.r#match.custom_metric.is_some();
     if is_named && metrics.iter().all(|metric| metric.is_of_connections()) {
-        texts.push(format!("{at}.match: holds at waypoints; node proxies count connections as usual"));
+        notes.push(format!("{at}.match: holds at waypoints; node proxies count connections as usual"));
     }
     Some(Override { metrics, is_off: written.disabled, labels })
 }
@@ -247,11 +272,14 @@ fn is_label(name: &str) -> bool {
 }
 
 /// What is counted otherwise than usual, as these places say, the most general first: the later word on a metric counts, and on each of
-/// its labels.
+/// its labels. An entry that names no providers is for those of the one before it.
 pub(super) fn put_together<'a>(levels: impl Iterator<Item = &'a [Said]>) -> Option<Counted> {
     let mut counted = Counted::new();
-    for said in levels.flatten().flat_map(|said| &said.0) {
-        for metric in &said.metrics {
+    let mut is_ours = true;
+    for said in levels.flatten() {
+        is_ours = said.is_ours.unwrap_or(is_ours);
+        let overrides = said.overrides.iter().filter(|_| is_ours);
+        for (metric, said) in overrides.flat_map(|it| it.metrics.iter().map(move |metric| (metric, it))) {
             let change = counted.entry(*metric).or_default();
             change.is_off = said.is_off.unwrap_or(change.is_off);
             change.labels.extend(said.labels.clone());
@@ -272,8 +300,11 @@ mod tests {
 
     fn said(entries: &Value, texts: &mut Vec<String>) -> Vec<Said> {
         let providers = mesh::read(MESH).unwrap().providers;
-        let entries: Vec<Written> = serde_json::from_value(entries.clone()).unwrap();
-        entries.into_iter().filter_map(|entry| read("spec.metrics[0]", entry, &providers, texts)).collect()
+        let entries = entries.as_array().unwrap().clone();
+        entries
+            .into_iter()
+            .filter_map(|entry| read("spec.metrics[0]", entry, &providers, texts, &mut Vec::new()))
+            .collect()
     }
 
     /// What is counted otherwise, one word for each: `-name` is off, `name-label` lacks one, `name+label=value` has one.
@@ -371,6 +402,23 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_without_providers_is_for_those_before_it() {
+        let off = of("REQUEST_COUNT", json!({"disabled": true}));
+        let other = json!([{"providers": [{"name": "other"}]}]);
+        let ours = json!([{"providers": [{"name": "prom"}]}]);
+        assert!(counted(&[other.clone(), off.clone()]).is_empty());
+        assert_eq!(counted(&[other, ours, off]), ["-requests_total"]);
+    }
+
+    #[test]
+    fn what_is_good_to_know_is_no_fault() {
+        let (mut texts, mut notes) = (Vec::new(), Vec::new());
+        let written = json!({"overrides": [{"match": {"metric": "TCP_SENT_BYTES"}, "disabled": true}]});
+        read("spec.metrics[0]", written, &Providers::default(), &mut texts, &mut notes).unwrap();
+        assert!(texts.is_empty() && notes.len() == 1 && notes[0].contains("holds at waypoints"), "{texts:?} {notes:?}");
+    }
+
+    #[test]
     fn what_holds_otherwise_than_written_is_said() {
         let rows = [
             (json!({"reportingInterval": "5s"}), "reportingInterval: has no effect"),
@@ -382,7 +430,8 @@ mod tests {
                 json!({"providers": [{"name": "prometheus"}, {"name": "other"}]}),
                 "providers[1]: \"other\" is told of no",
             ),
-            (json!({"overrides": [{"match": {"metric": "TCP_SENT_BYTES"}}]}), "overrides[0].match: holds at waypoints"),
+            (json!({"overrides": [{"match": {"mode": "CLIENT"}}]}), "overrides[0].match.mode: CLIENT has no effect"),
+            (json!({"overrides": [{"match": {"metric": "NONE_SUCH"}}]}), "overrides[0]: unknown variant"),
         ];
         for (written, why) in rows {
             let mut texts = Vec::new();

@@ -44,16 +44,24 @@ impl LookupError {
 
 /// Asks for the addresses of `hostname`.
 pub async fn of(upstream: &Upstream, hostname: &Arc<str>) -> Known {
+    in_part(upstream, hostname).await.0
+}
+
+/// Asks for the addresses of `hostname`. Where nobody could say anything of one family, also how long the addresses of the other
+/// hold by themselves.
+pub async fn in_part(upstream: &Upstream, hostname: &Arc<str>) -> (Known, Option<Duration>) {
     let (four, six) = tokio::join!(family(upstream, hostname, Family::V4), family(upstream, hostname, Family::V6));
     let limits = upstream.limits();
     let (minimum, maximum) = (limits.duration(&limits::DNS_CACHE_MINIMUM), limits.duration(&limits::DNS_CACHE_MAXIMUM));
+    let mut half = None;
     let (result, lifetime) = match (four, six) {
         (Ok((mut addresses, lifetime)), Ok((more, other))) => {
             addresses.extend(more);
             (Ok(addresses), lifetime.min(other))
         }
         // One family is enough to connect; the other is asked for again soon.
-        (Ok((addresses, _)), Err(_)) | (Err(_), Ok((addresses, _))) if !addresses.is_empty() => {
+        (Ok((addresses, lifetime)), Err(_)) | (Err(_), Ok((addresses, lifetime))) if !addresses.is_empty() => {
+            half = Some(lifetime.clamp(minimum, maximum));
             (Ok(addresses), minimum)
         }
         (Err(error), _) | (_, Err(error)) => (Err(error), minimum),
@@ -63,7 +71,7 @@ pub async fn of(upstream: &Upstream, hostname: &Arc<str>) -> Known {
         result => result.map(Into::into),
     };
     let lifetime = if result.is_ok() { lifetime.clamp(minimum, maximum) } else { minimum };
-    Known { result, lifetime }
+    (Known { result, lifetime }, half)
 }
 
 async fn family(

@@ -106,13 +106,10 @@ impl Scan {
             };
             let file_name = entry.file_name();
             let file_name = file_name.to_string_lossy();
-            let path = entry.path();
-            if depth == 0 && area == Area::Manifest && file_name == STATUS_DIRECTORY {
-                self.walk(&path, STATUS_DIRECTORY, Area::Status, 0, without);
-                continue;
-            }
-            let is_left_out = depth == 0 && area == Area::Status && without == Some(file_name.as_ref());
-            if file_name.starts_with('.') || is_left_out {
+            let (is_top, path) = (depth == 0, entry.path());
+            let is_status = is_top && area == Area::Manifest && file_name == STATUS_DIRECTORY;
+            let is_left_out = is_top && area == Area::Status && without == Some(file_name.as_ref());
+            if is_left_out || (file_name.starts_with('.') && !is_status) {
                 continue;
             }
             let relative = if name.is_empty() { file_name.to_string() } else { format!("{name}/{file_name}") };
@@ -130,6 +127,12 @@ impl Scan {
                     continue;
                 }
             };
+            if is_status {
+                if metadata.is_dir() {
+                    self.walk(&path, &relative, Area::Status, 0, without);
+                }
+                continue;
+            }
             if metadata.is_dir() {
                 if depth < MAX_DEPTH {
                     self.walk(&path, &relative, area, depth + 1, without);

@@ -417,7 +417,9 @@ fn a_root_that_vanishes_while_it_is_listed_keeps_everything() {
     moving.join().unwrap();
     // What is deleted indeed goes.
     fs::remove_file(root.join("7.yaml")).unwrap();
-    std::os::unix::fs::symlink("nowhere", root.join("dangling.yaml")).unwrap();
+    for name in ["dangling.yaml", ".status"] {
+        std::os::unix::fs::symlink("nowhere", root.join(name)).unwrap();
+    }
     loaded = load(&root, Some(&loaded));
     assert_eq!((loaded.objects.pods.len(), loaded.errors.len()), (whole - 1, 0), "{:?}", loaded.errors);
 }

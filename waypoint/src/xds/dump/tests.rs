@@ -86,6 +86,22 @@ fn typed(kind: Kind, value: &Value) -> Value {
 }
 
 #[test]
+fn credentials_are_not_shown_where_they_are_written_nor_where_they_are_compared() {
+    let shown = |mut value: Value| {
+        redact(&mut value);
+        value
+    };
+    for name in ["Authorization", "cookie", "x-auth-token", "x-api-key"] {
+        assert_eq!(shown(json!({"key": name, "value": "s3"})), json!({"key": name, "value": REDACTED}));
+        let compared = json!({"name": name, "string_match": {"exact": "s3"}, "invert_match": true});
+        assert_eq!(shown(compared), json!({"name": name, "string_match": REDACTED, "invert_match": true}));
+    }
+    for value in [json!({"key": "x-team", "value": "a"}), json!({"name": "x-team", "string_match": {"exact": "a"}})] {
+        assert_eq!(shown(value.clone()), value);
+    }
+}
+
+#[test]
 fn each_type_is_shown_as_envoy_shows_it() {
     let (held, [listener, route, cluster, endpoints]) = held();
     let [listener, route, cluster, endpoints] =
