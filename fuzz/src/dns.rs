@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use fairway_core::dns::{Family, Zone};
+use fairway_core::io::dns::wire::{self, Action, Transport};
 use fairway_core::snapshot::Snapshot;
 use fairway_core::workload::Workload;
-use fairway_core::io::dns::wire::{self, Action, Transport};
 use hickory_proto::op::ResponseCode;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
