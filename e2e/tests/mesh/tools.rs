@@ -181,10 +181,10 @@ fn traffic_is_told(lab: &Lab) {
     let events: Vec<Value> = told.lines().map(json).collect();
     // What is open at the end need not be over; of any other one both are told, in this order.
     let opened = events.iter().enumerate().filter(|(_, event)| event["event"] == "opened");
-    let closed = opened.filter_map(|(at, opened)| {
+    let mut closed = opened.filter_map(|(at, opened)| {
         events[at..].iter().find(|event| event["id"] == opened["id"] && event["event"] == "closed")
     });
-    let closed = closed.last().unwrap_or_else(|| panic!("of no connection both are told: {told}"));
+    let closed = closed.next().unwrap_or_else(|| panic!("of no connection both are told: {told}"));
     assert!(closed["bytesToDestination"].as_u64() > Some(0), "{closed}");
     let held = lab.spawn(CLIENT, &["fairway", "lab", "tool", "hold", &format!("{}:7000", shop::address(lab, SERVER))]);
     let _held = held.unwrap();
