@@ -118,7 +118,8 @@ impl Scan {
                 Ok(metadata) => metadata,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     // A link that leads nowhere is still there.
-                    self.is_torn |= fs::symlink_metadata(&path).is_err();
+                    let is_link = entry.file_type().is_ok_and(|listed| listed.is_symlink());
+                    self.is_torn |= !is_link || fs::symlink_metadata(&path).is_err();
                     continue;
                 }
                 Err(error) => {
