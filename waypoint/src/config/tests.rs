@@ -92,7 +92,7 @@ fn conditions_cover_connections_that_break_as_envoys_do() {
     let rows = [
         ("5xx", [true, true, true, true, true, true, true, false]),
         ("gateway-error", [true, true, true, true, false, true, false, false]),
-        ("reset", [true, false, true, false, false, false, false, false]),
+        ("reset", [true, true, true, false, false, false, false, false]),
         ("reset-before-request", [true, true, false, false, false, false, false, false]),
         ("connect-failure", [true, true, false, false, false, false, false, false]),
         ("refused-stream", [false, true, false, false, false, false, false, false]),
