@@ -26,6 +26,7 @@ mod mesh {
     mod reference;
     mod self_call;
     mod shop;
+    mod strangers;
     mod tools;
     mod trust;
     mod waypoint;

@@ -36,10 +36,10 @@ pub async fn deliver(
     facts: ConnectionFacts,
     dial: SocketAddr,
 ) -> Result<Delivered, Outcome> {
-    let client = facts.source.ip();
+    let client = facts.source;
     let authorized = Identified::new(facts, view, pod.mesh.telemetry.dry_run()).authorize()?;
     // The application sees its client's address, unless that is the pod itself (interop §1.5 point 6).
-    let preserve = pod.preserve_source && client != dial.ip() && !dial.ip().is_loopback();
+    let preserve = pod.preserve_source && client.ip() != dial.ip() && !dial.ip().is_loopback();
     let application = pod.sockets.connect_from(dial, preserve.then_some(client)).await;
     let application = application.map_err(|error| outcome::application_unreachable(&error))?;
     Ok(Delivered { authorized, application })

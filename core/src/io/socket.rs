@@ -8,6 +8,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::IpBindAddressNoPort;
+use rand::RngExt;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::time::timeout;
@@ -16,11 +17,16 @@ use crate::addr::canonical;
 use crate::io::netns::NamespaceEntry;
 use crate::limits::{self, Limits};
 
+mod borrowed;
+
 /// The mark on every packet of our own sockets: capture rules let it through (interop: packet mark 0x539).
 pub const PACKET_MARK: u32 = 0x539;
 
 /// Pending connections a listener may hold before the kernel refuses more; the kernel caps it at `somaxconn`.
 const LISTEN_BACKLOG: i32 = 4096;
+
+/// Leaves the choice of a port to the kernel.
+const ANY_PORT: u16 = 0;
 
 /// Sockets made at one visit to a pod's namespace: entering and leaving costs more than making one.
 const SOCKETS_PER_VISIT: usize = 8;
@@ -96,6 +102,13 @@ impl DialError {
         let (Self::Prepare { source, .. } | Self::Connect { source, .. }) = self else { return false };
         let error = source.raw_os_error().map(Errno::from_raw);
         matches!(error, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS | Errno::EADDRNOTAVAIL))
+    }
+
+    /// Whether somebody has the port that it was to come from.
+    fn is_taken(&self) -> bool {
+        let (Self::Prepare { source, .. } | Self::Connect { source, .. }) = self else { return false };
+        let error = source.raw_os_error().map(Errno::from_raw);
+        matches!(error, Some(Errno::EADDRINUSE | Errno::EADDRNOTAVAIL))
     }
 }
 
@@ -210,13 +223,31 @@ impl SocketFactory {
         self.dial(destination, self.prepare(destination)).await
     }
 
-    /// Connects to the application at `destination` from `source` when one is given: an address that need not be ours.
+    /// Connects to the application at `destination` from the address of `client` when one is given, which need not be ours, and
+    /// from another port than the client's ([`borrowed`]).
     ///
     /// Without keepalive: application and proxy have the same kernel, which knows when either is gone.
     ///
     /// # Errors
     /// See [`DialError`].
-    pub async fn connect_from(&self, destination: SocketAddr, source: Option<IpAddr>) -> Result<TcpStream, DialError> {
+    pub async fn connect_from(
+        &self,
+        destination: SocketAddr,
+        client: Option<SocketAddr>,
+    ) -> Result<TcpStream, DialError> {
+        if let Some(client) = client {
+            let chance = rand::rng().random();
+            for port in borrowed::ports(client.port(), chance) {
+                match self.dial_from(Some(SocketAddr::new(client.ip(), port)), destination).await {
+                    Err(error) if error.is_taken() => {}
+                    dialled => return dialled,
+                }
+            }
+        }
+        self.dial_from(client.map(|client| SocketAddr::new(client.ip(), ANY_PORT)), destination).await
+    }
+
+    async fn dial_from(&self, source: Option<SocketAddr>, destination: SocketAddr) -> Result<TcpStream, DialError> {
         let prepared = self.open(destination.ip()).and_then(|socket| {
             socket.set_tcp_nodelay(true)?;
             source.map_or(Ok(()), |source| bind_foreign(&socket, source))?;
@@ -305,18 +336,20 @@ fn bind_shared(socket: &Socket, address: SocketAddr) -> io::Result<()> {
 
 /// Binds to an address that is not ours, so that the application sees its real client (interop §1.5 point 6).
 /// A transparent socket may do so without being told to (IP_FREEBIND) as well.
-fn bind_foreign(socket: &Socket, source: IpAddr) -> io::Result<()> {
-    match source {
-        IpAddr::V4(_) => {
-            socket.set_ip_transparent_v4(true)?;
-        }
-        IpAddr::V6(_) => {
-            socket.set_ip_transparent_v6(true)?;
-        }
+fn bind_foreign(socket: &Socket, source: SocketAddr) -> io::Result<()> {
+    if source.is_ipv4() {
+        socket.set_ip_transparent_v4(true)?;
+    } else {
+        socket.set_ip_transparent_v6(true)?;
     }
-    // The port is chosen when the destination is known, too: the same one can then go to several destinations.
-    setsockopt(socket, IpBindAddressNoPort, &true)?;
-    socket.bind(&SocketAddr::new(source, 0).into())
+    // The same port can go to several destinations: one that is named may be used again, and any one is chosen when the destination
+    // is known, too.
+    if source.port() == ANY_PORT {
+        setsockopt(socket, IpBindAddressNoPort, &true)?;
+    } else {
+        socket.set_reuse_address(true)?;
+    }
+    socket.bind(&source.into())
 }
 
 /// Whether this process may bind to addresses that are not its own, which takes `CAP_NET_ADMIN` or `CAP_NET_RAW`.
