@@ -281,7 +281,7 @@ impl Session {
         match &request.error_detail {
             None => {
                 if let Some(generation) = answered.completes {
-                    progress.acked = generation;
+                    progress.acked = progress.acked.max(generation);
                 }
                 progress.took(&answered.names);
                 Event::Acknowledged(kind)
@@ -442,11 +442,13 @@ impl Session {
             let busy = self.pending.iter().any(|chunk| chunk.kind == Some(*kind));
             let progress = &mut subscription.progress;
             if !busy && progress.sent != 0 {
-                if progress.acked == progress.sent && progress.nacked.is_none() {
-                    progress.acked = generation;
-                    progress.sent = generation;
-                } else if let Some(last) = self.unanswered.iter_mut().rev().find(|sent| sent.kind == Some(*kind)) {
+                // An answer that is under way comes first, also where it is about names alone and in the state that was
+                // acknowledged before: what it brings is not held yet.
+                if let Some(last) = self.unanswered.iter_mut().rev().find(|sent| sent.kind == Some(*kind)) {
                     last.completes = Some(generation);
+                    progress.sent = generation;
+                } else if progress.acked == progress.sent && progress.nacked.is_none() {
+                    progress.acked = generation;
                     progress.sent = generation;
                 }
             }

@@ -224,6 +224,26 @@ fn an_unchanged_type_keeps_step_with_the_world() {
 }
 
 #[test]
+fn an_answer_about_a_name_that_is_under_way_is_waited_for() {
+    let one = world(&World::default(), &[("a", "1")], &[]);
+    let mut session = node_proxy();
+    session.receive(subscribe(ADDRESS));
+    session.plan(&one);
+    for response in drain(&mut session) {
+        session.receive(answer(&response, None));
+    }
+    // It is asked for in the state that was acknowledged, and the world moves on before the client has it.
+    session.receive(DeltaDiscoveryRequest { resource_names_subscribe: vec!["a".to_owned()], ..subscribe(ADDRESS) });
+    session.plan(&one);
+    let asked = drain(&mut session);
+    assert_eq!(shape(&asked), [("address", vec!["a"], vec![])]);
+    session.plan(&world(&one, &[("a", "1")], &["p"]));
+    assert_eq!(progress(&session, ADDRESS), (2, 1, None));
+    session.receive(answer(&asked[0], None));
+    assert_eq!(progress(&session, ADDRESS), (2, 2, None));
+}
+
+#[test]
 fn unknown_types_and_names_are_answered_with_nothing() {
     let mut session = node_proxy();
     let request = DeltaDiscoveryRequest {
