@@ -34,7 +34,7 @@ use crate::names::{self, Names};
 use crate::origination::Originations;
 use crate::rates::Buckets;
 use crate::settings::Settings;
-use crate::telemetry::{HISTOGRAMS, Telemetry};
+use crate::telemetry::{self, HISTOGRAMS, Telemetry};
 use crate::tunnel;
 use crate::upstream::Upstreams;
 use crate::waypoint::Waypoint;
@@ -97,6 +97,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
         sockets: sockets.clone(),
         budget,
     });
+    telemetry::clusters::register(&waypoint, &metrics);
     let pages = Admin {
         waypoint: Arc::clone(&waypoint),
         stream,

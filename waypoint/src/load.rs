@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ pub use outliers::Outcome;
 use outliers::Record;
 use places::Places;
 pub use places::hash;
-pub use seen::Seen;
+pub use seen::{Bounded, Seen};
 use weights::{Arrivals, Weighed};
 
 use crate::config::{Assignment, Balancer, Bounds, Cluster};
@@ -30,10 +30,10 @@ mod tests;
 /// One cluster.
 #[derive(Debug, Default)]
 pub struct Load {
-    requests: AtomicU32,
-    retries: AtomicU32,
-    waiting: AtomicU32,
-    connections: AtomicU32,
+    requests: Used,
+    retries: Used,
+    waiting: Used,
+    connections: Used,
     turn: AtomicUsize,
     /// Wakes who waits for a connection when one has ended or may be used again.
     freed: Notify,
@@ -43,6 +43,14 @@ pub struct Load {
     /// Since when endpoints are there, where that decides how much they get.
     arrivals: Mutex<Arrivals>,
     built: Mutex<Option<Arc<Built>>>,
+}
+
+/// How much of a bound is used.
+#[derive(Debug, Default)]
+struct Used {
+    now: AtomicU32,
+    /// How often there was no more.
+    refused: AtomicU64,
 }
 
 /// Places of the endpoints of an assignment, for each priority.
@@ -61,14 +69,14 @@ pub struct Loads(Mutex<HashMap<Arc<str>, Arc<Load>>>);
 #[derive(Debug)]
 pub struct UnderWay {
     load: Arc<Load>,
-    counter: fn(&Load) -> &AtomicU32,
+    used: fn(&Load) -> &Used,
     /// Whether somebody may be waiting for its end.
     wakes: bool,
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        (self.counter)(&self.load).fetch_sub(1, Ordering::Relaxed);
+        (self.used)(&self.load).now.fetch_sub(1, Ordering::Relaxed);
         if self.wakes {
             self.load.free();
         }
@@ -144,7 +152,7 @@ impl Load {
     #[must_use]
     pub fn retry(self: &Arc<Self>, cluster: &Cluster) -> Option<UnderWay> {
         let Bounds { retries, budget, .. } = &cluster.bounds;
-        let most = budget.of(self.requests.load(Ordering::Relaxed)).min(*retries);
+        let most = budget.of(self.requests.now.load(Ordering::Relaxed)).min(*retries);
         self.begin(|load| &load.retries, most, false)
     }
 
@@ -160,10 +168,13 @@ impl Load {
         self.begin(|load| &load.connections, cluster.bounds.connections, true)
     }
 
-    fn begin(self: &Arc<Self>, counter: fn(&Self) -> &AtomicU32, most: u32, wakes: bool) -> Option<UnderWay> {
+    fn begin(self: &Arc<Self>, used: fn(&Self) -> &Used, most: u32, wakes: bool) -> Option<UnderWay> {
         let more = |now: u32| (now < most).then(|| now + 1);
-        counter(self).fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some(UnderWay { load: Arc::clone(self), counter, wakes })
+        if used(self).now.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_err() {
+            used(self).refused.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        Some(UnderWay { load: Arc::clone(self), used, wakes })
     }
 
     /// Resolves when a connection has ended or may be used again.

@@ -1,7 +1,7 @@
 //! What is counted and logged about each request and each connection, in Istio's words (interop §9.3).
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fairway_core::cel::Subject;
@@ -23,8 +23,13 @@ use crate::trace::Trace;
 use crate::troubles::Troubles;
 
 mod asked;
+pub(crate) mod clusters;
+mod recent;
+mod routes;
 
 use asked::{Labels, Said};
+use recent::Recent;
+use routes::{RouteHandles, RouteKey};
 
 const REQUESTS: &str = "istio_requests_total";
 const DURATION: &str = "istio_request_duration_milliseconds";
@@ -67,12 +72,11 @@ const BUCKETS: &[f64] = &[
     3_600_000.0,
 ];
 /// The histograms' buckets.
-pub const HISTOGRAMS: [(&str, &[f64]); 3] = [(DURATION, BUCKETS), (REQUEST_BYTES, BUCKETS), (RESPONSE_BYTES, BUCKETS)];
+pub const HISTOGRAMS: [(&str, &[f64]); 4] =
+    [(DURATION, BUCKETS), (REQUEST_BYTES, BUCKETS), (RESPONSE_BYTES, BUCKETS), (routes::DURATION, BUCKETS)];
 
 /// Value of a label nothing is known for.
 const UNKNOWN: &str = "unknown";
-/// Series whose counters one connection keeps at hand: a few answers of each of a few endpoints.
-const SERIES_AT_HAND: usize = 32;
 
 /// Counts and logs. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -202,9 +206,12 @@ impl Asked {
     }
 }
 
-/// Series that one connection keeps at hand, and when each was used last.
+/// Series that one connection keeps at hand.
 #[derive(Default)]
-pub struct AtHand(Mutex<Vec<(SeriesKey, Instant, Handles)>>);
+pub struct AtHand {
+    series: Recent<SeriesKey, Handles>,
+    routes: Recent<RouteKey, RouteHandles>,
+}
 
 /// The handles of one series.
 struct Handles {
@@ -212,6 +219,19 @@ struct Handles {
     requests: Option<HeldCounter>,
     /// The same.
     observed: [Option<Histogram>; 3],
+}
+
+impl Handles {
+    fn count(&self, observed: [f64; 3]) {
+        if let Some(requests) = &self.requests {
+            requests.increment(1);
+        }
+        for (histogram, value) in self.observed.iter().zip(observed) {
+            if let Some(histogram) = histogram {
+                histogram.record(value);
+            }
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -233,6 +253,7 @@ impl Telemetry {
         metrics.describe(DURATION, "Time from the head of a request to the end of its answer, in milliseconds.");
         metrics.describe(REQUEST_BYTES, "Bytes of request bodies.");
         metrics.describe(RESPONSE_BYTES, "Bytes of bodies of answers.");
+        routes::describe(metrics);
         metrics.describe(TCP_OPENED, "Connections opened.");
         metrics.describe(TCP_CLOSED, "Connections closed.");
         metrics.describe(TCP_SENT, "Bytes sent by servers, at either reporter.");
@@ -407,7 +428,12 @@ impl Telemetry {
         let milliseconds = took.as_secs_f64() * 1000.0;
         #[expect(clippy::cast_precision_loss, reason = "bytes of a body, for a histogram")]
         let observed = [milliseconds, done.received as f64, done.sent as f64];
-        connection.series.observe(key, observed, self.fresh, |key| self.handles(connection, done, key));
+        let now = Instant::now();
+        let AtHand { series, routes } = &connection.series;
+        series.with(key, (now, self.fresh), |key| self.handles(connection, done, key), |series| series.count(observed));
+        let key = RouteKey::of(done);
+        let look_up = |key: &RouteKey| RouteHandles::of(&self.metrics, connection.bound.service(), key);
+        routes.with(key, (now, self.fresh), look_up, |route| route.count(milliseconds));
     }
 
     /// What labels say that somebody asks for.
@@ -444,40 +470,6 @@ fn labels<'a>(asked: Option<&'a Said>, metric: &str, usual: &[LabelPair<'a>]) ->
     match asked {
         None => Some((usual.to_vec(), Vec::new())),
         Some(asked) => asked.labels(metric, usual),
-    }
-}
-
-impl AtHand {
-    /// Counts a request with what was observed of it. A series that was not used for as long as `fresh` is looked up again, as
-    /// it may have expired.
-    fn observe(
-        &self,
-        key: SeriesKey,
-        observed: [f64; 3],
-        fresh: Duration,
-        look_up: impl FnOnce(&SeriesKey) -> Handles,
-    ) {
-        let mut series = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        series.retain(|(known, used, _)| *known != key || now.duration_since(*used) < fresh);
-        let known = series.iter().position(|(known, ..)| *known == key).unwrap_or_else(|| {
-            if series.len() >= SERIES_AT_HAND {
-                series.remove(0);
-            }
-            let handles = look_up(&key);
-            series.push((key, now, handles));
-            series.len() - 1
-        });
-        let Some((_, used, handles)) = series.get_mut(known) else { return };
-        *used = now;
-        if let Some(requests) = &handles.requests {
-            requests.increment(1);
-        }
-        for (histogram, value) in handles.observed.iter().zip(observed) {
-            if let Some(histogram) = histogram {
-                histogram.record(value);
-            }
-        }
     }
 }
 

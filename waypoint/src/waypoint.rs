@@ -1,6 +1,7 @@
 //! What all connections through the waypoint share.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use fairway_core::io::certs::Certificates;
 use fairway_core::io::hbone::handshakes::Handshakes;
@@ -13,11 +14,11 @@ use fairway_core::workload::Workload;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::config::Current;
+use crate::config::{Assignment, Cluster, Current};
 use crate::export::Exports;
 use crate::in_flight::InFlight;
 use crate::lines::Lines;
-use crate::load::Loads;
+use crate::load::{Loads, Seen};
 use crate::names::Names;
 use crate::origination::Originations;
 use crate::rates::Buckets;
@@ -72,6 +73,16 @@ impl Waypoint {
     #[must_use]
     pub fn known(&self) -> Option<Arc<Workload>> {
         self.view.borrow().workload.clone()
+    }
+
+    /// Each cluster that anybody has asked for: what is under way, of how much there may be, and which endpoints are asked.
+    pub fn clusters_in_use(&self, now: Instant) -> Vec<(String, Seen)> {
+        let (config, nobody) = (self.config.load(), Assignment::default());
+        let seen = |(name, cluster): (&String, &Arc<Cluster>)| {
+            let assignment = config.endpoints.get(&cluster.endpoints).map_or(&nobody, |assignment| &**assignment);
+            Some((name.clone(), self.loads.known(name)?.seen(cluster, assignment, now)))
+        };
+        config.clusters.iter().filter_map(seen).collect()
     }
 
     /// Our own workload, waited for.

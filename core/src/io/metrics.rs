@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use metrics::{Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
@@ -65,6 +65,7 @@ struct Held {
 #[derive(Clone)]
 enum Handle {
     Counter(Counter),
+    Gauge(Gauge),
     Histogram(Histogram),
 }
 
@@ -84,6 +85,17 @@ impl HeldCounter {
     /// The bare handle, for code that counts on a hot path. It does not keep the series: keep `self` beside it.
     pub fn handle(&self) -> Counter {
         self.counter.clone()
+    }
+}
+
+/// Metrics, for as long as somebody else holds them.
+#[derive(Clone)]
+pub struct WeakMetrics(Weak<Inner>);
+
+impl WeakMetrics {
+    /// They, if they are still there.
+    pub fn upgrade(&self) -> Option<Metrics> {
+        Some(Metrics { inner: self.0.upgrade()? })
     }
 }
 
@@ -119,11 +131,10 @@ impl Metrics {
             }
             builder
         };
-        let comes_and_goes = MetricKindMask::COUNTER | MetricKindMask::HISTOGRAM;
         let metrics = Self {
             inner: Arc::new(Inner {
                 permanent: builder().build_recorder(),
-                expiring: builder().idle_timeout(comes_and_goes, Some(idle)).build_recorder(),
+                expiring: builder().idle_timeout(MetricKindMask::ALL, Some(idle)).build_recorder(),
                 series: Mutex::default(),
                 hooks: Mutex::default(),
                 max_series,
@@ -177,7 +188,7 @@ impl Metrics {
         let counter = match handle {
             Handle::Counter(counter) => counter,
             // Only if another kind has this name, which is a mistake that must not stop the proxy.
-            Handle::Histogram(_) => Counter::noop(),
+            Handle::Gauge(_) | Handle::Histogram(_) => Counter::noop(),
         };
         // Renews the series in case it was about to expire.
         counter.increment(0);
@@ -200,7 +211,17 @@ impl Metrics {
         let register = |key: &Key| Handle::Histogram(self.inner.expiring.register_histogram(key, &METADATA));
         match self.hold(name, key_with(name, labels, asked), register).0 {
             Handle::Histogram(histogram) => histogram,
-            Handle::Counter(_) => Histogram::noop(),
+            Handle::Counter(_) | Handle::Gauge(_) => Histogram::noop(),
+        }
+    }
+
+    /// A gauge labelled with something that comes and goes. Ask for it with each value: it is gone
+    /// [`limits::METRIC_SERIES_IDLE`] after the last one.
+    pub fn passing_gauge(&self, name: &'static str, labels: &[LabelPair<'_>]) -> Gauge {
+        let register = |key: &Key| Handle::Gauge(self.inner.expiring.register_gauge(key, &METADATA));
+        match self.hold(name, key(name, labels), register).0 {
+            Handle::Gauge(gauge) => gauge,
+            Handle::Counter(_) | Handle::Histogram(_) => Gauge::noop(),
         }
     }
 
@@ -218,6 +239,11 @@ impl Metrics {
             self.count_dropped(name);
         }
         taken
+    }
+
+    /// For hooks: they would keep themselves alive with what they hold.
+    pub fn downgrade(&self) -> WeakMetrics {
+        WeakMetrics(Arc::downgrade(&self.inner))
     }
 
     /// Runs `hook` before each rendering, to set gauges that are read rather than counted.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::{Load, lock};
+use super::{Load, Used, lock};
 use crate::config::{Assignment, Cluster};
 
 /// One cluster as it is now.
@@ -32,6 +32,8 @@ pub struct Bounded {
     pub now: u32,
     /// The most.
     pub most: u32,
+    /// How often there was no more.
+    pub refused: u64,
 }
 
 /// One endpoint.
@@ -51,7 +53,11 @@ impl Load {
     #[must_use]
     pub fn seen(&self, cluster: &Cluster, assignment: &Assignment, now: Instant) -> Seen {
         let bounds = &cluster.bounds;
-        let bounded = |now: &std::sync::atomic::AtomicU32, most| Bounded { now: now.load(Ordering::Relaxed), most };
+        let bounded = |used: &Used, most| Bounded {
+            now: used.now.load(Ordering::Relaxed),
+            most,
+            refused: used.refused.load(Ordering::Relaxed),
+        };
         let record = lock(&self.record);
         let priorities = assignment.priorities.iter().enumerate();
         let endpoints = priorities.flat_map(|(priority, all)| all.iter().map(move |address| (priority, *address)));

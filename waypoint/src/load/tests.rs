@@ -231,9 +231,12 @@ fn what_is_under_way_and_who_is_left_out_can_be_seen() {
     cluster.bounds.requests = 7;
     let all = endpoints(&[&[1], &[2]]);
     let under_way = load.request(&cluster);
+    cluster.bounds.connections = 0;
+    assert!(load.connect(&cluster).is_none());
     assert_eq!(load.note(&cluster, &all, endpoint(2), Outcome::Failed, now), [endpoint(2)]);
     let seen = load.seen(&cluster, &all, now);
-    assert_eq!((seen.requests.now, seen.requests.most, seen.connections.now), (1, 7, 0));
+    assert_eq!((seen.requests.now, seen.requests.most, seen.requests.refused), (1, 7, 0));
+    assert_eq!((seen.connections.now, seen.connections.most, seen.connections.refused), (0, 0, 1));
     let shown: Vec<_> = seen.endpoints.iter().map(|it| (it.address.port(), it.priority, it.left_out)).collect();
     assert_eq!(shown, [(1, 0, false), (2, 1, true)]);
     drop(under_way);

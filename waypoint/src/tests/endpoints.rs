@@ -118,8 +118,22 @@ async fn requests_wait_for_a_connection_within_bounds() {
         let (first, second) = tokio::join!(waiting.0, waiting.1);
         assert_eq!((first.0.status(), second.0.status()), (StatusCode::OK, StatusCode::OK));
     };
+    crate::telemetry::clusters::register(&served.waypoint, &served.metrics);
     tokio::time::timeout(PATIENCE, work).await.unwrap();
     assert!(begins.try_recv().is_err(), "one connection did for both");
+    let page = served.metrics.render();
+    let cluster = web(80);
+    for (series, value) in [
+        (format!("in_use{{cluster=\"{cluster}\",of=\"waiting\"}}"), 0),
+        (format!("bound{{cluster=\"{cluster}\",of=\"waiting\"}}"), 1),
+        (format!("refused_total{{cluster=\"{cluster}\",of=\"waiting\"}}"), 1),
+        (format!("refused_total{{cluster=\"{cluster}\",of=\"connections\"}}"), 2),
+        (format!("endpoints{{cluster=\"{cluster}\",state=\"asked\"}}"), 1),
+        (format!("endpoints{{cluster=\"{cluster}\",state=\"left_out\"}}"), 0),
+    ] {
+        let line = format!("fairway_waypoint_cluster_{series} {value}");
+        assert!(page.lines().any(|found| found == line), "{line} in {page}");
+    }
 }
 
 #[tokio::test]

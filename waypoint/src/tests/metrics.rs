@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::streams::{chain, named};
 use super::{told, web};
-use crate::config::{Chain, Format, Listener, Logger, Logs, Metrics, Opaque, Sink};
+use crate::config::{Chain, Format, Listener, Logger, Logs, Metrics, Opaque, Route, Sink};
 use crate::testing::{PATIENCE, Served, get, route_to};
 
 fn written(value: &Value) -> prost_types::Value {
@@ -94,6 +94,32 @@ async fn labels_are_added_changed_and_left_out_metric_by_metric() {
     assert!(sizes.len() == 1 && sizes[0].contains("port=\"80\"") && sizes[0].contains("response_code=\"200\""));
     let durations = series(&page, "istio_request_duration_milliseconds_count");
     assert!(durations.len() == 1 && durations[0].contains("source_app="), "of which nothing is said: {durations:?}");
+}
+
+#[tokio::test]
+async fn routes_have_series_of_their_own() {
+    let mut served = served(None).await;
+    let endpoint = told("other").await;
+    served.announce("other", endpoint.ip(), false, |_| {});
+    served.http(80, Vec::new(), vec![Route { name: "shop/web/0".to_owned(), ..route_to(&web(80)) }], &[endpoint]);
+    if let Listener::Http(http) = Arc::make_mut(served.config.listeners.get_mut(&web(80)).unwrap()) {
+        http.logs = lines("%RESPONSE_CODE%\n");
+    }
+    served.publish();
+    for path in ["/", "/", "/%00"] {
+        served.send(80, false, get(path, &[])).await;
+    }
+    served.logged.lines(3).await;
+    let page = served.metrics.render();
+    let of = |route: &str| format!("destination_service=\"web.shop.svc.cluster.local\",route=\"{route}\"");
+    let requests = "fairway_waypoint_route_requests_total";
+    for line in [
+        format!("{requests}{{{},response_code=\"200\",grpc_response_status=\"\"}} 2", of("shop/web/0")),
+        format!("{requests}{{{},response_code=\"400\",grpc_response_status=\"\"}} 1", of("none")),
+        format!("fairway_waypoint_route_duration_milliseconds_count{{{}}} 2", of("shop/web/0")),
+    ] {
+        assert!(page.lines().any(|found| found == line), "{line} in {page}");
+    }
 }
 
 #[tokio::test]

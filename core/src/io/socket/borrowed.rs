@@ -35,7 +35,10 @@ mod tests {
             let found: Vec<u16> = ports(client, chance).collect();
             assert!(found.iter().all(|port| PORTS.contains(port) && *port != client), "{client} {chance}: {found:?}");
             let different: BTreeSet<_> = found.iter().collect();
-            assert!(different.len() == found.len() && found.len() >= usize::from(TRIES) - 1, "{client} {chance}: {found:?}");
+            assert!(
+                different.len() == found.len() && found.len() >= usize::from(TRIES) - 1,
+                "{client} {chance}: {found:?}"
+            );
         }
         assert_ne!(ports(1, 1).next(), ports(1, 2).next());
     }

@@ -1,0 +1,71 @@
+//! What was used of late, so that it need not be looked up again for every request of a connection.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How many are kept: a few answers of each of a few endpoints or routes.
+const MOST: usize = 32;
+
+/// Looked up by key, and when each was used last.
+pub(super) struct Recent<Key, Found>(Mutex<Vec<(Key, Instant, Found)>>);
+
+impl<Key, Found> Default for Recent<Key, Found> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<Key: PartialEq, Found> Recent<Key, Found> {
+    /// Has `then` use what `key` stands for. What was not used for as long as `fresh` is looked up again, as it may have expired.
+    pub(super) fn with(
+        &self,
+        key: Key,
+        (now, fresh): (Instant, Duration),
+        look_up: impl FnOnce(&Key) -> Found,
+        then: impl FnOnce(&Found),
+    ) {
+        let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.retain(|(known, used, _)| *known != key || now.saturating_duration_since(*used) < fresh);
+        let known = recent.iter().position(|(known, ..)| *known == key).unwrap_or_else(|| {
+            if recent.len() >= MOST {
+                recent.remove(0);
+            }
+            let found = look_up(&key);
+            recent.push((key, now, found));
+            recent.len() - 1
+        });
+        let Some((_, used, found)) = recent.get_mut(known) else { return };
+        *used = now;
+        then(found);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn what_was_used_of_late_is_not_looked_up_again() {
+        let (recent, looked_up) = (Recent::default(), Cell::new(0));
+        let (start, fresh) = (Instant::now(), Duration::from_secs(10));
+        let used = |key: usize, now: Instant| {
+            let look_up = |key: &usize| {
+                looked_up.set(looked_up.get() + 1);
+                *key
+            };
+            recent.with(key, (now, fresh), look_up, |found| assert_eq!(*found, key));
+            looked_up.take()
+        };
+        assert_eq!(used(0, start), 1);
+        assert_eq!(used(0, start + fresh / 2), 0);
+        assert_eq!(used(0, start + fresh), 0, "it was used in between");
+        assert_eq!(used(0, start + fresh * 2), 1, "it may have expired");
+        for key in 1..=MOST {
+            assert_eq!(used(key, start + fresh * 2), 1);
+        }
+        assert_eq!(used(MOST, start + fresh * 2), 0);
+        assert_eq!(used(0, start + fresh * 2), 1, "the first made room");
+    }
+}

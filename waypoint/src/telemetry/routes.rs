@@ -1,0 +1,55 @@
+//! What is counted by route: how many requests, how they ended, and how long they took.
+
+use fairway_core::io::metrics::{HeldCounter, Histogram, Metrics};
+use fairway_core::service::Service;
+
+use super::{Done, UNKNOWN};
+
+const REQUESTS: &str = "fairway_waypoint_route_requests_total";
+pub(super) const DURATION: &str = "fairway_waypoint_route_duration_milliseconds";
+
+/// Route of requests that were over before there was one.
+const NONE: &str = "none";
+
+/// What tells series of routes apart within a connection.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct RouteKey {
+    route: String,
+    status: u16,
+    grpc: Option<u32>,
+}
+
+/// Series of one route with one kind of answer.
+pub(super) struct RouteHandles {
+    requests: HeldCounter,
+    duration: Histogram,
+}
+
+/// Says what they are.
+pub(super) fn describe(metrics: &Metrics) {
+    metrics.describe(REQUESTS, "Requests by route: namespace, name and rule, as access logs have it.");
+    metrics.describe(DURATION, "Time from the head of a request to the end of its answer by route, in milliseconds.");
+}
+
+impl RouteKey {
+    pub(super) fn of(done: &Done) -> Self {
+        let route = if done.route.is_empty() { NONE } else { &done.route };
+        Self { route: route.to_owned(), status: done.status, grpc: done.grpc_status }
+    }
+}
+
+impl RouteHandles {
+    pub(super) fn of(metrics: &Metrics, service: Option<&std::sync::Arc<Service>>, key: &RouteKey) -> Self {
+        let service = service.map_or(UNKNOWN, |service| service.hostname());
+        let (status, grpc) = (key.status.to_string(), key.grpc.map(|status| status.to_string()).unwrap_or_default());
+        let route = [("destination_service", service), ("route", key.route.as_str())];
+        let [service, name] = route;
+        let answer = [service, name, ("response_code", status.as_str()), ("grpc_response_status", grpc.as_str())];
+        Self { requests: metrics.held_counter(REQUESTS, &answer), duration: metrics.held_histogram(DURATION, &route) }
+    }
+
+    pub(super) fn count(&self, milliseconds: f64) {
+        self.requests.increment(1);
+        self.duration.record(milliseconds);
+    }
+}
