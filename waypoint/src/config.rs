@@ -510,6 +510,8 @@ pub struct Retry {
     pub elsewhere: bool,
     /// For each attempt.
     pub attempt_timeout: Option<Duration>,
+    /// Whether an attempt that takes longer goes on, and another one is sent beside it.
+    pub hedges: bool,
     /// Before the first repetition, and at most.
     pub back_off: (Duration, Duration),
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use attempts::{Attempts, Reached, Target};
+use attempts::{Attempts, Common, Reached, Target};
 use bytes::Bytes;
 use fairway_core::limits;
 use fairway_core::reason::Reason;
@@ -170,7 +170,7 @@ pub async fn send(
             }
         },
     }?;
-    let Attempts { outgoing, body, .. } = attempts;
+    let Common { outgoing, body, .. } = attempts.common;
     mirror(connection, config, forward, &outgoing, &body);
     (done.endpoint, done.workload) = (Some(reached.endpoint), reached.workload.clone());
     done.identity.clone_from(&reached.identity);
@@ -297,7 +297,7 @@ fn mirror(connection: &Arc<Connection>, config: &Config, forward: &Forward, outg
         tokio::spawn(async move {
             let name = &target.name;
             let mut attempts = Attempts::new(&connection, &target, outgoing, body);
-            let mut unheard = Done::begun(attempts.outgoing.method.clone(), String::new(), false);
+            let mut unheard = Done::begun(attempts.common.outgoing.method.clone(), String::new(), false);
             let sent = tokio::time::timeout(patience, attempts.once(&mut unheard)).await;
             drop(under_way);
             match sent {

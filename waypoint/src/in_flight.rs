@@ -292,6 +292,11 @@ impl Entry {
         });
     }
 
+    /// The answer comes from this endpoint, which may not be the last that was asked.
+    pub fn answered_by(&self, endpoint: SocketAddr) {
+        self.change(|slot| slot.endpoint = Some(endpoint));
+    }
+
     /// An answer goes to the client.
     pub fn answering(&self, status: u16) {
         self.change(|slot| (slot.phase, slot.status) = (Phase::Answering, status));

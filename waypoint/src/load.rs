@@ -156,6 +156,13 @@ impl Load {
         self.begin(|load| &load.retries, most, false)
     }
 
+    /// Requests and repetitions under way, and requests to endpoints where they are counted.
+    #[cfg(test)]
+    pub(crate) fn under_way(&self) -> [u32; 3] {
+        let busy = lock(&self.busy).values().map(|count| count.load(Ordering::Relaxed)).sum();
+        [self.requests.load(Ordering::Relaxed), self.retries.load(Ordering::Relaxed), busy]
+    }
+
     /// Begins to wait for a connection, unless enough do.
     #[must_use]
     pub fn wait(self: &Arc<Self>, cluster: &Cluster) -> Option<UnderWay> {

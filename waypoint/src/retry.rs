@@ -47,6 +47,14 @@ pub fn pause(policy: &Retry, repetition: u32, chance: f64) -> Duration {
     doubled.min(most).mul_f64(chance.clamp(0.0, 1.0))
 }
 
+impl Retry {
+    /// After what time without an answer another attempt is sent beside one that goes on, if that is wanted.
+    #[must_use]
+    pub fn hedges_after(&self) -> Option<Duration> {
+        self.attempt_timeout.filter(|_| self.hedges)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,6 +82,16 @@ mod tests {
         for (result, expected) in rows {
             let found = [&none, &untouched, &codes, &errors, &grpc].map(|policy| wanted(policy, result));
             assert_eq!(found, expected, "{result:?}");
+        }
+    }
+
+    #[test]
+    fn who_hedges_needs_a_time_after_which() {
+        let second = Some(Duration::from_secs(1));
+        let rows = [(false, None, None), (false, second, None), (true, None, None), (true, second, second)];
+        for (hedges, attempt_timeout, expected) in rows {
+            let policy = Retry { hedges, attempt_timeout, ..Retry::default() };
+            assert_eq!(policy.hedges_after(), expected, "{hedges} {attempt_timeout:?}");
         }
     }
 

@@ -25,6 +25,7 @@ use crate::testing::{PATIENCE, Served, WEB, answer, forwarding, get, origin, own
 mod authorizer;
 mod before;
 mod endpoints;
+mod hedging;
 mod in_flight;
 mod limiter;
 mod logs;

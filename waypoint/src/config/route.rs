@@ -213,13 +213,17 @@ fn forward(message: &RouteAction) -> Result<Forward, Wrong> {
     let longest = message.max_stream_duration.as_ref().and_then(|stream| stream.max_stream_duration.as_ref());
     let longest = longest.map(duration).transpose().within("max_stream_duration")?;
     let bounds = [Some(timeout), longest].into_iter().flatten().filter(|bound| !bound.is_zero());
+    let mut retry_policy = message.retry_policy.as_ref().map(retry).transpose().within("retry_policy")?;
+    if let (Some(retry), Some(hedge)) = (&mut retry_policy, &message.hedge_policy) {
+        retry.hedges = hedge.hedge_on_per_try_timeout;
+    }
     Ok(Forward {
         backends: Weighted::new(backends).ok_or_else(no_weight)?,
         no_cluster,
         path,
         host,
         timeout: bounds.min(),
-        retry: message.retry_policy.as_ref().map(retry).transpose().within("retry_policy")?,
+        retry: retry_policy,
         mirrors: all("request_mirror_policies", &message.request_mirror_policies, mirror)?,
         hash: hash(&message.hash_policy)?,
         counted: all("rate_limits", &message.rate_limits, counting)?,

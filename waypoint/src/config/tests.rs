@@ -80,6 +80,25 @@ fn retries_are_read_condition_by_condition() {
 }
 
 #[test]
+fn attempts_are_hedged_where_the_route_says_so() {
+    use fairway_proto::envoy::route::HedgePolicy;
+    let retry = |hedge_policy: Option<HedgePolicy>| {
+        let retry_policy = Some(RetryPolicy { per_try_timeout: seconds(1), ..Default::default() });
+        forward(|action| (action.retry_policy, action.hedge_policy) = (retry_policy, hedge_policy)).retry.unwrap()
+    };
+    for (hedge_policy, expected) in [
+        (None, false),
+        (Some(HedgePolicy { hedge_on_per_try_timeout: false }), false),
+        (Some(HedgePolicy { hedge_on_per_try_timeout: true }), true),
+    ] {
+        assert_eq!(retry(hedge_policy).hedges_after().is_some(), expected, "{hedge_policy:?}");
+    }
+    // Of itself it repeats nothing.
+    let hedge_policy = Some(HedgePolicy { hedge_on_per_try_timeout: true });
+    assert_eq!(forward(|action| action.hedge_policy = hedge_policy).retry, None);
+}
+
+#[test]
 fn conditions_cover_connections_that_break_as_envoys_do() {
     use crate::retry::{Result as Came, wanted};
     let retry = |retry_on: &str| {

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fairway_core::ident::Identity;
 use fairway_core::reason::Reason;
@@ -20,7 +21,7 @@ use crate::config::{Assignment, Cluster, Config, Protocol, Retry};
 use crate::dial;
 use crate::failure::Failure;
 use crate::grpc;
-use crate::in_flight::Phase;
+use crate::in_flight::{Entry, Phase};
 use crate::load::{Busy, Load, Outcome, Wanted};
 use crate::names;
 use crate::replay::{Replay, is_clients, is_malformed};
@@ -29,6 +30,8 @@ use crate::retry;
 use crate::stream::Connection;
 use crate::telemetry::Done;
 use crate::upstream::{self, Key, Unsent, Upstream};
+
+mod hedged;
 
 /// Where attempts lead.
 #[derive(Clone)]
@@ -40,17 +43,40 @@ pub(super) struct Target {
     pub(super) load: Arc<Load>,
 }
 
-/// Everything an attempt needs to know.
-pub(super) struct Attempts<'a> {
+/// What all attempts to have a request answered have in common.
+pub(super) struct Common<'a> {
     connection: &'a Arc<Connection>,
     service: Option<Arc<Service>>,
     target: &'a Target,
     pub(super) outgoing: Outgoing,
     pub(super) body: Replay,
-    tried: Vec<SocketAddr>,
     /// Whether those that were tried may be tried again at once.
     again: bool,
 }
+
+/// Attempts to have a request answered.
+pub(super) struct Attempts<'a> {
+    pub(super) common: Common<'a>,
+    asked: Asked,
+}
+
+/// Who was asked.
+#[derive(Default)]
+struct Asked {
+    tried: Vec<SocketAddr>,
+    /// The last one, as long as nothing is noted of what came of it.
+    open: Option<SocketAddr>,
+}
+
+/// Who is asked next, and the way there.
+struct Chosen {
+    endpoint: SocketAddr,
+    plan: Plan,
+    busy: Option<Busy>,
+}
+
+/// What came of an attempt.
+type Attempt = Result<Box<Reached>, Missed>;
 
 /// An attempt that was answered.
 pub(super) struct Reached {
@@ -70,6 +96,12 @@ pub(super) struct Missed {
 }
 
 impl Missed {
+    /// There was no answer for so long.
+    fn late(longest: Duration) -> Self {
+        let detail = format!("no answer to an attempt within {longest:?}");
+        Self { result: retry::Result::Late, failure: Failure::new(Reason::TimedOut, detail) }
+    }
+
     /// Whether the endpoint has done nothing about it, so that it may be sent again whatever it is.
     pub(super) fn is_untouched(&self) -> bool {
         matches!(self.result, retry::Result::Refused)
@@ -101,16 +133,28 @@ impl Target {
     }
 }
 
+impl Chosen {
+    /// The endpoint and its workload.
+    fn who(&self) -> (Option<SocketAddr>, Option<Arc<Workload>>) {
+        (Some(self.endpoint), self.plan.workload().cloned())
+    }
+}
+
 impl<'a> Attempts<'a> {
     pub(super) fn new(connection: &'a Arc<Connection>, target: &'a Target, outgoing: Outgoing, body: Replay) -> Self {
         let service = target.service(connection);
-        Self { connection, service, target, outgoing, body, tried: Vec::new(), again: false }
+        let common = Common { connection, service, target, outgoing, body, again: false };
+        Self { common, asked: Asked::default() }
     }
 
     /// As many attempts as `policy` wants and there may be.
     pub(super) async fn run(&mut self, policy: Option<&Retry>, done: &mut Done) -> Result<Box<Reached>, Failure> {
         let mut repetition = None;
-        self.again = policy.is_some_and(|policy| !policy.elsewhere);
+        self.common.again = policy.is_some_and(|policy| !policy.elsewhere);
+        if let Some((policy, longest)) = policy.and_then(|policy| Some((policy, policy.hedges_after()?))) {
+            // In a box, as most requests do without.
+            return Box::pin(hedged::run(self, (policy, longest), done)).await;
+        }
         loop {
             let attempt = match policy.and_then(|policy| policy.attempt_timeout) {
                 None => self.once(done).await,
@@ -118,24 +162,16 @@ impl<'a> Attempts<'a> {
                     Ok(attempt) => attempt,
                     Err(_elapsed) => {
                         self.was_late();
-                        let detail = format!("no answer to an attempt within {longest:?}");
-                        Err(Missed { result: retry::Result::Late, failure: Failure::new(Reason::TimedOut, detail) })
+                        Err(Missed::late(longest))
                     }
                 },
             };
-            let result = match &attempt {
-                Ok(reached) => {
-                    let grpc = grpc::status_in(reached.response.headers());
-                    retry::Result::Answered(reached.response.status(), grpc)
-                }
-                Err(missed) => missed.result,
-            };
-            let again = policy.filter(|policy| retry::wanted(policy, result) && done.retries < policy.attempts);
-            let again = again.filter(|_| self.body.can_repeat());
+            let again = policy.filter(|policy| retry::wanted(policy, result_of(&attempt)));
+            let again = again.filter(|policy| done.retries < policy.attempts && self.common.body.can_repeat());
             // One too many for the whole of the service is one too many for this request.
             let permit = again.and_then(|policy| {
                 drop(repetition.take());
-                Some((policy, self.target.load.retry(&self.target.cluster)?))
+                Some((policy, self.common.target.load.retry(&self.common.target.cluster)?))
             });
             match permit {
                 Some((policy, permit)) => {
@@ -152,57 +188,83 @@ impl<'a> Attempts<'a> {
     }
 
     /// The endpoint that was asked last took too long.
-    pub(super) fn was_late(&self) {
-        if let Some(endpoint) = self.tried.last() {
-            self.note(*endpoint, Outcome::Failed);
-        }
+    pub(super) fn was_late(&mut self) {
+        self.common.was_late(&mut self.asked);
     }
 
     /// One attempt.
-    pub(super) async fn once(&mut self, done: &mut Done) -> Result<Box<Reached>, Missed> {
+    pub(super) async fn once(&mut self, done: &mut Done) -> Attempt {
+        let mut chosen = self.common.choose(&mut self.asked).await?;
+        (done.endpoint, done.workload) = chosen.who();
+        let attempt = self.common.reach(&mut chosen, &self.common.body, done.entry.as_ref()).await;
+        self.common.judge(&mut self.asked, &attempt);
+        attempt
+    }
+}
+
+impl Common<'_> {
+    /// Chooses who is asked next.
+    async fn choose(&self, asked: &mut Asked) -> Result<Chosen, Missed> {
         let Target { cluster, endpoints, load, .. } = self.target;
-        let waypoint = &self.connection.waypoint;
-        let endpoints = &names::endpoints(waypoint, cluster, endpoints).await.map_err(not_reached)?;
+        let endpoints = &names::endpoints(&self.connection.waypoint, cluster, endpoints).await.map_err(not_reached)?;
         let Outgoing { hash, session, .. } = self.outgoing;
-        let tried = if self.again { &[] } else { &*self.tried };
+        let tried = if self.again { &[] } else { &*asked.tried };
         let wanted = Wanted { hash, session, tried, now: Instant::now().into_std() };
         let picked = load.pick(cluster, endpoints, &wanted, &mut |count| rand::rng().random_range(0..count));
         let none = || Failure::new(Reason::NoHealthyUpstream, format!("{} has no endpoint", cluster.endpoints));
         let endpoint = picked.ok_or_else(|| not_reached(none()))?;
-        self.tried.push(endpoint);
-        let busy = load.busy(cluster, endpoint);
-        let result = self.reach(endpoint, busy, done).await;
-        match &result {
-            Ok(reached) => {
-                let grpc = grpc::status_in(reached.response.headers()).map(grpc::status);
-                self.note(endpoint, Outcome::Answered(grpc.unwrap_or(reached.response.status())));
+        asked.tried.push(endpoint);
+        asked.open = Some(endpoint);
+        let snapshot = self.connection.waypoint.live.snapshot();
+        match dial::plan_in(cluster, &snapshot, &self.connection.local, self.service.as_ref(), endpoint) {
+            Ok(plan) => Ok(Chosen { endpoint, plan, busy: load.busy(cluster, endpoint) }),
+            Err(failure) => {
+                let missed = not_reached(failure);
+                self.note_miss(asked, &missed);
+                Err(missed)
             }
-            Err(missed) if !self.body.is_stopped() && is_endpoints_fault(missed.failure.reason) => {
-                self.note(endpoint, Outcome::Failed)
-            }
-            Err(_ours_or_the_clients) => {}
         }
-        result
     }
 
-    fn note(&self, endpoint: SocketAddr, outcome: Outcome) {
+    /// Takes down what came of asking the last one, unless something is noted of it.
+    fn judge(&self, asked: &mut Asked, attempt: &Attempt) {
+        match attempt {
+            Ok(reached) => {
+                let grpc = grpc::status_in(reached.response.headers()).map(grpc::status);
+                self.note(asked, Outcome::Answered(grpc.unwrap_or(reached.response.status())));
+            }
+            Err(missed) => self.note_miss(asked, missed),
+        }
+    }
+
+    fn note_miss(&self, asked: &mut Asked, missed: &Missed) {
+        if !self.body.is_stopped() && is_endpoints_fault(missed.failure.reason) {
+            self.note(asked, Outcome::Failed);
+        }
+        asked.open = None;
+    }
+
+    /// The one that was asked last took too long.
+    fn was_late(&self, asked: &mut Asked) {
+        self.note(asked, Outcome::Failed);
+    }
+
+    fn note(&self, asked: &mut Asked, outcome: Outcome) {
+        let Some(endpoint) = asked.open.take() else { return };
         let Target { name, cluster, endpoints, load } = self.target;
         for endpoint in load.note(cluster, endpoints, endpoint, outcome, Instant::now().into_std()) {
             self.connection.waypoint.telemetry.left_out(name, endpoint);
         }
     }
 
-    async fn reach(&self, endpoint: SocketAddr, busy: Option<Busy>, done: &mut Done) -> Result<Box<Reached>, Missed> {
+    async fn reach(&self, chosen: &mut Chosen, body: &Replay, entry: Option<&Entry>) -> Attempt {
         let connection = self.connection;
-        let plan = {
-            let snapshot = connection.waypoint.live.snapshot();
-            let planned =
-                dial::plan_in(&self.target.cluster, &snapshot, &connection.local, self.service.as_ref(), endpoint);
-            planned.map_err(not_reached)?
-        };
+        let Chosen { endpoint, plan, busy } = chosen;
+        let endpoint = *endpoint;
         let workload = plan.workload().cloned();
-        (done.endpoint, done.workload) = (Some(endpoint), workload.clone());
-        done.note(|entry| entry.attempt(endpoint));
+        if let Some(entry) = entry {
+            entry.attempt(endpoint);
+        }
         let http2 = match self.target.cluster.protocol {
             Protocol::Http1 => false,
             Protocol::Http2 => true,
@@ -224,21 +286,24 @@ impl<'a> Attempts<'a> {
             let (mut upstream, identity, is_reused) = match reused.take() {
                 Some(upstream) => (upstream, expected.clone(), true),
                 // In a box, as most requests do without and need not carry its state.
-                None => Box::pin(self.connect(&key, &plan, expected.as_ref())).await.map_err(not_reached)?,
+                None => Box::pin(self.connect(&key, plan, expected.as_ref())).await.map_err(not_reached)?,
             };
             let scheme = if self.target.cluster.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
-            let request = self.outgoing.request(self.body.attempt(), http2, scheme).map_err(not_reached)?;
-            done.note(|entry| entry.enter(Phase::WaitingForAnswer));
+            let request = self.outgoing.request(body.attempt(), http2, scheme).map_err(not_reached)?;
+            if let Some(entry) = entry {
+                entry.enter(Phase::WaitingForAnswer);
+            }
             match upstream.send(request).await {
                 Ok(response) => {
                     let response = response.map(Coming::endpoint);
+                    let busy = busy.take();
                     let reached = Reached { response, endpoint, key, upstream, busy, workload, identity };
                     return Ok(Box::new(reached));
                 }
                 Err(unsent) => {
                     // A server may close a connection that waits just when it is used again.
                     let harmless = unsent.untouched || is_idempotent(&self.outgoing.method);
-                    if !(is_reused && harmless && self.body.can_repeat()) {
+                    if !(is_reused && harmless && body.can_repeat()) {
                         return Err(missed(unsent));
                     }
                 }
@@ -279,6 +344,16 @@ impl<'a> Attempts<'a> {
         let (upstream, identity) = opened.unwrap_or_else(|_elapsed| Err(late()))?;
         upstreams.share(key, &upstream);
         Ok((upstream, identity, false))
+    }
+}
+
+/// What a policy of repetitions looks at.
+fn result_of(attempt: &Attempt) -> retry::Result {
+    match attempt {
+        Ok(reached) => {
+            retry::Result::Answered(reached.response.status(), grpc::status_in(reached.response.headers()))
+        }
+        Err(missed) => missed.result,
     }
 }
 

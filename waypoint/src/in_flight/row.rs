@@ -42,7 +42,7 @@ pub struct Row {
     pub route: Option<String>,
     /// The cluster that it is sent to.
     pub cluster: Option<String>,
-    /// The endpoint that was chosen last.
+    /// The endpoint that was chosen last, or the one that has answered.
     pub endpoint: Option<SocketAddr>,
     /// So many were chosen.
     pub attempts: u32,
