@@ -124,12 +124,15 @@ impl Loads {
     }
 
     /// Forgets clusters that have no `endpoints` any more, and endpoints that are not among them.
-    pub fn keep<'a>(&self, endpoints: impl Fn(&str) -> Option<&'a Arc<Assignment>>, now: Instant) {
-        lock(&self.0).retain(|cluster, load| match endpoints(cluster) {
-            Some(assignment) => {
+    pub fn keep<'a>(&self, known: impl Fn(&str) -> Option<(&'a Cluster, &'a Arc<Assignment>)>, now: Instant) {
+        lock(&self.0).retain(|name, load| match known(name) {
+            Some((cluster, assignment)) => {
                 let is_there = |endpoint: &SocketAddr| assignment.priorities.iter().any(|all| all.contains(endpoint));
                 lock(&load.busy).retain(|endpoint, count| Arc::strong_count(count) > 1 || is_there(endpoint));
-                lock(&load.record).keep(is_there);
+                let mut record = lock(&load.record);
+                record.follow(cluster.outliers.as_ref());
+                record.keep(is_there);
+                drop(record);
                 let mut arrivals = lock(&load.arrivals);
                 if arrivals.is_kept() {
                     arrivals.meet(assignment, now);
@@ -222,7 +225,11 @@ impl Load {
     #[must_use]
     pub fn keeps(&self, cluster: &Cluster, assignment: &Assignment, endpoint: SocketAddr, now: Instant) -> bool {
         assignment.priorities.iter().any(|all| all.contains(&endpoint))
-            && (cluster.outliers.is_none() || !lock(&self.record).is_out(&endpoint, now))
+            && (cluster.outliers.is_none() || !self.is_out(cluster, endpoint, now))
+    }
+
+    fn is_out(&self, cluster: &Cluster, endpoint: SocketAddr, now: Instant) -> bool {
+        lock(&self.record).by(cluster.outliers.as_ref()).is_some_and(|record| record.is_out(&endpoint, now))
     }
 
     /// The endpoint that is next: the one that the client wants back, or of the first priority that has one that was not tried, or
@@ -341,6 +348,7 @@ impl Load {
     fn used<'a>(&self, cluster: &Cluster, all: &'a [SocketAddr], now: Instant) -> Cow<'a, [SocketAddr]> {
         let Some(policy) = &cluster.outliers else { return all.into() };
         let record = lock(&self.record);
+        let Some(record) = record.by(Some(policy)) else { return all.into() };
         let left: Vec<_> = all.iter().filter(|endpoint| !record.is_out(endpoint, now)).copied().collect();
         #[expect(clippy::cast_precision_loss, reason = "numbers of endpoints")]
         let is_panic = (left.len() as f64) * 100.0 < policy.panic_percent * (all.len() as f64);

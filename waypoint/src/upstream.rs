@@ -241,7 +241,7 @@ impl Upstreams {
             waypoint.loads.keep(
                 |cluster| {
                     let cluster = config.clusters.get(cluster)?;
-                    config.endpoints.get(&cluster.endpoints)
+                    Some((&**cluster, config.endpoints.get(&cluster.endpoints)?))
                 },
                 Instant::now().into_std(),
             );

@@ -23,6 +23,8 @@ pub enum Outcome {
 /// What became of the endpoints of one cluster.
 #[derive(Debug, Default)]
 pub(super) struct Record {
+    /// By which they were judged.
+    policy: Option<Outliers>,
     endpoints: HashMap<SocketAddr, Endpoint>,
     /// Since when answers are counted that are compared.
     since: Option<Instant>,
@@ -43,6 +45,26 @@ struct Endpoint {
 }
 
 impl Record {
+    /// This, if it was made by `policy`: what somebody was left out for by another one is not held against him any more. With
+    /// Envoy, too, a cluster begins anew when it changes.
+    #[must_use]
+    pub(super) fn by(&self, policy: Option<&Outliers>) -> Option<&Self> {
+        policy.filter(|policy| self.is_by(policy)).map(|_| self)
+    }
+
+    /// How few of the others are too few is nothing that anybody is judged by.
+    fn is_by(&self, policy: &Outliers) -> bool {
+        let own = self.policy.as_ref();
+        own.is_some_and(|own| *own == Outliers { panic_percent: own.panic_percent, ..policy.clone() })
+    }
+
+    /// Forgets everything if nobody is judged any more.
+    pub(super) fn follow(&mut self, policy: Option<&Outliers>) {
+        if policy.is_none() && self.policy.is_some() {
+            *self = Self::default();
+        }
+    }
+
     /// Whether `endpoint` is left out now.
     #[must_use]
     pub(super) fn is_out(&self, endpoint: &SocketAddr, now: Instant) -> bool {
@@ -63,6 +85,9 @@ impl Record {
         outcome: Outcome,
         now: Instant,
     ) -> Vec<SocketAddr> {
+        if !self.is_by(policy) {
+            *self = Self { policy: Some(policy.clone()), ..Self::default() };
+        }
         let mut left_out = self.compare(policy, count, now);
         let place = self.endpoints.entry(endpoint).or_default();
         place.tally(policy, outcome);

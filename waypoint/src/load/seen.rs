@@ -59,6 +59,9 @@ impl Load {
             refused: used.refused.load(Ordering::Relaxed),
         };
         let record = lock(&self.record);
+        let is_out = |address: &SocketAddr| {
+            record.by(cluster.outliers.as_ref()).is_some_and(|record| record.is_out(address, now))
+        };
         let priorities = assignment.priorities.iter().enumerate();
         let endpoints = priorities.flat_map(|(priority, all)| all.iter().map(move |address| (priority, *address)));
         Seen {
@@ -67,7 +70,7 @@ impl Load {
             waiting: bounded(&self.waiting, bounds.waiting),
             connections: bounded(&self.connections, bounds.connections),
             endpoints: endpoints
-                .map(|(priority, address)| Endpoint { address, priority, left_out: record.is_out(&address, now) })
+                .map(|(priority, address)| Endpoint { address, priority, left_out: is_out(&address) })
                 .collect(),
         }
     }

@@ -116,6 +116,51 @@ fn who_keeps_failing_is_left_out_until_too_few_are_left() {
     }
 }
 
+/// What is held against an endpoint is held against it by the policy that was broken: not by another one, nor by the same one after
+/// there was none.
+#[test]
+fn who_was_left_out_is_back_when_the_policy_is_another() {
+    let policy = Outliers {
+        errors: Some(2),
+        gateway_errors: None,
+        local_errors: None,
+        is_split: false,
+        success_rate: None,
+        interval: SECOND,
+        time: 3600 * SECOND,
+        most_percent: 100,
+        panic_percent: 0.0,
+    };
+    let all = endpoints(&[&[1, 2]]);
+    let with = |outliers| Cluster { outliers, ..cluster(Balancer::RoundRobin) };
+    let rows = [
+        ("as it was", Some(policy.clone()), [2, 2, 2, 2]),
+        ("another bound for panic", Some(Outliers { panic_percent: 50.0, ..policy.clone() }), [2, 2, 2, 2]),
+        ("none", None, [1, 2, 1, 2]),
+        ("more errors", Some(Outliers { errors: Some(3), ..policy.clone() }), [1, 2, 1, 2]),
+        ("a shorter time", Some(Outliers { time: SECOND, ..policy.clone() }), [1, 2, 1, 2]),
+    ];
+    for (name, changed, expected) in rows {
+        let (loads, now) = (Loads::default(), Instant::now());
+        let load = loads.of(&"c".into());
+        let (before, after) = (with(Some(policy.clone())), with(changed));
+        let fails = |cluster| load.note(cluster, &all, endpoint(1), Outcome::Failed, now).len();
+        assert_eq!([fails(&before), fails(&before)], [0, 1], "{name}");
+        assert_eq!(next(&load, &after, &all, &[], None), expected, "{name}");
+        let is_out = expected == [2; 4];
+        assert_eq!(load.keeps(&after, &all, endpoint(1), now), !is_out, "{name}");
+        assert_eq!(load.seen(&after, &all, now).endpoints[0].left_out, is_out, "{name}");
+        // What was counted before counts no more.
+        if !is_out {
+            assert_eq!(fails(&after), 0, "{name}");
+        }
+        loads.keep(|_| Some((&after, &all)), now);
+        if after.outliers.is_none() {
+            assert_eq!(next(&load, &before, &all, &[], None), [1, 2, 1, 2], "{name}");
+        }
+    }
+}
+
 /// How many of a hundred requests each of the ports 1 to 3 gets at `now`; none of them ends.
 fn shares(load: &Load, cluster: &Cluster, all: &Arc<Assignment>, now: Instant) -> [i32; 3] {
     let (mut counts, mut busy, mut drawn) = ([0; 3], Vec::new(), 0_usize);
@@ -204,7 +249,7 @@ fn what_is_gone_is_forgotten() {
     let held = load.busy(&busy, endpoint(2));
     drop(load.busy(&busy, endpoint(3)));
     let all = endpoints(&[&[3]]);
-    loads.keep(|cluster| (cluster == "c").then_some(&all), Instant::now());
+    loads.keep(|name| (name == "c").then_some((&busy, &all)), Instant::now());
     let mut known: Vec<_> = lock(&load.busy).keys().map(SocketAddr::port).collect();
     known.sort_unstable();
     assert_eq!(known, [2, 3]);
