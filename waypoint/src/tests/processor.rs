@@ -1,5 +1,6 @@
 //! Who sees requests and changes them: a real server of Envoy's protocol that follows a script, and what holds without it.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -19,6 +20,9 @@ use fairway_proto::external_processor::{
 };
 use http::{Request, StatusCode};
 use http_body_util::Full;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
@@ -27,7 +31,7 @@ use tonic::{Response, Status, Streaming};
 
 use super::{reason_of, told, web};
 use crate::config::{BodyMode, Header, HeaderMatch, Listener, Modes, Parts, Processing, Processor, Protocol, Text};
-use crate::testing::{PATIENCE, Served, get, own_address, route_to};
+use crate::testing::{PATIENCE, Served, answer, get, own_address, route_to};
 
 /// What is done when something is asked.
 enum Step {
@@ -287,6 +291,8 @@ async fn without_an_answer_the_provider_says_what_holds() {
     let silent: Script = |_| Step::Waits;
     let fails: Script = |_| Step::Fails;
     let leaves: Script = |_| Step::Leaves;
+    let leaves_later: Script =
+        |asked| if let Asked::ResponseHeaders(_) = asked { Step::Leaves } else { capitals(asked) };
     let wrong: Script = |_| Step::Says(Answer::ResponseHeaders(headers(CommonResponse::default())));
     let odd: Script = |_| Step::Says(Answer::RequestHeaders(headers(sets("x-a", "a\nb"))));
     let late: Script = |asked| if let Asked::ResponseHeaders(_) = asked { Step::Fails } else { capitals(asked) };
@@ -296,7 +302,9 @@ async fn without_an_answer_the_provider_says_what_holds() {
         ("nothing is said", Some(silent), false, true),
         ("the call fails", Some(fails), false, true),
         ("the call fails later", Some(late), false, true),
+        // Before it has answered anything, too: so says Envoy's protocol.
         ("the call ends well", Some(leaves), true, true),
+        ("the call ends well later", Some(leaves_later), true, true),
         ("what nobody asked is answered", Some(wrong), false, false),
         ("an answer cannot be done", Some(odd), false, false),
     ];
@@ -319,6 +327,23 @@ async fn without_an_answer_the_provider_says_what_holds() {
             |result| page.contains(&format!("fairway_waypoint_processor_failures_total{{result=\"{result}\"}}"));
         assert_eq!((counted("refused"), counted("passed")), (!closed, open && !closed), "{name}");
     }
+}
+
+/// That it has ended well is what its status says, and nothing else (gRPC over HTTP2, "Responses").
+#[tokio::test]
+async fn a_call_that_ends_without_a_status_is_no_answer() {
+    let listener = TcpListener::bind((own_address(), 0)).await.unwrap();
+    let mut served = served(listener.local_addr().unwrap()).await;
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = listener.accept().await {
+            let ends = service_fn(|_| async { Ok::<_, Infallible>(answer(200, "")) });
+            let executor = hyper_util::rt::TokioExecutor::new();
+            tokio::spawn(http2::Builder::new(executor).serve_connection(TokioIo::new(socket), ends));
+        }
+    });
+    served.see(processor(Modes { request: HEADERS, response: NOTHING }));
+    let (answer, _) = served.send(80, false, get("/", &[])).await;
+    assert_eq!((answer.status().as_u16(), reason_of(&answer)), (502, Some(Reason::ProcessorFailed)));
 }
 
 #[tokio::test]
