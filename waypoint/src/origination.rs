@@ -2,8 +2,9 @@
 //! the world believes.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use fairway_core::reason::Reason;
@@ -31,7 +32,9 @@ const HTTP1: &[u8] = b"http/1.1";
 #[derive(Debug)]
 pub struct Originations {
     provider: Arc<CryptoProvider>,
-    kept: Mutex<Kept>,
+    kept: Arc<Mutex<Kept>>,
+    /// Held by who has a file looked at.
+    looking: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -42,7 +45,7 @@ struct Kept {
 }
 
 /// What was read of a file.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Roots {
     checked: Instant,
     modified: Option<SystemTime>,
@@ -53,7 +56,7 @@ impl Originations {
     /// With this cryptography.
     #[must_use]
     pub fn new(provider: Arc<CryptoProvider>) -> Self {
-        Self { provider, kept: Mutex::default() }
+        Self { provider, kept: Arc::default(), looking: tokio::sync::Mutex::default() }
     }
 
     /// Speaks TLS over `io` from here on.
@@ -64,10 +67,10 @@ impl Originations {
     where
         T: AsyncRead + AsyncWrite + Unpin,
     {
-        let failed = |problem: &dyn std::fmt::Display| {
+        let failed = |problem: &dyn fmt::Display| {
             Failure::new(Reason::TlsHandshakeFailed, format!("TLS with {}: {problem}", to.server_name))
         };
-        let config = self.config(to, http2, Instant::now()).map_err(|problem| failed(&problem))?;
+        let config = self.config(to, http2, Instant::now()).await.map_err(|problem| failed(&problem))?;
         let name = ServerName::try_from(to.server_name.clone()).map_err(|error| failed(&error))?;
         let stream = TlsConnector::from(config).connect(name, io).await.map_err(|error| failed(&error))?;
         // A server that says nothing of it speaks HTTP/1.1 (RFC 7301 §3.2, RFC 9113 §3.2).
@@ -77,9 +80,9 @@ impl Originations {
         Ok(stream)
     }
 
-    fn config(&self, to: &Origination, http2: bool, now: Instant) -> Result<Arc<ClientConfig>, String> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let roots = kept.roots(&to.roots, now)?;
+    async fn config(&self, to: &Origination, http2: bool, now: Instant) -> Result<Arc<ClientConfig>, String> {
+        let roots = self.roots(&to.roots, now).await?;
+        let mut kept = lock(&self.kept);
         let key = (to.clone(), http2);
         if let Some((_, config)) = kept.configs.get(&key).filter(|(of, _)| Arc::ptr_eq(of, &roots)) {
             return Ok(Arc::clone(config));
@@ -90,6 +93,36 @@ impl Originations {
         }
         kept.configs.insert(key, (roots, Arc::clone(&config)));
         Ok(config)
+    }
+
+    /// The roots in a file, which a thread looks at that may wait for a disk. Who comes meanwhile waits, too: what was believed long
+    /// ago need not be any more.
+    async fn roots(&self, path: &Path, now: Instant) -> Result<Arc<RootCertStore>, String> {
+        if let Some(store) = self.fresh(path, now) {
+            return Ok(store);
+        }
+        let _alone = self.looking.lock().await;
+        if let Some(store) = self.fresh(path, now) {
+            return Ok(store);
+        }
+        let known = lock(&self.kept).roots.get(path).cloned();
+        let (kept, file) = (Arc::clone(&self.kept), path.to_owned());
+        // Who asked may leave; what was found is kept all the same.
+        let looking = tokio::task::spawn_blocking(move || {
+            let roots = look(&file, known.as_ref(), now)?;
+            let store = Arc::clone(&roots.store);
+            lock(&kept).roots.insert(file, roots);
+            Ok(store)
+        });
+        looking.await.unwrap_or_else(|error| Err(unreadable(path, &error)))
+    }
+
+    /// The roots in a file that was looked at a moment ago.
+    fn fresh(&self, path: &Path, now: Instant) -> Option<Arc<RootCertStore>> {
+        let kept = lock(&self.kept);
+        let known = kept.roots.get(path);
+        let known = known.filter(|known| now.saturating_duration_since(known.checked) < CHECK_INTERVAL);
+        known.map(|known| Arc::clone(&known.store))
     }
 
     fn make(&self, to: &Origination, http2: bool, roots: Arc<RootCertStore>) -> Result<ClientConfig, String> {
@@ -109,40 +142,38 @@ impl Originations {
     }
 }
 
-impl Kept {
-    /// The roots in a file; those of before where it cannot be read any more.
-    fn roots(&mut self, path: &Path, now: Instant) -> Result<Arc<RootCertStore>, String> {
-        let known = self.roots.get(path);
-        if let Some(known) = known.filter(|known| now.saturating_duration_since(known.checked) < CHECK_INTERVAL) {
-            return Ok(Arc::clone(&known.store));
+/// The roots in a file that was looked at, in place of those that are `known`: the same where it has not changed, or cannot be
+/// read any more.
+fn look(path: &Path, known: Option<&Roots>, now: Instant) -> Result<Roots, String> {
+    let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+    if let Some(known) = known.filter(|known| modified.is_some() && known.modified == modified) {
+        return Ok(Roots { checked: now, ..known.clone() });
+    }
+    match (read(path), known) {
+        (Ok(store), _) => Ok(Roots { checked: now, modified, store: Arc::new(store) }),
+        (Err(problem), Some(known)) => {
+            tracing::warn!(problem, "roots cannot be read; those of before are believed");
+            // The file is read again until it can be.
+            Ok(Roots { checked: now, ..known.clone() })
         }
-        let modified = std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
-        let read = match known {
-            Some(known) if modified.is_some() && known.modified == modified => Ok(Arc::clone(&known.store)),
-            _ => read(path).map(Arc::new),
-        };
-        let (modified, store) = match (read, known) {
-            (Ok(store), _) => (modified, store),
-            (Err(problem), Some(known)) => {
-                tracing::warn!(problem, "roots cannot be read; those of before are believed");
-                // The file is read again until it can be.
-                (known.modified, Arc::clone(&known.store))
-            }
-            (Err(problem), None) => return Err(problem),
-        };
-        let roots = Roots { checked: now, modified, store: Arc::clone(&store) };
-        self.roots.insert(path.to_owned(), roots);
-        Ok(store)
+        (Err(problem), None) => Err(problem),
     }
 }
 
+fn unreadable(path: &Path, problem: &dyn fmt::Display) -> String {
+    format!("roots in {}: {problem}", path.display())
+}
+
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 fn read(path: &Path) -> Result<RootCertStore, String> {
-    let unreadable = |problem: &dyn std::fmt::Display| format!("roots in {}: {problem}", path.display());
-    let pem = std::fs::read(path).map_err(|error| unreadable(&error))?;
+    let pem = std::fs::read(path).map_err(|error| unreadable(path, &error))?;
     let mut store = RootCertStore::empty();
     // Machines have old ones among them that nobody can read any more.
     store.add_parsable_certificates(CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok));
-    if store.is_empty() { Err(unreadable(&"there is no certificate in it")) } else { Ok(store) }
+    if store.is_empty() { Err(unreadable(path, &"there is no certificate in it")) } else { Ok(store) }
 }
 
 /// Believes a server that has one of these names.

@@ -113,15 +113,16 @@ async fn http2_is_spoken_where_the_server_agrees() {
 #[tokio::test]
 async fn roots_are_read_again_when_they_change_and_kept_when_they_go() {
     let (world, next) = (World::new(), World::new());
-    let mut kept = Kept::default();
+    let originations = Originations::new(tls::provider());
     let (path, start) = (world.roots.path().to_owned(), Instant::now());
-    let mut at = |checks: u32| kept.roots(&path, start + CHECK_INTERVAL * checks);
-    let first = at(0).unwrap();
-    assert!(Arc::ptr_eq(&at(1).unwrap(), &first), "as it was");
+    let at = |checks: u32| originations.roots(&path, start + CHECK_INTERVAL * checks);
+    let first = at(0).await.unwrap();
+    assert!(Arc::ptr_eq(&at(1).await.unwrap(), &first), "as it was");
     std::fs::copy(next.roots.path(), &path).unwrap();
     let later = SystemTime::now() + Duration::from_secs(5);
     std::fs::File::options().append(true).open(&path).unwrap().set_modified(later).unwrap();
-    let second = at(2).unwrap();
+    assert!(Arc::ptr_eq(&at(1).await.unwrap(), &first), "it is not looked at again so soon");
+    let second = at(2).await.unwrap();
     assert!(!Arc::ptr_eq(&second, &first));
     let whole = std::fs::read(&path).unwrap();
     let write = |bytes: &[u8]| {
@@ -129,12 +130,36 @@ async fn roots_are_read_again_when_they_change_and_kept_when_they_go() {
         std::fs::File::options().append(true).open(&path).unwrap().set_modified(later + CHECK_INTERVAL).unwrap();
     };
     write(b"half");
-    assert!(Arc::ptr_eq(&at(3).unwrap(), &second));
+    assert!(Arc::ptr_eq(&at(3).await.unwrap(), &second));
     write(&whole);
-    let third = at(4).unwrap();
+    let third = at(4).await.unwrap();
     assert!(!Arc::ptr_eq(&third, &second), "it is read again once it can be");
     std::fs::remove_file(&path).unwrap();
-    assert!(Arc::ptr_eq(&at(5).unwrap(), &third));
-    let missing = Kept::default().roots(Path::new("/nowhere"), start).unwrap_err();
+    assert!(Arc::ptr_eq(&at(5).await.unwrap(), &third));
+    let missing = originations.roots(Path::new("/nowhere"), start).await.unwrap_err();
     assert!(missing.starts_with("roots in /nowhere: "), "{missing}");
+}
+
+/// A file that is not read to its end, as on a disk that hangs, keeps only those waiting who need it.
+#[tokio::test]
+async fn a_file_that_cannot_be_read_yet_holds_up_no_other_task() {
+    let world = World::new();
+    let originations = Originations::new(tls::provider());
+    let directory = tempfile::tempdir().unwrap();
+    let (path, now) = (directory.path().join("roots.pem"), Instant::now());
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+    let mut given_up = Box::pin(originations.roots(&path, now));
+    assert!(futures_util::poll!(&mut given_up).is_pending(), "somebody has to write it first");
+    drop(given_up);
+    let other = world.roots.path();
+    let found = tokio::time::timeout(Duration::from_secs(60), originations.roots(other, now)).await;
+    found.expect("nobody waits who needs another file").unwrap();
+    // What was found is kept, although nobody has waited for it.
+    std::fs::write(&path, std::fs::read(other).unwrap()).unwrap();
+    let find = async {
+        while originations.fresh(&path, now).is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), find).await.expect("what was found to be kept");
 }
