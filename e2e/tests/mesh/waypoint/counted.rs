@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use fairway_core::source::directory::load;
+use fairway_core::source::{Kind, ObjectKey};
 use fairway_lab::Lab;
 
 use super::super::labs;
@@ -38,8 +40,27 @@ fn line_since(lab: &Lab, start: usize, parts: &[&str]) -> Option<String> {
     lines.find(|line| parts.iter().all(|part| line.contains(part))).map(str::to_owned)
 }
 
+/// Waits until the condition of the Telemetry is this: whether it is accepted, why, and how the message begins.
+fn is_told(lab: &Lab, wanted: (&str, &str, &str)) {
+    lab.wait_until("the Telemetry's condition", || {
+        let objects = load(&lab.layout().manifests(), None).objects;
+        let object = objects.telemetries.get(&ObjectKey::new(Kind::Telemetry, "shop", "counted"));
+        let status = object.and_then(|object| object.status.clone()).unwrap_or_default();
+        let said = status["conditions"].as_array().into_iter().flatten().find(|it| it["type"] == "Accepted");
+        let text = |field: &str| said.and_then(|said| said[field].as_str()).unwrap_or_default();
+        let (holds, reason, message) = wanted;
+        let is_so = (text("status"), text("reason")) == (holds, reason) && text("message").starts_with(message);
+        if is_so { Ok(()) } else { Err(status.to_string()) }
+    })
+    .unwrap();
+}
+
 pub(super) fn as_telemetry_says(lab: &Lab, address: IpAddr) {
+    // Of what is not understood the condition says so, and of what is that it is.
+    lab.apply(&TELEMETRY.replace("request.host", "request.hosts(")).unwrap();
+    is_told(lab, ("False", "UnsupportedValue", "spec.metrics[0].overrides[0].tagOverrides[host].value: "));
     lab.apply(TELEMETRY).unwrap();
+    is_told(lab, ("True", "Accepted", "accepted as written, for waypoints"));
     let asked = || ask(lab, CLIENT, "http://web/", &[]);
     let found = lab.wait_until("a series with the label that is asked for", || {
         let answer = asked();
