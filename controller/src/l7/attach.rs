@@ -169,6 +169,7 @@ fn read<'a, R: Default>(
     });
     let parents: Vec<_> = parents.collect();
     let mut reader = Reader::new(catalog, key, &route.spec.parent_refs);
+    reader.annotated(&route.metadata);
     for name in route.spec.unread.keys() {
         reader.find(Class::Different, format!("spec.{name}"), "is not supported and has no effect");
     }
@@ -188,6 +189,7 @@ fn read<'a, R: Default>(
         });
         entries.extend(named);
     }
+    reader.note_hedging();
     let bound_to = reader.referrer.bound_to(catalog.objects).map(|service| Bound {
         hostnames: parents.iter().flat_map(Parent::places).map(|(target, _)| target.hostname).collect(),
         needed: reader.referrer.needed(service),

@@ -297,6 +297,8 @@ pub struct Forward {
     pub attempt_timeout: Option<Duration>,
     /// When it is tried again.
     pub retry: Retry,
+    /// Whether an attempt that is late goes on, and another one is sent beside it.
+    pub hedges: bool,
     /// How clients come back to the endpoint that has answered them.
     pub session: Option<Session>,
 }

@@ -13,6 +13,7 @@ mod cors;
 mod fault;
 pub(super) mod filters;
 pub(super) mod grpc;
+mod hedge;
 pub(super) mod http;
 mod session;
 mod stream;
@@ -20,6 +21,7 @@ pub(super) mod text;
 mod traffic;
 
 use filters::{Effects, Place};
+use hedge::Hedging;
 
 /// What happens to requests for a rule that cannot be done as written.
 const REFUSED: &str = "requests that match the rule are answered with 500";
@@ -47,6 +49,7 @@ pub(super) struct Reader<'a> {
     pub(super) namespace: &'a str,
     /// As whom it refers to backends.
     pub(super) referrer: Referrer<'a>,
+    hedging: Hedging,
     pub(super) findings: Vec<Finding>,
 }
 
@@ -54,7 +57,8 @@ impl<'a> Reader<'a> {
     /// A reader of the route with this key and these parents.
     pub(super) fn new(catalog: Catalog<'a>, key: &'a ObjectKey, parents: &'a [ParentReference]) -> Self {
         let referrer = Referrer::of(key, parents);
-        Self { catalog, key, namespace: &key.namespace, referrer, findings: Vec::new() }
+        let hedging = Hedging::default();
+        Self { catalog, key, namespace: &key.namespace, referrer, hedging, findings: Vec::new() }
     }
 }
 

@@ -42,10 +42,11 @@ fn attach_one(
 ) -> Verdict {
     let namespace = key.namespace.as_str();
     let mut reader = Reader::new(catalog, key, &[]);
+    reader.annotated(&object.metadata);
     for name in object.spec.unread.keys() {
         reader.find(Class::Different, format!("spec.{name}"), "is not supported and has no effect");
     }
-    let mut is_supported = true;
+    let (mut is_supported, mut is_attached) = (true, false);
     for (index, host) in object.spec.hosts.iter().enumerate() {
         let at = format!("spec.hosts[{index}]");
         let found = catalog.named(namespace, host);
@@ -93,11 +94,15 @@ fn attach_one(
                     });
                     entries.extend(named);
                 }
+                is_attached = true;
                 if !object.spec.http.is_empty() {
                     routes.entries(place).extend(entries);
                 }
             }
         }
+    }
+    if is_attached {
+        reader.note_hedging();
     }
     // Of each port the same is found.
     let mut findings = Vec::new();

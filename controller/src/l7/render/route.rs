@@ -26,8 +26,8 @@ use fairway_proto::envoy::route::route_action::{
 use fairway_proto::envoy::route::route_match::PathSpecifier;
 use fairway_proto::envoy::route::weighted_cluster::ClusterWeight;
 use fairway_proto::envoy::route::{
-    DirectResponseAction, HeaderMatcher, QueryParameterMatcher, RedirectAction, RetryPolicy, Route, RouteAction,
-    RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster,
+    DirectResponseAction, HeaderMatcher, HedgePolicy, QueryParameterMatcher, RedirectAction, RetryPolicy, Route,
+    RouteAction, RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster,
 };
 
 use super::super::Client;
@@ -364,6 +364,7 @@ fn forward(forward: &Forward, part: Option<Part>) -> RouteAction {
             .timeout
             .map(|timeout| MaxStreamDuration { max_stream_duration: Some(duration(timeout)) }),
         retry_policy: retry(&forward.retry, forward.attempt_timeout),
+        hedge_policy: forward.hedges.then_some(HedgePolicy { hedge_on_per_try_timeout: true }),
         request_mirror_policies: mirrors.collect(),
         ..RouteAction::default()
     }

@@ -42,7 +42,8 @@ impl Reader<'_> {
         can_do &= effects.is_some() && times.is_some() && session.is_some();
         let (timeout, attempt_timeout, retry) = times.unwrap_or_default();
         let session = session.flatten();
-        let forward = Forward { backends, timeout, attempt_timeout, retry, session, ..Forward::default() };
+        let hedges = self.hedges(&retry, attempt_timeout);
+        let forward = Forward { backends, timeout, attempt_timeout, retry, hedges, session, ..Forward::default() };
         let rule = Self::rule(effects.filter(|_| can_do), forward);
         Read { matches, rule, is_supported: can_do && has_all }
     }

@@ -110,6 +110,7 @@ impl Reader<'_> {
                 let times = self.tries(at, written);
                 can_do &= times.is_some();
                 let (timeout, attempt_timeout, retry) = times.unwrap_or_default();
+                let hedges = self.hedges(&retry, attempt_timeout);
                 if backends.iter().all(|backend| backend.target.is_none()) {
                     Action::Refuse
                 } else {
@@ -121,6 +122,7 @@ impl Reader<'_> {
                         timeout,
                         attempt_timeout,
                         retry,
+                        hedges,
                         session: None,
                     })
                 }

@@ -152,7 +152,7 @@ def answer(stream, method, orders, what, headers):
     if what["attempt"] > int(count or 0):
         status = ""
     status = int(status or orders.get("status", 200))
-    if "silent" in orders:
+    if "silent" in orders and what["attempt"] <= int(orders["silent"] or sys.maxsize):
         # Until whoever asked has gone.
         stream.more()
         return False
