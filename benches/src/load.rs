@@ -137,8 +137,12 @@ pub(crate) struct Outcome {
 /// Resident bytes of each watched process, at the stages of the idle load.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct IdleOutcome {
-    /// Connections that were open and proved to work at the end.
+    /// Connections that were open at once.
     pub(crate) held: u64,
+    /// Of those, how many still carried a message both ways once all were open.
+    pub(crate) answered: u64,
+    /// How the first that could not be opened, or did not answer, went wrong.
+    pub(crate) first_failure: Option<String>,
     /// Before the first connection.
     pub(crate) before: Vec<u64>,
     /// With all of them.

@@ -1,6 +1,7 @@
 //! The path client pod, node proxy, waypoint, node proxy, server pod: with our waypoint, and with Envoy in its place.
 
 mod authority;
+mod connections;
 mod envoy;
 mod manifests;
 mod stage;
@@ -8,11 +9,11 @@ mod stage;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use self::stage::{NAMES, Stage};
 use crate::facts;
-use crate::load::{IdleOutcome, Outcome};
+use crate::load::Outcome;
 use crate::measured::{Measured, float};
 use crate::table::{Table, significant};
 
@@ -25,9 +26,12 @@ pub(crate) struct Options {
     /// Seconds that each load is measured.
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    /// Idle connections that are held.
+    /// Idle connections that are held at once.
     #[arg(long, default_value_t = 10_000)]
     idle_connections: u32,
+    /// Seconds after they have gone until memory is looked at again.
+    #[arg(long, default_value_t = 10.0)]
+    settle_seconds: f64,
     /// Services that the waypoints know besides the few that are asked, at the end.
     #[arg(long, default_value_t = 5_000)]
     services: u32,
@@ -37,6 +41,20 @@ pub(crate) struct Options {
     /// Take the mesh's binaries beside this one as they are.
     #[arg(long)]
     no_build: bool,
+    /// Measure these parts alone.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Part::value_variants().to_vec())]
+    only: Vec<Part>,
+}
+
+/// What is measured, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Requests, their latency, and memory at rest.
+    Requests,
+    /// Many connections at once that nobody looks into.
+    Connections,
+    /// Many services.
+    Services,
 }
 
 /// One load on both waypoints.
@@ -95,14 +113,14 @@ const COLUMNS: [Column; 4] = [
     Column {
         name: "CPU per request",
         unit: "µs CPU",
-        bar: |load| load.bar.to_string(),
+        bar: |load| format!("≤ {}", load.bar),
         value: |outcome| {
             let cpu = outcome.cpu_seconds.iter().sum::<f64>();
             Measured::per(cpu, float(outcome.operations), "requests").times(1e6)
         },
     },
     Column { name: "p50", unit: "µs", bar: |_| String::new(), value: |outcome| latency(outcome, |it| it.p50) },
-    Column { name: "p99", unit: "µs", bar: |_| "1".to_owned(), value: |outcome| latency(outcome, |it| it.p99) },
+    Column { name: "p99", unit: "µs", bar: |_| "≤ 1".to_owned(), value: |outcome| latency(outcome, |it| it.p99) },
     Column {
         name: "requests",
         unit: "1/s",
@@ -129,13 +147,22 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     };
     let stage = Stage::up(&envoy, options.no_build)?;
     let mut rows = Vec::new();
+    for part in Part::value_variants().iter().filter(|part| options.only.contains(part)) {
+        rows.extend(match part {
+            Part::Requests => requests(&stage, options)?,
+            Part::Connections => connections::rows(&stage, options.idle_connections, options.settle_seconds),
+            Part::Services => services(&stage, &envoy, options.services)?,
+        });
+    }
+    print(&envoy, options, rows);
+    Ok(())
+}
+
+/// Rows of requests, and of memory before most of them.
+fn requests(stage: &Stage, options: &Options) -> Result<Vec<Vec<String>>> {
     let idle: Vec<f64> = NAMES.map(|name| stage.resident(name)).into_iter().collect::<Result<_>>()?;
-    rows.push(row(
-        "RSS after the first requests",
-        "MB",
-        "0.25",
-        idle.iter().map(|bytes| Measured::Value(bytes / 1e6)).collect(),
-    ));
+    let idle = idle.iter().map(|bytes| Measured::Value(bytes / 1e6)).collect();
+    let mut rows = vec![row("RSS after the first requests", "MB", "≤ 0.25", idle)];
     let mut rounds: Vec<[Vec<Outcome>; 2]> = LOADS.iter().map(|_| Default::default()).collect();
     for round in 0..options.rounds {
         eprintln!("round {} of {}", round + 1, options.rounds);
@@ -143,7 +170,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             // In another order each round, so that what disturbs the machine disturbs both alike.
             for turn in 0..NAMES.len() {
                 let which = (turn + usize::try_from(round)?) % NAMES.len();
-                let outcome = measure(&stage, which, load, options.seconds)?;
+                let outcome = measure(stage, which, load, options.seconds)?;
                 if let Some(of) = outcomes.get_mut(which) {
                     of.push(outcome);
                 }
@@ -157,28 +184,20 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             rows.push(row(&name, column.unit, &(column.bar)(load), outcomes.iter().map(of).collect()));
         }
     }
-    let count = options.idle_connections.to_string();
-    let mut per_connection = Vec::new();
-    for name in NAMES {
-        eprintln!("{name}: {count} idle connections");
-        let arguments = ["idle", "--connections", &count, "--settle", "1"];
-        let outcome: Result<IdleOutcome> = stage.load(name, manifests::ECHO, &arguments);
-        per_connection.push(match outcome {
-            Ok(outcome) => grown(&outcome),
-            Err(error) => Measured::missing(format!("{error:#}")),
-        });
-    }
-    rows.push(row(&format!("one of {count} idle connections"), "bytes", "0.4", per_connection));
-    let services = options.services;
+    Ok(rows)
+}
+
+/// Rows of many services.
+fn services(stage: &Stage, envoy: &Path, services: u32) -> Result<Vec<Vec<String>>> {
     eprintln!("{services} services");
-    let theirs = stage.envoy_crowd(&envoy, services)?;
+    let theirs = stage.envoy_crowd(envoy, services)?;
     let (cpu, ours) = stage.crowd(services)?;
     let resident = [theirs, ours].map(|bytes| Measured::Value(bytes / 1e6)).to_vec();
-    rows.push(row(&format!("RSS with {services} services"), "MB", "0.25", resident));
     let cpu = vec![Measured::missing("not its own part"), Measured::Value(cpu)];
-    rows.push(row(&format!("CPU to take {services} services"), "CPU-s", "0.5 s", cpu));
-    print(&envoy, options, rows);
-    Ok(())
+    Ok(vec![
+        row(&format!("RSS with {services} services"), "MB", "≤ 0.25", resident),
+        row(&format!("CPU to take {services} services"), "CPU-s", "≤ 0.5 s", cpu),
+    ])
 }
 
 fn measure(stage: &Stage, which: usize, load: &Load, seconds: f64) -> Result<Outcome> {
@@ -195,11 +214,6 @@ fn measure(stage: &Stage, which: usize, load: &Load, seconds: f64) -> Result<Out
     Ok(outcome)
 }
 
-fn grown(outcome: &IdleOutcome) -> Measured {
-    let sum = |of: &[u64]| of.iter().copied().map(float).sum::<f64>();
-    Measured::per(sum(&outcome.with) - sum(&outcome.before), float(outcome.held), "connections")
-}
-
 /// Cells of a row: name, unit, both values, their ratio and its bar.
 fn row(name: &str, unit: &str, bar: &str, values: Vec<Measured>) -> Vec<String> {
     let shown = |measured: &Measured| match measured {
@@ -213,7 +227,7 @@ fn row(name: &str, unit: &str, bar: &str, values: Vec<Measured>) -> Vec<String> 
     let mut cells = vec![name.to_owned(), unit.to_owned()];
     cells.extend(values.iter().map(shown));
     cells.push(ratio.unwrap_or_else(|| "-".to_owned()));
-    cells.push(if bar.is_empty() { String::new() } else { format!("≤ {bar}") });
+    cells.push(bar.to_owned());
     cells
 }
 
@@ -255,14 +269,7 @@ mod tests {
     #[test]
     fn a_row_says_what_is_missing_and_compares_what_is_there() {
         let values = |ours| vec![Measured::Value(4.0), ours];
-        assert_eq!(row("a", "b", "0.6", values(Measured::Value(1.0)))[2..], ["4.00", "1.00", "0.25", "≤ 0.6"]);
+        assert_eq!(row("a", "b", "≤ 0.6", values(Measured::Value(1.0)))[2..], ["4.00", "1.00", "0.25", "≤ 0.6"]);
         assert_eq!(row("a", "b", "", values(Measured::missing("gone")))[3..], ["n/a: gone", "-", ""]);
-    }
-
-    #[test]
-    fn memory_is_what_connections_added() {
-        let outcome = IdleOutcome { held: 10, before: vec![1000], with: vec![2000], after: vec![1000] };
-        assert_eq!(grown(&outcome), Measured::Value(100.0));
-        assert!(grown(&IdleOutcome::default()).value().is_none());
     }
 }

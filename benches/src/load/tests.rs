@@ -1,6 +1,6 @@
 //! Every kind of load against a sink in the same process.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::sync::OnceLock;
 use std::thread;
 
@@ -63,8 +63,34 @@ fn messages_come_back() {
 #[test]
 fn idle_connections_are_held() {
     let outcome = idle::run(&common(sink::ECHO_PORT), 50, Duration::ZERO).unwrap();
-    assert_eq!(outcome.held, 50);
+    assert_eq!((outcome.held, outcome.answered, outcome.first_failure), (50, 50, None));
     assert!([outcome.before, outcome.with, outcome.after].iter().all(|stage| stage.len() == 1));
+}
+
+/// A server that has room for three connections, and answers two of them only once.
+#[test]
+fn connections_that_fail_are_counted_and_the_first_is_told() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let common = Common { target: listener.local_addr().unwrap(), ..common(sink::ECHO_PORT) };
+    let server = thread::spawn(move || {
+        let mut held = Vec::new();
+        for number in 0..5 {
+            let (mut stream, _) = listener.accept().unwrap();
+            if number < 3 {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                stream.write_all(&byte).unwrap();
+                held.push(stream);
+            }
+        }
+        let mut last = held.pop().unwrap();
+        drop(held);
+        std::io::copy(&mut last.try_clone().unwrap(), &mut last).unwrap();
+    });
+    let outcome = idle::run(&common, 5, Duration::ZERO).unwrap();
+    server.join().unwrap();
+    assert_eq!((outcome.held, outcome.answered), (3, 1));
+    assert!(outcome.first_failure.unwrap().contains("of 5"));
 }
 
 #[test]

@@ -83,9 +83,11 @@ fn hold(path: &Path<'_>, options: &Options) -> Result<IdleOutcome> {
     let (connections, settle) = (wanted.to_string(), options.settle_seconds().to_string());
     let arguments = ["idle", "--connections", &connections, "--settle", &settle];
     let outcome: IdleOutcome = path.load(Port::Echo, &arguments)?;
+    let failure = outcome.first_failure.as_deref().unwrap_or("none failed");
+    ensure!(outcome.answered == wanted, "{} of {wanted} connections were held and answered: {failure}", outcome.answered);
     let proxies = path.proxies()?.len();
     let complete = [&outcome.before, &outcome.with, &outcome.after].iter().all(|stage| stage.len() == proxies);
-    ensure!(complete && outcome.held == wanted, "not all proxies or connections were watched");
+    ensure!(complete, "not all proxies were watched");
     Ok(outcome)
 }
 
@@ -113,6 +115,7 @@ mod tests {
             before: vec![10_000_000, 10_000_000],
             with: vec![12_000_000, 14_000_000],
             after: vec![11_000_000, 10_500_000],
+            ..IdleOutcome::default()
         };
         assert_eq!(per_connection(&outcome), 4_000.0);
         assert!((after(&outcome) - 110.0).abs() < 1e-9);
