@@ -1,5 +1,6 @@
 //! The client pod: produces one kind of load for a while and prints one JSON line about the measured part of it.
 
+pub(crate) mod body;
 mod bulk;
 mod connect;
 mod idle;
@@ -73,6 +74,13 @@ pub(crate) enum Kind {
         common: Common,
         #[command(flatten)]
         shape: web::Shape,
+    },
+    /// One long body, up or down.
+    Body {
+        #[command(flatten)]
+        common: Common,
+        #[command(flatten)]
+        shape: body::Shape,
     },
     /// A new connection for every request.
     Connect {
@@ -151,6 +159,17 @@ pub(crate) struct IdleOutcome {
     pub(crate) after: Vec<u64>,
 }
 
+/// What one long body took.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct BodyOutcome {
+    /// How long it took.
+    pub(crate) seconds: f64,
+    /// The most bytes of each watched process that were resident meanwhile.
+    pub(crate) peak: Vec<u64>,
+    /// Processor seconds of each.
+    pub(crate) cpu_seconds: Vec<f64>,
+}
+
 /// What a process uses now.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Usage {
@@ -172,6 +191,7 @@ pub(crate) fn run(kind: Kind) -> Result<()> {
         Kind::Bulk { common, streams } => print(&start(&common, || bulk::run(&common, streams))?),
         Kind::Requests { common, connections } => print(&start(&common, || requests::run(&common, connections))?),
         Kind::Web { common, shape } => print(&start(&common, || web::run(&common, &shape))?),
+        Kind::Body { common, shape } => print(&start(&common, || body::run(&common, &shape))?),
         Kind::Connect { common, workers } => print(&start(&common, || connect::run(&common, workers))?),
         Kind::Ping { common } => print(&start(&common, || ping::run(&common))?),
         Kind::Idle { common, connections, settle } => {

@@ -2,6 +2,7 @@
 
 mod affinity;
 mod apply;
+mod body;
 mod cni;
 mod controller;
 mod decide;

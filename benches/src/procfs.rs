@@ -35,6 +35,15 @@ pub(crate) fn peak_resident(pid: i32) -> Result<u64> {
     kibibytes(pid, "VmHWM")
 }
 
+/// Forgets what was ever resident: from now on [`peak_resident`] begins with what is (proc(5), `clear_refs`).
+///
+/// # Errors
+/// When there is no such process, or it is somebody else's.
+pub(crate) fn forget_peak(pid: i32) -> Result<()> {
+    let path = format!("/proc/{pid}/clear_refs");
+    fs::write(&path, "5").with_context(|| format!("writing {path}"))
+}
+
 /// How many threads the process has.
 ///
 /// # Errors
@@ -108,6 +117,17 @@ mod tests {
         while cpu_time(pid).unwrap() <= before {
             work = std::hint::black_box(work.wrapping_mul(31).wrapping_add(7));
         }
+    }
+
+    #[test]
+    fn the_peak_is_that_since_it_was_forgotten() {
+        const LARGE: usize = 256 << 20;
+        let pid = i32::try_from(std::process::id()).unwrap();
+        drop(std::hint::black_box(vec![1_u8; LARGE]));
+        let large = u64::try_from(LARGE).unwrap();
+        assert!(peak_resident(pid).unwrap() >= large);
+        forget_peak(pid).unwrap();
+        assert!(peak_resident(pid).unwrap() < large);
     }
 
     #[test]

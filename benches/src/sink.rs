@@ -1,4 +1,6 @@
-//! The server pod: takes bulk data, answers HTTP requests and gRPC calls, echoes messages.
+//! The server pod: takes bulk data, answers HTTP requests and gRPC calls, echoes messages, takes and sends long bodies.
+
+mod bodies;
 
 use std::convert::Infallible;
 use std::io::Write;
@@ -11,7 +13,7 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Either, Full};
 use hyper::body::Incoming;
-use hyper::server::conn::http2;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response, header};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -31,6 +33,12 @@ pub(crate) const HTTP_PORT: u16 = 9002;
 pub(crate) const ECHO_PORT: u16 = 9003;
 /// Where HTTP/2 is spoken: requests and gRPC calls.
 pub(crate) const HTTP2_PORT: u16 = 9004;
+/// Where long bodies are sent and taken, over HTTP/1.1 and over HTTP/2.
+pub(crate) const BODIES_PORT: u16 = 9005;
+/// See [`BODIES_PORT`].
+pub(crate) const BODIES2_PORT: u16 = 9006;
+/// All of them.
+pub(crate) const PORTS: [u16; 6] = [BULK_PORT, HTTP_PORT, ECHO_PORT, HTTP2_PORT, BODIES_PORT, BODIES2_PORT];
 
 /// What answers and calls say.
 pub(crate) const MESSAGE: &[u8] = b"0123456789abcdef0123456789abcdef";
@@ -70,11 +78,15 @@ pub(crate) fn run() -> Result<()> {
         let http = listen(HTTP_PORT)?;
         let echo = listen(ECHO_PORT)?;
         let http2 = listen(HTTP2_PORT)?;
+        let bodies = listen(BODIES_PORT)?;
+        let bodies2 = listen(BODIES2_PORT)?;
         tokio::try_join!(
             serve_bulk(bulk),
             serve(http, answer_requests),
             serve(echo, echo_messages),
-            serve(http2, answer_http2)
+            serve(http2, answer_http2),
+            serve(bodies, answer_bodies),
+            serve(bodies2, answer_bodies2)
         )?;
         Ok(())
     })
@@ -154,6 +166,16 @@ async fn answer_requests(mut stream: TcpStream) -> std::io::Result<()> {
 async fn answer_http2(stream: TcpStream) -> std::io::Result<()> {
     let serving = http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service_fn(answer));
     serving.await.map_err(std::io::Error::other)
+}
+
+async fn answer_bodies(stream: TcpStream) -> std::io::Result<()> {
+    let serving = http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(bodies::answer));
+    serving.await.map_err(std::io::Error::other)
+}
+
+async fn answer_bodies2(stream: TcpStream) -> std::io::Result<()> {
+    let builder = http2::Builder::new(TokioExecutor::new());
+    builder.serve_connection(TokioIo::new(stream), service_fn(bodies::answer)).await.map_err(std::io::Error::other)
 }
 
 /// What hyper takes for an error of a body.

@@ -1,6 +1,7 @@
 //! The path client pod, node proxy, waypoint, node proxy, server pod: with our waypoint, and with Envoy in its place.
 
 mod authority;
+mod bodies;
 mod connections;
 mod envoy;
 mod manifests;
@@ -32,6 +33,9 @@ pub(crate) struct Options {
     /// Seconds after they have gone until memory is looked at again.
     #[arg(long, default_value_t = 10.0)]
     settle_seconds: f64,
+    /// Megabytes of each of the long bodies.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+    body_megabytes: u32,
     /// Services that the waypoints know besides the few that are asked, at the end.
     #[arg(long, default_value_t = 5_000)]
     services: u32,
@@ -51,6 +55,8 @@ pub(crate) struct Options {
 enum Part {
     /// Requests, their latency, and memory at rest.
     Requests,
+    /// Long bodies.
+    Bodies,
     /// Many connections at once that nobody looks into.
     Connections,
     /// Many services.
@@ -150,6 +156,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     for part in Part::value_variants().iter().filter(|part| options.only.contains(part)) {
         rows.extend(match part {
             Part::Requests => requests(&stage, options)?,
+            Part::Bodies => bodies::rows(&stage, options.body_megabytes)?,
             Part::Connections => connections::rows(&stage, options.idle_connections, options.settle_seconds),
             Part::Services => services(&stage, &envoy, options.services)?,
         });

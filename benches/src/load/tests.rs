@@ -12,7 +12,7 @@ fn sink() {
     static STARTED: OnceLock<()> = OnceLock::new();
     STARTED.get_or_init(|| {
         thread::spawn(|| sink::run().unwrap());
-        for port in [sink::BULK_PORT, sink::HTTP_PORT, sink::ECHO_PORT, sink::HTTP2_PORT] {
+        for port in sink::PORTS {
             while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
                 thread::yield_now();
             }
@@ -118,17 +118,42 @@ fn a_watched_process_that_is_gone_is_an_error() {
     assert!(requests::run(&common, 1).is_err());
 }
 
+/// A shape, as it is told on the command line.
+fn shape<T: clap::Args>(arguments: &[&str]) -> T {
+    let command = T::augment_args(clap::Command::new("load"));
+    T::from_arg_matches(&command.get_matches_from([&["load"], arguments].concat())).unwrap()
+}
+
+#[test]
+fn long_bodies_arrive_whole_both_ways() {
+    for (port, more) in [(sink::BODIES_PORT, None), (sink::BODIES2_PORT, Some("--http2"))] {
+        for way in [None, Some("--chunked"), Some("--down")] {
+            let size = ["--bytes", "1000000", "--slow-bytes", "100000"];
+            let arguments: Vec<&str> = size.into_iter().chain(more).chain(way).collect();
+            let outcome = body::run(&common(port), &shape(&arguments)).unwrap();
+            assert!(outcome.seconds > 0.0 && outcome.peak[0] > 0 && outcome.cpu_seconds.len() == 1, "{arguments:?}");
+        }
+    }
+}
+
+#[test]
+fn a_body_that_did_not_arrive_whole_is_an_error() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let common = Common { target: listener.local_addr().unwrap(), ..common(sink::BODIES_PORT) };
+    let server = thread::spawn(move || {
+        let mut stream = listener.accept().unwrap().0;
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nConnection: close\r\n\r\n9";
+        stream.write_all(answer).unwrap();
+        // What is left unread would break the connection before the answer is read.
+        std::io::copy(&mut stream, &mut std::io::sink()).unwrap();
+    });
+    let error = body::run(&common, &shape(&["--bytes", "10"])).unwrap_err();
+    server.join().unwrap();
+    assert!(format!("{error:#}").contains("9 of 10 bytes"), "{error:#}");
+}
+
 #[test]
 fn a_real_client_is_answered_in_every_way() {
-    let shape = |arguments: &[&str]| {
-        #[derive(clap::Parser)]
-        struct Parsed {
-            #[command(flatten)]
-            shape: web::Shape,
-        }
-        let given = [&["web"], arguments].concat();
-        <Parsed as clap::Parser>::try_parse_from(given).unwrap().shape
-    };
     for (port, arguments) in [
         (sink::HTTP_PORT, &["--parallel", "2"][..]),
         (sink::HTTP2_PORT, &["--http2", "--parallel", "9"]),

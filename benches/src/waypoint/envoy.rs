@@ -6,11 +6,17 @@ use std::net::IpAddr;
 use serde_json::{Value, json};
 
 use super::authority::ISSUER;
-use super::manifests::{CROWD_PORT, ECHO, GRPC, HTTP2, POLICIES, RICH, ROUTES, TARGETS, crowd_address, crowd_name};
-use crate::sink::{ECHO_PORT, HTTP_PORT, HTTP2_PORT};
+use super::manifests::{
+    ATTEMPTS, BODIES, BODIES2, CROWD_PORT, ECHO, GRPC, HTTP2, POLICIES, RETRIED, RICH, ROUTES, TARGETS, crowd_address,
+    crowd_name,
+};
+use crate::sink::{BODIES_PORT, BODIES2_PORT, ECHO_PORT, HTTP_PORT, HTTP2_PORT};
 
 /// Port of tunnels.
 const HBONE: u16 = 15008;
+
+/// Where tunnels to the endpoint lead.
+const ENDS: [u16; 5] = [HTTP_PORT, HTTP2_PORT, ECHO_PORT, BODIES_PORT, BODIES2_PORT];
 
 /// What Envoy is told.
 pub(super) struct Given<'a> {
@@ -28,10 +34,10 @@ pub(super) struct Given<'a> {
 pub(super) fn configuration(given: &Given<'_>) -> Value {
     let mut listeners = vec![terminate(given)];
     listeners.extend(TARGETS.iter().map(|(port, ..)| service(*port, given)));
-    listeners.extend([HTTP_PORT, HTTP2_PORT, ECHO_PORT].map(|port| originate(port, given.server)));
+    listeners.extend(ENDS.map(|port| originate(port, given.server)));
     let mut clusters: Vec<Value> = TARGETS.iter().map(|(port, ..)| inside(&format!("service-{port}"), false)).collect();
     clusters.extend(
-        [HTTP_PORT, HTTP2_PORT, ECHO_PORT].map(|port| inside(&format!("originate-{port}"), port == HTTP2_PORT)),
+        ENDS.map(|port| inside(&format!("originate-{port}"), matches!(port, HTTP2_PORT | BODIES2_PORT))),
     );
     clusters.push(tunnel(given));
     json!({
@@ -153,11 +159,12 @@ fn service(port: u16, given: &Given<'_>) -> Value {
         _ => {
             let (routes, filters) = match port {
                 RICH => (rich_routes(&cluster), rich_filters(given.keys)),
+                BODIES | BODIES2 | RETRIED => (vec![body_route(&cluster, port == RETRIED)], vec![router()]),
                 _ => (vec![json!({"match": {"prefix": "/"}, "route": {"cluster": cluster}})], vec![router()]),
             };
             manager(json!({
                 "stat_prefix": "service",
-                "codec_type": if matches!(port, HTTP2 | GRPC) { "HTTP2" } else { "AUTO" },
+                "codec_type": if matches!(port, HTTP2 | GRPC | BODIES2) { "HTTP2" } else { "AUTO" },
                 "normalize_path": true,
                 "merge_slashes": true,
                 "generate_request_id": true,
@@ -183,6 +190,16 @@ fn tcp(prefix: &str, cluster: &str, tunneling: &Value) -> Value {
         fields["tunneling_config"] = tunneling.clone();
     }
     json!({"name": "envoy.filters.network.tcp_proxy", "typed_config": fields})
+}
+
+/// Without Envoy's timeout of 15 s, as Istio has it; failed requests are tried again as those of an HTTPRoute are.
+fn body_route(cluster: &str, is_retried: bool) -> Value {
+    let mut action = json!({"cluster": cluster, "timeout": "0s"});
+    if is_retried {
+        let on = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes";
+        action["retry_policy"] = json!({"retry_on": on, "num_retries": ATTEMPTS, "retriable_status_codes": [503]});
+    }
+    json!({"match": {"prefix": "/"}, "route": action})
 }
 
 fn rich_routes(cluster: &str) -> Vec<Value> {
@@ -301,7 +318,8 @@ mod tests {
                 clusters.contains(&&*format!("service-{port}")) && clusters.contains(&&*format!("originate-{target}"))
             );
         }
-        let rich = &resources["listeners"][TARGETS.len()]["filter_chains"][0]["filters"][0]["typed_config"];
+        let place = listeners.iter().position(|name| *name == format!("service-{RICH}")).unwrap();
+        let rich = &resources["listeners"][place]["filter_chains"][0]["filters"][0]["typed_config"];
         assert_eq!(rich["route_config"]["virtual_hosts"][0]["routes"].as_array().unwrap().len(), ROUTES);
         assert_eq!(rich["http_filters"].as_array().unwrap().len(), 4);
         assert!(LAST_PATH.starts_with(&format!("/route-{}/", ROUTES - 1)));

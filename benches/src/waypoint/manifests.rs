@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::authority::ISSUER;
 use super::stage::NAMES;
-use crate::sink::{ECHO_PORT, HTTP_PORT, HTTP2_PORT};
+use crate::sink::{BODIES_PORT, BODIES2_PORT, ECHO_PORT, HTTP_PORT, HTTP2_PORT};
 
 /// The namespace of all.
 pub(super) const NAMESPACE: &str = "mesh";
@@ -18,18 +18,29 @@ pub(super) const GRPC: u16 = 82;
 pub(super) const ECHO: u16 = 83;
 /// Port of the service with routes and policies, over HTTP/1.1.
 pub(super) const RICH: u16 = 84;
+/// Ports for long bodies, over HTTP/1.1 and HTTP/2, and over HTTP/1.1 with a route that has failed requests tried again.
+pub(super) const BODIES: u16 = 85;
+/// See [`BODIES`].
+pub(super) const BODIES2: u16 = 86;
+/// See [`BODIES`].
+pub(super) const RETRIED: u16 = 87;
 /// Where each port leads.
-pub(super) const TARGETS: [(u16, &str, u16); 5] = [
+pub(super) const TARGETS: [(u16, &str, u16); 8] = [
     (HTTP, "http", HTTP_PORT),
     (HTTP2, "http2", HTTP2_PORT),
     (GRPC, "grpc", HTTP2_PORT),
     (ECHO, "tcp", ECHO_PORT),
     (RICH, "http-rich", HTTP_PORT),
+    (BODIES, "http-bodies", BODIES_PORT),
+    (BODIES2, "http2-bodies", BODIES2_PORT),
+    (RETRIED, "http-retried", BODIES_PORT),
 ];
 /// Port of each of many services.
 pub(super) const CROWD_PORT: u16 = 80;
 /// Rules of routes: of ten routes, ten each.
 pub(super) const ROUTES: usize = 100;
+/// How often a request is tried again where it is.
+pub(super) const ATTEMPTS: u32 = 3;
 /// Policies that deny, and as many that allow.
 pub(super) const POLICIES: usize = 10;
 /// What the last of the routes and the last of the policies is for.
@@ -62,6 +73,12 @@ pub(super) fn world(bench: &str, keys: &str) -> String {
             ));
         }
     }
+    let name = service(NAMES[1], RETRIED);
+    text.push_str(&format!(
+        "---\napiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {{name: retried, namespace: {NAMESPACE}}}\n\
+         spec: {{parentRefs: [{{group: \"\", kind: Service, name: {name}, port: {RETRIED}}}], \
+         rules: [{{retry: {{attempts: {ATTEMPTS}, codes: [503]}}, backendRefs: [{{name: {name}, port: {RETRIED}}}]}}]}}\n"
+    ));
     let name = service(NAMES[1], RICH);
     for route in 0..ROUTES / 10 {
         let rules: Vec<String> = (route * 10..route * 10 + 10)
