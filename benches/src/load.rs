@@ -164,7 +164,9 @@ pub(crate) struct IdleOutcome {
 pub(crate) struct BodyOutcome {
     /// How long it took.
     pub(crate) seconds: f64,
-    /// The most bytes of each watched process that were resident meanwhile.
+    /// Resident bytes of each watched process before.
+    pub(crate) before: Vec<u64>,
+    /// The most that were resident meanwhile.
     pub(crate) peak: Vec<u64>,
     /// Processor seconds of each.
     pub(crate) cpu_seconds: Vec<f64>,

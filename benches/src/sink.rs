@@ -37,8 +37,6 @@ pub(crate) const HTTP2_PORT: u16 = 9004;
 pub(crate) const BODIES_PORT: u16 = 9005;
 /// See [`BODIES_PORT`].
 pub(crate) const BODIES2_PORT: u16 = 9006;
-/// All of them.
-pub(crate) const PORTS: [u16; 6] = [BULK_PORT, HTTP_PORT, ECHO_PORT, HTTP2_PORT, BODIES_PORT, BODIES2_PORT];
 
 /// What answers and calls say.
 pub(crate) const MESSAGE: &[u8] = b"0123456789abcdef0123456789abcdef";

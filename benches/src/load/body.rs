@@ -48,12 +48,13 @@ pub(super) fn run(common: &Common, shape: &Shape) -> Result<BodyOutcome> {
         let watched = &common.watched;
         let cpu = || watched.iter().map(|pid| procfs::cpu_time(*pid)).collect::<Result<Vec<_>>>();
         watched.iter().try_for_each(|pid| procfs::forget_peak(*pid))?;
-        let (before, started) = (cpu()?, Instant::now());
+        let before = watched.iter().map(|pid| procfs::resident(*pid)).collect::<Result<_>>()?;
+        let (used, started) = (cpu()?, Instant::now());
         timeout(PATIENCE, exchange(common, shape)).await.context("it takes too long")??;
         let seconds = started.elapsed().as_secs_f64();
-        let cpu_seconds = cpu()?.iter().zip(&before).map(|(end, start)| (*end - *start).as_secs_f64()).collect();
+        let cpu_seconds = cpu()?.iter().zip(&used).map(|(end, start)| (*end - *start).as_secs_f64()).collect();
         let peak = watched.iter().map(|pid| procfs::peak_resident(*pid)).collect::<Result<_>>()?;
-        Ok(BodyOutcome { seconds, peak, cpu_seconds })
+        Ok(BodyOutcome { seconds, before, peak, cpu_seconds })
     })
 }
 

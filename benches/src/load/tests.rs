@@ -12,7 +12,9 @@ fn sink() {
     static STARTED: OnceLock<()> = OnceLock::new();
     STARTED.get_or_init(|| {
         thread::spawn(|| sink::run().unwrap());
-        for port in sink::PORTS {
+        for port in
+            [sink::BULK_PORT, sink::HTTP_PORT, sink::ECHO_PORT, sink::HTTP2_PORT, sink::BODIES_PORT, sink::BODIES2_PORT]
+        {
             while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
                 thread::yield_now();
             }

@@ -84,7 +84,11 @@ fn hold(path: &Path<'_>, options: &Options) -> Result<IdleOutcome> {
     let arguments = ["idle", "--connections", &connections, "--settle", &settle];
     let outcome: IdleOutcome = path.load(Port::Echo, &arguments)?;
     let failure = outcome.first_failure.as_deref().unwrap_or("none failed");
-    ensure!(outcome.answered == wanted, "{} of {wanted} connections were held and answered: {failure}", outcome.answered);
+    ensure!(
+        outcome.answered == wanted,
+        "{} of {wanted} connections were held and answered: {failure}",
+        outcome.answered
+    );
     let proxies = path.proxies()?.len();
     let complete = [&outcome.before, &outcome.with, &outcome.after].iter().all(|stage| stage.len() == proxies);
     ensure!(complete, "not all proxies were watched");

@@ -33,7 +33,7 @@ const SLOW_BYTES: u64 = 32 << 20;
 /// # Errors
 /// When a waypoint does not run.
 pub(super) fn rows(stage: &Stage, megabytes: u32) -> Result<Vec<Vec<String>>> {
-    // Of all cases, so that what an earlier one has left behind counts, too.
+    // Before all cases, so that what an earlier one has left behind counts, too.
     let idle: Vec<f64> = NAMES.map(|name| stage.resident(name)).into_iter().collect::<Result<_>>()?;
     let mut rows = Vec::new();
     for case in &CASES {
@@ -61,7 +61,9 @@ fn of(outcome: &Result<BodyOutcome, String>, value: impl FnOnce(&BodyOutcome) ->
 }
 
 fn peak_above(outcome: &BodyOutcome, idle: f64) -> Measured {
-    Measured::Value((outcome.peak.iter().copied().map(float).sum::<f64>() - idle) / 1e6)
+    let sum = |of: &[u64]| of.iter().copied().map(float).sum::<f64>();
+    // A process may have given memory back since then.
+    Measured::Value((sum(&outcome.peak) - sum(&outcome.before).min(idle)) / 1e6)
 }
 
 fn cpu_per_gigabyte(outcome: &BodyOutcome, megabytes: u32) -> Measured {
@@ -74,8 +76,10 @@ mod tests {
 
     #[test]
     fn the_peak_is_counted_from_idle_and_time_for_a_gigabyte() {
-        let outcome = BodyOutcome { seconds: 1.0, peak: vec![50_000_000], cpu_seconds: vec![0.5] };
-        assert_eq!(peak_above(&outcome, 40e6), Measured::Value(10.0));
+        let (before, peak) = (vec![42_000_000], vec![50_000_000]);
+        let outcome = BodyOutcome { seconds: 1.0, before, peak, cpu_seconds: vec![0.5] };
+        assert_eq!(peak_above(&outcome, 40e6), Measured::Value(10.0), "what stayed of earlier ones counts");
+        assert_eq!(peak_above(&outcome, 45e6), Measured::Value(8.0), "what was given back meanwhile does, too");
         assert_eq!(cpu_per_gigabyte(&outcome, 250), Measured::Value(2.0));
     }
 }

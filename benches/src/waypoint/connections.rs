@@ -29,8 +29,7 @@ pub(super) fn rows(stage: &Stage, connections: u32, settle_seconds: f64) -> Vec<
 fn held(stage: &Stage, name: &str, connections: u32, settle_seconds: f64) -> Result<IdleOutcome, String> {
     let (count, settle) = (connections.to_string(), settle_seconds.to_string());
     let arguments = ["idle", "--connections", &count, "--settle", &settle];
-    let outcome: IdleOutcome =
-        stage.load(name, manifests::ECHO, &arguments).map_err(|error| format!("{error:#}"))?;
+    let outcome: IdleOutcome = stage.load(name, manifests::ECHO, &arguments).map_err(|error| format!("{error:#}"))?;
     if let Some(failure) = &outcome.first_failure {
         eprintln!("{name}: {} connections held, {} of them answered: {failure}", outcome.held, outcome.answered);
     }

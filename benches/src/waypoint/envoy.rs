@@ -36,9 +36,7 @@ pub(super) fn configuration(given: &Given<'_>) -> Value {
     listeners.extend(TARGETS.iter().map(|(port, ..)| service(*port, given)));
     listeners.extend(ENDS.map(|port| originate(port, given.server)));
     let mut clusters: Vec<Value> = TARGETS.iter().map(|(port, ..)| inside(&format!("service-{port}"), false)).collect();
-    clusters.extend(
-        ENDS.map(|port| inside(&format!("originate-{port}"), matches!(port, HTTP2_PORT | BODIES2_PORT))),
-    );
+    clusters.extend(ENDS.map(|port| inside(&format!("originate-{port}"), matches!(port, HTTP2_PORT | BODIES2_PORT))));
     clusters.push(tunnel(given));
     json!({
         "static_resources": {"listeners": listeners, "clusters": clusters},
