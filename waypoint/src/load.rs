@@ -163,7 +163,7 @@ impl Load {
     #[cfg(test)]
     pub(crate) fn under_way(&self) -> [u32; 3] {
         let busy = lock(&self.busy).values().map(|count| count.load(Ordering::Relaxed)).sum();
-        [self.requests.load(Ordering::Relaxed), self.retries.load(Ordering::Relaxed), busy]
+        [self.requests.now.load(Ordering::Relaxed), self.retries.now.load(Ordering::Relaxed), busy]
     }
 
     /// Begins to wait for a connection, unless enough do.

@@ -34,6 +34,8 @@ pub(super) struct Stage {
     lab: Lab,
     bench: String,
     token: String,
+    /// Resident bytes of each waypoint before anybody asked it for anything.
+    idle: Vec<f64>,
 }
 
 /// A lab's error names its own causes; as a chain they would be named twice.
@@ -54,7 +56,7 @@ impl Stage {
             &mut |text| eprintln!("{text}"),
         )?;
         let (token, keys) = authority::token()?;
-        let stage = Self { lab, bench: text(&std::env::current_exe()?)?, token };
+        let mut stage = Self { lab, bench: text(&std::env::current_exe()?)?, token, idle: Vec::new() };
         let lab = &stage.lab;
         lab.apply(&manifests::world(&stage.bench, &keys)).map_err(said)?;
         let server = stage.address_of_pod("server")?;
@@ -83,8 +85,17 @@ impl Stage {
             .collect::<Result<Vec<_>>>()?;
         lab.apply(&manifests::gateways(&addresses)).map_err(said)?;
         lab.wait_ready().map_err(said)?;
+        for name in NAMES {
+            stage.settled(stage.pid(name)?)?;
+        }
+        stage.idle = NAMES.map(|name| stage.resident(name)).into_iter().collect::<Result<_>>()?;
         stage.prove()?;
         Ok(stage)
+    }
+
+    /// Resident bytes of each waypoint before anybody asked it for anything.
+    pub(super) fn idle(&self) -> &[f64] {
+        &self.idle
     }
 
     /// The token that requests show where one is asked for.

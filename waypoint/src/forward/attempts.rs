@@ -350,9 +350,7 @@ impl Common<'_> {
 /// What a policy of repetitions looks at.
 fn result_of(attempt: &Attempt) -> retry::Result {
     match attempt {
-        Ok(reached) => {
-            retry::Result::Answered(reached.response.status(), grpc::status_in(reached.response.headers()))
-        }
+        Ok(reached) => retry::Result::Answered(reached.response.status(), grpc::status_in(reached.response.headers())),
         Err(missed) => missed.result,
     }
 }
