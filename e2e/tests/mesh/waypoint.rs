@@ -2,11 +2,12 @@
 
 use fairway_lab::Lab;
 
-use super::labs;
 use super::observe::{Cursor, field};
 use super::shop::{self, Conversation};
+use super::{enter, labs};
 
 mod admin;
+mod bounded;
 mod compare;
 mod counted;
 mod egress;
