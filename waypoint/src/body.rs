@@ -50,7 +50,8 @@ pub struct Endpoint {
 pub struct Coming(From);
 
 enum From {
-    Endpoint(Incoming),
+    /// As it comes, and whether it has been read to its end, which hyper does not say of one in chunks.
+    Endpoint(Incoming, bool),
     /// All of it, and whether the endpoint's was read to its end.
     Whole(Option<Bytes>, Option<HeaderMap>, bool),
     /// What a processor leaves of it, and whether it has ended.
@@ -61,7 +62,7 @@ impl Coming {
     /// As it comes.
     #[must_use]
     pub fn endpoint(body: Incoming) -> Self {
-        Self(From::Endpoint(body))
+        Self(From::Endpoint(body, false))
     }
 
     /// All of it; `is_read` where the endpoint's was read to its end.
@@ -79,7 +80,7 @@ impl Coming {
     /// Whether nothing is left of the endpoint's.
     fn is_read(&self) -> bool {
         match &self.0 {
-            From::Endpoint(body) => body.is_end_stream(),
+            From::Endpoint(body, has_ended) => *has_ended || body.is_end_stream(),
             From::Whole(.., is_read) => *is_read,
             From::Flowing(_, has_ended) => *has_ended,
         }
@@ -95,8 +96,10 @@ impl hyper::body::Body for Coming {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, AnswerError>>> {
         match &mut self.0 {
-            From::Endpoint(body) => {
-                Pin::new(body).poll_frame(context).map(|frame| frame.map(|frame| frame.map_err(AnswerError::from)))
+            From::Endpoint(body, has_ended) => {
+                let frame = ready!(Pin::new(body).poll_frame(context));
+                *has_ended = is_last(frame.as_ref());
+                Poll::Ready(frame.map(|frame| frame.map_err(AnswerError::from)))
             }
             From::Whole(data, trailers, _) => {
                 let frame = data.take().map(Frame::data).or_else(|| trailers.take().map(Frame::trailers));
@@ -104,8 +107,7 @@ impl hyper::body::Body for Coming {
             }
             From::Flowing(flow, has_ended) => {
                 let frame = ready!(Pin::new(flow).poll_frame(context));
-                // Nobody asks again behind trailers.
-                *has_ended = frame.as_ref().is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers));
+                *has_ended = is_last(frame.as_ref());
                 Poll::Ready(frame)
             }
         }
@@ -113,7 +115,7 @@ impl hyper::body::Body for Coming {
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            From::Endpoint(body) => body.is_end_stream(),
+            From::Endpoint(body, has_ended) => *has_ended || body.is_end_stream(),
             From::Whole(data, trailers, _) => data.is_none() && trailers.is_none(),
             From::Flowing(_, has_ended) => *has_ended,
         }
@@ -121,13 +123,18 @@ impl hyper::body::Body for Coming {
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            From::Endpoint(body) => body.size_hint(),
+            From::Endpoint(body, _) => body.size_hint(),
             From::Whole(_, Some(_), _) | From::Flowing(..) => SizeHint::default(),
             From::Whole(data, None, _) => {
                 SizeHint::with_exact(data.as_ref().map_or(0, |data| u64::try_from(data.len()).unwrap_or(u64::MAX)))
             }
         }
     }
+}
+
+/// Whether nothing comes behind what was read; nobody asks again behind trailers.
+fn is_last<E>(frame: Option<&Result<Frame<Bytes>, E>>) -> bool {
+    frame.is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers))
 }
 
 /// What happened so far. When this is dropped it is over, and counted and logged.

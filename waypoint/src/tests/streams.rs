@@ -18,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::web;
 use crate::client_hello::tests::asking_for;
 use crate::config::{Chain, Listener, Opaque, Policy, Principal, Rules, ServerName, Verdict, Weighted};
-use crate::testing::{PATIENCE, Served, own_address, route_to};
+use crate::testing::{PATIENCE, Served, get, own_address, route_to};
 
 #[tokio::test]
 async fn calls_stream_in_both_directions_and_end_with_trailers() {
@@ -60,6 +60,36 @@ async fn calls_stream_in_both_directions_and_end_with_trailers() {
     let page = served.metrics.render();
     let line = page.lines().find(|line| line.starts_with("istio_requests_total")).unwrap();
     assert!(line.contains("grpc_response_status=\"5\"") && line.contains("response_code=\"200\""), "{line}");
+}
+
+/// hyper knows of an answer in chunks that it has ended only once it was asked for more.
+#[tokio::test]
+async fn an_answer_in_chunks_has_ended_and_leaves_its_connection_to_the_next() {
+    let mut served = Served::start().await;
+    let listener = TcpListener::bind((own_address(), 0)).await.unwrap();
+    let endpoint = listener.local_addr().unwrap();
+    served.announce("web", endpoint.ip(), false, |_| {});
+    served.http(80, vec![], vec![route_to(&web(80))], &[endpoint]);
+    // Takes one connection, and no other.
+    tokio::spawn(async move {
+        let (mut socket, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while let Ok(byte) = socket.read_u8().await {
+            head.push(byte);
+            if head.ends_with(b"\r\n\r\n") {
+                head.clear();
+                let answer = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+                socket.write_all(answer).await.unwrap();
+            }
+        }
+    });
+    for _ in 0..2 {
+        let (response, text) = served.send(80, false, get("/", &[])).await;
+        assert_eq!((response.status().as_u16(), &*text), (200, "abc"));
+    }
+    let page = served.metrics.render();
+    let lines: Vec<&str> = page.lines().filter(|line| line.starts_with("istio_requests_total")).collect();
+    assert!(lines.len() == 1 && lines[0].contains("response_flags=\"-\"") && lines[0].ends_with(" 2"), "{lines:?}");
 }
 
 /// A server that says its name and then what it hears.
