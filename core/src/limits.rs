@@ -293,6 +293,10 @@ limits! {
     XDS_BACKOFF_MAXIMUM, "xds_backoff_maximum", Milliseconds, 15 * SECOND, 1..=HOUR, Some("XDS_BACKOFF_MAXIMUM");
     /// Pages of one answer are published together, but no later than this after the last publication: a quarter of [`POLICY_ENFORCEMENT`].
     XDS_PUBLISH_DELAY, "xds_publish_delay", Milliseconds, 250, 250..=250, None;
+    /// A waypoint keeps what is in force for so long while the control plane has not answered what new routes, clusters and listeners lead to, and goes on without it then; time without a control plane does not count. Envoy's `initial_fetch_timeout`.
+    XDS_WARMING, "xds_warming", Milliseconds, 15 * SECOND, 0..=HOUR, Some("XDS_WARMING");
+    /// A listener that lets others pass than the one in force waits no longer than this for what it leads to: a policy must not wait for a cluster that never comes, and has to hold within [`POLICY_ENFORCEMENT`].
+    XDS_POLICY_WARMING, "xds_policy_warming", Milliseconds, 250, 0..=SECOND, Some("XDS_POLICY_WARMING");
     /// A connection to an unknown destination waits this long for the control plane to say what it is, where names are asked for one by one.
     XDS_DEMAND_WAIT, "xds_demand_wait", Milliseconds, 5 * SECOND, 10..=MINUTE, Some("XDS_DEMAND_WAIT");
     /// Names asked for that the control plane has not answered; beyond, it does not keep up and more questions would not help.
@@ -399,12 +403,14 @@ pub const RELATIONS: &[(&Limit, &Limit)] = &[
     (&DNS_RETRY, &DNS_TIMEOUT),
     (&DNS_CACHE_MINIMUM, &DNS_CACHE_MAXIMUM),
     (&XDS_BACKOFF_MINIMUM, &XDS_BACKOFF_MAXIMUM),
+    (&XDS_POLICY_WARMING, &XDS_WARMING),
     (&CERTIFICATE_BACKOFF_MINIMUM, &CERTIFICATE_BACKOFF_MAXIMUM),
 ];
 
 const _: () = {
     assert!(HANDSHAKES_PER_SOURCE.default * 8 <= HANDSHAKES_PER_POD.default);
     assert!(XDS_PUBLISH_DELAY.default * 4 <= POLICY_ENFORCEMENT.default);
+    assert!(XDS_POLICY_WARMING.default * 4 <= POLICY_ENFORCEMENT.default);
     let mut index = 0;
     while index < RELATIONS.len() {
         let (smaller, larger) = RELATIONS[index];

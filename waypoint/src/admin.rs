@@ -107,6 +107,7 @@ impl Admin {
         let counts = snapshot.counts();
         [
             ("rejected", json!(config.faults.iter().collect::<BTreeMap<_, _>>())),
+            ("warming", json!(config.warming)),
             ("workload", json!(self.waypoint.known().map(|local| local.uid.as_str().to_owned()))),
             ("world", json!({"workloads": counts.workloads, "services": counts.services})),
             ("stream", json!(format!("{:?}", self.stream.report()))),

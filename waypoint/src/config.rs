@@ -2,7 +2,7 @@
 //!
 //! Everything in a resource is understood or the resource is refused by the name of the field, and the last good one stays.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -40,6 +40,7 @@ mod assignment;
 mod authorizer;
 mod cluster;
 mod fields;
+mod leads;
 mod limiter;
 mod listener;
 mod logs;
@@ -74,6 +75,8 @@ pub struct Config {
     pub absent: HashSet<String>,
     /// What is wrong with resources of which there is no good version, by name.
     pub faults: HashMap<String, String>,
+    /// Names of what has been received and waits for what it leads to: something before it is in force, or nothing.
+    pub warming: BTreeSet<String>,
 }
 
 /// Addresses of names of endpoints.

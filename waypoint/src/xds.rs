@@ -25,9 +25,11 @@ use crate::waypoint::Waypoint;
 pub mod dump;
 pub mod held;
 mod session;
+mod warming;
 
 pub use held::Held;
 pub use session::Session;
+pub use warming::Bounds;
 
 /// Requests waiting to be sent: for each of the four types a subscription and an answer.
 const REQUEST_QUEUE: usize = 64;
@@ -38,6 +40,8 @@ pub const KIND: &str = "waypoint";
 const CONNECTED: &str = "fairway_waypoint_xds_connected";
 const REJECTED: &str = "fairway_waypoint_xds_rejected_resources_total";
 const APPLIED: &str = "fairway_waypoint_xds_responses_total";
+const WARMING: &str = "fairway_waypoint_xds_warming_resources";
+const EXPIRED: &str = "fairway_waypoint_xds_warming_expired_total";
 
 /// The client of the configuration server.
 pub struct Client {
@@ -49,6 +53,8 @@ pub struct Client {
     connected: Gauge,
     rejected: Counter,
     applied: Counter,
+    warming: Gauge,
+    expired: Counter,
 }
 
 impl Client {
@@ -65,15 +71,22 @@ impl Client {
         metrics.describe(CONNECTED, "1 while the stream of routes is up; at 0 the last good ones are served.");
         metrics.describe(REJECTED, "Routes, listeners, clusters and endpoints that could not be used.");
         metrics.describe(APPLIED, "Answers of the control plane about routes.");
+        metrics.describe(
+            WARMING,
+            "What has been received and waits for what it leads to; what was before it is in force.",
+        );
+        metrics.describe(EXPIRED, "What has waited for too long, and is in force without what it leads to.");
         Self {
             backoff: Backoff::new(control_plane.limits()),
-            session: Session::new(node.message_of(KIND), waypoint.held.clone()),
+            session: Session::new(node.message_of(KIND), waypoint.held.clone(), Bounds::of(control_plane.limits())),
             control_plane,
             waypoint,
             pending: Some(readiness.block("routes")),
             connected: metrics.gauge(CONNECTED, &[]),
             rejected: metrics.counter(REJECTED, &[]),
             applied: metrics.counter(APPLIED, &[]),
+            warming: metrics.gauge(WARMING, &[]),
+            expired: metrics.counter(EXPIRED, &[]),
         }
     }
 
@@ -85,6 +98,8 @@ impl Client {
                 ending = self.stream() => ending,
             };
             self.connected.set(0.0);
+            self.session.disconnected(Instant::now());
+            self.publish();
             let pause = self.backoff.after(&ending, rand::rng().random());
             match &ending {
                 Ending::Complete | Ending::Reconnect(_) => {
@@ -115,7 +130,7 @@ impl Client {
         // Before anything is known to ask for there has to be a first request.
         let mut versions = self.waypoint.live.versions();
         self.want();
-        let mut waiting = self.session.connected();
+        let mut waiting = self.session.connected(Instant::now());
         for request in waiting.drain(..) {
             if requests.send(request).await.is_err() {
                 return Ending::Complete;
@@ -128,17 +143,24 @@ impl Client {
         self.connected.set(1.0);
         tracing::info!("stream of routes is up");
         loop {
+            let due = self.session.due();
+            let over = async {
+                match due {
+                    Some(due) => tokio::time::sleep_until(due.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
             let answers: Vec<DeltaDiscoveryRequest> = tokio::select! {
                 response = responses.message() => match response {
                     Ok(Some(response)) => {
                         let before = Instant::now();
-                        let received = self.session.receive(response);
+                        let received = self.session.receive(response, before);
                         for (name, fault) in &received.rejections {
                             tracing::warn!(resource = name, reason = fault, "configuration rejected; the last good one stays");
                         }
                         self.rejected.increment(u64::try_from(received.rejections.len()).unwrap_or(u64::MAX));
                         self.applied.increment(1);
-                        self.waypoint.config.publish(self.session.config().clone());
+                        self.publish();
                         tracing::debug!(took = ?before.elapsed(), "configuration applied");
                         self.backoff.succeeded();
                         received.requests
@@ -151,7 +173,12 @@ impl Client {
                         return Ending::Complete;
                     }
                     let requests = self.want();
-                    self.waypoint.config.publish(self.session.config().clone());
+                    self.publish();
+                    requests
+                }
+                () = over => {
+                    let requests = self.session.wake(Instant::now());
+                    self.publish();
                     requests
                 }
             };
@@ -169,7 +196,23 @@ impl Client {
     /// What is bound to us now.
     fn want(&mut self) -> Vec<DeltaDiscoveryRequest> {
         let Some(local) = self.waypoint.known() else { return Vec::new() };
-        self.session.want(bound(&self.waypoint.live.snapshot(), &local))
+        self.session.want(bound(&self.waypoint.live.snapshot(), &local), Instant::now())
+    }
+
+    /// Puts in force what the session says is.
+    fn publish(&mut self) {
+        let config = self.session.config().clone();
+        self.warming.set(u32::try_from(config.warming.len()).unwrap_or(u32::MAX));
+        let expired = self.session.expired();
+        if expired > 0 {
+            self.expired.increment(expired);
+            tracing::warn!(
+                resources = expired,
+                still = config.warming.len(),
+                "what configuration leads to has not come in time; it is in force without"
+            );
+        }
+        self.waypoint.config.publish(config);
     }
 }
 

@@ -1,19 +1,24 @@
 //! What to ask for, what to make of the answers, and what to say to them; no I/O.
 //!
-//! One thing leads to the next: listeners name routes, routes name clusters, and clusters name endpoints.
+//! One thing leads to the next: listeners name routes, routes name clusters, and clusters name endpoints. What of it is in force
+//! is for [`Warming`] to say.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeSet, VecDeque};
+use std::time::Instant;
 
 use fairway_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
 use fairway_proto::envoy_core::Node;
 use fairway_proto::{rpc_status, type_url};
 
 use super::held::Held;
-use crate::config::{self, Config, Listener};
+use super::warming::{Answers, Bounds, Warming};
+use crate::config::Config;
 
 /// Code of an error that is the server's to mend (gRPC `INVALID_ARGUMENT`).
 const INVALID: i32 = 3;
+/// Answers that are kept back. Beyond, the oldest is given although something waits: half of what our controller lets a client
+/// leave unanswered before it says no more (32), behind which a policy would wait, too.
+const MOST_WITHHELD: usize = 16;
 
 /// The types, in the order in which one leads to the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,26 +59,50 @@ pub struct Received {
     pub rejections: Vec<(String, String)>,
 }
 
+/// The answer to a response, said once what the response brought is in force.
+#[derive(Debug)]
+struct Withheld {
+    kind: Kind,
+    nonce: String,
+    /// What it brought and waits.
+    waiting: Vec<String>,
+    rejected: Option<rpc_status::Status>,
+}
+
 /// What we hold, across streams.
 #[derive(Debug)]
 pub struct Session {
     node: Node,
     subscriptions: [Subscription; KINDS.len()],
-    config: Config,
+    warming: Warming,
+    withheld: VecDeque<Withheld>,
     held: Held,
+    expired: u64,
+}
+
+impl Answers for [Subscription; KINDS.len()] {
+    fn has(&self, kind: Kind, name: &str) -> bool {
+        !self[kind as usize].unanswered.contains(name)
+    }
 }
 
 impl Session {
     /// Nothing yet; what comes is kept in `held`, too, as it comes.
     #[must_use]
-    pub fn new(node: Node, held: Held) -> Self {
-        Self { node, subscriptions: Default::default(), config: Config::default(), held }
+    pub fn new(node: Node, held: Held, bounds: Bounds) -> Self {
+        let (subscriptions, warming) = (Default::default(), Warming::new(bounds));
+        Self { node, subscriptions, warming, withheld: VecDeque::new(), held, expired: 0 }
     }
 
     /// What is in force.
     #[must_use]
     pub fn config(&self) -> &Config {
-        &self.config
+        self.warming.in_force()
+    }
+
+    /// How often something went in force that had waited in vain, since this was last asked.
+    pub fn expired(&mut self) -> u64 {
+        std::mem::take(&mut self.expired)
     }
 
     /// Whether there is an answer to everything that was asked for.
@@ -82,71 +111,88 @@ impl Session {
         self.subscriptions.iter().all(|subscription| subscription.unanswered.is_empty())
     }
 
-    /// What to say first on a new stream.
+    /// What to say first on a new stream. What waits is not said to be there: it is answered when it is in force, and an answer
+    /// belongs to its stream.
     #[must_use]
-    pub fn connected(&self) -> Vec<DeltaDiscoveryRequest> {
-        let request = |(kind, subscription): (Kind, &Subscription)| DeltaDiscoveryRequest {
-            node: Some(self.node.clone()),
-            type_url: kind.url().to_owned(),
-            resource_names_subscribe: subscription.wanted.iter().cloned().collect(),
-            initial_resource_versions: self.held.versions(kind),
-            ..Default::default()
+    pub fn connected(&mut self, now: Instant) -> Vec<DeltaDiscoveryRequest> {
+        self.withheld.clear();
+        self.warming.connected(now);
+        let request = |(kind, subscription): (Kind, &Subscription)| {
+            let mut versions = self.held.versions(kind);
+            versions.retain(|name, _| !self.warming.is_waiting(kind, name));
+            DeltaDiscoveryRequest {
+                node: Some(self.node.clone()),
+                type_url: kind.url().to_owned(),
+                resource_names_subscribe: subscription.wanted.iter().cloned().collect(),
+                initial_resource_versions: versions,
+                ..Default::default()
+            }
         };
         let asked = KINDS.into_iter().zip(&self.subscriptions);
         // A request for nothing would be one for everything.
         asked.filter(|(_, subscription)| !subscription.wanted.is_empty()).map(request).collect()
     }
 
+    /// The stream is gone, and nobody is there to be waited for: policies do not.
+    pub fn disconnected(&mut self, now: Instant) {
+        self.warming.disconnected();
+        self.step(now);
+    }
+
     /// From now on these listeners are wanted.
-    pub fn want(&mut self, listeners: Vec<String>) -> Vec<DeltaDiscoveryRequest> {
+    pub fn want(&mut self, listeners: Vec<String>, now: Instant) -> Vec<DeltaDiscoveryRequest> {
         let changed = self.subscribe(Kind::Listener, listeners.into_iter().collect());
-        changed.into_iter().chain(self.follow()).collect()
+        changed.into_iter().chain(self.step(now)).collect()
+    }
+
+    /// When [`Self::wake`] has something to do.
+    #[must_use]
+    pub fn due(&self) -> Option<Instant> {
+        self.warming.due()
+    }
+
+    /// What has waited for too long goes in force.
+    pub fn wake(&mut self, now: Instant) -> Vec<DeltaDiscoveryRequest> {
+        self.step(now)
+    }
+
+    /// Asks for what is led to, puts in force what can be, and lets go of what nothing leads to any more.
+    fn step(&mut self, now: Instant) -> Vec<DeltaDiscoveryRequest> {
+        let asked = self.follow();
+        self.expired += self.warming.settle(&self.subscriptions, now).expired;
+        let let_go = self.follow();
+        self.warming.tell();
+        self.answer().into_iter().chain(asked).chain(let_go).collect()
     }
 
     /// Asks for what is named by what is there, one type after the other: what is let go of one names nothing of the next.
     fn follow(&mut self) -> Vec<DeltaDiscoveryRequest> {
         let mut requests = Vec::new();
         for kind in [Kind::Routes, Kind::Cluster, Kind::Endpoints] {
-            requests.extend(self.subscribe(kind, self.named(kind)));
+            requests.extend(self.subscribe(kind, self.warming.named(kind)));
         }
         requests
     }
 
-    /// What is named of a type by what is there of those before.
-    fn named(&self, kind: Kind) -> BTreeSet<String> {
-        let Config { listeners, routes, clusters, .. } = &self.config;
-        let mut named = BTreeSet::new();
-        match kind {
-            Kind::Listener => {}
-            Kind::Routes | Kind::Cluster => {
-                for listener in listeners.values() {
-                    match (&**listener, kind) {
-                        (Listener::Http(http), Kind::Routes) => drop(named.insert(http.routes.clone())),
-                        (Listener::Http(http), Kind::Cluster) => {
-                            named.extend(http.custom.iter().map(|it| it.authorizer.cluster.to_string()));
-                            named.extend(http.limiter.iter().map(|limiter| limiter.cluster.to_string()));
-                            named.extend(http.processor.iter().map(|processor| processor.cluster.to_string()));
-                            named.extend(http.tracing.iter().map(|it| it.collector.cluster.to_string()));
-                            named.extend(http.logs.iter().flat_map(|it| it.clusters()).map(|it| it.to_string()));
-                        }
-                        (Listener::Opaque(opaque), Kind::Cluster) => {
-                            named.extend(opaque.clusters().cloned());
-                            let logs = opaque.chains().flat_map(|chain| &chain.logs);
-                            named.extend(logs.flat_map(|it| it.clusters()).map(|it| it.to_string()));
-                        }
-                        _ => {}
-                    }
-                }
-                if kind == Kind::Cluster {
-                    named.extend(routes.values().flat_map(|table| table.clusters().map(str::to_owned)));
-                }
+    /// Answers that can be given, those of one type in the order of what they answer: the newest stands for what was before it.
+    fn answer(&mut self) -> Vec<DeltaDiscoveryRequest> {
+        let (mut given, mut blocked) = (Vec::new(), Vec::new());
+        let too_many = self.withheld.len().saturating_sub(MOST_WITHHELD);
+        for (place, mut withheld) in std::mem::take(&mut self.withheld).into_iter().enumerate() {
+            withheld.waiting.retain(|name| self.warming.is_waiting(withheld.kind, name));
+            if place >= too_many && (!withheld.waiting.is_empty() || blocked.contains(&withheld.kind)) {
+                blocked.push(withheld.kind);
+                self.withheld.push_back(withheld);
+                continue;
             }
-            Kind::Endpoints => {
-                let discovered = clusters.values().filter(|cluster| cluster.names.is_none());
-                named.extend(discovered.map(|cluster| cluster.endpoints.clone()));
-            }
+            given.push(DeltaDiscoveryRequest {
+                type_url: withheld.kind.url().to_owned(),
+                response_nonce: withheld.nonce,
+                error_detail: withheld.rejected,
+                ..Default::default()
+            });
         }
-        named
+        given
     }
 
     fn subscribe(&mut self, kind: Kind, wanted: BTreeSet<String>) -> Option<DeltaDiscoveryRequest> {
@@ -163,7 +209,8 @@ impl Session {
             place.unanswered.remove(name);
         }
         for name in &less {
-            self.forget(kind, name);
+            self.warming.forget(kind, name);
+            self.held.forget(kind, name);
         }
         Some(DeltaDiscoveryRequest {
             node: is_first.then(|| self.node.clone()),
@@ -175,9 +222,12 @@ impl Session {
     }
 
     /// Takes a response.
-    pub fn receive(&mut self, response: DeltaDiscoveryResponse) -> Received {
-        let mut received = Received::default();
-        let Some(kind) = KINDS.into_iter().find(|kind| kind.url() == response.type_url) else { return received };
+    pub fn receive(&mut self, response: DeltaDiscoveryResponse, now: Instant) -> Received {
+        let mut rejections = Vec::new();
+        let Some(kind) = KINDS.into_iter().find(|kind| kind.url() == response.type_url) else {
+            return Received::default();
+        };
+        let mut brought = Vec::new();
         for resource in response.resources {
             let Resource { name, version, resource, .. } = resource;
             let place = &mut self.subscriptions[kind as usize];
@@ -187,19 +237,20 @@ impl Session {
             place.unanswered.remove(&name);
             let any = resource.unwrap_or_default();
             let taken = if any.type_url == kind.url() {
-                self.take(kind, &name, &any.value).map_err(|wrong| wrong.to_string())
+                self.warming.take(kind, &name, &any.value, now).map_err(|wrong| wrong.to_string())
             } else {
                 Err(format!("its type is {:?}", any.type_url))
             };
             match taken {
                 Ok(()) => {
-                    self.config.faults.remove(&name);
+                    self.warming.faults().remove(&name);
                     self.held.take(kind, &name, &version, &any.value);
+                    brought.push(name);
                 }
                 Err(fault) => {
                     self.held.refuse(kind, &name, &version, &fault);
-                    self.config.faults.insert(name.clone(), fault.clone());
-                    received.rejections.push((name, fault));
+                    self.warming.faults().insert(name.clone(), fault.clone());
+                    rejections.push((name, fault));
                 }
             }
         }
@@ -209,48 +260,14 @@ impl Session {
                 continue;
             }
             place.unanswered.remove(&name);
-            self.forget(kind, &name);
-            if kind == Kind::Listener {
-                self.config.absent.insert(name);
-            }
+            self.warming.faults().remove(&name);
+            self.warming.remove(kind, &name, now);
+            self.held.forget(kind, &name);
+            brought.push(name);
         }
-        received.requests.push(DeltaDiscoveryRequest {
-            type_url: kind.url().to_owned(),
-            response_nonce: response.nonce,
-            error_detail: error(&received.rejections),
-            ..Default::default()
-        });
-        received.requests.extend(self.follow());
-        received
-    }
-
-    fn take(&mut self, kind: Kind, name: &str, bytes: &[u8]) -> Result<(), config::Wrong> {
-        let name = name.to_owned();
-        match kind {
-            Kind::Listener => {
-                let listener = Arc::new(config::listener(bytes)?);
-                self.config.absent.remove(&name);
-                drop(self.config.listeners.insert(name, listener));
-            }
-            Kind::Routes => drop(self.config.routes.insert(name, Arc::new(config::table(bytes)?))),
-            Kind::Cluster => drop(self.config.clusters.insert(name, Arc::new(config::cluster(bytes)?))),
-            Kind::Endpoints => drop(self.config.endpoints.insert(name, Arc::new(config::assignment(bytes)?))),
-        }
-        Ok(())
-    }
-
-    fn forget(&mut self, kind: Kind, name: &str) {
-        self.config.faults.remove(name);
-        self.held.forget(kind, name);
-        match kind {
-            Kind::Listener => {
-                self.config.absent.remove(name);
-                drop(self.config.listeners.remove(name));
-            }
-            Kind::Routes => drop(self.config.routes.remove(name)),
-            Kind::Cluster => drop(self.config.clusters.remove(name)),
-            Kind::Endpoints => drop(self.config.endpoints.remove(name)),
-        }
+        let rejected = error(&rejections);
+        self.withheld.push_back(Withheld { kind, nonce: response.nonce, waiting: brought, rejected });
+        Received { requests: self.step(now), rejections }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Tests of the session: one thing leads to the next, and what is not understood leaves what there was.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use fairway_proto::envoy::core::config_source::ConfigSourceSpecifier;
 use fairway_proto::envoy::core::grpc_service::{EnvoyGrpc, TargetSpecifier};
@@ -20,7 +21,21 @@ use prost_types::Any;
 
 use super::*;
 
+mod warm;
+
 const WEB: &str = "web.shop:80";
+const BOUNDS: Bounds = Bounds { most: Duration::from_secs(15), policy: Duration::from_millis(250) };
+
+fn session() -> Session {
+    Session::new(Node::default(), Held::default(), BOUNDS)
+}
+
+impl Session {
+    /// What comes before any bound has passed.
+    fn heard(&mut self, response: DeltaDiscoveryResponse) -> Received {
+        self.receive(response, Instant::now())
+    }
+}
 
 fn any(kind: &str, message: &impl Message) -> Any {
     Any { type_url: format!("type.googleapis.com/{kind}"), value: message.encode_to_vec() }
@@ -54,6 +69,18 @@ fn listener_with(name: &str, mut http_filters: Vec<HttpFilter>) -> listener::Lis
     listener::Listener { name: name.into(), api_listener, ..Default::default() }
 }
 
+/// A filter that has somebody look at requests.
+fn seen_by(cluster: &str) -> HttpFilter {
+    let target = EnvoyGrpc { cluster_name: cluster.into() };
+    let service = GrpcService { target_specifier: Some(TargetSpecifier::EnvoyGrpc(target)), timeout: None };
+    let rules = HeaderMutationRules { disallow_system: Some(true), disallow_expression: None };
+    let (grpc_service, mutation_rules) = (Some(service), Some(rules));
+    let processor = ExternalProcessor { grpc_service, mutation_rules, ..ExternalProcessor::default() };
+    let kind = "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor";
+    let config_type = Some(ConfigType::TypedConfig(any(kind, &processor)));
+    HttpFilter { name: "ext_proc".into(), config_type, ..Default::default() }
+}
+
 fn routes(name: &str, cluster: &str) -> RouteConfiguration {
     let action =
         RouteAction { cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.into())), ..Default::default() };
@@ -81,7 +108,8 @@ fn response(kind: Kind, name: &str, value: Vec<u8>) -> DeltaDiscoveryResponse {
 }
 
 fn removal(kind: Kind, name: &str) -> DeltaDiscoveryResponse {
-    DeltaDiscoveryResponse { type_url: kind.url().into(), removed_resources: vec![name.into()], ..Default::default() }
+    let removed_resources = vec![name.into()];
+    DeltaDiscoveryResponse { type_url: kind.url().into(), nonce: "n".into(), removed_resources, ..Default::default() }
 }
 
 fn asked(requests: &[DeltaDiscoveryRequest]) -> Vec<(&str, Vec<&str>, Vec<&str>)> {
@@ -98,50 +126,48 @@ fn asked(requests: &[DeltaDiscoveryRequest]) -> Vec<(&str, Vec<&str>, Vec<&str>)
 
 #[test]
 fn listeners_lead_to_routes_to_clusters_to_endpoints_and_back() {
-    let mut session = Session::new(Node::default(), Held::default());
-    assert!(session.connected().is_empty(), "a request for nothing would be one for everything");
-    let requests = session.want(vec![WEB.into()]);
+    let mut session = session();
+    assert!(session.connected(Instant::now()).is_empty(), "a request for nothing would be one for everything");
+    let requests = session.want(vec![WEB.into()], Instant::now());
     assert_eq!(asked(&requests), [("Listener", vec![WEB], vec![])]);
-    let received = session.receive(response(Kind::Listener, WEB, listener_message(WEB).encode_to_vec()));
+    let received = session.heard(response(Kind::Listener, WEB, listener_message(WEB).encode_to_vec()));
     assert_eq!(asked(&received.requests), [("RouteConfiguration", vec![WEB], vec![])]);
     assert!(!session.is_answered());
-    let received = session.receive(response(Kind::Routes, WEB, routes(WEB, "canary").encode_to_vec()));
+    let received = session.heard(response(Kind::Routes, WEB, routes(WEB, "canary").encode_to_vec()));
     assert_eq!(asked(&received.requests), [("Cluster", vec!["canary"], vec![])]);
-    let received = session.receive(response(Kind::Cluster, "canary", eds("canary").encode_to_vec()));
+    let received = session.heard(response(Kind::Cluster, "canary", eds("canary").encode_to_vec()));
     assert_eq!(asked(&received.requests), [("ClusterLoadAssignment", vec!["canary"], vec![])]);
     let nobody = endpoint::ClusterLoadAssignment { cluster_name: "canary".into(), ..Default::default() };
-    session.receive(response(Kind::Endpoints, "canary", nobody.encode_to_vec()));
+    session.heard(response(Kind::Endpoints, "canary", nobody.encode_to_vec()));
     assert!(session.is_answered());
 
     // Another stream: what is held is said, and asked for again.
-    let again = session.connected();
+    let again = session.connected(Instant::now());
     assert_eq!(again.len(), 4);
     assert!(again.iter().all(|request| request.initial_resource_versions.values().eq(["1"])));
 
-    // What nothing leads to any more is let go.
-    let received = session.receive(response(Kind::Routes, WEB, routes(WEB, "stable").encode_to_vec()));
+    // What nothing leads to any more is let go, once something else is in its place.
+    let received = session.heard(response(Kind::Routes, WEB, routes(WEB, "stable").encode_to_vec()));
+    assert_eq!(asked(&received.requests), [("Cluster", vec!["stable"], vec![])]);
+    let received = session.heard(removal(Kind::Cluster, "stable"));
     assert_eq!(
         asked(&received.requests),
-        [("Cluster", vec!["stable"], vec!["canary"]), ("ClusterLoadAssignment", vec![], vec!["canary"])]
+        [("Cluster", vec![], vec!["canary"]), ("ClusterLoadAssignment", vec![], vec!["canary"])]
     );
     assert!(session.config().clusters.is_empty() && session.config().endpoints.is_empty());
-    session.want(vec![]);
+    session.want(vec![], Instant::now());
     assert_eq!(session.config().listeners.len() + session.config().routes.len(), 0);
 }
 
 #[test]
 fn who_sees_requests_is_asked_for_like_what_routes_lead_to() {
-    let target = EnvoyGrpc { cluster_name: "scanner.shop:9000".into() };
-    let service = GrpcService { target_specifier: Some(TargetSpecifier::EnvoyGrpc(target)), timeout: None };
-    let rules = HeaderMutationRules { disallow_system: Some(true), disallow_expression: None };
-    let (grpc_service, mutation_rules) = (Some(service), Some(rules));
-    let processor = ExternalProcessor { grpc_service, mutation_rules, ..ExternalProcessor::default() };
-    let kind = "envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor";
-    let config_type = Some(ConfigType::TypedConfig(any(kind, &processor)));
-    let filter = HttpFilter { name: "ext_proc".into(), config_type, ..Default::default() };
-    let mut session = Session::new(Node::default(), Held::default());
-    session.want(vec![WEB.into()]);
-    let received = session.receive(response(Kind::Listener, WEB, listener_with(WEB, vec![filter]).encode_to_vec()));
+    let mut session = session();
+    session.want(vec![WEB.into()], Instant::now());
+    let received = session.heard(response(
+        Kind::Listener,
+        WEB,
+        listener_with(WEB, vec![seen_by("scanner.shop:9000")]).encode_to_vec(),
+    ));
     let asked = asked(&received.requests);
     assert!(asked.contains(&("Cluster", vec!["scanner.shop:9000"], vec![])), "{asked:?}");
 }
@@ -149,10 +175,11 @@ fn who_sees_requests_is_asked_for_like_what_routes_lead_to() {
 #[test]
 fn what_is_not_understood_is_named_and_the_last_good_one_stays() {
     let kept = Held::default();
-    let mut session = Session::new(Node::default(), kept.clone());
-    session.want(vec![WEB.into()]);
-    session.receive(response(Kind::Listener, WEB, listener_message(WEB).encode_to_vec()));
-    session.receive(response(Kind::Routes, WEB, routes(WEB, "stable").encode_to_vec()));
+    let mut session = Session::new(Node::default(), kept.clone(), BOUNDS);
+    session.want(vec![WEB.into()], Instant::now());
+    session.heard(response(Kind::Listener, WEB, listener_message(WEB).encode_to_vec()));
+    session.heard(response(Kind::Routes, WEB, routes(WEB, "stable").encode_to_vec()));
+    session.heard(removal(Kind::Cluster, "stable"));
     // Field 4 of a route: metadata, which filters of Envoy's read.
     let mut broken = routes(WEB, "canary");
     let mut route = broken.virtual_hosts[0].routes[0].encode_to_vec();
@@ -163,7 +190,7 @@ fn what_is_not_understood_is_named_and_the_last_good_one_stays() {
     host.extend(route);
     let mut bytes = vec![2 << 3 | 2, u8::try_from(host.len()).unwrap()];
     bytes.extend(host);
-    let received = session.receive(response(Kind::Routes, WEB, bytes));
+    let received = session.heard(response(Kind::Routes, WEB, bytes));
     let expected = "virtual_hosts[0].routes[0].field 4: is not supported in envoy.config.route.v3.Route";
     assert_eq!(received.rejections, [(WEB.to_owned(), expected.to_owned())]);
     let nack = received.requests[0].error_detail.as_ref().unwrap();
@@ -176,18 +203,19 @@ fn what_is_not_understood_is_named_and_the_last_good_one_stays() {
         (shown.bad.map(|bad| bad.details), shown.good.map(|(version, ..)| version)),
         (Some(expected.to_owned()), Some("1".into()))
     );
-    session.receive(response(Kind::Routes, WEB, routes(WEB, "canary").encode_to_vec()));
+    session.heard(response(Kind::Routes, WEB, routes(WEB, "canary").encode_to_vec()));
     assert!(session.config().faults.is_empty());
 }
 
 #[test]
 fn a_listener_that_does_not_exist_is_known_not_to() {
-    let mut session = Session::new(Node::default(), Held::default());
-    session.want(vec![WEB.into()]);
-    session.receive(removal(Kind::Listener, WEB));
+    let mut session = session();
+    session.want(vec![WEB.into()], Instant::now());
+    session.heard(removal(Kind::Listener, WEB));
     assert!(session.is_answered() && session.config().absent.contains(WEB));
-    session.receive(response(Kind::Listener, WEB, listener_message(WEB).encode_to_vec()));
+    session.heard(response(Kind::Listener, WEB, listener_message(WEB).encode_to_vec()));
+    session.heard(removal(Kind::Routes, WEB));
     assert!(session.config().absent.is_empty() && session.config().listeners.contains_key(WEB));
-    session.receive(removal(Kind::Listener, WEB));
+    session.heard(removal(Kind::Listener, WEB));
     assert!(session.config().listeners.is_empty());
 }

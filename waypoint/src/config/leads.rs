@@ -1,0 +1,83 @@
+//! What listeners lead to: the names of the resources that have to be asked for, those that have to be known before connections
+//! can be served, and who is let in before either matters.
+
+use std::sync::Arc;
+
+use super::policy::Rules;
+use super::{Chain, Listener, ServerName};
+
+impl Listener {
+    /// Name of the routes, where there are any.
+    #[must_use]
+    pub fn routes(&self) -> Option<&str> {
+        match self {
+            Self::Http(http) => Some(&http.routes),
+            Self::Opaque(_) => None,
+        }
+    }
+
+    /// Clusters that are named beside routes, without which connections or requests would be refused.
+    #[must_use]
+    pub fn awaited(&self) -> Vec<&str> {
+        match self {
+            Self::Http(http) => {
+                let asked = http.custom.iter().map(|it| &*it.authorizer.cluster);
+                let counted = http.limiter.iter().map(|limiter| &*limiter.cluster);
+                let seen = http.processor.iter().map(|processor| &*processor.cluster);
+                asked.chain(counted).chain(seen).collect()
+            }
+            Self::Opaque(opaque) => opaque.clusters().map(String::as_str).collect(),
+        }
+    }
+
+    /// All clusters that are named beside routes: those, and of who is only told.
+    #[must_use]
+    pub fn clusters(&self) -> Vec<&str> {
+        let mut named = self.awaited();
+        match self {
+            Self::Http(http) => {
+                named.extend(http.tracing.iter().map(|it| &*it.collector.cluster));
+                named.extend(http.logs.iter().flat_map(|it| it.clusters()).map(|it| &**it));
+            }
+            Self::Opaque(opaque) => {
+                let logs = opaque.chains().flat_map(|chain| &chain.logs);
+                named.extend(logs.flat_map(|it| it.clusters()).map(|it| &**it));
+            }
+        }
+        named
+    }
+
+    /// Whether the same may pass here as there, as far as that is decided before routes are looked at.
+    #[must_use]
+    pub fn guards_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Http(one), Self::Http(other)) => {
+                one.custom == other.custom
+                    && one.tokens == other.tokens
+                    && one.policies == other.policies
+                    && one.rates == other.rates
+                    && one.merge_slashes == other.merge_slashes
+            }
+            (Self::Opaque(one), Self::Opaque(other)) => {
+                let others = [one, other].map(|opaque| opaque.others.as_deref().map(|chain| &chain.policies));
+                one.named.iter().map(guard).eq(other.named.iter().map(guard)) && others[0] == others[1]
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether anybody may pass.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        match self {
+            Self::Http(http) => {
+                http.custom.is_empty() && http.tokens.is_none() && http.policies.is_empty() && http.rates.is_none()
+            }
+            Self::Opaque(opaque) => opaque.named.is_empty() && opaque.chains().all(|chain| chain.policies.is_empty()),
+        }
+    }
+}
+
+fn guard((name, chain): &(ServerName, Arc<Chain>)) -> (&ServerName, &[Rules]) {
+    (name, &chain.policies)
+}
