@@ -285,6 +285,9 @@ limits! {
     /// The node agent gives up on an answer after this.
     ZDS_ACKNOWLEDGE_TIMEOUT, "zds_acknowledge_timeout", Milliseconds, 5 * SECOND, 5 * SECOND..=5 * SECOND, None;
 
+    /// A waypoint that is told to stop takes new connections for so long, until everybody has heard that it goes, and leaves unused ones over HTTP/1.1 for as long again; half of the drain's deadline at most. The same as Istio's `terminationDrainDuration`.
+    DRAIN_NOTICE, "drain_notice", Milliseconds, 5 * SECOND, 0..=10 * MINUTE, Some("DRAIN_NOTICE");
+
     /// One message of the configuration stream; a whole mesh of 100,000 workloads must fit.
     XDS_MESSAGE, "xds_message", Bytes, 200 * MIB, 4 * MIB..=2048 * MIB, Some("XDS_MAX_MESSAGE_SIZE");
     /// The first pause before the configuration stream is dialled again.

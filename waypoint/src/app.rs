@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::{Context, bail};
+use arc_swap::ArcSwapOption;
 use fairway_core::io::certs::Certificates;
 use fairway_core::io::certs::authority::GrpcAuthority;
 use fairway_core::io::dns::upstream::Upstream;
@@ -81,6 +82,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
         held: Held::default(),
         in_flight: InFlight::default(),
         view: live.subscribe(&ourselves),
+        last: ArcSwapOption::empty(),
         tunnels: Pool::new(sockets.clone(), certificates.clone(), budget.clone()),
         upstreams: Upstreams::default(),
         loads: Loads::default(),
@@ -135,8 +137,12 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
         ended = &mut routes => bail!("the task of the stream of routes ended: {ended:?}"),
     }
     let _draining = readiness.block("draining");
-    tracing::info!(deadline = ?settings.drain, "shutting down: no new connections, open ones may finish");
-    let ended = trigger.drain(Mode::Graceful, settings.drain).await;
+    // Who chooses among us has to hear of it first: until then clients come, and have nowhere else to go.
+    let notice = settings.limits.duration(&limits::DRAIN_NOTICE).min(settings.drain / 2);
+    tracing::info!(?notice, deadline = ?settings.drain, "shutting down: not ready any more, and served until everybody knows");
+    tokio::time::sleep(notice).await;
+    tracing::info!("no new connections, open ones may finish");
+    let ended = trigger.drain(Mode::Graceful, settings.drain.saturating_sub(notice)).await;
     tracing::info!(?ended, "connections have ended");
     stream_trigger.start(Mode::Graceful);
     let _ = tokio::join!(world, routes, exporters, names, writer);

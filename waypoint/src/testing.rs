@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use fairway_core::ident::Identity;
 use fairway_core::io::certs::Certificates;
@@ -199,6 +200,7 @@ impl Served {
             held: Held::default(),
             in_flight: InFlight::default(),
             view: live.subscribe(&ourselves),
+            last: ArcSwapOption::empty(),
             live,
             tunnels: pool(),
             upstreams: Upstreams::default(),

@@ -33,6 +33,7 @@ mod metrics;
 mod processor;
 mod rates;
 mod sessions;
+mod stopping;
 mod streams;
 mod traces;
 mod upgrades;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use arc_swap::ArcSwapOption;
 use fairway_core::io::certs::Certificates;
 use fairway_core::io::hbone::handshakes::Handshakes;
 use fairway_core::io::hbone::{Pool, ReceiveBudget};
@@ -38,6 +39,8 @@ pub struct Waypoint {
     pub in_flight: InFlight,
     /// What the world says of ourselves.
     pub view: watch::Receiver<Arc<PodView>>,
+    /// What it said last: a pod that is to end is not announced any more, and still has clients who have not heard.
+    pub last: ArcSwapOption<Workload>,
     /// Our certificate.
     pub certificates: Certificates,
     /// Makes sockets.
@@ -69,10 +72,14 @@ pub struct Waypoint {
 }
 
 impl Waypoint {
-    /// Our own workload, if the controller has announced it.
+    /// Our own workload, if the controller has announced it, as it was last.
     #[must_use]
     pub fn known(&self) -> Option<Arc<Workload>> {
-        self.view.borrow().workload.clone()
+        let Some(now) = self.view.borrow().workload.clone() else { return self.last.load_full() };
+        if !self.last.load().as_ref().is_some_and(|last| Arc::ptr_eq(last, &now)) {
+            self.last.store(Some(Arc::clone(&now)));
+        }
+        Some(now)
     }
 
     /// Each cluster that anybody has asked for: what is under way, of how much there may be, and which endpoints are asked.
@@ -87,6 +94,9 @@ impl Waypoint {
 
     /// Our own workload, waited for.
     pub async fn workload(&self) -> Option<Arc<Workload>> {
+        if let Some(known) = self.known() {
+            return Some(known);
+        }
         let mut view = self.view.clone();
         let known = view.wait_for(|view| view.workload.is_some());
         let view = timeout(self.limits.duration(&limits::WORKLOAD_WAIT), known).await.ok()?.ok()?;
