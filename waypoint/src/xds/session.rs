@@ -3,7 +3,7 @@
 //! One thing leads to the next: listeners name routes, routes name clusters, and clusters name endpoints. What of it is in force
 //! is for [`Warming`] to say.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::time::Instant;
 
 use fairway_proto::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
@@ -21,7 +21,7 @@ const INVALID: i32 = 3;
 const MOST_WITHHELD: usize = 16;
 
 /// The types, in the order in which one leads to the next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     Listener,
     Routes,
@@ -40,14 +40,45 @@ impl Kind {
             Self::Endpoints => type_url::CLUSTER_LOAD_ASSIGNMENT,
         }
     }
+
+    /// What it may lead to.
+    const fn leads_to(self) -> &'static [Self] {
+        match self {
+            Self::Listener => &[Self::Routes, Self::Cluster],
+            Self::Routes => &[Self::Cluster],
+            Self::Cluster => &[Self::Endpoints],
+            Self::Endpoints => &[],
+        }
+    }
 }
 
 /// What we asked for of one type, and what became of it.
 #[derive(Debug, Default)]
 struct Subscription {
-    wanted: BTreeSet<String>,
+    wanted: HashSet<String>,
     /// Of that, what there was no answer to yet, whatever it would be.
-    unanswered: BTreeSet<String>,
+    unanswered: HashSet<String>,
+}
+
+/// What is wanted that was not, and what is not any more that was.
+type Difference = (Vec<String>, Vec<String>);
+
+impl Subscription {
+    /// What has to change until this is wanted.
+    fn until(&self, wanted: &HashSet<&str>) -> Difference {
+        let more = wanted.iter().filter(|name| !self.wanted.contains(**name)).map(|name| (*name).to_owned());
+        let less = self.wanted.iter().filter(|name| !wanted.contains(name.as_str())).cloned();
+        let (mut more, mut less): Difference = (more.collect(), less.collect());
+        more.sort_unstable();
+        less.sort_unstable();
+        (more, less)
+    }
+
+    fn sorted(&self) -> Vec<String> {
+        let mut wanted: Vec<String> = self.wanted.iter().cloned().collect();
+        wanted.sort_unstable();
+        wanted
+    }
 }
 
 /// What a response leads to.
@@ -78,6 +109,8 @@ pub struct Session {
     withheld: VecDeque<Withheld>,
     held: Held,
     expired: u64,
+    /// Types of which others may be led to than those that were asked for. With thousands of services it takes long to find out.
+    stale: BTreeSet<Kind>,
 }
 
 impl Answers for [Subscription; KINDS.len()] {
@@ -91,7 +124,7 @@ impl Session {
     #[must_use]
     pub fn new(node: Node, held: Held, bounds: Bounds) -> Self {
         let (subscriptions, warming) = (Default::default(), Warming::new(bounds));
-        Self { node, subscriptions, warming, withheld: VecDeque::new(), held, expired: 0 }
+        Self { node, subscriptions, warming, withheld: VecDeque::new(), held, expired: 0, stale: BTreeSet::new() }
     }
 
     /// What is in force.
@@ -123,7 +156,7 @@ impl Session {
             DeltaDiscoveryRequest {
                 node: Some(self.node.clone()),
                 type_url: kind.url().to_owned(),
-                resource_names_subscribe: subscription.wanted.iter().cloned().collect(),
+                resource_names_subscribe: subscription.sorted(),
                 initial_resource_versions: versions,
                 ..Default::default()
             }
@@ -141,7 +174,9 @@ impl Session {
 
     /// From now on these listeners are wanted.
     pub fn want(&mut self, listeners: Vec<String>, now: Instant) -> Vec<DeltaDiscoveryRequest> {
-        let changed = self.subscribe(Kind::Listener, listeners.into_iter().collect());
+        let wanted = listeners.iter().map(String::as_str).collect();
+        let difference = self.subscriptions[Kind::Listener as usize].until(&wanted);
+        let changed = self.subscribe(Kind::Listener, difference);
         changed.into_iter().chain(self.step(now)).collect()
     }
 
@@ -159,7 +194,9 @@ impl Session {
     /// Asks for what is led to, puts in force what can be, and lets go of what nothing leads to any more.
     fn step(&mut self, now: Instant) -> Vec<DeltaDiscoveryRequest> {
         let asked = self.follow();
-        self.expired += self.warming.settle(&self.subscriptions, now).expired;
+        let settled = self.warming.settle(&self.subscriptions, now);
+        self.expired += settled.expired;
+        self.stale.extend(settled.moved.iter().flat_map(|kind| kind.leads_to()));
         let let_go = self.follow();
         self.warming.tell();
         self.answer().into_iter().chain(asked).chain(let_go).collect()
@@ -168,8 +205,9 @@ impl Session {
     /// Asks for what is named by what is there, one type after the other: what is let go of one names nothing of the next.
     fn follow(&mut self) -> Vec<DeltaDiscoveryRequest> {
         let mut requests = Vec::new();
-        for kind in [Kind::Routes, Kind::Cluster, Kind::Endpoints] {
-            requests.extend(self.subscribe(kind, self.warming.named(kind)));
+        while let Some(kind) = self.stale.pop_first() {
+            let difference = self.subscriptions[kind as usize].until(&self.warming.named(kind));
+            requests.extend(self.subscribe(kind, difference));
         }
         requests
     }
@@ -195,22 +233,23 @@ impl Session {
         given
     }
 
-    fn subscribe(&mut self, kind: Kind, wanted: BTreeSet<String>) -> Option<DeltaDiscoveryRequest> {
-        let place = &mut self.subscriptions[kind as usize];
-        let is_first = place.wanted.is_empty();
-        let more: Vec<String> = wanted.difference(&place.wanted).cloned().collect();
-        let less: Vec<String> = place.wanted.difference(&wanted).cloned().collect();
+    /// Asks for what is wanted now and was not, and lets go of the rest.
+    fn subscribe(&mut self, kind: Kind, (more, less): Difference) -> Option<DeltaDiscoveryRequest> {
         if more.is_empty() && less.is_empty() {
             return None;
         }
-        place.wanted = wanted;
+        let place = &mut self.subscriptions[kind as usize];
+        let is_first = place.wanted.is_empty();
+        place.wanted.extend(more.iter().cloned());
         place.unanswered.extend(more.iter().cloned());
         for name in &less {
+            place.wanted.remove(name);
             place.unanswered.remove(name);
-        }
-        for name in &less {
             self.warming.forget(kind, name);
             self.held.forget(kind, name);
+        }
+        if !less.is_empty() {
+            self.stale.extend(kind.leads_to());
         }
         Some(DeltaDiscoveryRequest {
             node: is_first.then(|| self.node.clone()),
@@ -265,6 +304,7 @@ impl Session {
             self.held.forget(kind, &name);
             brought.push(name);
         }
+        self.stale.extend(kind.leads_to());
         let rejected = error(&rejections);
         self.withheld.push_back(Withheld { kind, nonce: response.nonce, waiting: brought, rejected });
         Received { requests: self.step(now), rejections }

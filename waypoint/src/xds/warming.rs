@@ -5,7 +5,7 @@
 //! An answer is a resource, or that there is none, or one that cannot be used. Whatever waits does so by itself, and not for
 //! longer than a bound; what is in force goes on to have what it leads to.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -56,10 +56,13 @@ pub(super) struct Warming {
     is_connected: bool,
 }
 
-/// What is in force and was not waited for to the end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What was put in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Settled {
+    /// How much of it was not waited for to the end.
     pub(super) expired: u64,
+    /// Of which types.
+    pub(super) moved: Vec<Kind>,
 }
 
 /// Whether there is an answer about a resource.
@@ -159,24 +162,21 @@ impl Warming {
     }
 
     /// What is led to by what is in force and by what has been received.
-    pub(super) fn named(&self, kind: Kind) -> BTreeSet<String> {
+    pub(super) fn named(&self, kind: Kind) -> HashSet<&str> {
         let listeners = || self.in_force.listeners.values().chain(received(&self.listeners));
-        let mut named = BTreeSet::new();
         match kind {
-            Kind::Listener => {}
-            Kind::Routes => named.extend(listeners().filter_map(|it| it.routes()).map(str::to_owned)),
+            Kind::Listener => HashSet::new(),
+            Kind::Routes => listeners().filter_map(|it| it.routes()).collect(),
             Kind::Cluster => {
-                named.extend(listeners().flat_map(|it| it.clusters()).map(str::to_owned));
                 let tables = self.in_force.routes.values().chain(received(&self.routes));
-                named.extend(tables.flat_map(|table| table.clusters()).map(str::to_owned));
+                listeners().flat_map(|it| it.clusters()).chain(tables.flat_map(|table| table.clusters())).collect()
             }
             Kind::Endpoints => {
                 let clusters = self.in_force.clusters.values().chain(received(&self.clusters));
                 let discovered = clusters.filter(|cluster| cluster.names.is_none());
-                named.extend(discovered.map(|cluster| cluster.endpoints.clone()));
+                discovered.map(|cluster| &*cluster.endpoints).collect()
             }
         }
-        named
     }
 
     /// Whether the newest of it is not in force.
@@ -207,6 +207,7 @@ impl Warming {
 
     /// Puts in force what waits for nothing, or has waited for too long.
     pub(super) fn settle(&mut self, answers: &impl Answers, now: Instant) -> Settled {
+        let before = self.waiting();
         let Self { bounds, in_force, listeners, routes, clusters, endpoints, is_connected } = self;
         let mut expired = 0;
         let mut decide = |is_ready: bool, is_over: bool| {
@@ -272,7 +273,19 @@ impl Warming {
         let kept: BTreeSet<&str> = of_clusters.iter().map(|cluster| &*cluster.endpoints).collect();
         let in_vain = gone(endpoints, |name| kept.contains(name));
         in_vain.iter().for_each(|name| drop(in_force.endpoints.remove(name)));
-        Settled { expired }
+        // Whatever moves does not wait any more.
+        let moved = before.into_iter().zip(self.waiting()).filter(|(before, now)| before != now);
+        Settled { expired, moved: moved.map(|((kind, _), _)| kind).collect() }
+    }
+
+    /// How much waits of each type.
+    fn waiting(&self) -> [(Kind, usize); 4] {
+        [
+            (Kind::Listener, self.listeners.len()),
+            (Kind::Routes, self.routes.len()),
+            (Kind::Cluster, self.clusters.len()),
+            (Kind::Endpoints, self.endpoints.len()),
+        ]
     }
 
     /// Says in what is in force what waits.
