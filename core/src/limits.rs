@@ -287,6 +287,8 @@ limits! {
 
     /// A waypoint that is told to stop takes new connections for so long, until everybody has heard that it goes, and leaves unused ones over HTTP/1.1 for as long again; half of the drain's deadline at most. The same as Istio's `terminationDrainDuration`.
     DRAIN_NOTICE, "drain_notice", Milliseconds, 5 * SECOND, 0..=10 * MINUTE, Some("DRAIN_NOTICE");
+    /// A file of certificates or of a key that a waypoint speaks TLS to servers outside with; four times the roots of a whole distribution.
+    TLS_FILE, "tls_file", Bytes, MIB, 16 * KIB..=64 * MIB, Some("TLS_FILE_SIZE");
 
     /// One message of the configuration stream; a whole mesh of 100,000 workloads must fit.
     XDS_MESSAGE, "xds_message", Bytes, 200 * MIB, 4 * MIB..=2048 * MIB, Some("XDS_MAX_MESSAGE_SIZE");

@@ -180,7 +180,7 @@ reasons! {
 
     /// The TLS handshake with the peer failed.
     TlsHandshakeFailed = "tls_handshake_failed", TlsFailure, 503,
-        "See the error in the log: usually something that is not the mesh listens on or dials port 15008, or TLS versions differ.";
+        "See the error in the log: usually something that is not the mesh listens on or dials port 15008, or TLS versions differ. Of a server outside of the mesh, its certificate is not what the DestinationRule asks for.";
     /// The peer proved to be someone else than the workload that was meant.
     PeerIdentityMismatch = "peer_identity_mismatch", TlsFailure, 503,
         "The pod behind the address may just have been replaced; if it lasts, compare its service account with what the controller announces.";
@@ -199,6 +199,9 @@ reasons! {
     /// There is no valid certificate for the workload.
     CertificateUnavailable = "certificate_unavailable", IdentityError, 503,
         "The log has the certificate authority's last error; see whether it is up and lets this node ask for the workload's identity, which istiod grants for pods of the node only.";
+    /// Files of roots, of a certificate or of a key are missing or unusable that TLS with a server outside of the mesh needs.
+    TlsFilesUnusable = "tls_files_unusable", IdentityError, 503,
+        "The log names the file and what is wrong with it. It has to be in the waypoint's pod: see the annotation fairway.dev/secrets of its Gateway, and the DestinationRule that names the file.";
     /// The tunnel's HTTP/2 connection failed.
     Http2Failed = "http2_failed", H2HandshakeFailure, 503,
         "See the error in the log: the peer may speak no HTTP/2 on port 15008, or the connection broke.";

@@ -86,7 +86,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
         tunnels: Pool::new(sockets.clone(), certificates.clone(), budget.clone()),
         upstreams: Upstreams::default(),
         loads: Loads::default(),
-        originations: Originations::new(provider),
+        originations: Originations::new(provider, &settings.limits),
         names: Names::new(&metrics),
         rates: Buckets::within(&settings.limits),
         telemetry: Telemetry::new(&metrics, &settings.limits),

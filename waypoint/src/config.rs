@@ -18,7 +18,8 @@ use tokio::sync::watch;
 pub use assignment::{Assignment, Names, UNIT, assignment};
 pub use authorizer::{Authorizer, Custom, Shown, Speech};
 pub use cluster::{
-    Balancer, Bounds, Budget, Cluster, Keepalive, Origination, Outliers, Reuse, SuccessRate, WarmUp, cluster,
+    Balancer, Bounds, Budget, Cluster, Keepalive, Origination, Outliers, OwnCertificate, Reuse, SuccessRate, WarmUp,
+    cluster,
 };
 pub use limiter::Limiter;
 pub use listener::listener;

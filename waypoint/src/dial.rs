@@ -1,13 +1,15 @@
-//! Opens a way to an endpoint: through a tunnel to its node, or in clear text to what is not in the mesh.
+//! Opens a way to an endpoint: through a tunnel to its node, or in clear text to what is not in the mesh, and in TLS with the
+//! endpoint itself where its cluster asks for that.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use fairway_core::addr::NetworkAddress;
 use fairway_core::ident::Identity;
 use fairway_core::io::hbone::headers::{self, Baggage};
 use fairway_core::io::hbone::lifetime::Lifetime;
-use fairway_core::io::hbone::{ConnectRequest, TunnelKey, TunnelStream};
+use fairway_core::io::hbone::{ConnectRequest, TunnelIo, TunnelKey, TunnelStream};
 use fairway_core::reason::Reason;
 use fairway_core::route::{self, Hop, Plan};
 use fairway_core::service::Service;
@@ -19,6 +21,8 @@ use tokio::net::TcpStream;
 
 use crate::config::{Cluster, Keepalive};
 use crate::failure::Failure;
+use crate::origination::Inside;
+use crate::secured::Secured;
 use crate::waypoint::Waypoint;
 
 /// Who the endpoint is spoken to for.
@@ -47,6 +51,13 @@ pub enum Opened {
     },
     /// Clear text, to what is not in the mesh.
     Plain(TcpStream),
+    /// TLS with the endpoint itself, over either of them.
+    Secured {
+        /// The bytes in it.
+        stream: Box<dyn Secured>,
+        /// Whom the endpoint has proved to be to the mesh, which is not what its certificate says.
+        identity: Option<Identity>,
+    },
 }
 
 /// The workload that has this address; of several on one host, the endpoint of the service.
@@ -65,7 +76,8 @@ pub fn workload_at(
     snapshot.workload_by_address(&key).or_else(among).cloned()
 }
 
-/// Opens a way to `plan`'s endpoint on behalf of `client`.
+/// Opens a way to `plan`'s endpoint on behalf of `client`. Where the endpoint's cluster asks for TLS there is no other way, so that
+/// nothing goes in clear text that must not.
 ///
 /// # Errors
 /// Why there is none.
@@ -74,21 +86,27 @@ pub async fn open(
     local: &Workload,
     plan: &Plan,
     client: &Client,
-    keepalive: Option<Keepalive>,
+    (cluster, inside): (Option<&Cluster>, Inside),
 ) -> Result<Opened, Failure> {
+    let tls = cluster.and_then(|cluster| cluster.tls.as_deref());
     match plan {
         Plan::Tunnel { hop, workload, service } => {
             let key = key(local, hop, workload);
             let request = request(hop, client, service.as_deref());
             let opened = waypoint.tunnels.open(&key, &request).await.map_err(|error| Failure::from(&error))?;
-            Ok(Opened::Tunnel { stream: opened.stream, identity: opened.peer_identity, lifetime: opened.lifetime })
+            let (stream, identity) = (opened.stream, opened.peer_identity);
+            let Some(tls) = tls else { return Ok(Opened::Tunnel { stream, identity, lifetime: opened.lifetime }) };
+            let stream = waypoint.originations.begin(tls, inside, TunnelIo::new(stream, Bytes::new())).await?;
+            Ok(Opened::Secured { stream: Box::new(stream), identity })
         }
         Plan::Direct { address, .. } | Plan::Passthrough { address, .. } => {
             let stream = waypoint.sockets.connect(*address).await.map_err(|error| Failure::from(&error))?;
-            if let Some(keepalive) = keepalive {
+            if let Some(keepalive) = cluster.and_then(|cluster| cluster.keepalive) {
                 probe(&stream, keepalive).map_err(|error| Failure::new(Reason::UpstreamConnectFailed, error))?;
             }
-            Ok(Opened::Plain(stream))
+            let Some(tls) = tls else { return Ok(Opened::Plain(stream)) };
+            let stream = waypoint.originations.begin(tls, inside, stream).await?;
+            Ok(Opened::Secured { stream: Box::new(stream), identity: None })
         }
         Plan::ViaWaypoint { .. } => Err(Failure::new(Reason::UnknownWaypoint, "a waypoint behind a waypoint")),
         Plan::ViaGateway { .. } => Err(Failure::new(Reason::WrongNetwork, "the endpoint is in another network")),

@@ -42,6 +42,7 @@ pub mod replay;
 pub mod reply;
 pub mod request;
 pub mod retry;
+pub mod secured;
 pub mod session;
 pub mod settings;
 pub mod sniff;

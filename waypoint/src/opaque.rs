@@ -8,6 +8,7 @@ use fairway_core::addr::Authority;
 use fairway_core::io::copy::{self, CopyError, Meter};
 use fairway_core::io::hbone::TunnelStream;
 use fairway_core::io::hbone::stream::{StreamError, TunnelReceiver, TunnelSender};
+use fairway_core::limits;
 use fairway_core::reason::Reason;
 use fairway_core::route::{Hop, Plan};
 use h2::Reason as Code;
@@ -16,25 +17,24 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::activity::Activity;
 use crate::carried::Carried;
-use crate::config::{Config, Weighted};
+use crate::config::{Cluster, Config, Weighted};
 use crate::dial::{self, Opened};
 use crate::failure::Failure;
 use crate::in_flight::{Entry, Phase, Volume};
 use crate::load::{self, UnderWay, Wanted};
 use crate::names;
+use crate::origination::Inside;
 use crate::rbac;
+use crate::secured;
 use crate::stream::{self, Connection};
 use fairway_core::workload::Workload;
 
 /// Room for the first bytes of a server in clear text; more stays in its socket.
 const FIRST_BYTES: usize = 4096;
-
-/// Why a connection of which nobody knows what it carries is not sent to a server outside.
-const NO_TLS: &str = "TLS to endpoints is begun for HTTP only; write the port's protocol as HTTP";
 
 /// Where a connection goes.
 pub enum Route {
@@ -72,15 +72,12 @@ pub struct Terms {
 pub async fn open(connection: &Connection, route: &Route, told: &mut Carried) -> Result<Way, Failure> {
     let waypoint = &connection.waypoint;
     let entry = connection.in_flight.opaque(std::time::Instant::now());
-    let (mut room, mut keepalive, mut cluster_name) = (None, None, None);
-    let plan = match route {
+    let (mut room, mut cluster_name) = (None, None);
+    let (plan, cluster) = match route {
         Route::Dialled => {
-            let config = waypoint.config.load();
-            if config.clusters.get(&connection.listener).is_some_and(|cluster| cluster.tls.is_some()) {
-                return Err(no_tls(&connection.listener));
-            }
+            let cluster = of_dialled(&waypoint.config.load(), &connection.listener)?;
             let planned = stream::plan(&waypoint.live.snapshot(), &connection.local, &connection.bound)?;
-            names::resolved(waypoint, &connection.local, planned).await?
+            (names::resolved(waypoint, &connection.local, planned).await?, cluster)
         }
         Route::Clusters(clusters) => {
             let config = waypoint.config.load();
@@ -88,9 +85,6 @@ pub async fn open(connection: &Connection, route: &Route, told: &mut Carried) ->
             let name = clusters.at(rand::rng().random_range(0..clusters.total())).ok_or_else(nobody)?;
             told.cluster = Some(name.clone());
             let cluster = config.clusters.get(name).ok_or_else(nobody)?;
-            if cluster.tls.is_some() {
-                return Err(no_tls(name));
-            }
             let endpoints = config.endpoints.get(&cluster.endpoints).ok_or_else(nobody)?;
             cluster_name = Some(name.clone());
             let endpoints = names::endpoints(waypoint, cluster, endpoints).await?;
@@ -99,7 +93,7 @@ pub async fn open(connection: &Connection, route: &Route, told: &mut Carried) ->
                 let most = cluster.bounds.connections;
                 Failure::new(Reason::ConnectionLimit, format!("{most} connections to {name}"))
             };
-            (room, keepalive) = (Some(load.connect(cluster).ok_or_else(too_many)?), cluster.keepalive);
+            room = Some(load.connect(cluster).ok_or_else(too_many)?);
             let hash = connection.client.address.ip().to_canonical().to_string();
             let (hash, now) = (Some(load::hash(hash.as_bytes())), Instant::now().into_std());
             let wanted = Wanted { hash, session: None, tried: &[], now };
@@ -108,19 +102,38 @@ pub async fn open(connection: &Connection, route: &Route, told: &mut Carried) ->
             let endpoint = load.pick(cluster, &endpoints, &wanted, &mut draw).ok_or_else(nobody)?;
             entry.sent_to(name, endpoint);
             told.endpoint = Some(endpoint);
-            dial::plan_in(cluster, &snapshot, &connection.local, connection.bound.service(), endpoint)?
+            let planned = dial::plan_in(cluster, &snapshot, &connection.local, connection.bound.service(), endpoint)?;
+            (planned, Some(Arc::clone(cluster)))
         }
     };
     let (workload, endpoint) = (plan.workload().cloned(), endpoint_of(&plan));
     told.workload.clone_from(&workload);
     told.endpoint = endpoint.or(told.endpoint);
-    let opened = dial::open(waypoint, &connection.local, &plan, &connection.client, keepalive).await?;
+    let how = (cluster.as_deref(), Inside::Anything);
+    let opening = dial::open(waypoint, &connection.local, &plan, &connection.client, how);
+    let opened = match &cluster {
+        // A server that takes the connection may still never answer in TLS.
+        Some(cluster) => timeout(cluster.connect_timeout, opening).await.unwrap_or_else(|_elapsed| {
+            let endpoint = told.endpoint.map_or_else(|| connection.listener.clone(), |endpoint| endpoint.to_string());
+            let detail = format!("{endpoint}: no connection within {:?}", cluster.connect_timeout);
+            Err(Failure::new(Reason::UpstreamConnectTimeout, detail))
+        }),
+        None => opening.await,
+    }?;
     Ok(Way { opened, workload, cluster: cluster_name, endpoint, room, entry })
 }
 
-/// In clear text it must not go.
-fn no_tls(cluster: &str) -> Failure {
-    Failure::new(Reason::ResourceInvalid, format!("{cluster}: {NO_TLS}"))
+/// The cluster of what was dialled, which says whether TLS is spoken to it; none where nothing is said of it. One that is not here yet, or
+/// cannot be used, might say so.
+fn of_dialled(config: &Config, name: &str) -> Result<Option<Arc<Cluster>>, Failure> {
+    match config.clusters.get(name) {
+        Some(cluster) => Ok(Some(Arc::clone(cluster))),
+        None if name == stream::WORKLOADS || !config.listeners.contains_key(name) => Ok(None),
+        None => Err(match config.faults.get(name) {
+            Some(fault) => Failure::new(Reason::ResourceInvalid, format!("cluster {name}: {fault}")),
+            None => Failure::new(Reason::NoHealthyUpstream, format!("no configuration of the cluster {name} yet")),
+        }),
+    }
 }
 
 /// Where a plan ends, as far as that is known here.
@@ -142,6 +155,7 @@ impl Way {
                 socket.read_buf(&mut first).await.ok()?;
                 Some(first.freeze())
             }
+            Opened::Secured { stream, .. } => secured::piece(stream).await.ok().flatten(),
         }
     }
 }
@@ -190,6 +204,10 @@ pub async fn carry(connection: &Connection, mut client: TunnelStream, ahead: (By
                     }
                     copy::with_tunnel(socket, &mut client, &waypoint.limits, &counted).await
                 }
+                Opened::Secured { stream, .. } => {
+                    let patience = waypoint.limits.duration(&limits::COPY_FLUSH);
+                    secured::copy(&mut client, &mut **stream, ahead, patience, &counted).await
+                }
             }
         });
         tokio::select! {
@@ -201,9 +219,10 @@ pub async fn carry(connection: &Connection, mut client: TunnelStream, ahead: (By
     };
     if result.is_err() {
         client.abort();
-        match &mut opened {
-            Opened::Tunnel { stream, .. } => stream.abort(),
-            Opened::Plain(socket) => fairway_core::io::socket::reset_on_close(socket),
+        match opened {
+            Opened::Tunnel { mut stream, .. } => stream.abort(),
+            Opened::Plain(socket) => fairway_core::io::socket::reset_on_close(&socket),
+            Opened::Secured { stream, .. } => stream.abort(),
         }
     }
     let (received, sent) = counted.volume.now();

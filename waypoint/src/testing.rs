@@ -52,6 +52,8 @@ use crate::upstream::Upstreams;
 use crate::waypoint::Waypoint;
 use crate::xds::Held;
 
+pub(crate) mod outside;
+
 /// Generous: only a hang reaches it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 /// The service that is bound to the waypoint.
@@ -205,7 +207,7 @@ impl Served {
             tunnels: pool(),
             upstreams: Upstreams::default(),
             loads: Loads::default(),
-            originations: Originations::new(tls::provider()),
+            originations: Originations::new(tls::provider(), &Limits::default()),
             names: Names::new(&metrics),
             rates: Buckets::within(&Limits::default()),
             telemetry: Telemetry::new(&metrics, &Limits::default()),

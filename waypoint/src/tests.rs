@@ -30,6 +30,7 @@ mod in_flight;
 mod limiter;
 mod logs;
 mod metrics;
+mod outside;
 mod processor;
 mod rates;
 mod sessions;

@@ -22,6 +22,7 @@ use crate::config::{Cluster, Origination, Reuse};
 use crate::dial::{self, Opened};
 use crate::failure::Failure;
 use crate::load::{Load, UnderWay};
+use crate::origination::Inside;
 use crate::replay::Attempt;
 use crate::stream::Connection;
 
@@ -261,22 +262,15 @@ pub async fn open(
     (cluster, load, room): (&Cluster, &Arc<Load>, UnderWay),
 ) -> Result<(Upstream, Option<Identity>), Failure> {
     let room = Arc::new(room);
-    let opened =
-        dial::open(&connection.waypoint, &connection.local, plan, &connection.client, cluster.keepalive).await?;
+    let how = (Some(cluster), Inside::http(http2));
+    let opened = dial::open(&connection.waypoint, &connection.local, plan, &connection.client, how).await?;
     let held = Arc::clone(&room);
-    let (tls, originations) = (cluster.tls.as_deref(), &connection.waypoint.originations);
-    let (sender, identity) = match (opened, tls) {
-        (Opened::Tunnel { stream, identity, .. }, None) => {
+    let (sender, identity) = match opened {
+        Opened::Tunnel { stream, identity, .. } => {
             (shake(TunnelIo::new(stream, bytes::Bytes::new()), http2, held).await?, identity)
         }
-        (Opened::Tunnel { stream, identity, .. }, Some(tls)) => {
-            let tunnel = TunnelIo::new(stream, bytes::Bytes::new());
-            (shake(originations.begin(tls, http2, tunnel).await?, http2, held).await?, identity)
-        }
-        (Opened::Plain(socket), None) => (shake(socket, http2, held).await?, None),
-        (Opened::Plain(socket), Some(tls)) => {
-            (shake(originations.begin(tls, http2, socket).await?, http2, held).await?, None)
-        }
+        Opened::Plain(socket) => (shake(socket, http2, held).await?, None),
+        Opened::Secured { stream, identity } => (shake(stream, http2, held).await?, identity),
     };
     let (begun, requests, load) = (Instant::now(), Arc::default(), Wakes(Arc::clone(load)));
     Ok((Upstream { sender, begun, reuse: cluster.reuse, requests, room, load }, identity))

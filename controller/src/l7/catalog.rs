@@ -12,6 +12,7 @@ use super::model::Target;
 use crate::translate::Settings;
 use crate::translate::entry;
 use crate::translate::service::{app_protocol, hostname, sent, tcp_ports};
+use crate::translate::waypoint::USE_WAYPOINT_NAMESPACE;
 
 /// Label of namespaces whose waypoints are made when something needs one.
 const WHEN_NEEDED: &str = "fairway.dev/waypoint";
@@ -154,13 +155,12 @@ impl<'a> Catalog<'a> {
         self.named("", hostname).ok().or_else(|| by_host().map(|(key, _)| key.clone()))
     }
 
-    /// The ports of the service of this name that do not carry HTTP.
-    pub(super) fn ports_without_http(&self, hostname: &str) -> Vec<u16> {
+    /// The ports of the service of this name on which clients speak TLS.
+    pub(super) fn ports_of_tls(&self, hostname: &str) -> Vec<u16> {
         let Some(object) = self.of_name(hostname) else { return Vec::new() };
         let host = (object.kind == Kind::ServiceEntry).then_some(hostname);
         let offered = self.offered(&object, host).unwrap_or_default().into_iter();
-        let without = offered.filter(|port| matches!(port.protocol, AppProtocol::Tcp | AppProtocol::Tls));
-        without.map(|port| port.target.port).collect()
+        offered.filter(|port| port.protocol == AppProtocol::Tls).map(|port| port.target.port).collect()
     }
 
     /// Whether labels ask for a waypoint before the service of this name, or have one made when it is needed.
@@ -173,6 +173,18 @@ impl<'a> Catalog<'a> {
         let of_namespace = |key: &str| self.objects.namespace_label(&object.namespace, key);
         let label = own.and_then(|own| own.label(USE_WAYPOINT)).or_else(|| of_namespace(USE_WAYPOINT));
         label.is_some_and(|label| label != NONE) || of_namespace(WHEN_NEEDED).is_some()
+    }
+
+    /// The namespace of the waypoint that labels ask for before the service of this name, where it is not the service's own.
+    pub(super) fn waypoint_elsewhere(&self, hostname: &str) -> Option<&'a str> {
+        let object = self.of_name(hostname)?;
+        let own = match object.kind {
+            Kind::ServiceEntry => self.objects.service_entries.get(&object).map(|entry| &entry.metadata),
+            _ => self.objects.services.get(&object).map(|service| &service.metadata),
+        };
+        let namespace = self.objects.namespace(&object.namespace).map(|namespace| &namespace.metadata);
+        let asking = own.into_iter().chain(namespace).find(|metadata| metadata.label(USE_WAYPOINT).is_some())?;
+        asking.label(USE_WAYPOINT_NAMESPACE).filter(|named| *named != object.namespace)
     }
 
     /// Whether there is a service of this name.

@@ -10,6 +10,9 @@ use super::verdict::Verdict;
 
 pub mod read;
 
+/// Why TLS with somebody else's certificate comes about with nobody.
+const OTHERS_FILES: &str = "client-certificate-of-another-namespace";
+
 /// All of them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Destinations {
@@ -106,6 +109,28 @@ pub struct Origination {
     pub names: Vec<String>,
     /// File of whom is believed, where the proxy is; none is whom its machine believes.
     pub roots: Option<String>,
+    /// What the proxy proves itself with; none is nothing.
+    pub own: Option<OwnCertificate>,
+}
+
+/// A certificate that a proxy has, in files where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnCertificate {
+    /// The certificate, and those that lead to a root.
+    pub chain: String,
+    /// Its key.
+    pub key: String,
+    /// Namespace of the rule that says so.
+    pub namespace: String,
+}
+
+impl Origination {
+    /// TLS that comes about with nobody, at any proxy, as no certificate has such a name (RFC 6761 §6.4): what was to be encrypted in a way that is
+    /// not known is not sent in another. The name says why to who reads a log.
+    #[must_use]
+    pub fn with_nobody(why: &str) -> Self {
+        Self { names: vec![format!("{why}.invalid")], ..Self::default() }
+    }
 }
 
 /// How many repetitions there may be at a time, in place of what a pool says of them.
@@ -315,6 +340,14 @@ impl Destinations {
         }
     }
 
+    /// The same, unless it has a proxy in `namespace` prove itself with what is not for the rule's namespace to use: what is in a waypoint's pod
+    /// belongs to the waypoint's namespace, and others that are bound to it must not borrow it. The root's rules are the mesh's.
+    #[must_use]
+    pub fn own_files_only(&self, tls: Origination, namespace: &str) -> Origination {
+        let is_allowed = |own: &OwnCertificate| own.namespace == namespace || self.is_root(&own.namespace);
+        if tls.own.as_ref().is_none_or(is_allowed) { tls } else { Origination::with_nobody(OTHERS_FILES) }
+    }
+
     /// Whether what this namespace says counts for every client.
     #[must_use]
     pub fn is_root(&self, namespace: &str) -> bool {
@@ -371,6 +404,21 @@ mod tests {
             assert_eq!(own.over(&whole).tls, expected, "{own:?} over {whole:?}");
         }
         assert_ne!(off(), Policy::default(), "a rule that says it comes before a younger one");
+    }
+
+    #[test]
+    fn a_certificate_is_for_rules_of_the_waypoints_namespace_and_the_root() {
+        let destinations = Destinations { root: "root".to_owned(), ..Destinations::default() };
+        let own =
+            |namespace: &str| OwnCertificate { chain: "c".into(), key: "k".into(), namespace: namespace.to_owned() };
+        for (rule, is_allowed) in [("shop", true), ("root", true), ("other", false)] {
+            let tls = Origination { own: Some(own(rule)), ..Origination::default() };
+            let found = destinations.own_files_only(tls.clone(), "shop");
+            assert_eq!(found == tls, is_allowed, "{rule}");
+            assert_eq!(found.names.is_empty() && found.own.is_some(), is_allowed, "{rule}: {found:?}");
+        }
+        let simple = Origination::default();
+        assert_eq!(destinations.own_files_only(simple.clone(), "shop"), simple);
     }
 
     #[test]

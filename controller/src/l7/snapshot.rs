@@ -12,7 +12,7 @@ use fairway_proto::workload::{AppProtocol, Port, Service, Workload};
 use prost::Message;
 
 use super::Client;
-use super::destinations::{Destinations, Policy, View};
+use super::destinations::{Destinations, Policy, Tls, View};
 use super::members::Members;
 use super::model::{Attached, Entry, Target};
 use super::render::endpoints::{Seen, assignment};
@@ -319,7 +319,12 @@ impl Snapshot {
         let has_waypoint = service.waypoint.is_some() || !service.weighted_waypoints.is_empty();
         // A waypoint does both once, for everybody; gRPC's own clients do neither as it is said here.
         let is_end = (is_direct || !has_waypoint) && !client.is_grpc;
-        policy.tls = policy.tls.filter(|_| is_end);
+        policy.tls = policy.tls.filter(|_| is_end).map(|tls| match (tls, &client.gateway) {
+            (Tls::Begin(tls), Some((namespace, _name))) => {
+                Tls::Begin(self.destinations().own_files_only(tls, namespace))
+            }
+            (tls, _) => tls,
+        });
         let is_named = is_end && self.members(service).iter().any(render::endpoints::is_known_by_name);
         let endpoints = if is_named {
             let key = key(service);

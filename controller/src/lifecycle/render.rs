@@ -19,6 +19,14 @@ pub const REPLICAS: &str = "fairway.dev/replicas";
 pub const AUTOSCALE: &str = "fairway.dev/autoscale";
 /// Annotation of a gateway: pods that must stay while nodes are drained, such as `1` or `50%`.
 pub const DISRUPTION: &str = "fairway.dev/min-available";
+/// Annotation of a gateway: Secrets of its namespace that its pods have as files, such as `db-client, broker`.
+pub const SECRETS: &str = "fairway.dev/secrets";
+/// Where they are, each in a directory of its name.
+const SECRETS_DIRECTORY: &str = "/etc/fairway/secrets";
+/// Most of them: a pod has a volume of each.
+const MAXIMUM_SECRETS: usize = 16;
+/// Longest name of a Secret (RFC 1123 §2.1).
+const MAXIMUM_SECRET_NAME: usize = 253;
 /// Most pods of a waypoint: beyond it, the number is a mistake.
 const MAXIMUM_REPLICAS: u32 = 1000;
 /// Load of the pods' CPU requests, in percent, that an autoscaler aims at.
@@ -128,6 +136,8 @@ struct Wishes {
     replicas: u32,
     autoscale: Option<(u32, u32)>,
     min_available: Option<Value>,
+    /// Names of Secrets.
+    secrets: Vec<String>,
 }
 
 /// The objects of a waypoint. A part that is not among them should not exist.
@@ -216,7 +226,38 @@ fn wishes(gateway: &Gateway) -> Result<Wishes, Fault> {
             }
         }
     };
-    Ok(Wishes { replicas, autoscale, min_available })
+    let secrets = match said(SECRETS).map(secrets) {
+        None => Vec::new(),
+        Some(Some(secrets)) => secrets,
+        Some(None) => {
+            return fault(
+                field(SECRETS),
+                format!("must be up to {MAXIMUM_SECRETS} names of Secrets, such as db-client, broker"),
+            );
+        }
+    };
+    Ok(Wishes { replicas, autoscale, min_available, secrets })
+}
+
+/// Names of Secrets, each once.
+fn secrets(text: &str) -> Option<Vec<String>> {
+    let is_end = |character: char| character.is_ascii_lowercase() || character.is_ascii_digit();
+    let is_name = |name: &str| {
+        let is_known = |character: char| is_end(character) || character == '-' || character == '.';
+        // Two dots would lead out of the directory.
+        let is_sound = name.chars().all(is_known) && !name.contains("..");
+        is_sound && name.len() <= MAXIMUM_SECRET_NAME && name.starts_with(is_end) && name.ends_with(is_end)
+    };
+    let mut names: Vec<String> = Vec::new();
+    for name in text.split(',').map(str::trim) {
+        if !is_name(name) {
+            return None;
+        }
+        if !names.iter().any(|known| known == name) {
+            names.push(name.to_owned());
+        }
+    }
+    (names.len() <= MAXIMUM_SECRETS).then_some(names)
 }
 
 /// What all parts have in common: who they belong to, and how they are found.
@@ -251,6 +292,16 @@ fn service(name: &str) -> Value {
 
 fn deployment(gateway: &Gateway, name: &str, settings: &WaypointSettings, wishes: &Wishes) -> Value {
     let own = json!({GATEWAY_NAME: name});
+    let token = json!({"serviceAccountToken": {
+        "audience": settings.token_audience, "expirationSeconds": TOKEN_SECONDS, "path": "token"}});
+    let mut volumes = vec![
+        json!({"name": "token", "projected": {"sources": [token]}}),
+        json!({"name": "trust", "configMap": {"name": settings.root_config_map, "optional": true}}),
+    ];
+    // Without one of them the waypoint does all the same what does not need it, and takes it up when it comes.
+    volumes.extend(wishes.secrets.iter().enumerate().map(|(index, secret)| {
+        json!({"name": format!("secret-{index}"), "secret": {"secretName": secret, "optional": true}})
+    }));
     let mut labels = gateway.spec.infrastructure.labels.clone();
     // A waypoint's own pods are not captured: they speak for themselves.
     labels.extend([(GATEWAY_NAME.to_owned(), name.to_owned()), (DATAPLANE_MODE.to_owned(), NONE.to_owned())]);
@@ -265,12 +316,8 @@ fn deployment(gateway: &Gateway, name: &str, settings: &WaypointSettings, wishes
                 // Pods of one waypoint should not all go with one node.
                 "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "kubernetes.io/hostname",
                     "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": {"matchLabels": own}}],
-                "containers": [container(gateway, name, settings)],
-                "volumes": [
-                    {"name": "token", "projected": {"sources": [{"serviceAccountToken": {
-                        "audience": settings.token_audience, "expirationSeconds": TOKEN_SECONDS, "path": "token"}}]}},
-                    {"name": "trust", "configMap": {"name": settings.root_config_map, "optional": true}},
-                ],
+                "containers": [container(gateway, name, settings, &wishes.secrets)],
+                "volumes": volumes,
             },
         },
     });
@@ -281,7 +328,16 @@ fn deployment(gateway: &Gateway, name: &str, settings: &WaypointSettings, wishes
     spec
 }
 
-fn container(gateway: &Gateway, name: &str, settings: &WaypointSettings) -> Value {
+fn container(gateway: &Gateway, name: &str, settings: &WaypointSettings, secrets: &[String]) -> Value {
+    let mount = |name: &str, path: &str| json!({"name": name, "mountPath": path, "readOnly": true});
+    let mut mounts =
+        vec![mount("token", "/var/run/secrets/fairway/token"), mount("trust", "/var/run/secrets/fairway/trust")];
+    mounts.extend(
+        secrets
+            .iter()
+            .enumerate()
+            .map(|(index, secret)| mount(&format!("secret-{index}"), &format!("{SECRETS_DIRECTORY}/{secret}"))),
+    );
     let field = |path: &str| json!({"fieldRef": {"fieldPath": path}});
     let variable = |name: &str, value: &str| json!({"name": name, "value": value});
     let root = "/var/run/secrets/fairway/trust/root-cert.pem";
@@ -316,9 +372,6 @@ fn container(gateway: &Gateway, name: &str, settings: &WaypointSettings) -> Valu
             "allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}, "readOnlyRootFilesystem": true,
             "runAsNonRoot": true, "runAsUser": USER, "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "volumeMounts": [
-            {"name": "token", "mountPath": "/var/run/secrets/fairway/token", "readOnly": true},
-            {"name": "trust", "mountPath": "/var/run/secrets/fairway/trust", "readOnly": true},
-        ],
+        "volumeMounts": mounts,
     })
 }

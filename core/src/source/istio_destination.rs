@@ -335,6 +335,10 @@ pub struct Tls {
     pub subject_alt_names: Vec<String>,
     /// File of whom is believed, where the proxy is; none and `system` are those of its machine.
     pub ca_certificates: Option<String>,
+    /// File of the client's certificate, where the proxy is.
+    pub client_certificate: Option<String>,
+    /// File of its key.
+    pub private_key: Option<String>,
     /// What else is there.
     #[serde(flatten)]
     pub unread: Unread,

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use fairway_core::access_log::{Entry, Operator, Plain, Said};
 use fairway_core::cel::{Attribute, Subject, Value};
 use fairway_core::io::logging::in_milliseconds;
+use fairway_core::reason::ResponseFlag;
 
 use super::{ends, peer, put, wanted};
 use crate::carried::Carried;
@@ -61,7 +62,10 @@ impl Entry for Closed<'_> {
             Plain::UpstreamCluster => text(carried.cluster.as_deref()?),
             Plain::UpstreamPeer => text(carried.workload.as_ref()?.identity().as_str()),
             Plain::UpstreamFailure => {
-                text(&failure.filter(|_| carried.workload.is_none() && !reason.is_denial())?.detail)
+                let flag = reason.response_flag();
+                let is_endpoints = matches!(flag, ResponseFlag::Connect | ResponseFlag::TlsFailure);
+                let is_endpoints = is_endpoints || carried.workload.is_none();
+                text(&failure.filter(|_| is_endpoints && !reason.is_denial())?.detail)
             }
             Plain::ConnectionTerminationDetails => text(failure.map(|_| reason.label())?),
             Plain::RequestedServerName => text(carried.server_name.as_deref()?),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use fairway_proto::envoy::cluster::circuit_breakers::thresholds::RetryBudget;
 use fairway_proto::envoy::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, DnsLookupFamily};
 use fairway_proto::envoy::cluster::{Cluster as ClusterMessage, LoadBalancingPolicy, OutlierDetection};
-use fairway_proto::envoy::core::{HttpProtocolOptions as CommonOptions, TransportSocket, data_source};
+use fairway_proto::envoy::core::{DataSource, HttpProtocolOptions as CommonOptions, TransportSocket, data_source};
 use fairway_proto::envoy::least_request::LeastRequest;
 use fairway_proto::envoy::maglev::Maglev;
 use fairway_proto::envoy::matcher::StringMatcher;
@@ -102,6 +102,17 @@ pub struct Origination {
     pub names: Vec<String>,
     /// Whom it leads to, a file of PEM.
     pub roots: PathBuf,
+    /// What we prove ourselves with, if the server asks for it.
+    pub own: Option<OwnCertificate>,
+}
+
+/// A certificate of our own, in files of PEM.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct OwnCertificate {
+    /// It, and those that lead to a root.
+    pub chain: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
 }
 
 impl Cluster {
@@ -355,9 +366,21 @@ fn origination(message: &TransportSocket) -> Result<Origination, Wrong> {
     let Some(ValidationContextType::ValidationContext(validation)) = common.validation_context_type else {
         return Err(missing("common_tls_context.validation_context"));
     };
-    let roots = match validation.trusted_ca.and_then(|source| source.specifier) {
-        Some(data_source::Specifier::Filename(path)) if !path.is_empty() => PathBuf::from(path),
-        _ => return Err(missing("common_tls_context.validation_context.trusted_ca.filename")),
+    let file = |source: Option<DataSource>, field: &str| match source.and_then(|source| source.specifier) {
+        Some(data_source::Specifier::Filename(path)) if !path.is_empty() => Ok(PathBuf::from(path)),
+        _ => Err(missing(&format!("common_tls_context.{field}.filename"))),
+    };
+    let roots = file(validation.trusted_ca, "validation_context.trusted_ca")?;
+    let mut certificates = common.tls_certificates.into_iter();
+    let own = match (certificates.next(), certificates.next()) {
+        (None, _) => None,
+        (Some(own), None) => Some(OwnCertificate {
+            chain: file(own.certificate_chain, "tls_certificates[0].certificate_chain")?,
+            key: file(own.private_key, "tls_certificates[0].private_key")?,
+        }),
+        (Some(_), Some(_)) => {
+            return Err(Wrong::new("common_tls_context.tls_certificates", "must be one").within("typed_config"));
+        }
     };
     let name = |matcher: &SubjectAltNameMatcher| match (matcher.san_type(), &matcher.matcher) {
         (SanType::Dns, Some(StringMatcher { match_pattern: Some(MatchPattern::Exact(name)), .. })) => Ok(name.clone()),
@@ -369,7 +392,7 @@ fn origination(message: &TransportSocket) -> Result<Origination, Wrong> {
         let field = if names.is_empty() { "match_typed_subject_alt_names" } else { "sni" };
         return Err(missing(field));
     }
-    Ok(Origination { server_name: context.sni, names, roots })
+    Ok(Origination { server_name: context.sni, names, roots, own })
 }
 
 fn decode<M: Message + Default>(bytes: &[u8]) -> Result<M, Wrong> {

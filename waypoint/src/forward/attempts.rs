@@ -368,6 +368,7 @@ fn is_endpoints_fault(reason: Reason) -> bool {
             | Reason::ConnectionLimit
             | Reason::ResourceLimit
             | Reason::CertificateUnavailable
+            | Reason::TlsFilesUnusable
             | Reason::DestinationUnknown
             | Reason::WrongNetwork
             | Reason::UnknownWaypoint

@@ -1,71 +1,29 @@
 //! Tests of `origination`, against servers on loopback whose certificates are made for the test.
 
-use std::io::Write as _;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use fairway_core::io::tls;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::ServerConfig;
-use rustls_pki_types::PrivateKeyDer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio_rustls::TlsAcceptor;
+use tokio::net::TcpStream;
 
 use super::*;
+use crate::config::OwnCertificate;
+use crate::testing::outside::{Outside, serve};
 
-/// A root, in a file.
-struct World {
-    issuer: Issuer<'static, KeyPair>,
-    roots: tempfile::NamedTempFile,
+/// A server with a certificate for `name`, that speaks one of `spoken` and answers with what it was asked as.
+async fn server(world: &Outside, name: &str, spoken: &[&[u8]]) -> SocketAddr {
+    let answer = |mut stream: tokio_rustls::server::TlsStream<TcpStream>| async move {
+        let asked = stream.get_ref().1.server_name().unwrap_or("nobody").to_owned();
+        stream.write_all(asked.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+    };
+    serve(world.acceptor(name, spoken), answer).await
 }
 
-impl World {
-    fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        let root = params.self_signed(&key).unwrap();
-        let mut roots = tempfile::NamedTempFile::new().unwrap();
-        roots.write_all(root.pem().as_bytes()).unwrap();
-        Self { issuer: Issuer::new(params, key), roots }
-    }
-
-    /// A server with a certificate for `name`, that speaks one of `spoken` and answers with what it was asked as.
-    async fn server(&self, name: &str, spoken: &[&[u8]]) -> SocketAddr {
-        let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
-        let mut config = ServerConfig::builder_with_provider(tls::provider())
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
-            .unwrap();
-        config.alpn_protocols = spoken.iter().map(|protocol| protocol.to_vec()).collect();
-        let (acceptor, listener) =
-            (TlsAcceptor::from(Arc::new(config)), TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap());
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move {
-            while let Ok((socket, _)) = listener.accept().await {
-                if let Ok(mut stream) = acceptor.accept(socket).await {
-                    let asked = stream.get_ref().1.server_name().unwrap_or("nobody").to_owned();
-                    stream.write_all(asked.as_bytes()).await.unwrap();
-                    stream.shutdown().await.unwrap();
-                }
-            }
-        });
-        address
-    }
-
-    fn to(&self, asked: &str, names: &[&str]) -> Origination {
-        let names = names.iter().map(|name| (*name).to_owned()).collect();
-        Origination { server_name: asked.to_owned(), names, roots: self.roots.path().to_owned() }
-    }
-}
-
-async fn asked(to: &Origination, http2: bool, server: SocketAddr) -> Result<String, String> {
+async fn asked(to: &Origination, inside: Inside, server: SocketAddr) -> Result<String, String> {
     let socket = TcpStream::connect(server).await.unwrap();
-    let originations = Originations::new(tls::provider());
-    let begun = originations.begin(to, http2, socket).await;
+    let originations = Originations::new(tls::provider(), &Limits::default());
+    let begun = originations.begin(to, inside, socket).await;
     let mut stream = begun.map_err(|failure| {
         assert_eq!(failure.reason, Reason::TlsHandshakeFailed);
         failure.detail
@@ -77,89 +35,98 @@ async fn asked(to: &Origination, http2: bool, server: SocketAddr) -> Result<Stri
 
 #[tokio::test]
 async fn a_server_has_to_be_who_it_is_said_to_be() {
-    let (world, stranger) = (World::new(), World::new());
-    let server = world.server("api.example", &[b"http/1.1"]).await;
+    let (world, stranger) = (Outside::new(), Outside::new());
+    let server = server(&world, "api.example", &[b"http/1.1"]).await;
     let (ours, theirs) = (world.to("api.example", &["api.example"]), stranger.to("api.example", &["api.example"]));
-    assert_eq!(asked(&ours, false, server).await.as_deref(), Ok("api.example"));
-    let refused = asked(&theirs, false, server).await.unwrap_err();
+    assert_eq!(asked(&ours, Inside::Http1, server).await.as_deref(), Ok("api.example"));
+    let refused = asked(&theirs, Inside::Http1, server).await.unwrap_err();
     assert!(refused.starts_with("TLS with api.example: invalid peer certificate: "), "{refused}");
     // The name that is asked for need not be the one that is proven, as with Istio's subjectAltNames.
     assert_eq!(
-        asked(&world.to("front.example", &["x.example", "api.example"]), false, server).await.as_deref(),
+        asked(&world.to("front.example", &["x.example", "api.example"]), Inside::Http1, server).await.as_deref(),
         Ok("front.example")
     );
     for names in [&["front.example"][..], &["spiffe://api/example"], &[]] {
-        let refused = asked(&world.to("api.example", names), false, server).await.unwrap_err();
+        let refused = asked(&world.to("api.example", names), Inside::Http1, server).await.unwrap_err();
         assert!(refused.contains("name"), "{names:?}: {refused}");
     }
 }
 
 #[tokio::test]
 async fn http2_is_spoken_where_the_server_agrees() {
-    let world = World::new();
+    let world = Outside::new();
     let to = world.to("api.example", &["api.example"]);
-    for (spoken, http2, good) in [
-        (&[b"h2".as_slice(), b"http/1.1"][..], true, true),
-        (&[], true, false),
-        (&[], false, true),
-        (&[b"http/1.1"], false, true),
+    for (spoken, inside, good) in [
+        (&[b"h2".as_slice(), b"http/1.1"][..], Inside::Http2, true),
+        (&[], Inside::Http2, false),
+        (&[], Inside::Http1, true),
+        (&[b"http/1.1"], Inside::Http1, true),
+        // A server of something else would refuse who wants HTTP, and takes who says nothing (RFC 7301 §3.2).
+        (&[b"mqtt"], Inside::Http1, false),
+        (&[b"mqtt"], Inside::Anything, true),
+        (&[], Inside::Anything, true),
     ] {
-        let server = world.server("api.example", spoken).await;
-        let found = asked(&to, http2, server).await;
-        assert_eq!(found.is_ok(), good, "{spoken:?} {http2}: {found:?}");
+        let server = server(&world, "api.example", spoken).await;
+        let found = asked(&to, inside, server).await;
+        assert_eq!(found.is_ok(), good, "{spoken:?} {inside:?}: {found:?}");
     }
 }
 
-#[tokio::test]
-async fn roots_are_read_again_when_they_change_and_kept_when_they_go() {
-    let (world, next) = (World::new(), World::new());
-    let originations = Originations::new(tls::provider());
-    let (path, start) = (world.roots.path().to_owned(), Instant::now());
-    let at = |checks: u32| originations.roots(&path, start + CHECK_INTERVAL * checks);
-    let first = at(0).await.unwrap();
-    assert!(Arc::ptr_eq(&at(1).await.unwrap(), &first), "as it was");
-    std::fs::copy(next.roots.path(), &path).unwrap();
-    let later = SystemTime::now() + Duration::from_secs(5);
-    std::fs::File::options().append(true).open(&path).unwrap().set_modified(later).unwrap();
-    assert!(Arc::ptr_eq(&at(1).await.unwrap(), &first), "it is not looked at again so soon");
-    let second = at(2).await.unwrap();
-    assert!(!Arc::ptr_eq(&second, &first));
-    let whole = std::fs::read(&path).unwrap();
-    let write = |bytes: &[u8]| {
-        std::fs::write(&path, bytes).unwrap();
-        std::fs::File::options().append(true).open(&path).unwrap().set_modified(later + CHECK_INTERVAL).unwrap();
-    };
-    write(b"half");
-    assert!(Arc::ptr_eq(&at(3).await.unwrap(), &second));
-    write(&whole);
-    let third = at(4).await.unwrap();
-    assert!(!Arc::ptr_eq(&third, &second), "it is read again once it can be");
-    std::fs::remove_file(&path).unwrap();
-    assert!(Arc::ptr_eq(&at(5).await.unwrap(), &third));
-    let missing = originations.roots(Path::new("/nowhere"), start).await.unwrap_err();
-    assert!(missing.starts_with("roots in /nowhere: "), "{missing}");
+/// What a server says that takes only clients of `world`.
+async fn greeted(to: &Origination, originations: &Originations, world: &Outside) -> Result<String, Failure> {
+    let acceptor = world.acceptor_of(Some(world), "api.example", &[]);
+    let server = serve(acceptor, |mut stream: tokio_rustls::server::TlsStream<TcpStream>| async move {
+        stream.write_all(b"welcome").await.unwrap();
+        stream.shutdown().await.unwrap();
+    })
+    .await;
+    let socket = TcpStream::connect(server).await.unwrap();
+    let mut stream = originations.begin(to, Inside::Anything, socket).await?;
+    let mut text = String::new();
+    // With TLS 1.3 a client learns what the server makes of its certificate when it reads (RFC 8446 §2).
+    let read = stream.read_to_string(&mut text).await;
+    read.map(|_length| text).map_err(|error| Failure::new(Reason::ResetByPeer, error))
 }
 
-/// A file that is not read to its end, as on a disk that hangs, keeps only those waiting who need it.
 #[tokio::test]
-async fn a_file_that_cannot_be_read_yet_holds_up_no_other_task() {
-    let world = World::new();
-    let originations = Originations::new(tls::provider());
-    let directory = tempfile::tempdir().unwrap();
-    let (path, now) = (directory.path().join("roots.pem"), Instant::now());
-    assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
-    let mut given_up = Box::pin(originations.roots(&path, now));
-    assert!(futures_util::poll!(&mut given_up).is_pending(), "somebody has to write it first");
-    drop(given_up);
-    let other = world.roots.path();
-    let found = tokio::time::timeout(Duration::from_secs(60), originations.roots(other, now)).await;
-    found.expect("nobody waits who needs another file").unwrap();
-    // What was found is kept, although nobody has waited for it.
-    std::fs::write(&path, std::fs::read(other).unwrap()).unwrap();
-    let find = async {
-        while originations.fresh(&path, now).is_none() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), find).await.expect("what was found to be kept");
+async fn we_prove_ourselves_where_that_is_asked_for() {
+    let (world, stranger) = (Outside::new(), Outside::new());
+    let originations = Originations::new(tls::provider(), &Limits::default());
+    let to = world.to("api.example", &["api.example"]);
+    let with = |own| Origination { own: Some(own), ..to.clone() };
+    let ours = with(world.own("client.example"));
+    assert_eq!(greeted(&ours, &originations, &world).await.unwrap(), "welcome");
+    for other in [to.clone(), with(stranger.own("client.example"))] {
+        let refused = greeted(&other, &originations, &world).await.unwrap_err();
+        assert_eq!(refused.reason, Reason::ResetByPeer, "by the server: {}", refused.detail);
+    }
+    // Without the files no server is spoken to at all.
+    let missing = with(OwnCertificate { chain: world.file("none.crt"), key: world.file("none.key") });
+    let failure = greeted(&missing, &originations, &world).await.unwrap_err();
+    assert_eq!(failure.reason, Reason::TlsFilesUnusable);
+    let begins = format!("TLS with api.example: client certificate in {}: ", world.file("none.crt").display());
+    assert!(
+        failure.detail.starts_with(&begins) && failure.detail.contains("fairway.dev/secrets"),
+        "{}",
+        failure.detail
+    );
+}
+
+#[tokio::test]
+async fn settings_are_made_again_when_what_they_are_made_of_changes() {
+    let world = Outside::new();
+    let originations = Originations::new(tls::provider(), &Limits::default());
+    let start = Instant::now();
+    let to = Origination { own: Some(world.own("client.example")), ..world.to("api.example", &["api.example"]) };
+    let at =
+        async |checks: u32| originations.config(&to, Inside::Http1, start + CHECK_INTERVAL * checks).await.unwrap();
+    let first = at(0).await;
+    assert!(Arc::ptr_eq(&at(0).await, &first) && Arc::ptr_eq(&at(1).await, &first), "as it was");
+    world.own("client.example");
+    assert!(Arc::ptr_eq(&at(1).await, &first), "it is not looked at yet");
+    let second = at(2).await;
+    assert!(!Arc::ptr_eq(&second, &first));
+    let other = originations.config(&to, Inside::Http2, start + CHECK_INTERVAL * 2).await.unwrap();
+    assert!(!Arc::ptr_eq(&second, &other), "each protocol has settings of its own");
+    assert_eq!((second.alpn_protocols.len(), other.alpn_protocols[0].as_slice()), (1, HTTP2));
 }

@@ -38,7 +38,7 @@ fn metrics(said: Value) -> Option<Arc<Metrics>> {
 }
 
 /// Lines that say when something is over, and counted.
-fn lines(text: &str) -> Option<Arc<Logs>> {
+pub(super) fn lines(text: &str) -> Option<Arc<Logs>> {
     let sink = Sink::Line(Format::Text(Template::parse(text).unwrap()), false);
     let loggers = vec![Logger { condition: None, sink }];
     Some(Arc::new(Logs { loggers, asked: Vec::new(), answered: Vec::new() }))

@@ -169,7 +169,8 @@ impl Warming {
             Kind::Routes => listeners().filter_map(|it| it.routes()).collect(),
             Kind::Cluster => {
                 let tables = self.in_force.routes.values().chain(received(&self.routes));
-                listeners().flat_map(|it| it.clusters()).chain(tables.flat_map(|table| table.clusters())).collect()
+                let of_tables = tables.flat_map(|table| table.clusters());
+                listeners().flat_map(|it| it.clusters()).chain(of_tables).chain(self.ports()).collect()
             }
             Kind::Endpoints => {
                 let clusters = self.in_force.clusters.values().chain(received(&self.clusters));
@@ -177,6 +178,14 @@ impl Warming {
                 discovered.map(|cluster| &*cluster.endpoints).collect()
             }
         }
+    }
+
+    /// Clusters of ports that are looked into, by the name of their listeners: what turns out to be no HTTP goes there, in TLS if that
+    /// is said.
+    fn ports(&self) -> impl Iterator<Item = &str> {
+        let waiting = self.listeners.iter().filter_map(|(name, next)| Some((name, next.resource.as_ref()?)));
+        let all = self.in_force.listeners.iter().chain(waiting);
+        all.filter(|(_, listener)| matches!(***listener, Listener::Http(_))).map(|(name, _)| name.as_str())
     }
 
     /// Whether the newest of it is not in force.

@@ -14,8 +14,8 @@ use fairway_core::source::istio_destination::{
 use fairway_core::source::route::Unread;
 
 use super::{
-    Balancer, Balancing, Destinations, Hosts, Keepalive, Key, Locality, Origination, Outliers, Policy, Pool,
-    RetryBudget, Rule, Subset, Tls, Used, WarmUp,
+    Balancer, Balancing, Destinations, Hosts, Keepalive, Key, Locality, Origination, Outliers, OwnCertificate, Policy,
+    Pool, RetryBudget, Rule, Subset, Tls, Used, WarmUp,
 };
 use crate::age::by_age;
 use crate::l7::catalog::Catalog;
@@ -40,8 +40,20 @@ const WARM_UP: WarmUp = WarmUp { window: Duration::ZERO, aggression: 1.0, least_
 const MAXIMUM_AGGRESSION: f64 = 1000.0;
 /// Istio's word for the certificate authorities of the proxy's machine.
 const SYSTEM_ROOTS: &str = "system";
-/// A name that no certificate has (RFC 6761): TLS that asks for it comes about with nobody, at any proxy.
-const OF_NOBODY: &str = "tls-mode-not-supported.invalid";
+/// Why TLS of a kind that is not known comes about with nobody.
+const MODE: &str = "tls-mode-not-supported";
+/// Why TLS with a secret of Kubernetes, or with less than is asked for, comes about with nobody.
+const FIELD: &str = "tls-field-not-supported";
+/// Fields of TLS that say whom to be, or leave fewer to believe: without them more would be done than is asked for.
+const NARROWING: [(&str, &str); 2] = [
+    (
+        "credentialName",
+        "; mount the Secret into the waypoint's pod (annotation fairway.dev/secrets of its Gateway) and name its files",
+    ),
+    ("caCrl", ""),
+];
+/// What becomes of what is not encrypted as it is asked for.
+const NOTHING: &str = "endpoints outside of the mesh are sent nothing at all";
 /// What is said of what is not done.
 const NO_EFFECT: &str = "is not supported and has no effect";
 
@@ -122,11 +134,13 @@ impl Reader<'_> {
             }
         }
         if let Hosts::One(name) = &hosts {
-            let ports = self.catalog.ports_without_http(name);
+            let ports = self.catalog.ports_of_tls(name);
             let parts =
                 subsets.iter().map(|(name, subset)| (format!("spec.subsets[{name}].trafficPolicy"), &subset.used));
             let all = std::iter::once(("spec.trafficPolicy".to_owned(), &used)).chain(parts);
             let has_waypoint = self.catalog.asks_for_waypoint(name);
+            let is_root = self.namespace == self.catalog.settings.root_namespace;
+            let elsewhere = self.catalog.waypoint_elsewhere(name).filter(|it| !is_root && *it != self.namespace);
             for (at, used) in all {
                 let mut policies = std::iter::once(&used.policy).chain(used.ports.values());
                 if !has_waypoint && policies.any(|policy| matches!(policy.tls, Some(Tls::Begin(_)))) {
@@ -136,10 +150,21 @@ impl Reader<'_> {
                     self.find(format!("{at}.tls"), message);
                     continue;
                 }
+                let is_of_another = |policy: &Policy| matches!(&policy.tls, Some(Tls::Begin(tls)) if tls.own.is_some());
+                let mut policies = std::iter::once(&used.policy).chain(used.ports.values());
+                if let Some(other) = elsewhere
+                    && policies.any(is_of_another)
+                {
+                    let message = format!(
+                        "files in pods of {other}'s waypoints are for rules of {other} and of the mesh's root namespace: {NOTHING}"
+                    );
+                    self.find(format!("{at}.tls.clientCertificate"), message);
+                }
                 let begins = |port: &&u16| matches!(used.at(**port).tls, Some(Tls::Begin(_)));
                 for port in ports.iter().filter(begins) {
-                    let message =
-                        format!("port {port} carries no HTTP: connections to its endpoints in clear text are refused");
+                    let message = format!(
+                        "clients speak TLS on port {port}, which goes on inside of another TLS; where they do not, its protocol is TCP or HTTP"
+                    );
                     self.find(format!("{at}.tls"), message);
                 }
             }
@@ -243,36 +268,70 @@ impl Reader<'_> {
                     ("sni", written.sni.is_some()),
                     ("subjectAltNames", !written.subject_alt_names.is_empty()),
                     ("caCertificates", written.ca_certificates.is_some()),
+                    ("clientCertificate", written.client_certificate.is_some()),
+                    ("privateKey", written.private_key.is_some()),
                 ];
                 for (name, _) in said.into_iter().filter(|(_, is_said)| *is_said) {
-                    self.find(format!("{at}.{name}"), "needs the mode SIMPLE; it has no effect");
+                    self.find(format!("{at}.{name}"), "needs the mode SIMPLE or MUTUAL; it has no effect");
                 }
                 Tls::Off
             }
-            Some("SIMPLE") => {
-                self.notes_unread(at, &written.unread);
-                let is_usable = |name: &String| text::is_host(name);
-                for (index, name) in written.subject_alt_names.iter().enumerate().filter(|(_, name)| !is_usable(name)) {
-                    // Certificates without a name that is wanted are refused, so that no wider one is believed.
-                    let message =
-                        format!("{name:?} is no host's name, which is what is compared; no certificate has it");
-                    self.find(format!("{at}.subjectAltNames[{index}]"), message);
-                }
-                if let Some(name) = written.sni.as_ref().filter(|name| !is_usable(name)) {
-                    self.find(format!("{at}.sni"), format!("{name:?} is no host's name; no connection can be opened"));
-                }
-                Tls::Begin(Origination {
-                    server_name: written.sni.clone().filter(|name| !name.is_empty()),
-                    names: written.subject_alt_names.clone(),
-                    roots: written.ca_certificates.clone().filter(|roots| !roots.is_empty() && roots != SYSTEM_ROOTS),
-                })
-            }
+            Some(mode @ ("SIMPLE" | "MUTUAL")) => Tls::Begin(self.origination(at, mode == "MUTUAL", written)),
             Some(mode) => {
                 // What was to be encrypted is not sent in clear text (docs/adr/0035-names-at-waypoints.md).
-                let message = format!("{mode} is not supported: endpoints outside of the mesh are sent nothing at all");
-                self.find(format!("{at}.mode"), message);
-                Tls::Begin(Origination { names: vec![OF_NOBODY.to_owned()], ..Origination::default() })
+                self.find(format!("{at}.mode"), format!("{mode} is not supported: {NOTHING}"));
+                Tls::Begin(Origination::with_nobody(MODE))
             }
+        }
+    }
+
+    fn origination(&mut self, at: &str, is_mutual: bool, written: &WrittenTls) -> Origination {
+        let mut is_understood = true;
+        for name in written.unread.keys() {
+            let message = match NARROWING.iter().find(|(narrowing, _)| narrowing == name) {
+                Some((_, next)) => format!("is not supported: {NOTHING}{next}"),
+                None => NO_EFFECT.to_owned(),
+            };
+            is_understood &= message == NO_EFFECT;
+            self.find(format!("{at}.{name}"), message);
+        }
+        let is_usable = |name: &String| text::is_host(name);
+        for (index, name) in written.subject_alt_names.iter().enumerate().filter(|(_, name)| !is_usable(name)) {
+            // Certificates without a name that is wanted are refused, so that no wider one is believed.
+            let message = format!("{name:?} is no host's name, which is what is compared; no certificate has it");
+            self.find(format!("{at}.subjectAltNames[{index}]"), message);
+        }
+        if let Some(name) = written.sni.as_ref().filter(|name| !is_usable(name)) {
+            self.find(format!("{at}.sni"), format!("{name:?} is no host's name; no connection can be opened"));
+        }
+        let files = [("clientCertificate", &written.client_certificate), ("privateKey", &written.private_key)];
+        let files = files.map(|(field, path)| (field, path.clone().filter(|path| !path.is_empty())));
+        let own = match files {
+            [(_, Some(chain)), (_, Some(key))] if is_mutual => {
+                Some(OwnCertificate { chain, key, namespace: self.namespace.to_owned() })
+            }
+            files => {
+                for (field, path) in files {
+                    if is_mutual && path.is_none() {
+                        is_understood = false;
+                        let message =
+                            format!("is missing, a file in the waypoint's pod, which MUTUAL needs: {NOTHING}");
+                        self.find(format!("{at}.{field}"), message);
+                    } else if !is_mutual && path.is_some() {
+                        self.find(format!("{at}.{field}"), "needs the mode MUTUAL; it has no effect");
+                    }
+                }
+                None
+            }
+        };
+        if !is_understood {
+            return Origination::with_nobody(FIELD);
+        }
+        Origination {
+            server_name: written.sni.clone().filter(|name| !name.is_empty()),
+            names: written.subject_alt_names.clone(),
+            roots: written.ca_certificates.clone().filter(|roots| !roots.is_empty() && roots != SYSTEM_ROOTS),
+            own,
         }
     }
 

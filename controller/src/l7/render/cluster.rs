@@ -28,7 +28,7 @@ use fairway_proto::envoy::slow_start::SlowStartConfig;
 use fairway_proto::envoy::tls::common_tls_context::ValidationContextType;
 use fairway_proto::envoy::tls::subject_alt_name_matcher::SanType;
 use fairway_proto::envoy::tls::{
-    CertificateValidationContext, CommonTlsContext, SubjectAltNameMatcher, UpstreamTlsContext,
+    CertificateValidationContext, CommonTlsContext, SubjectAltNameMatcher, TlsCertificate, UpstreamTlsContext,
 };
 use fairway_proto::envoy::upstream_http::HttpProtocolOptions;
 use fairway_proto::envoy::upstream_http::http_protocol_options::explicit_http_config::ProtocolConfig;
@@ -39,7 +39,9 @@ use fairway_proto::envoy::upstream_tcp::TcpProtocolOptions;
 use fairway_proto::workload::AppProtocol;
 use prost::Message;
 
-use super::super::destinations::{Balancer, Balancing, Keepalive, Origination, Outliers, Policy, Pool, Tls, WarmUp};
+use super::super::destinations::{
+    Balancer, Balancing, Keepalive, Origination, Outliers, OwnCertificate, Policy, Pool, Tls, WarmUp,
+};
 use super::{ads, any, duration};
 
 /// For an endpoint to accept a connection.
@@ -96,7 +98,7 @@ pub fn cluster(name: &str, protocol: AppProtocol, policy: &Policy, endpoints: En
     };
     // TLS agrees on one protocol before there is a request, so that it cannot be the one of each client.
     let protocol = match protocol {
-        AppProtocol::Http2 | AppProtocol::Grpc => protocol,
+        AppProtocol::Http2 | AppProtocol::Grpc | AppProtocol::Tcp | AppProtocol::Tls => protocol,
         _ if tls.is_some() => AppProtocol::Http11,
         _ => protocol,
     };
@@ -147,19 +149,24 @@ fn tls_with(tls: &Origination, cluster: &str, protocol: AppProtocol) -> Transpor
         san_type: SanType::Dns.into(),
         matcher: Some(StringMatcher { match_pattern: Some(MatchPattern::Exact(name.clone())), ignore_case: false }),
     };
-    let roots = tls.roots.clone().unwrap_or_else(|| SYSTEM_ROOTS.to_owned());
+    let file = |path: &str| Some(DataSource { specifier: Some(data_source::Specifier::Filename(path.to_owned())) });
+    let own =
+        |own: &OwnCertificate| TlsCertificate { certificate_chain: file(&own.chain), private_key: file(&own.key) };
     let validation = CertificateValidationContext {
-        trusted_ca: Some(DataSource { specifier: Some(data_source::Specifier::Filename(roots)) }),
+        trusted_ca: file(tls.roots.as_deref().unwrap_or(SYSTEM_ROOTS)),
         match_typed_subject_alt_names: names.iter().map(exactly).collect(),
     };
     let spoken = match protocol {
-        AppProtocol::Http2 | AppProtocol::Grpc => "h2",
-        _ => "http/1.1",
+        AppProtocol::Http2 | AppProtocol::Grpc => Some("h2"),
+        // Of what nobody looks into nobody can say what it is.
+        AppProtocol::Tcp | AppProtocol::Tls => None,
+        _ => Some("http/1.1"),
     };
     let context = UpstreamTlsContext {
         common_tls_context: Some(CommonTlsContext {
             validation_context_type: Some(ValidationContextType::ValidationContext(validation)),
-            alpn_protocols: vec![spoken.to_owned()],
+            tls_certificates: tls.own.iter().map(own).collect(),
+            alpn_protocols: spoken.map(str::to_owned).into_iter().collect(),
         }),
         sni: server_name,
     };

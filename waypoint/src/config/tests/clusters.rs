@@ -285,36 +285,46 @@ fn tls_to_endpoints_is_read_and_always_has_somebody_to_prove() {
     use fairway_proto::envoy::matcher::{StringMatcher, string_matcher::MatchPattern};
     use fairway_proto::envoy::tls::common_tls_context::ValidationContextType;
     use fairway_proto::envoy::tls::{
-        CertificateValidationContext, CommonTlsContext, SubjectAltNameMatcher, UpstreamTlsContext,
+        CertificateValidationContext, CommonTlsContext, SubjectAltNameMatcher, TlsCertificate, UpstreamTlsContext,
     };
-    let read = |change: fn(&mut UpstreamTlsContext, &mut CertificateValidationContext)| {
+    let file = |path: &str| Some(DataSource { specifier: Some(Specifier::Filename(path.into())) });
+    let own = TlsCertificate { certificate_chain: file("/tls.crt"), private_key: file("/tls.key") };
+    let read_with = |own: &[TlsCertificate], change: fn(&mut UpstreamTlsContext, &mut CertificateValidationContext)| {
         let exact = Some(MatchPattern::Exact("api.example".into()));
         let name = SubjectAltNameMatcher {
             san_type: 2,
             matcher: Some(StringMatcher { match_pattern: exact, ignore_case: false }),
         };
-        let mut validation = CertificateValidationContext {
-            trusted_ca: Some(DataSource { specifier: Some(Specifier::Filename("/roots.pem".into())) }),
-            match_typed_subject_alt_names: vec![name],
-        };
+        let mut validation =
+            CertificateValidationContext { trusted_ca: file("/roots.pem"), match_typed_subject_alt_names: vec![name] };
         let mut context = UpstreamTlsContext { sni: "edge.example".into(), ..Default::default() };
         change(&mut context, &mut validation);
         let validation = (validation != CertificateValidationContext::default())
             .then_some(ValidationContextType::ValidationContext(validation));
         let alpn_protocols = vec!["http/1.1".to_owned()];
-        context.common_tls_context = Some(CommonTlsContext { validation_context_type: validation, alpn_protocols });
+        let tls_certificates = own.to_vec();
+        let common = CommonTlsContext { validation_context_type: validation, alpn_protocols, tls_certificates };
+        context.common_tls_context = Some(common);
         let kind = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext";
         let typed_config = prost_types::Any { type_url: kind.into(), value: context.encode_to_vec() };
         let socket = TransportSocket { name: "tls".into(), typed_config: Some(typed_config) };
         read_cluster(|cluster| cluster.transport_socket = Some(socket)).map(|cluster| cluster.tls)
     };
+    let read = |change| read_with(&[], change);
     let expected = Origination {
         server_name: "edge.example".into(),
         names: vec!["api.example".into()],
         roots: "/roots.pem".into(),
+        own: None,
     };
-    assert_eq!(read(|_, _| {}).unwrap(), Some(Arc::new(expected)));
+    assert_eq!(read(|_, _| {}).unwrap(), Some(Arc::new(expected.clone())));
+    let files = Some(OwnCertificate { chain: "/tls.crt".into(), key: "/tls.key".into() });
+    let proven = read_with(std::slice::from_ref(&own), |_, _| {}).unwrap();
+    assert_eq!(proven, Some(Arc::new(Origination { own: files, ..expected })));
     let wrong = [
+        read_with(&[own.clone(), own.clone()], |_, _| {}),
+        read_with(&[TlsCertificate { private_key: None, ..own.clone() }], |_, _| {}),
+        read_with(&[TlsCertificate { certificate_chain: file(""), ..own }], |_, _| {}),
         read(|context, _| context.sni.clear()),
         read(|_, validation| validation.trusted_ca = None),
         read(|_, validation| validation.match_typed_subject_alt_names.clear()),

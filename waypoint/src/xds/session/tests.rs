@@ -131,7 +131,9 @@ fn listeners_lead_to_routes_to_clusters_to_endpoints_and_back() {
     let requests = session.want(vec![WEB.into()], Instant::now());
     assert_eq!(asked(&requests), [("Listener", vec![WEB], vec![])]);
     let received = session.heard(response(Kind::Listener, WEB, listener_message(WEB).encode_to_vec()));
-    assert_eq!(asked(&received.requests), [("RouteConfiguration", vec![WEB], vec![])]);
+    // What is no HTTP has no routes, and goes to the cluster of the same name.
+    assert_eq!(asked(&received.requests), [("RouteConfiguration", vec![WEB], vec![]), ("Cluster", vec![WEB], vec![])]);
+    session.heard(removal(Kind::Cluster, WEB));
     assert!(!session.is_answered());
     let received = session.heard(response(Kind::Routes, WEB, routes(WEB, "canary").encode_to_vec()));
     assert_eq!(asked(&received.requests), [("Cluster", vec!["canary"], vec![])]);
@@ -169,7 +171,7 @@ fn who_sees_requests_is_asked_for_like_what_routes_lead_to() {
         listener_with(WEB, vec![seen_by("scanner.shop:9000")]).encode_to_vec(),
     ));
     let asked = asked(&received.requests);
-    assert!(asked.contains(&("Cluster", vec!["scanner.shop:9000"], vec![])), "{asked:?}");
+    assert!(asked.contains(&("Cluster", vec!["scanner.shop:9000", WEB], vec![])), "{asked:?}");
 }
 
 #[test]
