@@ -99,7 +99,7 @@ reasons! {
 
     /// A DENY policy matched the connection.
     PolicyDenied = "policy_denied", Deny, 401,
-        "Read the policy that is named; if the connection should pass, exempt its identity, address or port there.";
+        "Read the policy that is named; if the connection should pass, exempt its identity, address or port there. One with the action CUSTOM denies all that it matches while the mesh configuration has no provider of the name that it says.";
     /// ALLOW policies apply to the workload and none of them matched the connection.
     PolicyNotAllowed = "policy_not_allowed", Deny, 401,
         "Add the peer's identity to an ALLOW policy of this workload; behind a waypoint the peer is the waypoint, and a plaintext peer has no identity.";
@@ -137,9 +137,9 @@ reasons! {
     /// The target port belongs to the proxy itself.
     IllegalPort = "illegal_port", None, 503,
         "Ports 15001, 15006 and 15008 cannot be application ports in an enrolled pod; choose another.";
-    /// The service has no endpoint that could take the connection.
+    /// The service, or the waypoint or gateway on the way to it, has no endpoint that could take the connection.
     NoHealthyUpstream = "no_healthy_upstream", Connect, 503,
-        "See whether the service declares this port, its pods are ready, and its traffic distribution leaves an endpoint in reach.";
+        "See whether the service declares this port, its pods are ready, and its traffic distribution leaves an endpoint in reach; where the log names a waypoint, whether that one has ready pods.";
     /// The waypoint that must handle the traffic is not known, and it must not be bypassed.
     UnknownWaypoint = "unknown_waypoint", Connect, 503,
         "See whether the Gateway that istio.io/use-waypoint names exists, is programmed and has ready pods.";
@@ -254,7 +254,7 @@ reasons! {
         "See the application at the end that reset; the log says which one.";
     /// An operation of the connection took longer than its bound.
     TimedOut = "timed_out", None, 503,
-        "The log names the bound; it is a limit that can be raised.";
+        "The log names the bound: of a route it is in timeouts of the HTTPRoute or timeout of the VirtualService, and anything else is a limit that can be raised.";
     /// Nothing moved on the connection for as long as its bound allows.
     IdleTimeout = "idle_timeout", None, 503,
         "Let the application send keepalives, or raise the idle limit.";
@@ -280,18 +280,51 @@ impl Reason {
     #[must_use]
     pub const fn proxy_error(self) -> &'static str {
         match self {
-            Self::ApplicationConnectTimeout | Self::UpstreamConnectTimeout => "connection_timeout",
-            Self::ApplicationConnectFailed | Self::UpstreamConnectFailed => "connection_refused",
-            Self::BadRequest | Self::AuthorityMismatch => "http_request_error",
+            Self::DnsFailed => "dns_error",
             Self::UnknownAuthority
             | Self::WorkloadUnknown
-            | Self::NoHealthyUpstream
-            | Self::ResourceInvalid
+            | Self::UnknownWaypoint
+            | Self::DestinationUnknown
             | Self::UnknownGateway
             | Self::RouteNotFound => "destination_not_found",
+            Self::NoHealthyUpstream | Self::TunnelRefused => "destination_unavailable",
+            Self::WrongNetwork => "destination_ip_unroutable",
+            Self::ApplicationConnectFailed | Self::UpstreamConnectFailed | Self::TunnelConnectFailed => {
+                "connection_refused"
+            }
+            Self::ApplicationConnectTimeout | Self::UpstreamConnectTimeout | Self::TunnelConnectTimeout => {
+                "connection_timeout"
+            }
+            Self::ResetByPeer | Self::TunnelExpired | Self::Draining | Self::WorkloadRemoved => "connection_terminated",
+            Self::IdleTimeout => "connection_read_timeout",
             Self::ConnectionLimit | Self::ResourceLimit => "connection_limit_reached",
-            Self::Internal => "proxy_internal_error",
-            _ => "http_request_denied",
+            Self::TlsHandshakeFailed => "tls_protocol_error",
+            Self::PeerIdentityMismatch
+            | Self::PeerUntrusted
+            | Self::ClientCertificateMissing
+            | Self::CertificateRevoked => "tls_certificate_error",
+            Self::Http2Failed => "http_protocol_error",
+            Self::TimedOut => "http_response_timeout",
+            Self::BadRequest | Self::AuthorityMismatch | Self::ClientLeft => "http_request_error",
+            Self::PolicyDenied
+            | Self::PolicyNotAllowed
+            | Self::PolicyUnknown
+            | Self::PolicyInvalid
+            | Self::StrictPlaintext
+            | Self::TokenInvalid
+            | Self::TokenAudience
+            | Self::AuthorizerRefused
+            | Self::AuthorizerFailed
+            | Self::WaypointBypassed
+            | Self::IllegalPort
+            | Self::RateLimited => "http_request_denied",
+            // What we say by ourselves, with nobody asked behind us.
+            Self::Ok | Self::RouteRefuses | Self::FaultInjected | Self::ProcessorAnswered => "proxy_internal_response",
+            Self::ResourceInvalid => "proxy_configuration_error",
+            Self::SelfCall => "proxy_loop_detected",
+            Self::CertificateUnavailable | Self::RateLimiterFailed | Self::ProcessorFailed | Self::Internal => {
+                "proxy_internal_error"
+            }
         }
     }
 
@@ -340,6 +373,34 @@ mod tests {
                 assert!(text.len() > 10 && text.ends_with('.') && text == text.trim(), "{reason}: {text:?}");
             }
             assert_ne!(reason.message(), reason.hint(), "{reason}");
+        }
+    }
+
+    #[test]
+    fn proxy_errors_are_registered_and_say_whose_fault_it_is() {
+        // RFC 9209 §2.3.
+        let rows = [
+            ("dns_error", vec![Reason::DnsFailed]),
+            ("destination_not_found", vec![Reason::RouteNotFound, Reason::UnknownWaypoint]),
+            ("destination_unavailable", vec![Reason::NoHealthyUpstream]),
+            ("connection_timeout", vec![Reason::TunnelConnectTimeout, Reason::ApplicationConnectTimeout]),
+            ("connection_terminated", vec![Reason::ResetByPeer, Reason::Draining]),
+            ("connection_limit_reached", vec![Reason::ConnectionLimit]),
+            ("tls_protocol_error", vec![Reason::TlsHandshakeFailed]),
+            ("tls_certificate_error", vec![Reason::PeerUntrusted, Reason::CertificateRevoked]),
+            ("http_protocol_error", vec![Reason::Http2Failed]),
+            ("http_response_timeout", vec![Reason::TimedOut]),
+            ("http_request_denied", vec![Reason::PolicyDenied, Reason::TokenInvalid, Reason::RateLimited]),
+        ];
+        for (error, reasons) in rows {
+            for reason in reasons {
+                assert_eq!(reason.proxy_error(), error, "{reason}");
+            }
+        }
+        for reason in Reason::ALL {
+            // Only what policy refuses is said to be denied.
+            let may_be = reason.is_denial() || matches!(reason, Reason::RateLimited | Reason::IllegalPort);
+            assert!(may_be || reason.proxy_error() != "http_request_denied", "{reason}");
         }
     }
 
