@@ -94,6 +94,10 @@ impl<'a> Catalog<'a> {
         unit: Unit,
     ) -> Option<Result<Vec<Target>, Refusal>> {
         let object = parent_object(namespace, parent)?;
+        if let Some(name) = parent.unread.keys().next() {
+            // With a port misspelt it would be attached to all of them.
+            return Some(Err(("UnsupportedValue", format!("{name} is not supported; the route is not attached"))));
+        }
         Some(self.ports_of(&object, None, parent, unit))
     }
 

@@ -91,7 +91,14 @@ impl Reader<'_> {
                 self.find(Class::Unsupported, format!("{at}.name"), format!("{name:?} is no name; {LEFT_OUT}"));
                 return None;
             }
-            let value = self.text(&at, wanted.kind.as_deref(), &wanted.value)?;
+            if !self.reads_all(&at, &wanted.unread, LEFT_OUT) {
+                return None;
+            }
+            let Some(value) = &wanted.value else {
+                self.find(Class::Unsupported, format!("{at}.value"), format!("is missing; {LEFT_OUT}"));
+                return None;
+            };
+            let value = self.text(&at, wanted.kind.as_deref(), value)?;
             if !compared.iter().any(|known| known.name == name) {
                 compared.push(Compare { name, value });
             }

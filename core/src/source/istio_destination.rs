@@ -147,6 +147,9 @@ pub struct Keepalive {
     pub time: Option<String>,
     /// Between them.
     pub interval: Option<String>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
 }
 
 /// Requests.
@@ -229,6 +232,9 @@ pub struct Distribution {
     pub from: String,
     /// So many of a hundred for each.
     pub to: BTreeMap<String, u32>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
 }
 
 /// Which region comes first for clients of another that has nobody left.
@@ -239,6 +245,9 @@ pub struct Failover {
     pub from: String,
     /// The one that comes first.
     pub to: String,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
 }
 
 /// The same endpoint for what has something in common.
@@ -285,6 +294,9 @@ pub struct HashCookie {
 pub struct RingHash {
     /// Places on it, at least.
     pub minimum_ring_size: Option<u64>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
 }
 
 /// A table.
@@ -293,6 +305,9 @@ pub struct RingHash {
 pub struct Maglev {
     /// Places in it: a prime number.
     pub table_size: Option<u64>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
 }
 
 /// Which endpoints are left out.

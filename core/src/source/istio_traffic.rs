@@ -238,6 +238,9 @@ pub struct TextMatch {
     pub prefix: Option<String>,
     /// Those that match as a whole.
     pub regex: Option<String>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
 }
 
 /// A share of requests.
@@ -272,7 +275,7 @@ pub struct TrafficDestination {
 
 /// A port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct PortNumber {
     /// The port.
     pub number: u16,
@@ -337,11 +340,14 @@ pub struct TrafficMirror {
     pub destination: TrafficDestination,
     /// How many; absent is all.
     pub percentage: Option<Percent>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
 }
 
 /// So many of a hundred.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Percent {
     /// From 0 to 100.
     pub value: f64,
@@ -355,6 +361,9 @@ pub struct TrafficHeaders {
     pub request: HeaderChanges,
     /// Of answers.
     pub response: HeaderChanges,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
 }
 
 /// Changes of headers in one direction.
@@ -367,4 +376,7 @@ pub struct HeaderChanges {
     pub add: BTreeMap<String, String>,
     /// Removed, by name.
     pub remove: Vec<String>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
 }

@@ -75,6 +75,9 @@ pub struct ParentReference {
     /// A port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<i32>,
+    /// What else is there; a route's status does not repeat it.
+    #[serde(flatten, skip_serializing)]
+    pub unread: Unread,
 }
 
 /// One rule of an [`HttpRoute`].
@@ -158,6 +161,9 @@ pub struct PathMatch {
     pub kind: Option<String>,
     /// The path; absent is `/`.
     pub value: Option<String>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
 }
 
 /// A header or query parameter to compare with.
@@ -169,8 +175,11 @@ pub struct ValueMatch {
     pub kind: Option<String>,
     /// Its name.
     pub name: String,
-    /// Its value.
-    pub value: String,
+    /// Its value; absent is none that could be compared with.
+    pub value: Option<String>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
 }
 
 /// What a call must be like: all of this.
@@ -197,6 +206,9 @@ pub struct MethodMatch {
     pub service: Option<String>,
     /// Method; absent is any.
     pub method: Option<String>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
 }
 
 /// What is done to a request or its answer.
@@ -254,6 +266,9 @@ pub struct HeaderModifier {
     pub add: Vec<Header>,
     /// Removed, by name.
     pub remove: Vec<String>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
 }
 
 /// A header.
@@ -264,6 +279,9 @@ pub struct Header {
     pub name: String,
     /// Its value.
     pub value: String,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
 }
 
 /// Sends copies of requests elsewhere.
@@ -276,11 +294,14 @@ pub struct Mirror {
     pub percent: Option<u32>,
     /// Of how many; excludes `percent`.
     pub fraction: Option<Fraction>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
 }
 
 /// Some of many.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Fraction {
     /// So many of
     pub numerator: u32,
@@ -302,6 +323,9 @@ pub struct Redirect {
     pub port: Option<u16>,
     /// 301, 302, 303, 307 or 308; absent is 302.
     pub status_code: Option<u16>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
 }
 
 /// Changes where a request goes.
@@ -312,6 +336,9 @@ pub struct Rewrite {
     pub hostname: Option<String>,
     /// Path.
     pub path: Option<PathModifier>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
 }
 
 /// Another path.
@@ -325,6 +352,9 @@ pub struct PathModifier {
     pub replace_full_path: Option<String>,
     /// What stands for the prefix that matched.
     pub replace_prefix_match: Option<String>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
 }
 
 /// Where requests go.
@@ -358,6 +388,9 @@ pub struct Timeouts {
     pub request: Option<String>,
     /// One attempt.
     pub backend_request: Option<String>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
 }
 
 /// When requests are tried again.
@@ -370,6 +403,9 @@ pub struct Retry {
     pub attempts: Option<u32>,
     /// Time between attempts.
     pub backoff: Option<String>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
 }
 
 /// How clients come back to the endpoint that has answered them (GEP-1619).

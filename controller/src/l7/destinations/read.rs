@@ -342,6 +342,9 @@ impl Reader<'_> {
         let (at_tcp, at_http) = (format!("{at}.tcp"), format!("{at}.http"));
         self.notes_unread(&at_tcp, &tcp.unread);
         self.notes_unread(&at_http, &http.unread);
+        if let Some(probes) = &tcp.tcp_keepalive {
+            self.notes_unread(&format!("{at_tcp}.tcpKeepalive"), &probes.unread);
+        }
         let keepalive = tcp.tcp_keepalive.as_ref().map(|written| Keepalive {
             probes: written.probes,
             time: self.time(&format!("{at_tcp}.tcpKeepalive.time"), written.time.as_deref()),
@@ -377,6 +380,12 @@ impl Reader<'_> {
 
     fn locality(&mut self, at: &str, written: &LocalitySetting) -> Option<Locality> {
         self.notes_unread(at, &written.unread);
+        for (index, distribution) in written.distribute.iter().enumerate() {
+            self.notes_unread(&format!("{at}.distribute[{index}]"), &distribution.unread);
+        }
+        for (index, failover) in written.failover.iter().enumerate() {
+            self.notes_unread(&format!("{at}.failover[{index}]"), &failover.unread);
+        }
         if written.enabled == Some(false) {
             return Some(Locality::Off);
         }
@@ -482,7 +491,11 @@ impl Reader<'_> {
             self.find(at, "needs one of a header, a cookie, a parameter and the source, by a name; it has no effect");
             return None;
         };
+        if let Some(ring) = &written.ring_hash {
+            self.notes_unread(&format!("{at}.ringHash"), &ring.unread);
+        }
         if let Some(table) = &written.maglev {
+            self.notes_unread(&format!("{at}.maglev"), &table.unread);
             let size = table.table_size.filter(|size| {
                 let can_be = *size <= MAXIMUM_TABLE && is_prime(*size);
                 if !can_be {

@@ -62,6 +62,9 @@ impl Reader<'_> {
             written.allow_origin.iter().map(|origin| TextMatch { exact: Some(origin.clone()), ..TextMatch::default() });
         let mut origins = Vec::new();
         for (index, origin) in written.allow_origins.iter().cloned().chain(named).enumerate() {
+            if !self.reads_all(&format!("{at}.allowOrigins[{index}]"), &origin.unread, REFUSED) {
+                return None;
+            }
             origins.push(match (origin.exact, origin.prefix, origin.regex) {
                 (Some(exact), None, None) if exact == ALL => Text::Regex(".*".to_owned()),
                 (Some(exact), None, None) if text::is_clean(&exact) => Text::Exact(exact),

@@ -7,7 +7,7 @@ use fairway_core::source::route::{
 use super::super::catalog::Unit;
 use super::super::model::{Cors, Edits, Match, Mirror, NewPath, Path, Redirect};
 use super::super::verdict::Class;
-use super::{ALL, Reader, text};
+use super::{ALL, REFUSED, Reader, text};
 
 /// Where filters are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +112,15 @@ impl Reader<'_> {
 
     pub(super) fn edits(&mut self, at: &str, modifier: Option<&HeaderModifier>) -> Option<Edits> {
         let modifier = self.missing(at, modifier)?;
+        let mut is_read = self.reads_all(at, &modifier.unread, REFUSED);
+        for (list, headers) in [("set", &modifier.set), ("add", &modifier.add)] {
+            for (index, header) in headers.iter().enumerate() {
+                is_read &= self.reads_all(&format!("{at}.{list}[{index}]"), &header.unread, REFUSED);
+            }
+        }
+        if !is_read {
+            return None;
+        }
         let mut edits = Edits::default();
         let mut names: Vec<String> = Vec::new();
         let mut check = |reader: &mut Self, field: String, name: &str, value: &str| {
@@ -149,6 +158,10 @@ impl Reader<'_> {
     /// A mirror; one whose backend cannot be found is left out, and requests go on.
     fn mirror(&mut self, at: &str, mirror: Option<&WrittenMirror>) -> Option<Option<Mirror>> {
         let mirror = self.missing(at, mirror)?;
+        let is_read = self.reads_all(at, &mirror.unread, REFUSED);
+        if !self.reads_all(&format!("{at}.backendRef"), &mirror.backend_ref.unread, REFUSED) || !is_read {
+            return None;
+        }
         let per_million = match (mirror.percent, mirror.fraction) {
             (None, None) => Some(ALL),
             (Some(percent), None) if percent <= 100 => Some(percent * 10_000),
@@ -175,6 +188,9 @@ impl Reader<'_> {
 
     fn redirect(&mut self, at: &str, redirect: Option<&Written>, matches: &[Match]) -> Option<Redirect> {
         let redirect = self.missing(at, redirect)?;
+        if !self.reads_all(at, &redirect.unread, REFUSED) {
+            return None;
+        }
         let status = redirect.status_code.unwrap_or(302);
         if !matches!(status, 301 | 302 | 303 | 307 | 308) {
             self.unsupported(format!("{at}.statusCode"), &format!("{status} is no redirection"));
@@ -196,6 +212,9 @@ impl Reader<'_> {
         matches: &[Match],
     ) -> Option<(Option<String>, Option<NewPath>)> {
         let rewrite = self.missing(at, rewrite)?;
+        if !self.reads_all(at, &rewrite.unread, REFUSED) {
+            return None;
+        }
         let host = self.host(at, rewrite.hostname.as_deref())?;
         let path = self.new_path(at, rewrite.path.as_ref(), matches)?;
         Some((host, path))
@@ -212,6 +231,9 @@ impl Reader<'_> {
     fn new_path(&mut self, at: &str, path: Option<&PathModifier>, matches: &[Match]) -> Option<Option<NewPath>> {
         let at = format!("{at}.path");
         let Some(path) = path else { return Some(None) };
+        if !self.reads_all(&at, &path.unread, REFUSED) {
+            return None;
+        }
         match (path.kind.as_str(), &path.replace_full_path, &path.replace_prefix_match) {
             ("ReplaceFullPath", Some(full), None) if text::is_path(full) => Some(Some(NewPath::Full(full.clone()))),
             ("ReplacePrefixMatch", None, Some(prefix)) if prefix.is_empty() || text::is_path(prefix) => {

@@ -36,6 +36,9 @@ impl Reader<'_> {
         let is_read = self.reads_all(at, &written.unread, LEFT_OUT);
         let default = MethodMatch::default();
         let method = written.method.as_ref().unwrap_or(&default);
+        if !self.reads_all(&format!("{at}.method"), &method.unread, LEFT_OUT) {
+            return None;
+        }
         let path = match method_path(method) {
             Ok(path) => path,
             Err((field, wrong)) => {
@@ -94,6 +97,7 @@ mod tests {
             kind: Some(kind.to_owned()),
             service: Some(service.to_owned()),
             method: Some(method.to_owned()),
+            ..MethodMatch::default()
         };
         for (kind, service, method, expected) in [
             ("Exact", "a.B", "C", Some(Path::Exact("/a.B/C".to_owned()))),

@@ -68,6 +68,9 @@ impl Reader<'_> {
 
     /// A path, and how specific its kind is.
     fn path(&mut self, at: &str, written: &PathMatch) -> Option<(Path, usize)> {
+        if !self.reads_all(at, &written.unread, LEFT_OUT) {
+            return None;
+        }
         let value = written.value.as_deref().unwrap_or("/");
         let wrong = match written.kind.as_deref().unwrap_or("PathPrefix") {
             "Exact" if text::is_path(value) => return Some((Path::Exact(value.to_owned()), 2)),
@@ -88,6 +91,9 @@ impl Reader<'_> {
     /// How long requests may take, each attempt of them, and when they are tried again.
     fn times(&mut self, at: &str, written: &HttpRule) -> Option<(Option<Duration>, Option<Duration>, Retry)> {
         let timeouts = written.timeouts.clone().unwrap_or_default();
+        if !self.reads_all(&format!("{at}.timeouts"), &timeouts.unread, REFUSED) {
+            return None;
+        }
         let request = self.duration(format!("{at}.timeouts.request"), timeouts.request.as_deref())?;
         let attempt = self.duration(format!("{at}.timeouts.backendRequest"), timeouts.backend_request.as_deref())?;
         if let (Some(request), Some(attempt)) = (request, attempt)
@@ -100,6 +106,9 @@ impl Reader<'_> {
             // An attempt is all there is once the endpoint has begun.
             return Some((attempt.or(request), None, Retry::Untouched));
         };
+        if !self.reads_all(&format!("{at}.retry"), &retry.unread, REFUSED) {
+            return None;
+        }
         if let Some(code) = retry.codes.iter().find(|code| !(400..=599).contains(*code)) {
             self.unsupported(format!("{at}.retry.codes"), &format!("{code} is not from 400 to 599"));
             return None;

@@ -157,6 +157,11 @@ impl Reader<'_> {
         let mut unread = written.unread.clone();
         unread.retain(|name, value| name != "statPrefix" && !(name == "gateways" && is_mesh(value)));
         let is_read = self.reads_all(at, &unread, LEFT_OUT);
+        for (name, text) in [("uri", &written.uri), ("method", &written.method)] {
+            if text.as_ref().is_some_and(|text| !self.reads_all(&format!("{at}.{name}"), &text.unread, LEFT_OUT)) {
+                return None;
+            }
+        }
         let path = match &written.uri {
             None => Path::Start("/".to_owned()),
             Some(uri) => match (&uri.exact, &uri.prefix, &uri.regex) {
@@ -172,7 +177,7 @@ impl Reader<'_> {
         };
         let method = match &written.method {
             None => None,
-            Some(TextMatch { exact: Some(method), prefix: None, regex: None }) if text::is_header_name(method) => {
+            Some(TextMatch { exact: Some(method), prefix: None, regex: None, .. }) if text::is_header_name(method) => {
                 Some(method.clone())
             }
             Some(_) => {
@@ -189,6 +194,10 @@ impl Reader<'_> {
     fn values(&mut self, at: &str, wanted: &BTreeMap<String, TextMatch>, is_header: bool) -> Option<Vec<Compare>> {
         let mut compared = Vec::new();
         for (name, value) in wanted {
+            // A comparison that is misspelt says nothing, which would be as good as any value.
+            if !self.reads_all(&format!("{at}[{name}]"), &value.unread, LEFT_OUT) {
+                return None;
+            }
             let name = if is_header { name.to_ascii_lowercase() } else { name.clone() };
             let is_name =
                 if is_header { text::is_header_name(&name) } else { text::is_clean(&name) && !name.is_empty() };
@@ -224,6 +233,10 @@ impl Reader<'_> {
     ) -> (Option<Edits>, Option<String>) {
         let Some(written) = written else { return (Some(Edits::default()), None) };
         let (changes, side) = if is_request { (&written.request, "request") } else { (&written.response, "response") };
+        let is_read = !is_request || self.reads_all(at, &written.unread, REFUSED);
+        if !self.reads_all(&format!("{at}.{side}"), &changes.unread, REFUSED) || !is_read {
+            return (None, None);
+        }
         let is_host = |name: &str| is_request && matches!(name.to_ascii_lowercase().as_str(), "host" | ":authority");
         let host = changes.set.iter().find(|(name, _)| is_host(name)).map(|(_, host)| host.clone());
         if let Some(host) = host.as_deref().filter(|host| !text::is_host(host)) {
@@ -233,10 +246,11 @@ impl Reader<'_> {
         // Other parts of the first line are left alone, as Istio does.
         let list = |map: &BTreeMap<String, String>| {
             let kept = map.iter().filter(|(name, _)| !name.starts_with(':') && !is_host(name));
-            kept.map(|(name, value)| Header { name: name.clone(), value: value.clone() }).collect()
+            kept.map(|(name, value)| Header { name: name.clone(), value: value.clone(), ..Header::default() }).collect()
         };
-        let HeaderChanges { set, add, remove } = changes;
-        let modifier = HeaderModifier { set: list(set), add: list(add), remove: remove.clone() };
+        let HeaderChanges { set, add, remove, .. } = changes;
+        let modifier =
+            HeaderModifier { set: list(set), add: list(add), remove: remove.clone(), ..HeaderModifier::default() };
         (self.edits(&format!("{at}.{side}"), Some(&modifier)), host)
     }
 
@@ -313,6 +327,9 @@ impl Reader<'_> {
         let several = written.mirrors.iter().enumerate();
         let several = several.map(|(index, it)| (format!("{at}.mirrors[{index}]"), &it.destination, it.percentage));
         let mut mirrors = Vec::new();
+        for (index, mirror) in written.mirrors.iter().enumerate() {
+            self.notes_unread(&format!("{at}.mirrors[{index}]"), &mirror.unread);
+        }
         for (at, to, percent) in single.chain(several).collect::<Vec<_>>() {
             let percent = percent.unwrap_or(Percent { value: 100.0 });
             if let Some(target) = self.destination(&at, to, target, Unit::Request, "nothing is mirrored there") {
