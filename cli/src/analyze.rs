@@ -3,8 +3,10 @@
 mod beyond;
 mod codes;
 mod input;
+mod never;
 #[cfg(test)]
 mod tests;
+mod waypoints;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -127,12 +129,14 @@ fn once(arguments: &Arguments) -> Result<ExitCode> {
         (false, false) => input::load(&inputs)?,
         (false, true) => input::beside(arguments.place.objects()?.loaded()?, &inputs),
     };
-    let settings = settings(arguments)?;
+    let (settings, broken) = settings(arguments)?;
     let mut messages = look(loaded, &settings);
     if !arguments.files.is_empty() && arguments.with_mesh {
         let own = input::keys(&inputs);
         messages.retain(|message| message.key.as_ref().is_none_or(|key| own.contains(key)));
     }
+    messages.extend(of_mesh(&settings.mesh, broken));
+    messages.sort();
     for message in &mut messages {
         message.location = message.location.take().map(|location| input::as_written(&location, &inputs));
     }
@@ -142,6 +146,10 @@ fn once(arguments: &Arguments) -> Result<ExitCode> {
     };
     messages.retain(|message| !suppressed.contains(message.code) && message.key.as_ref().is_none_or(wanted));
     arguments.format.print(&messages, |colour| shown(&messages, colour))?;
+    let is_alone = !arguments.files.is_empty() && !arguments.with_mesh;
+    if is_alone && messages.iter().any(|message| codes::OF_OTHERS.contains(&message.code)) {
+        fairway_lab::complain!("the files were looked at by themselves; --with-mesh knows what the mesh has besides");
+    }
     let is_bad = messages.iter().any(|message| arguments.fail_on.is_met_by(message.severity));
     Ok(if is_bad { ExitCode::from(FOUND) } else { ExitCode::SUCCESS })
 }
@@ -192,7 +200,9 @@ fn suppressed(wanted: &[String]) -> Result<BTreeSet<&'static str>> {
     wanted.iter().map(known).collect()
 }
 
-fn settings(arguments: &Arguments) -> Result<Settings> {
+/// What to look with, and what is wrong with the mesh configuration of the mesh.
+fn settings(arguments: &Arguments) -> Result<(Settings, Option<String>)> {
+    let mut broken = None;
     let mut settings = Settings { root_namespace: arguments.place.mesh_namespace().to_owned(), ..Settings::default() };
     if let Some(trust_domain) = &arguments.trust_domain {
         settings.trust_domain.clone_from(trust_domain);
@@ -204,22 +214,33 @@ fn settings(arguments: &Arguments) -> Result<Settings> {
         let text = std::fs::read_to_string(path).map_err(|error| Error::new(doing()).because(error))?;
         settings.mesh = mesh::read(&text).map_err(|error| Error::new(doing()).because(error.to_string()))?;
     } else if arguments.files.is_empty() || arguments.with_mesh {
-        settings.mesh = told_mesh(&arguments.place);
+        (settings.mesh, broken) = told_mesh(&arguments.place);
     }
-    Ok(settings)
+    Ok((settings, broken))
 }
 
-/// The mesh configuration of the mesh. Where it cannot be had, providers count as missing, and that is said.
-fn told_mesh(place: &Where) -> mesh::Mesh {
-    let read = place.mesh_config().and_then(|text| {
-        let wrong = |error: mesh::BadMesh| Error::new("reading the mesh configuration").because(error);
-        text.as_deref().map(mesh::read).transpose().map_err(wrong)
-    });
-    read.unwrap_or_else(|error| {
+/// The mesh configuration of the mesh, and what is wrong with it. Where it cannot be had, providers count as missing, and that
+/// is said.
+fn told_mesh(place: &Where) -> (mesh::Mesh, Option<String>) {
+    let text = place.mesh_config().unwrap_or_else(|error| {
         fairway_lab::complain!("providers of the mesh configuration count as missing: {error}");
         None
-    })
-    .unwrap_or_default()
+    });
+    match text.as_deref().map(mesh::read).transpose() {
+        Ok(mesh) => (mesh.unwrap_or_default(), None),
+        Err(error) => (mesh::Mesh::default(), Some(error.to_string())),
+    }
+}
+
+/// What is wrong with the mesh configuration: all of it, or a part.
+fn of_mesh(mesh: &mesh::Mesh, broken: Option<String>) -> Vec<Message> {
+    let whole = broken.map(|why| {
+        let said = format!("{why}; controllers go on with the last good one, and here its providers count as missing");
+        message(codes::MESH_CONFIG, None, "", said, None)
+    });
+    let parts = mesh.odd.iter().map(|odd| message(codes::MESH_CONFIG_PART, None, "", odd.clone(), None));
+    let named = whole.into_iter().chain(parts);
+    named.map(|message| Message { object: Some("mesh configuration".to_owned()), ..message }).collect()
 }
 
 /// The trust domain of the first node proxy that answers.

@@ -5,8 +5,11 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use clap::Args;
+use fairway_controller::translate::waypoint::is_class;
+use fairway_core::source::gateway::Gateway;
 use fairway_lab::Result;
 use fairway_lab::render::{Cell, Tone, wide_table as table, wrap};
+use fairway_lab::status::PodStatus;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use time::format_description::well_known::Rfc3339;
@@ -82,6 +85,8 @@ struct Pod {
 struct Sources {
     errors: Vec<Problem>,
     warnings: Vec<Problem>,
+    #[serde(default, rename = "meshConfigError")]
+    mesh_config_error: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -95,13 +100,16 @@ struct Problem {
 /// Looks at everything and prints it. What cannot be asked is trouble, not a failure.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     arguments.format.follow(|| {
-        let overview = look(&arguments.place.mesh()?, SystemTime::now())?;
+        let mesh = arguments.place.mesh()?;
+        // Without Gateway API there are none; `fairway check` says what cannot be read.
+        let gateways = arguments.place.objects().and_then(|objects| objects.gateways(None)).unwrap_or_default();
+        let overview = look(&mesh, &gateways, SystemTime::now())?;
         arguments.format.print(&overview, |colour| shown(&overview, colour))?;
         Ok(ExitCode::SUCCESS)
     })
 }
 
-fn look(mesh: &Mesh, now: SystemTime) -> Result<Overview> {
+fn look(mesh: &Mesh, gateways: &[Gateway], now: SystemTime) -> Result<Overview> {
     let mut trouble = Vec::new();
     let mut namespaces = BTreeMap::new();
     let components = mesh.status.components.iter().map(|component| {
@@ -128,8 +136,12 @@ fn look(mesh: &Mesh, now: SystemTime) -> Result<Overview> {
         Vec::new()
     });
     trouble.extend(proxies.iter().flat_map(behind));
+    trouble.extend(of_waypoints(gateways, &proxies, &mesh.status.pods));
     match mesh.ask::<Sources>(Part::Controller, "/debug/sources") {
-        Ok(sources) => trouble.extend(sources.errors.iter().chain(&sources.warnings).map(told)),
+        Ok(sources) => {
+            trouble.extend(sources.mesh_config_error.as_deref().map(of_mesh_config));
+            trouble.extend(sources.errors.iter().chain(&sources.warnings).map(told));
+        }
         Err(error) => trouble.push(format!("what is wrong with the objects is not known: {error}")),
     }
     Ok(Overview { components, namespaces, proxies, trouble })
@@ -194,6 +206,28 @@ fn behind(proxy: &Proxy) -> Vec<String> {
         }
     };
     proxy.types.iter().filter_map(of).collect()
+}
+
+/// Waypoints that nobody can come through, and pods of others that are not ready.
+fn of_waypoints(gateways: &[Gateway], proxies: &[Proxy], pods: &[PodStatus]) -> Vec<String> {
+    let down = gateways.iter().filter(|gateway| is_class(&gateway.spec.gateway_class_name)).filter_map(|gateway| {
+        let mut conditions = gateway.status.conditions.iter();
+        let said = conditions.find(|it| it.type_ == "Programmed" && it.status == "False")?;
+        let metadata = &gateway.metadata;
+        let name = |name: &Option<String>| name.clone().unwrap_or_default();
+        Some(format!("waypoint {}/{} is down: {}", name(&metadata.namespace), name(&metadata.name), said.message))
+    });
+    let silent = proxies.iter().filter(|proxy| proxy.kind == "waypoint").filter_map(|proxy| {
+        let (name, namespace) = proxy.name.rsplit_once('.')?;
+        let pod = pods.iter().find(|pod| pod.name == name && pod.namespace == namespace && !pod.ready)?;
+        let why = pod.message.as_deref().unwrap_or("it does not say why");
+        Some(format!("waypoint pod {namespace}/{name} is not ready, and gets no requests: {why}"))
+    });
+    down.chain(silent).collect()
+}
+
+fn of_mesh_config(error: &str) -> String {
+    format!("the mesh configuration cannot be used, and the last good one is in force, or none: {error}")
 }
 
 fn told(problem: &Problem) -> String {
@@ -275,6 +309,39 @@ mod tests {
             assert_eq!(found.len(), usize::from(wanted.is_some()), "{found:?}");
             assert!(wanted.is_none_or(|wanted| found.iter().any(|line| line.contains(wanted))), "{found:?}");
         }
+    }
+
+    #[test]
+    fn a_waypoint_that_is_down_is_told_and_so_is_a_pod_of_one_that_is_not_ready() {
+        let gateway = |class: &str, programmed: &str| -> Gateway {
+            let time = "2026-01-01T00:00:00Z";
+            let condition = json!({"type": "Programmed", "status": programmed, "reason": "r",
+                "message": "none of 1 pods is ready", "lastTransitionTime": time});
+            serde_json::from_value(json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway",
+                "metadata": {"name": "way", "namespace": "shop"}, "spec": {"gatewayClassName": class},
+                "status": {"conditions": [condition]}}))
+            .unwrap()
+        };
+        for (class, programmed, is_told) in
+            [("fairway-waypoint", "False", true), ("fairway-waypoint", "True", false), ("edge", "False", false)]
+        {
+            let told = of_waypoints(&[gateway(class, programmed)], &[], &[]);
+            let wanted = "waypoint shop/way is down: none of 1 pods is ready".to_owned();
+            assert_eq!(told, if is_told { vec![wanted] } else { vec![] }, "{class} {programmed}");
+        }
+        let proxy: Proxy = serde_json::from_value(
+            json!({"name": "way-0.shop", "kind": "waypoint", "node": "n", "version": "", "types": {}}),
+        )
+        .unwrap();
+        let pod = |ready: bool| -> PodStatus {
+            serde_json::from_value(json!({"namespace": "shop", "name": "way-0", "uid": "u", "node": "n",
+                "addresses": [], "phase": "Running", "ready": ready, "pids": [], "restarts": 0, "captured": false,
+                "message": "its probe fails"}))
+            .unwrap()
+        };
+        assert_eq!(of_waypoints(&[], std::slice::from_ref(&proxy), &[pod(true)]), Vec::<String>::new());
+        let told = of_waypoints(&[], &[proxy], &[pod(false)]);
+        assert_eq!(told, ["waypoint pod shop/way-0 is not ready, and gets no requests: its probe fails"]);
     }
 
     #[test]

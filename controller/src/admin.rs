@@ -116,6 +116,9 @@ struct Entry<'a> {
     message: &'a str,
 }
 
+/// In place of a file: where what is wrong with the mesh configuration is.
+const MESH_CONFIG: &str = "mesh configuration";
+
 impl<'a> Sources<'a> {
     fn of(published: &'a Published) -> Self {
         let loaded = &published.loaded;
@@ -130,12 +133,14 @@ impl<'a> Sources<'a> {
         let from_state = published.trouble.iter().map(|trouble| Entry { message: trouble, ..Entry::default() });
         let problems =
             |severity| published.problems.iter().filter(move |problem| problem.severity == severity).map(entry);
+        let odd = published.mesh.odd.iter();
+        let odd = odd.map(|message| Entry { file: MESH_CONFIG, message, ..Entry::default() });
         Self {
             objects: loaded.objects.counts().into_iter().map(|(kind, count)| (kind.as_str(), count)).collect(),
             unknown_kinds: &loaded.objects.unknown,
             mesh_config_error: published.mesh_trouble.as_deref(),
             errors: from_state.chain(from_files).chain(problems(Severity::Error)).collect(),
-            warnings: problems(Severity::Warning).collect(),
+            warnings: odd.chain(problems(Severity::Warning)).collect(),
         }
     }
 }

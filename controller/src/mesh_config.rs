@@ -59,6 +59,7 @@ pub fn text(file: &Path) -> io::Result<String> {
 /// Follows the file, of which `first` was read, until the drain starts.
 #[must_use]
 pub fn follow(file: Option<PathBuf>, first: Mesh, metrics: Metrics, drain: Drain) -> watch::Receiver<State> {
+    warn(&first);
     let (current, receiver) = watch::channel(State::of(first));
     if let Some(file) = file {
         tokio::spawn(keep(file, current, metrics, drain));
@@ -83,6 +84,12 @@ async fn keep(file: PathBuf, current: watch::Sender<State>, metrics: Metrics, mu
     }
 }
 
+fn warn(mesh: &Mesh) {
+    for odd in mesh.odd.iter() {
+        tracing::warn!("the mesh configuration: {odd}");
+    }
+}
+
 fn take(file: &Path, current: &watch::Sender<State>, next: State) {
     let file = file.display();
     let before = current.borrow().clone();
@@ -92,7 +99,10 @@ fn take(file: &Path, current: &watch::Sender<State>, next: State) {
                 if next.mesh == Mesh::default() { "no provider is known" } else { "the last good one stays in force" };
             tracing::error!(%file, "the mesh configuration cannot be used, and {holds}: {trouble}");
         }
-        None if before != next => tracing::info!(%file, "another mesh configuration is in force"),
+        None if before != next => {
+            tracing::info!(%file, "another mesh configuration is in force");
+            warn(&next.mesh);
+        }
         _ => {}
     }
     current.send_if_modified(|state| {

@@ -3,14 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use fairway_controller::l7;
+use fairway_controller::l7::tokens::TOKENS_REFUSED;
 use fairway_controller::translate::Settings;
 use fairway_core::source::istio::{Action, AuthorizationPolicy, Source};
 use fairway_core::source::istio_destination::{DestinationRule, Tls, TrafficPolicy};
 use fairway_core::source::labels::{AMBIENT, DATAPLANE_MODE, HasLabels, NONE, USE_WAYPOINT, WAYPOINT_CLASS};
 use fairway_core::source::route::ParentReference;
 use fairway_core::source::{Kind, Loaded, MeshPod, ObjectKey, Objects};
+use serde_json::Value;
 
-use super::{Message, codes, message};
+use super::{Message, codes, message, never, waypoints};
 
 /// API groups whose objects are meant for a mesh.
 const OF_MESHES: [&str; 6] = [
@@ -35,6 +37,9 @@ pub(super) fn look(loaded: &Loaded, settings: &Settings) -> Vec<Message> {
     messages.extend(enrolment(objects));
     messages.extend(on_their_nodes(objects));
     messages.extend(without_waypoint(objects, settings));
+    messages.extend(waypoints::look(objects));
+    messages.extend(keys_missing(objects));
+    messages.extend(never::look(objects));
     for (key, policy) in objects.authorization_policies.iter() {
         messages.extend(unknown_namespaces(objects, key, policy));
         messages.extend(waypoint_left_out(objects, key, policy, settings));
@@ -116,6 +121,19 @@ fn on_their_nodes(objects: &Objects) -> Vec<Message> {
         message(codes::HOST_NETWORK, Some(key.clone()), "spec.hostNetwork", said, None)
     };
     stuck.map(|(key, _)| told(key)).collect()
+}
+
+/// Issuers whose keys cannot be had: the controller alone knows, and says so in a condition.
+fn keys_missing(objects: &Objects) -> Vec<Message> {
+    let told = objects.request_authentications.iter().filter_map(|(key, authentication)| {
+        let conditions = authentication.status.as_ref()?.get("conditions")?.as_array()?;
+        let text = |condition: &Value, field: &str| condition.get(field).and_then(Value::as_str).map(str::to_owned);
+        let is_missing = |condition: &&Value| text(condition, "message").is_some_and(|it| it.contains(TOKENS_REFUSED));
+        let condition = conditions.iter().find(is_missing)?;
+        let said = text(condition, "message")?;
+        Some(message(codes::KEYS_MISSING, Some(key.clone()), "spec.jwtRules", said, None))
+    });
+    told.collect()
 }
 
 /// Whether traffic for a service goes through a waypoint, as far as labels ask for one.

@@ -93,6 +93,19 @@ fn each_trouble_has_its_code() {
         )
     };
     let way = "cluster.local/ns/shop/sa/way";
+    let pod = |ready: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: way-0, namespace: shop, labels: {{gateway.networking.k8s.io/gateway-name: way}}}}\n\
+             spec: {{containers: []}}\nstatus: {{podIP: 10.0.0.9, conditions: [{{type: Ready, status: \"{ready}\"}}]}}\n"
+        )
+    };
+    let authentication = |said: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: RequestAuthentication\nmetadata: {{name: it, namespace: shop}}\n\
+             spec: {{targetRefs: [{{group: \"\", kind: Service, name: web}}], jwtRules: [{{issuer: a, jwksUri: \"https://a.example/k\"}}]}}\n\
+             status: {{conditions: [{{type: WaypointAccepted, status: \"False\", message: \"{said}\"}}]}}\n"
+        )
+    };
     let it = "AuthorizationPolicy shop/it";
     let route_it = "HTTPRoute shop/it";
     let to_web = "parentRefs: [{group: \"\", kind: Service, name: web}]";
@@ -148,6 +161,9 @@ fn each_trouble_has_its_code() {
             "Namespace street",
         ),
         (policy("{rules: [{from: [{source: {namespaces: [gone]}}]}]}"), "FW0504", it),
+        (format!("{waypoint}{}", pod("False")), "FW0303", "Gateway shop/way"),
+        (waypoint.replace("fairway-waypoint", "fairway-wapoint"), "FW0304", "Gateway shop/way"),
+        (authentication("10.0.0.1: Connection refused; tokens of this issuer are refused"), "FW0106", "RequestAuthentication shop/it"),
     ] {
         let told = codes_of(&format!("{SHOP}{manifests}"));
         assert!(told.contains(&(code, object.to_owned())), "{code} is not told: {told:?} of {manifests}");
@@ -169,6 +185,11 @@ fn each_trouble_has_its_code() {
         // No file says that its waypoint is ready.
         (behind(virtual_service("api", "")), "FW0301"),
         (policy("{rules: [{from: [{source: {namespaces: [shop, \"other-*\"]}}]}]}"), "FW0504"),
+        (format!("{waypoint}{}", pod("True")), "FW0303"),
+        (waypoint.to_owned(), "FW0303"),
+        (waypoint.to_owned(), "FW0304"),
+        (waypoint.replace("fairway-waypoint", "istio-waypoint"), "FW0304"),
+        (authentication("accepted as written, for enforcement at waypoints"), "FW0106"),
     ] {
         let told = codes_of(&format!("{SHOP}{manifests}"));
         assert!(!told.iter().any(|(known, _)| *known == code), "{code} is told: {told:?} of {manifests}");
@@ -295,5 +316,22 @@ fn the_exit_code_follows_the_threshold() {
         (Threshold::Never, Severity::Error, false),
     ] {
         assert_eq!(threshold.is_met_by(severity), expected, "{threshold:?} {severity:?}");
+    }
+}
+
+#[test]
+fn a_mesh_configuration_that_cannot_be_used_is_told_and_so_is_a_part_of_one() {
+    let odd = mesh::read("extensionProviders: [{name: a, envoyExtAuthzGrp: {service: a.b, port: 1}}]").unwrap();
+    for (mesh, broken, expected) in [
+        (mesh::Mesh::default(), None, None),
+        (mesh::Mesh::default(), Some("no YAML".to_owned()), Some(("FW0003", "no YAML"))),
+        (odd, None, Some(("FW0004", "envoyExtAuthzGrp"))),
+    ] {
+        let told = of_mesh(&mesh, broken);
+        let told: Vec<_> = told.iter().map(|it| (it.code, it.message.as_str())).collect();
+        match expected {
+            None => assert_eq!(told, []),
+            Some((code, part)) => assert!(told.len() == 1 && told[0].0 == code && told[0].1.contains(part), "{told:?}"),
+        }
     }
 }

@@ -56,6 +56,8 @@ pub(super) struct Controller {
     pub(super) authority_refused: bool,
     /// How long a part of the objects cannot be read, in seconds.
     pub(super) stale_seconds: u64,
+    /// The mesh configuration, as it is now, cannot be used.
+    pub(super) mesh_config_refused: bool,
     /// The last good versions of policies cannot be kept.
     pub(super) policies_lost: bool,
 }

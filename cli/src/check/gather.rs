@@ -164,6 +164,7 @@ fn controller(mesh: &Mesh, name: &str) -> Asked<Controller> {
         root_ends: ends("root"),
         authority_refused: gauge("fairway_authority_refused") > 0.0,
         stale_seconds: u64::try_from(whole(gauge("fairway_source_stale_seconds"))).unwrap_or_default(),
+        mesh_config_refused: gauge("fairway_mesh_config_refused") > 0.0,
         policies_lost: gauge("fairway_kept_policies_lost") > 0.0,
     })
 }

@@ -121,6 +121,11 @@ fn each_broken_set_up_is_found_by_its_check_alone_and_the_hint_says_what_to_do()
         spec: {podSelector: {}, ingress: [{ports: [{port: 80}]}]}\n";
     const BOUND: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop, labels: {istio.io/use-waypoint: way}}\n\
         spec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}\n";
+    const WAYPOINT: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: way, namespace: shop}\n\
+        spec: {gatewayClassName: fairway-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}\n\
+        status: {addresses: [{type: IPAddress, value: 10.96.0.9}]}\n---\n";
+    const DOWN: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: way-0, namespace: shop, labels: {gateway.networking.k8s.io/gateway-name: way}}\n\
+        spec: {containers: []}\nstatus: {phase: Running, podIP: 10.0.0.9, conditions: [{type: Ready, status: \"False\"}]}\n";
     let rows: Vec<Row<'_>> = vec![
         (
             "expired authority",
@@ -198,6 +203,20 @@ fn each_broken_set_up_is_found_by_its_check_alone_and_the_hint_says_what_to_do()
             "waypoints-usable",
             Failed,
             "fairway waypoint apply --namespace shop --name way --wait",
+        ),
+        (
+            "waypoint down",
+            Box::new(|it| it.objects = Ok(objects(&format!("{WAYPOINT}{DOWN}")))),
+            "waypoints-up",
+            Failed,
+            "deleting it",
+        ),
+        (
+            "mesh configuration refused",
+            Box::new(|it| controller(it).mesh_config_refused = true),
+            "mesh-config-usable",
+            Failed,
+            "fairway analyze",
         ),
         (
             "ztunnel down on one node",

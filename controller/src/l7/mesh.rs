@@ -19,7 +19,13 @@ pub struct Mesh {
     pub authorizers: Arc<Authorizers>,
     /// Whom waypoints tell what requests took, and who counts or sees requests for them.
     pub providers: Arc<Providers>,
+    /// What of it means nothing here, and what follows: it counts without these.
+    pub odd: Arc<Vec<String>>,
 }
+
+/// Kinds of providers that Istio knows, whether they mean something here or not.
+const KINDS: [&str; 8] =
+    ["zipkin", "lightstep", "datadog", "skywalking", "opencensus", "stackdriver", "envoyHttpAls", "envoyTcpAls"];
 
 /// What cannot be used of a mesh configuration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -66,6 +72,9 @@ struct Provider {
     prometheus: Option<Value>,
     fairway_rate_limit_grpc: Option<providers::WrittenLimiter>,
     fairway_external_processor_grpc: Option<processors::Written>,
+    /// What else is there: another kind, or one that is misspelt.
+    #[serde(flatten)]
+    others: BTreeMap<String, Value>,
 }
 
 /// Reads a mesh configuration. A collector or an access log that cannot be used is a fault of who names it, as Istio knows more kinds of them.
@@ -81,7 +90,12 @@ pub fn read(text: &str) -> Result<Mesh, BadMesh> {
         logging: default_providers.access_logging,
         ..Providers::default()
     };
+    let mut odd = Vec::new();
     for (index, provider) in extension_providers.into_iter().enumerate() {
+        let at = format!("extensionProviders[{index}]");
+        for kind in provider.others.keys().filter(|kind| !KINDS.contains(&kind.as_str())) {
+            odd.push(format!("{at}.{kind} is no kind of provider; who names {:?} finds none", provider.name));
+        }
         let wrong = |(field, problem): Wrong| BadMesh::Provider { index, field: field.to_owned(), problem };
         let twice = || wrong(("name", "is missing, or is there twice".to_owned()));
         let Provider { name, envoy_ext_authz_http, envoy_ext_authz_grpc, opentelemetry, .. } = provider;
@@ -100,10 +114,13 @@ pub fn read(text: &str) -> Result<Mesh, BadMesh> {
             return Err(twice());
         }
         if let Some(written) = opentelemetry {
-            insert(&mut providers.collectors, name.clone(), providers::collector(written));
+            let read = providers::collector(written);
+            odd.extend(read.as_ref().err().map(|problem| format!("{at}.opentelemetry: {problem}; nobody is told")));
+            insert(&mut providers.collectors, name.clone(), read);
         }
         let file = provider.envoy_file_access_log.map(logs::file);
         if let Some(read) = file.or_else(|| provider.envoy_otel_als.map(logs::collector)) {
+            odd.extend(read.as_ref().err().map(|problem| format!("{at} ({name}): {problem}; nobody is told")));
             insert(&mut providers.logs, name.clone(), read);
         }
         if provider.prometheus.is_some() {
@@ -122,11 +139,32 @@ pub fn read(text: &str) -> Result<Mesh, BadMesh> {
             }
         }
     }
-    Ok(Mesh { authorizers: Arc::new(authorizers), providers: Arc::new(providers) })
+    Ok(Mesh { authorizers: Arc::new(authorizers), providers: Arc::new(providers), odd: Arc::new(odd) })
 }
 
 /// Of two by one name neither can be used.
 fn insert<T>(known: &mut BTreeMap<String, Result<T, String>>, name: String, read: Result<T, String>) {
     let read = if known.contains_key(&name) { Err("is there twice".to_owned()) } else { read };
     known.insert(name, read);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_means_nothing_is_told_and_the_rest_counts() {
+        let text = "extensionProviders:\n\
+                    - {name: a, envoyExtAuthzGrp: {service: a.shop, port: 1}}\n\
+                    - {name: b, opentelemetry: {service: b.shop, port: 70000}}\n\
+                    - {name: c, zipkin: {service: c.shop, port: 9411}}\n\
+                    - {name: d, envoyExtAuthzGrpc: {service: d.shop, port: 1}}\n\
+                    - {name: e, envoyOtelAls: {service: e.shop, port: 70000}}\n";
+        let mesh = read(text).unwrap();
+        assert_eq!(mesh.authorizers.keys().collect::<Vec<_>>(), ["d"]);
+        let [kind, port, other] = mesh.odd.as_slice() else { panic!("{:?}", mesh.odd) };
+        assert!(kind.starts_with("extensionProviders[0].envoyExtAuthzGrp is no kind of provider"), "{kind}");
+        assert!(port.starts_with("extensionProviders[1].opentelemetry: ") && port.contains("70000"), "{port}");
+        assert!(other.starts_with("extensionProviders[4] (e): "), "{other}");
+    }
 }

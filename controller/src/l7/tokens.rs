@@ -96,6 +96,9 @@ pub struct KeySet {
     pub trouble: Option<String>,
 }
 
+/// What is said where an issuer's keys cannot be had.
+pub const TOKENS_REFUSED: &str = "tokens of this issuer are refused";
+
 impl KeySets {
     /// The keys of an issuer, if any are known.
     #[must_use]
@@ -122,8 +125,7 @@ impl KeySets {
         let unknown = KeySet { keys: None, trouble: Some("the keys have not been fetched yet".to_owned()) };
         let set = self.0.get(origin).unwrap_or(&unknown);
         let trouble = set.trouble.as_ref()?;
-        let then =
-            if set.keys.is_some() { "those fetched before are used" } else { "tokens of this issuer are refused" };
+        let then = if set.keys.is_some() { "those fetched before are used" } else { TOKENS_REFUSED };
         Some(format!("{trouble}; {then}"))
     }
 }

@@ -247,6 +247,12 @@ impl Entries {
         if spec.resolution == Resolution::None {
             return;
         }
+        let starred = keys.iter().filter(|(host, _)| host.starts_with('*'));
+        for (host, _) in starred.filter(|_| spec.resolution == Resolution::DynamicDns) {
+            let message =
+                format!("DYNAMIC_DNS of a name with a star is not supported: {host} has no endpoint, and is refused");
+            self.fault(key, Fault { field: "spec.resolution".to_owned(), message });
+        }
         if by_name && (spec.endpoints.is_empty() || spec.resolution == Resolution::DynamicDns) {
             // A wildcard is no name that could be resolved.
             for (host, service) in keys.iter().filter(|(host, _)| !host.starts_with('*')) {

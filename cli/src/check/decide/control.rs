@@ -108,6 +108,14 @@ fn of_answers(facts: &Facts, answered: &[(&str, &Controller)]) -> Vec<Check> {
             format!("its log says which: {}", log_of(facts, first(facts))),
         ),
         Check::of(
+            "mesh-config-usable",
+            "the mesh configuration can be used",
+            each(&|it| {
+                it.mesh_config_refused.then(|| "it is refused, and the last good one is in force, or none".to_owned())
+            }),
+            "fairway analyze says what is wrong with it; what may be in it: docs/guides/waypoint.md",
+        ),
+        Check::of(
             "policies-kept",
             "the last good versions of policies are kept",
             each(&|it| it.policies_lost.then(|| "its state directory cannot be written or read".to_owned())),

@@ -1,4 +1,4 @@
-//! Objects that keep traffic from working: what `analyze` finds, with the two that people meet most by themselves.
+//! Objects that keep traffic from working: what `analyze` finds, with those that people meet most by themselves.
 
 use super::super::facts::Facts;
 use super::{Check, Section};
@@ -6,6 +6,7 @@ use crate::analyze::{Message, Severity};
 
 /// Codes of `analyze` that have a check of their own.
 const WAYPOINT_MISSING: &str = "FW0301";
+const WAYPOINT_DOWN: &str = "FW0303";
 const BLOCKS_TUNNELS: &str = "FW0401";
 
 pub(super) fn section(facts: &Facts) -> Section {
@@ -22,9 +23,8 @@ pub(super) fn section(facts: &Facts) -> Section {
         }
     };
     let of = |code: &str| messages.iter().filter(|it| it.code == code).collect::<Vec<_>>();
-    let others = messages
-        .iter()
-        .filter(|it| it.severity == Severity::Error && it.code != WAYPOINT_MISSING && it.code != BLOCKS_TUNNELS);
+    let own = [WAYPOINT_MISSING, WAYPOINT_DOWN, BLOCKS_TUNNELS];
+    let others = messages.iter().filter(|it| it.severity == Severity::Error && !own.contains(&it.code));
     let missing = of(WAYPOINT_MISSING);
     let make = missing.first().and_then(|it| waypoint_of(it)).map_or_else(
         || "fairway waypoint status -A says why".to_owned(),
@@ -34,6 +34,12 @@ pub(super) fn section(facts: &Facts) -> Section {
     );
     let checks = vec![
         Check::of("waypoints-usable", "every waypoint that is asked for can be used", told(&missing), make),
+        Check::of(
+            "waypoints-up",
+            "every waypoint has a pod that works",
+            told(&of(WAYPOINT_DOWN)),
+            "fairway waypoint status -A names the pods' deployment; their log says what is wrong, and a pod that hangs is mended by deleting it",
+        ),
         Check::of(
             "tunnels-admitted",
             "no NetworkPolicy keeps the mesh's tunnels away (TCP port 15008)",
