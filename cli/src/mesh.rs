@@ -28,6 +28,8 @@ const DEFAULT_LAB: &str = "default";
 const PLUGIN: &str = "kubectl-fairway";
 /// Config map of a cluster with the mesh configuration, and its key, as the chart has them.
 const MESH_CONFIG: (&str, &str) = ("fairway-mesh", "mesh");
+/// What the controller of a lab is called there.
+const LAB_CONTROLLER: &str = "controller";
 /// Pods named to whoever has named one that is not there.
 const SHOWN_PODS: usize = 20;
 
@@ -164,8 +166,19 @@ impl Part<'_> {
             Self::Proxy(node) => format!("the proxy of {node}"),
             Self::Agent(node) => format!("the agent of {node}"),
             Self::Controller => "the controller".to_owned(),
+            Self::Replica(LAB_CONTROLLER) => "the controller".to_owned(),
             Self::Replica(pod) => format!("controller {pod}"),
             Self::Waypoint(namespace, pod) => format!("waypoint pod {namespace}/{pod}"),
+        }
+    }
+
+    /// What it is called among the components of a lab, or as a pod there.
+    fn name_in_lab(self) -> String {
+        match self {
+            Self::Proxy(node) => format!("ztunnel-{node}"),
+            Self::Agent(node) => format!("agent-{node}"),
+            Self::Controller | Self::Replica(_) => LAB_CONTROLLER.to_owned(),
+            Self::Waypoint(namespace, pod) => format!("{namespace}/{pod}"),
         }
     }
 
@@ -245,7 +258,7 @@ impl Mesh {
     /// Names of the controller's replicas.
     pub(crate) fn replicas(&self) -> Vec<String> {
         match &self.place {
-            Place::Lab(_) => vec!["controller".to_owned()],
+            Place::Lab(_) => vec![LAB_CONTROLLER.to_owned()],
             Place::Cluster { members, .. } => members.controllers(),
         }
     }
@@ -291,7 +304,8 @@ impl Mesh {
             (Place::Lab(layout), Part::Waypoint(namespace, pod)) => page::inside(layout, namespace, pod, port, path),
             (Place::Lab(layout), _) => {
                 let url = format!("http://127.0.0.1:{port}{path}");
-                control::ask(layout, &Request::Get { node: part.node(), url })
+                let asked = control::ask(layout, &Request::Get { node: part.node(), url });
+                asked.map_err(|error| silent(part, error))
             }
             (Place::Cluster { cluster, members }, _) => {
                 let (namespace, pod) = members.pod_of(part)?;
@@ -301,9 +315,35 @@ impl Mesh {
     }
 }
 
+/// A part of a lab that does not answer. An error that says already what to do is about the lab itself.
+fn silent(part: Part<'_>, error: Error) -> Error {
+    if error.advice().is_some() {
+        return error;
+    }
+    let name = part.name_in_lab();
+    Error::new(format!("{} does not answer", part.name())).because(error).hint(format!(
+        "see whether it runs (fairway lab status) and what it says last (fairway lab logs {name}); fairway check looks at all parts"
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_does_not_answer_is_named_with_what_to_do() {
+        let refused = || Error::new("connecting to 127.0.0.1:15014: Connection refused");
+        for (part, who, log) in [
+            (Part::Replica("controller"), "the controller does not answer: connecting to", "lab logs controller)"),
+            (Part::Proxy("node-1"), "the proxy of node-1 does not answer", "lab logs ztunnel-node-1)"),
+            (Part::Agent("node-2"), "the agent of node-2 does not answer", "lab logs agent-node-2)"),
+        ] {
+            let said = silent(part, refused()).to_string();
+            assert!(said.starts_with(who) && said.contains(log) && said.contains("Connection refused"), "{said}");
+        }
+        let known = silent(Part::Controller, refused().hint("bring it up")).to_string();
+        assert!(known.starts_with("connecting") && known.contains("bring it up"), "{known}");
+    }
 
     #[test]
     fn kubectl_finds_its_plugin_by_name() {

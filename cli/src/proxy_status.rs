@@ -1,6 +1,6 @@
 //! `fairway proxy-status`: how far each proxy is with what the controller sent it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 
 use clap::Args;
@@ -20,6 +20,10 @@ const TYPES: [(&str, &str); 6] = [
     ("envoy.config.cluster.v3.Cluster", "CDS"),
     ("envoy.config.endpoint.v3.ClusterLoadAssignment", "EDS"),
 ];
+
+/// Kinds of proxies, as they call themselves.
+const WAYPOINT: &str = "waypoint";
+const ZTUNNEL: &str = "ztunnel";
 
 /// Arguments of `proxy-status`.
 #[derive(Debug, Args)]
@@ -121,12 +125,13 @@ pub(crate) fn proxies(mesh: &Mesh) -> Result<Vec<Proxy>> {
     for replica in mesh.replicas() {
         streams.extend(mesh.ask::<Progress>(Part::Replica(&replica), "/debug/syncz")?.proxies);
     }
-    Ok(together(streams))
+    let pods = mesh.status.pods.iter().map(|pod| format!("{}.{}", pod.name, pod.namespace));
+    Ok(together(streams, &pods.collect()))
 }
 
 /// One proxy of all its streams. The id is `KIND~ADDRESS~NAME.NAMESPACE~DOMAIN` (interop §3.2); a waypoint calls itself a
-/// ztunnel where it asks for what ztunnels get.
-fn together(streams: Vec<Stream>) -> Vec<Proxy> {
+/// ztunnel where it asks for what ztunnels get, and is told from one as it is among the `pods` that are no part of the mesh itself.
+fn together(streams: Vec<Stream>, pods: &BTreeSet<String>) -> Vec<Proxy> {
     let mut proxies: BTreeMap<String, Proxy> = BTreeMap::new();
     for stream in streams {
         let mut parts = stream.id.split('~');
@@ -139,8 +144,8 @@ fn together(streams: Vec<Stream>) -> Vec<Proxy> {
             version: stream.version,
             types: BTreeMap::new(),
         });
-        if kind == "waypoint" {
-            proxy.kind = kind;
+        if kind == WAYPOINT || (kind == ZTUNNEL && pods.contains(&proxy.name)) {
+            WAYPOINT.clone_into(&mut proxy.kind);
         }
         proxy.types.extend(stream.types);
     }
@@ -201,10 +206,11 @@ mod tests {
         let wds = sent("istio.workload.Address", 3, None);
         let lds = sent("envoy.config.listener.v3.Listener", 2, Some("filters[0] is unknown"));
         let rds = sent("envoy.config.route.v3.RouteConfiguration", 2, None);
-        let proxies = together(vec![
+        let streams = vec![
             stream("ztunnel~10.1.0.3~way-0.shop~shop.svc.cluster.local", &[wds]),
             stream("waypoint~10.1.0.3~way-0.shop~shop.svc.cluster.local", &[lds, rds]),
-        ]);
+        ];
+        let proxies = together(streams, &BTreeSet::new());
         let text = shown(&proxies, false);
         let words: Vec<&str> = text.lines().nth(1).unwrap().split_whitespace().collect();
         let wanted = ["way-0.shop", "waypoint", "node-1", "0.1.0", "1", "of", "3", "LDS", "REJECTED,", "RDS", "STALE"];
@@ -213,5 +219,17 @@ mod tests {
             text.ends_with("way-0.shop refused envoy.config.listener.v3.Listener: filters[0] is unknown\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_waypoint_of_which_one_stream_is_left_is_no_ztunnel() {
+        let wds = || sent("istio.workload.Address", 3, None);
+        let streams = vec![
+            stream("ztunnel~10.1.0.3~way-0.shop~shop.svc.cluster.local", &[wds()]),
+            stream("ztunnel~10.1.0.1~ztunnel-a.fairway-system~fairway-system.svc.cluster.local", &[wds()]),
+        ];
+        let proxies = together(streams, &["way-0.shop".to_owned()].into());
+        let kinds: Vec<(&str, &str)> = proxies.iter().map(|it| (it.name.as_str(), it.kind.as_str())).collect();
+        assert_eq!(kinds, [("way-0.shop", "waypoint"), ("ztunnel-a.fairway-system", "ztunnel")]);
     }
 }
