@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use fairway_lab::Result;
 use fairway_lab::render::{Tone, paint};
+use fairway_lab::status::PodStatus;
 use serde::{Deserialize, Serialize};
 use std::io::IsTerminal as _;
 
@@ -107,6 +108,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut mesh = arguments.place.mesh()?;
     let mut found_at = Instant::now();
     let filter = Filter::of(arguments);
+    if let Some(missing) = filter.missing(&mesh.status.pods) {
+        fairway_lab::complain!("there is no pod {missing} now; what it does is shown once it is there");
+    }
     let (began, mut told) = (Instant::now(), 0);
     let mut before = Table::new();
     // Number of the last connection of each node that is known to have ended.
@@ -259,6 +263,16 @@ impl Filter {
         Self { workload, to: arguments.to.clone() }
     }
 
+    /// The pod that is named, or `NAMESPACE/` for any, where there is none.
+    fn missing(&self, pods: &[PodStatus]) -> Option<&str> {
+        let wanted = self.workload.as_deref()?.trim_start_matches('/');
+        let is_it = |pod: &PodStatus| {
+            let name = format!("{}/{}", pod.namespace, pod.name);
+            name == wanted || (wanted.ends_with('/') && name.starts_with(wanted))
+        };
+        (!pods.iter().any(is_it)).then_some(wanted)
+    }
+
     fn takes(&self, connection: &Connection) -> bool {
         let fits = |uid: &Option<String>, wanted: &str| {
             uid.as_deref()
@@ -309,6 +323,25 @@ fn shown(event: &Event, colour: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pod_that_is_not_there_is_named() {
+        let pod: PodStatus = serde_json::from_value(serde_json::json!({
+            "namespace": "shop", "name": "web", "uid": "u", "node": null, "addresses": [], "phase": "Running", "ready": true,
+            "pids": [], "restarts": 0, "captured": true, "message": null,
+        }))
+        .unwrap();
+        for (workload, expected) in [
+            (None, None),
+            (Some("/shop/web"), None),
+            (Some("/shop/"), None),
+            (Some("/shop/we"), Some("shop/we")),
+            (Some("/shpo/"), Some("shpo/")),
+        ] {
+            let filter = Filter { workload: workload.map(str::to_owned), to: None };
+            assert_eq!(filter.missing(std::slice::from_ref(&pod)), expected, "{workload:?}");
+        }
+    }
 
     fn connection(id: u64, direction: &str, identity: Option<&str>) -> Connection {
         Connection {

@@ -98,7 +98,17 @@ fn look(arguments: &Arguments, key: &ObjectKey) -> Result<()> {
         .map(|(proxy, found)| (proxy, found, ask(&mesh, proxy, found, key).map_err(|error| error.to_string())))
         .collect();
     let holdings = holdings(&asked);
+    if holdings.iter().all(|it| it.holds != Some(true)) && !is_there(arguments, key)? {
+        return Err(Error::new(format!("there is no {key}")).hint("see its name, and its namespace (-n)"));
+    }
     arguments.format.print(&holdings, |colour| shown(key, &holdings, colour))
+}
+
+/// Whether an object is there, where it can be looked for.
+fn is_there(arguments: &Arguments, key: &ObjectKey) -> Result<bool> {
+    let loaded = arguments.place.objects()?.loaded()?;
+    // One that cannot be read is there, too.
+    Ok(loaded.objects.has(key) || loaded.errors.iter().any(|error| error.object.as_ref() == Some(key)))
 }
 
 /// Reads KIND/NAME or KIND/NAMESPACE/NAME.

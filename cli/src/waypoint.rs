@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::mesh::Where;
-use crate::objects::Objects;
+use crate::objects::{NOT_FOUND, Objects};
 use crate::output::Format;
 
 mod requests;
@@ -187,16 +187,35 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
             } else {
                 delete.names.clone()
             };
-            for name in names {
-                fairway_lab::say!(
-                    "waypoint {}/{name} {}",
-                    delete.namespace,
-                    objects.delete_gateway(&delete.namespace, &name)?
-                );
-            }
+            return remove(&objects, &delete.namespace, names);
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Deletes waypoints, and says what is refused without them. Fails when one was not there.
+fn remove(objects: &Objects, namespace: &str, names: Vec<String>) -> Result<ExitCode> {
+    let mut last = None;
+    for name in names {
+        let what = objects.delete_gateway(namespace, &name)?;
+        if what == NOT_FOUND {
+            if let Some(before) = last.replace(missing(namespace, &name)) {
+                fairway_lab::complain!("error: {before}");
+            }
+            continue;
+        }
+        fairway_lab::say!("waypoint {namespace}/{name} {what}");
+        // Who may delete it need not be able to list everything.
+        let bound = objects.bound_to(namespace, &name).unwrap_or_default();
+        if !bound.is_empty() {
+            let bound: Vec<String> = bound.iter().map(ToString::to_string).collect();
+            fairway_lab::complain!(
+                "what goes to these is refused from now on, as they still ask for it: {}; take their label {USE_WAYPOINT} away",
+                bound.join(", ")
+            );
+        }
+    }
+    last.map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
 fn missing(namespace: &str, name: &str) -> Error {
@@ -218,6 +237,7 @@ fn gateway(wanted: &Wanted) -> Value {
 
 fn apply(objects: &Objects, apply: &Apply) -> Result<()> {
     let Wanted { name, namespace, .. } = &apply.wanted;
+    objects.require_namespace(namespace)?;
     fairway_lab::say!("waypoint {namespace}/{name} {}", objects.apply_gateway(&gateway(&apply.wanted))?);
     if apply.wait {
         wait(objects, &apply.wanted, Duration::from_secs(apply.waypoint_timeout))?;

@@ -4,10 +4,10 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use fairway_core::source::Kind;
-use fairway_lab::Result;
 use fairway_lab::apply::{self, Report};
 use fairway_lab::layout::Layout;
 use fairway_lab::options::Config;
+use fairway_lab::{Error, Result};
 
 use super::up;
 
@@ -75,6 +75,10 @@ fn over(layout: &Layout, files: &Files, act: fn(&Layout, &[apply::Input]) -> Res
     for file in &files.files {
         inputs.extend(apply::read(file)?);
     }
+    if inputs.iter().all(is_empty) {
+        return Err(Error::new(format!("there is no object in {}", files.files.join(", ")))
+            .hint("name a file with manifests, or a directory with files that end in .yaml, .yml or .json"));
+    }
     let report = act(layout, &inputs)?;
     for change in &report.changes {
         fairway_lab::say!("{} {}", change.object, change.what);
@@ -83,6 +87,11 @@ fn over(layout: &Layout, files: &Files, act: fn(&Layout, &[apply::Input]) -> Res
         fairway_lab::complain!("error: {error}");
     }
     Ok(if report.errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Whether there is nothing but comments and marks between documents.
+fn is_empty(input: &apply::Input) -> bool {
+    input.text.lines().map(str::trim).all(|line| line.is_empty() || line.starts_with('#') || line == "---")
 }
 
 /// Changes labels.
@@ -96,4 +105,17 @@ pub(crate) fn label(layout: &Layout, label: &Label) -> Result<ExitCode> {
     let change = apply::label(layout, kind, &label.namespace, &label.name, &label.changes)?;
     fairway_lab::say!("{} {}", change.object, change.what);
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_without_objects_are_told_from_others() {
+        for (text, expected) in [("", true), ("# later\n---\n\n", true), ("kind: Pod\n", false), ("nonsense", false)] {
+            let input = apply::Input { name: "a.yaml".to_owned(), text: text.to_owned() };
+            assert_eq!(is_empty(&input), expected, "{text:?}");
+        }
+    }
 }

@@ -129,7 +129,7 @@ impl Cluster {
         let api = self.gateway_api(namespace);
         match self.run(api.delete(name, &DeleteParams::default())) {
             Ok(_) => Ok("deleted"),
-            Err(error) if is_missing(&error) => Ok("not found"),
+            Err(error) if is_missing(&error) => Ok(super::NOT_FOUND),
             Err(error) => Err(failed(&format!("deleting gateway {namespace}/{name}"), error)),
         }
     }

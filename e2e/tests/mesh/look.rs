@@ -37,7 +37,12 @@ fn named<'a>(list: &'a Value, key: &str, name: &str) -> Vec<&'a Value> {
 #[test]
 fn namespaces_are_put_in_looked_at_and_taken_out() {
     let Some(lab) = labs::mesh_with("look", shop::MANIFESTS) else { return };
-    assert_eq!(said(&lab, &["namespace", "add", "shop"]), "Namespace shop labeled\n");
+    let (succeeded, text) = fairway(&lab, &["namespace", "add", "shpo"]);
+    assert!(!succeeded && text.contains("there is no namespace shpo"), "{text}");
+    let (succeeded, text) = fairway(&lab, &["waypoint", "delete", "nix", "-n", "shop"]);
+    assert!(!succeeded && text.contains("there is no waypoint nix in shop"), "{text}");
+    let text = said(&lab, &["namespace", "add", "shop", "--wait"]);
+    assert!(text.starts_with("Namespace shop labeled\n") && text.ends_with(" pods are in the mesh\n"), "{text}");
     lab.wait_captured(&[(CLIENT, true), (SERVER, true), (LONER, false), (VISITOR, false)]).unwrap();
     let namespaces = json(&lab, &["namespace", "list"]);
     assert_eq!(named(&namespaces, "name", "shop")[0]["enrolled"], true, "{namespaces}");

@@ -110,8 +110,8 @@ fn who_holds_what_is_told(lab: &Lab) {
     assert!(text.contains("2 of 2 proxies that could hold Service shop/server do."), "{text}");
     let text = said(lab, &["trace-config", "ap/shop/no-street"]);
     assert!(text.contains("2 of 2") && text.contains("SYNCED"), "{text}");
-    let text = said(lab, &["trace-config", "service/shop/none"]);
-    assert!(text.contains("0 of 2") && text.contains("fairway analyze"), "{text}");
+    let (succeeded, text) = fairway(lab, &["trace-config", "service/shop/none"]);
+    assert!(!succeeded && text.contains("there is no Service shop/none"), "{text}");
     let (succeeded, text) = fairway(lab, &["trace-config", "secret/x"]);
     assert!(!succeeded && text.contains("secret is no kind that a mesh reads"), "{text}");
 
