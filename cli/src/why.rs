@@ -245,7 +245,7 @@ fn told(answer: &Answer) -> String {
         lines.push(format!("{destination} is service {}, with {endpoints}", service.hostname));
     }
     if let Some(workload) = workload {
-        lines.push(format!("the other end is {}/{} on {}", workload.namespace, workload.name, workload.node));
+        lines.push(format!("the other end is {}", passage::at(workload)));
     } else if service.is_none() {
         lines.push(format!("nobody in the mesh has {}", destination.ip()));
     }

@@ -18,8 +18,8 @@ use tour::Tour;
 
 /// What the demo's lab is called; the process id is added.
 const NAME: &str = "demo";
-/// Lines of each component's log shown when a step fails.
-const LOG_LINES: usize = 8;
+/// Lines of each component's log shown when a step fails; the whole of it is kept beside.
+const LOG_LINES: usize = 20;
 /// Exit code of a program ended by an interrupt, as shells have it.
 const INTERRUPTED: i32 = 130;
 
@@ -38,6 +38,7 @@ pub fn run(options: Options, colour: bool) -> Result<()> {
     let result = steps::walk(&lab, &mut tour);
     if result.is_err() {
         show_logs(&lab);
+        keep_logs(&lab);
     }
     drop(lab);
     result.map_err(|error| Error::new(format!("the demo stopped: {}", tour.current())).because(error))?;
@@ -84,6 +85,23 @@ fn clean_up_when_interrupted(layout: Layout) -> Result<()> {
     thread::Builder::new().name("signals".to_owned()).spawn(watch).map(drop).doing(|| "listening for signals")
 }
 
+/// Copies the logs out of the lab, which will be gone, and says where to.
+fn keep_logs(lab: &Lab) {
+    let directory = std::env::temp_dir().join(format!("fairway-{}-logs", lab.layout().name()));
+    match copy_logs(&crate::logs::list(lab.layout()), &directory) {
+        Ok(()) => eprintln!("the whole logs are kept in {}", directory.display()),
+        Err(error) => eprintln!("the logs cannot be kept in {}: {error}", directory.display()),
+    }
+}
+
+fn copy_logs(logs: &[crate::logs::Log], directory: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(directory)?;
+    for log in logs {
+        std::fs::copy(&log.path, directory.join(format!("{}.log", log.name.replace('/', "_"))))?;
+    }
+    Ok(())
+}
+
 fn show_logs(lab: &Lab) {
     for log in crate::logs::list(lab.layout()) {
         let text = std::fs::read_to_string(&log.path).unwrap_or_default();
@@ -91,5 +109,21 @@ fn show_logs(lab: &Lab) {
         for line in lines.get(lines.len().saturating_sub(LOG_LINES)..).unwrap_or_default() {
             eprintln!("  {} | {line}", log.name);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logs_are_kept_whole_and_by_name() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("client.log");
+        std::fs::write(&path, "said\n").unwrap();
+        let logs = [crate::logs::Log { name: "shop/client/client".to_owned(), path }];
+        let kept = root.path().join("kept");
+        copy_logs(&logs, &kept).unwrap();
+        assert_eq!(std::fs::read_to_string(kept.join("shop_client_client.log")).unwrap(), "said\n");
     }
 }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use fairway_core::why::Way;
 use fairway_core::why::passage::{
     Action, Asked, Fault, Forwarding, Handling, Passage, Question, RateLimit, RuleSet, Token, Whom,
 };
+use fairway_core::why::{Party, Way};
 
 /// The whole that shares are parts of.
 const MILLION: u32 = 1_000_000;
@@ -33,10 +33,16 @@ pub(super) fn told(passage: &Passage) -> Vec<String> {
     lines.extend(questions(Whom::Processor));
     lines.extend(passage.action.iter().flat_map(action));
     if let Some(onward) = &passage.onward {
-        let who = onward.workload.as_ref().map(|it| format!(" to {}/{} on {}", it.namespace, it.name, it.node));
+        let who = onward.workload.as_ref().map(|it| format!(" to {}", at(it)));
         lines.push(format!("the waypoint goes on{}: {}", who.unwrap_or_default(), way(&onward.way)));
     }
     lines
+}
+
+/// Who it is, and where; what is outside of the cluster is on no node.
+pub(super) fn at(party: &Party) -> String {
+    let Party { namespace, name, node, .. } = party;
+    if node.is_empty() { format!("{namespace}/{name}") } else { format!("{namespace}/{name} on {node}") }
 }
 
 fn handling(handling: Option<Handling>) -> &'static str {
@@ -179,4 +185,21 @@ fn percent(share: u64, total: u64) -> String {
 
 fn time(milliseconds: u64) -> String {
     format!("{:?}", Duration::from_millis(milliseconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_on_no_node_is_not_said_to_be_on_one() {
+        let party = |node: &str| Party {
+            namespace: "shop".into(),
+            name: "stat".into(),
+            node: node.into(),
+            identity: String::new(),
+        };
+        assert_eq!(at(&party("")), "shop/stat");
+        assert_eq!(at(&party("node-1")), "shop/stat on node-1");
+    }
 }

@@ -256,17 +256,17 @@ pub(super) fn check_nothing_is_left(layout: &Layout) -> Result<()> {
     }
     let root = layout.root().to_string_lossy().into_owned();
     let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let left = processes.filter(|entry| {
+    let left = processes.filter_map(|entry| {
         let arguments = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&arguments).contains(&root)
+        let command = String::from_utf8_lossy(&arguments).replace('\0', " ");
+        command.contains(&root).then(|| format!("pid {}: {}", entry.file_name().to_string_lossy(), command.trim()))
     });
-    match left.count() {
-        0 => {
-            crate::say!("   every process ended, every file removed");
-            Ok(())
-        }
-        count => Err(Error::new(format!("{count} processes were left behind"))),
+    let left: Vec<String> = left.collect();
+    if left.is_empty() {
+        crate::say!("   every process ended, every file removed");
+        return Ok(());
     }
+    Err(Error::new(format!("{} processes were left behind", left.len())).because(left.join("; ")))
 }
 
 #[cfg(test)]

@@ -21,7 +21,11 @@ pub fn tables(status: &Status, colour: bool) -> String {
     let notes: Vec<Vec<Cell>> = status.pods.iter().filter_map(note).collect();
     section("Notes", &["POD", "MESSAGE"], notes);
     section("Services", &["NAMESPACE", "NAME", "ADDRESSES", "PORTS", "ENDPOINTS"], services(status));
-    section("Proxies", &["NODE", "VERSION", "RESOURCES", "SENT", "ACKED", "REJECTED"], proxies(&status.proxies));
+    section(
+        "Proxies",
+        &["NAME", "NODE", "VERSION", "RESOURCES", "SENT", "ACKED", "REJECTED"],
+        proxies(&status.proxies),
+    );
     let unknown =
         status.unknown_kinds.iter().map(|object| vec![plain(&object.kind), plain(&object.name), plain(&object.file)]);
     section("Objects of unknown kinds", &["KIND", "NAME", "FILE"], unknown.collect());
@@ -123,6 +127,11 @@ fn proxies(proxies: &Value) -> Vec<Vec<Cell>> {
         None | Some(Value::Null) => "-".to_owned(),
         Some(other) => other.to_string(),
     };
+    // `KIND~ADDRESS~NAME.NAMESPACE~DOMAIN` (interop §3.2).
+    let called = |proxy: &Value| {
+        let id = text(proxy, "id");
+        id.split('~').nth(2).map_or_else(|| id.clone(), str::to_owned)
+    };
     let mut rows = Vec::new();
     for proxy in proxies.as_array().into_iter().flatten() {
         for (name, kind) in proxy.get("types").and_then(Value::as_object).into_iter().flatten() {
@@ -130,6 +139,7 @@ fn proxies(proxies: &Value) -> Vec<Vec<Cell>> {
             let rejected = text(kind, "nacked");
             let tone = if rejected == "-" { Tone::Plain } else { Tone::Bad };
             rows.push(vec![
+                called(proxy).into(),
                 text(proxy, "node").into(),
                 text(proxy, "version").into(),
                 plain(short),
@@ -162,12 +172,15 @@ mod tests {
 
     #[test]
     fn proxies_show_what_they_rejected() {
-        let value = json!([{"id": "ztunnel~1", "node": "node-1", "version": "1", "types": {
+        let value = json!([{"id": "ztunnel~10.99.0.11~ztunnel-node-1.fairway-system~d", "node": "node-1", "version": "1", "types": {
             "istio.workload.Address": {"sent": 7, "acked": 7, "nacked": null},
             "istio.security.Authorization": {"sent": 1, "acked": 0, "nacked": "no such field"}}}]);
         let status = Status { name: "t".into(), proxies: value, ..Status::default() };
         let text = tables(&status, false);
-        assert!(text.contains("node-1  1        Address        7     7      -\n"), "{text}");
+        assert!(
+            text.contains("ztunnel-node-1.fairway-system  node-1  1        Address        7     7      -\n"),
+            "{text}"
+        );
         assert!(text.contains("no such field"), "{text}");
     }
 

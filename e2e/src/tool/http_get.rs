@@ -10,8 +10,8 @@ use super::net;
 use crate::error::{Doing, Error, Result};
 use crate::http::{Answer, get};
 
-/// How long one answer may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long one answer may take: longer than proxies try to connect (10 s), so that what they say comes through.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Arguments of `http-get`.
 #[derive(Clone, Debug, Args)]
