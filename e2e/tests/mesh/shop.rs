@@ -86,7 +86,12 @@ impl Conversation {
             "exec 2>/dev/null 3<>/dev/tcp/{address}/{port} || exit 1; while read -r line; do echo \"$line\" >&3 && read -r line <&3 || exit 1; \
              echo \"$line\"; done"
         );
-        let mut running = lab.spawn(pod, &["bash", "-c", &script]).unwrap();
+        Self::over(lab, pod, &["bash", "-c", &script])
+    }
+
+    /// With what this command in a pod speaks to: it sends each line that it reads, and prints what comes back.
+    pub(crate) fn over(lab: &Lab, pod: &str, command: &[&str]) -> Self {
+        let mut running = lab.spawn(pod, command).unwrap();
         let (to, from) = (running.stdin.take().unwrap(), running.stdout.take().unwrap());
         Self { _running: running, to, from: BufReader::new(from).lines() }
     }

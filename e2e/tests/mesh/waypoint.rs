@@ -14,6 +14,7 @@ mod egress;
 mod places;
 mod requests;
 mod services;
+mod steady;
 
 const WORLD: &str = include_str!("waypoint.yaml");
 const CLIENT: &str = "shop/client";

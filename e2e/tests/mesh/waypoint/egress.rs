@@ -1,5 +1,5 @@
 //! A service outside of the mesh that is known by name, behind a waypoint: its name is resolved there, policies hold, and TLS
-//! is begun on behalf of clients.
+//! is begun on behalf of clients; and two of which nobody knows what is said to them.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -37,14 +37,49 @@ server.socket = context.wrap_socket(server.socket, server_side=True)
 server.serve_forever()
 ";
 
-/// Root, certificate of `name` and its key, as files in `directory`.
-fn certificates(directory: &Path, name: &str) -> [String; 3] {
+/// Greets with the name that TLS asked for, and repeats what it hears. With roots it takes only clients of theirs.
+const DATABASE: &str = "\
+import socketserver, ssl, sys
+class Database(socketserver.BaseRequestHandler):
+    def handle(self):
+        connection = context.wrap_socket(self.request, server_side=True)
+        connection.sendall(f'asked {connection.asked}\\n'.encode())
+        while heard := connection.recv(4096):
+            connection.sendall(heard)
+        connection.unwrap()
+def name(socket, name, context):
+    socket.asked = name
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(sys.argv[1], sys.argv[2])
+context.sni_callback = name
+if len(sys.argv) > 5:
+    context.load_verify_locations(sys.argv[5])
+    context.verify_mode = ssl.CERT_REQUIRED
+socketserver.ThreadingTCPServer.allow_reuse_address = True
+socketserver.ThreadingTCPServer((sys.argv[3], int(sys.argv[4])), Database).serve_forever()
+";
+/// The addresses that the world gives the databases in the mesh.
+const DB: &str = "192.0.2.8";
+const VAULT: &str = "192.0.2.9";
+/// Says `ping` to a database in clear text, and what it hears until that ends.
+const QUERY: &str = "\
+import socket, sys
+connection = socket.create_connection((sys.argv[1], 5432), 10)
+connection.sendall(b'ping\\n')
+connection.shutdown(socket.SHUT_WR)
+while heard := connection.recv(4096):
+    print(heard.decode(), end='')
+";
+
+/// Root, certificate of `names` and its key, as files in `directory`.
+fn certificates(directory: &Path, names: &[&str]) -> [String; 3] {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let (root_key, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
     let root = params.self_signed(&root_key).unwrap();
     let issuer = Issuer::new(params, root_key);
-    let certificate = CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
     let files = [("root.pem", root.pem()), ("chain.pem", certificate.pem()), ("key.pem", key.serialize_pem())];
     files.map(|(file, pem)| {
         std::fs::write(directory.join(file), pem).unwrap();
@@ -62,6 +97,21 @@ fn hears(lab: &Lab, path: &str, parts: &[&str]) -> String {
     .unwrap()
 }
 
+fn metrics(lab: &Lab) -> String {
+    let page = lab.exec(WAYPOINT, &["curl", "-s", "http://127.0.0.1:15020/metrics"]).unwrap().stdout;
+    String::from_utf8_lossy(&page).into_owned()
+}
+
+/// Waits until the client hears from the database what is `expected`.
+fn queries(lab: &Lab, database: &str, expected: impl Fn(&str) -> bool) {
+    lab.wait_until(&format!("an answer of {database}"), || {
+        let output = lab.exec(CLIENT, &["python3", "-c", QUERY, database]).map_err(|error| error.to_string())?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        if expected(&said) { Ok(()) } else { Err(format!("{said}{}", String::from_utf8_lossy(&output.stderr))) }
+    })
+    .unwrap();
+}
+
 #[test]
 fn a_service_outside_is_reached_by_its_name() {
     let test = "egress";
@@ -72,11 +122,16 @@ fn a_service_outside_is_reached_by_its_name() {
         }
     }
     let directory = tempfile::tempdir().unwrap();
-    let [root, chain, key] = certificates(directory.path(), "api.example");
-    let world = WORLD.replace("ROOTS", &root);
+    let [root, chain, key] = certificates(directory.path(), &["api.example", "db.example", "vault.example"]);
+    let world = WORLD.replace("ROOTS", &root).replace("CHAIN", &chain).replace("KEY", &key);
     let Some(lab) = labs::mesh_with(test, &world) else { return };
     lab.wait_captured(&[(CLIENT, true), (WAYPOINT, false)]).unwrap();
     let _origin = lab.spawn_node("underlay", &["python3", "-c", ORIGIN, &chain, &key, OUTSIDE]).unwrap();
+    let _db = lab.spawn_node("underlay", &["python3", "-c", DATABASE, &chain, &key, OUTSIDE, "8444"]).unwrap();
+    let _vault =
+        lab.spawn_node("underlay", &["python3", "-c", DATABASE, &chain, &key, OUTSIDE, "8445", &root]).unwrap();
+    queries(&lab, DB, |said| said == "asked db.example\nping\n");
+    queries(&lab, VAULT, |said| said == "asked vault.example\nping\n");
 
     // Nobody can say where it is.
     hears(&lab, "/forecast/today", &["503 ", "dns_failed"]);
@@ -104,8 +159,7 @@ fn a_service_outside_is_reached_by_its_name() {
     running.wait().unwrap();
     let failed = "fairway_waypoint_name_lookups_total{result=\"failed\"}";
     let failures = || {
-        let page = lab.exec(WAYPOINT, &["curl", "-s", "http://127.0.0.1:15020/metrics"]).unwrap().stdout;
-        let page = String::from_utf8_lossy(&page).into_owned();
+        let page = metrics(&lab);
         let line = page.lines().find_map(|line| line.strip_prefix(failed)).unwrap_or("0");
         line.trim().parse::<f64>().unwrap()
     };
@@ -116,4 +170,12 @@ fn a_service_outside_is_reached_by_its_name() {
     // Somebody else's certificate is not believed, and nothing is sent.
     lab.apply(&world.replace("sni: api.example", "sni: other.example")).unwrap();
     hears(&lab, "/forecast/today", &["503 ", "tls_handshake_failed"]);
+    let wrong = world.replace("{mode: SIMPLE, caCertificates", "{mode: SIMPLE, sni: other.example, caCertificates");
+    lab.apply(&wrong.replace(&format!("clientCertificate: {chain}"), "clientCertificate: /nowhere")).unwrap();
+    let page = || metrics(&lab);
+    for (database, flag) in [(DB, "\"TLS_FAILURE\""), (VAULT, "\"IDENTITY_ERROR\"")] {
+        queries(&lab, database, str::is_empty);
+        let is_told = |line: &str| line.starts_with("istio_tcp_connections_closed_total") && line.contains(flag);
+        assert!(page().lines().any(is_told), "{flag} in {}", page());
+    }
 }

@@ -158,14 +158,18 @@ def websocket(port):
             threading.Thread(target=serve_one, args=(stream,), daemon=True).start()
 
 
+def shake(stream, host):
+    key = base64.b64encode(os.urandom(16)).decode()
+    stream.sendall(
+        f"GET /talk HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+    )
+    return head(stream).split(" ")[1]
+
+
 def talk(host, port, *texts):
     with socket.create_connection((host, int(port)), timeout=ENOUGH) as stream:
-        key = base64.b64encode(os.urandom(16)).decode()
-        stream.sendall(
-            f"GET /talk HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
-        )
-        status = head(stream).split(" ")[1]
+        status = shake(stream, host)
         said = []
         for text in texts:
             stream.sendall(frame(text, True))
@@ -173,4 +177,5 @@ def talk(host, port, *texts):
         print(status, said)
 
 
-{"server": server, "websocket": websocket, "call": call, "talk": talk}[sys.argv[1]](*sys.argv[2:])
+if __name__ == "__main__":
+    {"server": server, "websocket": websocket, "call": call, "talk": talk}[sys.argv[1]](*sys.argv[2:])
