@@ -4,7 +4,7 @@ use http::HeaderValue;
 
 use crate::config::HashBy;
 use crate::facts::{self, Head};
-use crate::load::hash;
+use crate::load::{hash, hash_of_all};
 
 /// What a request is told apart by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,7 +20,10 @@ pub struct Affinity {
 pub fn decide(by: &HashBy, head: &Head<'_>, source: std::net::IpAddr, fresh: impl FnOnce() -> String) -> Affinity {
     let of = |text: &str| Affinity { hash: Some(hash(text.as_bytes())), cookie: None };
     match by {
-        HashBy::Header(name) => facts::joined(head.headers, name).map_or_else(Affinity::default, |value| of(&value)),
+        HashBy::Header(name) => {
+            let values: Vec<&[u8]> = head.headers.get_all(name).iter().map(HeaderValue::as_bytes).collect();
+            Affinity { hash: (!values.is_empty()).then(|| hash_of_all(values)), cookie: None }
+        }
         HashBy::Parameter(name) => head.parameter(name).map_or_else(Affinity::default, of),
         HashBy::Source => of(&source.to_canonical().to_string()),
         HashBy::Cookie { name, path, ttl } => match (facts::cookies(head.headers, name).next(), ttl) {
@@ -86,5 +89,19 @@ mod tests {
             let cookie = cookie.map(HeaderValue::from_static);
             assert_eq!(found, Affinity { hash, cookie }, "{by:?}");
         }
+    }
+
+    #[test]
+    fn lines_of_a_header_count_in_whatever_order() {
+        let user = HeaderName::from_static("x-user");
+        let decided = |values: &[&'static str]| {
+            let headers = values.iter().map(|value| (user.clone(), HeaderValue::from_static(value))).collect();
+            let head = Head { method: "GET", authority: "a", path: "/", query: None, headers: &headers, claims: None };
+            decide(&HashBy::Header(user.clone()), &head, "10.0.0.1".parse().unwrap(), String::new).hash
+        };
+        assert_eq!(decided(&["a", "b"]), decided(&["b", "a"]));
+        assert_eq!(decided(&["a"]), Some(hash(b"a")));
+        let others = [decided(&["a"]), decided(&["b"]), decided(&["a,b"]), decided(&["a", "b", "b"])];
+        assert!(!others.contains(&decided(&["a", "b"])), "{others:?}");
     }
 }

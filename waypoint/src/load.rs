@@ -13,7 +13,7 @@ use tokio::sync::futures::Notified;
 pub use outliers::Outcome;
 use outliers::Record;
 use places::Places;
-pub use places::hash;
+pub use places::{hash, hash_of_all};
 pub use seen::{Bounded, Seen};
 use weights::{Arrivals, Weighed};
 

@@ -27,6 +27,14 @@ pub fn hash(text: &[u8]) -> u64 {
     XxHash64::oneshot(0, text)
 }
 
+/// The hash of several texts, in whatever order they come; as Envoy has it for the lines of a header, so that a client keeps its
+/// endpoint whoever is its proxy.
+#[must_use]
+pub fn hash_of_all(mut texts: Vec<&[u8]>) -> u64 {
+    texts.sort_unstable();
+    texts.iter().fold(0, |seed, text| XxHash64::oneshot(seed, text))
+}
+
 impl Places {
     /// The places of `endpoints` by their weights, if there are any, if `balancer` asks for some.
     #[must_use]
