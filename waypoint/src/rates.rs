@@ -266,6 +266,7 @@ impl Told<'_> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::net::IpAddr;
 
     use fairway_core::ident::Identity;
     use http::HeaderMap;
@@ -295,21 +296,26 @@ mod tests {
 
     struct Client {
         identity: Identity,
+        source: IpAddr,
         headers: HeaderMap,
     }
 
     impl Client {
         fn new(name: &str, user: Option<&str>) -> Self {
+            Self::at("10.0.0.1", name, user)
+        }
+
+        fn at(source: &str, name: &str, user: Option<&str>) -> Self {
             let headers = user.map(|user| (HeaderName::from_static("x-user"), HeaderValue::try_from(user).unwrap()));
             let identity = Identity::new("cluster.local", "shop", name).unwrap();
-            Self { identity, headers: headers.into_iter().collect() }
+            Self { identity, source: source.parse().unwrap(), headers: headers.into_iter().collect() }
         }
 
         fn facts(&self) -> Facts<'_> {
             let (headers, claims, query) = (&self.headers, None, None);
             Facts {
                 identity: &self.identity,
-                source: "10.0.0.1".parse().unwrap(),
+                source: self.source,
                 destination: "10.96.0.1:80".parse().unwrap(),
                 request: Some(Head { method: "GET", authority: "a", path: "/", query, headers, claims }),
             }
@@ -358,11 +364,12 @@ mod tests {
 
     #[test]
     fn requests_are_counted_by_what_the_route_says() {
-        let (a, b) = (Client::new("a", Some("one")), Client::new("b", Some("two")));
+        let (a, b) = (Client::new("a", Some("one")), Client::at("10.0.0.2", "b", Some("two")));
         let silent = Client::new("a", None);
         let client = || ("client", Value::Client);
-        // What is counted by; whether a second request passes where there is one token: of the same, of another client, and of
-        // one without the header.
+        let address = || ("address", Value::Address);
+        // What is counted by; whether a second request passes where there is one token: of the same, of another client at
+        // another address, and of one without the header.
         let rows = [
             ("all", counting(&[of("x")]), rate(&[("limit", Some("x"))], 1), [false, false, false]),
             (
@@ -376,6 +383,12 @@ mod tests {
                 counting(&[of("x"), user()]),
                 rate(&[("limit", Some("x")), ("user", None)], 1),
                 [false, true, true],
+            ),
+            (
+                "address",
+                counting(&[of("x"), address()]),
+                rate(&[("limit", Some("x")), ("address", None)], 1),
+                [false, true, false],
             ),
             ("one value", counting(&[user()]), rate(&[("user", Some("two"))], 1), [true, true, true]),
             ("another limit", counting(&[of("y")]), rate(&[("limit", Some("x"))], 1), [true, true, true]),
