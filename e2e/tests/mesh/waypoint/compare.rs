@@ -14,6 +14,9 @@ mod differences;
 
 const WORLD: &str = include_str!("compare/world.yaml");
 const ROWS: &str = include_str!("compare/requests.yaml");
+/// Whom policies have asked: a server of the same world.
+const MESH: &str = "extensionProviders:\n- name: judge\n  envoyExtAuthzHttp: {service: two.shop.svc.cluster.local, port: 80, \
+    timeout: 10s, includeRequestHeadersInCheck: [x-origin], headersToUpstreamOnAllow: [x-by], headersToDownstreamOnDeny: [x-why]}\n";
 const ENVOY: &str = "shop/envoy";
 /// Where a lab's controller is.
 const CONTROLLER: &str = "https://10.99.0.1:15012";
@@ -40,12 +43,19 @@ impl Peer {
         labs::output(lab, pod, &command)
     }
 
-    /// What both waypoints answer to each of these requests, by name.
+    /// What both waypoints answer to each of these requests, by name. Most come from the client, and some from other pods.
     fn ask(&self, lab: &Lab, rows: &[Value]) -> BTreeMap<String, Both> {
-        std::fs::write(lab.layout().root().join(FILE), serde_json::to_string(rows).unwrap()).unwrap();
         let address = labs::pod(lab, ENVOY).addresses[0].to_string();
         let file = Layout::inside().root().join(FILE);
-        serde_json::from_str(&self.run(lab, CLIENT, &["ask", file.to_str().unwrap(), &address])).unwrap()
+        let mut from = BTreeMap::<&str, Vec<&Value>>::new();
+        for row in rows {
+            from.entry(row["from"].as_str().unwrap_or(CLIENT)).or_default().push(row);
+        }
+        let ask = |(pod, rows): (&str, Vec<&Value>)| -> BTreeMap<String, Both> {
+            std::fs::write(lab.layout().root().join(FILE), serde_json::to_string(&rows).unwrap()).unwrap();
+            serde_json::from_str(&self.run(lab, pod, &["ask", file.to_str().unwrap(), &address])).unwrap()
+        };
+        from.into_iter().flat_map(ask).collect()
     }
 }
 
@@ -69,11 +79,12 @@ fn expected(rows: &[Value]) -> Expected {
     rows.iter().map(|row| (text(&row["name"]), text(&row["answer"]))).collect()
 }
 
-/// The first request to each port of each service: when all are answered alike, both waypoints have what they need.
+/// The first request from each pod to each port of each service: when all are answered alike, both waypoints have what they need.
 fn first_ones(rows: &[Value]) -> Vec<Value> {
     let mut first = BTreeMap::new();
     for row in rows {
-        first.entry((row["to"].to_string(), row["port"].to_string(), row["by"] == "grpc")).or_insert(row.clone());
+        let key = ["to", "port", "by", "from"].map(|name| row[name].to_string());
+        first.entry(key).or_insert(row.clone());
     }
     first.into_values().collect()
 }
@@ -91,7 +102,7 @@ fn envoy_answers_the_same_but_for_what_is_listed() {
         .replace("CONTROLLER", CONTROLLER)
         .replace("AUTHORITY", Layout::inside().root_certificate().to_str().unwrap())
         .replace("KEYS", requests::KEYS);
-    let Some(lab) = labs::mesh_with(test, &world) else { return };
+    let Some(lab) = labs::mesh_configured(test, MESH, &world) else { return };
     lab.wait_captured(&[(CLIENT, true), ("shop/one", true), ("shop/two", true), (ENVOY, false)]).unwrap();
 
     let rows = rows();

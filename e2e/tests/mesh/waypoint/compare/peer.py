@@ -1,16 +1,19 @@
 """Both ends of requests that go through two waypoints, and the second waypoint itself.
 
-origin PORT NAME    a server of HTTP/1.1 that says what it has received, and does what `x-origin` says
+origin PORT NAME    a server of HTTP/1.1 that says what it has received, and does what `x-origin` says; beside it one that says its
+                    name when it hears something, and one that says it at once
 calls PORT NAME     the same of gRPC, by gRPC's own library
 envoy               starts stock Envoy with the resources of the waypoint of this pod's service account
-ask FILE ADDRESS    sends each request of a file once to either waypoint, Envoy at this address, and prints what came back, field by field
+ask FILE ADDRESS    sends each row of a file to either waypoint, Envoy at this address, and prints what came back, field by field
 stats               Envoy's counters of resources that it has refused
 """
 
+import hashlib
 import json
 import os
 import re
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -19,7 +22,10 @@ import urllib.parse
 import urllib.request
 from concurrent import futures
 
-ENOUGH = 20
+# Seconds; the machine may have much else to do.
+ENOUGH = 45
+# Of servers that are no servers of HTTP.
+HEARS, GREETS = 7000, 7001
 ENTRY = 9900
 ADMIN = 9901
 FOLLOWING = b"GET /after HTTP/1.1\r\nHost: any.example\r\n\r\n"
@@ -129,6 +135,8 @@ def serve_one(name, stream):
         stream.socket.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
         return True
     orders = dict(order.partition("=")[::2] for order in first(headers, "x-origin").split())
+    if name not in orders.get("at", name).split(","):
+        orders = {}
     if "expect" in {key.lower() for key, _ in headers}:
         stream.socket.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
     if "early" in orders:
@@ -183,7 +191,24 @@ def answer(stream, method, orders, what, headers):
     return "close" not in orders
 
 
+def says_its_name(port, name):
+    with socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
+        while True:
+            connected, _ = listener.accept()
+            threading.Thread(target=say_name, args=(connected, port == HEARS, name), daemon=True).start()
+
+
+def say_name(connected, hears, name):
+    with connected:
+        if not hears or connected.recv(65536):
+            connected.sendall(f"{name}\n".encode())
+            # Whoever is spoken to ends it.
+            connected.recv(65536)
+
+
 def origin(port, name):
+    for other in (HEARS, GREETS):
+        threading.Thread(target=says_its_name, args=(other, name), daemon=True).start()
     with socket.create_server(("::", int(port)), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
         while True:
             connected, _ = listener.accept()
@@ -199,12 +224,12 @@ def calls(port, name):
         identifier = first(metadata, "x-id")
         what = {"name": name, "method": context._rpc_event.call_details.method.decode(), "headers": metadata}
         what["attempt"] = remember(identifier, what)
+        context.set_trailing_metadata((("x-by", name), ("x-attempt", str(what["attempt"] if identifier else 1))))
         status, count = (orders.get("fail", "").split(":") + ["0"])[:2]
         if what["attempt"] <= int(count or 0):
             context.abort(grpc_code(int(status)), "as asked")
         if "initial" in orders:
             context.send_initial_metadata((("x-initial", orders["initial"]),))
-        context.set_trailing_metadata((("x-by", name),))
         if "status" in orders:
             context.abort(grpc_code(int(orders["status"])), urllib.parse.unquote(orders.get("words", "as asked")))
         what["body"] = request.decode()
@@ -434,9 +459,10 @@ def by_http2(side, row):
         command.append("--head")
     headers = ["host: any.example", *row.get("headers", [])]
     command += [part for line in headers for part in ("-H", line)]
-    if body := row.get("body"):
-        command += ["--data-binary", body]
-    done = subprocess.run([*command, f"http://127.0.0.1:{port}{target}"], capture_output=True, check=False)
+    body = row.get("body", "").encode()
+    if body:
+        command += ["--data-binary", "@-"]
+    done = subprocess.run([*command, f"http://127.0.0.1:{port}{target}"], input=body, capture_output=True, check=False)
     lines = done.stdout.decode("latin-1").split("\r\n")
     if not lines[0]:
         return {"end": "closed without an answer"}
@@ -472,6 +498,113 @@ def by_grpc(side, row):
         return found
 
 
+def by_tcp(side, row):
+    return said(side, row, row.get("says", "").encode())
+
+
+def by_tls(side, row):
+    """Only the first message of TLS: whom it is for is all that is looked at on the way."""
+    received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = ssl.create_default_context()
+    client = context.wrap_bio(received, sent, server_hostname=row["says"])
+    try:
+        client.do_handshake()
+    except ssl.SSLWantReadError:
+        pass
+    return said(side, row, sent.read())
+
+
+def said(side, row, data):
+    with connect(side, row["to"], row["port"]) as connected:
+        try:
+            connected.sendall(data)
+            name = Stream(connected).until(b"\n").decode("latin-1")
+        except (Closed, OSError) as error:
+            if isinstance(error, TimeoutError):
+                raise
+            return {"end": "closed without an answer"}
+        return {"status": "said", "header x-by": name}
+
+
+def in_turn(side, row, count):
+    """Status and server of so many requests, one after the other on as few connections as it takes."""
+    answers, stream = [], None
+    for number in range(count):
+        if stream is None:
+            stream = Stream(connect(side, row["to"], row.get("port", 80)))
+        stream.socket.sendall(request(json.loads(json.dumps(row).replace("$KEY", str(number)))))
+        start, headers = stream.head()
+        stream.body(headers, True)
+        answers.append((start.split(" ")[1], first(headers, "x-by")))
+        if "close" in first(headers, "connection").lower():
+            stream.socket.close()
+            stream = None
+    if stream is not None:
+        stream.socket.close()
+    return answers
+
+
+def unwanted(found, what):
+    """Has the answer say what is not as the row wants it, so that it is not the one that is expected."""
+    key = "status" if "status" in found else "end"
+    found[key] = f"{found.get(key, '')}, {what}"
+
+
+def several(side, row):
+    """Who answers many requests: in which order where they have keys, or how many where a share is wanted."""
+    for before in row.get("before", []):
+        in_turn(side, {**row, **before}, before["times"])
+    try:
+        answers = in_turn(side, row, row["times"])
+    except Closed:
+        return {"end": "cut off"}
+    found = {"status": " ".join(sorted({status for status, _ in answers}))}
+    servers = " ".join(sorted({server for _, server in answers if server}))
+    # Where an address or a ring of few places leads is known to nobody before.
+    if servers and row.get("keys") != "some":
+        found["header x-by"] = servers
+    if "keys" in row:
+        found["chosen"] = " ".join(server for _, server in answers)
+    for label, (least, most) in row.get("shares", {}).items():
+        count = sum(label in answer for answer in answers)
+        if not least <= count <= most:
+            unwanted(found, f"{label}: {count} of {len(answers)}")
+    return found
+
+
+def beyond(side, row, identifier):
+    """What comes of `times` requests while one is under way that does not end, of which `waiting` wait until it does."""
+    silent = request({**row, "headers": [f"x-id: {identifier}", "x-origin: silent"]})
+    with futures.ThreadPoolExecutor(row["times"]) as pool:
+        with connect(side, row["to"], row.get("port", 80)) as held:
+            held.sendall(silent)
+            received(row["held"], identifier, 1)
+            running = [pool.submit(by_http1, side, row) for _ in range(row["times"])]
+            done = futures.as_completed(running)
+            early = [next(done) for _ in range(row["times"] - row.get("waiting", 0))]
+        late = [one for one in running if one not in early]
+        found = [one.result() for one in early + late]
+    return {**found[0], "statuses": ", ".join(one.get("status", "none") for one in found)}
+
+
+def session(side, row):
+    """Who answers when what the answer to the first request says is sent back, to either waypoint."""
+    name = row["session"]
+    stream = Stream(connect(side, row["to"], row.get("port", 80)))
+    with stream.socket:
+        stream.socket.sendall(request(row))
+        start, headers = stream.head()
+        stream.body(headers, True)
+    kept, server = first(headers, name), first(headers, "x-by")
+    found = {"status": start.split(" ")[1], f"header {name}": kept}
+    back = f"cookie: {kept.split(';')[0]}" if name == "set-cookie" else f"{name}: {kept}"
+    for other in ("ours", "envoy"):
+        answers = in_turn(other, {**row, "headers": [back]}, row["times"])
+        if set(answers) != {("200", server)}:
+            unwanted(found, f"{server} first, and back through {other}: {answers}")
+    return found
+
+
 def message(status, headers):
     found = {"status": str(status)}
     for name, value in headers:
@@ -500,19 +633,41 @@ def content(body):
 
 def mirrored(row, identifier):
     """What the one who gets copies has got; a copy may come later than the answer."""
-    address = f"http://{row['mirrored']}.shop.svc.cluster.local/seen/{identifier}"
+    try:
+        found = content(json.dumps(received(row["mirrored"], identifier, 1)[0]).encode())
+    except TimeoutError:
+        return {"copy": "none"}
+    return {f"copy {name.removeprefix('seen ')}": value for name, value in found.items()}
+
+
+def copies(side, row, identifier, found):
+    """How many copies there are, once one has come of a request behind, of which there is one for sure."""
+    least, most = row["copies"]
+    in_turn(side, {**row, "ask": row["end"], "headers": [f"x-id: {identifier}-end"]}, 1)
+    received(row["copied"], f"{identifier}-end", 1)
+    count = len(received(row["copied"], identifier, least))
+    if count > most:
+        unwanted(found, f"{count} copies")
+
+
+def received(service, identifier, count):
+    """What the server has got with this identifier, once there is so much."""
+    address = f"http://{service}.shop.svc.cluster.local/seen/{identifier}"
     until = time.monotonic() + ENOUGH
     while time.monotonic() < until:
         with urllib.request.urlopen(address, timeout=ENOUGH) as page:
-            if copies := json.loads(page.read()):
-                found = content(json.dumps(copies[0]).encode())
-                return {f"copy {name.removeprefix('seen ')}": value for name, value in found.items()}
-    return {"copy": "none"}
+            if len(found := json.loads(page.read())) >= count:
+                return found
+    raise TimeoutError
 
 
 UUID = re.compile(r"^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")
+# Values of cookies that waypoints make up, or that name an endpoint.
+MADE = re.compile(r"^((?:ring|kept)=)\"?[0-9a-zA-Z+/=-]+\"?(?=;|$)")
+# Longer values are compared, but not printed.
+HUGE = 100_000
 # Fields whose values say nothing but that they are there.
-PASSING = re.compile(r"(header|trailer) (date|x-envoy-upstream-service-time|x-ratelimit-reset|retry-after)$")
+PASSING = re.compile(r"(header|trailer) (date|x-envoy-upstream-service-time|x-ratelimit-reset|retry-after|x-kept)$")
 
 
 def settled(found, identifier):
@@ -524,25 +679,53 @@ def settled(found, identifier):
             value = value.replace(address, meaning)
         if PASSING.match(name):
             value = "SOME"
+        value = MADE.sub(r"\1MADE", value)
+        if len(value) > HUGE:
+            value = f"{len(value)} characters, {hashlib.sha256(value.encode('latin-1')).hexdigest()}"
         found[name] = "UUID" if UUID.match(value) else value
     return found
 
 
-BY = {"http1": by_http1, "http2": by_http2, "grpc": by_grpc}
+BY = {"http1": by_http1, "http2": by_http2, "grpc": by_grpc, "tcp": by_tcp, "tls": by_tls}
 
 
 def one(side, row, run):
     identifier = f"{run}-{side}-{row['name'].replace(' ', '-')}"
     filled = json.loads(json.dumps(row).replace("$ID", identifier).replace("LONG", 16000 * "l"))
+    huge = lambda text: 300_000 * "0123456789" if text == "HUGE" else text
+    if "body" in row:
+        filled["body"] = huge(filled["body"])
+    if "chunks" in row:
+        filled["chunks"] = [huge(chunk) for chunk in filled["chunks"]]
     if row.get("headers") == "MANY":
         filled["headers"] = [f"x-{number}: a" for number in range(101)]
     statuses, found = [], {}
+    started = time.monotonic()
     try:
-        for _ in range(row.get("times", 1)):
-            found = BY[row.get("by", "http1")](side, filled)
-            statuses.append(found.get("status", found.get("end", "")))
+        if "session" in row:
+            found = session(side, filled)
+        elif "held" in row:
+            found = beyond(side, filled, identifier)
+        elif {"keys", "shares", "copies"} & row.keys():
+            found = several(side, filled)
+        else:
+            for _ in range(row.get("times", 1)):
+                found = BY[row.get("by", "http1")](side, filled)
+                statuses.append(found.get("status", found.get("end", "")))
+        lasted = time.monotonic() - started
+        if "copies" in row:
+            copies(side, filled, identifier, found)
+        for server, counts in row.get("attempts", {}).items():
+            count = counts[side] if isinstance(counts, dict) else counts
+            found["attempts"] = str(attempts := len(received(server, identifier, count)))
+            if attempts != count:
+                unwanted(found, f"{attempts} attempts")
     except TimeoutError:
         return {"end": "silence"}
+    if lasted < row.get("lasts", 0):
+        unwanted(found, f"after {lasted} s")
+    if side == "ours" and row.get("reason", "") not in found.get("header proxy-status", ""):
+        unwanted(found, found.get("header proxy-status", "without a reason"))
     if len(statuses) > 1:
         found["statuses"] = ", ".join(statuses)
     if "mirrored" in row:
