@@ -15,6 +15,7 @@ mod places;
 mod requests;
 mod services;
 mod steady;
+mod who;
 
 const WORLD: &str = include_str!("waypoint.yaml");
 const CLIENT: &str = "shop/client";
@@ -90,15 +91,19 @@ fn requests_go_through_the_waypoint_as_routes_and_policies_say() {
     let mut conversation = Conversation::open(&lab, CLIENT, address, 7000);
     assert!(conversation.says("through the waypoint"));
     admin::what_is_under_way_is_shown(&lab);
+    admin::clusters_are_shown(&lab);
     admin::the_configuration_is_shown_as_envoys_is(&lab);
+    admin::what_is_refused_is_told(&lab);
     requests::tokens_decide(&lab);
     requests::failures_and_origins_are_told(&lab);
     requests::rates_are_limited(&lab);
+    requests::rates_of_a_route_are_limited(&lab);
     requests::clients_come_back(&lab);
     counted::as_telemetry_says(&lab, address);
     places::decide(&lab);
     routes_decide(&lab);
     policies_decide(&lab);
+    who::decides(&lab);
     assert!(conversation.says("routes and policies have come and gone"));
     node_policies_still_hold(&lab);
     drop(conversation);

@@ -29,7 +29,7 @@ fn total(lab: &Lab, metric: &str) -> f64 {
 }
 
 /// What the waypoint's container has written, on either output.
-fn written(lab: &Lab) -> String {
+pub(super) fn written(lab: &Lab) -> String {
     std::fs::read_to_string(lab.layout().container_log("shop", "waypoint-0", "waypoint")).unwrap()
 }
 

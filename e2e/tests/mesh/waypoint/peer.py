@@ -2,6 +2,8 @@
 
 server PORT         whom waypoints ask and tell (an authorizer, a rate limiter, a processor, a collector), and who says everything again
 websocket PORT      says every text again, in capitals
+first PORT          says something before it has heard anything
+listen HOST PORT    says nothing, and prints what it hears first
 call ADDRESS METHOD TEXT...   calls a method with these messages, and prints what comes back, trailers included
 talk HOST PORT TEXT...        the same with WebSocket
 """
@@ -72,6 +74,7 @@ METHODS = {
     "/envoy.service.auth.v3.Authorization/Check": grpc.unary_unary_rpc_method_handler(check),
     "/envoy.service.ratelimit.v3.RateLimitService/ShouldRateLimit": grpc.unary_unary_rpc_method_handler(limit),
     "/opentelemetry.proto.collector.trace.v1.TraceService/Export": grpc.unary_unary_rpc_method_handler(export),
+    "/opentelemetry.proto.collector.logs.v1.LogsService/Export": grpc.unary_unary_rpc_method_handler(export),
     "/envoy.service.ext_proc.v3.ExternalProcessor/Process": grpc.stream_stream_rpc_method_handler(process),
     "/peer.Told/All": grpc.unary_unary_rpc_method_handler(everything),
     "/peer.Echo/Once": grpc.unary_unary_rpc_method_handler(once),
@@ -177,5 +180,25 @@ def talk(host, port, *texts):
         print(status, said)
 
 
+def welcome(stream):
+    with stream:
+        stream.sendall(b"welcome\n")
+        # Whoever is spoken to ends it.
+        stream.recv(1)
+
+
+def first(port):
+    with socket.create_server(("::", int(port)), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
+        while True:
+            stream, _ = listener.accept()
+            threading.Thread(target=welcome, args=(stream,), daemon=True).start()
+
+
+def listen(host, port):
+    with socket.create_connection((host, int(port)), timeout=ENOUGH) as stream:
+        print(read(stream, len(b"welcome")).decode())
+
+
 if __name__ == "__main__":
-    {"server": server, "websocket": websocket, "call": call, "talk": talk}[sys.argv[1]](*sys.argv[2:])
+    commands = {"server": server, "websocket": websocket, "call": call, "talk": talk, "first": first, "listen": listen}
+    commands[sys.argv[1]](*sys.argv[2:])

@@ -102,6 +102,40 @@ pub(super) fn rates_are_limited(lab: &Lab) {
     .unwrap();
 }
 
+/// Two requests of each address in a day, of those that one route is about.
+const RATES_OF_A_ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n\
+    metadata: {name: scarce, namespace: shop}\nspec:\n  parentRefs: [{group: \"\", kind: Service, name: web}]\n  \
+    rules: [{matches: [{path: {value: /scarce}}], backendRefs: [{name: web-v1, port: 80}]}]\n---\n\
+    apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: plenty, namespace: shop}\nspec:\n  \
+    parentRefs: [{group: \"\", kind: Service, name: web}]\n  rules: [{backendRefs: [{name: web-v2, port: 80}]}]\n---\n\
+    apiVersion: fairway.dev/v1alpha1\nkind: RateLimit\nmetadata: {name: scarce, namespace: shop}\nspec:\n  \
+    targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: scarce}]\n  \
+    limits: [{requests: 2, period: 24h, by: [{type: Address}]}]\n";
+
+pub(super) fn rates_of_a_route_are_limited(lab: &Lab) {
+    lab.apply(RATES_OF_A_ROUTE).unwrap();
+    let scarce = |pod: &str| ask(lab, pod, "http://web/scarce", &[]);
+    lab.wait_until("requests from one address to be refused", || {
+        let answer = scarce(CLIENT);
+        if answer.starts_with("429 ") && answer.contains("rate_limited") { Ok(()) } else { Err(answer) }
+    })
+    .unwrap();
+    let answers = [(); 3].map(|()| scarce(GUEST));
+    let passed = |answer: &&String| answer.starts_with("200 ") && answer.contains(" v1 to ");
+    let count = answers.iter().take_while(passed).count();
+    assert!(count == 2 && answers[2].starts_with("429 "), "another address has its own: {answers:?}");
+    for _ in 0..4 {
+        let answer = ask(lab, CLIENT, "http://web/plenty", &[]);
+        assert!(answer.starts_with("200 ") && answer.contains(" v2 to "), "another route has none: {answer}");
+    }
+    lab.delete(RATES_OF_A_ROUTE).unwrap();
+    lab.wait_until("requests to be limited no more", || {
+        let answer = scarce(CLIENT);
+        if answer.starts_with("200 ") { Ok(()) } else { Err(answer) }
+    })
+    .unwrap();
+}
+
 /// Either version answers, and clients are told in a header which endpoint it was.
 const SESSION: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\n\
     metadata: {name: session, namespace: shop}\nspec:\n  parentRefs: [{group: \"\", kind: Service, name: web}]\n  rules:\n  \
