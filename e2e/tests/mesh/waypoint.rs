@@ -15,6 +15,7 @@ mod places;
 mod requests;
 mod services;
 mod steady;
+mod strangers;
 mod who;
 
 const WORLD: &str = include_str!("waypoint.yaml");
