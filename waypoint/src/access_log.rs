@@ -19,6 +19,17 @@ use crate::stream::Connection;
 use crate::telemetry::{Done, flags};
 use crate::trace::Trace;
 
+/// One line of our own log: at `error` what did not end well, as node proxies do.
+macro_rules! line {
+    ($failed:expr, $message:literal, { $($fields:tt)* }) => {
+        if $failed {
+            tracing::event!(target: "access", tracing::Level::ERROR, $($fields)* $message);
+        } else {
+            tracing::event!(target: "access", tracing::Level::INFO, $($fields)* $message);
+        }
+    };
+}
+
 pub mod carried;
 
 /// What is kept of a request until it has ended.
@@ -331,8 +342,7 @@ impl Subject for Ended<'_> {
 fn usual(connection: &Connection, done: &Done, milliseconds: f64) {
     let client = &connection.client;
     let failed = done.reason != Reason::Ok;
-    tracing::event!(
-        target: "access", tracing::Level::INFO,
+    line!(failed, "request complete", {
         src.addr = %client.address,
         src.workload = client.workload.as_deref().map(|workload| &*workload.name),
         src.identity = client.identity.as_str(),
@@ -354,6 +364,5 @@ fn usual(connection: &Connection, done: &Done, milliseconds: f64) {
         reason = done.reason.label(),
         error = done.detail.as_deref(),
         hint = failed.then(|| done.reason.hint()),
-        "request complete"
-    );
+    });
 }

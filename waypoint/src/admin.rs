@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use fairway_core::io::admin::{Reply, Request, Router, StatusCode, json as page_of, json_written, text};
+use fairway_core::io::admin::{Reply, Request, Router, StatusCode, json as page_of, json_written, logging, text};
 use fairway_core::io::logging::LogFilter;
 use fairway_core::io::xds::ClientStatus;
 use fairway_proto::envoy_core::Node;
@@ -39,7 +39,7 @@ impl Admin {
     pub fn router(&self) -> Router {
         let (dump, clusters) = (self.clone(), self.clone());
         let (waypoint, requests) = (Arc::clone(&self.waypoint), Arc::clone(&self.waypoint));
-        let (logging, shutdown) = (self.log_filter.clone(), self.shutdown.clone());
+        let (filter, shutdown) = (self.log_filter.clone(), self.shutdown.clone());
         Router::new()
             .get("/config_dump", move |page| {
                 let reply = dump.dump(&page);
@@ -59,11 +59,7 @@ impl Admin {
                 async move { reply }
             })
             .post("/logging", move |request| {
-                let set = request.parameter("level").map_or(Ok(()), |level| logging.set(&level));
-                let reply = match set {
-                    Ok(()) => text(StatusCode::OK, format!("{}\n", logging.current())),
-                    Err(error) => text(StatusCode::BAD_REQUEST, format!("{error}\n")),
-                };
+                let reply = logging::answer(&filter, &request);
                 async move { reply }
             })
             .post("/quitquitquit", move |_| {

@@ -22,6 +22,7 @@ use crate::config::{
 };
 use crate::testing::{PATIENCE, Served, WEB, answer, forwarding, get, origin, own_address, route_to, speak};
 
+mod admin;
 mod authorizer;
 mod before;
 mod endpoints;

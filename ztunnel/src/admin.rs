@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use fairway_core::dns::Zone;
-use fairway_core::io::admin::{Reply, Router, StatusCode, html, json, text};
+use fairway_core::io::admin::{Reply, Router, StatusCode, html, json, logging, text};
 use fairway_core::io::certs::Certificates;
 use fairway_core::io::live::Live;
 use fairway_core::io::logging::LogFilter;
@@ -19,7 +19,6 @@ use crate::telemetry::ConnectionTable;
 
 mod connections;
 mod dump;
-mod logging;
 mod why;
 
 /// The pods of the node now.

@@ -18,6 +18,7 @@ use tokio::sync::Semaphore;
 use super::drain::Drain;
 use crate::limits::{self, Limits};
 
+pub mod logging;
 mod pages;
 mod parameter;
 mod router;

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use fairway_core::access_log::{Entry, Operator, Plain, Said};
 use fairway_core::cel::{Attribute, Subject, Value};
 use fairway_core::io::logging::in_milliseconds;
-use fairway_core::reason::ResponseFlag;
+use fairway_core::reason::{Reason, ResponseFlag};
 
 use super::{ends, peer, put, wanted};
 use crate::carried::Carried;
@@ -93,8 +93,7 @@ fn usual(connection: &Connection, carried: &Carried) {
     let client = &connection.client;
     let reason = carried.reason();
     let failure = carried.failure.as_ref();
-    tracing::event!(
-        target: "access", tracing::Level::INFO,
+    line!(reason != Reason::Ok, "connection complete", {
         src.addr = %client.address,
         src.workload = client.workload.as_deref().map(|workload| &*workload.name),
         src.identity = client.identity.as_str(),
@@ -102,7 +101,8 @@ fn usual(connection: &Connection, carried: &Carried) {
         dst.service = connection.bound.service().map(|service| service.hostname()),
         dst.workload = carried.workload.as_deref().map(|workload| &*workload.name),
         bytes_sent = carried.sent, bytes_recv = carried.received,
-        reason = reason.label(), error = failure.map(|failure| failure.detail.as_str()), hint = failure.map(|_| reason.hint()),
-        "connection complete"
-    );
+        reason = reason.label(),
+        error = failure.map(|failure| failure.detail.as_str()),
+        hint = failure.map(|_| reason.hint()),
+    });
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use fairway_core::access_log::Template;
 use fairway_core::cel::Expression;
+use fairway_core::io::logging::{Shape, subscriber};
 use fairway_proto::otlp::common::any_value::Value;
 use fairway_proto::otlp::logs_service::logs_service_server::{LogsService, LogsServiceServer};
 use fairway_proto::otlp::logs_service::{ExportLogsServiceRequest, ExportLogsServiceResponse};
@@ -16,7 +17,7 @@ use tonic::{Request, Response, Status};
 
 use super::{told, web};
 use crate::config::{Collector, Format, Listener, Logger, Logs, PathMatch, Protocol, Record, Sink};
-use crate::testing::{PATIENCE, Served, get, own_address, route_to};
+use crate::testing::{Logged, PATIENCE, Served, get, own_address, route_to};
 
 /// Passes on what it is told.
 struct Receiver(mpsc::UnboundedSender<ExportLogsServiceRequest>);
@@ -135,4 +136,20 @@ async fn a_collector_is_told_in_one_text_and_piece_by_piece() {
     let code = Some(Value::StringValue("200".into()));
     assert_eq!((attribute.key.as_str(), attribute.value.unwrap().value), ("code", code));
     assert!(record.time_unix_nano > 0);
+}
+
+#[tokio::test]
+async fn what_did_not_end_well_is_logged_as_an_error() {
+    let lines = Logged::default();
+    let writer = lines.clone();
+    let (subscriber, _filter) = subscriber(Shape::Plain, "off,access=info", move || writer.clone()).unwrap();
+    let _ours = tracing::subscriber::set_default(subscriber);
+    let served = served(vec![Logger { condition: None, sink: Sink::Usual }]).await;
+    served.send(80, false, get("/known", &[])).await;
+    served.send(80, false, get("/other", &[])).await;
+    let lines = lines.lines(2).await;
+    for (line, level, reason) in [(&lines[0], "info", "ok"), (&lines[1], "error", "route_not_found")] {
+        assert!(line.contains(&format!("\t{level}\taccess\t")), "{line}");
+        assert!(line.contains(&format!("reason=\"{reason}\"")), "{line}");
+    }
 }

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use fairway_core::io::admin::{Reply, Request, StatusCode, text};
-use fairway_core::io::logging::{LogFilter, LoggingError};
+use super::{Reply, Request, StatusCode, text};
+use crate::io::logging::{LogFilter, LoggingError};
 
 /// Words that are levels; anything else by itself would be taken for a target, and a misspelt level would silence the rest.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -22,7 +22,8 @@ enum Wrong {
 }
 
 /// Does what is asked and says what is in force then.
-pub(super) fn answer(filter: &LogFilter, request: &Request) -> Reply {
+#[must_use]
+pub fn answer(filter: &LogFilter, request: &Request) -> Reply {
     match change(filter, request) {
         Ok(()) => text(StatusCode::OK, format!("current log level is {}\n", filter.current())),
         Err(error) => text(StatusCode::BAD_REQUEST, format!("{error}\n{HELP}\n")),
