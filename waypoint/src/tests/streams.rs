@@ -92,6 +92,60 @@ async fn an_answer_in_chunks_has_ended_and_leaves_its_connection_to_the_next() {
     assert!(lines.len() == 1 && lines[0].contains("response_flags=\"-\"") && lines[0].ends_with(" 2"), "{lines:?}");
 }
 
+/// Of server-sent events (HTML §9.2) each arrives before the next one is sent.
+#[tokio::test]
+async fn events_arrive_as_they_are_sent() {
+    const EVENTS: [&str; 3] = ["data: one\n\n", "data: two\n\n", "data: three\n\n"];
+    for http2 in [false, true] {
+        let mut served = Served::start().await;
+        let listener = TcpListener::bind((own_address(), 0)).await.unwrap();
+        let endpoint = listener.local_addr().unwrap();
+        served.announce("web", endpoint.ip(), false, |_| {});
+        served.cluster("events", crate::config::Protocol::Http1, &[endpoint]);
+        served.http(80, vec![], vec![route_to("events")], &[endpoint]);
+        let (heard, mut hears) = tokio::sync::mpsc::unbounded_channel::<()>();
+        tokio::spawn(async move {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut head = [0; 4096];
+            let _ = socket.read(&mut head).await.unwrap();
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+            socket.write_all(head.as_bytes()).await.unwrap();
+            for event in EVENTS {
+                socket.write_all(format!("{:x}\r\n{event}\r\n", event.len()).as_bytes()).await.unwrap();
+                // Nothing more is sent until that has arrived.
+                hears.recv().await.unwrap();
+            }
+            socket.write_all(b"0\r\n\r\n").await.unwrap();
+        });
+        let io = TokioIo::new(served.dial("10.96.0.1:80").await);
+        let request = Request::get("http://web.shop/events").header("host", "web.shop");
+        let request =
+            request.header("accept", "text/event-stream").body(http_body_util::Empty::<Bytes>::new()).unwrap();
+        let listening = async {
+            let answer = if http2 {
+                let executor = TokioExecutor::new();
+                let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+                tokio::spawn(connection);
+                sender.send_request(request).await.unwrap()
+            } else {
+                let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+                tokio::spawn(connection);
+                sender.send_request(request).await.unwrap()
+            };
+            assert_eq!(answer.headers()["content-type"], "text/event-stream");
+            let mut body = answer.into_body();
+            for event in EVENTS {
+                assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), event);
+                heard.send(()).unwrap();
+            }
+            assert!(body.collect().await.unwrap().to_bytes().is_empty());
+        };
+        tokio::time::timeout(PATIENCE, listening)
+            .await
+            .unwrap_or_else(|_| panic!("HTTP/2: {http2}: an event is held back"));
+    }
+}
+
 /// A server that says its name and then what it hears.
 pub(super) async fn named(name: &'static str) -> SocketAddr {
     let listener = TcpListener::bind((own_address(), 0)).await.unwrap();
