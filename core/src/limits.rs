@@ -358,6 +358,36 @@ limits! {
     PROCESSOR_MESSAGE, "processor_message", Bytes, 4 * MIB, KIB..=128 * MIB, Some("PROCESSOR_MESSAGE");
     /// Longest time without a byte on a connection through a waypoint that went on as something else, such as WebSocket, where its DestinationRule says nothing (`tcp.idleTimeout`); as long as Istio's TCP connections last. Applications that are silent for longer send pings.
     UPGRADED_IDLE, "upgraded_idle", Milliseconds, HOUR, SECOND..=7 * 24 * HOUR, Some("UPGRADED_IDLE");
+    /// Longest time in which nothing of a request or its answer moves, where its route says nothing (`idle_timeout`); 0 is never. An hour, as for connections that nobody looks into: calls that wait for news are silent for long, and Istio's proxies have no bound; Envoy's own is 5 minutes.
+    STREAM_IDLE, "stream_idle", Milliseconds, HOUR, 0..=7 * 24 * HOUR, Some("STREAM_IDLE");
+    /// A client has so long for the head of a request once it has begun one, over HTTP/1.1; as long as most servers give. A head is small: who needs longer keeps a connection busy on purpose.
+    REQUEST_HEAD_TIMEOUT, "request_head_timeout", Milliseconds, MINUTE, 100..=HOUR, Some("REQUEST_HEAD_TIMEOUT");
+    /// A connection of a client over HTTP/1.1 may wait so long for its next request; as long as with Envoy.
+    CLIENT_IDLE, "client_idle", Milliseconds, HOUR, SECOND..=7 * 24 * HOUR, Some("CLIENT_IDLE");
+    /// Bytes of the head of a request, or of all its headers over HTTP/2: what Envoy allows.
+    REQUEST_HEAD, "request_head", Bytes, 60 * KIB, 8 * KIB..=MIB, Some("REQUEST_HEAD");
+    /// Headers of a request: what Envoy allows. More than a hundred cost a little with each request.
+    REQUEST_HEADERS, "request_headers", Count, 100, 1..=10_000, Some("REQUEST_HEADERS");
+    /// Bytes of the head of an answer, or of all its headers over HTTP/2: what Envoy allows.
+    ANSWER_HEAD, "answer_head", Bytes, 60 * KIB, 8 * KIB..=MIB, Some("ANSWER_HEAD");
+    /// Headers of an answer over HTTP/1.1: what Envoy allows. More than a hundred cost a little with each request.
+    ANSWER_HEADERS, "answer_headers", Count, 100, 1..=10_000, Some("ANSWER_HEADERS");
+    /// Requests that one client may have under way on one connection over HTTP/2; it waits with those beyond. As many as Envoy advises for servers.
+    CLIENT_STREAMS, "client_streams", Count, 100, 1..=65_535, Some("CLIENT_STREAMS");
+    /// Bytes of one request or answer over HTTP/2 that may be on their way to a waypoint, inside a tunnel: the bandwidth-delay product within a data centre.
+    HTTP_STREAM_WINDOW, "http_stream_window", Bytes, 256 * KIB, 65_535..=2_147_483_647, Some("HTTP_STREAM_WINDOW");
+    /// Bytes of all requests or answers of one connection over HTTP/2 that may be on their way to a waypoint; a few stalled ones must not stop the others.
+    HTTP_CONNECTION_WINDOW, "http_connection_window", Bytes, MIB, 65_535..=2_147_483_647, Some("HTTP_CONNECTION_WINDOW");
+    /// Connections of one client to one endpoint over HTTP/1.1 that wait for its next request; those beyond are closed. More than programs commonly have open.
+    IDLE_UPSTREAMS, "idle_upstreams", Count, 64, 0..=65_535, Some("IDLE_UPSTREAMS");
+    /// Bytes of a request's body that are kept so that it can be sent again or copied; what is longer is sent once. A message of most APIs fits.
+    REPLAY_BODY, "replay_body", Bytes, 64 * KIB, 0..=64 * MIB, Some("REPLAY_BODY");
+    /// A client has so long for a body, or its beginning, that an authorizer or an external processor sees at once; nothing is sent on before.
+    SHOWN_BODY_TIMEOUT, "shown_body_timeout", Milliseconds, 5 * MINUTE, SECOND..=HOUR, Some("SHOWN_BODY_TIMEOUT");
+    /// A client of TLS has so long to say which name it means, where routes go by that; Envoy's bound.
+    CLIENT_HELLO_TIMEOUT, "client_hello_timeout", Milliseconds, 15 * SECOND, 100..=10 * MINUTE, Some("CLIENT_HELLO_TIMEOUT");
+    /// A copy of a request that goes to a mirror may take so long where its route has no timeout; nobody waits for it.
+    MIRROR_TIMEOUT, "mirror_timeout", Milliseconds, MINUTE, 100..=HOUR, Some("MIRROR_TIMEOUT");
     /// Spans that wait to be sorted by collectors, and those that wait for one collector, some 1 KiB each; beyond, they are lost rather than waited for. As many as OpenTelemetry's own exporters keep.
     SPAN_QUEUE, "span_queue", Count, 2_048, 1..=1_000_000, Some("SPAN_QUEUE");
     /// A collector takes spans by then, or they are lost; as long as OpenTelemetry's own exporters wait.
@@ -390,6 +420,7 @@ limits! {
 /// What must not be larger than what. Defaults that break one do not compile; values that do are not accepted.
 pub const RELATIONS: &[(&Limit, &Limit)] = &[
     (&STREAM_WINDOW, &CONNECTION_WINDOW),
+    (&HTTP_STREAM_WINDOW, &HTTP_CONNECTION_WINDOW),
     (&STREAM_WINDOW_START, &STREAM_WINDOW),
     (&STREAM_WINDOW_START, &CONNECTION_WINDOW_START),
     (&CONNECTION_WINDOW_START, &CONNECTION_WINDOW),

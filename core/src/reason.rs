@@ -212,6 +212,9 @@ reasons! {
     /// The request could be read in two ways or is not carried: in a tunnel, anything but a CONNECT with a usable authority.
     BadRequest = "bad_request", None, 400,
         "Of a request, see what the log says is wrong with its framing, path or host. On port 15008, only tunnels of mesh proxies are served: CONNECT to an address or hostname with a port.";
+    /// The head of the request is longer than its limit, or has more headers.
+    HeadersTooLarge = "headers_too_large", None, 400,
+        "Find what grows in the client's requests, usually cookies or tokens; if they are legitimate, raise REQUEST_HEAD or REQUEST_HEADERS of the waypoint.";
     /// The tunnel names another address than the one it came to.
     AuthorityMismatch = "authority_mismatch", None, 400,
         "The client's picture of the mesh is stale, or it tries to reach another pod through this one.";
@@ -224,6 +227,9 @@ reasons! {
     /// The route itself says to answer so: what it asks for cannot be done, or it is no more than an answer.
     RouteRefuses = "route_refuses", None, 503,
         "The conditions of the route that is named say what of it cannot be done.";
+    /// The route itself is the answer: a redirect, a text, or what a browser asks beforehand.
+    RouteAnswered = "route_answered", None, 503,
+        "Nothing to do; the filters of the route that is named say so.";
     /// The route makes requests fail on purpose, to see how clients bear it.
     FaultInjected = "fault_injected", None, 503,
         "Nothing to do while somebody tests; the fault of the route that is named ends it.";
@@ -239,6 +245,9 @@ reasons! {
     /// The external processor that sees the request has answered it itself.
     ProcessorAnswered = "processor_answered", None, 503,
         "The answer is the processor's; its own log knows why, and the ExternalProcessor of the service or route says who it is.";
+    /// The endpoint has answered in a way that nobody can read, or that could be read in two ways.
+    AnswerMalformed = "answer_malformed", None, 503,
+        "Ask the endpoint without a proxy and compare the answer with what the log says is wrong with it: its framing, its length, or a head longer than ANSWER_HEAD and ANSWER_HEADERS of the waypoint.";
     /// The client left before its request was answered.
     ClientLeft = "client_left", None, 503,
         "Nothing to do if users cancel; otherwise compare the client's timeout with how long requests take.";
@@ -303,9 +312,11 @@ impl Reason {
             | Self::PeerUntrusted
             | Self::ClientCertificateMissing
             | Self::CertificateRevoked => "tls_certificate_error",
-            Self::Http2Failed => "http_protocol_error",
+            Self::Http2Failed | Self::AnswerMalformed => "http_protocol_error",
             Self::TimedOut => "http_response_timeout",
-            Self::BadRequest | Self::AuthorityMismatch | Self::ClientLeft => "http_request_error",
+            Self::BadRequest | Self::HeadersTooLarge | Self::AuthorityMismatch | Self::ClientLeft => {
+                "http_request_error"
+            }
             Self::PolicyDenied
             | Self::PolicyNotAllowed
             | Self::PolicyUnknown
@@ -319,8 +330,10 @@ impl Reason {
             | Self::IllegalPort
             | Self::RateLimited => "http_request_denied",
             // What we say by ourselves, with nobody asked behind us.
-            Self::Ok | Self::RouteRefuses | Self::FaultInjected | Self::ProcessorAnswered => "proxy_internal_response",
-            Self::ResourceInvalid => "proxy_configuration_error",
+            Self::Ok | Self::RouteAnswered | Self::RouteRefuses | Self::FaultInjected | Self::ProcessorAnswered => {
+                "proxy_internal_response"
+            }
+            Self::ResourceInvalid | Self::TlsFilesUnusable => "proxy_configuration_error",
             Self::SelfCall => "proxy_loop_detected",
             Self::CertificateUnavailable | Self::RateLimiterFailed | Self::ProcessorFailed | Self::Internal => {
                 "proxy_internal_error"

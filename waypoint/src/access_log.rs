@@ -256,7 +256,7 @@ impl Ended<'_> {
     fn details(&self) -> &'static str {
         match (self.done.reason, self.done.endpoint) {
             (Reason::Ok, Some(_)) => "via_upstream",
-            (Reason::Ok, None) => "direct_response",
+            (Reason::Ok | Reason::RouteAnswered, None) => "direct_response",
             (reason, _) => reason.label(),
         }
     }
@@ -341,7 +341,7 @@ impl Subject for Ended<'_> {
 /// Our own log.
 fn usual(connection: &Connection, done: &Done, milliseconds: f64) {
     let client = &connection.client;
-    let failed = done.reason != Reason::Ok;
+    let failed = !matches!(done.reason, Reason::Ok | Reason::RouteAnswered);
     line!(failed, "request complete", {
         src.addr = %client.address,
         src.workload = client.workload.as_deref().map(|workload| &*workload.name),

@@ -84,7 +84,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
         view: live.subscribe(&ourselves),
         last: ArcSwapOption::empty(),
         tunnels: Pool::new(sockets.clone(), certificates.clone(), budget.clone()),
-        upstreams: Upstreams::default(),
+        upstreams: Upstreams::within(&settings.limits),
         loads: Loads::default(),
         originations: Originations::new(provider, &settings.limits),
         names: Names::new(&metrics),

@@ -7,7 +7,7 @@ use fairway_core::limits;
 use fairway_core::reason::Reason;
 use http::header::{self, HeaderName, HeaderValue, InvalidHeaderValue};
 use http::{HeaderMap, StatusCode};
-use tokio::time::{Duration, timeout};
+use tokio::time::timeout;
 
 use crate::config::{Authorizer, Config, Custom, Edits, Manner, Put, Speech, Text};
 use crate::facts::Head;
@@ -17,9 +17,6 @@ use crate::stream::Connection;
 
 mod grpc;
 mod http_head;
-
-/// A client gets so long to send what of its body is shown; as long as Envoy's idle streams last.
-const BODY_PATIENCE: Duration = Duration::from_secs(300);
 
 /// A request to be asked about.
 pub struct Question<'a> {
@@ -112,8 +109,9 @@ async fn beginning(
     body: &mut Received,
 ) -> Result<Beginning, Failure> {
     let most = most.min(connection.waypoint.limits.size(&limits::AUTHORIZER_BODY));
-    let late = |_elapsed| Failure::new(Reason::TimedOut, format!("no body to show within {BODY_PATIENCE:?}"));
-    let begun = timeout(BODY_PATIENCE, body.begin(most)).await.map_err(late)?;
+    let patience = connection.waypoint.limits.duration(&limits::SHOWN_BODY_TIMEOUT);
+    let late = |_elapsed| Failure::too_slow(Reason::TimedOut, format!("no body to show within {patience:?}"));
+    let begun = timeout(patience, body.begin(most)).await.map_err(late)?;
     let begun = begun.map_err(|error| Failure::new(Reason::ClientLeft, error))?;
     if begun.is_whole || partial {
         return Ok(begun);

@@ -3,18 +3,21 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use fairway_core::reason::Reason;
 use http::HeaderMap;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use crate::access_log;
 use crate::grpc;
+use crate::heads::Exchange;
+use crate::idle::Silence;
 use crate::load::{Busy, UnderWay};
-use crate::replay::Replay;
+use crate::replay::{Replay, is_malformed};
 use crate::stream::Connection;
 use crate::telemetry::Done;
 use crate::upstream::{Key, Upstream};
@@ -23,6 +26,8 @@ use crate::upstream::{Key, Upstream};
 pub struct Body {
     source: Source,
     done: Option<Ending>,
+    /// Over with this, where the client's connection waits for that.
+    exchange: Option<Exchange>,
 }
 
 enum Source {
@@ -38,6 +43,10 @@ pub struct Endpoint {
     pub upstream: Option<(Key, Upstream)>,
     /// When it has to be there.
     pub deadline: Option<Pin<Box<Sleep>>>,
+    /// How long nothing of it and of the request's body may move, where that is bounded.
+    pub silence: Option<Silence>,
+    /// When some of it came last.
+    pub moved: Instant,
     /// The request, under way until then.
     pub under_way: UnderWay,
     /// The same for its endpoint, where that counts.
@@ -162,6 +171,9 @@ pub enum AnswerError {
     /// It took too long.
     #[error("the answer took longer than the route's timeout")]
     Late,
+    /// Nothing has moved for too long.
+    #[error("nothing of the answer has moved for {0:?}")]
+    Silent(Duration),
     /// A processor has failed, or says something else now.
     #[error("the answer goes no further: {0}")]
     Processor(String),
@@ -176,13 +188,18 @@ impl Body {
             ending.done.note(|entry| entry.answering(ending.done.status));
             ending
         });
-        Self { source: Source::Ours(Some(text).filter(|text| !text.is_empty())), done }
+        Self { source: Source::Ours(Some(text).filter(|text| !text.is_empty())), done, exchange: None }
     }
 
     /// An answer of an endpoint.
     #[must_use]
     pub fn of(endpoint: Endpoint, ending: Ending) -> Self {
-        Self { source: Source::Endpoint(Box::new(endpoint)), done: Some(ending) }
+        Self { source: Source::Endpoint(Box::new(endpoint)), done: Some(ending), exchange: None }
+    }
+
+    /// The exchange ends with it.
+    pub fn ends(&mut self, exchange: Exchange) {
+        self.exchange = Some(exchange);
     }
 
     /// The answer that it belongs to has these headers.
@@ -220,7 +237,18 @@ impl hyper::body::Body for Body {
             this.note(|done| (done.reason, done.detail) = (Reason::TimedOut, Some(AnswerError::Late.to_string())));
             return Poll::Ready(Some(Err(AnswerError::Late)));
         }
-        let frame = ready!(Pin::new(&mut endpoint.body).poll_frame(context));
+        let frame = match Pin::new(&mut endpoint.body).poll_frame(context) {
+            Poll::Ready(frame) => frame,
+            Poll::Pending => {
+                let Some(silence) = &mut endpoint.silence else { return Poll::Pending };
+                let (request, moved) = (&endpoint.request, endpoint.moved);
+                ready!(silence.poll_over(context, || request.moved().max(moved)));
+                let silent = AnswerError::Silent(silence.longest());
+                this.note(|done| (done.reason, done.detail) = (Reason::IdleTimeout, Some(silent.to_string())));
+                return Poll::Ready(Some(Err(silent)));
+            }
+        };
+        endpoint.moved = Instant::now();
         match &frame {
             Some(Ok(frame)) => {
                 let length = frame.data_ref().map_or(0, |bytes| u64::try_from(bytes.len()).unwrap_or(u64::MAX));
@@ -234,7 +262,8 @@ impl hyper::body::Body for Body {
             Some(Err(error)) => {
                 let reason = match error {
                     AnswerError::Processor(_) => Reason::ProcessorFailed,
-                    AnswerError::Endpoint(_) | AnswerError::Late => Reason::ResetByPeer,
+                    AnswerError::Endpoint(error) if is_malformed(error) => Reason::AnswerMalformed,
+                    AnswerError::Endpoint(_) | AnswerError::Late | AnswerError::Silent(_) => Reason::ResetByPeer,
                 };
                 let detail = error.to_string();
                 this.note(|done| (done.reason, done.detail) = (reason, Some(detail)));
@@ -267,6 +296,9 @@ impl Drop for Body {
         if let Source::Endpoint(endpoint) = &mut self.source {
             whole = endpoint.body.is_end_stream();
             let received = endpoint.request.passed();
+            if !endpoint.request.has_ended() {
+                endpoint.request.give_up();
+            }
             if let Some((key, upstream)) = endpoint.upstream.take()
                 && whole
                 && endpoint.body.is_read()

@@ -434,6 +434,8 @@ pub struct Forward {
     pub host: Option<HeaderValue>,
     /// For a request with all its attempts, until the end of the answer.
     pub timeout: Option<Duration>,
+    /// Longest time in which nothing of it moves, for ever where it is zero; as the waypoint's limit says where it is not said.
+    pub idle: Option<Duration>,
     /// When it is tried again.
     pub retry: Option<Retry>,
     /// Who gets a copy.

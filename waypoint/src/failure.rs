@@ -42,6 +42,12 @@ impl Failure {
         Self { reason, detail: detail.to_string(), status: None, grpc_status: None, answer: None }
     }
 
+    /// For this reason, which is the client's doing: it takes too long to send its request.
+    #[must_use]
+    pub fn too_slow(reason: Reason, detail: impl ToString) -> Self {
+        Self { status: Some(StatusCode::REQUEST_TIMEOUT), ..Self::new(reason, detail) }
+    }
+
     /// The status that tells the client of a request.
     #[must_use]
     pub fn status(&self) -> StatusCode {
@@ -50,7 +56,9 @@ impl Failure {
             reason if reason.is_denial() => StatusCode::FORBIDDEN,
             Reason::BadRequest => StatusCode::BAD_REQUEST,
             Reason::RouteNotFound => StatusCode::NOT_FOUND,
-            Reason::TimedOut => StatusCode::GATEWAY_TIMEOUT,
+            Reason::TimedOut | Reason::IdleTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Reason::AnswerMalformed => StatusCode::BAD_GATEWAY,
+            Reason::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Reason::RateLimited => StatusCode::TOO_MANY_REQUESTS,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         })
@@ -95,4 +103,15 @@ impl From<&DialError> for Failure {
         };
         Self::new(reason, error)
     }
+}
+
+/// What an error says, and why, as far as that is known.
+#[must_use]
+pub(crate) fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let (mut text, mut cause) = (error.to_string(), error.source());
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }

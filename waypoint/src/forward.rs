@@ -1,6 +1,7 @@
 //! Sends a request to an endpoint, and to another one if the route says so.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use crate::edits;
 use crate::failure::Failure;
 use crate::framing;
 use crate::grpc;
+use crate::idle::{self, Silence};
 use crate::load::{Busy, UnderWay};
 use crate::replay::{Received, Replay};
 use crate::stream::Connection;
@@ -30,9 +32,6 @@ use crate::upgraded::{Began, Upgraded};
 use crate::upstream::Upstream;
 
 mod attempts;
-
-/// Longest that a copy of a request may take where the route has no timeout; nobody waits for it.
-const MIRROR_PATIENCE: Duration = Duration::from_secs(60);
 
 /// A request on its way out.
 #[derive(Clone)]
@@ -71,6 +70,7 @@ pub struct Opened {
 pub struct Answered {
     reached: Box<Reached>,
     deadline: Option<Instant>,
+    silence: Option<Silence>,
     under_way: UnderWay,
     request: Replay,
     upgrade: Option<Box<(Asked, Began)>>,
@@ -156,26 +156,44 @@ pub async fn send(
     };
     let under_way = target.load.request(&target.cluster).ok_or_else(too_many)?;
     let deadline = forward.timeout.map(|timeout| Instant::now() + timeout);
-    let body = Replay::new(body, forward.retry.is_some() || !forward.mirrors.is_empty());
+    let limits = &connection.waypoint.limits;
+    let is_repeated = forward.retry.is_some() || !forward.mirrors.is_empty();
+    let body = Replay::new(body, is_repeated.then(|| limits.size(&limits::REPLAY_BODY)));
+    let mut silence = Silence::bounded(forward.idle.unwrap_or_else(|| limits.duration(&limits::STREAM_IDLE)));
+    let watched = body.clone();
     done.note(|entry| entry.sent(&done.route, &target.name, &body));
     let mut attempts = Attempts::new(connection, &target, outgoing.edited(&backend.request), body);
-    let reached = match deadline {
-        None => attempts.run(forward.retry.as_ref(), done).await,
-        Some(deadline) => match timeout_at(deadline, attempts.run(forward.retry.as_ref(), done)).await {
-            Ok(reached) => reached,
-            Err(_elapsed) => {
-                attempts.was_late();
-                let timeout = forward.timeout.unwrap_or_default();
-                Err(Failure::new(Reason::TimedOut, format!("no answer within the route's timeout, {timeout:?}")))
-            }
-        },
-    }?;
+    let answered = {
+        let running = pin!(attempts.run(forward.retry.as_ref(), done));
+        let running = idle::unless_silent(silence.as_mut(), || watched.moved(), running);
+        match deadline {
+            None => Ok(running.await),
+            Some(deadline) => timeout_at(deadline, running).await,
+        }
+    };
+    let reached = match answered {
+        Ok(Ok(reached)) => reached,
+        Ok(Err(longest)) if watched.is_awaited() => {
+            let detail = format!("nothing more of the request's body within {longest:?}");
+            Err(Failure::too_slow(Reason::IdleTimeout, detail))
+        }
+        Ok(Err(longest)) => {
+            attempts.was_late();
+            Err(Failure::new(Reason::IdleTimeout, format!("nothing of an answer within {longest:?}")))
+        }
+        Err(_elapsed) => {
+            attempts.was_late();
+            let timeout = forward.timeout.unwrap_or_default();
+            Err(Failure::new(Reason::TimedOut, format!("no answer within the route's timeout, {timeout:?}")))
+        }
+    };
+    let reached = reached.inspect_err(|_| watched.give_up())?;
     let Common { outgoing, body, .. } = attempts.common;
     mirror(connection, config, forward, &outgoing, &body);
     (done.endpoint, done.workload) = (Some(reached.endpoint), reached.workload.clone());
     done.identity.clone_from(&reached.identity);
     let (edits, upgraded_idle) = (backend.response.clone(), target.cluster.upgraded_idle);
-    Ok(Answered { reached, deadline, under_way, request: body, upgrade, upgraded_idle, edits })
+    Ok(Answered { reached, deadline, silence, under_way, request: body, upgrade, upgraded_idle, edits })
 }
 
 /// An answer of which the head has come, and all the rest that could be read.
@@ -293,7 +311,8 @@ fn mirror(connection: &Arc<Connection>, config: &Config, forward: &Forward, outg
         for name in [header::CONNECTION, header::UPGRADE] {
             outgoing.headers.remove(name);
         }
-        let patience = forward.timeout.unwrap_or(MIRROR_PATIENCE);
+        let longest = || connection.waypoint.limits.duration(&limits::MIRROR_TIMEOUT);
+        let patience = forward.timeout.unwrap_or_else(longest);
         tokio::spawn(async move {
             let name = &target.name;
             let mut attempts = Attempts::new(&connection, &target, outgoing, body);
@@ -341,6 +360,12 @@ impl Answered {
         self.deadline
     }
 
+    /// How long nothing of it may move, where that is bounded.
+    #[must_use]
+    pub fn longest_silence(&self) -> Option<Duration> {
+        self.silence.as_ref().map(Silence::longest)
+    }
+
     /// Who has answered.
     #[must_use]
     pub fn endpoint(&self) -> SocketAddr {
@@ -350,7 +375,7 @@ impl Answered {
     /// As the client gets it.
     #[must_use]
     pub fn into_response(self, mut ending: Ending) -> Response<Body> {
-        let Self { reached, deadline, under_way, request, upgrade, upgraded_idle, .. } = self;
+        let Self { reached, deadline, silence, under_way, request, upgrade, upgraded_idle, .. } = self;
         let Reached { mut response, endpoint, key, upstream, busy, .. } = *reached;
         let done = &mut ending.done;
         done.endpoint = Some(endpoint);
@@ -383,8 +408,8 @@ impl Answered {
         parts.version = Version::HTTP_11;
         framing::remove_hop_by_hop(&mut parts.headers);
         let deadline = deadline.map(|deadline| Box::pin(sleep_until(deadline)));
-        let body =
-            Body::of(Endpoint { body, upstream: Some((key, upstream)), deadline, under_way, busy, request }, ending);
+        let (upstream, moved) = (Some((key, upstream)), Instant::now());
+        let body = Body::of(Endpoint { body, upstream, deadline, silence, moved, under_way, busy, request }, ending);
         Response::from_parts(parts, body)
     }
 }

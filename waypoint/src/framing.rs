@@ -1,7 +1,7 @@
 //! Refuses requests that two servers could read in two ways (RFC 9112 §11.2), before anything is decided about them.
 
 use http::header::{self, HeaderMap, HeaderName};
-use http::{Method, Request, Version};
+use http::{Method, Request, Response, Version};
 use hyper::ext::Protocol;
 
 /// Names that only mean something between two neighbours (RFC 9110 §7.6.1), besides those that `connection` names.
@@ -16,6 +16,19 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     header::UPGRADE,
     // Of an upgrade that is never taken up (RFC 9113 §3.1).
     HeaderName::from_static("http2-settings"),
+];
+
+/// What means something only before a body, besides names that mean something between two neighbours: it frames a message, says where
+/// it goes or who sends it, and whoever merges trailers into headers would believe it (RFC 9110 §6.5.1).
+const NO_TRAILERS: [HeaderName; 8] = [
+    header::HOST,
+    header::CONTENT_LENGTH,
+    header::TRAILER,
+    header::AUTHORIZATION,
+    header::COOKIE,
+    header::SET_COOKIE,
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-client-cert"),
 ];
 
 /// What is wrong with a request's framing.
@@ -39,6 +52,23 @@ pub enum BadFraming {
     /// A method that is not carried.
     #[error("CONNECT is not carried")]
     Connect,
+}
+
+/// An answer of which two readers would see two different ends (RFC 9112 §6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the answer has a content-length and a transfer-encoding")]
+pub struct TwoEnds;
+
+/// Whether everybody would read the answer in the same way. Lengths that differ are the parser's to refuse.
+///
+/// # Errors
+/// When it has two ends.
+pub fn check_answer<B>(answer: &Response<B>) -> Result<(), TwoEnds> {
+    let headers = answer.headers();
+    if headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH) {
+        return Err(TwoEnds);
+    }
+    Ok(())
 }
 
 /// Whether everybody would read the request in the same way.
@@ -102,6 +132,13 @@ pub fn remove_named(headers: &mut HeaderMap) {
     headers.remove(header::CONNECTION);
     for name in &named {
         headers.remove(name);
+    }
+}
+
+/// Removes what trailers of a request may not say.
+pub fn remove_from_trailers(trailers: &mut HeaderMap) {
+    for name in NO_TRAILERS.iter().chain(&HOP_BY_HOP) {
+        trailers.remove(name);
     }
 }
 

@@ -1,49 +1,66 @@
 //! Speaks HTTP with a client, in the stream of its tunnel.
 
+use std::convert::Infallible;
+use std::error::Error;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::Duration;
 
 use fairway_core::io::hbone::TunnelIo;
 use fairway_core::limits;
+use fairway_core::reason::Reason;
 use http::header::{self, HeaderValue};
-use http::{Response, StatusCode};
+use http::{Response, StatusCode, Version};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
+use crate::failure::{Failure, with_causes};
+use crate::heads::{Bounds, Serving, Watched};
 use crate::request;
 use crate::stream::Connection;
 
-/// A client gets so long to send the head of a request, the wait for it on a kept connection included; Envoy's idle timeout.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(3600);
-/// Header bytes of a request: what Envoy allows.
-const HEADER_BYTES: usize = 60 * 1024;
-/// Requests one client may have under way on one connection over HTTP/2.
-const STREAMS: u32 = 100;
-/// Bytes that a stream and a connection over HTTP/2 may have in flight to us.
-const WINDOWS: (u32, u32) = (256 * 1024, 1024 * 1024);
+/// Headers of a message that the parsers take unless they are told otherwise, which costs something with each.
+pub(crate) const USUAL_HEADERS: usize = 100;
 
 /// Serves HTTP/1 until the client is done or we stop.
 pub async fn serve_http1(connection: Arc<Connection>, io: TunnelIo) {
-    let shared = Arc::clone(&connection);
+    let limits = &connection.waypoint.limits;
+    let (shared, serving) = (Arc::clone(&connection), Serving::default());
+    let begins = serving.clone();
     let service = service_fn(move |request| {
-        let shared = Arc::clone(&shared);
+        let (connection, exchange) = (Arc::clone(&shared), begins.begin());
         async move {
-            let mut answered = request::serve(Arc::clone(&shared), request).await;
-            if let Ok(answer) = &mut answered {
-                end_with(&shared, answer);
+            let mut answer = request::serve(Arc::clone(&connection), request).await?;
+            end_with(&connection, &mut answer);
+            if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+                exchange.goes_on();
+            } else {
+                answer.body_mut().ends(exchange);
             }
-            answered
+            Ok::<_, Infallible>(answer)
         }
     });
     let mut builder = http1::Builder::new();
-    // 100 headers, as Envoy allows, are hyper's default. Saying so has it fill two arrays of them for every request.
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEADER_BYTES);
-    let serving = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
-    let bound = connection.waypoint.limits.duration(&limits::DRAIN_NOTICE);
+    // Heads are timed where they are read: the parser would take a new timer for each.
+    builder.timer(TokioTimer::new()).header_read_timeout(None);
+    // Of the buffer alone it would be no bound: what comes at once may be more.
+    let head = limits.size(&limits::REQUEST_HEAD);
+    builder.max_buf_size(head).max_header_size(head);
+    let headers = limits.size(&limits::REQUEST_HEADERS);
+    if headers != USUAL_HEADERS {
+        builder.max_headers(headers);
+    }
+    let io = Watched::new(io, serving.clone(), Bounds::within(limits));
+    let http1 = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
+    let bound = limits.duration(&limits::DRAIN_NOTICE);
     let notice = async move { tokio::time::sleep(bound).await };
-    serve_until_done(&connection, serving, notice, |serving| serving.graceful_shutdown()).await;
+    let served = serve_until_done(&connection, http1, notice, |http1| http1.graceful_shutdown()).await;
+    if let Err(error) = served {
+        match serving.refusal(&error) {
+            Some(failure) => request::unread(&connection, Version::HTTP_11, &failure),
+            None => ended(&connection, &error),
+        }
+    }
 }
 
 /// When we stop, the answer says that it is the last (RFC 9112 §9.6): who loses a connection that is closed without that may
@@ -56,6 +73,7 @@ fn end_with<B>(connection: &Connection, answer: &mut Response<B>) {
 
 /// Serves HTTP/2 until the client is done or we stop.
 pub async fn serve_http2(connection: Arc<Connection>, io: TunnelIo) {
+    let limits = &connection.waypoint.limits;
     let shared = Arc::clone(&connection);
     let service = service_fn(move |request| request::serve(Arc::clone(&shared), request));
     let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -63,13 +81,32 @@ pub async fn serve_http2(connection: Arc<Connection>, io: TunnelIo) {
         .timer(TokioTimer::new())
         // WebSocket over HTTP/2 (RFC 8441 §3).
         .enable_connect_protocol()
-        .max_header_list_size(u32::try_from(HEADER_BYTES).unwrap_or(u32::MAX))
-        .max_concurrent_streams(STREAMS)
-        .initial_stream_window_size(WINDOWS.0)
-        .initial_connection_window_size(WINDOWS.1);
-    let serving = pin!(builder.serve_connection(TokioIo::new(io), service));
+        .max_header_list_size(limits.number(&limits::REQUEST_HEAD))
+        .max_concurrent_streams(limits.number(&limits::CLIENT_STREAMS))
+        .initial_stream_window_size(limits.number(&limits::HTTP_STREAM_WINDOW))
+        .initial_connection_window_size(limits.number(&limits::HTTP_CONNECTION_WINDOW));
+    let io = Watched::new(io, Serving::always(), Bounds::within(limits));
+    let http2 = pin!(builder.serve_connection(TokioIo::new(io), service));
     // GOAWAY says which requests were the last (RFC 9113 §6.8).
-    serve_until_done(&connection, serving, std::future::ready(()), |serving| serving.graceful_shutdown()).await;
+    let served = serve_until_done(&connection, http2, std::future::ready(()), |http2| http2.graceful_shutdown()).await;
+    if let Err(error) = served {
+        if is_refused(&error) {
+            let failure = Failure::new(Reason::BadRequest, with_causes(&error));
+            request::unread(&connection, Version::HTTP_2, &failure);
+        } else {
+            ended(&connection, &error);
+        }
+    }
+}
+
+/// Whether it is us who ended a connection over HTTP/2, for what came on it.
+fn is_refused(error: &hyper::Error) -> bool {
+    let h2 = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
+    h2.is_some_and(|error| error.is_library() && (error.is_go_away() || error.is_reset()))
+}
+
+fn ended(connection: &Connection, error: &hyper::Error) {
+    tracing::debug!(client = %connection.client.identity, service = connection.listener, %error, "HTTP connection ended");
 }
 
 /// Ends with the connection; when we stop, `shut_down` asks the client to open no more requests after `notice`, and those under way
@@ -79,7 +116,8 @@ async fn serve_until_done<C>(
     mut serving: Pin<&mut C>,
     notice: impl Future<Output = ()>,
     shut_down: impl FnOnce(Pin<&mut C>),
-) where
+) -> Result<(), hyper::Error>
+where
     C: Future<Output = Result<(), hyper::Error>>,
 {
     let mut drain = connection.drain.clone();
@@ -96,11 +134,8 @@ async fn serve_until_done<C>(
         shut_down(serving.as_mut());
         (&mut serving).await
     };
-    let served = tokio::select! {
+    tokio::select! {
         served = served => served,
-        () = cut.immediate() => return,
-    };
-    if let Err(error) = served {
-        tracing::debug!(client = %connection.client.identity, service = connection.listener, %error, "HTTP connection ended");
+        () = cut.immediate() => Ok(()),
     }
 }

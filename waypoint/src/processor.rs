@@ -30,15 +30,14 @@ mod flow;
 pub mod heard;
 mod session;
 
-/// A client gets so long to send a body that is shown at once; as long as Envoy's idle streams last.
-const BODY_PATIENCE: Duration = Duration::from_secs(300);
-
 /// What a processor sees of one request and its answer.
 pub struct Seen {
     session: Session,
     modes: Modes,
     /// Bytes of a body that is shown at once.
     most: usize,
+    /// How long a client has for one.
+    patience: Duration,
 }
 
 /// What becomes of a body.
@@ -85,7 +84,9 @@ impl Seen {
     ) -> Self {
         let rules = Rules { modes, may_override: processor.may_override, own, kept: processor.kept.clone() };
         let session = Session::begin(connection, config, processor, rules);
-        Self { session, modes, most: connection.waypoint.limits.size(&limits::PROCESSOR_BODY) }
+        let limits = &connection.waypoint.limits;
+        let patience = limits.duration(&limits::SHOWN_BODY_TIMEOUT);
+        Self { session, modes, most: limits.size(&limits::PROCESSOR_BODY), patience }
     }
 
     /// Whether bodies are seen of what comes next.
@@ -111,10 +112,15 @@ impl Seen {
         body: &mut Received,
     ) -> Result<bool, Failure> {
         let source = std::mem::replace(body, Received::whole(bytes::Bytes::new(), None));
+        let patience = self.patience;
         let gathering = |body, most| async move {
-            let late = |_elapsed| Failure::new(Reason::TimedOut, format!("no whole body within {BODY_PATIENCE:?}"));
-            let gathered = timeout(BODY_PATIENCE, flow::gather(body, most)).await.map_err(late)?;
+            let late = |_elapsed| Failure::too_slow(Reason::TimedOut, format!("no whole body within {patience:?}"));
+            let gathered = timeout(patience, flow::gather(body, most, None)).await.map_err(late)?;
             gathered.map_err(|error| match error {
+                // There is a bound for all of it.
+                Ungathered::Silent(longest) => {
+                    Failure::too_slow(Reason::TimedOut, format!("nothing more of the body within {longest:?}"))
+                }
                 Ungathered::Broken(error) => Failure::new(Reason::ClientLeft, error),
                 Ungathered::TooLong => {
                     let failure = Failure::new(Reason::BadRequest, too_long(most));
@@ -146,7 +152,8 @@ impl Seen {
         if !self.modes.response.is_any() {
             return Ok(());
         }
-        let (source, deadline) = (answered.take_body(), answered.deadline());
+        let (deadline, silence) = (answered.deadline(), answered.longest_silence());
+        let source = answered.take_body();
         let (status, headers) = answered.head();
         let mut seen = headers.clone();
         framing::remove_hop_by_hop(&mut seen);
@@ -154,14 +161,15 @@ impl Seen {
         let shown = Lines { headers: own.into_iter().chain(lines(&seen).headers).collect() };
         let gathering = |body, most| async move {
             let gathered = match deadline {
-                None => flow::gather(body, most).await,
-                Some(deadline) => match timeout_at(deadline, flow::gather(body, most)).await {
+                None => flow::gather(body, most, silence).await,
+                Some(deadline) => match timeout_at(deadline, flow::gather(body, most, silence)).await {
                     Ok(gathered) => gathered,
                     Err(_elapsed) => return Err(Failure::new(Reason::TimedOut, AnswerError::Late)),
                 },
             };
             gathered.map_err(|error| match error {
                 Ungathered::Broken(error) => Failure::new(Reason::ResetByPeer, error),
+                Ungathered::Silent(longest) => Failure::new(Reason::IdleTimeout, AnswerError::Silent(longest)),
                 Ungathered::TooLong => {
                     let failure = Failure::new(Reason::ProcessorFailed, too_long(most));
                     Failure { status: Some(StatusCode::INTERNAL_SERVER_ERROR), ..failure }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
@@ -13,9 +13,10 @@ use http_body_util::BodyExt;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-/// Bytes of a body that are kept to be sent again; what is longer is sent once. A message of most APIs fits.
-const KEPT_BYTES: usize = 64 * 1024;
+use crate::framing;
+
 /// Frames that are kept; with single bytes in each, more would cost more memory than the bytes.
 const KEPT_FRAMES: usize = 256;
 
@@ -62,13 +63,18 @@ struct Shared {
     source: Source,
     kept: Vec<Piece>,
     kept_bytes: usize,
-    keeps: bool,
+    /// Bytes that are kept; none where it is sent once.
+    keeps: Option<usize>,
     ended: bool,
     begun: bool,
     is_stopped: bool,
     attempt: u32,
     length: Option<u64>,
     passed: u64,
+    /// When some of it came last.
+    moved: Instant,
+    /// Who waits for more of it, if somebody does.
+    waits: Option<Waker>,
 }
 
 enum Source {
@@ -95,8 +101,8 @@ pub enum BodyError {
     /// A processor has failed, or has answered the request itself.
     #[error("the request's body goes no further: {0}")]
     Processor(String),
-    /// Another attempt sends the body now.
-    #[error("another attempt sends the request's body")]
+    /// Another attempt sends the body now, or nobody wants it any more.
+    #[error("another attempt sends the request's body, or nobody wants it any more")]
     Superseded,
 }
 
@@ -113,7 +119,7 @@ pub fn is_clients(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-/// Whether the client's body could not be read for what it is, rather than for want of more: chunks that are none.
+/// Whether a body could not be read for what it is, rather than for want of more: chunks that are none.
 #[must_use]
 pub fn is_malformed(error: &(dyn Error + 'static)) -> bool {
     let mut cause = Some(error);
@@ -255,7 +261,10 @@ impl Piece {
     fn of(frame: Frame<Bytes>) -> Result<Self, Frame<Bytes>> {
         match frame.into_data() {
             Ok(bytes) => Ok(Self::Data(bytes)),
-            Err(frame) => frame.into_trailers().map(Self::Trailers),
+            Err(frame) => frame.into_trailers().map(|mut trailers| {
+                framing::remove_from_trailers(&mut trailers);
+                Self::Trailers(trailers)
+            }),
         }
     }
 
@@ -272,12 +281,13 @@ impl Piece {
 }
 
 impl Replay {
-    /// The body; `keeps` where it may have to be sent again.
+    /// The body; `keeps` so many bytes where it may have to be sent again.
     #[must_use]
-    pub fn new(body: Received, keeps: bool) -> Self {
+    pub fn new(body: Received, keeps: Option<usize>) -> Self {
         let Received { source, ahead, length, ended } = body;
         // What is known to be too long need not be begun with.
-        let keeps = keeps && length.is_none_or(|length| length <= u64::try_from(KEPT_BYTES).unwrap_or(u64::MAX));
+        let fits = |most: &usize| length.is_none_or(|length| length <= u64::try_from(*most).unwrap_or(u64::MAX));
+        let keeps = keeps.filter(fits);
         let replay = Self::of(source, keeps, ended, length);
         replay.begun_with(ahead.into_pieces());
         replay
@@ -286,7 +296,7 @@ impl Replay {
     /// These bytes.
     #[must_use]
     pub fn whole(bytes: Bytes) -> Self {
-        let replay = Self::of(Source::Nothing, true, true, u64::try_from(bytes.len()).ok());
+        let replay = Self::of(Source::Nothing, Some(bytes.len()), true, u64::try_from(bytes.len()).ok());
         replay.begun_with(Some(bytes).filter(|bytes| !bytes.is_empty()).into_iter().map(Piece::Data).collect());
         replay
     }
@@ -294,7 +304,7 @@ impl Replay {
     /// Whatever comes here, until nobody can send any more.
     #[must_use]
     pub fn fed(messages: mpsc::Receiver<Bytes>) -> Self {
-        Self::of(Source::Fed(messages), false, false, None)
+        Self::of(Source::Fed(messages), None, false, None)
     }
 
     fn begun_with(&self, pieces: Vec<Piece>) {
@@ -307,13 +317,24 @@ impl Replay {
     /// No body.
     #[must_use]
     pub fn empty() -> Self {
-        Self::of(Source::Nothing, true, true, Some(0))
+        Self::of(Source::Nothing, Some(0), true, Some(0))
     }
 
-    fn of(source: Source, keeps: bool, ended: bool, length: Option<u64>) -> Self {
-        let (kept, kept_bytes, begun, attempt, passed) = (Vec::new(), 0, false, 0, 0);
-        let shared =
-            Shared { source, kept, kept_bytes, keeps, ended, begun, is_stopped: false, attempt, length, passed };
+    fn of(source: Source, keeps: Option<usize>, ended: bool, length: Option<u64>) -> Self {
+        let shared = Shared {
+            source,
+            kept: Vec::new(),
+            kept_bytes: 0,
+            keeps,
+            ended,
+            begun: false,
+            is_stopped: false,
+            attempt: 0,
+            length,
+            passed: 0,
+            moved: Instant::now(),
+            waits: None,
+        };
         Self(Arc::new(Mutex::new(shared)))
     }
 
@@ -333,7 +354,7 @@ impl Replay {
     #[must_use]
     pub fn can_repeat(&self) -> bool {
         let shared = self.lock();
-        !shared.is_stopped && (shared.keeps || !shared.begun || (shared.ended && shared.passed == 0))
+        !shared.is_stopped && (shared.keeps.is_some() || !shared.begun || (shared.ended && shared.passed == 0))
     }
 
     /// Whether it broke off, which is nothing that an endpoint can be blamed for.
@@ -346,7 +367,7 @@ impl Replay {
     #[must_use]
     pub fn is_whole(&self) -> bool {
         let shared = self.lock();
-        shared.ended && (shared.keeps || shared.passed == 0)
+        shared.ended && (shared.keeps.is_some() || shared.passed == 0)
     }
 
     /// Whether the client has sent all of it.
@@ -361,6 +382,32 @@ impl Replay {
         self.lock().passed
     }
 
+    /// When some of it came last, or it was begun with.
+    #[must_use]
+    pub fn moved(&self) -> Instant {
+        self.lock().moved
+    }
+
+    /// Whether an endpoint waits for more of it.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        let shared = self.lock();
+        shared.waits.is_some() && !shared.ended
+    }
+
+    /// Nobody wants any more of it: who would send it is told, so that the connections that it comes from and goes to do not wait for
+    /// its end.
+    pub fn give_up(&self) {
+        let (waits, _source) = {
+            let mut shared = self.lock();
+            shared.attempt += 1;
+            (shared.waits.take(), std::mem::replace(&mut shared.source, Source::Nothing))
+        };
+        if let Some(waits) = waits {
+            waits.wake();
+        }
+    }
+
     /// How much of it has come, for somebody else; it does not keep the body.
     #[must_use]
     pub fn watched(&self) -> Passed {
@@ -371,7 +418,7 @@ impl Replay {
     #[must_use]
     pub fn copy(&self) -> Self {
         let shared = self.lock();
-        let copy = Self::of(Source::Nothing, true, true, shared.length);
+        let copy = Self::of(Source::Nothing, Some(shared.kept_bytes), true, shared.length);
         {
             let mut inner = copy.lock();
             inner.kept.clone_from(&shared.kept);
@@ -391,10 +438,10 @@ impl Shared {
         self.begun = true;
         self.passed += u64::try_from(length).unwrap_or(u64::MAX);
         self.kept_bytes += length;
-        if self.keeps && self.kept_bytes <= KEPT_BYTES && self.kept.len() < KEPT_FRAMES {
+        if self.keeps.is_some_and(|most| self.kept_bytes <= most) && self.kept.len() < KEPT_FRAMES {
             self.kept.push(piece);
         } else {
-            self.keeps = false;
+            self.keeps = None;
             self.kept = Vec::new();
         }
     }
@@ -422,13 +469,20 @@ impl Body for Attempt {
             return Poll::Ready(None);
         }
         let source = &mut shared.source;
-        let frame = match ready!(Pin::new(&mut *source).poll_frame(context)) {
-            Some(Ok(frame)) => frame,
-            Some(Err(error)) => {
+        let frame = match Pin::new(&mut *source).poll_frame(context) {
+            Poll::Pending => {
+                match &mut shared.waits {
+                    Some(waits) => waits.clone_from(context.waker()),
+                    None => shared.waits = Some(context.waker().clone()),
+                }
+                return Poll::Pending;
+            }
+            Poll::Ready(Some(Ok(frame))) => frame,
+            Poll::Ready(Some(Err(error))) => {
                 shared.is_stopped = true;
                 return Poll::Ready(Some(Err(error)));
             }
-            None => {
+            Poll::Ready(None) => {
                 shared.ended = true;
                 return Poll::Ready(None);
             }
@@ -436,6 +490,7 @@ impl Body for Attempt {
         // Nothing comes behind trailers, and nobody asks whether anything does.
         let ended = source.is_end_stream() || frame.is_trailers();
         shared.ended |= ended;
+        (shared.moved, shared.waits) = (Instant::now(), None);
         let frame = match Piece::of(frame) {
             Ok(piece) => {
                 shared.keep(piece.clone());
@@ -443,7 +498,7 @@ impl Body for Attempt {
             }
             Err(other) => other,
         };
-        if shared.keeps {
+        if shared.keeps.is_some() {
             this.at += 1;
         } else {
             this.at = 0;

@@ -45,9 +45,13 @@ pub fn failed(failure: &Failure, mut ending: Ending) -> Response<Body> {
         let challenge = HeaderValue::try_from(challenge).ok();
         response.headers_mut().extend(challenge.map(|challenge| (header::WWW_AUTHENTICATE, challenge)));
     }
-    let line = headers::proxy_status(failure.reason).map(|line| (headers::PROXY_STATUS, line));
-    response.headers_mut().extend(line);
+    say(failure.reason, &mut response);
     response
+}
+
+/// Says that an answer is ours, and why (RFC 9209).
+fn say(reason: Reason, response: &mut Response<Body>) {
+    response.headers_mut().extend(headers::proxy_status(reason).map(|line| (headers::PROXY_STATUS, line)));
 }
 
 /// The answer that a route is.
@@ -55,25 +59,24 @@ pub fn failed(failure: &Failure, mut ending: Ending) -> Response<Body> {
 pub fn direct(status: StatusCode, text: Bytes, mut ending: Ending) -> Response<Body> {
     let refuses = status.is_server_error();
     ending.done.status = status.as_u16();
-    ending.done.reason = if refuses { Reason::RouteRefuses } else { Reason::Ok };
+    let reason = if refuses { Reason::RouteRefuses } else { Reason::RouteAnswered };
+    ending.done.reason = reason;
     let mut response = match refuses && ending.done.is_grpc {
         true if text.is_empty() => in_grpc(grpc::code(status), Reason::RouteRefuses.message(), ending),
         true => in_grpc(grpc::code(status), &String::from_utf8_lossy(&text), ending),
         false => plain(status, text, ending),
     };
-    if refuses {
-        let line = headers::proxy_status(Reason::RouteRefuses).map(|line| (headers::PROXY_STATUS, line));
-        response.headers_mut().extend(line);
-    }
+    say(reason, &mut response);
     response
 }
 
 /// The answer that sends the client elsewhere.
 #[must_use]
 pub fn redirect(status: StatusCode, location: &str, mut ending: Ending) -> Response<Body> {
-    ending.done.status = status.as_u16();
+    (ending.done.status, ending.done.reason) = (status.as_u16(), Reason::RouteAnswered);
     let mut response = Response::new(Body::ours(Bytes::new(), Some(ending)));
     *response.status_mut() = status;
+    say(Reason::RouteAnswered, &mut response);
     response.headers_mut().extend(HeaderValue::try_from(location).ok().map(|location| (header::LOCATION, location)));
     response
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
+use fairway_core::limits;
 use fairway_core::reason::Reason;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request};
@@ -62,7 +63,7 @@ enum Answer {
 
 /// Serves one request.
 pub async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-    // After CONNECT there is no next request.
+    // After CONNECT there is no next request, and a connection that is closed would be without the answer.
     let has_next = request.version() < Version::HTTP_2 && request.method() != Method::CONNECT;
     // To CONNECT any success says that the connection goes on (RFC 9113 §8.5), which only an endpoint that has agreed may.
     let is_connect = request.method() == Method::CONNECT;
@@ -71,7 +72,10 @@ pub async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> R
     // What seldom happens on the way is in boxes of its own, so that this one is small.
     let answer = Box::pin(walk(&connection, request, &mut ending.done, &mut response_edits)).await;
     let answer = if is_connect { answer.map_or_else(|failure| Err(no_success(failure)), agreed) } else { answer };
-    let is_doubtful = answer.as_ref().is_err_and(|failure| failure.reason == Reason::BadRequest);
+    // Nor does one whose body is not waited for.
+    let is_doubtful = answer
+        .as_ref()
+        .is_err_and(|failure| failure.reason == Reason::BadRequest || failure.status() == StatusCode::REQUEST_TIMEOUT);
     let mut response = match answer {
         Ok(Answer::Direct(status, text)) => reply::direct(status, text, ending),
         Ok(Answer::Redirect(status, location)) => reply::redirect(status, &location, ending),
@@ -88,6 +92,20 @@ pub async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> R
     let (parts, mut body) = response.into_parts();
     body.answered(&parts.headers);
     Ok(Response::from_parts(parts, body))
+}
+
+/// One of which not even the head can be read: it is counted and logged, too.
+pub fn unread(connection: &Arc<Connection>, version: Version, failure: &Failure) {
+    // No method is spelt so.
+    let method = Method::from_bytes(b"-").unwrap_or_default();
+    let mut done = Done::begun(method, String::new(), false);
+    let config = connection.waypoint.config.load();
+    if let Some(Listener::Http(http)) = config.listeners.get(&connection.listener).map(|it| &**it) {
+        done.kept = Kept::begun(http, version, None);
+    }
+    (done.status, done.reason) = (failure.status().as_u16(), failure.reason);
+    done.detail = Some(failure.detail.clone());
+    drop(Ending { connection: Arc::clone(connection), done });
 }
 
 fn begin(connection: &Arc<Connection>, request: &Request<Incoming>) -> Ending {
@@ -135,6 +153,11 @@ async fn walk(
     let told = request.uri().query().filter(|_| http.tokens.is_none());
     done.kept = Kept::begun(http, request.version(), told);
     framing::check(&request).map_err(|error| bad(&error))?;
+    let most = connection.waypoint.limits.size(&limits::REQUEST_HEADERS);
+    if request.headers().len() > most {
+        // Over HTTP/1.1 the parser counts them.
+        return Err(Failure::new(Reason::HeadersTooLarge, format!("more than {most} headers")));
+    }
     let mut upgrade = upgrade::asked(&mut request, &http.upgrades);
     if upgrade.is_none() && request.method() == Method::CONNECT {
         return Err(bad(&framing::BadFraming::Connect));

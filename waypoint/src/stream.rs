@@ -12,6 +12,7 @@ use fairway_core::io::hbone::headers::{BAGGAGE, Baggage};
 use fairway_core::io::hbone::lifetime::Lifetime;
 use fairway_core::io::hbone::server::Incoming;
 use fairway_core::io::hbone::{TunnelIo, TunnelStream};
+use fairway_core::limits;
 use fairway_core::reason::Reason;
 use fairway_core::route::{self, Bound};
 use fairway_core::service::AppProtocol;
@@ -39,8 +40,6 @@ use crate::waypoint::Waypoint;
 /// How long a client that says nothing is taken for one that waits for the server to begin. Only then is a server connected
 /// that may turn out not to be needed; whoever speaks first still decides.
 const SERVER_FIRST: Duration = Duration::from_millis(100);
-/// How long a client of TLS may take to say whom it means; Envoy's bound.
-const HELLO: Duration = Duration::from_secs(15);
 /// Name of the listener for what is addressed to workloads.
 pub(crate) const WORKLOADS: &str = "workloads";
 
@@ -227,10 +226,11 @@ impl Connection {
         let mut ahead = BytesMut::new();
         let mut told = Carried::default();
         let begun = |bytes: &[u8]| Some(client_hello::read(bytes)).filter(|hello| *hello != Hello::Incomplete);
-        let opened = match timeout(HELLO, hear(&mut tunnel, &mut ahead, begun, Hello::Other)).await {
+        let patience = self.waypoint.limits.duration(&limits::CLIENT_HELLO_TIMEOUT);
+        let opened = match timeout(patience, hear(&mut tunnel, &mut ahead, begun, Hello::Other)).await {
             Ok(None) => return,
             Ok(Some(hello)) => self.opened_by_name(hello, &mut told).await,
-            Err(_elapsed) => Err(Failure::new(Reason::TimedOut, format!("no name of TLS within {HELLO:?}"))),
+            Err(_elapsed) => Err(Failure::new(Reason::TimedOut, format!("no name of TLS within {patience:?}"))),
         };
         match opened {
             Ok((way, terms)) => opaque::carry(self, tunnel, (ahead.freeze(), Bytes::new()), way, &terms).await,
@@ -260,7 +260,8 @@ impl Connection {
     async fn listen(&self, incoming: Incoming) -> Option<(TunnelStream, Bytes, Speech)> {
         let mut tunnel = incoming.accept(describe(&self.local)).ok()?;
         let mut ahead = BytesMut::new();
-        let speech = hear(&mut tunnel, &mut ahead, spoken, Speech::Unclear).await?;
+        let patience = self.waypoint.limits.duration(&limits::CLIENT_IDLE);
+        let speech = timeout(patience, hear(&mut tunnel, &mut ahead, spoken, Speech::Unclear)).await.ok()??;
         Some((tunnel, ahead.freeze(), speech))
     }
 

@@ -476,16 +476,19 @@ fn labels<'a>(asked: Option<&'a Said>, metric: &str, usual: &[LabelPair<'a>]) ->
 /// The short codes that users of Envoy know.
 pub(crate) fn flags(done: &Done) -> &'static str {
     match done.reason {
-        Reason::Ok if done.is_delayed => "DI",
+        Reason::Ok | Reason::RouteAnswered if done.is_delayed => "DI",
         Reason::FaultInjected => "FI",
         Reason::NoHealthyUpstream => "UH",
         Reason::RouteNotFound => "NR",
         Reason::TimedOut => "UT",
+        Reason::IdleTimeout => "SI",
         Reason::ConnectionLimit => "UO",
         Reason::RateLimited => "RL",
         Reason::ResetByPeer | Reason::Http2Failed => "UC",
+        Reason::AnswerMalformed => "UPE",
         Reason::ClientLeft => "DC",
-        Reason::Ok | Reason::BadRequest | Reason::RouteRefuses => "-",
+        Reason::Ok | Reason::RouteAnswered | Reason::RouteRefuses => "-",
+        Reason::BadRequest | Reason::HeadersTooLarge => "-",
         // As Envoy, which has no code for it.
         Reason::ProcessorFailed | Reason::ProcessorAnswered => "-",
         Reason::RateLimiterFailed => "RLSE",

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
+use fairway_core::access_log::Template;
 use fairway_core::ident::Identity;
 use fairway_core::io::certs::Certificates;
 use fairway_core::io::certs::test_authority::TestAuthority;
@@ -36,8 +37,8 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::config::{
-    Action, Assignment, Backend, Before, Cluster, Config, Current, Edits, Forward, Host, Http, Listener, Match,
-    Outliers, PathMatch, Protocol, Route, Rules, Table, Tokens, Weighted,
+    Action, Assignment, Backend, Before, Cluster, Config, Current, Edits, Format, Forward, Host, Http, Listener,
+    Logger, Logs, Match, Outliers, PathMatch, Protocol, Route, Rules, Sink, Table, Tokens, Weighted,
 };
 use crate::export;
 use crate::in_flight::InFlight;
@@ -160,6 +161,11 @@ fn service(name: &str, vip: [u8; 4], ports: &[(u32, u32, proto::AppProtocol)], b
 
 impl Served {
     pub(crate) async fn start() -> Self {
+        Self::within(Limits::default()).await
+    }
+
+    /// With these bounds.
+    pub(crate) async fn within(limits: Limits) -> Self {
         let root = tempfile::tempdir().unwrap();
         let authority = TestAuthority::open(&root.path().join("ca.pem"), SystemTime::now()).unwrap();
         let hour = Duration::from_secs(3600);
@@ -195,8 +201,8 @@ impl Served {
         };
         let (trigger, drain) = drain::new();
         let pool = || Pool::new(sockets.clone(), certificates.clone(), ReceiveBudget::default());
-        let (exports, exporters) = export::queues(&Limits::default(), &metrics);
-        let (lines, writer) = lines::queue(&Limits::default(), &metrics);
+        let (exports, exporters) = export::queues(&limits, &metrics);
+        let (lines, writer) = lines::queue(&limits, &metrics);
         let waypoint = Arc::new(Waypoint {
             config: Arc::new(Current::default()),
             held: Held::default(),
@@ -205,16 +211,16 @@ impl Served {
             last: ArcSwapOption::empty(),
             live,
             tunnels: pool(),
-            upstreams: Upstreams::default(),
+            upstreams: Upstreams::within(&limits),
             loads: Loads::default(),
             originations: Originations::new(tls::provider(), &Limits::default()),
             names: Names::new(&metrics),
-            rates: Buckets::within(&Limits::default()),
-            telemetry: Telemetry::new(&metrics, &Limits::default()),
+            rates: Buckets::within(&limits),
+            telemetry: Telemetry::new(&metrics, &limits),
             exports,
             lines,
-            handshakes: Handshakes::within(&Limits::default()),
-            limits: Limits::default(),
+            handshakes: Handshakes::within(&limits),
+            limits: limits.clone(),
             certificates: certificates.clone(),
             sockets: sockets.clone(),
             budget: ReceiveBudget::default(),
@@ -243,6 +249,18 @@ impl Served {
     /// Puts `self.config` in force.
     pub(crate) fn publish(&self) {
         self.waypoint.config.publish(self.config.clone());
+    }
+
+    /// Has this line written of each request for port `port`, in the words of access logs, from now on.
+    pub(crate) fn log(&mut self, port: u16, line: &str) {
+        let sink = Sink::Line(Format::Text(Template::parse(&format!("{line}\n")).unwrap()), false);
+        let logs = Logs { loggers: vec![Logger { condition: None, sink }], asked: Vec::new(), answered: Vec::new() };
+        if let Some(listener) = self.config.listeners.get_mut(&format!("{WEB}:{port}"))
+            && let Listener::Http(http) = Arc::make_mut(listener)
+        {
+            http.logs = Some(Arc::new(logs));
+        }
+        self.publish();
     }
 
     /// Believes these tokens from now on, in requests for port `port`.
@@ -435,6 +453,7 @@ pub(crate) fn route_to(cluster: &str) -> Route {
         path: None,
         host: None,
         timeout: None,
+        idle: None,
         retry: None,
         mirrors: Vec::new(),
         hash: None,

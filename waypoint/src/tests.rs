@@ -24,9 +24,12 @@ use crate::testing::{PATIENCE, Served, WEB, answer, forwarding, get, origin, own
 
 mod admin;
 mod authorizer;
+mod bad;
 mod before;
 mod endpoints;
 mod hedging;
+mod hostile;
+mod idle;
 mod in_flight;
 mod limiter;
 mod logs;
@@ -161,7 +164,7 @@ async fn routes_answer_redirect_and_are_missed() {
     empty.matching.path = crate::config::PathMatch::Exact("/empty".into());
     served.http(80, vec![], vec![redirect, refuse, unknown, empty], &[]);
     let rows = [
-        ("/old", 301, None),
+        ("/old", 301, Some(Reason::RouteAnswered)),
         ("/refused", 500, Some(Reason::RouteRefuses)),
         ("/unknown", 500, Some(Reason::NoHealthyUpstream)),
         ("/empty", 503, Some(Reason::NoHealthyUpstream)),
@@ -373,6 +376,7 @@ async fn requests_that_could_be_read_in_two_ways_never_reach_the_endpoint() {
     .await;
     served.announce("web", endpoint.ip(), false, |_| {});
     served.http(80, vec![], vec![route_to(&web(80))], &[endpoint]);
+    served.log(80, "%RESPONSE_CODE% %RESPONSE_FLAGS% %RESPONSE_CODE_DETAILS%");
     let requests = [
         "GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
         "GET / HTTP/1.1\r\n\r\n",
@@ -388,15 +392,21 @@ async fn requests_that_could_be_read_in_two_ways_never_reach_the_endpoint() {
         let mut stream = served.dial("10.96.0.1:80").await;
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answered = Vec::new();
-        while !answered.ends_with(b"\r\n\r\n") {
+        while !answered.ends_with(b"(bad_request)\n") {
             match tokio::time::timeout(PATIENCE, stream.read_u8()).await.unwrap() {
                 Ok(byte) => answered.push(byte),
                 Err(_ended) => break,
             }
         }
+        if !request.starts_with("CONNECT ") {
+            let next = tokio::time::timeout(PATIENCE, stream.read_u8()).await;
+            assert!(next.unwrap().is_err(), "{request:?}: nothing more is read of what comes behind");
+        }
         let answered = String::from_utf8_lossy(&answered).into_owned();
         assert!(answered.starts_with("HTTP/1.1 400 "), "{request:?}: {answered:?}");
+        assert!(answered.contains("proxy-status: fairway; error=http_request_error; details=\"bad_request\"\r\n"));
     }
+    assert_eq!(served.logged.lines(requests.len()).await, vec!["400 - bad_request"; requests.len()]);
     assert_eq!(asked.load(Ordering::SeqCst), 0);
     let (response, _) = served.send(80, false, get("/", &[])).await;
     assert_eq!(response.status(), StatusCode::OK, "a neighbour is served");

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use fairway_core::ident::Identity;
 use fairway_core::io::hbone::TunnelIo;
+use fairway_core::limits::{self, Limits};
 use fairway_core::reason::Reason;
 use fairway_core::route::Plan;
 use http::{Request, Response};
@@ -21,6 +22,7 @@ use tokio::time::Instant;
 use crate::config::{Cluster, Origination, Reuse};
 use crate::dial::{self, Opened};
 use crate::failure::Failure;
+use crate::http_server::USUAL_HEADERS;
 use crate::load::{Load, UnderWay};
 use crate::origination::Inside;
 use crate::replay::Attempt;
@@ -28,12 +30,6 @@ use crate::stream::Connection;
 
 /// How often connections are looked at that wait for requests.
 const SWEEP: Duration = Duration::from_secs(1);
-/// Connections of one client to one endpoint that wait for requests: more than programs commonly have open.
-const IDLE_EACH: usize = 64;
-/// Header bytes of an answer over HTTP/1.1, and of one over HTTP/2: what Envoy allows.
-const HEADER_BYTES: usize = 60 * 1024;
-/// Bytes that a stream and a connection over HTTP/2 may have in flight to us.
-const WINDOWS: (u32, u32) = (256 * 1024, 1024 * 1024);
 
 /// What a connection is for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -83,8 +79,13 @@ enum Sender {
 }
 
 /// Connections that wait for requests, and since when.
-#[derive(Default)]
-pub struct Upstreams(Mutex<HashMap<Key, Vec<(Upstream, Instant)>>>);
+pub struct Upstreams {
+    waiting: Mutex<Waiting>,
+    /// Of one client to one endpoint.
+    most: usize,
+}
+
+type Waiting = HashMap<Key, Vec<(Upstream, Instant)>>;
 
 /// A request that was not answered.
 pub struct Unsent {
@@ -156,8 +157,14 @@ impl Upstream {
 }
 
 impl Upstreams {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Key, Vec<(Upstream, Instant)>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// None, and as many as the limits say.
+    #[must_use]
+    pub fn within(limits: &Limits) -> Self {
+        Self { waiting: Mutex::default(), most: limits.size(&limits::IDLE_UPSTREAMS) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A connection that is there already and can take a request.
@@ -192,7 +199,7 @@ impl Upstreams {
         if matches!(upstream.sender, Sender::Http1(_)) {
             let mut all = self.lock();
             let (waiting, now) = (all.entry(key).or_default(), Instant::now());
-            if !upstream.is_over(now, now) && waiting.len() < IDLE_EACH {
+            if !upstream.is_over(now, now) && waiting.len() < self.most {
                 waiting.push((upstream, now));
             }
         }
@@ -265,19 +272,20 @@ pub async fn open(
     let how = (Some(cluster), Inside::http(http2));
     let opened = dial::open(&connection.waypoint, &connection.local, plan, &connection.client, how).await?;
     let held = Arc::clone(&room);
+    let limits = &connection.waypoint.limits;
     let (sender, identity) = match opened {
         Opened::Tunnel { stream, identity, .. } => {
-            (shake(TunnelIo::new(stream, bytes::Bytes::new()), http2, held).await?, identity)
+            (shake(TunnelIo::new(stream, bytes::Bytes::new()), http2, limits, held).await?, identity)
         }
-        Opened::Plain(socket) => (shake(socket, http2, held).await?, None),
-        Opened::Secured { stream, identity } => (shake(stream, http2, held).await?, identity),
+        Opened::Plain(socket) => (shake(socket, http2, limits, held).await?, None),
+        Opened::Secured { stream, identity } => (shake(stream, http2, limits, held).await?, identity),
     };
     let (begun, requests, load) = (Instant::now(), Arc::default(), Wakes(Arc::clone(load)));
     Ok((Upstream { sender, begun, reuse: cluster.reuse, requests, room, load }, identity))
 }
 
 /// `room` is held for as long as the connection lasts.
-async fn shake<T>(io: T, http2: bool, room: Arc<UnderWay>) -> Result<Sender, Failure>
+async fn shake<T>(io: T, http2: bool, limits: &Limits, room: Arc<UnderWay>) -> Result<Sender, Failure>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
@@ -287,16 +295,20 @@ where
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
-            .initial_stream_window_size(WINDOWS.0)
-            .initial_connection_window_size(WINDOWS.1)
-            .max_header_list_size(u32::try_from(HEADER_BYTES).unwrap_or(u32::MAX));
+            .initial_stream_window_size(limits.number(&limits::HTTP_STREAM_WINDOW))
+            .initial_connection_window_size(limits.number(&limits::HTTP_CONNECTION_WINDOW))
+            .max_header_list_size(limits.number(&limits::ANSWER_HEAD));
         let (sender, connection) = builder.handshake(io).await.map_err(failed)?;
         tokio::spawn(hold(room, connection));
         return Ok(Sender::Http2(sender));
     }
     let mut builder = http1::Builder::new();
-    // Of 100 headers at most, hyper's default, which costs less than saying so.
-    builder.max_buf_size(HEADER_BYTES);
+    let head = limits.size(&limits::ANSWER_HEAD);
+    builder.max_buf_size(head).max_header_size(head);
+    let headers = limits.size(&limits::ANSWER_HEADERS);
+    if headers != USUAL_HEADERS {
+        builder.max_headers(headers);
+    }
     let (sender, connection) = builder.handshake(io).await.map_err(failed)?;
     tokio::spawn(hold(room, connection.with_upgrades()));
     Ok(Sender::Http1(sender))

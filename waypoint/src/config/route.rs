@@ -223,6 +223,7 @@ fn forward(message: &RouteAction) -> Result<Forward, Wrong> {
         path,
         host,
         timeout: bounds.min(),
+        idle: message.idle_timeout.as_ref().map(duration).transpose().within("idle_timeout")?,
         retry: retry_policy,
         mirrors: all("request_mirror_policies", &message.request_mirror_policies, mirror)?,
         hash: hash(&message.hash_policy)?,

@@ -55,6 +55,9 @@ fn timeouts_are_envoys() {
     assert_eq!(forward(|_| {}).timeout, Some(Duration::from_secs(15)), "Envoy's own where none is named");
     assert_eq!(forward(|action| action.timeout = seconds(0)).timeout, None, "zero is none");
     assert_eq!(forward(|action| action.timeout = seconds(3)).timeout, Some(Duration::from_secs(3)));
+    assert_eq!(forward(|_| {}).idle, None, "as the waypoint's limit says");
+    assert_eq!(forward(|action| action.idle_timeout = seconds(0)).idle, Some(Duration::ZERO), "zero is for ever");
+    assert_eq!(forward(|action| action.idle_timeout = seconds(3)).idle, Some(Duration::from_secs(3)));
 }
 
 #[test]

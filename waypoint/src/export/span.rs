@@ -55,7 +55,7 @@ fn status(done: &Done) -> Status {
 }
 
 fn attributes(connection: &Connection, done: &Done, trace: &Trace) -> Vec<KeyValue> {
-    let failed = done.reason != Reason::Ok;
+    let failed = !matches!(done.reason, Reason::Ok | Reason::RouteAnswered);
     let (method, original) = method(&done.method);
     let texts = [
         ("http.request.method", Some(method)),

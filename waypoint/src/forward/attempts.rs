@@ -1,5 +1,6 @@
 //! Attempts to have one request answered: an endpoint, a connection to it, and another one if the route says so.
 
+use std::error::Error;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -19,7 +20,8 @@ use super::Outgoing;
 use crate::body::Coming;
 use crate::config::{Assignment, Cluster, Config, Protocol, Retry};
 use crate::dial;
-use crate::failure::Failure;
+use crate::failure::{Failure, with_causes};
+use crate::framing;
 use crate::grpc;
 use crate::in_flight::{Entry, Phase};
 use crate::load::{Busy, Load, Outcome, Wanted};
@@ -295,6 +297,10 @@ impl Common<'_> {
             }
             match upstream.send(request).await {
                 Ok(response) => {
+                    framing::check_answer(&response).map_err(|error| Missed {
+                        result: retry::Result::Reset,
+                        failure: Failure::new(Reason::AnswerMalformed, error),
+                    })?;
                     let response = response.map(Coming::endpoint);
                     let busy = busy.take();
                     let reached = Reached { response, endpoint, key, upstream, busy, workload, identity };
@@ -383,12 +389,19 @@ fn missed(unsent: Unsent) -> Missed {
     let reason = match is_clients(&error) {
         true if is_malformed(&error) => Reason::BadRequest,
         true => Reason::ClientLeft,
+        false if error.is_parse() || is_broken(&error) => Reason::AnswerMalformed,
         false => Reason::ResetByPeer,
     };
     Missed { result, failure: Failure::new(reason, with_causes(&error)) }
 }
 
-fn was_refused(error: &(dyn std::error::Error + 'static)) -> bool {
+/// Whether it is us who could not read what an endpoint has said over HTTP/2.
+fn is_broken(error: &hyper::Error) -> bool {
+    let h2 = error.source().and_then(|source| source.downcast_ref::<h2::Error>());
+    h2.is_some_and(|error| error.is_library() && !error.is_io())
+}
+
+fn was_refused(error: &(dyn Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<h2::Error>() {
@@ -397,13 +410,4 @@ fn was_refused(error: &(dyn std::error::Error + 'static)) -> bool {
         cause = error.source();
     }
     false
-}
-
-fn with_causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let (mut text, mut cause) = (error.to_string(), error.source());
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

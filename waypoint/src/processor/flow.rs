@@ -8,6 +8,7 @@ use futures_util::stream::{self, Stream};
 use http::HeaderMap;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame};
+use tokio::time::{Duration, timeout};
 
 use super::heard::{Heard, Part, Side};
 use super::lines;
@@ -25,6 +26,8 @@ pub(super) enum Ungathered<E> {
     TooLong,
     /// It did not come to its end.
     Broken(E),
+    /// Nothing of it came for so long.
+    Silent(Duration),
 }
 
 /// Why a body goes no further.
@@ -36,20 +39,31 @@ pub(super) enum Stopped<E> {
     Processor(String),
 }
 
-/// All of a body, `most` bytes at most.
-pub(super) async fn gather<B>(mut body: B, most: usize) -> Result<Gathered, Ungathered<B::Error>>
+/// All of a body, `most` bytes at most, of which nothing may fail to come for `silence`.
+pub(super) async fn gather<B>(
+    mut body: B,
+    most: usize,
+    silence: Option<Duration>,
+) -> Result<Gathered, Ungathered<B::Error>>
 where
     B: Body<Data = Bytes> + Unpin,
 {
     let (mut data, mut trailers) = (BytesMut::new(), None);
-    while let Some(frame) = body.frame().await {
+    loop {
+        let frame = match silence {
+            None => body.frame().await,
+            Some(longest) => match timeout(longest, body.frame()).await {
+                Ok(frame) => frame,
+                Err(_elapsed) => return Err(Ungathered::Silent(longest)),
+            },
+        };
+        let Some(frame) = frame else { return Ok((data.freeze(), trailers)) };
         match frame.map_err(Ungathered::Broken)?.into_data() {
             Ok(bytes) if data.len().saturating_add(bytes.len()) > most => return Err(Ungathered::TooLong),
             Ok(bytes) => data.extend_from_slice(&bytes),
             Err(frame) => trailers = frame.into_trailers().ok().or(trailers),
         }
     }
-    Ok((data.freeze(), trailers))
 }
 
 /// What is asked about a body, or a piece of it.

@@ -134,11 +134,16 @@ pub fn forwarded_host(headers: &HeaderMap) -> Option<&str> {
     Some(host.trim_matches('"')).filter(|host| !host.is_empty())
 }
 
-/// The `proxy-status` line of a refusal: the nearest standard error type, and our own reason as its details. Names of
-/// policies stay at home.
+/// The `proxy-status` line of an answer of our own (RFC 9209 §2): the nearest standard error type of a refusal, and our own
+/// reason as its details. Names of policies stay at home.
 #[must_use]
 pub fn proxy_status(reason: Reason) -> Option<HeaderValue> {
-    HeaderValue::try_from(format!("fairway; error={}; details=\"{}\"", reason.proxy_error(), reason.label())).ok()
+    let line = match reason {
+        // Somebody has to say it, and nothing went wrong.
+        Reason::RouteAnswered => format!("fairway; details=\"{}\"", reason.label()),
+        reason => format!("fairway; error={}; details=\"{}\"", reason.proxy_error(), reason.label()),
+    };
+    HeaderValue::try_from(line).ok()
 }
 
 /// The reason in a `proxy-status` line, where the peer is a proxy of ours. Proxies of others have words of their own.
