@@ -358,6 +358,8 @@ fn usual(connection: &Connection, done: &Done, milliseconds: f64) {
         status = done.status,
         grpc_status = done.grpc_status,
         retries = done.retries,
+        audited_by = done.noted.as_ref().and_then(|noted| noted.audits()),
+        dry_run = done.noted.as_ref().and_then(|noted| noted.dry_run()),
         bytes_sent = done.sent,
         bytes_recv = done.received,
         duration = format!("{milliseconds:.1}ms"),

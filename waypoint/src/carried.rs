@@ -49,12 +49,17 @@ impl Carried {
         self.failure.as_ref().map_or(Reason::Ok, |failure| failure.reason)
     }
 
-    /// It is over: it is counted and logged as the configuration says by now.
+    /// It is over: it is counted and logged as the configuration says by now, and what policies say of it that decide nothing, too.
     pub fn end(&self, connection: &Connection) {
         let config = connection.waypoint.config.load();
         let listener = config.listeners.get(&connection.listener).map(|listener| &**listener);
         connection.waypoint.telemetry.connection(connection, self, listener.and_then(Listener::metrics));
-        let logs = listener.and_then(|listener| listener.logs(self.server_name.as_deref()));
-        access_log::carried::tell(connection, self, logs);
+        let name = self.server_name.as_deref();
+        let noted = listener.and_then(|listener| {
+            let (silent, enforced) = listener.silent(name);
+            connection.noted(silent, enforced, &connection.facts())
+        });
+        let logs = listener.and_then(|listener| listener.logs(name));
+        access_log::carried::tell(connection, self, noted.as_deref(), logs);
     }
 }

@@ -27,7 +27,7 @@ pub use logs::{Format, Logger, Logs, Record, Sink};
 pub use metrics::{Change, Metrics};
 pub use opaque::{Chain, Opaque, ServerName};
 pub use per_route::{Abort, Before, Cors, Fault};
-pub use policy::{ClaimMatch, Permission, Policy, Principal, Rules, Verdict};
+pub use policy::{ClaimMatch, Permission, Policy, Principal, Purpose, Rules, Silent, Verdict};
 pub use processor::{BodyMode, Modes, Parts, Processing, Processor};
 pub use rates::{Bucket, Counting, Rate, Rates, Value};
 pub use route::table;
@@ -186,6 +186,17 @@ impl Listener {
         }
     }
 
+    /// What is only told of a connection whose client asks for this name, and what decides about it.
+    #[must_use]
+    pub fn silent(&self, server_name: Option<&str>) -> (&[Silent], &[Rules]) {
+        match self {
+            Self::Http(http) => (&http.silent, &http.policies),
+            Self::Opaque(opaque) => {
+                opaque.chain(server_name).map_or((&[], &[]), |chain| (&chain.silent, &chain.policies))
+            }
+        }
+    }
+
     /// What is counted otherwise than usual.
     #[must_use]
     pub fn metrics(&self) -> Option<&Arc<Metrics>> {
@@ -205,6 +216,8 @@ pub struct Http {
     pub tokens: Option<Arc<Tokens>>,
     /// Who may do what, in order: all must agree.
     pub policies: Vec<Rules>,
+    /// What is only told of.
+    pub silent: Vec<Silent>,
     /// Name of the routes.
     pub routes: String,
     /// Several slashes in a path are one.

@@ -34,6 +34,7 @@ pub mod load;
 pub mod matching;
 pub mod named;
 pub mod names;
+pub mod noted;
 pub mod opaque;
 pub mod origination;
 pub mod path;

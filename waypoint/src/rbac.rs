@@ -60,6 +60,21 @@ pub fn judge_connection<'a>(
     }
 }
 
+/// Names of all rules that apply as their verdict asks for it: for sure where they allow, perhaps where they refuse.
+pub fn all_matching<'a>(rules: &'a Rules, facts: &Facts<'_>) -> impl Iterator<Item = &'a str> {
+    let applies = move |policy: &&Policy| match (rules.verdict, applies(policy, facts)) {
+        (Verdict::Allow, holds) => holds == Some(true),
+        (Verdict::Deny, holds) => holds != Some(false),
+    };
+    rules.policies.iter().filter(applies).map(|policy| policy.name.as_str())
+}
+
+/// Whether a rule lets this pass, as opposed to no rule refusing it.
+#[must_use]
+pub fn is_allowed(sets: &[Rules], facts: &Facts<'_>) -> bool {
+    sets.iter().any(|set| set.verdict == Verdict::Allow && all_matching(set, facts).next().is_some())
+}
+
 /// Whether any rule is about this, or may be: a fact that is missing does not hide anything from who is to be asked.
 #[must_use]
 pub fn is_about(rules: &Rules, facts: &Facts<'_>) -> bool {

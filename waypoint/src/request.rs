@@ -29,6 +29,7 @@ use crate::in_flight::Phase;
 use crate::limiter;
 use crate::matching;
 use crate::named::Named;
+use crate::noted::Noted;
 use crate::path;
 use crate::processor::{self, Seen};
 use crate::rbac;
@@ -196,7 +197,8 @@ async fn walk(
         let custom = http.custom.clone();
         Began { head: parts.clone(), authority: done.authority.clone(), time, custom }
     });
-    let claims = permit(connection, http, &mut parts, (&done.authority, &done.path), time)?;
+    let asked = (&*done.authority, &*done.path);
+    let claims = permit(connection, http, &mut parts, asked, time, Some(&mut done.noted))?;
     if let Some(kept) = &mut done.kept {
         kept.permitted(parts.uri.query(), &parts.headers);
     }
@@ -392,7 +394,8 @@ pub(crate) fn remove_own(http: &Http, headers: &mut HeaderMap) {
     }
 }
 
-/// Whether a request may be sent, and what its token claims. Afterwards the headers that say so are ours.
+/// Whether a request may be sent, and what its token claims. Afterwards the headers that say so are ours. What policies say that
+/// decide nothing is told to who asks for it.
 ///
 /// # Errors
 /// Why not.
@@ -402,12 +405,16 @@ pub(crate) fn permit(
     parts: &mut request::Parts,
     asked: (&str, &str),
     now: SystemTime,
+    noted: Option<&mut Option<Box<Noted>>>,
 ) -> Result<Option<Claims>, Failure> {
     let claims = match &http.tokens {
         Some(tokens) => tokens::check(tokens, parts, now)?,
         None => None,
     };
     let facts = Facts { request: Some(head(parts, asked, claims.as_ref())), ..connection.facts() };
+    if let Some(noted) = noted {
+        *noted = connection.noted(&http.silent, &http.policies, &facts);
+    }
     rbac::judge(&http.policies, &facts).map_err(|denial| denied(&denial))?;
     Ok(claims)
 }

@@ -24,13 +24,14 @@ use tokio::time::{Duration, timeout};
 
 use crate::carried::Carried;
 use crate::client_hello::{self, Hello};
-use crate::config::{Config, Listener, Rules};
+use crate::config::{Config, Listener, Rules, Silent};
 use crate::dial::{self, Client};
 use crate::facts::Facts;
 use crate::failure::Failure;
 use crate::http_server;
 use crate::in_flight;
 use crate::named::Named;
+use crate::noted::Noted;
 use crate::opaque::{self, Route, Terms};
 use crate::rbac;
 use crate::sniff::{self, Speech};
@@ -198,6 +199,16 @@ impl Connection {
             destination: self.bound.address(),
             request: None,
         }
+    }
+
+    /// What policies say that decide nothing, counted; none where they say nothing.
+    pub(crate) fn noted(&self, silent: &[Silent], enforced: &[Rules], facts: &Facts<'_>) -> Option<Box<Noted>> {
+        if silent.is_empty() {
+            return None;
+        }
+        let noted = Noted::of(silent, enforced, facts);
+        self.waypoint.telemetry.noted(&noted);
+        (noted != Noted::default()).then(|| Box::new(noted))
     }
 
     /// Policy, then the endpoint, then 200.

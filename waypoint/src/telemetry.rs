@@ -17,6 +17,7 @@ use crate::carried::Carried;
 use crate::config;
 use crate::failure::Failure;
 use crate::in_flight::Entry;
+use crate::noted::Noted;
 use crate::rates::Told;
 use crate::stream::Connection;
 use crate::trace::Trace;
@@ -47,6 +48,9 @@ const UNPROCESSED: &str = "fairway_waypoint_processor_failures_total";
 const RATE_LIMIT_BUCKETS: &str = "fairway_waypoint_rate_limit_buckets";
 const RATE_LIMIT_SHARED: &str = "fairway_waypoint_rate_limit_shared_total";
 const LABELS_SHARED: &str = "fairway_waypoint_metric_labels_shared_total";
+const AUDITED: &str = "fairway_policy_audit_matches_total";
+/// The same as node proxies count connections by.
+const DRY_RUN: &str = "fairway_policy_dry_run_matches_total";
 const MIRRORED: &str = "fairway_waypoint_mirrored_requests_total";
 
 /// Upper bounds in milliseconds and bytes, as Istio's waypoints have them.
@@ -135,6 +139,8 @@ pub struct Done {
     pub trace: Option<Box<Trace>>,
     /// What is kept of it for those whom the listener names to be told of it; none where our own log is all.
     pub kept: Option<Box<Kept>>,
+    /// What policies say of it that decide nothing; none where they say nothing.
+    pub noted: Option<Box<Noted>>,
     /// Where it is seen while it is under way; none for requests of our own.
     pub entry: Option<Entry>,
 }
@@ -170,6 +176,7 @@ impl Done {
             sent: 0,
             trace: None,
             kept: None,
+            noted: None,
             entry: None,
         }
     }
@@ -283,6 +290,9 @@ impl Telemetry {
             LABELS_SHARED,
             "Requests and connections that were counted with others as there was no room for the values of labels that a Telemetry asks for.",
         );
+        metrics.describe(AUDITED, "Requests and connections that a policy with the action AUDIT matched.");
+        metrics
+            .describe(DRY_RUN, "Connections that a policy in dry run matched, which it would have allowed or denied.");
         metrics
             .describe(MIRRORED, "Copies of requests, and those that could not be made because the body is too long.");
         let fresh = limits.duration(&limits::METRIC_SERIES_IDLE) / 2;
@@ -310,6 +320,18 @@ impl Telemetry {
             src.addr = %peer, src.identity = client.as_str(), error = failure.detail, reason = failure.reason.label(),
             hint = failure.reason.hint(), "connection failed"
         );
+    }
+
+    /// What policies say that decide nothing.
+    pub fn noted(&self, noted: &Noted) {
+        // Policies come and go, and so do their series.
+        for policy in &noted.audits {
+            self.metrics.held_counter(AUDITED, &[("policy", policy.as_str())]).increment(1);
+        }
+        for (would, policy) in &noted.dry_run {
+            let labels = [("policy", policy.as_str()), ("action", would.label())];
+            self.metrics.held_counter(DRY_RUN, &labels).increment(1);
+        }
     }
 
     /// An endpoint is left out for a while, as it keeps failing.

@@ -281,6 +281,7 @@ impl Served {
             custom: Vec::new(),
             tokens: None,
             policies,
+            silent: Vec::new(),
             routes: name.clone(),
             merge_slashes: true,
             rates: None,

@@ -34,6 +34,7 @@ mod in_flight;
 mod limiter;
 mod logs;
 mod metrics;
+mod noted;
 mod outside;
 mod processor;
 mod rates;

@@ -104,7 +104,7 @@ fn still(connection: &Connection, config: &Config, began: &Began) -> Result<(), 
                 let detail = "a policy asks an authorizer about it since";
                 return Err(Failure::new(Reason::AuthorizerFailed, detail));
             }
-            permit(connection, http, &mut head, asked, began.time).map(drop)
+            permit(connection, http, &mut head, asked, began.time, None).map(drop)
         }
         Some(opaque @ Listener::Opaque(_)) => {
             let judged = rbac::judge_connection(opaque, None, &connection.facts());

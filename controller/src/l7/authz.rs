@@ -17,6 +17,8 @@ pub struct Policy {
     pub places: Vec<Place>,
     /// Verdict when a rule matches.
     pub verdict: Verdict,
+    /// It is only tried out: what it would decide is told, and nothing follows from it.
+    pub is_tried: bool,
     /// Any may match.
     pub rules: Vec<Rule>,
 }
@@ -41,6 +43,8 @@ pub enum Verdict {
     Deny,
     /// The provider of this name is asked; where it cannot be, it is refused.
     Custom(String),
+    /// Nothing; it is told that it matches.
+    Audit,
 }
 
 /// One rule: both must match.
@@ -179,7 +183,8 @@ impl Policy {
     /// The rules, as far as who looks at this layer can follow them.
     pub fn rules_at(&self, layer: Layer) -> impl Iterator<Item = Rule> {
         self.rules.iter().filter_map(move |rule| match self.verdict {
-            Verdict::Deny | Verdict::Custom(_) => {
+            // Rather one too many is told of than one too few.
+            Verdict::Deny | Verdict::Custom(_) | Verdict::Audit => {
                 Some(Rule { index: rule.index, who: rule.who.widened(layer), what: rule.what.widened(layer) })
             }
             Verdict::Allow => (rule.who.is_known(layer) && rule.what.is_known(layer)).then(|| rule.clone()),
@@ -222,11 +227,13 @@ mod tests {
         for (name, check, layer, allows, denies) in rows {
             let rules = |verdict| {
                 let rule = Rule { index: 0, who: check.clone(), what: Check::ALWAYS };
-                let policy = Policy { name: String::new(), places: Vec::new(), verdict, rules: vec![rule] };
+                let (name, places) = (String::new(), Vec::new());
+                let policy = Policy { name, places, verdict, is_tried: false, rules: vec![rule] };
                 policy.rules_at(layer).map(|rule| rule.who).collect::<Vec<_>>()
             };
             assert_eq!(rules(Verdict::Allow), if allows { vec![check.clone()] } else { Vec::new() }, "{name}");
-            assert_eq!(rules(Verdict::Deny), vec![denies], "{name}");
+            assert_eq!(rules(Verdict::Deny), vec![denies.clone()], "{name}");
+            assert_eq!(rules(Verdict::Audit), vec![denies], "{name}");
         }
     }
 }

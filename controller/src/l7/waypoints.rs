@@ -206,7 +206,7 @@ impl Plan {
         let policies = self.policies(gateway, Some(service)).into_iter();
         policies.filter_map(|policy| match &policy.verdict {
             Verdict::Custom(provider) => self.authorizers.get(provider).map(|authorizer| &authorizer.target),
-            Verdict::Allow | Verdict::Deny => None,
+            Verdict::Allow | Verdict::Deny | Verdict::Audit => None,
         })
     }
 

@@ -106,7 +106,8 @@ fn list(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice).iter()
 }
 
-fn is_dry_run(policy: &AuthorizationPolicy) -> bool {
+/// Whether a policy is only tried out.
+pub(crate) fn is_dry_run(policy: &AuthorizationPolicy) -> bool {
     annotation(&policy.metadata, DRY_RUN) == Some("true")
 }
 
@@ -148,11 +149,14 @@ pub fn outcome(policy: &AuthorizationPolicy, root: &str, authorizers: &Authorize
         let message = format!("{message}: this policy has no effect");
         Ok(Outcome { enforced: None, attached: None, warnings: vec![Fault { field: field.to_owned(), message }] })
     };
-    if spec.action == Action::Audit {
-        return no_effect("spec.action", "AUDIT is not supported");
+    if spec.action == Action::Audit && !attached {
+        return no_effect("spec.action", "only waypoints audit, by targetRefs");
     }
-    if attached && is_dry_run(policy) {
-        return no_effect(&format!("metadata.annotations[{DRY_RUN}]"), "waypoints do not try policies out");
+    if attached && spec.action == Action::Custom && is_dry_run(policy) {
+        return no_effect(
+            &format!("metadata.annotations[{DRY_RUN}]"),
+            "authorizers are not asked to try something out",
+        );
     }
     if spec.action == Action::Custom {
         let provider = spec.provider.clone().unwrap_or_default().name;
@@ -210,7 +214,7 @@ pub fn refusing(key: &ObjectKey, stance: &Stance, root: &str) -> Outcome {
 #[must_use]
 pub fn refuse_all(name: String, places: Vec<Place>) -> authz::Policy {
     let rule = authz::Rule { index: 0, who: authz::Check::ALWAYS, what: authz::Check::ALWAYS };
-    authz::Policy { name, places, verdict: authz::Verdict::Deny, rules: vec![rule] }
+    authz::Policy { name, places, verdict: authz::Verdict::Deny, is_tried: false, rules: vec![rule] }
 }
 
 /// A policy without rules, where it belongs (interop §2.5).

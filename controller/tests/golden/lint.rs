@@ -90,7 +90,8 @@ fn check_chain(name: &str, chain: &FilterChain) {
         assert_eq!(type_name(config), "envoy.extensions.filters.network.rbac.v3.RBAC");
         let rbac = network_rbac::Rbac::decode(config.value.as_slice()).unwrap();
         assert!(!rbac.stat_prefix.is_empty());
-        check_rules(name, rbac.rules.as_ref().unwrap(), false);
+        check_rules(name, rbac.rules.as_ref().or(rbac.shadow_rules.as_ref()).unwrap(), false);
+        assert!(rbac.rules.is_none() || rbac.shadow_rules.is_none(), "{name}: enforced and tried out");
     }
 }
 

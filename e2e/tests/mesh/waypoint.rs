@@ -100,6 +100,7 @@ fn requests_go_through_the_waypoint_as_routes_and_policies_say() {
     requests::rates_are_limited(&lab);
     requests::rates_of_a_route_are_limited(&lab);
     requests::clients_come_back(&lab);
+    counted::what_decides_nothing_is_told(&lab);
     counted::as_telemetry_says(&lab, address);
     places::decide(&lab);
     routes_decide(&lab);

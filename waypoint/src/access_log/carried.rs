@@ -12,6 +12,7 @@ use fairway_core::reason::{Reason, ResponseFlag};
 use super::{ends, peer, put, wanted};
 use crate::carried::Carried;
 use crate::config::{Logs, Sink};
+use crate::noted::Noted;
 use crate::stream::Connection;
 
 /// A connection that has ended.
@@ -30,12 +31,12 @@ impl<'a> Closed<'a> {
 }
 
 /// Tells of it those whom the listener names; none is our own log.
-pub fn tell(connection: &Connection, carried: &Carried, logs: Option<&Arc<Logs>>) {
-    let Some(logs) = logs else { return usual(connection, carried) };
+pub fn tell(connection: &Connection, carried: &Carried, noted: Option<&Noted>, logs: Option<&Arc<Logs>>) {
+    let Some(logs) = logs else { return usual(connection, carried, noted) };
     let closed = Closed::of(connection, carried);
     for logger in wanted(logs, &closed) {
         match &logger.sink {
-            Sink::Usual => usual(connection, carried),
+            Sink::Usual => usual(connection, carried, noted),
             sink => put(connection, sink, &closed, (closed.begun, None)),
         }
     }
@@ -89,7 +90,7 @@ impl Subject for Closed<'_> {
 }
 
 /// Our own log.
-fn usual(connection: &Connection, carried: &Carried) {
+fn usual(connection: &Connection, carried: &Carried, noted: Option<&Noted>) {
     let client = &connection.client;
     let reason = carried.reason();
     let failure = carried.failure.as_ref();
@@ -100,6 +101,8 @@ fn usual(connection: &Connection, carried: &Carried) {
         dst.hbone_addr = %connection.bound.address(),
         dst.service = connection.bound.service().map(|service| service.hostname()),
         dst.workload = carried.workload.as_deref().map(|workload| &*workload.name),
+        audited_by = noted.and_then(Noted::audits),
+        dry_run = noted.and_then(Noted::dry_run),
         bytes_sent = carried.sent, bytes_recv = carried.received,
         reason = reason.label(),
         error = failure.map(|failure| failure.detail.as_str()),

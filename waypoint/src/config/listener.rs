@@ -24,7 +24,7 @@ use super::limiter::Limiter;
 use super::logs::Logs;
 use super::metrics::Metrics;
 use super::opaque::{by_name, names, reads_names, tcp_proxy};
-use super::policy::Rules;
+use super::policy::{Rules, Said};
 use super::processor::Processor;
 use super::rates::Rates;
 use super::tokens::Tokens;
@@ -88,22 +88,24 @@ pub(super) fn chain(message: &FilterChain) -> Result<Listener, Wrong> {
         };
         Ok(config.clone())
     };
-    let mut before = all("filters", first, |filter| {
+    let before = all("filters", first, |filter| {
         let config = config(filter)?;
         if config.type_url != NETWORK_RBAC {
             return Err(unsupported(&config));
         }
         let message: network_rbac::Rbac = decode(&config.value)?;
-        Rules::of(message.rules.as_ref()).within("rules")
+        Said::of(message.rules.as_ref(), message.shadow_rules.as_ref())
     })?;
+    let (mut policies, mut silent) = Said::parted(before);
     let name = || format!("filters[{}]", first.len());
     let last = config(last).within(name())?;
     match last.type_url.as_str() {
-        TCP_PROXY => tcp_proxy(before, &last).within(name()),
+        TCP_PROXY => tcp_proxy((policies, silent), &last).within(name()),
         HTTP_CONNECTION_MANAGER => match manager(&last).within(name())? {
             Listener::Http(mut http) => {
-                before.append(&mut http.policies);
-                http.policies = before;
+                policies.append(&mut http.policies);
+                silent.append(&mut http.silent);
+                (http.policies, http.silent) = (policies, silent);
                 Ok(Listener::Http(http))
             }
             other => Ok(other),
@@ -141,7 +143,18 @@ fn manager(config: &Any) -> Result<Listener, Wrong> {
     }
     let (mut tokens, mut rates, mut limiter, mut policies, mut reached) = (None, None, None, Vec::new(), 0);
     let (mut marked, mut custom, mut processor) = (None, Vec::new(), None);
-    for (index, filter) in all("http_filters", filters, request_filter)?.into_iter().enumerate() {
+    let mut filters = all("http_filters", filters, request_filter)?.into_iter().enumerate().peekable();
+    while let Some((index, filter)) = filters.next() {
+        let filter = match filter {
+            // Shadows that somebody is asked about mark it for that; others are only told of.
+            RequestFilter::Rules(message)
+                if message.shadow_rules.is_some() && matches!(filters.peek(), Some((_, RequestFilter::Asks(_)))) =>
+            {
+                let (prefix, rules) = marking(&message).within(format!("http_filters[{index}].typed_config"))?;
+                RequestFilter::Marks(prefix, rules)
+            }
+            other => other,
+        };
         // What requests are asked is always in one order.
         // What marks requests, and who asks about those that are marked, belong together.
         if marked.is_some() != matches!(filter, RequestFilter::Asks(_)) {
@@ -167,7 +180,10 @@ fn manager(config: &Any) -> Result<Listener, Wrong> {
         reached = filter.place();
         match filter {
             RequestFilter::Tokens(read) => tokens = Some(Arc::new(read)),
-            RequestFilter::Policies(rules) => policies.push(rules),
+            RequestFilter::Rules(message) => {
+                let said = Said::of(message.rules.as_ref(), message.shadow_rules.as_ref());
+                policies.push(said.within(format!("http_filters[{index}].typed_config"))?);
+            }
             RequestFilter::Marks(prefix, rules) => marked = Some((prefix, rules)),
             RequestFilter::Asks(message) => {
                 let Some((prefix, rules)) = marked.take() else { continue };
@@ -180,9 +196,7 @@ fn manager(config: &Any) -> Result<Listener, Wrong> {
             RequestFilter::Cors | RequestFilter::Fault | RequestFilter::Session => {}
         }
     }
-    if marked.is_some() {
-        return Err(Wrong::new("http_filters", "nobody is asked about what shadow_rules mark"));
-    }
+    let (policies, silent) = Said::parted(policies);
     let upgrades = all("upgrade_configs", &message.upgrade_configs, upgrade)?;
     let tracing = message.tracing.as_ref().map(Tracing::of).transpose().within("tracing")?.map(Arc::new);
     let logs = Logs::of(&message.access_log)?.map(Arc::new);
@@ -191,6 +205,7 @@ fn manager(config: &Any) -> Result<Listener, Wrong> {
         custom,
         tokens,
         policies,
+        silent,
         routes,
         merge_slashes,
         rates,
@@ -222,7 +237,8 @@ enum RequestFilter {
     /// Who is.
     Asks(Box<ExtAuthz>),
     Tokens(Tokens),
-    Policies(Rules),
+    /// Who may do what, and what is only told of.
+    Rules(Box<http_rbac::Rbac>),
     /// Routes say what of it.
     Cors,
     /// Routes say what requests are counted by.
@@ -242,7 +258,7 @@ impl RequestFilter {
         match self {
             Self::Marks(..) | Self::Asks(_) => 0,
             Self::Tokens(_) => 1,
-            Self::Policies(_) => 2,
+            Self::Rules(_) => 2,
             Self::Cors => 3,
             Self::Rates(_) => 4,
             Self::Limiter(_) => 5,
@@ -260,14 +276,7 @@ fn request_filter(filter: &HttpFilter) -> Result<RequestFilter, Wrong> {
             let message: JwtAuthentication = decode(&config.value)?;
             Ok(RequestFilter::Tokens(Tokens::of(&message).within("typed_config")?))
         }
-        HTTP_RBAC => {
-            let message: http_rbac::Rbac = decode(&config.value)?;
-            if message.shadow_rules.is_some() {
-                let (prefix, rules) = marking(&message).within("typed_config")?;
-                return Ok(RequestFilter::Marks(prefix, rules));
-            }
-            Ok(RequestFilter::Policies(Rules::of(message.rules.as_ref()).within("rules")?))
-        }
+        HTTP_RBAC => Ok(RequestFilter::Rules(Box::new(decode(&config.value)?))),
         EXT_AUTHZ => Ok(RequestFilter::Asks(Box::new(decode(&config.value)?))),
         CORS => Ok(RequestFilter::Cors),
         LOCAL_RATE_LIMIT => {

@@ -11,7 +11,7 @@ use prost_types::Any;
 use super::listener::{chain, decode, unsupported};
 use super::logs::Logs;
 use super::metrics::Metrics;
-use super::policy::Rules;
+use super::policy::{Rules, Silent};
 use super::wrong::{Within, Wrong, all};
 use super::{Listener, Weighted, duration};
 
@@ -42,6 +42,8 @@ pub enum ServerName {
 pub struct Chain {
     /// Who may connect, in order: all must agree.
     pub policies: Vec<Rules>,
+    /// Who is only told of.
+    pub silent: Vec<Silent>,
     /// Where to.
     pub clusters: Weighted<String>,
     /// Longest time without a byte in either direction.
@@ -137,7 +139,7 @@ pub(super) fn by_name(chains: &[FilterChain], has_names: bool) -> Result<Opaque,
 }
 
 /// Connections that pass `policies` go where the filter says.
-pub(super) fn tcp_proxy(policies: Vec<Rules>, config: &Any) -> Result<Listener, Wrong> {
+pub(super) fn tcp_proxy((policies, silent): (Vec<Rules>, Vec<Silent>), config: &Any) -> Result<Listener, Wrong> {
     let message: TcpProxy = decode(&config.value)?;
     let clusters = match message.cluster_specifier {
         Some(ClusterSpecifier::Cluster(name)) => vec![(1, name)],
@@ -151,6 +153,6 @@ pub(super) fn tcp_proxy(policies: Vec<Rules>, config: &Any) -> Result<Listener, 
     let idle = message.idle_timeout.as_ref().map(duration).transpose().within("idle_timeout")?;
     let idle = idle.filter(|idle| !idle.is_zero());
     let logs = Logs::of(&message.access_log)?.map(Arc::new);
-    let others = Some(Arc::new(Chain { policies, clusters, idle, logs }));
+    let others = Some(Arc::new(Chain { policies, silent, clusters, idle, logs }));
     Ok(Listener::Opaque(Opaque { others, ..Opaque::default() }))
 }

@@ -36,6 +36,64 @@ pub enum Verdict {
     Deny,
 }
 
+/// Rules that decide nothing: it is told what they say.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Silent {
+    /// Why anybody asks them.
+    pub purpose: Purpose,
+    /// The rules.
+    pub rules: Rules,
+}
+
+/// Why rules are asked that decide nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// To know of what they match (AuthorizationPolicy's AUDIT).
+    Audit,
+    /// To see what they would decide (`istio.io/dry-run`).
+    DryRun,
+}
+
+/// What one filter says.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Said {
+    /// It decides.
+    Decides(Rules),
+    /// It does not.
+    Silent(Silent),
+}
+
+impl Said {
+    /// Reads a filter: rules that decide, or log, or rules that are only shadows of such.
+    pub(super) fn of(rules: Option<&Rbac>, shadow: Option<&Rbac>) -> Result<Self, Wrong> {
+        match (rules, shadow) {
+            (Some(_), Some(_)) => Err(Wrong::new("rules", "must not be there beside shadow_rules")),
+            (None, Some(shadow)) => {
+                let rules = Rules::of(Some(shadow)).within("shadow_rules")?;
+                Ok(Self::Silent(Silent { purpose: Purpose::DryRun, rules }))
+            }
+            (Some(rules), None) if rules.action() == Action::Log => {
+                // They match like those that refuse: what is not known hides nothing.
+                let rules = Rules { verdict: Verdict::Deny, policies: policies(rules).within("rules")? };
+                Ok(Self::Silent(Silent { purpose: Purpose::Audit, rules }))
+            }
+            (rules, None) => Ok(Self::Decides(Rules::of(rules).within("rules")?)),
+        }
+    }
+
+    /// What of several decides, and what does not, in order.
+    pub(super) fn parted(several: Vec<Self>) -> (Vec<Rules>, Vec<Silent>) {
+        let (mut decides, mut silent) = (Vec::new(), Vec::new());
+        for said in several {
+            match said {
+                Self::Decides(rules) => decides.push(rules),
+                Self::Silent(it) => silent.push(it),
+            }
+        }
+        (decides, silent)
+    }
+}
+
 /// One set of rules; any may match.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rules {
@@ -135,18 +193,22 @@ impl Rules {
             Action::Deny => Verdict::Deny,
             _ => return Err(Wrong::new("action", "must be ALLOW or DENY")),
         };
-        let policy = |(name, message): (&String, &PolicyMessage)| {
-            let read = || -> Result<Policy, Wrong> {
-                Ok(Policy {
-                    name: name.clone(),
-                    permissions: all("permissions", &message.permissions, permission)?,
-                    principals: all("principals", &message.principals, principal)?,
-                })
-            };
-            read().within(format_args!("policies[{name}]"))
-        };
-        Ok(Self { verdict, policies: message.policies.iter().map(policy).collect::<Result<_, _>>()? })
+        Ok(Self { verdict, policies: policies(message)? })
     }
+}
+
+fn policies(message: &Rbac) -> Result<Vec<Policy>, Wrong> {
+    let policy = |(name, message): (&String, &PolicyMessage)| {
+        let read = || -> Result<Policy, Wrong> {
+            Ok(Policy {
+                name: name.clone(),
+                permissions: all("permissions", &message.permissions, permission)?,
+                principals: all("principals", &message.principals, principal)?,
+            })
+        };
+        read().within(format_args!("policies[{name}]"))
+    };
+    message.policies.iter().map(policy).collect()
 }
 
 impl Principal {

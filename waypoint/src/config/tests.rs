@@ -326,6 +326,50 @@ fn filters_have_one_order() {
     assert!(wrong.ends_with("http.lua.v3.Lua is not supported"), "{wrong}");
 }
 
+/// Rules that log, and rules that are only shadows, decide nothing; who both decides and does not is not understood.
+#[test]
+fn what_decides_nothing_is_kept_apart() {
+    use fairway_proto::envoy::http_rbac;
+    const RBAC: &str = "http.rbac.v3.RBAC";
+    let rbac = |action, name: &str| {
+        let policies = [(name.to_owned(), PolicyMessage::default())].into();
+        Some(Rbac { action, policies })
+    };
+    let filter = |rules: Option<Rbac>, shadow_rules: Option<Rbac>| {
+        let shadow_rules_stat_prefix = "p_".to_owned();
+        (RBAC, http_rbac::Rbac { rules, shadow_rules, shadow_rules_stat_prefix }.encode_to_vec())
+    };
+    let filters = vec![
+        (JWT, tokens(|_, _| {})),
+        filter(rbac(2, "shop/audit/0"), None),
+        filter(None, rbac(1, "shop/tried/0")),
+        filter(None, rbac(0, "shop/tried-allow/0")),
+        filter(rbac(1, "shop/deny/0"), None),
+    ];
+    let Listener::Http(http) = listener_with(filters).unwrap() else { panic!("requests") };
+    let names = |rules: &Rules| rules.policies.iter().map(|policy| policy.name.clone()).collect::<Vec<_>>().join(" ");
+    let silent: Vec<_> = http.silent.iter().map(|it| (it.purpose, it.rules.verdict, names(&it.rules))).collect();
+    assert_eq!(
+        silent,
+        [
+            (Purpose::Audit, Verdict::Deny, "shop/audit/0".to_owned()),
+            (Purpose::DryRun, Verdict::Deny, "shop/tried/0".to_owned()),
+            (Purpose::DryRun, Verdict::Allow, "shop/tried-allow/0".to_owned()),
+        ]
+    );
+    let decides: Vec<_> = http.policies.iter().map(names).collect();
+    assert_eq!(decides, ["shop/deny/0"]);
+    let wrong = |filters| listener_with(filters).unwrap_err();
+    let both = wrong(vec![filter(rbac(1, "a/b/0"), rbac(1, "a/b/0"))]);
+    assert!(both.ends_with("http_filters[0].typed_config.rules: must not be there beside shadow_rules"), "{both}");
+    let neither = wrong(vec![filter(None, None)]);
+    assert!(neither.ends_with("http_filters[0].typed_config.rules: is missing"), "{neither}");
+    let late = wrong(vec![("http.cors.v3.Cors", vec![]), filter(None, rbac(1, "a/b/0"))]);
+    assert!(late.contains("http_filters[1]: is out of order"), "{late}");
+    let logs = wrong(vec![filter(None, rbac(2, "a/b/0"))]);
+    assert!(logs.ends_with("shadow_rules.action: must be ALLOW or DENY"), "{logs}");
+}
+
 #[test]
 fn what_routes_say_to_filters_is_read() {
     use fairway_proto::envoy::cors::CorsPolicy;

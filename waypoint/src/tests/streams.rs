@@ -164,7 +164,7 @@ pub(super) async fn named(name: &'static str) -> SocketAddr {
 
 pub(super) fn chain(cluster: &str, policies: Vec<Rules>, idle: Option<Duration>) -> Arc<Chain> {
     let clusters = Weighted::new(vec![(1, cluster.to_owned())]).unwrap();
-    Arc::new(Chain { policies, clusters, idle, logs: None })
+    Arc::new(Chain { policies, silent: Vec::new(), clusters, idle, logs: None })
 }
 
 impl Served {

@@ -232,7 +232,7 @@ async fn what_nobody_looks_into_is_decided_by_address_and_name() {
     served.cluster("raw", Protocol::Http1, &[endpoint]);
     let chain = |policies: Vec<Rules>| {
         let clusters = Weighted::new(vec![(1, "raw".to_owned())]).unwrap();
-        Arc::new(Chain { policies, clusters, idle: None, logs: None })
+        Arc::new(Chain { policies, silent: Vec::new(), clusters, idle: None, logs: None })
     };
     for (policies, reason) in [(vec![], None), (vec![deny], Some(Reason::PolicyDenied))] {
         let opaque = Opaque { others: Some(chain(policies)), ..Opaque::default() };

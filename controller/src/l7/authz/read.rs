@@ -7,7 +7,7 @@ use fairway_core::source::{Kind, ObjectKey};
 use super::{Check, Pattern, Place, Policy, Rule, Shown, Verdict, What, Who};
 use crate::l7::rules::text;
 use crate::translate::Fault;
-use crate::translate::policy::values;
+use crate::translate::policy::{is_dry_run, values};
 
 /// Targets of one policy, as the CRD says (api-surface A1).
 const MAXIMUM_TARGETS: usize = 16;
@@ -27,7 +27,8 @@ pub(crate) fn read(
     let verdict = match spec.action {
         Action::Allow => Verdict::Allow,
         Action::Custom => Verdict::Custom(spec.provider.clone().unwrap_or_default().name),
-        Action::Deny | Action::Audit => Verdict::Deny,
+        Action::Deny => Verdict::Deny,
+        Action::Audit => Verdict::Audit,
     };
     let places = places(spec.target_ref.as_ref(), &spec.target_refs, namespace, root, faults);
     let rules = spec.rules.iter().enumerate().map(|(index, rule)| {
@@ -55,6 +56,7 @@ pub(crate) fn read(
             Verdict::Allow => "allows nothing",
             Verdict::Custom(_) => "asks about whatever the rest of it matches",
             Verdict::Deny => "refuses whatever the rest of it matches",
+            Verdict::Audit => "tells of whatever the rest of it matches",
         };
         warnings.extend(
             reader
@@ -69,6 +71,7 @@ pub(crate) fn read(
         name: format!("{namespace}/{}", policy.metadata.name.as_deref().unwrap_or_default()),
         places,
         verdict,
+        is_tried: is_dry_run(policy),
         rules,
     }
 }

@@ -32,6 +32,7 @@ use super::super::rates;
 use super::super::telemetry::{Counted, Logged, Traced};
 use super::super::tokens::{self, KeySets};
 use super::super::waypoints::Sees;
+use super::rbac::Silent;
 use super::{
     INVALID_BACKEND, ads, any, authorizers, duration, logs, metrics, per_route, processors, rates as render_rates,
     rbac, tracing,
@@ -104,6 +105,17 @@ pub fn http<'a>(
     let tokens = super::tokens::filter(before.tokens, before.keys);
     let tokens = tokens.map(|filter| http_filter("envoy.filters.http.jwt_authn", any(JWT_AUTHENTICATION, &filter)));
     let asked = authorizers::filters(before.policies, before.authorizers);
+    let silent = rbac::silent(before.policies, Layer::Request).into_iter().map(|(kind, silent)| {
+        let config = match silent {
+            Silent::Audit(rules) => http_rbac::Rbac { rules: Some(rules), ..http_rbac::Rbac::default() },
+            Silent::Tried(prefix, rules) => http_rbac::Rbac {
+                shadow_rules: Some(rules),
+                shadow_rules_stat_prefix: prefix.to_owned(),
+                ..http_rbac::Rbac::default()
+            },
+        };
+        http_filter(&format!("envoy.filters.http.rbac/{kind}"), any(HTTP_RBAC, &config))
+    });
     let is_known = |provider: &str| before.authorizers.contains_key(provider);
     let policies = rbac::rules(before.policies, Layer::Request, is_known).into_iter().map(|(kind, rules)| {
         let config = any(HTTP_RBAC, &http_rbac::Rbac { rules: Some(rules), ..http_rbac::Rbac::default() });
@@ -112,7 +124,8 @@ pub fn http<'a>(
     let rates = render_rates::filter(name, before.rates).into_iter().chain(before.limiter.map(render_rates::asking));
     let of_routes = per_route::filters(routes, rates, false);
     let sees = before.sees.map(processors::filter);
-    let filters = asked.into_iter().chain(tokens).chain(policies).chain(of_routes).chain(sees);
+    // What is refused is told of, too.
+    let filters = asked.into_iter().chain(tokens).chain(silent).chain(policies).chain(of_routes).chain(sees);
     // What policies and routes are compared with is what the endpoint will understand.
     let manager = HttpConnectionManager {
         normalize_path: Some(true),
@@ -141,7 +154,23 @@ pub fn tcp(
 ) -> Option<Listener> {
     let chain = |servers: &[String], proxy: ClusterSpecifier| {
         let rules = rbac::rules(policies, Layer::Connection, |_| false).into_iter().map(|(kind, rules)| {
-            let config = network_rbac::Rbac { rules: Some(rules), stat_prefix: name.to_owned() };
+            let rules = Some(rules);
+            let config = network_rbac::Rbac { rules, stat_prefix: name.to_owned(), ..network_rbac::Rbac::default() };
+            network_filter(&format!("envoy.filters.network.rbac/{kind}"), any(NETWORK_RBAC, &config))
+        });
+        let silent = rbac::silent(policies, Layer::Connection).into_iter().map(|(kind, silent)| {
+            let stat_prefix = name.to_owned();
+            let config = match silent {
+                Silent::Audit(rules) => {
+                    network_rbac::Rbac { rules: Some(rules), stat_prefix, ..network_rbac::Rbac::default() }
+                }
+                Silent::Tried(prefix, rules) => network_rbac::Rbac {
+                    shadow_rules: Some(rules),
+                    shadow_rules_stat_prefix: prefix.to_owned(),
+                    stat_prefix,
+                    ..network_rbac::Rbac::default()
+                },
+            };
             network_filter(&format!("envoy.filters.network.rbac/{kind}"), any(NETWORK_RBAC, &config))
         });
         let proxy = TcpProxy {
@@ -152,7 +181,7 @@ pub fn tcp(
         };
         let proxy = network_filter("envoy.filters.network.tcp_proxy", any(TCP_PROXY, &proxy));
         let filter_chain_match = (!servers.is_empty()).then(|| FilterChainMatch { server_names: servers.to_vec() });
-        FilterChain { filter_chain_match, filters: rules.chain([proxy]).collect() }
+        FilterChain { filter_chain_match, filters: silent.chain(rules).chain([proxy]).collect() }
     };
     if streams.is_empty() {
         let only = chain(&[], ClusterSpecifier::Cluster(name.to_owned()));

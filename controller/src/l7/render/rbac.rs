@@ -37,6 +37,40 @@ fn one(rule: &Rule) -> Named {
     Named { permissions: vec![permission(&rule.what)], principals: vec![principal(&rule.who)] }
 }
 
+/// Rules that decide nothing.
+pub(super) enum Silent {
+    /// What they match is told.
+    Audit(Rbac),
+    /// What they would decide is told, with a prefix that says which they are.
+    Tried(&'static str, Rbac),
+}
+
+/// What audits, and what is only tried out: what would refuse, then what would allow.
+pub(super) fn silent(policies: &[&Policy], layer: Layer) -> Vec<(&'static str, Silent)> {
+    let of = |verdict: Verdict, is_tried: bool, action: rbac::Action| {
+        let meant =
+            |policy: &&&Policy| policy.verdict == verdict && (policy.is_tried == is_tried || verdict == Verdict::Audit);
+        let mut meant = policies.iter().filter(meant).peekable();
+        meant.peek()?;
+        let policies = named(meant.copied(), layer);
+        // What would allow nothing would refuse everything.
+        let is_idle = verdict != Verdict::Allow && policies.is_empty();
+        (!is_idle).then(|| Rbac { action: action.into(), policies })
+    };
+    let audit = of(Verdict::Audit, false, rbac::Action::Log).map(|rules| ("audit", Silent::Audit(rules)));
+    // Prefixes are Istio's, so that what reads them there reads them here.
+    let tried = |name, verdict, action, prefix| Some((name, Silent::Tried(prefix, of(verdict, true, action)?)));
+    let deny = tried("dry-run-deny", Verdict::Deny, rbac::Action::Deny, "istio_dry_run_deny_");
+    let allow = tried("dry-run-allow", Verdict::Allow, rbac::Action::Allow, "istio_dry_run_allow_");
+    [audit, deny, allow].into_iter().flatten().collect()
+}
+
+fn named<'a>(policies: impl Iterator<Item = &'a Policy>, layer: Layer) -> BTreeMap<String, Named> {
+    let named = policies
+        .flat_map(|policy| policy.rules_at(layer).map(|rule| (format!("{}/{}", policy.name, rule.index), one(&rule))));
+    named.collect()
+}
+
 /// What refuses, then what allows; each only if a policy asks for it. What `asks` does not say that somebody is asked about
 /// is refused.
 pub(super) fn rules(policies: &[&Policy], layer: Layer, asks: impl Fn(&str) -> bool) -> Vec<(&'static str, Rbac)> {
@@ -47,12 +81,9 @@ pub(super) fn rules(policies: &[&Policy], layer: Layer, asks: impl Fn(&str) -> b
     [("deny", Verdict::Deny, rbac::Action::Deny), ("allow", Verdict::Allow, rbac::Action::Allow)]
         .into_iter()
         .filter_map(|(name, verdict, action)| {
-            let mut meant = policies.iter().filter(|policy| is_of(policy, &verdict)).peekable();
+            let mut meant = policies.iter().filter(|policy| !policy.is_tried && is_of(policy, &verdict)).peekable();
             meant.peek()?;
-            let named = meant.flat_map(|policy| {
-                policy.rules_at(layer).map(|rule| (format!("{}/{}", policy.name, rule.index), one(&rule)))
-            });
-            let policies: BTreeMap<String, Named> = named.collect();
+            let policies = named(meant.copied(), layer);
             // Nothing to refuse needs no filter; nothing that is allowed does.
             let is_idle = verdict == Verdict::Deny && policies.is_empty();
             (!is_idle).then(|| (name, Rbac { action: action.into(), policies }))

@@ -55,6 +55,34 @@ fn is_told(lab: &Lab, wanted: (&str, &str, &str)) {
     .unwrap();
 }
 
+/// One policy that audits, and one in dry run that would refuse everything; and a request that is answered.
+pub(super) fn what_decides_nothing_is_told(lab: &Lab) {
+    let policy = |name: &str, dry_run: bool, action: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}, namespace: shop, \
+             annotations: {{istio.io/dry-run: \"{dry_run}\"}}}}\nspec:\n  \
+             targetRefs: [{{group: \"\", kind: Service, name: web}}]\n  action: {action}\n  rules: [{{}}]\n"
+        )
+    };
+    let policies = format!("{}---\n{}", policy("watched", false, "AUDIT"), policy("tried", true, "DENY"));
+    let start = written(lab).len();
+    lab.apply(&policies).unwrap();
+    lab.wait_until("a request to be told of", || {
+        let answer = ask(lab, CLIENT, "http://web/", &[]);
+        assert!(answer.starts_with("200 "), "nothing is refused: {answer}");
+        let parts = ["request complete", "audited_by=\"shop/watched\"", "dry_run=\"deny shop/tried\""];
+        line_since(lab, start, &parts).map(drop).ok_or(answer)
+    })
+    .unwrap();
+    for (metric, parts) in [
+        ("fairway_policy_audit_matches_total", &["policy=\"shop/watched\""][..]),
+        ("fairway_policy_dry_run_matches_total", &["policy=\"shop/tried\"", "action=\"deny\""]),
+    ] {
+        assert!(samples(lab, metric, parts).iter().any(|(_, count)| *count >= 1.0), "{metric}");
+    }
+    lab.delete(&policies).unwrap();
+}
+
 pub(super) fn as_telemetry_says(lab: &Lab, address: IpAddr) {
     // Of what is not understood the condition says so, and of what is that it is.
     lab.apply(&TELEMETRY.replace("request.host", "request.hosts(")).unwrap();
