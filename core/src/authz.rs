@@ -1,4 +1,5 @@
-//! The one evaluator of authorization: `decide(view, facts)`. A fact that is missing never widens access.
+//! The evaluator of what connections show: `decide(view, facts)`. A fact that is missing never widens access. Requests are decided
+//! about by `waypoint/src/rbac.rs`, in Envoy's words; `e2e/tests/evaluators.rs` holds that one policy means the same to both.
 
 #[cfg(test)]
 mod tests;

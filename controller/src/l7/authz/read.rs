@@ -319,7 +319,9 @@ fn peer(pattern: Pattern) -> Check<Who> {
     Check::Is(Who::Peer(match pattern {
         Pattern::Exact(text) => Pattern::Exact(format!("spiffe://{text}")),
         Pattern::Prefix(text) => Pattern::Prefix(format!("spiffe://{text}")),
-        other => other,
+        // What it ends with is of the principal, not of the scheme before it.
+        Pattern::Suffix(text) => Pattern::Regex(format!("spiffe://.*{}", regex_syntax::escape(&text))),
+        other @ Pattern::Regex(_) => other,
     }))
 }
 
@@ -467,7 +469,7 @@ mod tests {
         let peer = |pattern| Ok(Check::Is(Who::Peer(pattern)));
         let rows = [
             (principal("td/ns/a/sa/b"), peer(Pattern::Exact("spiffe://td/ns/a/sa/b".to_owned()))),
-            (principal("*/sa/b"), peer(Pattern::Suffix("/sa/b".to_owned()))),
+            (principal("*/sa/b"), peer(regex("spiffe://.*/sa/b"))),
             (principal("*"), peer(regex(".+"))),
             (of_namespace("a.b"), peer(regex("spiffe://[^/]+/ns/a\\.b/sa/.+"))),
             (of_namespace("a*"), peer(regex("spiffe://[^/]+/ns/a[^/]*/sa/.+"))),
