@@ -342,8 +342,12 @@ pub struct Route {
 pub struct Match {
     /// Its path, without the query.
     pub path: PathMatch,
+    /// Whatever the case of the path's ASCII letters, where it is no pattern.
+    pub any_case: bool,
     /// Its headers.
     pub headers: Vec<HeaderMatch>,
+    /// What it must not have.
+    pub without: Vec<Without>,
     /// Its query parameters.
     pub query: Vec<(String, Text)>,
     /// Namespaces of its client, each of them.
@@ -368,6 +372,15 @@ pub struct HeaderMatch {
     pub name: Header,
     /// What it must be.
     pub value: Text,
+}
+
+/// A header that must not be there.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Without {
+    /// Which one.
+    pub name: Header,
+    /// With a value like this; none is any. One that is not there is empty.
+    pub value: Option<Text>,
 }
 
 /// A header or what HTTP/2 has in place of one.

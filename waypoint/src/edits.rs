@@ -36,7 +36,8 @@ pub fn rewritten(rewrite: &PathRewrite, matched: &PathMatch, path: &str) -> Stri
 
 fn in_place_of(matched: &PathMatch, new: &str, path: &str) -> String {
     match matched {
-        PathMatch::Prefix(prefix) => format!("{new}{}", path.strip_prefix(prefix.as_str()).unwrap_or_default()),
+        // It begins so, perhaps in other letters.
+        PathMatch::Prefix(prefix) => format!("{new}{}", path.get(prefix.len()..).unwrap_or_default()),
         PathMatch::Exact(_) | PathMatch::Regex(_) => new.to_owned(),
     }
 }

@@ -7,7 +7,7 @@ use fairway_core::ident::Identity;
 use http::HeaderMap;
 use http::header::{self, HeaderName};
 
-use crate::config::{Header, HeaderMatch};
+use crate::config::{Header, HeaderMatch, Without};
 use crate::tokens::Claims;
 
 /// What is known.
@@ -66,6 +66,22 @@ impl<'a> Head<'a> {
                 lines.any(|line| wanted.value.matches(&String::from_utf8_lossy(line.as_bytes())))
             }
             name => self.header(name).is_some_and(|value| wanted.value.matches(&value)),
+        }
+    }
+
+    /// Whether no line of a header is like this. One that is not there is empty.
+    #[must_use]
+    pub fn is_without(&self, unwanted: &Without) -> bool {
+        let is_like = |value: &str| unwanted.value.as_ref().is_none_or(|text| text.matches(value));
+        match &unwanted.name {
+            Header::Named(name) => {
+                let mut lines = self.headers.get_all(name).iter().peekable();
+                if lines.peek().is_none() {
+                    return unwanted.value.as_ref().is_none_or(|text| !text.matches(""));
+                }
+                !lines.any(|line| is_like(&String::from_utf8_lossy(line.as_bytes())))
+            }
+            name => self.header(name).is_none_or(|value| !is_like(&value)),
         }
     }
 

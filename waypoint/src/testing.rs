@@ -462,7 +462,14 @@ pub(crate) fn route_to(cluster: &str) -> Route {
     };
     Route {
         name: "shop/route/0".into(),
-        matching: Match { path: PathMatch::Prefix("/".into()), headers: vec![], query: vec![], namespace: vec![] },
+        matching: Match {
+            path: PathMatch::Prefix("/".into()),
+            any_case: false,
+            headers: vec![],
+            without: vec![],
+            query: vec![],
+            namespace: vec![],
+        },
         action: Action::Forward(Box::new(forward)),
         request: Edits::default(),
         response: Edits::default(),

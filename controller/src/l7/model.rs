@@ -156,8 +156,21 @@ pub struct Match {
     pub headers: Vec<Compare>,
     /// Its query parameters.
     pub query: Vec<Compare>,
+    /// What only VirtualServices ask for.
+    pub more: Conditions,
     /// How specific this is; the greater comes first (api-surface A14.3).
     pub rank: [usize; 5],
+}
+
+/// What only VirtualServices ask of requests.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Conditions {
+    /// Whatever the case of the path's letters, where it is no pattern.
+    pub any_case: bool,
+    /// Headers that it must not have, names in lower case; without a value they must not be there at all.
+    pub without: Vec<(String, Option<Text>)>,
+    /// The namespace of its client.
+    pub namespace: Option<String>,
 }
 
 /// A path to compare with.

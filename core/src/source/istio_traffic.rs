@@ -223,6 +223,16 @@ pub struct TrafficMatch {
     pub query_params: BTreeMap<String, TextMatch>,
     /// The port of the service.
     pub port: Option<u16>,
+    /// Its host, and its port if there is one.
+    pub authority: Option<TextMatch>,
+    /// Its scheme.
+    pub scheme: Option<TextMatch>,
+    /// Whatever the case of the path's letters, where it is no pattern.
+    pub ignore_uri_case: bool,
+    /// Headers that it must not have.
+    pub without_headers: BTreeMap<String, TextMatch>,
+    /// The namespace of its client; empty is any.
+    pub source_namespace: String,
     /// What else is there.
     #[serde(flatten)]
     pub unread: Unread,

@@ -18,11 +18,10 @@ const TYPE_PREFIX: &str = "type.googleapis.com/";
 const DEPTH: usize = 100;
 
 /// What Envoy calls fields that are likely to come and are not in the contract; others are named by their numbers.
-const NAMES: [(&str, u32, &str); 13] = [
+const NAMES: [(&str, u32, &str); 12] = [
     ("envoy.config.route.v3.RouteConfiguration", 4, "response_headers_to_add"),
     ("envoy.config.route.v3.VirtualHost", 8, "cors"),
     ("envoy.config.route.v3.VirtualHost", 15, "typed_per_filter_config"),
-    ("envoy.config.route.v3.RouteMatch", 4, "case_sensitive"),
     ("envoy.config.route.v3.RouteMatch", 9, "runtime_fraction"),
     ("envoy.config.route.v3.RouteMatch", 14, "path_separated_prefix"),
     ("envoy.config.route.v3.RouteAction", 2, "cluster_header"),

@@ -33,7 +33,7 @@ use super::text::{Text, pattern, whole};
 use super::wrong::{Within, Wrong, all};
 use super::{
     Action, Backend, Edits, Forward, HashBy, Header, HeaderMatch, Host, MILLION, Manner, Match, Mirror, PathMatch,
-    PathRewrite, Put, Redirect, RedirectPath, Retry, Route, Table, Weighted, duration, fields, per_million,
+    PathRewrite, Put, Redirect, RedirectPath, Retry, Route, Table, Weighted, Without, duration, fields, per_million,
 };
 
 /// Where a route says nothing of it; Envoy's default.
@@ -104,12 +104,44 @@ fn matches(message: &RouteMatch) -> Result<Match, Wrong> {
         let Some(FilterState::StringMatch(text)) = &message.matcher else { return Err(Wrong::missing("string_match")) };
         Text::of(text).within("string_match")
     };
+    let (mut headers, mut without) = (Vec::new(), Vec::new());
+    for read in all("headers", &message.headers, wanted)? {
+        match read {
+            Wanted::Has(header) => headers.push(header),
+            Wanted::Without(header) => without.push(header),
+        }
+    }
     Ok(Match {
         path,
-        headers: all("headers", &message.headers, header)?,
+        any_case: message.case_sensitive == Some(false),
+        headers,
+        without,
         query: all("query_parameters", &message.query_parameters, parameter)?,
         namespace: all("filter_state", &message.filter_state, state)?,
     })
+}
+
+/// What is asked of a header.
+enum Wanted {
+    Has(HeaderMatch),
+    Without(Without),
+}
+
+fn wanted(message: &HeaderMatcher) -> Result<Wanted, Wrong> {
+    if !message.invert_match {
+        return header(message).map(Wanted::Has);
+    }
+    let value = match &message.header_match_specifier {
+        Some(HeaderMatchSpecifier::PresentMatch(true)) => None,
+        Some(HeaderMatchSpecifier::PresentMatch(false)) => return Err(Wrong::new("present_match", "must be true")),
+        // Envoy would not take one that is not there for one that is without the value.
+        Some(HeaderMatchSpecifier::StringMatch(_)) if !message.treat_missing_header_as_empty => {
+            return Err(Wrong::new("treat_missing_header_as_empty", "must be true beside invert_match"));
+        }
+        Some(HeaderMatchSpecifier::StringMatch(text)) => Some(Text::of(text).within("string_match")?),
+        None => return Err(Wrong::missing("string_match")),
+    };
+    Ok(Wanted::Without(Without { name: of_header(&message.name)?, value }))
 }
 
 /// A header to compare with.
@@ -117,14 +149,20 @@ pub(super) fn header(message: &HeaderMatcher) -> Result<HeaderMatch, Wrong> {
     let Some(HeaderMatchSpecifier::StringMatch(text)) = &message.header_match_specifier else {
         return Err(Wrong::missing("string_match"));
     };
-    let name = match message.name.as_str() {
+    if message.invert_match || message.treat_missing_header_as_empty {
+        return Err(Wrong::new("invert_match", "is only for headers of routes, with treat_missing_header_as_empty"));
+    }
+    Ok(HeaderMatch { name: of_header(&message.name)?, value: Text::of(text).within("string_match")? })
+}
+
+fn of_header(name: &str) -> Result<Header, Wrong> {
+    Ok(match name {
         ":method" => Header::Method,
         ":authority" | "host" | "Host" => Header::Authority,
         ":path" => Header::Path,
         ":scheme" => Header::Scheme,
         name => Header::Named(header_name(name).within("name")?),
-    };
-    Ok(HeaderMatch { name, value: Text::of(text).within("string_match")? })
+    })
 }
 
 pub(super) fn header_name(name: &str) -> Result<HeaderName, Wrong> {

@@ -153,7 +153,7 @@ fn text(pattern: &Pattern) -> StringMatcher {
 
 fn header(name: &str, pattern: &Pattern) -> HeaderMatcher {
     let specifier = HeaderMatchSpecifier::StringMatch(text(pattern));
-    HeaderMatcher { name: name.to_owned(), header_match_specifier: Some(specifier) }
+    HeaderMatcher { name: name.to_owned(), header_match_specifier: Some(specifier), ..HeaderMatcher::default() }
 }
 
 /// A claim is a text, or a list of which one element will do.

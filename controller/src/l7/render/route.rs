@@ -145,12 +145,14 @@ fn all(target: &Target, entries: Option<&[Entry]>, client: &Client) -> Vec<Route
 
 /// The same for peers from one namespace only.
 fn of_peers(namespace: &str, route: Route) -> Route {
-    let from = FilterStateMatcher {
-        key: PEER_NAMESPACE.to_owned(),
-        matcher: Some(filter_state_matcher::Matcher::StringMatch(exact(namespace))),
-    };
-    let matching = RouteMatch { filter_state: vec![from], ..route.r#match.unwrap_or_default() };
+    let mut matching = route.r#match.unwrap_or_default();
+    matching.filter_state.insert(0, peer(namespace));
     Route { r#match: Some(matching), ..route }
+}
+
+fn peer(namespace: &str) -> FilterStateMatcher {
+    let matcher = Some(filter_state_matcher::Matcher::StringMatch(exact(namespace)));
+    FilterStateMatcher { key: PEER_NAMESPACE.to_owned(), matcher }
 }
 
 /// What none of the routes of a namespace matched.
@@ -194,16 +196,27 @@ enum Part {
 }
 
 fn routes(entry: &Entry, target: &Target, client: &Client) -> Vec<Route> {
-    let Match { path, method, headers, query, .. } = &entry.matching;
+    let Match { path, method, headers, query, more, .. } = &entry.matching;
     // Every call of gRPC is a POST without a query, and its clients do not see either.
     if client.is_grpc && (!query.is_empty() || method.as_deref().is_some_and(|method| method != "POST")) {
+        return Vec::new();
+    }
+    // Nor do they see these.
+    if client.is_grpc && headers.iter().any(|header| header.name.starts_with(':')) {
+        return Vec::new();
+    }
+    // Whose proxy this is, is known; a waypoint sees it of each connection.
+    let from = more.namespace.as_deref().filter(|_| client.gateway.is_some());
+    if client.gateway.is_none() && more.namespace.as_ref().is_some_and(|namespace| *namespace != client.namespace) {
         return Vec::new();
     }
     let method = method.iter().filter(|_| !client.is_grpc).map(|method| HeaderMatcher {
         name: ":method".to_owned(),
         header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(exact(method))),
+        ..HeaderMatcher::default()
     });
-    let headers: Vec<HeaderMatcher> = method.chain(headers.iter().map(header)).collect();
+    let without = more.without.iter().map(|(name, value)| without(name, value.as_ref()));
+    let headers: Vec<HeaderMatcher> = method.chain(headers.iter().map(header)).chain(without).collect();
     let query_parameters: Vec<QueryParameterMatcher> = query.iter().map(parameter).collect();
     // A prefix of elements is two routes: the rule that would be one is not taken by gRPC (D5).
     let parts = match path {
@@ -232,7 +245,8 @@ fn routes(entry: &Entry, target: &Target, client: &Client) -> Vec<Route> {
                 path_specifier: Some(path),
                 headers: headers.clone(),
                 query_parameters: query_parameters.clone(),
-                filter_state: Vec::new(),
+                filter_state: from.map(peer).into_iter().collect(),
+                case_sensitive: more.any_case.then_some(false),
             }),
             action: Some(action),
             request_headers_to_add: added(&entry.rule.request),
@@ -268,7 +282,21 @@ pub(super) fn text(text: &Text) -> StringMatcher {
 
 fn header(compare: &Compare) -> HeaderMatcher {
     let specifier = HeaderMatchSpecifier::StringMatch(text(&compare.value));
-    HeaderMatcher { name: compare.name.clone(), header_match_specifier: Some(specifier) }
+    HeaderMatcher { name: compare.name.clone(), header_match_specifier: Some(specifier), ..HeaderMatcher::default() }
+}
+
+/// A header that must not be there, or not with this value, which one that is not there has not.
+fn without(name: &str, value: Option<&Text>) -> HeaderMatcher {
+    let specifier = match value {
+        None => HeaderMatchSpecifier::PresentMatch(true),
+        Some(value) => HeaderMatchSpecifier::StringMatch(text(value)),
+    };
+    HeaderMatcher {
+        name: name.to_owned(),
+        header_match_specifier: Some(specifier),
+        invert_match: true,
+        treat_missing_header_as_empty: value.is_some(),
+    }
 }
 
 fn parameter(compare: &Compare) -> QueryParameterMatcher {

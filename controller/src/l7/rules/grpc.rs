@@ -2,7 +2,7 @@
 
 use fairway_core::source::route::{GrpcMatch, GrpcRule, MethodMatch};
 
-use super::super::model::{Forward, Match, Path};
+use super::super::model::{Conditions, Forward, Match, Path};
 use super::super::verdict::Class;
 use super::filters::Place;
 use super::{LEFT_OUT, REFUSED, Read, Reader, text};
@@ -50,7 +50,7 @@ impl Reader<'_> {
         let length = |text: &Option<String>| text.as_deref().map_or(0, str::len);
         let is_exact = usize::from(!matches!(path, Path::Regex(_)));
         let rank = [length(&method.service), length(&method.method), headers.len(), is_exact, 0];
-        is_read.then_some(Match { path, method: None, headers, query: Vec::new(), rank })
+        is_read.then_some(Match { path, method: None, headers, query: Vec::new(), more: Conditions::default(), rank })
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use fairway_core::source::route::{HttpMatch, HttpRule, PathMatch};
 
-use super::super::model::{Forward, Match, Path, Retry};
+use super::super::model::{Conditions, Forward, Match, Path, Retry};
 use super::super::verdict::Class;
 use super::filters::{Effects, Place};
 use super::{LEFT_OUT, REFUSED, Read, Reader, text};
@@ -63,7 +63,7 @@ impl Reader<'_> {
         };
         let method = written.method.clone();
         let rank = [kind, length, usize::from(method.is_some()), headers.len(), query.len()];
-        is_read.then_some(Match { path, method, headers, query, rank })
+        is_read.then_some(Match { path, method, headers, query, more: Conditions::default(), rank })
     }
 
     /// A path, and how specific its kind is.

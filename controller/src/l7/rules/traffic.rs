@@ -11,7 +11,8 @@ use fairway_core::source::route::{Header, HeaderModifier, Unread};
 use super::super::catalog::Unit;
 use super::super::grants::Reach;
 use super::super::model::{
-    Action, Backend, Compare, Edits, Fault, Forward, Match, Mirror, NewPath, Path, Redirect, Retry, Rule, Target, Text,
+    Action, Backend, Compare, Conditions, Edits, Fault, Forward, Match, Mirror, NewPath, Path, Redirect, Retry, Rule,
+    Target, Text,
 };
 use super::super::verdict::Class;
 use super::http::{ATTEMPTS, MAXIMUM_ATTEMPTS};
@@ -155,6 +156,13 @@ impl Reader<'_> {
         // Clients of the mesh are all that come here.
         let is_mesh = |value: &serde_json::Value| value.as_array().is_some_and(|all| all.iter().any(|it| it == "mesh"));
         let mut unread = written.unread.clone();
+        let labels = unread.remove("sourceLabels").filter(|labels| labels.as_object().is_none_or(|it| !it.is_empty()));
+        if labels.is_some() {
+            let message =
+                format!("labels of clients are not known where requests are routed, sourceNamespace is; {LEFT_OUT}");
+            self.find(Class::Unsupported, format!("{at}.sourceLabels"), message);
+            return None;
+        }
         unread.retain(|name, value| name != "statPrefix" && !(name == "gateways" && is_mesh(value)));
         let is_read = self.reads_all(at, &unread, LEFT_OUT);
         for (name, text) in [("uri", &written.uri), ("method", &written.method)] {
@@ -185,9 +193,37 @@ impl Reader<'_> {
                 return None;
             }
         };
-        let headers = self.values(&format!("{at}.headers"), &written.headers, true)?;
+        let mut headers = self.values(&format!("{at}.headers"), &written.headers, true)?;
+        for (name, field, text) in
+            [(":authority", "authority", &written.authority), (":scheme", "scheme", &written.scheme)]
+        {
+            let Some(text) = text else { continue };
+            let Some(value) = text_of(text) else {
+                self.find(Class::Unsupported, format!("{at}.{field}"), format!("cannot be compared; {LEFT_OUT}"));
+                return None;
+            };
+            headers.push(Compare { name: name.to_owned(), value });
+        }
+        let without = self.unwanted(&format!("{at}.withoutHeaders"), &written.without_headers)?;
+        let namespace = Some(written.source_namespace.clone()).filter(|name| !name.is_empty());
+        let more = Conditions { any_case: written.ignore_uri_case, without, namespace };
         let query = self.values(&format!("{at}.queryParams"), &written.query_params, false)?;
-        is_read.then_some(Match { path, method, headers, query, rank: [0; 5] })
+        is_read.then_some(Match { path, method, headers, query, more, rank: [0; 5] })
+    }
+
+    /// Headers that must not be there, or not with a value.
+    fn unwanted(&mut self, at: &str, unwanted: &BTreeMap<String, TextMatch>) -> Option<Vec<(String, Option<Text>)>> {
+        let mut read = Vec::new();
+        for (name, value) in unwanted {
+            let name = name.to_ascii_lowercase();
+            let value = if is_any(value) { Some(None) } else { text_of(value).map(Some) };
+            let Some(value) = value.filter(|_| text::is_header_name(&name)) else {
+                self.find(Class::Unsupported, format!("{at}[{name}]"), format!("cannot be compared; {LEFT_OUT}"));
+                return None;
+            };
+            read.push((name, value));
+        }
+        Some(read)
     }
 
     /// Headers or query parameters to compare with.
@@ -201,20 +237,8 @@ impl Reader<'_> {
             let name = if is_header { name.to_ascii_lowercase() } else { name.clone() };
             let is_name =
                 if is_header { text::is_header_name(&name) } else { text::is_clean(&name) && !name.is_empty() };
-            let is_there = || Text::Regex(".*".to_owned());
-            let value = match (&value.exact, &value.prefix, &value.regex) {
-                (None, None, None) => Some(is_there()),
-                (Some(exact), None, None) if exact.is_empty() && !is_header => Some(is_there()),
-                (Some(exact), None, None) if text::is_clean(exact) => Some(Text::Exact(exact.clone())),
-                (None, Some(prefix), None) if text::is_clean(prefix) => {
-                    Some(Text::Regex(format!("{}.*", regex_syntax::escape(prefix))))
-                }
-                (None, None, Some(pattern)) if pattern == "*" => Some(is_there()),
-                (None, None, Some(pattern)) if text::check_pattern(pattern).is_ok() => {
-                    Some(Text::Regex(pattern.clone()))
-                }
-                _ => None,
-            };
+            let is_bare = !is_header && value.exact.as_deref() == Some("");
+            let value = if is_any(value) || is_bare { Some(Text::Regex(".*".to_owned())) } else { text_of(value) };
             let Some(value) = value.filter(|_| is_name) else {
                 self.find(Class::Unsupported, format!("{at}[{name}]"), format!("cannot be compared; {LEFT_OUT}"));
                 return None;
@@ -401,6 +425,23 @@ impl Reader<'_> {
     }
 }
 
+/// Whether it is enough that there is something.
+fn is_any(wanted: &TextMatch) -> bool {
+    matches!((&wanted.exact, &wanted.prefix, wanted.regex.as_deref()), (None, None, None | Some("*")))
+}
+
+fn text_of(wanted: &TextMatch) -> Option<Text> {
+    match (&wanted.exact, &wanted.prefix, &wanted.regex) {
+        (Some(exact), None, None) if text::is_clean(exact) => Some(Text::Exact(exact.clone())),
+        (None, Some(prefix), None) if text::is_clean(prefix) => {
+            Some(Text::Regex(format!("{}.*", regex_syntax::escape(prefix))))
+        }
+        (None, None, Some(pattern)) if text::check_pattern(pattern).is_ok() => Some(Text::Regex(pattern.clone())),
+        _ => None,
+    }
+}
+
 fn everything() -> Match {
-    Match { path: Path::Start("/".to_owned()), method: None, headers: Vec::new(), query: Vec::new(), rank: [0; 5] }
+    let (path, more) = (Path::Start("/".to_owned()), Conditions::default());
+    Match { path, method: None, headers: Vec::new(), query: Vec::new(), more, rank: [0; 5] }
 }
