@@ -35,6 +35,9 @@ fn main() {
         ("token", token()),
         ("trace", trace()),
         ("processor", processor()),
+        ("request", request()),
+        ("resources", resources()),
+        ("routing", routing()),
     ] {
         let folder = corpus.join(target);
         std::fs::create_dir_all(&folder).expect("a folder");
@@ -45,6 +48,117 @@ fn main() {
 }
 
 type Seeds = Vec<(&'static str, Vec<u8>)>;
+
+/// Connections of HTTP/1, sound and smuggling, and heads of HTTP/2.
+fn request() -> Seeds {
+    let first = |text: &str| [&[0][..], text.as_bytes()].concat();
+    let second = |extended: u8, pieces: &[&str]| {
+        let pieces: Vec<u8> = pieces.iter().flat_map(|text| piece(text.as_bytes())).collect();
+        [vec![1, extended], pieces].concat()
+    };
+    vec![
+        ("get", first("GET /a?b HTTP/1.1\r\nHost: web.shop:80\r\nConnection: close, x-a\r\nX-A: b\r\n\r\n")),
+        ("absolute", first("GET http://u@web.shop/a HTTP/1.1\r\nHost: other\r\nTE: trailers, gzip\r\n\r\n")),
+        ("two", first("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nxGET / HTTP/1.1\r\nHost: b\r\n\r\n")),
+        ("chunked", first("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n")),
+        (
+            "both",
+            first("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        ),
+        (
+            "upgrade",
+            first(
+                "GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n",
+            ),
+        ),
+        ("connect", first("CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n")),
+        ("http2", second(0, &["GET", "http://web.shop/a", "host", "web.shop", "te", "trailers"])),
+        ("websocket", second(1, &["CONNECT", "http://web.shop/", "sec-websocket-version", "13"])),
+    ]
+}
+
+/// A request and the routes for it.
+fn routing() -> Seeds {
+    use fairway_proto::envoy::matcher::{RegexMatcher, StringMatcher, string_matcher::MatchPattern};
+    use fairway_proto::envoy::route::header_matcher::HeaderMatchSpecifier;
+    use fairway_proto::envoy::route::query_parameter_matcher::QueryParameterMatchSpecifier;
+    use fairway_proto::envoy::route::route::Action;
+    use fairway_proto::envoy::route::route_match::PathSpecifier;
+    use fairway_proto::envoy::route::{
+        DirectResponseAction, HeaderMatcher, QueryParameterMatcher, Route, RouteConfiguration, RouteMatch, VirtualHost,
+    };
+    let text = |pattern| StringMatcher { match_pattern: Some(pattern), ignore_case: false };
+    let exact = |value: &str| text(MatchPattern::Exact(value.into()));
+    let route = |name: &str, path, change: &dyn Fn(&mut RouteMatch)| {
+        let mut matching = RouteMatch { path_specifier: Some(path), ..RouteMatch::default() };
+        change(&mut matching);
+        let action = Some(Action::DirectResponse(DirectResponseAction { status: 200, body: None }));
+        Route { name: name.into(), r#match: Some(matching), action, ..Route::default() }
+    };
+    let header = |value: StringMatcher, inverts: bool| HeaderMatcher {
+        name: "x-a".into(),
+        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(value)),
+        invert_match: inverts,
+        treat_missing_header_as_empty: inverts,
+    };
+    let routes = vec![
+        route("exact", PathSpecifier::Path("/exact".into()), &|_| {}),
+        route("case", PathSpecifier::Prefix("/Case".into()), &|it| it.case_sensitive = Some(false)),
+        route("pattern", PathSpecifier::SafeRegex(RegexMatcher { regex: "/i/[0-9]+".into() }), &|_| {}),
+        route("header", PathSpecifier::Prefix("/".into()), &|it| it.headers = vec![header(exact("b"), false)]),
+        route("without", PathSpecifier::Prefix("/w".into()), &|it| it.headers = vec![header(exact("c"), true)]),
+        route("query", PathSpecifier::Prefix("/".into()), &|it| {
+            let specifier = Some(QueryParameterMatchSpecifier::StringMatch(exact("1")));
+            it.query_parameters =
+                vec![QueryParameterMatcher { name: "q".into(), query_parameter_match_specifier: specifier }];
+        }),
+    ];
+    let host = |domain: &str, routes| VirtualHost {
+        name: domain.into(),
+        domains: vec![domain.into()],
+        routes,
+        ..VirtualHost::default()
+    };
+    let virtual_hosts = vec![host("web.shop", routes.clone()), host("*", routes)];
+    let table = RouteConfiguration { name: "r".into(), virtual_hosts }.encode_to_vec();
+    let seed = |target: &str, value: &str| {
+        let head: Vec<u8> = ["GET", "web.shop:80", target].iter().flat_map(|text| piece(text.as_bytes())).collect();
+        [vec![0], head, vec![1], piece(b"x-a"), piece(value.as_bytes()), table.clone()].concat()
+    };
+    vec![
+        ("exact", seed("/exact", "")),
+        ("case", seed("/cAsE/x", "")),
+        ("pattern", seed("/i/12", "")),
+        ("header", seed("/", "b")),
+        ("without", seed("/w", "d")),
+        ("query", seed("/?a&q=1", "")),
+    ]
+}
+
+/// A listener of filters with rules, and resources of nothing.
+fn resources() -> Seeds {
+    use fairway_proto::envoy::http_rbac;
+    use fairway_proto::envoy::rbac::permission::Rule as Permitted;
+    use fairway_proto::envoy::rbac::principal::Identifier;
+    use fairway_proto::envoy::rbac::{Permission, Policy, Principal, Rbac};
+    let policy = Policy {
+        permissions: vec![Permission { rule: Some(Permitted::DestinationPort(80)) }],
+        principals: vec![Principal { identifier: Some(Identifier::Any(true)) }],
+    };
+    let rules = |action| Some(Rbac { action, policies: [("shop/p/0".to_owned(), policy.clone())].into() });
+    let filter = |rules, shadow_rules| {
+        let message = http_rbac::Rbac { rules, shadow_rules, shadow_rules_stat_prefix: "p_".into() };
+        [vec![2], piece(&message.encode_to_vec())].concat()
+    };
+    let all = [filter(rules(2), None), filter(None, rules(1)), filter(rules(0), None)].concat();
+    vec![
+        ("filters", [vec![4], piece(&[]), all].concat()),
+        ("table", vec![0]),
+        ("cluster", vec![1]),
+        ("assignment", vec![2]),
+        ("connections", [vec![5], piece(&[])].concat()),
+    ]
+}
 
 /// Conditions and formats as users write them.
 fn access_log() -> Seeds {

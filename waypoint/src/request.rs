@@ -435,7 +435,8 @@ pub(crate) fn head<'a>(
 }
 
 /// The host that was asked for: of the request's target before the header (RFC 9112 §3.2.2).
-pub(crate) fn authority(parts: &request::Parts) -> Option<String> {
+#[must_use]
+pub fn authority(parts: &request::Parts) -> Option<String> {
     if let Some(authority) = parts.uri.authority() {
         // Names of users are no part of it.
         let text = authority.as_str();
