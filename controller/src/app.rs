@@ -145,7 +145,8 @@ impl Controller {
         let publisher = Publisher::new(&remembered, store, config.settings.clone(), metrics.clone(), fetched);
         let publisher = publisher.following(mesh);
         let published = state::publish(readings.loaded, publisher, drain.clone());
-        tokio::spawn(keys::keep(published.clone(), told, fetcher, drain.clone()));
+        let fetcher = (fetcher, config.jwks_maximum_age);
+        tokio::spawn(keys::keep(published.clone(), told, fetcher, metrics.clone(), drain.clone()));
         tokio::spawn(memory::give_back(drain.clone()));
         tokio::spawn(watch_freshness(readings.freshness, metrics.clone(), drain.clone()));
         write_back(place, &config, &authority, &published, &clients, &drain);

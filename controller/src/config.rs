@@ -7,6 +7,7 @@ pub mod webhook;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -106,6 +107,9 @@ pub struct Args {
     /// Hosts from which keys of tokens may be fetched: names, *.NAME, * for all that are not this machine or its link, or none.
     #[arg(long, value_name = "HOSTS", default_value = "*", env = "FAIRWAY_JWKS_HOSTS")]
     pub jwks_hosts: Reach,
+    /// How long keys of tokens are good that cannot be fetched again, such as 24h; an issuer that says it has none is believed at once.
+    #[arg(long, value_name = "AGE", default_value = "24h", value_parser = key_age, env = "FAIRWAY_JWKS_MAX_AGE")]
+    pub jwks_max_age: Duration,
     /// File with Istio's mesh configuration, of which extensionProviders and defaultProviders are read: who AuthorizationPolicies
     /// with action CUSTOM may ask, whom Telemetries have told about requests (traces and access logs), who counts requests for
     /// RateLimits, and who sees and changes them for ExternalProcessors. Changes are followed.
@@ -215,6 +219,8 @@ pub struct Config {
     pub maximum_connection_age: Option<Duration>,
     /// From where keys of tokens may be fetched.
     pub jwks_hosts: Reach,
+    /// How long those are good that cannot be fetched again.
+    pub jwks_maximum_age: Duration,
 }
 
 /// Why settings are refused.
@@ -343,8 +349,17 @@ impl TryFrom<Args> for Config {
             certificate_lifetime: args.workload_cert_ttl,
             maximum_connection_age: (!args.max_connection_age.is_zero()).then_some(args.max_connection_age),
             jwks_hosts: args.jwks_hosts,
+            jwks_maximum_age: args.jwks_max_age,
         })
     }
+}
+
+/// Less than two fetches apart, one that fails would take keys away; beyond a month nobody has withdrawn anything.
+const KEY_AGES: RangeInclusive<Duration> = Duration::from_secs(10 * 60)..=Duration::from_secs(31 * 24 * 3600);
+
+fn key_age(text: &str) -> Result<Duration, String> {
+    let age = duration(text)?;
+    if KEY_AGES.contains(&age) { Ok(age) } else { Err(format!("{text} must be 10m to 744h")) }
 }
 
 /// Reads durations such as `24h`, `1h30m`, `45s`.

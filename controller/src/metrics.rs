@@ -29,6 +29,7 @@ pub struct Metrics {
     kept: Gauge,
     stale: Gauge,
     mesh_config_refused: Gauge,
+    keys: [Gauge; 3],
     authority: Authority,
 }
 
@@ -41,6 +42,17 @@ pub struct Reviews {
     pub refused: Counter,
     /// There is no answer.
     pub unreadable: Counter,
+}
+
+/// Places where keys of tokens are fetched, by what is known of their keys.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeyStates {
+    /// They are those of the last fetch.
+    pub fresh: usize,
+    /// They could not be fetched again.
+    pub stale: usize,
+    /// There are none: tokens are refused.
+    pub missing: usize,
 }
 
 /// Handles to what is told of the certificate authority.
@@ -86,6 +98,10 @@ impl Metrics {
                 "fairway_mesh_config_refused",
                 "1 while the file of the mesh configuration cannot be used, and the last good one stays in force.",
             ),
+            (
+                "fairway_token_keys",
+                "Places where keys of tokens are fetched: fresh, stale since they cannot be fetched again, or without any.",
+            ),
             ("fairway_source_errors", "Things wrong with objects; see /debug/sources."),
         ] {
             registry.describe(name, help);
@@ -109,6 +125,7 @@ impl Metrics {
             kept: registry.gauge("fairway_kept_policies_lost", &[]),
             stale: registry.gauge("fairway_source_stale_seconds", &[]),
             mesh_config_refused: registry.gauge("fairway_mesh_config_refused", &[]),
+            keys: ["fresh", "stale", "missing"].map(|state| registry.gauge("fairway_token_keys", &[("state", state)])),
             authority: Authority {
                 signer_end: registry.gauge("fairway_authority_expiry_timestamp_seconds", &[("of", "signer")]),
                 root_end: registry.gauge("fairway_authority_expiry_timestamp_seconds", &[("of", "root")]),
@@ -134,6 +151,13 @@ impl Metrics {
     /// Records whether the file of the mesh configuration cannot be used.
     pub fn set_mesh_config_refused(&self, is_refused: bool) {
         self.mesh_config_refused.set(if is_refused { 1.0 } else { 0.0 });
+    }
+
+    /// Records what is known of keys of tokens.
+    pub fn set_keys(&self, states: KeyStates) {
+        for (gauge, count) in self.keys.iter().zip([states.fresh, states.stale, states.missing]) {
+            gauge.set(gauge_value(u64::try_from(count).unwrap_or(u64::MAX)));
+        }
     }
 
     /// Records the certificate authority in use.

@@ -28,6 +28,14 @@ pub fn usable(text: &str) -> Result<String, String> {
     Ok(json!({"keys": usable}).to_string())
 }
 
+/// Whether this is a set, and nothing of it can be used: whoever says so has no keys, as opposed to saying something else.
+#[must_use]
+pub fn has_none(text: &str) -> bool {
+    let set: Option<Value> = serde_json::from_str(text).ok();
+    let keys = set.as_ref().and_then(|set| set.get("keys")?.as_array());
+    keys.is_some_and(|keys| keys.len() <= MAXIMUM_KEYS && keys.iter().all(|it| key(it).is_none()))
+}
+
 /// A key with its public parts, if it can be used.
 fn key(key: &Value) -> Option<Value> {
     let text = |name: &str| key.get(name).and_then(Value::as_str);
