@@ -31,7 +31,8 @@ const MAY_USE: [(&str, &[&str]); 11] = [
     ("cni-plugin", &["fairway-core", "fairway-proto", "fairway-lab"]),
     // The controller's judgement of objects, so that the command has none of its own.
     ("cli", &["fairway-core", "fairway-proto", "fairway-lab", "fairway-manifests", "fairway-controller"]),
-    ("e2e", &["fairway-core", "fairway-proto", "fairway-manifests"]),
+    // Controller and waypoint in tests alone, which hold evaluators of policies against each other.
+    ("e2e", &["fairway-core", "fairway-proto", "fairway-manifests", "fairway-controller", "fairway-waypoint"]),
     ("benches", &["fairway-core", "fairway-proto", "fairway-lab"]),
     ("fuzz", &["fairway-core", "fairway-proto", "fairway-waypoint", "fairway-ztunnel"]),
 ];

@@ -4,9 +4,12 @@ use std::net::IpAddr;
 
 pub(crate) use fairway_proto::security::string_match::MatchType;
 use fairway_proto::security::{Address, ServiceAccountMatch, StringMatch};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::translate::service::octets;
+
+/// Bits before an IPv4 address in an IPv6 address that holds one.
+const MAPPED: u8 = 96;
 
 /// `x` exact, `x*` prefix, `*x` suffix, `*` anything that is not empty (api-surface A2.1).
 pub(crate) fn string(text: &str) -> Result<StringMatch, String> {
@@ -60,7 +63,18 @@ pub(crate) fn network(text: &str) -> Result<IpNet, String> {
         .parse::<IpNet>()
         .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
         .map_err(|_| format!("{text:?} is neither an IP address nor a block such as 10.0.0.0/8"))?;
-    Ok(parsed.trunc())
+    Ok(unmapped(parsed).trunc())
+}
+
+/// IPv4 in IPv6's clothes (RFC 4291 §2.5.5.2) is IPv4, as in addresses of connections.
+fn unmapped(block: IpNet) -> IpNet {
+    let plain = |block: Ipv6Net| {
+        Ipv4Net::new(block.addr().to_ipv4_mapped()?, block.prefix_len().checked_sub(MAPPED)?).ok().map(IpNet::from)
+    };
+    match block {
+        IpNet::V6(mapped) => plain(mapped).unwrap_or(block),
+        IpNet::V4(_) => block,
+    }
 }
 
 /// The same, as proxies have it.
@@ -131,6 +145,9 @@ mod tests {
             ("10.1.2.3/8", Some((vec![10, 0, 0, 0], 8))),
             ("0.0.0.0/0", Some((vec![0, 0, 0, 0], 0))),
             ("fd00::/8", Some(([&[0xfd_u8][..], &[0; 15]].concat(), 8))),
+            ("::ffff:10.1.2.3", Some((vec![10, 1, 2, 3], 32))),
+            ("::ffff:10.1.2.3/104", Some((vec![10, 0, 0, 0], 8))),
+            ("::/0", Some((vec![0; 16], 0))),
             ("10.0.0.0/33", None),
             ("10.0.0", None),
             ("", None),

@@ -28,7 +28,7 @@ fn no_request_fails_while_routes_are_turned_to_what_was_not_used_before() {
     let Some(steady) = Steady::up("warming") else { return };
     let lab = &steady.lab;
     // Pods by turns, so that who answers says which routes are in force.
-    let pod = |number: usize| if number % 2 == 0 { "other" } else { "web" };
+    let pod = |number: usize| if number.is_multiple_of(2) { "other" } else { "web" };
     for number in 0..TURNS {
         lab.apply(&format!("{}---\n{}", service(number, pod(number)), route(&[(number, 1)]))).unwrap();
         steady.comes_from(&[pod(number)]);
