@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use fairway_core::io::hbone::headers::{PROXY_STATUS, proxy_status};
 use fairway_core::limits::{self, Limits};
@@ -152,9 +152,10 @@ fn answer(status: StatusCode) -> Vec<u8> {
     let text = format!("{} ({reason})\n", reason.message());
     let line = proxy_status(reason);
     let line = line.as_ref().and_then(|line| line.to_str().ok()).unwrap_or_default();
-    let length = text.len();
+    let (length, date) = (text.len(), httpdate::fmt_http_date(SystemTime::now()));
     format!(
-        "HTTP/1.1 {status}\r\n{PROXY_STATUS}: {line}\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{text}"
+        "HTTP/1.1 {status}\r\ndate: {date}\r\n{PROXY_STATUS}: {line}\r\ncontent-type: text/plain\r\n\
+         content-length: {length}\r\nconnection: close\r\n\r\n{text}"
     )
     .into_bytes()
 }

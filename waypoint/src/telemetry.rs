@@ -77,7 +77,7 @@ const BUCKETS: &[f64] = &[
 ];
 /// The histograms' buckets.
 pub const HISTOGRAMS: [(&str, &[f64]); 4] =
-    [(DURATION, BUCKETS), (REQUEST_BYTES, BUCKETS), (RESPONSE_BYTES, BUCKETS), (routes::DURATION, BUCKETS)];
+    [(DURATION, BUCKETS), (REQUEST_BYTES, BUCKETS), (RESPONSE_BYTES, BUCKETS), (routes::DURATION, routes::BUCKETS)];
 
 /// Value of a label nothing is known for.
 const UNKNOWN: &str = "unknown";
@@ -455,7 +455,7 @@ impl Telemetry {
         series.with(key, (now, self.fresh), |key| self.handles(connection, done, key), |series| series.count(observed));
         let key = RouteKey::of(done);
         let look_up = |key: &RouteKey| RouteHandles::of(&self.metrics, connection.bound.service(), key);
-        routes.with(key, (now, self.fresh), look_up, |route| route.count(milliseconds));
+        routes.with(key, (now, self.fresh), look_up, |route| route.count(took));
     }
 
     /// What labels say that somebody asks for.

@@ -125,7 +125,7 @@ fn who_is_revoked_is_cut_and_refused_and_the_reason_says_so() {
 }
 
 /// A root with its key, as PEM.
-pub(crate) fn another_root(name: &str) -> (String, String) {
+fn another_root(name: &str) -> (String, String) {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -135,7 +135,7 @@ pub(crate) fn another_root(name: &str) -> (String, String) {
 }
 
 /// Gives the running controller these files, one after the other: what does not fit it leaves alone.
-pub(crate) fn hand_out(lab: &Lab, certificates: &str, key: &str) {
+fn hand_out(lab: &Lab, certificates: &str, key: &str) {
     let root = lab.layout().root_certificate();
     replace(&root.with_file_name("root-key.pem"), key);
     replace(&root, certificates);

@@ -116,7 +116,7 @@ async fn routes_have_series_of_their_own() {
     for line in [
         format!("{requests}{{{},response_code=\"200\",grpc_response_status=\"\"}} 2", of("shop/web/0")),
         format!("{requests}{{{},response_code=\"400\",grpc_response_status=\"\"}} 1", of("none")),
-        format!("fairway_waypoint_route_duration_milliseconds_count{{{}}} 2", of("shop/web/0")),
+        format!("fairway_waypoint_route_duration_seconds_count{{{}}} 2", of("shop/web/0")),
     ] {
         assert!(page.lines().any(|found| found == line), "{line} in {page}");
     }

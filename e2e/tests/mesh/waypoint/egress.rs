@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use fairway_lab::Lab;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 
 use super::super::look::fairway;
 use super::{CLIENT, ask, labs};
@@ -79,7 +79,10 @@ fn certificates(directory: &Path, names: &[&str]) -> [String; 3] {
     let root = params.self_signed(&root_key).unwrap();
     let issuer = Issuer::new(params, root_key);
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-    let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
+    let mut params = CertificateParams::new(names).unwrap();
+    // Of the same name as its issuer it would be taken for one that has signed itself.
+    params.distinguished_name.push(DnType::CommonName, "leaf");
+    let certificate = params.signed_by(&key, &issuer).unwrap();
     let files = [("root.pem", root.pem()), ("chain.pem", certificate.pem()), ("key.pem", key.serialize_pem())];
     files.map(|(file, pem)| {
         std::fs::write(directory.join(file), pem).unwrap();

@@ -66,13 +66,14 @@ impl Steady {
         placed(text, &self.python, self.script.parent().unwrap())
     }
 
-    /// What a client has heard: answers, and what was none.
+    /// What a client has heard since its first answer: answers, and what was none. Before that its pod may not have been captured.
     fn heard(&self, way: &str) -> (Vec<String>, Vec<String>) {
         let path = self.lab.layout().container_log("shop", "asking", way);
         let log = std::fs::read_to_string(path).unwrap_or_default();
         // The last line may be half of one.
         let whole = log.rfind('\n').map_or("", |end| &log[..end]);
-        whole.lines().map(str::to_owned).partition(|line| line.starts_with("200 "))
+        let is_answer = |line: &str| line.starts_with("200 ");
+        whole.lines().skip_while(|line| !is_answer(line)).map(str::to_owned).partition(|line| is_answer(line))
     }
 
     /// Waits until each client has heard more answers, and hears of nothing that was none.

@@ -1,7 +1,6 @@
-//! What lasts outlives changes of routes, policies, endpoints and certificates at its waypoint.
+//! What lasts outlives changes of routes, policies and endpoints at its waypoint.
 
 use super::{CLIENT, Steady, say};
-use crate::mesh::trust;
 
 /// Requests go elsewhere, and so would the download if it began now.
 const ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: elsewhere, namespace: shop}\nspec:\n  \
@@ -49,26 +48,6 @@ fn what_lasts_outlives_changes_at_its_waypoint() {
     lab.apply(&steady.placed(ENDPOINT)).unwrap();
     hears("/", "more");
     say(&mut lasting, "there is another endpoint");
-    roots_are_replaced(&steady, &mut lasting);
     say(&mut lasting, "end");
     steady.nothing_failed();
-}
-
-/// All proxies, those of the waypoint included, trust another root, and show what it has signed.
-fn roots_are_replaced(steady: &Steady, lasting: &mut [(&'static str, super::Conversation)]) {
-    let lab = &steady.lab;
-    let path = lab.layout().root_certificate();
-    let read = |path: &std::path::Path| std::fs::read_to_string(path).unwrap();
-    let (old, old_key) = (read(&path), read(&path.with_file_name("root-key.pem")));
-    let (new, _new_key) = trust::another_root("second root");
-    trust::hand_out(lab, &format!("{old}{new}"), &old_key);
-    for pod in ["shop/waypoint-0", "shop/waypoint-1"] {
-        lab.wait_until(&format!("{pod} to trust both roots"), || {
-            let page = super::super::ask(lab, pod, "http://127.0.0.1:15020/metrics", &[]);
-            if page.contains("fairway_trust_bundle_roots 2") { Ok(()) } else { Err(format!("{} bytes", page.len())) }
-        })
-        .unwrap();
-    }
-    steady.carries_on();
-    say(lasting, "two roots are trusted");
 }
