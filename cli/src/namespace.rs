@@ -84,8 +84,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         Command::Add(add) => {
             let code = label(&add.names, (DATAPLANE_MODE, Some(AMBIENT)))?;
             if add.wait {
-                let meant = meant(&objects.loaded()?.objects, &add.names.names);
-                wait(&arguments.place, &meant, Duration::from_secs(add.timeout))?;
+                let longest = Duration::from_secs(add.timeout);
+                wait(&arguments.place, || Ok(meant(&objects.loaded()?.objects, &add.names.names)), longest)?;
             }
             Ok(code)
         }
@@ -107,10 +107,11 @@ fn meant(objects: &Objects, namespaces: &[String]) -> BTreeSet<String> {
     pods.map(|(key, _)| format!("{}/{}", key.namespace, key.name)).collect()
 }
 
-/// Waits until all of them are, as their agents say; what has gone meanwhile is not waited for.
-fn wait(place: &Where, meant: &BTreeSet<String>, longest: Duration) -> Result<()> {
+/// Waits until all of them are, as their agents say; who is meant is asked in each round, as pods come and go meanwhile.
+fn wait(place: &Where, meant: impl Fn() -> Result<BTreeSet<String>>, longest: Duration) -> Result<()> {
     let began = Instant::now();
     loop {
+        let meant = meant()?;
         let pods = place.mesh()?.status.pods;
         let missing = pods.iter().filter(|pod| !pod.captured).map(|pod| format!("{}/{}", pod.namespace, pod.name));
         let missing: Vec<String> = missing.filter(|name| meant.contains(name)).collect();

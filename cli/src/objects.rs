@@ -3,7 +3,7 @@
 mod cluster;
 
 use fairway_core::source::gateway::Gateway;
-use fairway_core::source::labels::{HasLabels, USE_WAYPOINT};
+use fairway_core::source::labels::{HasLabels, USE_WAYPOINT, USE_WAYPOINT_NAMESPACE};
 use fairway_core::source::{DEFAULT_NAMESPACE, Kind, Loaded, ObjectKey, Objects as SourceObjects, directory};
 use fairway_lab::apply::{self, Input};
 use fairway_lab::layout::Layout;
@@ -14,9 +14,6 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
 
 pub(crate) use cluster::{Cluster, failed};
-
-/// On what asks for a waypoint of another namespace: that.
-const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
 
 /// What became of an object that was to be deleted and was not there.
 pub(crate) const NOT_FOUND: &str = "not found";

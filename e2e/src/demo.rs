@@ -4,7 +4,9 @@ mod canary;
 mod steps;
 mod tour;
 
-use std::path::Path;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -87,15 +89,24 @@ fn clean_up_when_interrupted(layout: Layout) -> Result<()> {
 
 /// Copies the logs out of the lab, which will be gone, and says where to.
 fn keep_logs(lab: &Lab) {
-    let directory = std::env::temp_dir().join(format!("fairway-{}-logs", lab.layout().name()));
+    let directory = match logs_directory(&lab.layout().name()) {
+        Ok(directory) => directory,
+        Err(error) => return eprintln!("the logs cannot be kept: {error}"),
+    };
     match copy_logs(&crate::logs::list(lab.layout()), &directory) {
         Ok(()) => eprintln!("the whole logs are kept in {}", directory.display()),
         Err(error) => eprintln!("the logs cannot be kept in {}: {error}", directory.display()),
     }
 }
 
+/// A new directory that nobody else can foresee or write to: others may have put links where root would write.
+fn logs_directory(lab: &str) -> std::io::Result<PathBuf> {
+    let prefix = format!("fairway-{lab}-logs-");
+    let directory = tempfile::Builder::new().prefix(&prefix).permissions(Permissions::from_mode(0o700)).tempdir()?;
+    Ok(directory.keep())
+}
+
 fn copy_logs(logs: &[crate::logs::Log], directory: &Path) -> std::io::Result<()> {
-    std::fs::create_dir_all(directory)?;
     for log in logs {
         std::fs::copy(&log.path, directory.join(format!("{}.log", log.name.replace('/', "_"))))?;
     }
@@ -123,6 +134,7 @@ mod tests {
         std::fs::write(&path, "said\n").unwrap();
         let logs = [crate::logs::Log { name: "shop/client/client".to_owned(), path }];
         let kept = root.path().join("kept");
+        std::fs::create_dir(&kept).unwrap();
         copy_logs(&logs, &kept).unwrap();
         assert_eq!(std::fs::read_to_string(kept.join("shop_client_client.log")).unwrap(), "said\n");
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::os::linux::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -72,9 +73,15 @@ pub(crate) fn hosts_file(uid: &str) -> PathBuf {
     Layout::inside().pod(uid).join("hosts")
 }
 
-/// Rewrites a mounted file: a new one in its place would not be seen by those who have the old one mounted.
+/// Rewrites a mounted file: a new one in its place would not be seen by those who have the old one mounted. It is never empty in
+/// between: somebody may be looking names up.
 pub(crate) fn write_in_place(path: &Path, content: &str) -> Result<()> {
-    fs::write(path, content).doing(|| format!("writing {}", path.display()))
+    let write = || {
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+        file.write_all(content.as_bytes())?;
+        file.set_len(content.len().try_into().unwrap_or(u64::MAX))
+    };
+    write().doing(|| format!("writing {}", path.display()))
 }
 
 impl PodTask {

@@ -77,6 +77,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
     };
     let (exports, exporters) = export::queues(&settings.limits, &metrics);
     let (lines, writer) = lines::queue(&settings.limits, &metrics);
+    let notice = settings.limits.duration(&limits::DRAIN_NOTICE).min(settings.drain / 2);
     let waypoint = Arc::new(Waypoint {
         config: Arc::new(Current::default()),
         held: Held::default(),
@@ -94,6 +95,7 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
         lines,
         handshakes: Handshakes::within(&settings.limits),
         limits: settings.limits.clone(),
+        drain_notice: notice,
         live: live.clone(),
         certificates: certificates.clone(),
         sockets: sockets.clone(),
@@ -138,7 +140,6 @@ pub async fn run(settings: Settings, log: &Log) -> anyhow::Result<()> {
     }
     let _draining = readiness.block("draining");
     // Who chooses among us has to hear of it first: until then clients come, and have nowhere else to go.
-    let notice = settings.limits.duration(&limits::DRAIN_NOTICE).min(settings.drain / 2);
     tracing::info!(?notice, deadline = ?settings.drain, "shutting down: not ready any more, and served until everybody knows");
     tokio::time::sleep(notice).await;
     tracing::info!("no new connections, open ones may finish");

@@ -160,7 +160,7 @@ pub async fn send(
     let is_repeated = forward.retry.is_some() || !forward.mirrors.is_empty();
     let body = Replay::new(body, is_repeated.then(|| limits.size(&limits::REPLAY_BODY)));
     let mut silence = Silence::bounded(forward.idle.unwrap_or_else(|| limits.duration(&limits::STREAM_IDLE)));
-    let watched = body.clone();
+    let (watched, is_grpc) = (body.clone(), done.is_grpc);
     done.note(|entry| entry.sent(&done.route, &target.name, &body));
     let mut attempts = Attempts::new(connection, &target, outgoing.edited(&backend.request), body);
     let answered = {
@@ -180,6 +180,12 @@ pub async fn send(
         Ok(Err(longest)) => {
             attempts.was_late();
             Err(Failure::new(Reason::IdleTimeout, format!("nothing of an answer within {longest:?}")))
+        }
+        // Who calls may keep his side of a call open for as long as it takes.
+        Err(_elapsed) if watched.is_awaited() && !is_grpc => {
+            let timeout = forward.timeout.unwrap_or_default();
+            let detail = format!("not all of the request's body within the route's timeout, {timeout:?}");
+            Err(Failure::too_slow(Reason::TimedOut, detail))
         }
         Err(_elapsed) => {
             attempts.was_late();

@@ -69,7 +69,15 @@ pub struct Watched<T> {
     /// Since when it does not take what it is sent.
     stalled: Option<Instant>,
     /// What remains to be said to it, in the place of the parser's answer.
-    refusal: Option<(Vec<u8>, usize)>,
+    refusal: Option<Refusal>,
+}
+
+/// What is said to a client whose head is refused.
+struct Refusal {
+    answer: Vec<u8>,
+    /// Bytes of it that are written.
+    said: usize,
+    since: Instant,
 }
 
 impl Bounds {
@@ -202,12 +210,31 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Watched<T> {
         }
     }
 
-    /// Says why a head is refused, and ends the connection.
+    /// Says why a head is refused, and ends the connection. The first reason stays; who does not take it has as long for it as for
+    /// a head.
     fn poll_refuse(&mut self, context: &mut Context<'_>, status: StatusCode) -> Poll<io::Result<()>> {
-        let (answer, said) = self.refusal.get_or_insert_with(|| (answer(status), 0));
-        self.serving.0.refused.store(status.as_u16(), Ordering::Relaxed);
-        while let Some(rest) = answer.get(*said..).filter(|rest| !rest.is_empty()) {
-            *said += ready!(Pin::new(&mut self.io).poll_write(context, rest))?;
+        let since = match &self.refusal {
+            Some(refusal) => refusal.since,
+            None => {
+                let since = Instant::now();
+                self.serving.0.refused.store(status.as_u16(), Ordering::Relaxed);
+                self.refusal = Some(Refusal { answer: answer(status), said: 0, since });
+                since
+            }
+        };
+        if let Poll::Ready(refused) = self.poll_refusal(context) {
+            return Poll::Ready(refused);
+        }
+        ready!(self.poll_end(context, since + self.bounds.head));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    /// Says what remains to be said, and ends the connection.
+    fn poll_refusal(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(Refusal { answer, said, .. }) = &mut self.refusal {
+            while let Some(rest) = answer.get(*said..).filter(|rest| !rest.is_empty()) {
+                *said += ready!(Pin::new(&mut self.io).poll_write(context, rest))?;
+            }
         }
         ready!(Pin::new(&mut self.io).poll_flush(context))?;
         Pin::new(&mut self.io).poll_shutdown(context)

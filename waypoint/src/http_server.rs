@@ -52,7 +52,7 @@ pub async fn serve_http1(connection: Arc<Connection>, io: TunnelIo) {
     }
     let io = Watched::new(io, serving.clone(), Bounds::within(limits));
     let http1 = pin!(builder.serve_connection(TokioIo::new(io), service).with_upgrades());
-    let bound = limits.duration(&limits::DRAIN_NOTICE);
+    let bound = connection.waypoint.drain_notice;
     let notice = async move { tokio::time::sleep(bound).await };
     let served = serve_until_done(&connection, http1, notice, |http1| http1.graceful_shutdown()).await;
     if let Err(error) = served {

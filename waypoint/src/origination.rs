@@ -56,12 +56,15 @@ impl Inside {
     }
 }
 
+/// What settings are for, and what is spoken inside.
+type Key = (Origination, Inside);
+
 /// Begins TLS.
 #[derive(Debug)]
 pub struct Originations {
     shared: Arc<Shared>,
-    /// Held by who reads files: who needs the same ones finds them read.
-    turn: tokio::sync::Mutex<()>,
+    /// Held by who reads files, until they are read: who needs the same ones finds them read.
+    turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Debug)]
@@ -71,8 +74,9 @@ struct Shared {
     largest: u64,
     /// Locked where nobody waits for it but others that read files.
     files: Mutex<Files>,
-    /// By what they are for and what is spoken inside.
-    configs: Mutex<HashMap<(Origination, Inside), Made>>,
+    configs: Mutex<HashMap<Key, Made>>,
+    /// Why there were none, and since when that is known: files that are broken are not read for each request.
+    failures: Mutex<HashMap<Key, (Instant, String)>>,
 }
 
 /// Settings, and what they were made of.
@@ -99,8 +103,9 @@ impl Originations {
     #[must_use]
     pub fn new(provider: Arc<CryptoProvider>, limits: &Limits) -> Self {
         let largest = limits.value(&limits::TLS_FILE);
-        let shared = Shared { provider, largest, files: Mutex::default(), configs: Mutex::default() };
-        Self { shared: Arc::new(shared), turn: tokio::sync::Mutex::default() }
+        let (files, configs, failures) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let shared = Shared { provider, largest, files, configs, failures };
+        Self { shared: Arc::new(shared), turn: Arc::default() }
     }
 
     /// Speaks TLS over `io` from here on.
@@ -128,16 +133,29 @@ impl Originations {
     /// Settings that hold now. Files are read on a thread of their own.
     async fn config(&self, to: &Origination, inside: Inside, now: Instant) -> Result<Arc<ClientConfig>, String> {
         let key = (to.clone(), inside);
-        if let Some(config) = self.shared.fresh(&key, now) {
-            return Ok(config);
+        if let Some(known) = self.shared.fresh(&key, now) {
+            return known;
         }
-        let _turn = self.turn.lock().await;
-        if let Some(config) = self.shared.fresh(&key, now) {
-            return Ok(config);
+        let turn = match Arc::clone(&self.turn).try_lock_owned() {
+            Ok(turn) => turn,
+            Err(_taken) => {
+                // Files of others may take long to read: what held until now goes on to hold meanwhile.
+                if let Some(config) = self.shared.made(&key) {
+                    return Ok(config);
+                }
+                Arc::clone(&self.turn).lock_owned().await
+            }
+        };
+        if let Some(known) = self.shared.fresh(&key, now) {
+            return known;
         }
         let shared = Arc::clone(&self.shared);
-        let renewed = spawn_blocking(move || shared.renewed(key, now)).await;
-        renewed.unwrap_or_else(|error| Err(error.to_string()))
+        let renewed = spawn_blocking(move || {
+            // Held until the files are read, even if nobody waits for them any more: threads would pile up otherwise.
+            let _turn = turn;
+            shared.known(key, now)
+        });
+        renewed.await.unwrap_or_else(|error| Err(error.to_string()))
     }
 }
 
@@ -146,15 +164,40 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    /// Settings whose files were looked at not long ago.
-    fn fresh(&self, key: &(Origination, Inside), now: Instant) -> Option<Arc<ClientConfig>> {
-        let configs = lock(&self.configs);
-        let made = configs.get(key).filter(|made| now.saturating_duration_since(made.checked) < CHECK_INTERVAL)?;
-        Some(Arc::clone(&made.config))
+    /// Settings whose files were looked at not long ago, or why there were none then.
+    fn fresh(&self, key: &Key, now: Instant) -> Option<Result<Arc<ClientConfig>, String>> {
+        let is_fresh = |checked: Instant| now.saturating_duration_since(checked) < CHECK_INTERVAL;
+        if let Some(made) = lock(&self.configs).get(key).filter(|made| is_fresh(made.checked)) {
+            return Some(Ok(Arc::clone(&made.config)));
+        }
+        let failures = lock(&self.failures);
+        let (_, problem) = failures.get(key).filter(|(checked, _)| is_fresh(*checked))?;
+        Some(Err(problem.clone()))
+    }
+
+    /// Settings that were made before, however long ago their files were looked at.
+    fn made(&self, key: &Key) -> Option<Arc<ClientConfig>> {
+        lock(&self.configs).get(key).map(|made| Arc::clone(&made.config))
+    }
+
+    /// Settings by what is in the files now; that there are none is remembered for a while.
+    fn known(&self, key: Key, now: Instant) -> Result<Arc<ClientConfig>, String> {
+        let renewed = self.renewed(key.clone(), now);
+        let mut failures = lock(&self.failures);
+        match &renewed {
+            Ok(_) => drop(failures.remove(&key)),
+            Err(problem) => {
+                if failures.len() >= KEPT {
+                    failures.clear();
+                }
+                failures.insert(key, (now, problem.clone()));
+            }
+        }
+        renewed
     }
 
     /// Settings by what is in the files now.
-    fn renewed(&self, key: (Origination, Inside), now: Instant) -> Result<Arc<ClientConfig>, String> {
+    fn renewed(&self, key: Key, now: Instant) -> Result<Arc<ClientConfig>, String> {
         let (to, inside) = &key;
         let (roots, own) = {
             let mut files = lock(&self.files);

@@ -252,7 +252,7 @@ impl Ahead {
 
     fn into_pieces(self) -> Vec<Piece> {
         let data = Some(self.data.freeze()).filter(|bytes| !bytes.is_empty()).map(Piece::Data);
-        data.into_iter().chain(self.trailers.map(Piece::Trailers)).collect()
+        data.into_iter().chain(self.trailers.map(Piece::trailers)).collect()
     }
 }
 
@@ -261,11 +261,14 @@ impl Piece {
     fn of(frame: Frame<Bytes>) -> Result<Self, Frame<Bytes>> {
         match frame.into_data() {
             Ok(bytes) => Ok(Self::Data(bytes)),
-            Err(frame) => frame.into_trailers().map(|mut trailers| {
-                framing::remove_from_trailers(&mut trailers);
-                Self::Trailers(trailers)
-            }),
+            Err(frame) => frame.into_trailers().map(Self::trailers),
         }
+    }
+
+    /// What of trailers an endpoint may get, whoever has looked at them before: the client's, or a processor's in their place.
+    fn trailers(mut trailers: HeaderMap) -> Self {
+        framing::remove_from_trailers(&mut trailers);
+        Self::Trailers(trailers)
     }
 
     fn into_frame(self) -> Frame<Bytes> {
@@ -345,9 +348,17 @@ impl Replay {
     /// The body for a new attempt; those before get no more of it.
     #[must_use]
     pub fn attempt(&self) -> Attempt {
-        let mut shared = self.lock();
-        shared.attempt += 1;
-        Attempt { shared: Arc::clone(&self.0), number: shared.attempt, at: 0 }
+        let (number, waits) = {
+            let mut shared = self.lock();
+            shared.attempt += 1;
+            // Nobody waits for more of it until this attempt does.
+            (shared.attempt, shared.waits.take())
+        };
+        // Who has waited learns that another one has taken over.
+        if let Some(waits) = waits {
+            waits.wake();
+        }
+        Attempt { shared: Arc::clone(&self.0), number, at: 0 }
     }
 
     /// Whether all that was sent so far can be sent again.
@@ -532,5 +543,24 @@ mod tests {
         let pieces = ahead.into_pieces();
         assert_eq!(pieces.iter().map(Piece::length).collect::<Vec<_>>(), [1000, 0]);
         assert!(Ahead::default().into_pieces().is_empty(), "nothing is no piece");
+    }
+
+    #[test]
+    fn trailers_that_were_looked_at_say_no_more_than_others() {
+        let mut trailers = HeaderMap::new();
+        for name in ["content-length", "authorization", "x-checksum"] {
+            trailers.insert(name, http::HeaderValue::from_static("1"));
+        }
+        let replay = Replay::new(Received::whole(Bytes::from_static(b"x"), Some(trailers)), None);
+        let shared = replay.lock();
+        let names: Vec<_> = shared.kept.iter().filter_map(Piece::names).flatten().collect();
+        assert_eq!(names, ["x-checksum"]);
+    }
+
+    impl Piece {
+        fn names(&self) -> Option<Vec<String>> {
+            let Self::Trailers(trailers) = self else { return None };
+            Some(trailers.keys().map(ToString::to_string).collect())
+        }
     }
 }

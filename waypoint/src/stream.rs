@@ -20,7 +20,7 @@ use fairway_core::snapshot::Snapshot;
 use fairway_core::workload::Workload;
 use http::HeaderMap;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Duration, timeout};
+use tokio::time::{Duration, sleep, timeout};
 
 use crate::carried::Carried;
 use crate::client_hello::{self, Hello};
@@ -322,7 +322,11 @@ impl Connection {
             Err(failure) if heard.is_ok() => return refused(tunnel, told, failure),
             // The client may still turn out to speak HTTP, about which more can be known.
             Err(failure) => {
-                return match hear(&mut tunnel, &mut ahead, spoken, Speech::Unclear).await {
+                let heard = tokio::select! {
+                    heard = hear(&mut tunnel, &mut ahead, spoken, Speech::Unclear) => heard,
+                    () = self.silent_for_too_long() => None,
+                };
+                return match heard {
                     Some(speech @ (Speech::Http1 | Speech::Http2)) => self.http(tunnel, ahead.freeze(), speech).await,
                     _ => refused(tunnel, told, failure),
                 };
@@ -343,7 +347,19 @@ impl Connection {
                 }
                 None => {}
             },
+            () = self.silent_for_too_long() => {}
         }
+    }
+
+    /// Resolves when a connection on which nobody has said anything has waited for long enough, or we stop and have given notice of it.
+    async fn silent_for_too_long(&self) {
+        let patience = self.waypoint.limits.duration(&limits::CLIENT_IDLE);
+        let mut drain = self.drain.clone();
+        let stopped = async {
+            let _mode = drain.started().await;
+            sleep(self.waypoint.drain_notice).await;
+        };
+        let _elapsed = timeout(patience, stopped).await;
     }
 }
 

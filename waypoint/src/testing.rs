@@ -22,7 +22,7 @@ use fairway_core::io::live::Live;
 use fairway_core::io::metrics::Metrics;
 use fairway_core::io::socket::SocketFactory;
 use fairway_core::io::{listen, tls};
-use fairway_core::limits::Limits;
+use fairway_core::limits::{self, Limits};
 use fairway_core::service::Service;
 use fairway_core::snapshot::{PodRef, Update};
 use fairway_core::workload::Workload;
@@ -221,6 +221,7 @@ impl Served {
             lines,
             handshakes: Handshakes::within(&limits),
             limits: limits.clone(),
+            drain_notice: limits.duration(&limits::DRAIN_NOTICE),
             certificates: certificates.clone(),
             sockets: sockets.clone(),
             budget: ReceiveBudget::default(),

@@ -1,7 +1,7 @@
 //! What all connections through the waypoint share.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use fairway_core::io::certs::Certificates;
@@ -67,6 +67,8 @@ pub struct Waypoint {
     pub handshakes: Handshakes,
     /// Every bound.
     pub limits: Limits,
+    /// How long clients have to hear that we stop: what the limits say, and no more than half of the time that stopping may take.
+    pub drain_notice: Duration,
     /// What clients may have on its way to us.
     pub budget: ReceiveBudget,
 }

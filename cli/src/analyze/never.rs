@@ -5,6 +5,9 @@ use fairway_core::source::istio::Operation;
 
 use super::{Message, codes, message};
 
+/// What comes of such a value where it is to leave requests out.
+const EXCLUDES_NOTHING: &str = ", so this excludes nothing";
+
 /// All of them.
 pub(super) fn look(objects: &Objects) -> Vec<Message> {
     let mut messages = Vec::new();
@@ -25,21 +28,21 @@ pub(super) fn look(objects: &Objects) -> Vec<Message> {
 fn of(operation: &Operation) -> Vec<(String, String)> {
     let Operation { methods, not_methods, paths, not_paths, .. } = operation;
     let mut found = Vec::new();
-    for (field, values) in [("methods", methods), ("notMethods", not_methods)] {
+    for (field, values, follows) in [("methods", methods, ""), ("notMethods", not_methods, EXCLUDES_NOTHING)] {
         // RFC 9110 §9.1: names of methods are told apart by case, and those that are registered are in capitals.
         let odd = values.iter().enumerate().filter(|(_, value)| value.chars().any(|it| it.is_ascii_lowercase()));
         found.extend(odd.map(|(index, value)| {
-            let said = format!("no request has the method {value:?}; write {:?}", value.to_ascii_uppercase());
+            let said = format!("no request has the method {value:?}{follows}; write {:?}", value.to_ascii_uppercase());
             (format!("{field}[{index}]"), said)
         }));
     }
-    for (field, values) in [("paths", paths), ("notPaths", not_paths)] {
+    for (field, values, follows) in [("paths", paths, ""), ("notPaths", not_paths, EXCLUDES_NOTHING)] {
         // A template may begin with a part that stands for anything.
         let odd = values.iter().enumerate().filter(|(_, value)| !value.starts_with(['/', '*', '{']));
         found.extend(odd.map(|(index, value)| {
             (
                 format!("{field}[{index}]"),
-                format!("no path is {value:?}; all begin with /: write {:?}", format!("/{value}")),
+                format!("no path is {value:?}{follows}; all begin with /: write {:?}", format!("/{value}")),
             )
         }));
     }

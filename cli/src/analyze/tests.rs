@@ -189,6 +189,7 @@ fn each_trouble_has_its_code() {
         (waypoint.to_owned(), "FW0303"),
         (waypoint.to_owned(), "FW0304"),
         (waypoint.replace("fairway-waypoint", "istio-waypoint"), "FW0304"),
+        (waypoint.replace("fairway-waypoint", "istio-remote"), "FW0304"),
         (authentication("accepted as written, for enforcement at waypoints"), "FW0106"),
     ] {
         let told = codes_of(&format!("{SHOP}{manifests}"));

@@ -12,8 +12,8 @@ use super::{Message, codes, message};
 const PROGRAMMED: &str = "Programmed";
 /// The protocol of listeners that take the mesh's tunnels.
 const TUNNELS: &str = "HBONE";
-/// A class of Istio's whose gateways take tunnels and are no waypoints.
-const BETWEEN_NETWORKS: &str = "istio-east-west";
+/// Classes of Istio's whose gateways take tunnels and are no waypoints of this mesh: those between networks, and those that are elsewhere.
+const NO_WAYPOINTS: [&str; 2] = ["istio-east-west", "istio-remote"];
 
 /// All of it.
 pub(super) fn look(objects: &Objects) -> Vec<Message> {
@@ -22,7 +22,7 @@ pub(super) fn look(objects: &Objects) -> Vec<Message> {
         let class = gateway.spec.gateway_class_name.as_str();
         if !is_class(class) {
             let takes_tunnels = gateway.spec.listeners.iter().any(|listener| listener.protocol == TUNNELS);
-            if takes_tunnels && class != BETWEEN_NETWORKS {
+            if takes_tunnels && !NO_WAYPOINTS.contains(&class) {
                 let said = format!(
                     "{class:?} is no class of waypoints, so nothing is made of it here; write {WAYPOINT_CLASS} if it is to be one"
                 );

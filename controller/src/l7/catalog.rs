@@ -1,6 +1,6 @@
 //! Services and ServiceEntries as routes see them: what they are attached to, and what they send requests and connections to.
 
-use fairway_core::source::labels::{HasLabels, NONE, USE_WAYPOINT};
+use fairway_core::source::labels::{HasLabels, NONE, USE_WAYPOINT, USE_WAYPOINT_NAMESPACE};
 use fairway_core::source::route::{BackendReference, ParentReference};
 use fairway_core::source::{Kind, ObjectKey, Objects};
 use fairway_proto::workload::AppProtocol;
@@ -12,7 +12,6 @@ use super::model::Target;
 use crate::translate::Settings;
 use crate::translate::entry;
 use crate::translate::service::{app_protocol, hostname, sent, tcp_ports};
-use crate::translate::waypoint::USE_WAYPOINT_NAMESPACE;
 
 /// Label of namespaces whose waypoints are made when something needs one.
 const WHEN_NEEDED: &str = "fairway.dev/waypoint";

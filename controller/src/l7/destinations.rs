@@ -13,6 +13,9 @@ pub mod read;
 /// Why TLS with somebody else's certificate comes about with nobody.
 const OTHERS_FILES: &str = "client-certificate-of-another-namespace";
 
+/// Why TLS that believes whom somebody else's file says comes about with nobody.
+const OTHERS_ROOTS: &str = "ca-certificates-of-another-namespace";
+
 /// All of them.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Destinations {
@@ -108,9 +111,18 @@ pub struct Origination {
     /// Names of which the certificate has one; none is the one that is asked for.
     pub names: Vec<String>,
     /// File of whom is believed, where the proxy is; none is whom its machine believes.
-    pub roots: Option<String>,
+    pub roots: Option<Roots>,
     /// What the proxy proves itself with; none is nothing.
     pub own: Option<OwnCertificate>,
+}
+
+/// Whom a proxy believes, in a file where it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Roots {
+    /// The file.
+    pub file: String,
+    /// Namespace of the rule that says so.
+    pub namespace: String,
 }
 
 /// A certificate that a proxy has, in files where it is.
@@ -340,12 +352,18 @@ impl Destinations {
         }
     }
 
-    /// The same, unless it has a proxy in `namespace` prove itself with what is not for the rule's namespace to use: what is in a waypoint's pod
+    /// The same, unless it names files to a proxy in `namespace` that are not for the rule's namespace to use: what is in a waypoint's pod
     /// belongs to the waypoint's namespace, and others that are bound to it must not borrow it. The root's rules are the mesh's.
     #[must_use]
     pub fn own_files_only(&self, tls: Origination, namespace: &str) -> Origination {
-        let is_allowed = |own: &OwnCertificate| own.namespace == namespace || self.is_root(&own.namespace);
-        if tls.own.as_ref().is_none_or(is_allowed) { tls } else { Origination::with_nobody(OTHERS_FILES) }
+        let is_allowed = |rule: &str| rule == namespace || self.is_root(rule);
+        if tls.own.as_ref().is_some_and(|own| !is_allowed(&own.namespace)) {
+            return Origination::with_nobody(OTHERS_FILES);
+        }
+        if tls.roots.as_ref().is_some_and(|roots| !is_allowed(&roots.namespace)) {
+            return Origination::with_nobody(OTHERS_ROOTS);
+        }
+        tls
     }
 
     /// Whether what this namespace says counts for every client.
@@ -416,6 +434,11 @@ mod tests {
             let found = destinations.own_files_only(tls.clone(), "shop");
             assert_eq!(found == tls, is_allowed, "{rule}");
             assert_eq!(found.names.is_empty() && found.own.is_some(), is_allowed, "{rule}: {found:?}");
+            let roots = Roots { file: "r".to_owned(), namespace: rule.to_owned() };
+            let tls = Origination { roots: Some(roots), ..Origination::default() };
+            let found = destinations.own_files_only(tls.clone(), "shop");
+            assert_eq!(found == tls, is_allowed, "{rule}");
+            assert_eq!(found.names.is_empty() && found.roots.is_some(), is_allowed, "{rule}: {found:?}");
         }
         let simple = Origination::default();
         assert_eq!(destinations.own_files_only(simple.clone(), "shop"), simple);

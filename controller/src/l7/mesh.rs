@@ -24,8 +24,8 @@ pub struct Mesh {
 }
 
 /// Kinds of providers that Istio knows, whether they mean something here or not.
-const KINDS: [&str; 8] =
-    ["zipkin", "lightstep", "datadog", "skywalking", "opencensus", "stackdriver", "envoyHttpAls", "envoyTcpAls"];
+const KINDS: [&str; 9] =
+    ["zipkin", "lightstep", "datadog", "skywalking", "opencensus", "stackdriver", "envoyHttpAls", "envoyTcpAls", "sds"];
 
 /// What cannot be used of a mesh configuration.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

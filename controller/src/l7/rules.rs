@@ -1,7 +1,6 @@
 //! Rules of routes, read: what is understood becomes the model, what is not becomes a finding and is answered with 500.
 
 use fairway_core::source::ObjectKey;
-use fairway_core::source::istio_traffic::Percent;
 use fairway_core::source::route::{BackendReference, ParentReference, Unread, ValueMatch};
 
 use super::catalog::{Catalog, Unit};
@@ -166,8 +165,8 @@ impl Reader<'_> {
 }
 
 /// Of how many in a million.
-fn per_million(percent: Percent) -> u32 {
-    let share = (percent.value.clamp(0.0, 100.0) / 100.0 * f64::from(ALL)).round();
+fn per_million(percent: f64) -> u32 {
+    let share = (percent.clamp(0.0, 100.0) / 100.0 * f64::from(ALL)).round();
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is clamped")]
     let share = share as u32;
     share

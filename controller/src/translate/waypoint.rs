@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use fairway_core::source::gateway::{Gateway, Listener};
-use fairway_core::source::labels::{HasLabels, NONE, USE_WAYPOINT, WAYPOINT_CLASS, WAYPOINT_FOR};
+use fairway_core::source::labels::{
+    HasLabels, NONE, USE_WAYPOINT, USE_WAYPOINT_NAMESPACE, WAYPOINT_CLASS, WAYPOINT_FOR,
+};
 use fairway_core::source::objects::{annotation, label};
 use fairway_core::source::{Kind, ObjectKey, Objects};
 use fairway_proto::workload::gateway_address::Destination;
@@ -17,7 +19,6 @@ use super::nodes::NETWORK;
 use super::service::octets;
 use super::{Fault, Settings};
 
-pub(crate) const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
 const CANARY: &str = "istio.io/use-waypoint-canary";
 const CANARY_NAMESPACE: &str = "istio.io/use-waypoint-canary-namespace";
 const CANARY_WEIGHT: &str = "istio.io/use-waypoint-canary-weight";

@@ -284,11 +284,14 @@ pub struct TrafficDestination {
 }
 
 /// A port.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct PortNumber {
     /// The port.
     pub number: u16,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
 }
 
 /// Back, with another address.
@@ -356,11 +359,14 @@ pub struct TrafficMirror {
 }
 
 /// So many of a hundred.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Percent {
     /// From 0 to 100.
     pub value: f64,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
 }
 
 /// Changes of headers.

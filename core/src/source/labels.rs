@@ -10,6 +10,8 @@ pub const AMBIENT: &str = "ambient";
 pub const NONE: &str = "none";
 /// On namespaces, services, service accounts and pods: the name of their waypoint.
 pub const USE_WAYPOINT: &str = "istio.io/use-waypoint";
+/// On what asks for a waypoint of another namespace: that.
+pub const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
 /// On a waypoint's Gateway: what comes through it, `service` (without the label), `workload`, `all` or `none`.
 pub const WAYPOINT_FOR: &str = "istio.io/waypoint-for";
 /// Class of the Gateways that Fairway runs waypoints for.

@@ -300,13 +300,16 @@ pub struct Mirror {
 }
 
 /// Some of many.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Fraction {
     /// So many of
     pub numerator: u32,
     /// so many; absent is a hundred.
     pub denominator: Option<u32>,
+    /// What else is there.
+    #[serde(flatten)]
+    pub unread: Unread,
 }
 
 /// Sends clients elsewhere.

@@ -52,7 +52,10 @@ impl Listener {
     pub fn guards_like(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Http(one), Self::Http(other)) => {
+                // Who sees requests, or counts them, may refuse them as well.
                 one.custom == other.custom
+                    && one.processor == other.processor
+                    && one.limiter == other.limiter
                     && one.tokens == other.tokens
                     && one.policies == other.policies
                     && one.rates == other.rates
@@ -71,7 +74,8 @@ impl Listener {
     pub fn is_open(&self) -> bool {
         match self {
             Self::Http(http) => {
-                http.custom.is_empty() && http.tokens.is_none() && http.policies.is_empty() && http.rates.is_none()
+                let is_unseen = http.processor.is_none() && http.limiter.is_none() && http.rates.is_none();
+                is_unseen && http.custom.is_empty() && http.tokens.is_none() && http.policies.is_empty()
             }
             Self::Opaque(opaque) => opaque.named.is_empty() && opaque.chains().all(|chain| chain.policies.is_empty()),
         }

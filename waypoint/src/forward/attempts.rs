@@ -246,9 +246,13 @@ impl Common<'_> {
         asked.open = None;
     }
 
-    /// The one that was asked last took too long.
+    /// The one that was asked last took too long. Where it waits for the client itself, that tells nothing of it.
     fn was_late(&self, asked: &mut Asked) {
-        self.note(asked, Outcome::Failed);
+        if self.body.is_awaited() {
+            asked.open = None;
+        } else {
+            self.note(asked, Outcome::Failed);
+        }
     }
 
     fn note(&self, asked: &mut Asked, outcome: Outcome) {

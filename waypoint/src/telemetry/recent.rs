@@ -27,8 +27,10 @@ impl<Key: PartialEq, Found> Recent<Key, Found> {
         let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         recent.retain(|(known, used, _)| *known != key || now.saturating_duration_since(*used) < fresh);
         let known = recent.iter().position(|(known, ..)| *known == key).unwrap_or_else(|| {
-            if recent.len() >= MOST {
-                recent.remove(0);
+            // The one that was not used for the longest time makes room: those in use stay, however old they are.
+            let oldest = recent.iter().enumerate().min_by_key(|(_, (_, used, _))| *used).map(|(at, _)| at);
+            if let Some(oldest) = oldest.filter(|_| recent.len() >= MOST) {
+                recent.remove(oldest);
             }
             let found = look_up(&key);
             recent.push((key, now, found));
@@ -62,10 +64,14 @@ mod tests {
         assert_eq!(used(0, start + fresh / 2), 0);
         assert_eq!(used(0, start + fresh), 0, "it was used in between");
         assert_eq!(used(0, start + fresh * 2), 1, "it may have expired");
-        for key in 1..=MOST {
+        for key in 1..MOST {
             assert_eq!(used(key, start + fresh * 2), 1);
         }
-        assert_eq!(used(MOST, start + fresh * 2), 0);
-        assert_eq!(used(0, start + fresh * 2), 1, "the first made room");
+        let later = start + fresh * 2 + fresh / 2;
+        assert_eq!(used(0, later), 0, "there is room for all of them");
+        assert_eq!(used(MOST, later), 1);
+        assert_eq!(used(0, later), 0, "the first is in use");
+        assert_eq!(used(MOST, later), 0);
+        assert_eq!(used(1, later), 1, "the one that was not used for the longest time made room");
     }
 }

@@ -328,10 +328,12 @@ fn gone<T>(waiting: &mut Waiting<T>, is_kept: impl Fn(&str) -> bool) -> Vec<Stri
     gone
 }
 
-/// Whether what is in force lets nobody pass that this listener would not: where nothing is, everybody is refused.
+/// Whether what is in force lets nobody pass that this listener would not: where nothing is known, everybody is refused. Where it is
+/// known that nothing is to be said, connections pass as they are; that they go to a cluster, in TLS perhaps, is a policy too.
 fn is_as_strict(in_force: &Config, name: &str, listener: &Listener) -> bool {
     match in_force.listeners.get(name) {
         Some(now) => now.guards_like(listener),
-        None => !in_force.absent.contains(name) || listener.is_open(),
+        None if in_force.absent.contains(name) => listener.is_open() && matches!(listener, Listener::Http(_)),
+        None => true,
     }
 }

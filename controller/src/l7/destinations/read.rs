@@ -15,7 +15,7 @@ use fairway_core::source::route::Unread;
 
 use super::{
     Balancer, Balancing, Destinations, Hosts, Keepalive, Key, Locality, Origination, Outliers, OwnCertificate, Policy,
-    Pool, RetryBudget, Rule, Subset, Tls, Used, WarmUp,
+    Pool, RetryBudget, Roots, Rule, Subset, Tls, Used, WarmUp,
 };
 use crate::age::by_age;
 use crate::l7::catalog::Catalog;
@@ -44,14 +44,14 @@ const SYSTEM_ROOTS: &str = "system";
 const MODE: &str = "tls-mode-not-supported";
 /// Why TLS with a secret of Kubernetes, or with less than is asked for, comes about with nobody.
 const FIELD: &str = "tls-field-not-supported";
-/// Fields of TLS that say whom to be, or leave fewer to believe: without them more would be done than is asked for.
-const NARROWING: [(&str, &str); 2] = [
-    (
-        "credentialName",
-        "; mount the Secret into the waypoint's pod (annotation fairway.dev/secrets of its Gateway) and name its files",
-    ),
-    ("caCrl", ""),
-];
+/// The only field of TLS that may be left unread, as less is believed without it than is asked for. Any other, be it one that is not known
+/// or a misspelt one, may say whom to be or leave fewer to believe: without it more would be done than is asked for.
+const WIDENING: &str = "insecureSkipVerify";
+/// A field of TLS that is not read, and what does the same.
+const CREDENTIAL: (&str, &str) = (
+    "credentialName",
+    "; mount the Secret into the waypoint's pod (annotation fairway.dev/secrets of its Gateway) and name its files",
+);
 /// What becomes of what is not encrypted as it is asked for.
 const NOTHING: &str = "endpoints outside of the mesh are sent nothing at all";
 /// What is said of what is not done.
@@ -150,15 +150,21 @@ impl Reader<'_> {
                     self.find(format!("{at}.tls"), message);
                     continue;
                 }
-                let is_of_another = |policy: &Policy| matches!(&policy.tls, Some(Tls::Begin(tls)) if tls.own.is_some());
-                let mut policies = std::iter::once(&used.policy).chain(used.ports.values());
-                if let Some(other) = elsewhere
-                    && policies.any(is_of_another)
-                {
-                    let message = format!(
-                        "files in pods of {other}'s waypoints are for rules of {other} and of the mesh's root namespace: {NOTHING}"
-                    );
-                    self.find(format!("{at}.tls.clientCertificate"), message);
+                for field in ["clientCertificate", "caCertificates"] {
+                    let names_it = |policy: &Policy| match &policy.tls {
+                        Some(Tls::Begin(tls)) if field == "clientCertificate" => tls.own.is_some(),
+                        Some(Tls::Begin(tls)) => tls.roots.is_some(),
+                        _ => false,
+                    };
+                    let mut policies = std::iter::once(&used.policy).chain(used.ports.values());
+                    if let Some(other) = elsewhere
+                        && policies.any(names_it)
+                    {
+                        let message = format!(
+                            "files in pods of {other}'s waypoints are for rules of {other} and of the mesh's root namespace: {NOTHING}"
+                        );
+                        self.find(format!("{at}.tls.{field}"), message);
+                    }
                 }
                 let begins = |port: &&u16| matches!(used.at(**port).tls, Some(Tls::Begin(_)));
                 for port in ports.iter().filter(begins) {
@@ -231,6 +237,7 @@ impl Reader<'_> {
         let mut ports = BTreeMap::new();
         for (index, port) in written.port_level_settings.iter().enumerate() {
             let at = format!("{at}.portLevelSettings[{index}]");
+            self.notes_unread(&format!("{at}.port"), &port.port.unread);
             let mut policy = self.policy(&at, &port.policy);
             // Ports have none of their own.
             policy.retries = policy.retries.or(whole.retries);
@@ -261,6 +268,11 @@ impl Reader<'_> {
 
     /// The mesh encrypts by itself, whatever is said; with those outside of it, TLS is begun where it is asked for.
     fn tls(&mut self, at: &str, written: &WrittenTls) -> Tls {
+        if written.mode.is_none() && written.unread.keys().any(|name| name != WIDENING) {
+            // It may be the mode that is misspelt; what was to be encrypted is not sent in clear text.
+            self.can_leave_out(at, &written.unread);
+            return Tls::Begin(Origination::with_nobody(FIELD));
+        }
         match written.mode.as_deref() {
             None | Some("DISABLE" | "ISTIO_MUTUAL") => {
                 self.notes_unread(at, &written.unread);
@@ -285,16 +297,21 @@ impl Reader<'_> {
         }
     }
 
-    fn origination(&mut self, at: &str, is_mutual: bool, written: &WrittenTls) -> Origination {
-        let mut is_understood = true;
-        for name in written.unread.keys() {
-            let message = match NARROWING.iter().find(|(narrowing, _)| narrowing == name) {
-                Some((_, next)) => format!("is not supported: {NOTHING}{next}"),
-                None => NO_EFFECT.to_owned(),
+    /// Says what of TLS is not read, and whether the rest can be done without it.
+    fn can_leave_out(&mut self, at: &str, unread: &Unread) -> bool {
+        for name in unread.keys() {
+            let message = match name.as_str() {
+                WIDENING => NO_EFFECT.to_owned(),
+                name if name == CREDENTIAL.0 => format!("is not supported: {NOTHING}{}", CREDENTIAL.1),
+                _ => format!("is not supported: {NOTHING}"),
             };
-            is_understood &= message == NO_EFFECT;
             self.find(format!("{at}.{name}"), message);
         }
+        unread.keys().all(|name| name == WIDENING)
+    }
+
+    fn origination(&mut self, at: &str, is_mutual: bool, written: &WrittenTls) -> Origination {
+        let mut is_understood = self.can_leave_out(at, &written.unread);
         let is_usable = |name: &String| text::is_host(name);
         for (index, name) in written.subject_alt_names.iter().enumerate().filter(|(_, name)| !is_usable(name)) {
             // Certificates without a name that is wanted are refused, so that no wider one is believed.
@@ -327,10 +344,11 @@ impl Reader<'_> {
         if !is_understood {
             return Origination::with_nobody(FIELD);
         }
+        let roots = written.ca_certificates.clone().filter(|roots| !roots.is_empty() && roots != SYSTEM_ROOTS);
         Origination {
             server_name: written.sni.clone().filter(|name| !name.is_empty()),
             names: written.subject_alt_names.clone(),
-            roots: written.ca_certificates.clone().filter(|roots| !roots.is_empty() && roots != SYSTEM_ROOTS),
+            roots: roots.map(|file| Roots { file, namespace: self.namespace.to_owned() }),
             own,
         }
     }
@@ -580,6 +598,37 @@ mod tests {
         }
         for other in [0, 1, 4, 65536, 65535] {
             assert!(!is_prime(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn tls_that_is_not_understood_comes_about_with_nobody() {
+        let (objects, settings, destinations) = (Objects::default(), Settings::default(), Destinations::default());
+        let catalog = Catalog { objects: &objects, settings: &settings, destinations: &destinations };
+        let begun = || Tls::Begin(Origination::default());
+        let nobody = |why: &str| Tls::Begin(Origination::with_nobody(why));
+        for (text, expected) in [
+            (r#"{"mode": "SIMPLE"}"#, begun()),
+            (r#"{"mode": "SIMPLE", "insecureSkipVerify": true}"#, begun()),
+            (r#"{"mode": "SIMPLE", "caCertificate": "/roots.pem"}"#, nobody(FIELD)),
+            (r#"{"mode": "SIMPLE", "subjectAltName": ["a.example"]}"#, nobody(FIELD)),
+            (r#"{"mode": "SIMPLE", "caCrl": "/crl.pem", "insecureSkipVerify": true}"#, nobody(FIELD)),
+            (r#"{"mode": "MUTUAL", "credentialName": "c"}"#, nobody(FIELD)),
+            (r#"{"mode": "SIMPEL"}"#, nobody(MODE)),
+            (r#"{"mod": "MUTUAL"}"#, nobody(FIELD)),
+            (r#"{"Mode": "SIMPLE", "sni": "a.example"}"#, nobody(FIELD)),
+            (r#"{"insecureSkipVerify": true}"#, Tls::Off),
+            (r#"{"mode": "DISABLE", "caCertificate": "/roots.pem"}"#, Tls::Off),
+            ("{}", Tls::Off),
+        ] {
+            let written: WrittenTls = serde_json::from_str(text).unwrap();
+            let mut reader =
+                Reader { catalog, namespace: "shop", deviations: None, compares: false, findings: Vec::new() };
+            assert_eq!(reader.tls("tls", &written), expected, "{text}");
+            for name in written.unread.keys() {
+                let field = format!("tls.{name}");
+                assert!(reader.findings.iter().any(|finding| finding.field == field), "{text}: {field} is not told");
+            }
         }
     }
 }

@@ -153,7 +153,7 @@ fn tls_with(tls: &Origination, cluster: &str, protocol: AppProtocol) -> Transpor
     let own =
         |own: &OwnCertificate| TlsCertificate { certificate_chain: file(&own.chain), private_key: file(&own.key) };
     let validation = CertificateValidationContext {
-        trusted_ca: file(tls.roots.as_deref().unwrap_or(SYSTEM_ROOTS)),
+        trusted_ca: file(tls.roots.as_ref().map_or(SYSTEM_ROOTS, |roots| roots.file.as_str())),
         match_typed_subject_alt_names: names.iter().map(exactly).collect(),
     };
     let spoken = match protocol {

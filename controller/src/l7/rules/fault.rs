@@ -35,18 +35,18 @@ impl Reader<'_> {
         }
         if let Some(delay) = &written.delay {
             let at = format!("{at}.delay");
-            if !self.reads_all(&at, &delay.unread, REFUSED) {
+            if !self.reads_all(&at, &delay.unread, REFUSED) || !self.reads_share(&at, delay.percentage.as_ref()) {
                 return None;
             }
             let Some(duration) = self.time(&format!("{at}.fixedDelay"), delay.fixed_delay.as_deref())? else {
                 self.unsupported(format!("{at}.fixedDelay"), "is missing");
                 return None;
             };
-            fault.delay = self.share(&at, delay.percentage, delay.percent).map(|share| (duration, share));
+            fault.delay = self.share(&at, delay.percentage.as_ref(), delay.percent).map(|share| (duration, share));
         }
         if let Some(abort) = &written.abort {
             let at = format!("{at}.abort");
-            if !self.reads_all(&at, &abort.unread, REFUSED) {
+            if !self.reads_all(&at, &abort.unread, REFUSED) || !self.reads_share(&at, abort.percentage.as_ref()) {
                 return None;
             }
             let kind = match (abort.http_status, &abort.grpc_status) {
@@ -60,14 +60,19 @@ impl Reader<'_> {
                     return None;
                 }
             };
-            fault.abort = self.share(&at, abort.percentage, abort.percent).map(|share| (kind, share));
+            fault.abort = self.share(&at, abort.percentage.as_ref(), abort.percent).map(|share| (kind, share));
         }
         Some(fault)
     }
 
+    /// Whether all is read of how many requests are meant.
+    fn reads_share(&mut self, at: &str, percentage: Option<&Percent>) -> bool {
+        percentage.is_none_or(|it| self.reads_all(&format!("{at}.percentage"), &it.unread, REFUSED))
+    }
+
     /// Of how many in a million.
-    fn share(&mut self, at: &str, percentage: Option<Percent>, whole: Option<u32>) -> Option<u32> {
-        let percent = percentage.or(whole.map(|value| Percent { value: f64::from(value) }));
+    fn share(&mut self, at: &str, percentage: Option<&Percent>, whole: Option<u32>) -> Option<u32> {
+        let percent = percentage.map(|it| it.value).or(whole.map(f64::from));
         if percent.is_none() {
             self.find(Class::Different, format!("{at}.percentage"), "is missing, so nothing is done");
         }

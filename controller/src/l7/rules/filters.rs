@@ -162,7 +162,12 @@ impl Reader<'_> {
         if !self.reads_all(&format!("{at}.backendRef"), &mirror.backend_ref.unread, REFUSED) || !is_read {
             return None;
         }
-        let per_million = match (mirror.percent, mirror.fraction) {
+        if let Some(fraction) = &mirror.fraction
+            && !self.reads_all(&format!("{at}.fraction"), &fraction.unread, REFUSED)
+        {
+            return None;
+        }
+        let per_million = match (mirror.percent, &mirror.fraction) {
             (None, None) => Some(ALL),
             (Some(percent), None) if percent <= 100 => Some(percent * 10_000),
             (None, Some(fraction)) => {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use fairway_core::source::istio_traffic::{
-    HeaderChanges, Percent, TextMatch, TrafficDestination, TrafficHeaders, TrafficMatch, TrafficResponse,
-    TrafficRetries, TrafficRule,
+    HeaderChanges, TextMatch, TrafficDestination, TrafficHeaders, TrafficMatch, TrafficResponse, TrafficRetries,
+    TrafficRule,
 };
 use fairway_core::source::route::{Header, HeaderModifier, Unread};
 
@@ -198,6 +198,9 @@ impl Reader<'_> {
             [(":authority", "authority", &written.authority), (":scheme", "scheme", &written.scheme)]
         {
             let Some(text) = text else { continue };
+            if !self.reads_all(&format!("{at}.{field}"), &text.unread, LEFT_OUT) {
+                return None;
+            }
             let Some(value) = text_of(text) else {
                 self.find(Class::Unsupported, format!("{at}.{field}"), format!("cannot be compared; {LEFT_OUT}"));
                 return None;
@@ -215,6 +218,10 @@ impl Reader<'_> {
     fn unwanted(&mut self, at: &str, unwanted: &BTreeMap<String, TextMatch>) -> Option<Vec<(String, Option<Text>)>> {
         let mut read = Vec::new();
         for (name, value) in unwanted {
+            // One that is misspelt would be as good as any value.
+            if !self.reads_all(&format!("{at}[{name}]"), &value.unread, LEFT_OUT) {
+                return None;
+            }
             let name = name.to_ascii_lowercase();
             let value = if is_any(value) { Some(None) } else { text_of(value).map(Some) };
             let Some(value) = value.filter(|_| text::is_header_name(&name)) else {
@@ -318,10 +325,12 @@ impl Reader<'_> {
         unit: Unit,
         consequence: &str,
     ) -> Option<Target> {
-        let is_read = self.reads_all(at, &written.unread, consequence);
+        let port_unread = written.port.as_ref().map(|port| &port.unread);
+        let is_port_read = port_unread.is_none_or(|unread| self.reads_all(&format!("{at}.port"), unread, consequence));
+        let is_read = self.reads_all(at, &written.unread, consequence) && is_port_read;
         let found = self.catalog.named(self.namespace, &written.host).and_then(|object| {
             let host = Some(written.host.as_str());
-            let port = written.port.map(|port| port.number);
+            let port = written.port.as_ref().map(|port| port.number);
             let port = port.or_else(|| self.catalog.only_port(&object, &written.host)).unwrap_or(dialled.port);
             let reach = self.referrer.check(&object, self.catalog.objects)?;
             let whole = self.catalog.reached(&object, host, i32::from(port), unit)?;
@@ -347,15 +356,23 @@ impl Reader<'_> {
     }
 
     fn copies(&mut self, at: &str, written: &TrafficRule, target: &Target) -> Vec<Mirror> {
-        let single = written.mirror.iter().map(|to| (format!("{at}.mirror"), to, written.mirror_percentage));
+        let single = written.mirror.iter().map(|to| (format!("{at}.mirror"), to, written.mirror_percentage.as_ref()));
         let several = written.mirrors.iter().enumerate();
-        let several = several.map(|(index, it)| (format!("{at}.mirrors[{index}]"), &it.destination, it.percentage));
+        let several =
+            several.map(|(index, it)| (format!("{at}.mirrors[{index}]"), &it.destination, it.percentage.as_ref()));
         let mut mirrors = Vec::new();
+        if let Some(percentage) = &written.mirror_percentage {
+            self.notes_unread(&format!("{at}.mirrorPercentage"), &percentage.unread);
+        }
         for (index, mirror) in written.mirrors.iter().enumerate() {
-            self.notes_unread(&format!("{at}.mirrors[{index}]"), &mirror.unread);
+            let at = format!("{at}.mirrors[{index}]");
+            self.notes_unread(&at, &mirror.unread);
+            if let Some(percentage) = &mirror.percentage {
+                self.notes_unread(&format!("{at}.percentage"), &percentage.unread);
+            }
         }
         for (at, to, percent) in single.chain(several).collect::<Vec<_>>() {
-            let percent = percent.unwrap_or(Percent { value: 100.0 });
+            let percent = percent.map_or(100.0, |percent| percent.value);
             if let Some(target) = self.destination(&at, to, target, Unit::Request, "nothing is mirrored there") {
                 mirrors.push(Mirror { target, per_million: per_million(percent) });
             }

@@ -28,8 +28,8 @@ const STORE: &str = "shop/store";
 const PIECE: &[u8] = &[b'x'; 64 << 10];
 /// What is sent once the receiver reads on.
 const REST: u64 = 8 << 20;
-/// Looks in a row between which nothing may have gone out; whoever is merely slow passes for one who stands still.
-const LOOKS: usize = 10;
+/// Looks in a row between which nothing may have gone out, 2 s; whoever is merely slow for as long passes for one who stands still.
+const LOOKS: usize = 80;
 /// More than one tunnel carries.
 const CONNECTIONS: usize = 500;
 /// What a side of HTTP/2 that is not the mesh's lets come on a stream and on a connection; the waypoint's are the same.

@@ -58,6 +58,8 @@ if len(sys.argv) > 5:
 socketserver.ThreadingTCPServer.allow_reuse_address = True
 socketserver.ThreadingTCPServer((sys.argv[3], int(sys.argv[4])), Database).serve_forever()
 ";
+/// Where the databases are: a name that leads to an endpoint of a service behind a waypoint is not followed.
+const DATABASES: &str = "10.99.0.77";
 /// The addresses that the world gives the databases in the mesh.
 const DB: &str = "192.0.2.8";
 const VAULT: &str = "192.0.2.9";
@@ -130,9 +132,11 @@ fn a_service_outside_is_reached_by_its_name() {
     let Some(lab) = labs::mesh_with(test, &world) else { return };
     lab.wait_captured(&[(CLIENT, true), (WAYPOINT, false)]).unwrap();
     let _origin = lab.spawn_node("underlay", &["python3", "-c", ORIGIN, &chain, &key, OUTSIDE]).unwrap();
-    let _db = lab.spawn_node("underlay", &["python3", "-c", DATABASE, &chain, &key, OUTSIDE, "8444"]).unwrap();
+    let placed = lab.exec_node("underlay", &["ip", "address", "add", &format!("{DATABASES}/32"), "dev", "lo"]).unwrap();
+    assert!(placed.status.success(), "{placed:?}");
+    let _db = lab.spawn_node("underlay", &["python3", "-c", DATABASE, &chain, &key, DATABASES, "8444"]).unwrap();
     let _vault =
-        lab.spawn_node("underlay", &["python3", "-c", DATABASE, &chain, &key, OUTSIDE, "8445", &root]).unwrap();
+        lab.spawn_node("underlay", &["python3", "-c", DATABASE, &chain, &key, DATABASES, "8445", &root]).unwrap();
     queries(&lab, DB, |said| said == "asked db.example\nping\n");
     queries(&lab, VAULT, |said| said == "asked vault.example\nping\n");
 
@@ -177,8 +181,7 @@ fn a_service_outside_is_reached_by_its_name() {
     lab.apply(&wrong.replace(&format!("clientCertificate: {chain}"), "clientCertificate: /nowhere")).unwrap();
     let page = || metrics(&lab);
     for (database, flag) in [(DB, "\"TLS_FAILURE\""), (VAULT, "\"IDENTITY_ERROR\"")] {
-        queries(&lab, database, str::is_empty);
         let is_told = |line: &str| line.starts_with("istio_tcp_connections_closed_total") && line.contains(flag);
-        assert!(page().lines().any(is_told), "{flag} in {}", page());
+        queries(&lab, database, |said| said.is_empty() && page().lines().any(is_told));
     }
 }

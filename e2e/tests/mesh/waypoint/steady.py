@@ -17,6 +17,8 @@ import time
 import grpc
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+# Nothing is left beside the tests.
+sys.dont_write_bytecode = True
 import peer
 
 ENOUGH = 60

@@ -72,7 +72,7 @@ fn sum(lab: &Lab, expression: &str) -> Option<f64> {
 
 #[test]
 fn programs_of_others_work_through_a_waypoint() {
-    let (test, tools) = ("strangers", tools());
+    let (test, tools) = ("programs", tools());
     if !tools.join("libraries").exists() {
         return labs::skip(test, &format!("{} is missing; run ./dev setup", tools.display()));
     }

@@ -186,9 +186,15 @@ fn a_policy_waits_for_nobody_for_long() {
     let mut left = asking();
     left.disconnected(now);
     assert!(denies(&woken, WEB) && denies(&left, WEB));
+    // Who sees requests may refuse them.
+    let mut seen = in_force(now);
+    let only_seen = listener_with(WEB, vec![seen_by("scanner")]);
+    seen.receive(response(Kind::Listener, WEB, only_seen.encode_to_vec()), now);
+    assert_eq!(seen.due(), Some(now + BOUNDS.policy));
     // What lets the same pass as before may wait for longer, until something comes that does not.
     let mut session = in_force(now);
-    let same = listener_with(WEB, vec![seen_by("scanner")]);
+    let mut same = listener_with("elsewhere", Vec::new());
+    same.name = WEB.into();
     session.receive(response(Kind::Listener, WEB, same.encode_to_vec()), now);
     assert_eq!(session.due(), Some(now + BOUNDS.most));
     session.receive(denying(WEB, Some("scanner")), now + BOUNDS.policy);
