@@ -356,14 +356,22 @@ impl Destinations {
     /// belongs to the waypoint's namespace, and others that are bound to it must not borrow it. The root's rules are the mesh's.
     #[must_use]
     pub fn own_files_only(&self, tls: Origination, namespace: &str) -> Origination {
-        let is_allowed = |rule: &str| rule == namespace || self.is_root(rule);
-        if tls.own.as_ref().is_some_and(|own| !is_allowed(&own.namespace)) {
-            return Origination::with_nobody(OTHERS_FILES);
-        }
-        if tls.roots.as_ref().is_some_and(|roots| !is_allowed(&roots.namespace)) {
+        if tls.roots.as_ref().is_some_and(|roots| roots.namespace != namespace && !self.is_root(&roots.namespace)) {
             return Origination::with_nobody(OTHERS_ROOTS);
         }
-        tls
+        self.own_certificate_only(tls, namespace)
+    }
+
+    /// The same of what a client proves itself with that begins TLS by itself. Whose certificates it believes is for the service's
+    /// rules to say, as with Istio: they name a file that all its clients have.
+    #[must_use]
+    pub fn own_certificate_only(&self, tls: Origination, namespace: &str) -> Origination {
+        match &tls.own {
+            Some(own) if own.namespace != namespace && !self.is_root(&own.namespace) => {
+                Origination::with_nobody(OTHERS_FILES)
+            }
+            _ => tls,
+        }
     }
 
     /// Whether what this namespace says counts for every client.

@@ -320,10 +320,10 @@ impl Snapshot {
         // A waypoint does both once, for everybody; gRPC's own clients do neither as it is said here.
         let is_end = (is_direct || !has_waypoint) && !client.is_grpc;
         // Files are in the proxy's pod: those of a waypoint are its gateway's namespace's, those of a client its own.
-        let home = client.gateway.as_ref().map_or(client.namespace.as_str(), |(namespace, _name)| namespace.as_str());
-        policy.tls = policy.tls.filter(|_| is_end).map(|tls| match tls {
-            Tls::Begin(tls) => Tls::Begin(self.destinations().own_files_only(tls, home)),
-            Tls::Off => Tls::Off,
+        policy.tls = policy.tls.filter(|_| is_end).map(|tls| match (tls, &client.gateway) {
+            (Tls::Begin(tls), Some((home, _name))) => Tls::Begin(self.destinations().own_files_only(tls, home)),
+            (Tls::Begin(tls), None) => Tls::Begin(self.destinations().own_certificate_only(tls, &client.namespace)),
+            (Tls::Off, _) => Tls::Off,
         });
         let is_named = is_end && self.members(service).iter().any(render::endpoints::is_known_by_name);
         let endpoints = if is_named {
