@@ -11,9 +11,8 @@ use fairway_proto::envoy_core::Node;
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Assignment, Cluster};
 use crate::in_flight;
-use crate::load::{Load, Seen};
+use crate::load::Load;
 use crate::waypoint::Waypoint;
 use crate::why;
 use crate::xds::dump::{Asked, Certificate, Dump, Wrong};
@@ -37,8 +36,8 @@ impl Admin {
     /// Pages of the admin port; loopback only, since they are not protected.
     #[must_use]
     pub fn router(&self) -> Router {
-        let (dump, clusters) = (self.clone(), self.clone());
-        let (waypoint, requests) = (Arc::clone(&self.waypoint), Arc::clone(&self.waypoint));
+        let dump = self.clone();
+        let [waypoint, requests, clusters] = [(); 3].map(|()| Arc::clone(&self.waypoint));
         let (filter, shutdown) = (self.log_filter.clone(), self.shutdown.clone());
         Router::new()
             .get("/config_dump", move |page| {
@@ -46,7 +45,7 @@ impl Admin {
                 async move { reply }
             })
             .get("/clusters", move |_| {
-                let reply = page_of(&clusters.clusters(Instant::now()));
+                let reply = page_of(&clusters.clusters(Some(&Load::default()), Instant::now()));
                 async move { reply }
             })
             .get("/requests", move |page| {
@@ -66,18 +65,6 @@ impl Admin {
                 shutdown.cancel();
                 async { text(StatusCode::OK, "shutting down\n") }
             })
-    }
-
-    /// Each cluster: what is under way, of how much there may be, and which endpoints are asked.
-    fn clusters(&self, now: Instant) -> BTreeMap<String, Seen> {
-        let config = self.waypoint.config.load();
-        let (idle, nobody) = (Load::default(), Assignment::default());
-        let seen = |(name, cluster): (&String, &Arc<Cluster>)| {
-            let load = self.waypoint.loads.known(name);
-            let assignment = config.endpoints.get(&cluster.endpoints).map_or(&nobody, |assignment| &**assignment);
-            (name.clone(), load.as_deref().unwrap_or(&idle).seen(cluster, assignment, now))
-        };
-        config.clusters.iter().map(seen).collect()
     }
 
     /// In the form of Envoy's: what there is of each type, and what was refused; and what we know besides.

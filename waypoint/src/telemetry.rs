@@ -452,10 +452,14 @@ impl Telemetry {
         let observed = [milliseconds, done.received as f64, done.sent as f64];
         let now = Instant::now();
         let AtHand { series, routes } = &connection.series;
-        series.with(key, (now, self.fresh), |key| self.handles(connection, done, key), |series| series.count(observed));
-        let key = RouteKey::of(done);
-        let look_up = |key: &RouteKey| RouteHandles::of(&self.metrics, connection.bound.service(), key);
-        routes.with(key, (now, self.fresh), look_up, |route| route.count(took));
+        let look_up = || (key.clone(), self.handles(connection, done, &key));
+        series.with(|known| *known == key, (now, self.fresh), look_up, |series| series.count(observed));
+        let look_up = || {
+            let key = RouteKey::of(done);
+            let handles = RouteHandles::of(&self.metrics, connection.bound.service(), &key);
+            (key, handles)
+        };
+        routes.with(|known| known.is_of(done), (now, self.fresh), look_up, |route| route.count(took));
     }
 
     /// What labels say that somebody asks for.

@@ -1,5 +1,6 @@
 //! What all connections through the waypoint share.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,7 @@ use crate::config::{Assignment, Cluster, Current};
 use crate::export::Exports;
 use crate::in_flight::InFlight;
 use crate::lines::Lines;
-use crate::load::{Loads, Seen};
+use crate::load::{Load, Loads, Seen};
 use crate::names::Names;
 use crate::origination::Originations;
 use crate::rates::Buckets;
@@ -84,12 +85,14 @@ impl Waypoint {
         Some(now)
     }
 
-    /// Each cluster that anybody has asked for: what is under way, of how much there may be, and which endpoints are asked.
-    pub fn clusters_in_use(&self, now: Instant) -> Vec<(String, Seen)> {
+    /// Each cluster by name: what is under way, of how much there may be, and which endpoints are asked. One that nobody has asked for
+    /// is as `unused`, or left out without.
+    pub fn clusters(&self, unused: Option<&Load>, now: Instant) -> BTreeMap<String, Seen> {
         let (config, nobody) = (self.config.load(), Assignment::default());
         let seen = |(name, cluster): (&String, &Arc<Cluster>)| {
+            let load = self.loads.known(name);
             let assignment = config.endpoints.get(&cluster.endpoints).map_or(&nobody, |assignment| &**assignment);
-            Some((name.clone(), self.loads.known(name)?.seen(cluster, assignment, now)))
+            Some((name.clone(), load.as_deref().or(unused)?.seen(cluster, assignment, now)))
         };
         config.clusters.iter().filter_map(seen).collect()
     }

@@ -23,7 +23,7 @@ pub(crate) fn register(waypoint: &Arc<Waypoint>, metrics: &Metrics) {
     let (waypoint, into) = (Arc::downgrade(waypoint), metrics.downgrade());
     metrics.before_render(move || {
         if let (Some(waypoint), Some(metrics)) = (Weak::upgrade(&waypoint), into.upgrade()) {
-            for (name, seen) in waypoint.clusters_in_use(Instant::now()) {
+            for (name, seen) in waypoint.clusters(None, Instant::now()) {
                 show(&metrics, &name, &seen);
             }
         }

@@ -15,24 +15,25 @@ impl<Key, Found> Default for Recent<Key, Found> {
     }
 }
 
-impl<Key: PartialEq, Found> Recent<Key, Found> {
-    /// Has `then` use what `key` stands for. What was not used for as long as `fresh` is looked up again, as it may have expired.
+impl<Key, Found> Recent<Key, Found> {
+    /// Has `then` use what the key stands for that `is_meant`, or else what is looked up, with its key. What was not used for as long as
+    /// `fresh` is looked up again, as it may have expired.
     pub(super) fn with(
         &self,
-        key: Key,
+        is_meant: impl Fn(&Key) -> bool,
         (now, fresh): (Instant, Duration),
-        look_up: impl FnOnce(&Key) -> Found,
+        look_up: impl FnOnce() -> (Key, Found),
         then: impl FnOnce(&Found),
     ) {
         let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        recent.retain(|(known, used, _)| *known != key || now.saturating_duration_since(*used) < fresh);
-        let known = recent.iter().position(|(known, ..)| *known == key).unwrap_or_else(|| {
+        recent.retain(|(known, used, _)| !is_meant(known) || now.saturating_duration_since(*used) < fresh);
+        let known = recent.iter().position(|(known, ..)| is_meant(known)).unwrap_or_else(|| {
             // The one that was not used for the longest time makes room: those in use stay, however old they are.
             let oldest = recent.iter().enumerate().min_by_key(|(_, (_, used, _))| *used).map(|(at, _)| at);
             if let Some(oldest) = oldest.filter(|_| recent.len() >= MOST) {
                 recent.remove(oldest);
             }
-            let found = look_up(&key);
+            let (key, found) = look_up();
             recent.push((key, now, found));
             recent.len() - 1
         });
@@ -53,11 +54,11 @@ mod tests {
         let (recent, looked_up) = (Recent::default(), Cell::new(0));
         let (start, fresh) = (Instant::now(), Duration::from_secs(10));
         let used = |key: usize, now: Instant| {
-            let look_up = |key: &usize| {
+            let look_up = || {
                 looked_up.set(looked_up.get() + 1);
-                *key
+                (key, key)
             };
-            recent.with(key, (now, fresh), look_up, |found| assert_eq!(*found, key));
+            recent.with(|known| *known == key, (now, fresh), look_up, |found| assert_eq!(*found, key));
             looked_up.take()
         };
         assert_eq!(used(0, start), 1);

@@ -19,7 +19,7 @@ pub(super) const BUCKETS: &[f64] =
 const NONE: &str = "none";
 
 /// What tells series of routes apart within a connection.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct RouteKey {
     route: String,
     status: u16,
@@ -38,10 +38,18 @@ pub(super) fn describe(metrics: &Metrics) {
     metrics.describe(DURATION, "Time from the head of a request to the end of its answer by route, in seconds.");
 }
 
+fn name(done: &Done) -> &str {
+    if done.route.is_empty() { NONE } else { &done.route }
+}
+
 impl RouteKey {
     pub(super) fn of(done: &Done) -> Self {
-        let route = if done.route.is_empty() { NONE } else { &done.route };
-        Self { route: route.to_owned(), status: done.status, grpc: done.grpc_status }
+        Self { route: name(done).to_owned(), status: done.status, grpc: done.grpc_status }
+    }
+
+    /// Whether it is the one of this request, which need not have one made for that.
+    pub(super) fn is_of(&self, done: &Done) -> bool {
+        (self.status, self.grpc) == (done.status, done.grpc_status) && self.route == name(done)
     }
 }
 
