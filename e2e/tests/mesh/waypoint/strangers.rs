@@ -53,7 +53,8 @@ fn tools() -> PathBuf {
 
 /// Lets h2load ask so often, and everything must be answered with 200.
 fn load(lab: &Lab, tools: &Path, count: u32, arguments: &[&str]) {
-    let libraries = format!("LD_LIBRARY_PATH={}", std::fs::read_to_string(tools.join("libraries")).unwrap().trim());
+    let libraries = std::fs::read_to_string(tools.join("libraries")).unwrap();
+    let libraries = format!("LD_LIBRARY_PATH={}", tools.join(libraries.trim()).display());
     let program = tools.join("usr/bin/h2load");
     let count = count.to_string();
     let command = [&["env", &libraries, program.to_str().unwrap(), "-n", &count][..], arguments].concat();
