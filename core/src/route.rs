@@ -21,7 +21,7 @@ use rand::Rng;
 pub use self::{
     around::{around, missing_around},
     arrival::{Arrival, inbound, passthrough},
-    bound::{Bound, bound, is_bound},
+    bound::{Bound, bound, bound_services, is_bound},
     missing::{missing, missing_inbound},
 };
 use crate::{

@@ -387,10 +387,12 @@ fn wanted(waypoint: &Waypoint) -> BTreeSet<Arc<str>> {
     let mut wanted: BTreeSet<Arc<str>> = waypoint.config.load().names().cloned().collect();
     if let Some(local) = waypoint.known() {
         let snapshot = waypoint.live.snapshot();
-        let bound = snapshot.services().filter(|service| route::is_bound(&snapshot, service, &local));
-        let endpoints = bound.flat_map(|service| snapshot.endpoints(&service.key)).map(|endpoint| &endpoint.workload);
-        let named = endpoints.filter(|workload| workload.addresses.is_empty());
-        wanted.extend(named.filter_map(|workload| workload.hostname.clone()));
+        // From the few that have no address to their services, and not the other way round: this is asked at every change.
+        let is_wanted = |workload: &&Arc<Workload>| {
+            let mut services = workload.services.iter().filter_map(|part| snapshot.service(&part.key));
+            workload.addresses.is_empty() && services.any(|service| route::is_bound(&snapshot, service, &local))
+        };
+        wanted.extend(snapshot.workloads().filter(is_wanted).filter_map(|workload| workload.hostname.clone()));
     }
     wanted
 }

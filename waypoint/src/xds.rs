@@ -218,8 +218,7 @@ impl Client {
 
 /// Listeners of everything that is bound to `local`.
 fn bound(snapshot: &Snapshot, local: &Workload) -> Vec<String> {
-    let services = snapshot.services().filter(|service| route::is_bound(snapshot, service, local));
-    let names = services.flat_map(|service| {
+    let names = route::bound_services(snapshot, local).flat_map(|service| {
         service.ports.iter().map(move |port| format!("{}:{}", service.hostname(), port.service_port))
     });
     names.chain([WORKLOADS.to_owned()]).collect()

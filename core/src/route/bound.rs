@@ -6,7 +6,7 @@ use super::{Refusal, waypoint};
 use crate::{
     addr::{Authority, NetworkAddress, canonical},
     reason::Reason,
-    service::Service,
+    service::{GatewayDestination, Service},
     snapshot::Snapshot,
     workload::Workload,
 };
@@ -53,6 +53,22 @@ impl Bound {
 #[must_use]
 pub fn is_bound(snapshot: &Snapshot, service: &Service, local: &Workload) -> bool {
     waypoint::serves(snapshot, service, local)
+}
+
+/// The services that `local` is a waypoint of, in no useful order.
+pub fn bound_services<'a>(snapshot: &'a Snapshot, local: &'a Workload) -> impl Iterator<Item = &'a Arc<Service>> {
+    // Nearly all of thousands name their waypoint in the same words, which are looked up once.
+    let mut last: Option<(&GatewayDestination, bool)> = None;
+    snapshot.services().filter(move |service| {
+        waypoint::all(service).any(|reference| match last {
+            Some((same, is_local)) if *same == reference.destination => is_local,
+            _ => {
+                let is_local = waypoint::includes(snapshot, reference, local);
+                last = Some((&reference.destination, is_local));
+                is_local
+            }
+        })
+    })
 }
 
 /// What `authority` means at the waypoint `local`.
@@ -142,5 +158,7 @@ mod tests {
             let found = found.map(|found| found.address()).map_err(|refusal| refusal.reason);
             assert_eq!(found, expected.map(socket), "{authority}");
         }
+        let services: Vec<_> = bound_services(&snapshot, &local).map(|service| service.hostname()).collect();
+        assert_eq!(services, ["web"]);
     }
 }
