@@ -17,8 +17,9 @@ use crate::grpc;
 use crate::heads::Exchange;
 use crate::idle::Silence;
 use crate::load::{Busy, UnderWay};
-use crate::replay::{Replay, is_malformed};
+use crate::replay::{Passed, Replay, is_malformed};
 use crate::stream::Connection;
+use crate::taken::{self, Bounds, Over};
 use crate::telemetry::Done;
 use crate::upstream::{Key, Upstream};
 
@@ -202,6 +203,26 @@ impl Body {
         self.exchange = Some(exchange);
     }
 
+    /// What bounds it while nothing of it is taken; for so long that may be, where it is our own.
+    #[must_use]
+    pub fn bounds(&self, longest: Option<Duration>) -> Bounds {
+        match &self.source {
+            Source::Ours(_) => Bounds::Answer { deadline: None, longest, request: Passed::default() },
+            Source::Endpoint(endpoint) => Bounds::Answer {
+                deadline: endpoint.deadline.as_ref().map(|deadline| deadline.deadline()),
+                longest: endpoint.silence.as_ref().map(Silence::longest),
+                request: endpoint.request.watched(),
+            },
+        }
+    }
+
+    /// What had to wait for its client has been taken.
+    pub fn taken(&mut self) {
+        if let Source::Endpoint(endpoint) = &mut self.source {
+            endpoint.moved = Instant::now();
+        }
+    }
+
     /// The answer that it belongs to has these headers.
     pub fn answered(&mut self, headers: &HeaderMap) {
         self.note(|done| {
@@ -292,11 +313,12 @@ impl hyper::body::Body for Body {
 
 impl Drop for Body {
     fn drop(&mut self) {
-        let mut whole = true;
+        let (mut whole, over) = (true, taken::over());
         if let Source::Endpoint(endpoint) = &mut self.source {
-            whole = endpoint.body.is_end_stream();
+            whole = endpoint.body.is_end_stream() && over.is_none();
             let received = endpoint.request.passed();
-            if !endpoint.request.has_ended() {
+            // The endpoint may not have taken what has come.
+            if !whole || !endpoint.request.has_ended() {
                 endpoint.request.give_up();
             }
             if let Some((key, upstream)) = endpoint.upstream.take()
@@ -311,7 +333,8 @@ impl Drop for Body {
         }
         self.note(|done| {
             if !whole && done.reason == Reason::Ok {
-                done.reason = Reason::ClientLeft;
+                done.reason = over.map_or(Reason::ClientLeft, Over::reason);
+                done.detail = over.map(|over| over.to_string());
             }
         });
     }

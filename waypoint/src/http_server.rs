@@ -8,16 +8,18 @@ use std::sync::Arc;
 use fairway_core::io::hbone::TunnelIo;
 use fairway_core::limits;
 use fairway_core::reason::Reason;
+use futures_util::TryFutureExt;
 use http::header::{self, HeaderValue};
 use http::{Response, StatusCode, Version};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::failure::{Failure, with_causes};
 use crate::heads::{Bounds, Serving, Watched};
 use crate::request;
 use crate::stream::Connection;
+use crate::taken::{Pieces, Streams};
 
 /// Headers of a message that the parsers take unless they are told otherwise, which costs something with each.
 pub(crate) const USUAL_HEADERS: usize = 100;
@@ -74,9 +76,11 @@ fn end_with<B>(connection: &Connection, answer: &mut Response<B>) {
 /// Serves HTTP/2 until the client is done or we stop.
 pub async fn serve_http2(connection: Arc<Connection>, io: TunnelIo) {
     let limits = &connection.waypoint.limits;
-    let shared = Arc::clone(&connection);
-    let service = service_fn(move |request| request::serve(Arc::clone(&shared), request));
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let (shared, untaken) = (Arc::clone(&connection), limits.duration(&limits::STREAM_IDLE));
+    let service = service_fn(move |request| {
+        request::serve(Arc::clone(&shared), request).map_ok(move |answer| answer.map(|body| Pieces::of(body, untaken)))
+    });
+    let mut builder = http2::Builder::new(Streams);
     builder
         .timer(TokioTimer::new())
         // WebSocket over HTTP/2 (RFC 8441 §3).

@@ -50,6 +50,7 @@ pub mod session;
 pub mod settings;
 pub mod sniff;
 pub mod stream;
+pub mod taken;
 pub mod telemetry;
 pub mod tokens;
 pub mod trace;

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::framing;
+use crate::taken::{self, Bounds};
 
 /// Frames that are kept; with single bytes in each, more would cost more memory than the bytes.
 const KEPT_FRAMES: usize = 256;
@@ -75,6 +76,10 @@ struct Shared {
     moved: Instant,
     /// Who waits for more of it, if somebody does.
     waits: Option<Waker>,
+    /// Who waits for room for it, if somebody does.
+    sends: Option<Waker>,
+    /// Whether nobody wants it any more.
+    is_given_up: bool,
 }
 
 enum Source {
@@ -137,6 +142,26 @@ impl Passed {
     #[must_use]
     pub fn now(&self) -> u64 {
         self.0.upgrade().map_or(0, |shared| lock(&shared).passed)
+    }
+
+    /// When some of it came last, as long as there is one.
+    #[must_use]
+    pub fn moved(&self) -> Option<Instant> {
+        self.0.upgrade().map(|shared| lock(&shared).moved)
+    }
+
+    /// Ready once nobody wants it any more, for the one who sends it.
+    pub fn poll_given_up(&self, context: &mut Context<'_>) -> Poll<()> {
+        let Some(shared) = self.0.upgrade() else { return Poll::Pending };
+        let mut shared = lock(&shared);
+        if shared.is_given_up {
+            return Poll::Ready(());
+        }
+        match &mut shared.sends {
+            Some(sends) => sends.clone_from(context.waker()),
+            None => shared.sends = Some(context.waker().clone()),
+        }
+        Poll::Pending
     }
 }
 
@@ -337,6 +362,8 @@ impl Replay {
             passed: 0,
             moved: Instant::now(),
             waits: None,
+            sends: None,
+            is_given_up: false,
         };
         Self(Arc::new(Mutex::new(shared)))
     }
@@ -409,13 +436,15 @@ impl Replay {
     /// Nobody wants any more of it: who would send it is told, so that the connections that it comes from and goes to do not wait for
     /// its end.
     pub fn give_up(&self) {
-        let (waits, _source) = {
+        let (waits, sends, _source) = {
             let mut shared = self.lock();
             shared.attempt += 1;
-            (shared.waits.take(), std::mem::replace(&mut shared.source, Source::Nothing))
+            shared.is_given_up = true;
+            let source = std::mem::replace(&mut shared.source, Source::Nothing);
+            (shared.waits.take(), shared.sends.take(), source)
         };
-        if let Some(waits) = waits {
-            waits.wake();
+        for waker in [waits, sends].into_iter().flatten() {
+            waker.wake();
         }
     }
 
@@ -467,6 +496,8 @@ impl Body for Attempt {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
+        taken::asked();
+        let passed = || Passed(Arc::downgrade(&this.shared));
         let mut guard = lock(&this.shared);
         let shared = &mut *guard;
         if shared.attempt != this.number {
@@ -474,6 +505,7 @@ impl Body for Attempt {
         }
         if let Some(piece) = shared.kept.get(this.at) {
             this.at += 1;
+            taken::given(|| Bounds::Request(passed()));
             return Poll::Ready(Some(Ok(piece.clone().into_frame())));
         }
         if shared.ended {
@@ -514,6 +546,7 @@ impl Body for Attempt {
         } else {
             this.at = 0;
         }
+        taken::given(|| Bounds::Request(passed()));
         Poll::Ready(Some(Ok(frame)))
     }
 

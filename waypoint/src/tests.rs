@@ -42,6 +42,7 @@ mod sessions;
 mod stopping;
 mod streams;
 mod traces;
+mod untaken;
 mod upgrades;
 mod why;
 

@@ -15,7 +15,7 @@ use fairway_core::route::Plan;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
@@ -27,6 +27,7 @@ use crate::load::{Load, UnderWay};
 use crate::origination::Inside;
 use crate::replay::Attempt;
 use crate::stream::Connection;
+use crate::taken::{self, Streams};
 
 /// How often connections are looked at that wait for requests.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -292,14 +293,14 @@ where
     let failed = |error: hyper::Error| Failure::new(Reason::UpstreamConnectFailed, error);
     let io = TokioIo::new(io);
     if http2 {
-        let mut builder = http2::Builder::new(TokioExecutor::new());
+        let mut builder = http2::Builder::new(Streams);
         builder
             .timer(TokioTimer::new())
             .initial_stream_window_size(limits.number(&limits::HTTP_STREAM_WINDOW))
             .initial_connection_window_size(limits.number(&limits::HTTP_CONNECTION_WINDOW))
             .max_header_list_size(limits.number(&limits::ANSWER_HEAD));
         let (sender, connection) = builder.handshake(io).await.map_err(failed)?;
-        tokio::spawn(hold(room, connection));
+        tokio::spawn(taken::client(hold(room, connection)));
         return Ok(Sender::Http2(sender));
     }
     let mut builder = http1::Builder::new();
