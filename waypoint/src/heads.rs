@@ -4,7 +4,7 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, SystemTime};
 
@@ -26,6 +26,8 @@ struct State {
     phase: AtomicU8,
     /// Requests until now.
     count: AtomicU32,
+    /// Whether the last bytes of the latest one are those of a head, or of a body in chunks: an empty line.
+    ends_empty: AtomicBool,
     /// The status that a head which cannot be read was answered with; 0 where there was none.
     refused: AtomicU16,
 }
@@ -66,6 +68,8 @@ pub struct Watched<T> {
     has_begun: bool,
     /// Requests when that was.
     count: u32,
+    /// The last bytes that were read.
+    last: [u8; 3],
     /// Since when it does not take what it is sent.
     stalled: Option<Instant>,
     /// What remains to be said to it, in the place of the parser's answer.
@@ -101,10 +105,11 @@ impl Serving {
         serving
     }
 
-    /// A request has come.
+    /// A request has come; `length` of its body, where that is known before it has come to its end.
     #[must_use]
-    pub fn begin(&self) -> Exchange {
+    pub fn begin(&self, length: Option<u64>) -> Exchange {
         self.0.count.fetch_add(1, Ordering::Relaxed);
+        self.0.ends_empty.store(length.is_none_or(|length| length == 0), Ordering::Relaxed);
         self.0.phase.store(SERVING, Ordering::Relaxed);
         Exchange(self.clone())
     }
@@ -149,6 +154,23 @@ fn reason_for(status: StatusCode) -> Reason {
     }
 }
 
+/// Keeps the last of these bytes, or of those before them.
+fn keep_last(last: &mut [u8; 3], read: &[u8]) {
+    if let Some(read) = read.last_chunk() {
+        *last = *read;
+        return;
+    }
+    for byte in read {
+        last.rotate_left(1);
+        last[2] = *byte;
+    }
+}
+
+/// Whether a head ends so (RFC 9112 §2.1); a line may end without a carriage return (§2.2).
+fn is_empty_line(last: [u8; 3]) -> bool {
+    matches!(last, [b'\n', b'\r', b'\n'] | [_, b'\n', b'\n'])
+}
+
 /// The status that the parser answers with.
 fn status_of(answer: &[u8]) -> Option<StatusCode> {
     StatusCode::from_bytes(answer.strip_prefix(b"HTTP/1.1 ")?.get(..3)?).ok()
@@ -180,6 +202,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Watched<T> {
             since: Instant::now(),
             has_begun: false,
             count: 0,
+            last: *b"\n\r\n",
             stalled: None,
             refusal: None,
         }
@@ -203,7 +226,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Watched<T> {
     fn heard(&mut self, has_more: bool) {
         let count = self.serving.0.count.load(Ordering::Relaxed);
         if self.count != count {
-            (self.count, self.has_begun, self.since) = (count, false, Instant::now());
+            // The parser asks for more only when it has no whole head: what it has read behind a request is the beginning of one. That
+            // shows in all but requests with a body of known length, whose last bytes may be any.
+            let has_begun = self.serving.0.ends_empty.load(Ordering::Relaxed) && !is_empty_line(self.last);
+            (self.count, self.has_begun, self.since) = (count, has_begun, Instant::now());
         }
         if has_more && !self.has_begun {
             (self.has_begun, self.since) = (true, Instant::now());
@@ -272,6 +298,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Watched<T> {
         }
         let before = into.filled().len();
         let read = Pin::new(&mut this.io).poll_read(context, into);
+        keep_last(&mut this.last, into.filled().get(before..).unwrap_or_default());
         if !is_between {
             return read;
         }
@@ -356,7 +383,7 @@ mod tests {
         for _ in 0..2 {
             client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
             assert!(ours.read(&mut buffer).await.unwrap() > 0);
-            let exchange = serving.begin();
+            let exchange = serving.begin(None);
             // Neither counts while a request is being served.
             assert!(tokio::time::timeout(BOUNDS.idle * 2, ours.read(&mut buffer)).await.is_err());
             drop(exchange);
@@ -366,6 +393,40 @@ mod tests {
         assert_eq!(ours.read(&mut buffer).await.unwrap(), 0, "as if the client had ended it");
         assert_eq!(begun.elapsed().as_secs(), BOUNDS.idle.as_secs());
         assert!(serving.refusal(&"").is_none());
+    }
+
+    /// What comes behind a request, with it or later, is the beginning of the next one.
+    #[tokio::test(start_paused = true)]
+    async fn half_a_head_behind_a_request_is_one_that_was_begun() {
+        const REQUEST: &str = "GET / HTTP/1.1\r\n\r\n";
+        let rows = [
+            ("", "", None, BOUNDS.idle),
+            ("GET /sec", "", None, BOUNDS.head),
+            ("", "G", None, BOUNDS.head),
+            ("GET /second HTTP/1.1\r\nhost: a\r\n", "", None, BOUNDS.head),
+            // Empty lines behind a request mean nothing (RFC 9112 §2.2).
+            ("", "\r\n", None, BOUNDS.idle),
+            ("", "\n", Some(0), BOUNDS.idle),
+            // Nobody knows of these bytes where the body ends.
+            ("body", "", Some(4), BOUNDS.idle),
+        ];
+        for (with, later, length, expected) in rows {
+            let (mut client, mut ours, serving) = watched();
+            client.write_all(format!("{REQUEST}{with}").as_bytes()).await.unwrap();
+            let mut buffer = [0; 64];
+            assert!(ours.read(&mut buffer).await.unwrap() > 0);
+            let exchange = serving.begin(length);
+            client.write_all(later.as_bytes()).await.unwrap();
+            if !later.is_empty() {
+                assert_eq!(ours.read(&mut buffer).await.unwrap(), later.len());
+            }
+            drop(exchange);
+            ours.flush().await.unwrap();
+            let begun = Instant::now();
+            let ended = ours.read(&mut buffer).await.ok();
+            assert_eq!(begun.elapsed(), expected, "{with:?} {later:?}");
+            assert_eq!(ended, (expected == BOUNDS.idle).then_some(0), "{with:?} {later:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -393,7 +454,7 @@ mod tests {
     async fn only_the_parsers_own_answer_is_replaced() {
         const PARSERS: &[u8] = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\n\r\n";
         let (mut client, mut ours, serving) = watched();
-        let exchange = serving.begin();
+        let exchange = serving.begin(None);
         ours.write_all(PARSERS).await.unwrap();
         drop(exchange);
         // The rest of an answer looks as it likes.
@@ -413,7 +474,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_takes_nothing_of_an_answer_is_left() {
         let (mut client, mut ours, serving) = watched();
-        let _exchange = serving.begin();
+        let _exchange = serving.begin(None);
         let begun = Instant::now();
         let answer = [0; 4096];
         ours.write_all(&answer).await.unwrap();

@@ -10,7 +10,8 @@ use fairway_core::limits;
 use fairway_core::reason::Reason;
 use futures_util::TryFutureExt;
 use http::header::{self, HeaderValue};
-use http::{Response, StatusCode, Version};
+use http::{Request, Response, StatusCode, Version};
+use hyper::body::{Body, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -29,8 +30,8 @@ pub async fn serve_http1(connection: Arc<Connection>, io: TunnelIo) {
     let limits = &connection.waypoint.limits;
     let (shared, serving) = (Arc::clone(&connection), Serving::default());
     let begins = serving.clone();
-    let service = service_fn(move |request| {
-        let (connection, exchange) = (Arc::clone(&shared), begins.begin());
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (connection, exchange) = (Arc::clone(&shared), begins.begin(request.body().size_hint().exact()));
         async move {
             let mut answer = request::serve(Arc::clone(&connection), request).await?;
             end_with(&connection, &mut answer);

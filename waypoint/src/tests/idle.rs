@@ -97,14 +97,21 @@ async fn a_route_may_let_silence_last() {
 
 #[tokio::test]
 async fn a_head_that_was_begun_has_to_come_to_its_end() {
-    let (_go, gone) = watch::channel(false);
-    let endpoint = stalling("", "", gone).await;
-    let served = bounded(&limits::REQUEST_HEAD_TIMEOUT, 100, endpoint).await;
-    let mut stream = served.dial("10.96.0.1:80").await;
-    stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nx: ").await.unwrap();
-    let answer = said(&mut stream).await;
-    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("details=\"timed_out\""), "{answer:?}");
-    assert_eq!(served.logged.lines(1).await, ["- 408 UT timed_out"]);
+    const HALF: &str = "GET / HTTP/1.1\r\nhost: a\r\nx: ";
+    const REFUSED: &str = "- 408 UT timed_out";
+    // By itself, and behind a request.
+    let rows = [("", vec![REFUSED]), ("GET / HTTP/1.1\r\nhost: a\r\n\r\n", vec!["GET 200 - via_upstream", REFUSED])];
+    for (before, logged) in rows {
+        let (_go, gone) = watch::channel(false);
+        let endpoint = stalling("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", "", gone).await;
+        let served = bounded(&limits::REQUEST_HEAD_TIMEOUT, 100, endpoint).await;
+        let mut stream = served.dial("10.96.0.1:80").await;
+        stream.write_all(format!("{before}{HALF}").as_bytes()).await.unwrap();
+        let answer = said(&mut stream).await;
+        let last = answer.split("HTTP/1.1 ").last().unwrap();
+        assert!(last.starts_with("408 ") && last.contains("details=\"timed_out\""), "{answer:?}");
+        assert_eq!(served.logged.lines(logged.len()).await, logged);
+    }
 }
 
 /// The rest of a body that nobody waits for any more holds no connection to an endpoint.
