@@ -207,7 +207,7 @@ impl Connection {
             return None;
         }
         let noted = Noted::of(silent, enforced, facts);
-        self.waypoint.telemetry.noted(&noted);
+        self.waypoint.telemetry.noted(&self.series, &noted);
         (noted != Noted::default()).then(|| Box::new(noted))
     }
 

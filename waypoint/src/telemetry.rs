@@ -17,7 +17,7 @@ use crate::carried::Carried;
 use crate::config;
 use crate::failure::Failure;
 use crate::in_flight::Entry;
-use crate::noted::Noted;
+use crate::noted::{Noted, Would};
 use crate::rates::Told;
 use crate::stream::Connection;
 use crate::trace::Trace;
@@ -218,6 +218,8 @@ impl Asked {
 pub struct AtHand {
     series: Recent<SeriesKey, Handles>,
     routes: Recent<RouteKey, RouteHandles>,
+    /// By policy: what audits, or would decide so.
+    noted: Recent<(String, Option<Would>), HeldCounter>,
 }
 
 /// The handles of one series.
@@ -323,14 +325,18 @@ impl Telemetry {
     }
 
     /// What policies say that decide nothing.
-    pub fn noted(&self, noted: &Noted) {
-        // Policies come and go, and so do their series.
-        for policy in &noted.audits {
-            self.metrics.held_counter(AUDITED, &[("policy", policy.as_str())]).increment(1);
-        }
-        for (would, policy) in &noted.dry_run {
-            let labels = [("policy", policy.as_str()), ("action", would.label())];
-            self.metrics.held_counter(DRY_RUN, &labels).increment(1);
+    pub fn noted(&self, at_hand: &AtHand, noted: &Noted) {
+        let audits = noted.audits.iter().map(|policy| (None, policy));
+        let now = Instant::now();
+        for (would, policy) in audits.chain(noted.dry_run.iter().map(|(would, policy)| (Some(*would), policy))) {
+            // Policies come and go, and so do their series.
+            let counter = || match would {
+                None => self.metrics.held_counter(AUDITED, &[("policy", policy)]),
+                Some(would) => self.metrics.held_counter(DRY_RUN, &[("policy", policy), ("action", would.label())]),
+            };
+            let is_meant = |(known, decides): &(String, Option<Would>)| *decides == would && known == policy;
+            let look_up = || ((policy.clone(), would), counter());
+            at_hand.noted.with(is_meant, (now, self.fresh), look_up, |counter| counter.increment(1));
         }
     }
 
@@ -451,7 +457,7 @@ impl Telemetry {
         #[expect(clippy::cast_precision_loss, reason = "bytes of a body, for a histogram")]
         let observed = [milliseconds, done.received as f64, done.sent as f64];
         let now = Instant::now();
-        let AtHand { series, routes } = &connection.series;
+        let AtHand { series, routes, .. } = &connection.series;
         let look_up = || (key.clone(), self.handles(connection, done, &key));
         series.with(|known| *known == key, (now, self.fresh), look_up, |series| series.count(observed));
         let look_up = || {

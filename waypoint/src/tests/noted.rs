@@ -67,6 +67,14 @@ async fn requests_are_answered_as_without_them_and_counted() {
         let counted = [(AUDITED, audit), (TRIED, deny), (TRIED, allow), (TRIED, none)];
         assert_eq!(counted.map(|(metric, labels)| count(&served, metric, labels)), expected, "{path}");
     }
+    // Further requests of one connection count what it has at hand.
+    let mut stream = served.dial("10.96.0.1:80").await;
+    let asked =
+        "GET /tried HTTP/1.1\r\nhost: a\r\n\r\n".repeat(2) + "GET /a HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    stream.write_all(asked.as_bytes()).await.unwrap();
+    timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await.unwrap().unwrap();
+    let counted = [(AUDITED, audit), (TRIED, deny), (TRIED, allow), (TRIED, none)];
+    assert_eq!(counted.map(|(metric, labels)| count(&served, metric, labels)), [3, 3, 3, 4]);
 }
 
 #[tokio::test]
