@@ -24,7 +24,7 @@ use crate::framing;
 use crate::grpc;
 use crate::idle::{self, Silence};
 use crate::load::{Busy, UnderWay};
-use crate::replay::{Received, Replay};
+use crate::replay::{Passed, Received, Replay};
 use crate::stream::Connection;
 use crate::telemetry::Done;
 use crate::upgrade::{self, Asked};
@@ -370,6 +370,12 @@ impl Answered {
     #[must_use]
     pub fn longest_silence(&self) -> Option<Duration> {
         self.silence.as_ref().map(Silence::longest)
+    }
+
+    /// The request's body, as far as it has come.
+    #[must_use]
+    pub fn request(&self) -> Passed {
+        self.request.watched()
     }
 
     /// Who has answered.

@@ -23,6 +23,7 @@ use crate::facts::Head;
 use crate::failure::Failure;
 use crate::forward::Answered;
 use crate::framing;
+use crate::idle::Silence;
 use crate::replay::{BodyError, Received};
 use crate::stream::Connection;
 
@@ -115,7 +116,7 @@ impl Seen {
         let patience = self.patience;
         let gathering = |body, most| async move {
             let late = |_elapsed| Failure::too_slow(Reason::TimedOut, format!("no whole body within {patience:?}"));
-            let gathered = timeout(patience, flow::gather(body, most, None)).await.map_err(late)?;
+            let gathered = timeout(patience, flow::gather(body, most, None, || None)).await.map_err(late)?;
             gathered.map_err(|error| match error {
                 // There is a bound for all of it.
                 Ungathered::Silent(longest) => {
@@ -152,7 +153,7 @@ impl Seen {
         if !self.modes.response.is_any() {
             return Ok(());
         }
-        let (deadline, silence) = (answered.deadline(), answered.longest_silence());
+        let (deadline, longest, request) = (answered.deadline(), answered.longest_silence(), answered.request());
         let source = answered.take_body();
         let (status, headers) = answered.head();
         let mut seen = headers.clone();
@@ -160,9 +161,11 @@ impl Seen {
         let own = [line(":status", status.as_str().as_bytes())];
         let shown = Lines { headers: own.into_iter().chain(lines(&seen).headers).collect() };
         let gathering = |body, most| async move {
+            // Who answers may wait for the rest of what was asked.
+            let gathering = flow::gather(body, most, longest.and_then(Silence::bounded), || request.moved());
             let gathered = match deadline {
-                None => flow::gather(body, most, silence).await,
-                Some(deadline) => match timeout_at(deadline, flow::gather(body, most, silence)).await {
+                None => gathering.await,
+                Some(deadline) => match timeout_at(deadline, gathering).await {
                     Ok(gathered) => gathered,
                     Err(_elapsed) => return Err(Failure::new(Reason::TimedOut, AnswerError::Late)),
                 },

@@ -8,7 +8,7 @@ use futures_util::stream::{self, Stream};
 use http::HeaderMap;
 use http_body_util::BodyExt;
 use hyper::body::{Body, Frame};
-use tokio::time::{Duration, timeout};
+use tokio::time::{Duration, Instant};
 
 use super::heard::{Heard, Part, Side};
 use super::lines;
@@ -16,6 +16,7 @@ use super::session::Session;
 use crate::config::{BodyMode, Parts};
 use crate::edits;
 use crate::failure::Failure;
+use crate::idle::{self, Silence};
 
 /// A body that was gathered: all of it, and its trailers.
 pub(super) type Gathered = (Bytes, Option<HeaderMap>);
@@ -39,25 +40,23 @@ pub(super) enum Stopped<E> {
     Processor(String),
 }
 
-/// All of a body, `most` bytes at most, of which nothing may fail to come for `silence`.
+/// All of a body, `most` bytes at most, unless nothing moves for too long meanwhile: neither of it, nor of what has moved last when
+/// `elsewhere` says.
 pub(super) async fn gather<B>(
     mut body: B,
     most: usize,
-    silence: Option<Duration>,
+    mut silence: Option<Silence>,
+    elsewhere: impl Fn() -> Option<Instant>,
 ) -> Result<Gathered, Ungathered<B::Error>>
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    let (mut data, mut trailers) = (BytesMut::new(), None);
+    let (mut data, mut trailers, mut came) = (BytesMut::new(), None, Instant::now());
     loop {
-        let frame = match silence {
-            None => body.frame().await,
-            Some(longest) => match timeout(longest, body.frame()).await {
-                Ok(frame) => frame,
-                Err(_elapsed) => return Err(Ungathered::Silent(longest)),
-            },
-        };
-        let Some(frame) = frame else { return Ok((data.freeze(), trailers)) };
+        let moved = || elsewhere().map_or(came, |moved| moved.max(came));
+        let frame = idle::unless_silent(silence.as_mut(), moved, body.frame()).await;
+        came = Instant::now();
+        let Some(frame) = frame.map_err(Ungathered::Silent)? else { return Ok((data.freeze(), trailers)) };
         match frame.map_err(Ungathered::Broken)?.into_data() {
             Ok(bytes) if data.len().saturating_add(bytes.len()) > most => return Err(Ungathered::TooLong),
             Ok(bytes) => data.extend_from_slice(&bytes),
@@ -187,4 +186,40 @@ impl<B: Body<Data = Bytes> + Unpin> Flow<B> {
 
 fn stopped<E>(failure: &Failure) -> Stopped<E> {
     Stopped::Processor(format!("{} ({})", failure.detail, failure.reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http_body_util::StreamBody;
+    use tokio::time::sleep;
+
+    use super::*;
+
+    /// A body that comes after so many seconds.
+    fn late(seconds: u64) -> impl Body<Data = Bytes, Error = Infallible> + Unpin {
+        let frame = async move {
+            // The clock is paused.
+            sleep(Duration::from_secs(seconds)).await;
+            Ok(Frame::data(Bytes::from_static(b"all")))
+        };
+        StreamBody::new(Box::pin(stream::once(frame)))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_moves_elsewhere_is_no_silence() {
+        const LONGEST: Duration = Duration::from_secs(10);
+        // When the body comes, until when something else moves, and whether the body is waited for.
+        for (comes, moves, waits) in [(9, None, true), (11, None, false), (25, Some(16), true), (25, Some(14), false)] {
+            let begun = Instant::now();
+            let elsewhere = || moves.map(|moves| Instant::now().min(begun + Duration::from_secs(moves)));
+            let gathered = gather(late(comes), 8, Silence::bounded(LONGEST), elsewhere).await;
+            match gathered {
+                Ok((data, _)) => assert_eq!((&*data, waits), (&b"all"[..], true), "{comes} {moves:?}"),
+                Err(Ungathered::Silent(longest)) => assert_eq!((longest, waits), (LONGEST, false), "{comes} {moves:?}"),
+                Err(_) => panic!("{comes} {moves:?}"),
+            }
+        }
+    }
 }
