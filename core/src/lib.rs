@@ -25,6 +25,7 @@ pub mod service;
 pub mod snapshot;
 #[cfg(test)]
 mod testing;
+pub mod upgrade;
 pub mod view;
 pub mod why;
 pub mod workload;

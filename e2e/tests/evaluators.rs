@@ -141,7 +141,7 @@ fn waypoint_allows(policies: &[Arc<authz::Policy>], connection: &Connection, req
 /// Verdicts: of the node proxy, of the waypoint on a connection, and of the waypoint on `GET /a` of `web.shop`.
 fn verdicts(both: &Both, connection: &Connection) -> [bool; 3] {
     let headers = http::HeaderMap::from_iter([("x-a".parse().unwrap(), http::HeaderValue::from_static("b"))]);
-    let head = Head { method: "GET", authority: "web.shop", path: "/a", query: None, headers: &headers, claims: None };
+    let head = Head { method: "GET", authority: "web.shop", path: Some("/a"), query: None, headers: &headers, claims: None };
     [
         node_allows(&both.node, connection),
         waypoint_allows(&both.waypoint, connection, None),

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 
+use fairway_core::upgrade::Upgrades;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, Version, request};
 use hyper::ext::Protocol;
@@ -44,8 +45,12 @@ fn over_http1(bytes: &[u8]) {
         let service = service_fn(|mut request: Request<hyper::body::Incoming>| async move {
             if framing::check(&request).is_ok() {
                 let wanted = request.headers().get(header::UPGRADE).cloned();
-                let asked = upgrade::asked(&mut request, &["websocket".to_owned()]);
-                assert!(asked.is_none() || wanted.is_some(), "goes on as what nobody has asked for");
+                let is_connect = request.method() == Method::CONNECT;
+                let mut allowed = Upgrades::usual();
+                allowed.allow("connect").expect("a name that is known");
+                let asked = upgrade::asked(&mut request, &allowed);
+                assert!(asked.is_none() || wanted.is_some() || is_connect, "goes on as what nobody has asked for");
+                assert_eq!(asked.is_some_and(|asked| asked.is_tunnel()), is_connect, "CONNECT alone opens a tunnel");
                 let (parts, _body) = request.into_parts();
                 judge(Request::from_parts(parts, ()));
             }
@@ -113,8 +118,11 @@ fn sound(parts: &request::Parts) {
     let is_chunked = |it: &&HeaderValue| it.as_bytes().eq_ignore_ascii_case(b"chunked");
     assert!(codings.iter().all(is_chunked) && (codings.is_empty() || parts.version == Version::HTTP_11), "{codings:?}");
     assert!(hosts.len() <= 1 && (parts.uri.authority().is_some() || hosts.len() == 1), "{hosts:?}");
-    let is_connect = parts.method == Method::CONNECT;
-    assert!(!is_connect || parts.extensions.get::<Protocol>().is_some(), "CONNECT opens no tunnel");
+    if parts.method == Method::CONNECT && parts.extensions.get::<Protocol>().is_none() {
+        let authority = parts.uri.authority().expect("CONNECT says where to");
+        assert!(parts.uri.path_and_query().is_none() && authority.port_u16().is_some_and(|port| port > 0), "{authority}");
+        assert!(codings.is_empty() && lengths.iter().all(|it| it.as_bytes().iter().all(|digit| *digit == b'0')));
+    }
 }
 
 fn stripped(headers: &HeaderMap) {

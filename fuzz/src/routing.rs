@@ -37,6 +37,7 @@ pub fn run(data: &[u8]) {
     }
     let bytes = input.rest();
     let Ok(read) = table(bytes) else { return };
+    let path = (method != "CONNECT").then_some(path);
     let head = Head { method, authority, path, query, headers: &headers, claims: None };
     let facts = Facts {
         identity: &identity,
@@ -78,9 +79,10 @@ fn holds(matching: &RouteMatch, facts: &Facts<'_>, head: Head<'_>) -> bool {
     let ignores_case = matching.case_sensitive == Some(false);
     let cased = |text: &str| if ignores_case { text.to_ascii_lowercase() } else { text.to_owned() };
     let path = match matching.path_specifier.as_ref().expect("checked") {
-        PathSpecifier::Prefix(prefix) => cased(head.path).starts_with(&cased(prefix)),
-        PathSpecifier::Path(path) => cased(head.path) == cased(path),
-        PathSpecifier::SafeRegex(regex) => whole(&regex.regex).is_match(head.path),
+        PathSpecifier::Prefix(prefix) => head.path.is_some_and(|path| cased(path).starts_with(&cased(prefix))),
+        PathSpecifier::Path(wanted) => head.path.is_some_and(|path| cased(path) == cased(wanted)),
+        PathSpecifier::SafeRegex(regex) => head.path.is_some_and(|path| whole(&regex.regex).is_match(path)),
+        PathSpecifier::ConnectMatcher(_) => head.path.is_none(),
     };
     let query = matching.query_parameters.iter().all(|wanted| {
         let Some(QueryParameterMatchSpecifier::StringMatch(text)) = &wanted.query_parameter_match_specifier else {
@@ -102,11 +104,11 @@ fn holds(matching: &RouteMatch, facts: &Facts<'_>, head: Head<'_>) -> bool {
 
 /// Each line counts by itself; one that is not there is empty where that is asked for.
 fn header_holds(wanted: &HeaderMatcher, head: Head<'_>) -> bool {
-    let target = || head.query.map_or_else(|| head.path.to_owned(), |query| format!("{}?{query}", head.path));
+    let target = |path: &str| head.query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"));
     let mut lines: Vec<String> = match wanted.name.as_str() {
         ":method" => vec![head.method.to_owned()],
         ":authority" | "host" | "Host" => vec![head.authority.to_owned()],
-        ":path" => vec![target()],
+        ":path" => head.path.map(target).into_iter().collect(),
         ":scheme" => vec!["http".to_owned()],
         name => {
             let lines = head.headers.get_all(name.to_ascii_lowercase()).iter();

@@ -83,7 +83,7 @@ mod tests {
                 .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
                 .collect();
             let query = Some("q=1");
-            let head = Head { method: "GET", authority: "a", path: "/", query, headers: &headers, claims: None };
+            let head = Head { method: "GET", authority: "a", path: Some("/"), query, headers: &headers, claims: None };
             let found = decide(&by, &head, "::ffff:10.0.0.1".parse().unwrap(), || "new".into());
             let hash = expected.map(|text| hash(text.as_bytes()));
             let cookie = cookie.map(HeaderValue::from_static);
@@ -96,7 +96,8 @@ mod tests {
         let user = HeaderName::from_static("x-user");
         let decided = |values: &[&'static str]| {
             let headers = values.iter().map(|value| (user.clone(), HeaderValue::from_static(value))).collect();
-            let head = Head { method: "GET", authority: "a", path: "/", query: None, headers: &headers, claims: None };
+            let head =
+                Head { method: "GET", authority: "a", path: Some("/"), query: None, headers: &headers, claims: None };
             decide(&HashBy::Header(user.clone()), &head, "10.0.0.1".parse().unwrap(), String::new).hash
         };
         assert_eq!(decided(&["a", "b"]), decided(&["b", "a"]));

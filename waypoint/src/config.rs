@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use fairway_core::upgrade::Upgrades;
 use fairway_proto::envoy::fraction::FractionalPercent;
 use fairway_proto::envoy::fraction::fractional_percent::DenominatorType;
 use http::StatusCode;
@@ -234,8 +235,8 @@ pub struct Http {
     pub logs: Option<Arc<Logs>>,
     /// What is counted otherwise than usual.
     pub metrics: Option<Arc<Metrics>>,
-    /// What connections may go on as, in lower case.
-    pub upgrades: Vec<String>,
+    /// What connections may go on as.
+    pub upgrades: Upgrades,
 }
 
 /// Alternatives with weights.
@@ -363,6 +364,8 @@ pub enum PathMatch {
     Exact(String),
     /// It matches as a whole.
     Regex(Regex),
+    /// There is none, as of CONNECT.
+    Connect,
 }
 
 /// A header to compare with.

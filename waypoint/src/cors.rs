@@ -80,7 +80,7 @@ mod tests {
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
             .collect();
-        let head = Head { method, authority: "web", path: "/", query: None, headers: &headers, claims: None };
+        let head = Head { method, authority: "web", path: Some("/"), query: None, headers: &headers, claims: None };
         let (is_answered, edits) = match decide(cors, &head) {
             Told::Answer(edits) => (true, edits),
             Told::GoesOn(edits) => (false, edits),

@@ -38,7 +38,7 @@ fn in_place_of(matched: &PathMatch, new: &str, path: &str) -> String {
     match matched {
         // It begins so, perhaps in other letters.
         PathMatch::Prefix(prefix) => format!("{new}{}", path.get(prefix.len()..).unwrap_or_default()),
-        PathMatch::Exact(_) | PathMatch::Regex(_) => new.to_owned(),
+        PathMatch::Exact(_) | PathMatch::Regex(_) | PathMatch::Connect => new.to_owned(),
     }
 }
 
@@ -60,8 +60,8 @@ pub fn location(redirect: &Redirect, matched: &PathMatch, head: &Head<'_>) -> St
     };
     let path = match &redirect.path {
         Some(RedirectPath::Full(path)) => path.clone(),
-        Some(RedirectPath::Matched(new)) => in_place_of(matched, new, head.path),
-        None => head.path.to_owned(),
+        Some(RedirectPath::Matched(new)) => in_place_of(matched, new, head.path.unwrap_or_default()),
+        None => head.path.unwrap_or_default().to_owned(),
     };
     match head.query {
         Some(query) if !path.contains('?') => format!("{scheme}://{host}{path}?{query}"),
@@ -141,8 +141,14 @@ mod tests {
             (Redirect { path: Some(RedirectPath::Matched("/new/".into())), ..plain }, "a", "http://a/new/x?q=1"),
         ];
         for (redirect, authority, expected) in rows {
-            let head =
-                Head { method: "GET", authority, path: "/old/x", query: Some("q=1"), headers: &headers, claims: None };
+            let head = Head {
+                method: "GET",
+                authority,
+                path: Some("/old/x"),
+                query: Some("q=1"),
+                headers: &headers,
+                claims: None,
+            };
             assert_eq!(location(&redirect, &PathMatch::Prefix("/old/".into()), &head), expected);
         }
     }

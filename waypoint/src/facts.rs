@@ -10,6 +10,9 @@ use http::header::{self, HeaderName};
 use crate::config::{Header, HeaderMatch, Without};
 use crate::tokens::Claims;
 
+/// What a request is for: its host, and its normalised path, if it has one.
+pub type Asked<'a> = (&'a str, Option<&'a str>);
+
 /// What is known.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
@@ -30,8 +33,8 @@ pub struct Head<'a> {
     pub method: &'a str,
     /// Host, and port if there is one.
     pub authority: &'a str,
-    /// Normalised path, without the query.
-    pub path: &'a str,
+    /// Normalised path, without the query; none of CONNECT, which has a host and a port alone (RFC 9110 §9.3.6).
+    pub path: Option<&'a str>,
     /// Query, without the question mark.
     pub query: Option<&'a str>,
     /// Headers.
@@ -49,8 +52,8 @@ impl<'a> Head<'a> {
             Header::Authority => Some(self.authority.into()),
             Header::Scheme => Some("http".into()),
             Header::Path => Some(match self.query {
-                Some(query) => format!("{}?{query}", self.path).into(),
-                None => self.path.into(),
+                Some(query) => format!("{}?{query}", self.path?).into(),
+                None => self.path?.into(),
             }),
             Header::Named(name) => joined(self.headers, name),
         }
@@ -73,23 +76,25 @@ impl<'a> Head<'a> {
     #[must_use]
     pub fn is_without(&self, unwanted: &Without) -> bool {
         let is_like = |value: &str| unwanted.value.as_ref().is_none_or(|text| text.matches(value));
+        let without_any = || unwanted.value.as_ref().is_none_or(|text| !text.matches(""));
         match &unwanted.name {
             Header::Named(name) => {
                 let mut lines = self.headers.get_all(name).iter().peekable();
                 if lines.peek().is_none() {
-                    return unwanted.value.as_ref().is_none_or(|text| !text.matches(""));
+                    return without_any();
                 }
                 !lines.any(|line| is_like(&String::from_utf8_lossy(line.as_bytes())))
             }
-            name => self.header(name).is_none_or(|value| !is_like(&value)),
+            name => self.header(name).map_or_else(without_any, |value| !is_like(&value)),
         }
     }
 
     /// Whether a header is as wanted, for policies: nothing, if one line of it is and another is not. Nobody knows which of them an
-    /// endpoint reads, so one that is asked for does not make up for one that is not.
+    /// endpoint reads, so one that is asked for does not make up for one that is not. Nor does anybody know of a path where there is
+    /// none.
     #[must_use]
     pub fn holds(&self, wanted: &HeaderMatch) -> Option<bool> {
-        let Header::Named(name) = &wanted.name else { return Some(self.has(wanted)) };
+        let Header::Named(name) = &wanted.name else { return Some(wanted.value.matches(&self.header(&wanted.name)?)) };
         let lines = self.headers.get_all(name).iter();
         let mut lines = lines.map(|line| wanted.value.matches(&String::from_utf8_lossy(line.as_bytes())));
         let Some(first) = lines.next() else { return Some(false) };

@@ -27,7 +27,7 @@ use crate::load::{Busy, UnderWay};
 use crate::replay::{Passed, Received, Replay};
 use crate::stream::Connection;
 use crate::telemetry::Done;
-use crate::upgrade::{self, Asked};
+use crate::upgrade::{self, Asked, Wanted};
 use crate::upgraded::{Began, Upgraded};
 use crate::upstream::Upstream;
 
@@ -38,7 +38,7 @@ mod attempts;
 pub struct Outgoing {
     /// Method.
     pub method: Method,
-    /// Path and query.
+    /// Path and query; of CONNECT the host and the port.
     pub target: String,
     /// Host.
     pub host: HeaderValue,
@@ -100,15 +100,26 @@ impl Outgoing {
     ) -> Result<Request<crate::replay::Attempt>, Failure> {
         let bad = |error: http::Error| Failure::new(Reason::BadRequest, error);
         let mut request = Request::new(body);
-        let host = self.host.to_str().map_err(|error| Failure::new(Reason::BadRequest, error))?;
+        let (host, target) =
+            (self.host.to_str().map_err(|error| Failure::new(Reason::BadRequest, error))?, &*self.target);
         let builder = Uri::builder();
-        let builder = if http2 { builder.scheme(scheme).authority(host) } else { builder };
-        *request.uri_mut() = builder.path_and_query(&*self.target).build().map_err(bad)?;
+        let builder = match (&self.method, http2) {
+            // Where the tunnel leads is all that it has (RFC 9112 §3.2.3, RFC 9113 §8.5).
+            (&Method::CONNECT, _) => builder.authority(target),
+            (_, true) => builder.scheme(scheme).authority(host).path_and_query(target),
+            (_, false) => builder.path_and_query(target),
+        };
+        *request.uri_mut() = builder.build().map_err(bad)?;
         *request.method_mut() = self.method.clone();
         *request.version_mut() = if http2 { Version::HTTP_2 } else { Version::HTTP_11 };
         *request.headers_mut() = self.headers.clone();
         if !http2 {
-            request.headers_mut().insert(header::HOST, self.host.clone());
+            let host = match self.method {
+                // It names the same (RFC 9112 §3.2).
+                Method::CONNECT => HeaderValue::try_from(target).map_err(|error| bad(error.into()))?,
+                _ => self.host.clone(),
+            };
+            request.headers_mut().insert(header::HOST, host);
         }
         Ok(request)
     }
@@ -144,7 +155,8 @@ pub async fn send(
         failure.status = Some(forward.no_cluster);
         return Err(failure);
     };
-    if upgrade.is_some() && target.cluster.protocol == Protocol::Http2 {
+    let is_switch = upgrade.as_ref().is_some_and(|upgrade| !upgrade.0.is_tunnel());
+    if is_switch && target.cluster.protocol == Protocol::Http2 {
         // There the headers that ask for it mean nothing (RFC 9113 §8.2.2).
         let detail = format!("{}: upgrades go to endpoints of HTTP/1.1 only", target.name);
         let status = Some(StatusCode::NOT_IMPLEMENTED);
@@ -360,6 +372,18 @@ impl Answered {
         *self.reached.response.body_mut() = body;
     }
 
+    /// Whether it opens the tunnel that the client has asked for.
+    #[must_use]
+    pub fn opens_tunnel(&self) -> bool {
+        let response = &self.reached.response;
+        self.is_of_tunnel() && response.status().is_success() && upgrade::has_begun(response)
+    }
+
+    /// Whether the client has asked for a tunnel.
+    fn is_of_tunnel(&self) -> bool {
+        self.upgrade.as_ref().is_some_and(|upgrade| upgrade.0.is_tunnel())
+    }
+
     /// When all of it has to be there.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
@@ -387,41 +411,59 @@ impl Answered {
     /// As the client gets it.
     #[must_use]
     pub fn into_response(self, mut ending: Ending) -> Response<Body> {
-        let Self { reached, deadline, silence, under_way, request, upgrade, upgraded_idle, .. } = self;
-        let Reached { mut response, endpoint, key, upstream, busy, .. } = *reached;
+        let (is_of_tunnel, opens_tunnel) = (self.is_of_tunnel(), self.opens_tunnel());
+        let response = &self.reached.response;
         let done = &mut ending.done;
-        done.endpoint = Some(endpoint);
+        done.endpoint = Some(self.reached.endpoint);
         done.status = response.status().as_u16();
         done.grpc_status = grpc::status_in(response.headers());
         done.reason = Reason::Ok;
         done.note(|entry| entry.answering(done.status));
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let is_answered = |asked: &Asked| upgrade::is_answered(&asked.protocols, response.headers());
-            let asked = upgrade.map(|upgrade| *upgrade).filter(|(asked, _)| is_answered(asked));
-            let Some((Asked { client, is_extended, is_key_ours, .. }, began)) = asked else {
-                let failure = Failure::new(Reason::Http2Failed, "the endpoint switched to a protocol unasked");
-                return crate::reply::failed(&failure, ending);
-            };
-            let held = Held { _request: under_way, _busy: busy, _upstream: upstream };
-            let endpoint = hyper::upgrade::on(&mut response);
-            let limit = || ending.connection.waypoint.limits.duration(&limits::UPGRADED_IDLE);
-            let idle = upgraded_idle.unwrap_or_else(limit);
-            if let Some(kept) = &mut ending.done.kept {
-                kept.answer(response.headers());
-            }
-            tokio::spawn(Upgraded { client, endpoint, began, idle, held, ending }.carry());
-            let (mut parts, _body) = response.into_parts();
-            if is_extended {
-                upgrade::in_http2(&mut parts, is_key_ours);
-            }
-            return Response::from_parts(parts, Body::ours(Bytes::new(), None));
+        if opens_tunnel || response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return self.go_on(ending);
         }
+        let Self { reached, deadline, silence, under_way, request, .. } = self;
+        let Reached { response, key, upstream, busy, .. } = *reached;
         let (mut parts, body) = response.into_parts();
         parts.version = Version::HTTP_11;
-        framing::remove_hop_by_hop(&mut parts.headers);
+        if is_of_tunnel {
+            framing::remove_hop_by_hop_before_proxy(&mut parts.headers);
+        } else {
+            framing::remove_hop_by_hop(&mut parts.headers);
+        }
         let deadline = deadline.map(|deadline| Box::pin(sleep_until(deadline)));
         let (upstream, moved) = (Some((key, upstream)), Instant::now());
         let body = Body::of(Endpoint { body, upstream, deadline, silence, moved, under_way, busy, request }, ending);
         Response::from_parts(parts, body)
+    }
+
+    /// The answer after which the connection goes on as something else, if that was asked for.
+    fn go_on(self, mut ending: Ending) -> Response<Body> {
+        let Self { reached, under_way, upgrade, upgraded_idle, .. } = self;
+        let Reached { mut response, upstream, busy, .. } = *reached;
+        let is_answered = |asked: &Asked| match &asked.wanted {
+            Wanted::Protocol(switch) => upgrade::is_answered(&switch.protocols, response.headers()),
+            Wanted::Tunnel => response.status().is_success(),
+        };
+        let asked = upgrade.map(|upgrade| *upgrade).filter(|(asked, _)| is_answered(asked));
+        let Some((Asked { client, wanted }, began)) = asked else {
+            let failure = Failure::new(Reason::Http2Failed, "the endpoint switched to a protocol unasked");
+            return crate::reply::failed(&failure, ending);
+        };
+        let held = Held { _request: under_way, _busy: busy, _upstream: upstream };
+        let endpoint = hyper::upgrade::on(&mut response);
+        let limit = || ending.connection.waypoint.limits.duration(&limits::UPGRADED_IDLE);
+        let idle = upgraded_idle.unwrap_or_else(limit);
+        if let Some(kept) = &mut ending.done.kept {
+            kept.answer(response.headers());
+        }
+        tokio::spawn(Upgraded { client, endpoint, began, idle, held, ending }.carry());
+        let (mut parts, _body) = response.into_parts();
+        match wanted {
+            Wanted::Protocol(switch) if switch.is_extended => upgrade::in_http2(&mut parts, switch.is_key_ours),
+            Wanted::Protocol(_) => {}
+            Wanted::Tunnel => upgrade::opened(&mut parts),
+        }
+        Response::from_parts(parts, Body::ours(Bytes::new(), None))
     }
 }

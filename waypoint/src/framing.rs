@@ -4,6 +4,8 @@ use http::header::{self, HeaderMap, HeaderName};
 use http::{Method, Request, Response, Version};
 use hyper::ext::Protocol;
 
+use crate::upgrade;
+
 /// Names that only mean something between two neighbours (RFC 9110 §7.6.1), besides those that `connection` names.
 const HOP_BY_HOP: [HeaderName; 9] = [
     header::CONNECTION,
@@ -49,9 +51,12 @@ pub enum BadFraming {
     /// No host.
     #[error("the request names no host")]
     NoHost,
-    /// A method that is not carried.
-    #[error("CONNECT is not carried")]
-    Connect,
+    /// A tunnel is not opened to that.
+    #[error("CONNECT names something else than a host and a port (RFC 9112 §3.2.3)")]
+    ConnectTarget,
+    /// What would be content may be bytes for the tunnel.
+    #[error("CONNECT has no content (RFC 9110 §9.3.6)")]
+    ConnectContent,
 }
 
 /// An answer of which two readers would see two different ends (RFC 9112 §6.3).
@@ -65,10 +70,8 @@ pub struct TwoEnds;
 /// When it has two ends.
 pub fn check_answer<B>(answer: &Response<B>) -> Result<(), TwoEnds> {
     let headers = answer.headers();
-    if headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH) {
-        return Err(TwoEnds);
-    }
-    Ok(())
+    let has_both = headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH);
+    if has_both && !upgrade::has_begun(answer) { Err(TwoEnds) } else { Ok(()) }
 }
 
 /// Whether everybody would read the request in the same way.
@@ -77,10 +80,6 @@ pub fn check_answer<B>(answer: &Response<B>) -> Result<(), TwoEnds> {
 /// What could be read in two ways.
 pub fn check<B>(request: &Request<B>) -> Result<(), BadFraming> {
     let headers = request.headers();
-    // One that names a protocol opens no tunnel to elsewhere: it is an upgrade (RFC 8441 §4).
-    if request.method() == Method::CONNECT && request.extensions().get::<Protocol>().is_none() {
-        return Err(BadFraming::Connect);
-    }
     let is_http2 = request.version() == Version::HTTP_2;
     let codings = headers.get_all(header::TRANSFER_ENCODING);
     let mut coded = false;
@@ -107,14 +106,36 @@ pub fn check<B>(request: &Request<B>) -> Result<(), BadFraming> {
         return Err(BadFraming::Hosts);
     }
     match (request.uri().authority(), host) {
-        (None, None) => Err(BadFraming::NoHost),
+        (None, None) => return Err(BadFraming::NoHost),
         (Some(authority), Some(host))
             if is_http2 && !authority.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes()) =>
         {
-            Err(BadFraming::Hosts)
+            return Err(BadFraming::Hosts);
         }
-        _ => Ok(()),
+        _ => {}
     }
+    // One that names a protocol opens no tunnel to elsewhere: it is an upgrade (RFC 8441 §4).
+    if request.method() == Method::CONNECT && request.extensions().get::<Protocol>().is_none() {
+        check_connect(request, coded)?;
+    }
+    Ok(())
+}
+
+/// CONNECT names a host and a port and nothing else (RFC 9112 §3.2.3, RFC 9113 §8.5), and has no content: after it a sender may go on
+/// with bytes for the tunnel at once, and readers would disagree about which they are.
+fn check_connect<B>(request: &Request<B>, coded: bool) -> Result<(), BadFraming> {
+    let uri = request.uri();
+    let is_alone = uri.scheme().is_none() && uri.path_and_query().is_none();
+    let authority = uri.authority().filter(|_| is_alone).ok_or(BadFraming::ConnectTarget)?;
+    let is_named = !authority.host().is_empty() && !authority.as_str().contains('@');
+    if !is_named || authority.port_u16().is_none_or(|port| port == 0) {
+        return Err(BadFraming::ConnectTarget);
+    }
+    let is_zero = |length: &http::HeaderValue| length.as_bytes().iter().all(|digit| *digit == b'0');
+    if coded || request.headers().get(header::CONTENT_LENGTH).is_some_and(|length| !is_zero(length)) {
+        return Err(BadFraming::ConnectContent);
+    }
+    Ok(())
 }
 
 /// Removes what the client says is meant for us alone, and that it does. To be done before headers are written or looked at: a
@@ -140,6 +161,16 @@ pub fn remove_from_trailers(trailers: &mut HeaderMap) {
     for name in NO_TRAILERS.iter().chain(&HOP_BY_HOP) {
         trailers.remove(name);
     }
+}
+
+/// The same, where a proxy is behind us: its challenges, and credentials for it, are for the one that asks for them, which is not us
+/// (RFC 9110 §11.7).
+pub fn remove_hop_by_hop_before_proxy(headers: &mut HeaderMap) {
+    let its_own = [header::PROXY_AUTHENTICATE, header::PROXY_AUTHORIZATION];
+    let lines = its_own.iter().flat_map(|name| headers.get_all(name).iter().map(|line| (name.clone(), line.clone())));
+    let kept: Vec<_> = lines.collect();
+    remove_hop_by_hop(headers);
+    headers.extend(kept);
 }
 
 /// Removes what was meant for us, not for who is behind us.
@@ -196,6 +227,43 @@ mod tests {
             }
             assert_eq!(check(&request.body(()).unwrap()), expected, "{uri} {version:?} {headers:?}");
         }
+    }
+
+    #[test]
+    fn connect_names_a_host_and_a_port_and_has_no_content() {
+        use BadFraming::{ConnectContent, ConnectTarget, NoHost, TwoLengths};
+        type Row = (&'static str, &'static [(&'static str, &'static str)], Result<(), BadFraming>);
+        let rows: [Row; 17] = [
+            ("a:443", &[("host", "a:443")], Ok(())),
+            ("a:443", &[], Ok(())),
+            // The target counts (RFC 9112 §3.2.2).
+            ("a:443", &[("host", "b:80")], Ok(())),
+            ("[2001:db8::1]:443", &[], Ok(())),
+            ("a:443", &[("content-length", "0")], Ok(())),
+            ("a:443", &[("content-length", "3")], Err(ConnectContent)),
+            ("a:443", &[("transfer-encoding", "chunked")], Err(ConnectContent)),
+            ("a:443", &[("transfer-encoding", "chunked"), ("content-length", "0")], Err(TwoLengths)),
+            ("a", &[("host", "a")], Err(ConnectTarget)),
+            ("a:0", &[], Err(ConnectTarget)),
+            ("a:65536", &[], Err(ConnectTarget)),
+            ("user@a:443", &[], Err(ConnectTarget)),
+            ("http://a:443", &[], Err(ConnectTarget)),
+            ("http://a:443/", &[], Err(ConnectTarget)),
+            ("/", &[("host", "a:443")], Err(ConnectTarget)),
+            ("*", &[("host", "a:443")], Err(ConnectTarget)),
+            ("*", &[], Err(NoHost)),
+        ];
+        for (uri, headers, expected) in rows {
+            let mut request = Request::builder().method("CONNECT").uri(uri).version(Version::HTTP_11);
+            for (name, value) in headers {
+                request = request.header(*name, *value);
+            }
+            assert_eq!(check(&request.body(()).unwrap()), expected, "{uri} {headers:?}");
+        }
+        let mut websocket = Request::connect("http://a/chat").version(Version::HTTP_2).body(()).unwrap();
+        assert_eq!(check(&websocket), Err(ConnectTarget));
+        websocket.extensions_mut().insert(Protocol::from_static("websocket"));
+        assert_eq!(check(&websocket), Ok(()));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use fairway_core::limits;
 use fairway_core::reason::Reason;
 use futures_util::TryFutureExt;
 use http::header::{self, HeaderValue};
-use http::{Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -33,11 +33,14 @@ pub async fn serve_http1(connection: Arc<Connection>, io: TunnelIo) {
     let service = service_fn(move |request: Request<Incoming>| {
         let (connection, exchange) = (Arc::clone(&shared), begins.begin(request.body().size_hint().exact()));
         async move {
+            let is_connect = request.method() == Method::CONNECT;
             let mut answer = request::serve(Arc::clone(&connection), request).await?;
-            end_with(&connection, &mut answer);
-            if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let goes_on =
+                answer.status() == StatusCode::SWITCHING_PROTOCOLS || (is_connect && answer.status().is_success());
+            if goes_on {
                 exchange.goes_on();
             } else {
+                end_with(&connection, &mut answer);
                 answer.body_mut().ends(exchange);
             }
             Ok::<_, Infallible>(answer)
@@ -69,7 +72,7 @@ pub async fn serve_http1(connection: Arc<Connection>, io: TunnelIo) {
 /// When we stop, the answer says that it is the last (RFC 9112 §9.6): who loses a connection that is closed without that may
 /// have sent a request.
 fn end_with<B>(connection: &Connection, answer: &mut Response<B>) {
-    if connection.drain.mode().is_some() && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+    if connection.drain.mode().is_some() {
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
 }

@@ -19,12 +19,14 @@ fn matches(wanted: &Match, facts: &Facts<'_>) -> bool {
     let is = |text: &str, wanted: &str, any_case: bool| {
         if any_case { text.eq_ignore_ascii_case(wanted) } else { text == wanted }
     };
-    let path = match &wanted.path {
-        PathMatch::Prefix(prefix) => {
-            head.path.get(..prefix.len()).is_some_and(|start| is(start, prefix, wanted.any_case))
+    let path = match (&wanted.path, head.path) {
+        (PathMatch::Connect, path) => path.is_none(),
+        (_, None) => false,
+        (PathMatch::Prefix(prefix), Some(path)) => {
+            path.get(..prefix.len()).is_some_and(|start| is(start, prefix, wanted.any_case))
         }
-        PathMatch::Exact(path) => is(head.path, path, wanted.any_case),
-        PathMatch::Regex(regex) => regex.is_match(head.path),
+        (PathMatch::Exact(wanted_path), Some(path)) => is(path, wanted_path, wanted.any_case),
+        (PathMatch::Regex(regex), Some(path)) => regex.is_match(path),
     };
     path && wanted.headers.iter().all(|header| head.has(header))
         && wanted.without.iter().all(|header| head.is_without(header))
@@ -80,6 +82,7 @@ mod tests {
     ) -> Option<&'a str> {
         let identity = Identity::new("cluster.local", namespace, "web").unwrap();
         let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+        let path = (method != "CONNECT").then_some(path);
         let lines =
             headers.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
         let headers = HeaderMap::from_iter(lines);
@@ -190,6 +193,26 @@ mod tests {
     }
 
     #[test]
+    fn what_has_no_path_takes_a_route_that_asks_for_none() {
+        let host_of = |name: &str| header(Header::Authority, exact(name));
+        let any = |text: &str| PathMatch::Regex(Regex::new(text).unwrap());
+        let rows: [(&str, Vec<Route>, Option<&str>); 8] = [
+            ("CONNECT", vec![route("all", prefix("/"), |_| {})], None),
+            ("CONNECT", vec![route("empty", prefix(""), |_| {})], None),
+            ("CONNECT", vec![route("exact", PathMatch::Exact(String::new()), |_| {})], None),
+            ("CONNECT", vec![route("any", any(".*"), |_| {})], None),
+            ("CONNECT", vec![route("tunnel", PathMatch::Connect, |_| {})], Some("tunnel")),
+            ("CONNECT", vec![route("host", PathMatch::Connect, |it| it.headers = host_of("db:5432"))], Some("host")),
+            ("CONNECT", vec![route("other", PathMatch::Connect, |it| it.headers = host_of("db:22"))], None),
+            ("GET", vec![route("tunnel", PathMatch::Connect, |_| {})], None),
+        ];
+        for (method, routes, expected) in rows {
+            let table = Table { hosts: vec![host(&["*"], routes.clone())] };
+            assert_eq!(found(&table, (method, "/", "db:5432"), &[], "shop"), expected, "{method} {routes:?}");
+        }
+    }
+
+    #[test]
     fn each_line_of_a_header_that_must_not_be_there_counts() {
         let without = |value: Option<Text>| {
             let routes = vec![route("it", prefix("/"), |it| {
@@ -215,7 +238,8 @@ mod tests {
                 all.append(HeaderName::from_static(name), HeaderValue::from_static(value));
             });
             let table = without(value.clone());
-            let head = Head { method: "GET", authority: "a", path: "/", query: None, headers: &all, claims: None };
+            let head =
+                Head { method: "GET", authority: "a", path: Some("/"), query: None, headers: &all, claims: None };
             let identity = Identity::new("cluster.local", "shop", "web").unwrap();
             let (source, destination) = ("10.0.0.1".parse().unwrap(), "10.96.0.1:80".parse().unwrap());
             let facts = Facts { identity: &identity, source, destination, request: Some(head) };

@@ -62,8 +62,8 @@ pub fn shown(head: &Head<'_>, headers: &HeaderMap) -> Lines {
         (":authority", Header::Authority),
         (":path", Header::Path),
     ];
-    let own = own.map(|(name, header)| line(name, head.header(&header).unwrap_or_default().as_bytes()));
-    Lines { headers: own.into_iter().chain(lines(headers).headers).collect() }
+    let own = own.iter().filter_map(|(name, header)| Some(line(name, head.header(header)?.as_bytes())));
+    Lines { headers: own.chain(lines(headers).headers).collect() }
 }
 
 fn lines(headers: &HeaderMap) -> Lines {

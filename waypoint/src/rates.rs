@@ -317,7 +317,7 @@ mod tests {
                 identity: &self.identity,
                 source: self.source,
                 destination: "10.96.0.1:80".parse().unwrap(),
-                request: Some(Head { method: "GET", authority: "a", path: "/", query, headers, claims }),
+                request: Some(Head { method: "GET", authority: "a", path: Some("/"), query, headers, claims }),
             }
         }
     }

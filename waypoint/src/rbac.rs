@@ -93,7 +93,8 @@ fn permission_holds(permission: &Permission, facts: &Facts<'_>) -> Holds {
         Permission::OneOf(inner) => any(inner.iter().map(|inner| permission_holds(inner, facts))),
         Permission::Not(inner) => permission_holds(inner, facts).map(|holds| !holds),
         Permission::Header(header) => header_holds(header, facts.request),
-        Permission::Path(path) => Some(path.matches(facts.request?.path)),
+        // What a tunnel carries is not looked into: it may be for any path.
+        Permission::Path(path) => Some(path.matches(facts.request?.path?)),
         Permission::Destination(block) => Some(block.contains(&facts.destination.ip().to_canonical())),
         Permission::Port(port) => Some(facts.destination.port() == *port),
     }
@@ -220,7 +221,8 @@ mod tests {
         let claims = serde_json::json!({"realm": {"group": "admin"}, "scope": ["read", "write"]});
         let claims = Claims::new(claims.as_object().unwrap().clone());
         let claims = Some(&claims);
-        let head = Head { method: "GET", authority: "a", path: "/admin/x", query: None, headers: &headers, claims };
+        let head =
+            Head { method: "GET", authority: "a", path: Some("/admin/x"), query: None, headers: &headers, claims };
         let facts = |request| Facts {
             identity: &identity,
             source: "::ffff:10.0.0.1".parse().unwrap(),
@@ -231,6 +233,47 @@ mod tests {
             let rules = [rules];
             assert_eq!(judge(&rules, &facts(Some(head))).is_ok(), request, "{name}, request");
             assert_eq!(judge(&rules, &facts(None)).is_ok(), opaque, "{name}, opaque");
+        }
+    }
+
+    /// What CONNECT opens carries what nobody looks into: a rule about paths holds for it where it refuses, and never where it allows.
+    #[test]
+    fn no_path_widens_nothing() {
+        let path = || Permission::Path(Text::Prefix("/admin".into()));
+        let not_path = || Permission::Not(Box::new(path()));
+        let as_header = || Permission::Header(HeaderMatch { name: Header::Path, value: Text::Prefix("/admin".into()) });
+        let authority =
+            |host: &str| Permission::Header(HeaderMatch { name: Header::Authority, value: Text::Exact(host.into()) });
+        let method = || Permission::Header(HeaderMatch { name: Header::Method, value: Text::Exact("CONNECT".into()) });
+        let rows = [
+            ("allow a path", Verdict::Allow, path(), false),
+            ("allow all but a path", Verdict::Allow, not_path(), false),
+            ("allow a path or the method", Verdict::Allow, Permission::OneOf(vec![path(), method()]), true),
+            ("allow a path by its header", Verdict::Allow, as_header(), false),
+            ("allow all but a path by its header", Verdict::Allow, Permission::Not(Box::new(as_header())), false),
+            ("allow the method", Verdict::Allow, method(), true),
+            ("allow the host", Verdict::Allow, authority("db.example:5432"), true),
+            ("allow another host", Verdict::Allow, authority("db.example:22"), false),
+            ("allow all", Verdict::Allow, Permission::Any, true),
+            ("deny a path", Verdict::Deny, path(), false),
+            ("deny all but a path", Verdict::Deny, not_path(), false),
+            ("deny a path by its header", Verdict::Deny, as_header(), false),
+            ("deny a path of another host", Verdict::Deny, Permission::All(vec![path(), authority("a")]), true),
+            ("deny the host", Verdict::Deny, authority("db.example:5432"), false),
+            ("deny another host", Verdict::Deny, authority("db.example:22"), true),
+            ("deny the method", Verdict::Deny, method(), false),
+        ];
+        let (identity, headers) = (Identity::new("cluster.local", "shop", "web").unwrap(), HeaderMap::new());
+        let authority = "db.example:5432";
+        let head = Head { method: "CONNECT", authority, path: None, query: None, headers: &headers, claims: None };
+        let facts = Facts {
+            identity: &identity,
+            source: "10.0.0.1".parse().unwrap(),
+            destination: "10.96.0.1:3128".parse().unwrap(),
+            request: Some(head),
+        };
+        for (name, verdict, permission, expected) in rows {
+            assert_eq!(judge(&[set(verdict, permission, Principal::Any)], &facts).is_ok(), expected, "{name}");
         }
     }
 
@@ -253,7 +296,8 @@ mod tests {
         let identity = Identity::new("cluster.local", "shop", "web").unwrap();
         let lines = ["user", "guest"].map(|value| ("x-role".parse().unwrap(), value.parse().unwrap()));
         let headers = HeaderMap::from_iter(lines);
-        let head = Head { method: "GET", authority: "a", path: "/", query: None, headers: &headers, claims: None };
+        let head =
+            Head { method: "GET", authority: "a", path: Some("/"), query: None, headers: &headers, claims: None };
         let facts = Facts {
             identity: &identity,
             source: "10.0.0.1".parse().unwrap(),

@@ -10,6 +10,7 @@ use fairway_core::reason::Reason;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use rand::RngExt;
 
 use crate::access_log::Kept;
@@ -19,7 +20,7 @@ use crate::body::{Body, Ending};
 use crate::config::{Action, Config, Edits, Http, Listener, MILLION, Manner, Modes, Processor, Put};
 use crate::cors::{self, Told};
 use crate::edits;
-use crate::facts::{Facts, Head};
+use crate::facts::{self, Facts, Head};
 use crate::failure::Failure;
 use crate::faults;
 use crate::forward::{self, Answered, Outgoing};
@@ -30,7 +31,7 @@ use crate::limiter;
 use crate::matching;
 use crate::named::Named;
 use crate::noted::Noted;
-use crate::path;
+use crate::path::{self, BadPath};
 use crate::processor::{self, Seen};
 use crate::rbac;
 use crate::replay::Received;
@@ -40,7 +41,7 @@ use crate::stream::{Connection, denied};
 use crate::telemetry::Done;
 use crate::tokens::{self, Claims};
 use crate::trace;
-use crate::upgrade;
+use crate::upgrade::{self, Asked, Wanted};
 use crate::upgraded::Began;
 
 /// `x-forwarded-for`: addresses of clients, the last one ours.
@@ -64,10 +65,10 @@ enum Answer {
 
 /// Serves one request.
 pub async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-    // After CONNECT there is no next request, and a connection that is closed would be without the answer.
-    let has_next = request.version() < Version::HTTP_2 && request.method() != Method::CONNECT;
+    let has_next = request.version() < Version::HTTP_2;
     // To CONNECT any success says that the connection goes on (RFC 9113 §8.5), which only an endpoint that has agreed may.
     let is_connect = request.method() == Method::CONNECT;
+    let client = request.extensions().get::<OnUpgrade>().filter(|_| has_next).cloned();
     let mut ending = begin(&connection, &request);
     let mut response_edits = Vec::new();
     // What seldom happens on the way is in boxes of its own, so that this one is small.
@@ -86,9 +87,14 @@ pub async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> R
     for edits in &response_edits {
         edits::apply(edits, response.headers_mut());
     }
-    if is_doubtful && has_next {
+    // What comes behind a CONNECT that is refused may have been meant for the tunnel, and be somebody else's than the client's.
+    let is_refused = is_connect && !response.status().is_success();
+    if (is_doubtful || is_refused) && has_next {
         // Nobody knows where the next request would begin (RFC 9112 §11.2).
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        if let Some(client) = client {
+            tokio::spawn(upgrade::hang_up(client));
+        }
     }
     let (parts, mut body) = response.into_parts();
     body.answered(&parts.headers);
@@ -120,6 +126,7 @@ fn begin(connection: &Arc<Connection>, request: &Request<Incoming>) -> Ending {
 fn agreed(answer: Answer) -> Result<Answer, Failure> {
     let status = match &answer {
         Answer::Direct(status, _) | Answer::Redirect(status, _) => *status,
+        Answer::Endpoint(answered) if answered.opens_tunnel() => return Ok(answer),
         Answer::Endpoint(answered) => answered.status(),
     };
     if !status.is_success() {
@@ -161,14 +168,17 @@ async fn walk(
     }
     let mut upgrade = upgrade::asked(&mut request, &http.upgrades);
     if upgrade.is_none() && request.method() == Method::CONNECT {
-        return Err(bad(&framing::BadFraming::Connect));
+        return Err(bad(&upgrade::refusal(&request)));
     }
     let (mut parts, body) = request.into_parts();
-    if let Some(upgrade) = upgrade.as_mut().filter(|upgrade| upgrade.is_extended) {
-        upgrade.is_key_ours = upgrade::in_http1(&mut parts, rand::random());
+    if let Some(Asked { wanted: Wanted::Protocol(switch), .. }) = &mut upgrade
+        && switch.is_extended
+    {
+        switch.is_key_ours = upgrade::in_http1(&mut parts, rand::random());
         // Logs and metrics say what policy sees.
         done.method.clone_from(&parts.method);
     }
+    let is_tunnel = upgrade.as_ref().is_some_and(Asked::is_tunnel);
     framing::remove_named(&mut parts.headers);
     name_client(&connection.named, &mut parts.headers);
     if let Some(kept) = &mut done.kept {
@@ -179,7 +189,9 @@ async fn walk(
         kept.ask(&parts.headers);
     }
     done.authority = authority(&parts).ok_or_else(|| bad(&"the request's host cannot be read"))?;
-    done.path = path::normalise(parts.uri.path(), http.merge_slashes).map_err(|error| bad(&error))?.into_owned();
+    let path = normal_path(&parts, http.merge_slashes).map_err(|error| bad(&error))?;
+    let has_path = path.is_some();
+    done.path = path.unwrap_or_default();
     let time = SystemTime::now();
     done.trace = http.tracing.as_ref().map(|tracing| Box::new(trace::begin(tracing, &parts.headers, drawn(), time)));
     done.entry = Some(connection.in_flight.request(
@@ -190,19 +202,20 @@ async fn walk(
     ));
     let mut body = Received::new(body);
     if !http.custom.is_empty() {
-        let asking = ask(connection, &config, http, &mut parts, (&done.authority, &done.path), &mut body);
+        let asked = (&*done.authority, has_path.then_some(&*done.path));
+        let asking = ask(connection, &config, http, &mut parts, asked, &mut body);
         response_edits.extend(Box::pin(asking).await?);
     }
     let began = upgrade.as_ref().map(|_| {
         let custom = http.custom.clone();
         Began { head: parts.clone(), authority: done.authority.clone(), time, custom }
     });
-    let asked = (&*done.authority, &*done.path);
+    let asked = (&*done.authority, has_path.then_some(&*done.path));
     let claims = permit(connection, http, &mut parts, asked, time, Some(&mut done.noted))?;
     if let Some(kept) = &mut done.kept {
         kept.permitted(parts.uri.query(), &parts.headers);
     }
-    let head = head(&parts, (&done.authority, &done.path), claims.as_ref());
+    let head = head(&parts, asked, claims.as_ref());
     let facts = Facts { request: Some(head), ..connection.facts() };
 
     let routes = &http.routes;
@@ -255,14 +268,19 @@ async fn walk(
         && let Some(modes) = route.before.seen(processor)
     {
         done.note(|entry| entry.enter_on(Phase::Processing, &done.route));
-        let asked = (&*done.authority, &*done.path);
+        let asked = (&*done.authority, has_path.then_some(&*done.path));
         let asking = process(connection, &config, http, (processor, modes), &mut parts, asked, &mut body);
         let (sees, wants_another) = Box::pin(asking).await?;
         // What a connection goes on as has no bodies that could be seen.
+        if is_tunnel && sees.has_bodies() {
+            let detail = "a processor sees bodies of this route, and of what CONNECT opens there are none to be seen";
+            let status = Some(StatusCode::NOT_IMPLEMENTED);
+            return Err(Failure { status, ..Failure::new(Reason::ProcessorFailed, detail) });
+        }
         upgrade = upgrade.filter(|_| !sees.has_bodies());
         (seen, is_rerouted) = (Some(sees), wants_another);
     }
-    let head = self::head(&parts, (&done.authority, &done.path), claims.as_ref());
+    let head = self::head(&parts, (&done.authority, has_path.then_some(&*done.path)), claims.as_ref());
     let route = if is_rerouted {
         let facts = Facts { request: Some(head), ..connection.facts() };
         matching::find(table, &facts).ok_or_else(|| unrouted(&head))?.1
@@ -282,6 +300,8 @@ async fn walk(
                 None => done.path.clone(),
             };
             let target = match parts.uri.query() {
+                // Where the tunnel leads is what policies were asked about.
+                _ if is_tunnel => done.authority.clone(),
                 Some(query) => format!("{path}?{query}"),
                 None => path,
             };
@@ -299,7 +319,7 @@ async fn walk(
             }
             let session = route.before.session.as_ref().map(|kept| (kept, session::wanted(kept, &parts.headers, time)));
             // Over HTTP/1.1 endpoints know what it is to go on as.
-            let is_http2 = parts.version == Version::HTTP_2 && upgrade.is_none();
+            let is_http2 = parts.version == Version::HTTP_2 && (upgrade.is_none() || is_tunnel);
             let mut headers = onward(connection, parts.headers, upgrade.as_ref());
             if let Some(trace) = &done.trace {
                 trace.write(&mut headers);
@@ -337,7 +357,7 @@ async fn ask(
     config: &Config,
     http: &Http,
     parts: &mut request::Parts,
-    asked: (&str, &str),
+    asked: facts::Asked<'_>,
     body: &mut Received,
 ) -> Result<Vec<Edits>, Failure> {
     let mut changes = Vec::new();
@@ -372,7 +392,7 @@ async fn process(
     http: &Http,
     (processor, modes): (&Arc<Processor>, Modes),
     parts: &mut request::Parts,
-    asked: (&str, &str),
+    asked: facts::Asked<'_>,
     body: &mut Received,
 ) -> Result<(Seen, bool), Failure> {
     let headers = onward(connection, parts.headers.clone(), None);
@@ -403,7 +423,7 @@ pub(crate) fn permit(
     connection: &Connection,
     http: &Http,
     parts: &mut request::Parts,
-    asked: (&str, &str),
+    asked: facts::Asked<'_>,
     now: SystemTime,
     noted: Option<&mut Option<Box<Noted>>>,
 ) -> Result<Option<Claims>, Failure> {
@@ -421,17 +441,28 @@ pub(crate) fn permit(
 
 /// No route is for it.
 fn unrouted(head: &Head<'_>) -> Failure {
-    Failure::new(Reason::RouteNotFound, format_args!("{} {}", head.method, head.path))
+    Failure::new(Reason::RouteNotFound, format_args!("{} {}", head.method, head.path.unwrap_or(head.authority)))
 }
 
 /// What is known of a request for this host and normalised path.
 pub(crate) fn head<'a>(
     parts: &'a request::Parts,
-    (authority, path): (&'a str, &'a str),
+    (authority, path): facts::Asked<'a>,
     claims: Option<&'a Claims>,
 ) -> Head<'a> {
     let (method, query) = (parts.method.as_str(), parts.uri.query());
     Head { method, authority, path, query, headers: &parts.headers, claims }
+}
+
+/// The path of a request as everybody decides about it; none of CONNECT.
+///
+/// # Errors
+/// When it has no such form.
+pub(crate) fn normal_path(parts: &request::Parts, merge_slashes: bool) -> Result<Option<String>, BadPath> {
+    if parts.method == Method::CONNECT {
+        return Ok(None);
+    }
+    path::normalise(parts.uri.path(), merge_slashes).map(|path| Some(path.into_owned()))
 }
 
 /// The host that was asked for: of the request's target before the header (RFC 9112 §3.2.2).
@@ -457,15 +488,22 @@ pub(crate) fn name_client(named: &Named, headers: &mut HeaderMap) {
 }
 
 /// The headers as the endpoint gets them: where the client is, and what we say besides.
-fn onward(connection: &Connection, mut headers: HeaderMap, upgrade: Option<&upgrade::Asked>) -> HeaderMap {
-    framing::remove_hop_by_hop(&mut headers);
-    headers.remove(header::HOST);
-    if let Some(upgrade) = upgrade {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(header::UPGRADE, upgrade.protocols.clone());
+fn onward(connection: &Connection, mut headers: HeaderMap, upgrade: Option<&Asked>) -> HeaderMap {
+    match upgrade.map(|upgrade| &upgrade.wanted) {
+        None => framing::remove_hop_by_hop(&mut headers),
+        Some(Wanted::Protocol(switch)) => {
+            framing::remove_hop_by_hop(&mut headers);
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(header::UPGRADE, switch.protocols.clone());
+        }
+        Some(Wanted::Tunnel) => {
+            framing::remove_hop_by_hop_before_proxy(&mut headers);
+            headers.remove(header::CONTENT_LENGTH);
+        }
     }
+    headers.remove(header::HOST);
     name_client(&connection.named, &mut headers);
-    let line = match crate::facts::joined(&headers, &FORWARDED_FOR) {
+    let line = match facts::joined(&headers, &FORWARDED_FOR) {
         None => connection.named.address.clone(),
         // What of it cannot be said is left out, with the addresses before it.
         Some(before) => {

@@ -19,6 +19,8 @@ pub enum Result {
     Late,
     /// The endpoint answered.
     Answered(StatusCode, Option<u32>),
+    /// The endpoint has begun to go on as something else.
+    HasBegun,
 }
 
 /// Whether `policy` wants another attempt after this `result`.
@@ -35,6 +37,8 @@ pub fn wanted(policy: &Retry, result: Result) -> bool {
                 || policy.statuses.contains(&status)
                 || grpc.is_some_and(|grpc| policy.grpc_statuses.contains(&grpc))
         }
+        // It may have heard the client already.
+        Result::HasBegun => false,
     }
 }
 

@@ -25,6 +25,7 @@ use fairway_core::io::{listen, tls};
 use fairway_core::limits::{self, Limits};
 use fairway_core::service::Service;
 use fairway_core::snapshot::{PodRef, Update};
+use fairway_core::upgrade::Upgrades;
 use fairway_core::workload::Workload;
 use fairway_proto::workload as proto;
 use http::{HeaderMap, Request, Response};
@@ -291,7 +292,7 @@ impl Served {
             tracing: None,
             logs: None,
             metrics: None,
-            upgrades: vec!["websocket".into()],
+            upgrades: Upgrades::usual(),
         };
         let listener = Listener::Http(Box::new(http));
         self.config.listeners.insert(name.clone(), Arc::new(listener));

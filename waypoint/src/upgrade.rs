@@ -1,42 +1,106 @@
-//! What a request asks to go on as, such as WebSocket (RFC 9110 §7.8), and whether the answer is to that.
+//! What a request asks to go on as, such as WebSocket (RFC 9110 §7.8) or a tunnel (RFC 9110 §9.3.6), and whether the answer is to that.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use fairway_core::upgrade::{ANNOTATION, Upgrades, is_websocket};
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Method, Request, StatusCode, Version, request, response};
+use http::{Method, Request, Response, StatusCode, Version, request, response};
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
 
-/// The protocol that has a key.
-const WEBSOCKET: &str = "websocket";
+use crate::framing;
 
 /// What a client asks for.
 pub struct Asked {
     /// What it wants to go on as, of what it may.
-    pub protocols: HeaderValue,
+    pub wanted: Wanted,
     /// Its end, once the endpoint has agreed.
     pub client: OnUpgrade,
-    /// Whether it asks over HTTP/2, where the answer that agrees is another one (RFC 8441 §5).
+}
+
+/// What a request may go on as.
+pub enum Wanted {
+    /// Another protocol.
+    Protocol(Switch),
+    /// A tunnel to whom CONNECT names, which is the endpoint's to open.
+    Tunnel,
+}
+
+/// How another protocol is asked for.
+pub struct Switch {
+    /// Which, one of several.
+    pub protocols: HeaderValue,
+    /// Whether it is asked for over HTTP/2, where the answer that agrees is another one (RFC 8441 §5).
     pub is_extended: bool,
     /// Whether the key of WebSocket is ours: then so is what answers to it.
     pub is_key_ours: bool,
 }
 
-/// What the client asks for and may have, in lower case in `allowed`.
+impl Asked {
+    /// Whether it is a tunnel.
+    #[must_use]
+    pub fn is_tunnel(&self) -> bool {
+        matches!(self.wanted, Wanted::Tunnel)
+    }
+}
+
+/// What the client asks for and may have.
 #[must_use]
-pub fn asked(request: &mut Request<Incoming>, allowed: &[String]) -> Option<Asked> {
+pub fn asked(request: &mut Request<Incoming>, allowed: &Upgrades) -> Option<Asked> {
+    let wanted = wanted(request, allowed)?;
+    Some(Asked { wanted, client: hyper::upgrade::on(request) })
+}
+
+fn wanted<B>(request: &Request<B>, allowed: &Upgrades) -> Option<Wanted> {
+    let switch = |protocols, is_extended| Wanted::Protocol(Switch { protocols, is_extended, is_key_ours: false });
     if let Some(protocol) = request.extensions().get::<Protocol>() {
-        let protocols =
-            HeaderValue::from_str(protocol.as_str()).ok().filter(|_| is_one_of(protocol.as_str(), allowed))?;
-        return Some(Asked { protocols, client: hyper::upgrade::on(request), is_extended: true, is_key_ours: false });
+        let protocols = HeaderValue::from_str(protocol.as_str()).ok().filter(|_| allowed.covers(protocol.as_str()))?;
+        return Some(switch(protocols, true));
+    }
+    if request.method() == Method::CONNECT {
+        return allowed.has_connect().then_some(Wanted::Tunnel);
     }
     // Before HTTP/1.1 there is no such header, and HTTP/2 has none (RFC 9113 §8.2.2).
     if request.version() != Version::HTTP_11 {
         return None;
     }
-    let protocols = permitted(request.headers(), allowed)?;
-    Some(Asked { protocols, client: hyper::upgrade::on(request), is_extended: false, is_key_ours: false })
+    Some(switch(permitted(request.headers(), allowed)?, false))
+}
+
+/// Why CONNECT is refused that may not be carried, and what to do about it.
+#[must_use]
+pub fn refusal<B>(request: &Request<B>) -> String {
+    let (what, name) = match request.extensions().get::<Protocol>() {
+        Some(protocol) => (format!("CONNECT to go on as {:?}", protocol.as_str()), "its name"),
+        None => ("CONNECT".to_owned(), "connect"),
+    };
+    format!("{what} is not carried here; the annotation {ANNOTATION} of the service allows it, with {name} in it")
+}
+
+/// Whether an answer is the last of its connection, which goes on as something else from here: 101, or success for CONNECT. There is
+/// no way back from it, and it has no content, whatever it says of that (RFC 9110 §9.3.6).
+#[must_use]
+pub fn has_begun<B>(answer: &Response<B>) -> bool {
+    answer.extensions().get::<OnUpgrade>().is_some()
+}
+
+/// Ends a connection over HTTP/1.1 that has asked to go on and may not, once the answer is written. What comes behind the request is
+/// not read: without this the connection would be dropped, and the answer with it.
+pub async fn hang_up(client: OnUpgrade) {
+    if let Ok(client) = client.await {
+        // Who has left already need not be told.
+        let _ = TokioIo::new(client).shutdown().await;
+    }
+}
+
+/// Makes of the answer that opens a tunnel the client's: with nothing in it that says of an end.
+pub fn opened(answer: &mut response::Parts) {
+    answer.version = Version::HTTP_11;
+    framing::remove_hop_by_hop(&mut answer.headers);
+    answer.headers.remove(header::CONTENT_LENGTH);
 }
 
 /// Makes of a request that asks over HTTP/2 the one that it stands for over HTTP/1.1: the method is that of what is opened, and of
@@ -45,8 +109,8 @@ pub fn asked(request: &mut Request<Incoming>, allowed: &[String]) -> Option<Aske
 pub fn in_http1(head: &mut request::Parts, key: u128) -> bool {
     head.method = Method::GET;
     let protocol = head.extensions.remove::<Protocol>();
-    let is_websocket = protocol.is_some_and(|protocol| is_one_of(protocol.as_str(), &[WEBSOCKET.to_owned()]));
-    if !is_websocket || head.headers.contains_key(header::SEC_WEBSOCKET_KEY) {
+    let has_key = protocol.is_some_and(|protocol| is_websocket(protocol.as_str()));
+    if !has_key || head.headers.contains_key(header::SEC_WEBSOCKET_KEY) {
         return false;
     }
     let key = HeaderValue::try_from(STANDARD.encode(key.to_be_bytes())).ok();
@@ -67,9 +131,9 @@ pub fn in_http2(answer: &mut response::Parts, is_key_ours: bool) {
 
 /// Those of the protocols asked for that are allowed, as the client wrote them. Whoever is next sees none of the others: any
 /// element of any line may be taken up.
-fn permitted(headers: &HeaderMap, allowed: &[String]) -> Option<HeaderValue> {
+fn permitted(headers: &HeaderMap, allowed: &Upgrades) -> Option<HeaderValue> {
     let is_meant = elements(headers, &header::CONNECTION).any(|name| name.eq_ignore_ascii_case("upgrade"));
-    let asked = elements(headers, &header::UPGRADE).filter(|protocol| is_one_of(protocol, allowed));
+    let asked = elements(headers, &header::UPGRADE).filter(|protocol| allowed.covers(protocol));
     let asked: Vec<&str> = asked.collect();
     HeaderValue::try_from(asked.join(", ")).ok().filter(|_| is_meant && !asked.is_empty())
 }
@@ -80,12 +144,6 @@ pub fn is_answered(asked: &HeaderValue, answer: &HeaderMap) -> bool {
     let asked: Vec<String> = list(asked).map(str::to_ascii_lowercase).collect();
     let mut taken = elements(answer, &header::UPGRADE).peekable();
     taken.peek().is_some() && taken.all(|protocol| asked.contains(&protocol.to_ascii_lowercase()))
-}
-
-/// A protocol is a name with or without a version.
-fn is_one_of(protocol: &str, allowed: &[String]) -> bool {
-    let name = protocol.split_once('/').map_or(protocol, |(name, _version)| name);
-    allowed.iter().any(|allowed| name.eq_ignore_ascii_case(allowed))
 }
 
 fn elements<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> impl Iterator<Item = &'a str> {
@@ -129,10 +187,43 @@ mod tests {
             (&[ASKS], None),
         ];
         for (lines, expected) in rows {
-            let permitted = permitted(&headers(lines), &["websocket".to_owned()]);
+            let permitted = permitted(&headers(lines), &Upgrades::usual());
             assert_eq!(permitted.as_ref().map(|value| value.to_str().unwrap()), expected, "{lines:?}");
         }
-        assert_eq!(permitted(&headers(&[ASKS, ("upgrade", "websocket")]), &[]), None);
+        assert_eq!(permitted(&headers(&[ASKS, ("upgrade", "websocket")]), &Upgrades::default()), None);
+    }
+
+    #[test]
+    fn a_tunnel_is_asked_for_by_the_method_alone() {
+        let of = |names: &[&str]| {
+            let mut upgrades = Upgrades::usual();
+            names.iter().for_each(|name| upgrades.allow(name).unwrap());
+            upgrades
+        };
+        type Row =
+            (&'static str, Version, &'static [(&'static str, &'static str)], &'static [&'static str], &'static str);
+        const ASKS: (&str, &str) = ("connection", "upgrade");
+        let rows: [Row; 9] = [
+            ("CONNECT", Version::HTTP_11, &[], &["connect"], "a tunnel"),
+            ("CONNECT", Version::HTTP_10, &[], &["connect"], "a tunnel"),
+            ("CONNECT", Version::HTTP_2, &[], &["connect"], "a tunnel"),
+            ("CONNECT", Version::HTTP_11, &[ASKS, ("upgrade", "websocket")], &["connect"], "a tunnel"),
+            ("CONNECT", Version::HTTP_11, &[ASKS, ("upgrade", "websocket")], &[], "nothing"),
+            ("CONNECT", Version::HTTP_11, &[], &["tcp"], "nothing"),
+            ("GET", Version::HTTP_11, &[ASKS, ("upgrade", "connect")], &["connect"], "nothing"),
+            ("POST", Version::HTTP_11, &[ASKS, ("upgrade", "SPDY/3.1, SPDY/3")], &["spdy/3.1"], "SPDY/3.1"),
+            ("POST", Version::HTTP_10, &[ASKS, ("upgrade", "tcp")], &["tcp"], "nothing"),
+        ];
+        for (method, version, lines, allowed, expected) in rows {
+            let mut request = Request::builder().method(method).version(version).uri("a:80").body(()).unwrap();
+            *request.headers_mut() = headers(lines);
+            let found = match wanted(&request, &of(allowed)) {
+                None => "nothing".to_owned(),
+                Some(Wanted::Tunnel) => "a tunnel".to_owned(),
+                Some(Wanted::Protocol(switch)) => switch.protocols.to_str().unwrap().to_owned(),
+            };
+            assert_eq!(found, expected, "{method} {version:?} {lines:?} {allowed:?}");
+        }
     }
 
     #[test]

@@ -15,13 +15,12 @@ use tokio_util::io::InspectReader;
 use crate::activity::Activity;
 use crate::body::Ending;
 use crate::config::{Config, Custom, Listener};
-use crate::facts::Facts;
+use crate::facts::{self, Facts};
 use crate::failure::Failure;
 use crate::forward::Held;
 use crate::in_flight::Phase;
-use crate::path;
 use crate::rbac;
-use crate::request::{head, permit, remove_own};
+use crate::request::{head, normal_path, permit, remove_own};
 use crate::stream::{Connection, denied, denied_later};
 
 /// The request that a connection began as, to be decided about again.
@@ -97,9 +96,9 @@ fn still(connection: &Connection, config: &Config, began: &Began) -> Result<(), 
         Some(Listener::Http(http)) => {
             let mut head = began.head.clone();
             remove_own(http, &mut head.headers);
-            let path = path::normalise(head.uri.path(), http.merge_slashes);
-            let path = path.map_err(|error| Failure::new(Reason::BadRequest, error))?.into_owned();
-            let asked = (began.authority.as_str(), path.as_str());
+            let path = normal_path(&head, http.merge_slashes);
+            let path = path.map_err(|error| Failure::new(Reason::BadRequest, error))?;
+            let asked = (began.authority.as_str(), path.as_deref());
             if is_unasked(connection, &http.custom, &began.custom, (&head, asked)) {
                 let detail = "a policy asks an authorizer about it since";
                 return Err(Failure::new(Reason::AuthorizerFailed, detail));
@@ -120,7 +119,7 @@ fn is_unasked(
     connection: &Connection,
     custom: &[Custom],
     before: &[Custom],
-    (parts, asked): (&request::Parts, (&str, &str)),
+    (parts, asked): (&request::Parts, facts::Asked<'_>),
 ) -> bool {
     let facts = Facts { request: Some(head(parts, asked, None)), ..connection.facts() };
     let is_same =

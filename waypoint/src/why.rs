@@ -14,7 +14,7 @@ use fairway_core::why::passage::{
 };
 use fairway_core::why::{self, Party, Refused, Target};
 use fairway_core::workload::Workload;
-use http::{Request, StatusCode};
+use http::{Method, Request, StatusCode};
 
 use crate::config::{self, Abort, Config, Http, Listener, MILLION, Rules, Verdict, Weighted};
 use crate::cors::{self, Told};
@@ -27,12 +27,12 @@ use crate::limiter;
 use crate::matching;
 use crate::named::Named;
 use crate::opaque::Route;
-use crate::path;
 use crate::rates;
 use crate::rbac::{self, Denial};
-use crate::request::{authority, head, name_client, remove_own};
+use crate::request::{authority, head, name_client, normal_path, remove_own};
 use crate::stream::{self, Way};
 use crate::tokens;
+use crate::upgrade;
 use crate::waypoint::Waypoint;
 
 pub mod page;
@@ -192,15 +192,19 @@ impl Asking<'_> {
     ) -> Result<(), Stop> {
         let bad = |problem: &dyn std::fmt::Display| Failure::new(Reason::BadRequest, problem);
         framing::check(&request).map_err(|error| bad(&error))?;
+        if request.method() == Method::CONNECT && !http.upgrades.has_connect() {
+            return Err(bad(&upgrade::refusal(&request)).into());
+        }
         let (mut parts, ()) = request.into_parts();
         framing::remove_named(&mut parts.headers);
         let named = Named::by(&self.local.identity(), connection.identity, connection.source);
         name_client(&named, &mut parts.headers);
         let authority = authority(&parts).ok_or_else(|| bad(&"the request's host cannot be read"))?;
-        let path = path::normalise(parts.uri.path(), http.merge_slashes).map_err(|error| bad(&error))?.into_owned();
+        let path = normal_path(&parts, http.merge_slashes).map_err(|error| bad(&error))?;
         let method = parts.method.to_string();
-        self.told.request = Some(Asked { method, authority: authority.clone(), path: path.clone() });
-        let asked = (authority.as_str(), path.as_str());
+        let shown = path.clone().unwrap_or_default();
+        self.told.request = Some(Asked { method, authority: authority.clone(), path: shown });
+        let asked = (authority.as_str(), path.as_deref());
 
         remove_own(http, &mut parts.headers);
         let unproven = Facts { request: Some(head(&parts, asked, None)), ..connection };
@@ -224,7 +228,10 @@ impl Asking<'_> {
 
         let missing = || Failure::new(Reason::DestinationUnknown, format!("no routes {:?} yet", http.routes));
         let table = self.config.routes.get(&http.routes).ok_or_else(missing)?;
-        let none = || Failure::new(Reason::RouteNotFound, format!("{} {path}", parts.method));
+        let none = || {
+            let what = path.as_deref().unwrap_or(&authority);
+            Failure::new(Reason::RouteNotFound, format!("{} {what}", parts.method))
+        };
         let (host, route) = matching::find(table, &facts).ok_or_else(none)?;
         self.told.route = Some(route.name.clone());
         if let Some(Told::Answer(_)) = route.before.cors.as_ref().map(|cors| cors::decide(cors, &head)) {
@@ -256,7 +263,8 @@ impl Asking<'_> {
             config::Action::Forward(forward) => {
                 let seen = http.processor.as_ref().filter(|it| route.before.seen(it).is_some());
                 self.told.questions.extend(seen.map(|it| processor(it)));
-                let rewritten = |rewrite| edits::rewritten(rewrite, &route.matching.path, &path);
+                let before = path.as_deref().unwrap_or_default();
+                let rewritten = |rewrite| edits::rewritten(rewrite, &route.matching.path, before);
                 let backends = self.backends(&forward.backends, |backend| &backend.cluster);
                 self.told.action = Some(Action::Forward(Forwarding {
                     backends: backends.clone(),

@@ -228,6 +228,7 @@ fn check_route(name: &str, route: &Route, is_grpc: bool) {
     match matching.path_specifier.as_ref().unwrap() {
         PathSpecifier::Path(path) | PathSpecifier::Prefix(path) => assert!(path.starts_with('/'), "{name}: {path}"),
         PathSpecifier::SafeRegex(regex) => assert!(!regex.regex.is_empty()),
+        PathSpecifier::ConnectMatcher(_) => check_connect(name, route, is_grpc),
     }
     let matched = matching.headers.iter().map(|header| (&header.name, header.header_match_specifier.is_some()));
     for (header, has_specifier) in matched {
@@ -241,6 +242,16 @@ fn check_route(name: &str, route: &Route, is_grpc: bool) {
         Action::Route(action) => check_action(name, action),
         Action::Redirect(redirect) => assert!(!redirect.host_redirect.contains(['\r', '\n'])),
         Action::DirectResponse(response) => assert!((200..600).contains(&response.status)),
+    }
+}
+
+/// A tunnel leads where its client says, and to nobody else; no call is one.
+fn check_connect(name: &str, route: &Route, is_grpc: bool) {
+    assert!(!is_grpc, "{name}: gRPC refuses what it does not know");
+    if let Some(Action::Route(action)) = &route.action {
+        let has_rewrite = action.regex_rewrite.is_some() || action.host_rewrite_specifier.is_some();
+        assert!(action.prefix_rewrite.is_empty() && !has_rewrite, "{name}: {action:?}");
+        assert!(action.request_mirror_policies.is_empty(), "{name}: {action:?}");
     }
 }
 

@@ -53,7 +53,7 @@ fn check(connection: &Connection, authorizer: &Authorizer, question: &Question<'
         (":authority", Header::Authority),
         (":scheme", Header::Scheme),
     ] {
-        headers.insert(name.to_owned(), said(&header));
+        headers.extend(head.header(&header).map(|value| (name.to_owned(), value.into_owned())));
     }
     let body = question.body.as_ref().map(|body| body.bytes.to_vec()).unwrap_or_default();
     let as_bytes = authorizer.body.is_some_and(|shown| shown.as_bytes);

@@ -7,7 +7,7 @@ use fairway_core::reason::Reason;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode};
 
-use super::{Changes, Question, Verdict, is_among, is_free, shown};
+use super::{Changes, Question, Verdict, is_among, is_free, shown, unusable};
 use crate::config::{Authorizer, Config, Edits, Header, Manner, Put, Speech};
 use crate::failure::{Failure, Written};
 use crate::forward::{self, Answer, Outgoing};
@@ -21,6 +21,12 @@ pub(super) async fn ask(
 ) -> Result<Verdict, Failure> {
     let Speech::Http { prefix, add, .. } = &authorizer.speech else {
         return Err(Failure::new(Reason::Internal, "an authorizer that speaks gRPC"));
+    };
+    let Some(path) = question.head.header(&Header::Path) else {
+        // As CONNECT it would open a tunnel to the authorizer, as anything else it would be another question.
+        return Err(unusable(
+            "authorizers over HTTP cannot be asked about CONNECT, which has no path; over gRPC they can",
+        ));
     };
     let body = question.body.as_ref().map(|body| body.bytes.clone()).unwrap_or_default();
     let mut headers = HeaderMap::new();
@@ -37,7 +43,7 @@ pub(super) async fn ask(
     let method = Method::from_bytes(question.head.method.as_bytes());
     let outgoing = Outgoing {
         method: method.map_err(|error| Failure::new(Reason::BadRequest, error))?,
-        target: format!("{prefix}{}", question.head.header(&Header::Path).unwrap_or_default()),
+        target: format!("{prefix}{path}"),
         host: HeaderValue::try_from(question.head.authority).map_err(bad)?,
         headers,
         is_http2: false,

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use fairway_core::upgrade::{BadUpgrade, Upgrades};
 use fairway_proto::envoy::core::ConfigSource;
 use fairway_proto::envoy::core::config_source::ConfigSourceSpecifier;
 use fairway_proto::envoy::ext_authz::ExtAuthz;
 use fairway_proto::envoy::ext_proc::ExternalProcessor;
 use fairway_proto::envoy::http_connection_manager::http_connection_manager::{
-    PathWithEscapedSlashesAction, RouteSpecifier, UpgradeConfig,
+    PathWithEscapedSlashesAction, RouteSpecifier,
 };
 use fairway_proto::envoy::http_connection_manager::http_filter::ConfigType;
 use fairway_proto::envoy::http_connection_manager::{HttpConnectionManager, HttpFilter};
@@ -197,7 +198,11 @@ fn manager(config: &Any) -> Result<Listener, Wrong> {
         }
     }
     let (policies, silent) = Said::parted(policies);
-    let upgrades = all("upgrade_configs", &message.upgrade_configs, upgrade)?;
+    let mut upgrades = Upgrades::default();
+    for (index, message) in message.upgrade_configs.iter().enumerate() {
+        let wrong = |problem: BadUpgrade| Wrong::new("upgrade_type", format!("{:?} {problem}", message.upgrade_type));
+        upgrades.allow(&message.upgrade_type).map_err(wrong).within(format!("upgrade_configs[{index}]"))?;
+    }
     let tracing = message.tracing.as_ref().map(Tracing::of).transpose().within("tracing")?.map(Arc::new);
     let logs = Logs::of(&message.access_log)?.map(Arc::new);
     let (routes, merge_slashes) = (rds.route_config_name.clone(), message.merge_slashes);
@@ -217,17 +222,6 @@ fn manager(config: &Any) -> Result<Listener, Wrong> {
         upgrades,
     };
     Ok(Listener::Http(Box::new(http)))
-}
-
-/// A protocol that connections may go on as (RFC 9110 §7.8), in lower case.
-fn upgrade(message: &UpgradeConfig) -> Result<String, Wrong> {
-    let name = message.upgrade_type.to_ascii_lowercase();
-    let is_token = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._+".contains(&byte));
-    // These would carry further requests, which nobody has looked at (RFC 9113 §3.1, RFC 2817 §3); CONNECT is a method.
-    if !is_token || ["http", "https", "h2", "h2c", "tls", "connect"].contains(&name.as_str()) {
-        return Err(Wrong::new("upgrade_type", format!("{:?} is not supported", message.upgrade_type)));
-    }
-    Ok(name)
 }
 
 /// What requests are asked before they are routed.

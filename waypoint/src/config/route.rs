@@ -75,9 +75,13 @@ fn route(message: &RouteMessage) -> Result<Route, Wrong> {
         ActionMessage::Redirect(action) => Action::Redirect(redirect(action).within("redirect")?),
         ActionMessage::DirectResponse(action) => reply(action).within("direct_response")?,
     };
+    let matching = matches(matching).within("match")?;
+    if let (PathMatch::Connect, Action::Forward(forward)) = (&matching.path, &action) {
+        leaves_target(forward).within("route")?;
+    }
     Ok(Route {
         name: message.name.clone(),
-        matching: matches(matching).within("match")?,
+        matching,
         action,
         request: edits("request", &message.request_headers_to_add, &message.request_headers_to_remove)?,
         response: edits("response", &message.response_headers_to_add, &message.response_headers_to_remove)?,
@@ -90,6 +94,7 @@ fn matches(message: &RouteMatch) -> Result<Match, Wrong> {
         PathSpecifier::Prefix(prefix) => PathMatch::Prefix(prefix.clone()),
         PathSpecifier::Path(path) => PathMatch::Exact(path.clone()),
         PathSpecifier::SafeRegex(regex) => PathMatch::Regex(whole(regex).within("safe_regex")?),
+        PathSpecifier::ConnectMatcher(_) => PathMatch::Connect,
     };
     let parameter = |message: &QueryParameterMatcher| {
         let Some(QueryParameterMatchSpecifier::StringMatch(text)) = &message.query_parameter_match_specifier else {
@@ -267,6 +272,19 @@ fn forward(message: &RouteAction) -> Result<Forward, Wrong> {
         hash: hash(&message.hash_policy)?,
         counted: all("rate_limits", &message.rate_limits, counting)?,
     })
+}
+
+/// Of CONNECT, what would be rewritten is where the tunnel leads, which policies were asked about; and nobody talks to a copy.
+fn leaves_target(forward: &Forward) -> Result<(), Wrong> {
+    let rewrites = [
+        ("prefix_rewrite or regex_rewrite", forward.path.is_some()),
+        ("host_rewrite_literal", forward.host.is_some()),
+        ("request_mirror_policies", !forward.mirrors.is_empty()),
+    ];
+    match rewrites.iter().find(|(_, is_there)| *is_there) {
+        Some((field, _)) => Err(Wrong::new(*field, "must not be there beside connect_matcher")),
+        None => Ok(()),
+    }
 }
 
 fn hash(messages: &[HashPolicy]) -> Result<Option<HashBy>, Wrong> {

@@ -3,6 +3,7 @@
 use fairway_proto::envoy::core::data_source::Specifier;
 use fairway_proto::envoy::core::header_value_option::HeaderAppendAction;
 use fairway_proto::envoy::core::{DataSource, HeaderValue as Value, HeaderValueOption};
+use fairway_proto::envoy::http_connection_manager::http_connection_manager::UpgradeConfig;
 use fairway_proto::envoy::jwt_authn::jwt_provider::JwksSourceSpecifier;
 use fairway_proto::envoy::jwt_authn::jwt_requirement::RequiresType;
 use fairway_proto::envoy::jwt_authn::requirement_rule::RequirementType;
@@ -221,6 +222,11 @@ fn only_clusters_with_endpoints_that_can_be_found_are_taken() {
 
 /// The listener for requests whose filters before the router are these.
 fn listener_with(filters: Vec<(&str, Vec<u8>)>) -> Result<Listener, String> {
+    listener_of(filters, Vec::new())
+}
+
+/// The same, whose connections may go on as something else.
+fn listener_of(filters: Vec<(&str, Vec<u8>)>, upgrade_configs: Vec<UpgradeConfig>) -> Result<Listener, String> {
     use fairway_proto::envoy::core::{AggregatedConfigSource, ConfigSource, config_source::ConfigSourceSpecifier};
     use fairway_proto::envoy::http_connection_manager::http_connection_manager::RouteSpecifier;
     use fairway_proto::envoy::http_connection_manager::{HttpConnectionManager, HttpFilter, Rds, http_filter};
@@ -241,6 +247,7 @@ fn listener_with(filters: Vec<(&str, Vec<u8>)>) -> Result<Listener, String> {
             route_config_name: "r".into(),
         })),
         http_filters: filters.into_iter().chain([router]).map(filter).collect(),
+        upgrade_configs,
         ..HttpConnectionManager::default()
     };
     let config = any("network.http_connection_manager.v3.HttpConnectionManager", manager.encode_to_vec());
@@ -249,6 +256,74 @@ fn listener_with(filters: Vec<(&str, Vec<u8>)>) -> Result<Listener, String> {
     let chain = message::FilterChain { filters: vec![filter], ..Default::default() };
     let message = message::Listener { filter_chains: vec![chain], ..Default::default() };
     listener(&message.encode_to_vec()).map_err(|wrong| wrong.to_string())
+}
+
+#[test]
+fn connections_go_on_as_what_is_named_and_as_nothing_that_carries_requests() {
+    let named = |names: &[&str]| {
+        let configs = names.iter().map(|name| UpgradeConfig { upgrade_type: (*name).to_owned() }).collect();
+        match listener_of(Vec::new(), configs) {
+            Ok(Listener::Http(http)) => Ok(http.upgrades.names().collect::<Vec<_>>()),
+            Ok(other) => panic!("{other:?}"),
+            Err(wrong) => Err(wrong),
+        }
+    };
+    assert_eq!(named(&[]).unwrap(), [""; 0], "nothing by itself");
+    assert_eq!(named(&["websocket", "SPDY/3.1", "CONNECT"]).unwrap(), ["websocket", "spdy/3.1", "CONNECT"]);
+    for (name, expected) in [("h2c", "would carry requests"), ("a b", "is neither"), ("connect-udp", "carries packets")]
+    {
+        let wrong = named(&["websocket", name]).unwrap_err();
+        let start = format!("filter_chains[0].filters[0].upgrade_configs[1].upgrade_type: {name:?} {expected}");
+        assert!(wrong.starts_with(&start), "{wrong}");
+    }
+}
+
+#[test]
+fn connect_leads_where_its_client_says() {
+    use fairway_proto::envoy::route::RouteAction as Changed;
+    use fairway_proto::envoy::route::route_action::{HostRewriteSpecifier, RequestMirrorPolicy};
+    use fairway_proto::envoy::route::route_match::ConnectMatcher;
+    let with = |change: fn(&mut Changed)| {
+        read(|route, action| {
+            let matching = route.r#match.as_mut().unwrap();
+            matching.path_specifier = Some(PathSpecifier::ConnectMatcher(ConnectMatcher {}));
+            change(action);
+        })
+    };
+    assert!(matches!(with(|_| {}).unwrap().matching.path, PathMatch::Connect));
+    type Row = (fn(&mut Changed), &'static str);
+    let rows: [Row; 4] = [
+        (|it| it.prefix_rewrite = "/a".into(), "prefix_rewrite or regex_rewrite"),
+        (
+            |it| {
+                let pattern = Some(RegexMatcher { regex: "a".into() });
+                it.regex_rewrite = Some(RegexMatchAndSubstitute { pattern, substitution: "b".into() });
+            },
+            "prefix_rewrite or regex_rewrite",
+        ),
+        (
+            |it| it.host_rewrite_specifier = Some(HostRewriteSpecifier::HostRewriteLiteral("b:1".into())),
+            "host_rewrite_literal",
+        ),
+        (
+            |it| {
+                let cluster = "copy".to_owned();
+                it.request_mirror_policies = vec![RequestMirrorPolicy { cluster, ..Default::default() }];
+            },
+            "request_mirror_policies",
+        ),
+    ];
+    for (change, field) in rows {
+        let expected = format!("virtual_hosts[0].routes[0].route.{field}: must not be there beside connect_matcher");
+        assert_eq!(with(change).unwrap_err(), expected);
+    }
+    // What of the matcher itself is not known is refused, too: field 1, a number.
+    let wrong = fields::check("envoy.config.route.v3.RouteMatch", &[12 << 3 | 2, 2, 1 << 3, 1]);
+    let wrong = wrong.unwrap_err().to_string();
+    assert_eq!(
+        wrong,
+        "connect_matcher[0].field 1: is not supported in envoy.config.route.v3.RouteMatch.ConnectMatcher"
+    );
 }
 
 const JWT: &str = "http.jwt_authn.v3.JwtAuthentication";

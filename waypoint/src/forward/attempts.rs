@@ -31,6 +31,7 @@ use crate::request::is_idempotent;
 use crate::retry;
 use crate::stream::Connection;
 use crate::telemetry::Done;
+use crate::upgrade;
 use crate::upstream::{self, Key, Unsent, Upstream};
 
 mod hedged;
@@ -360,6 +361,7 @@ impl Common<'_> {
 /// What a policy of repetitions looks at.
 fn result_of(attempt: &Attempt) -> retry::Result {
     match attempt {
+        Ok(reached) if upgrade::has_begun(&reached.response) => retry::Result::HasBegun,
         Ok(reached) => retry::Result::Answered(reached.response.status(), grpc::status_in(reached.response.headers())),
         Err(missed) => missed.result,
     }

@@ -1,4 +1,4 @@
-//! Connections that go on as WebSocket: what may pass, what they count against, and what ends them.
+//! Connections that go on as WebSocket and other protocols: what may pass, what they count against, and what ends them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ async fn switch(mut socket: TcpStream, answer: &'static str, heads: mpsc::Unboun
     }
 }
 
-async fn head_from(io: &mut (impl AsyncReadExt + Unpin)) -> Option<String> {
+pub(super) async fn head_from(io: &mut (impl AsyncReadExt + Unpin)) -> Option<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(io.read_u8().await.ok()?);
@@ -75,7 +75,7 @@ async fn ask(served: &Served, upgrade: &str) -> (TunnelIo, String) {
 }
 
 /// Whether what is said comes back.
-async fn is_carried(stream: &mut TunnelIo) -> bool {
+pub(super) async fn is_carried(stream: &mut TunnelIo) -> bool {
     let exchange = async {
         stream.write_all(b"frame").await?;
         let mut frame = [0; 5];
@@ -86,7 +86,7 @@ async fn is_carried(stream: &mut TunnelIo) -> bool {
 }
 
 /// Waits for its end.
-async fn is_cut(stream: &mut TunnelIo) -> bool {
+pub(super) async fn is_cut(stream: &mut TunnelIo) -> bool {
     let end = stream.read_u8();
     timeout(PATIENCE, end).await.is_ok_and(|read| read.is_err())
 }
@@ -120,6 +120,24 @@ async fn what_may_not_be_gone_on_as_never_reaches_the_endpoint() {
         assert!(!head.contains("http2-settings"), "{head}");
         assert_eq!(head.contains("connection: upgrade"), expected.is_some(), "{head}");
     }
+}
+
+#[tokio::test]
+async fn a_protocol_that_is_named_is_carried_in_the_version_that_is_named() {
+    let answer = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: SPDY/3.1\r\n\r\n";
+    let (mut served, mut heads) = serving(answer).await;
+    if let Listener::Http(http) = Arc::make_mut(served.config.listeners.get_mut(&web(80)).unwrap()) {
+        http.upgrades.allow("spdy/3.1").unwrap();
+    }
+    served.publish();
+    let (mut stream, answer) = ask(&served, "upgrade: SPDY/3.1, SPDY/3, h2c").await;
+    assert!(answer.starts_with("HTTP/1.1 101 ") && answer.contains("upgrade: SPDY/3.1\r\n"), "{answer}");
+    assert!(heads.recv().await.unwrap().contains("\r\nupgrade: spdy/3.1\r\n"));
+    assert!(is_carried(&mut stream).await);
+    // The endpoint, which was not asked, goes on as something: that is no answer.
+    let (_, answer) = ask(&served, "upgrade: SPDY/3").await;
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(!heads.recv().await.unwrap().contains("upgrade"));
 }
 
 #[tokio::test]
