@@ -16,6 +16,7 @@ pub mod model;
 pub mod processors;
 mod provider;
 pub mod providers;
+pub mod proxies;
 pub mod rates;
 pub mod render;
 mod rules;

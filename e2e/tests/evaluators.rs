@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use fairway_controller::l7::authorizers::Authorizers;
 use fairway_controller::l7::authz;
+use fairway_controller::l7::proxies::Proxies;
 use fairway_controller::l7::render::listener::{Before, Heard, http, tcp};
 use fairway_controller::l7::tokens::KeySets;
 use fairway_controller::translate::policy::outcome;
@@ -106,10 +107,11 @@ fn waypoint_allows(policies: &[Arc<authz::Policy>], connection: &Connection, req
     let addresses = [connection.destination.ip()];
     let keys = KeySets::default();
     let message = match request {
-        None => tcp("web:80", (&addresses[..], 80), &policies, &[], None, Heard::default()),
+        None => tcp("web:80", (&addresses[..], 80), &policies, (&[], false), None, Heard::default()),
         Some(_) => {
             let before = Before {
                 policies: &policies,
+                proxies: &Proxies::default(),
                 authorizers: &Authorizers::default(),
                 tokens: &[],
                 keys: &keys,
@@ -129,11 +131,11 @@ fn waypoint_allows(policies: &[Arc<authz::Policy>], connection: &Connection, req
         Listener::Http(http) => http.policies,
         Listener::Opaque(opaque) => opaque.chain(None).unwrap().policies.clone(),
     };
-    let facts = Facts {
-        identity: &connection.identity,
-        source: connection.source.ip(),
-        destination: connection.destination,
-        request,
+    let facts = Facts::of(&connection.identity, connection.source.ip(), connection.destination);
+    let facts = match request {
+        None => facts,
+        // There are no proxies before it.
+        Some(head) => facts.of_request(head, Some(connection.source.ip())),
     };
     rbac::judge(&rules, &facts).is_ok()
 }
@@ -141,7 +143,8 @@ fn waypoint_allows(policies: &[Arc<authz::Policy>], connection: &Connection, req
 /// Verdicts: of the node proxy, of the waypoint on a connection, and of the waypoint on `GET /a` of `web.shop`.
 fn verdicts(both: &Both, connection: &Connection) -> [bool; 3] {
     let headers = http::HeaderMap::from_iter([("x-a".parse().unwrap(), http::HeaderValue::from_static("b"))]);
-    let head = Head { method: "GET", authority: "web.shop", path: Some("/a"), query: None, headers: &headers, claims: None };
+    let head =
+        Head { method: "GET", authority: "web.shop", path: Some("/a"), query: None, headers: &headers, claims: None };
     [
         node_allows(&both.node, connection),
         waypoint_allows(&both.waypoint, connection, None),
@@ -238,15 +241,43 @@ fn policies_mean_the_same_everywhere() {
         ),
         ("a principal of a request", from(json!({"requestPrincipals": ["a/b"]})), Some(no)),
         ("refuse who has no token", deny(from(json!({"notRequestPrincipals": ["*"]}))), Some(no)),
-        // What nobody can tell.
-        ("address before a proxy", from(json!({"remoteIpBlocks": ["10.0.0.0/8"]})), Some(no)),
-        ("refuse an address before a proxy", deny(from(json!({"remoteIpBlocks": ["10.1.0.0/16"]}))), Some(no)),
+        ("address before a proxy", from(json!({"remoteIpBlocks": ["10.0.0.0/8"]})), Some(seen_by_requests)),
+        ("another address before a proxy", from(json!({"remoteIpBlocks": ["10.1.0.0/16"]})), Some(no)),
+        ("not an address before a proxy", from(json!({"notRemoteIpBlocks": ["10.1.0.0/16"]})), Some(seen_by_requests)),
+        ("refuse an address before a proxy", deny(from(json!({"remoteIpBlocks": ["10.0.0.0/8"]}))), Some(no)),
+        (
+            "refuse another address before a proxy",
+            deny(from(json!({"remoteIpBlocks": ["10.1.0.0/16"]}))),
+            Some(seen_by_requests),
+        ),
+        (
+            "a condition of the address before a proxy",
+            json!({"rules": [{"when": [{"key": "remote.ip", "values": ["10.0.0.1"]}]}]}),
+            Some(seen_by_requests),
+        ),
         (
             "refuse an address before a proxy, elsewhere",
             deny(from(json!({"remoteIpBlocks": ["10.1.0.0/16"], "namespaces": ["other"]}))),
             Some(yes),
         ),
+        // Requests come without TLS; elsewhere nobody looks for it.
         ("name of TLS", json!({"rules": [{"when": [{"key": "connection.sni", "values": ["a"]}]}]}), Some(no)),
+        (
+            "not the name of TLS",
+            json!({"rules": [{"when": [{"key": "connection.sni", "notValues": ["a"]}]}]}),
+            Some(seen_by_requests),
+        ),
+        (
+            "refuse a name of TLS",
+            deny(json!({"rules": [{"when": [{"key": "connection.sni", "values": ["a"]}]}]})),
+            Some(seen_by_requests),
+        ),
+        // What nobody can tell.
+        (
+            "metadata of a filter",
+            json!({"rules": [{"when": [{"key": "experimental.envoy.filters.network.mysql_proxy[db]", "values": ["a"]}]}]}),
+            Some(no),
+        ),
         // Conditions.
         (
             "all conditions",
@@ -365,15 +396,18 @@ fn condition(shows: Shows) -> impl Strategy<Value = Value> {
         ("destination.port", PORTS),
         ("request.headers[x-a]", &["b", "c", "*"][..]),
         ("remote.ip", BLOCKS),
+        ("connection.sni", &["a", "*.b", "*"][..]),
     ]);
-    keys.prop_filter("only requests show it", move |(key, _)| shows == Shows::Requests || !key.starts_with("re"))
-        .prop_flat_map(|(key, values)| (Just(key), some(values), some(values)))
-        .prop_map(|(key, values, not_values)| {
-            let mut condition = json!({"key": key});
-            put(&mut condition, "values", &values);
-            put(&mut condition, "notValues", &not_values);
-            condition
-        })
+    keys.prop_filter("only requests show it", move |(key, _)| {
+        shows == Shows::Requests || !(key.starts_with("re") || *key == "connection.sni")
+    })
+    .prop_flat_map(|(key, values)| (Just(key), some(values), some(values)))
+    .prop_map(|(key, values, not_values)| {
+        let mut condition = json!({"key": key});
+        put(&mut condition, "values", &values);
+        put(&mut condition, "notValues", &not_values);
+        condition
+    })
 }
 
 /// A policy; what cannot be read in it is left out of it, so that few are.

@@ -12,7 +12,9 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio::runtime::Builder;
 
-use fairway_waypoint::{framing, path, request as judged, upgrade};
+use fairway_core::ident::Identity;
+use fairway_waypoint::config::Proxies;
+use fairway_waypoint::{framing, path, remote, request as judged, upgrade};
 
 use crate::input::Input;
 
@@ -108,6 +110,25 @@ fn judge(request: Request<()>) {
         assert!(normal == "*" || normal.starts_with('/'), "{normal:?}");
     }
     stripped(&parts.headers);
+    told(&parts.headers);
+}
+
+/// Where a request comes from is the word of the proxies that are believed: whoever wrote lines before theirs changes nothing of it.
+fn told(headers: &HeaderMap) {
+    let identity = Identity::new("cluster.local", "shop", "gateway").expect("an identity");
+    let source = [10, 0, 0, 1].into();
+    let mut forged = HeaderMap::new();
+    forged.append(remote::FORWARDED_FOR, HeaderValue::from_static("192.0.2.1,198.51.100.1"));
+    forged.extend(remote::said(headers));
+    for hops in 1..4 {
+        let mut proxies = Proxies { hops, ..Proxies::default() };
+        let is_own = remote::address(&proxies, &identity, source, headers) == Some(source);
+        assert_eq!(is_own, !headers.contains_key(remote::FORWARDED_FOR), "who is nobody is believed");
+        proxies.trusted.insert(identity.as_str().to_owned());
+        if let Some(found) = remote::address(&proxies, &identity, source, headers) {
+            assert_eq!(remote::address(&proxies, &identity, source, &forged), Some(found), "{headers:?}");
+        }
+    }
 }
 
 fn sound(parts: &request::Parts) {

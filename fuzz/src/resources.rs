@@ -113,12 +113,7 @@ fn decide(listener: &Listener) {
     let identity = Identity::new("cluster.local", "shop", "web").expect("an identity");
     let headers = HeaderMap::new();
     let head = Head { method: "GET", authority: "web.shop", path: Some("/a"), query: None, headers: &headers, claims: None };
-    let facts = Facts {
-        identity: &identity,
-        source: [10, 0, 0, 1].into(),
-        destination: ([10, 96, 0, 1], 80).into(),
-        request: None,
-    };
+    let facts = Facts::of(&identity, [10, 0, 0, 1].into(), ([10, 96, 0, 1], 80).into());
     let (policies, silent) = match listener {
         Listener::Http(http) => (&http.policies, &http.silent),
         Listener::Opaque(opaque) => match opaque.chain(None) {
@@ -126,7 +121,7 @@ fn decide(listener: &Listener) {
             None => return,
         },
     };
-    let seen = Facts { request: Some(head), ..facts };
+    let seen = facts.of_request(head, Some([192, 0, 2, 1].into()));
     let (of_connection, of_request) = (rbac::judge(policies, &facts), rbac::judge(policies, &seen));
     assert!(of_connection.is_err() || of_request.is_ok(), "who sees less lets more pass");
     for facts in [facts, seen] {

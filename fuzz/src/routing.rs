@@ -39,12 +39,8 @@ pub fn run(data: &[u8]) {
     let Ok(read) = table(bytes) else { return };
     let path = (method != "CONNECT").then_some(path);
     let head = Head { method, authority, path, query, headers: &headers, claims: None };
-    let facts = Facts {
-        identity: &identity,
-        source: [10, 0, 0, 1].into(),
-        destination: ([10, 96, 0, 1], 80).into(),
-        request: Some(head),
-    };
+    let facts = Facts::of(&identity, [10, 0, 0, 1].into(), ([10, 96, 0, 1], 80).into());
+    let facts = Facts { request: Some(head), ..facts };
     let place = || {
         find(&read, &facts).map(|(host, route)| {
             let of = read.hosts.iter().position(|known| std::ptr::eq(known, host)).expect("a host of the table");

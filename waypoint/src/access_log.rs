@@ -1,6 +1,7 @@
 //! Tells of requests and connections that have ended: our own log, or whomever the listener names.
 
 use std::borrow::Cow;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -163,6 +164,16 @@ fn ends(connection: &Connection, operator: Plain) -> Option<Said<'static>> {
     }
 }
 
+/// Where a client is that proxies tell of, who do not tell its port: as Envoy writes it.
+fn told(remote: IpAddr, operator: Plain) -> Option<Said<'static>> {
+    match operator {
+        Plain::DownstreamRemote => Some(Said::Text(SocketAddr::new(remote, 0).to_string().into())),
+        Plain::DownstreamRemoteHost => Some(Said::Text(remote.to_string().into())),
+        Plain::DownstreamRemotePort => Some(Said::Number(0)),
+        _ => None,
+    }
+}
+
 /// The same for expressions, of an endpoint's workload.
 fn peer<'a>(connection: &Connection, workload: Option<&Workload>, attribute: Attribute) -> Option<Value<'a>> {
     let number = |number: u16| Some(Value::Number(number.into()));
@@ -282,7 +293,7 @@ impl Ended<'_> {
             Plain::UpstreamPeer => text(done.identity.as_ref()?.as_str()),
             Plain::RouteName => text(Some(done.route.as_str()).filter(|name| !name.is_empty())?),
             Plain::TraceId => text(&format!("{:032x}", done.trace.as_ref()?.trace)),
-            plain => ends(self.connection, plain),
+            plain => done.remote.and_then(|remote| told(remote, plain)).or_else(|| ends(self.connection, plain)),
         }
     }
 }

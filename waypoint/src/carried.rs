@@ -8,6 +8,7 @@ use fairway_core::workload::Workload;
 
 use crate::access_log;
 use crate::config::Listener;
+use crate::facts::{Facts, RequestedServerName};
 use crate::failure::Failure;
 use crate::stream::Connection;
 
@@ -16,6 +17,8 @@ use crate::stream::Connection;
 pub struct Carried {
     /// The name that a TLS client asked for.
     pub server_name: Option<String>,
+    /// Whether it was looked for one.
+    pub is_name_read: bool,
     /// The cluster of the endpoint.
     pub cluster: Option<String>,
     /// The endpoint, where its address is known.
@@ -57,7 +60,8 @@ impl Carried {
         let name = self.server_name.as_deref();
         let noted = listener.and_then(|listener| {
             let (silent, enforced) = listener.silent(name);
-            connection.noted(silent, enforced, &connection.facts())
+            let server_name = RequestedServerName::read(self.is_name_read, name);
+            connection.noted(silent, enforced, &Facts { server_name, ..connection.facts() })
         });
         let logs = listener.and_then(|listener| listener.logs(name));
         access_log::carried::tell(connection, self, noted.as_deref(), logs);

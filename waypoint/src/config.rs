@@ -30,6 +30,7 @@ pub use opaque::{Chain, Opaque, ServerName};
 pub use per_route::{Abort, Before, Cors, Fault};
 pub use policy::{ClaimMatch, Permission, Policy, Principal, Purpose, Rules, Silent, Verdict};
 pub use processor::{BodyMode, Modes, Parts, Processing, Processor};
+pub use proxies::Proxies;
 pub use rates::{Bucket, Counting, Rate, Rates, Value};
 pub use route::table;
 pub use session::Session;
@@ -51,6 +52,7 @@ mod opaque;
 mod per_route;
 mod policy;
 mod processor;
+mod proxies;
 mod rates;
 mod route;
 mod session;
@@ -223,6 +225,8 @@ pub struct Http {
     pub routes: String,
     /// Several slashes in a path are one.
     pub merge_slashes: bool,
+    /// Who is believed about where requests come from.
+    pub proxies: Proxies,
     /// How many requests may pass; none where they are not counted.
     pub rates: Option<Rates>,
     /// Who counts them for several proxies.

@@ -20,10 +20,65 @@ pub struct Facts<'a> {
     pub identity: &'a Identity,
     /// Where the tunnel comes from.
     pub source: IpAddr,
+    /// Where the client is, as far as those say it who are believed; none where nobody does.
+    pub remote: Option<IpAddr>,
     /// What was dialled.
     pub destination: SocketAddr,
+    /// The name that a TLS client asks for.
+    pub server_name: RequestedServerName<'a>,
     /// The request; none where nobody looks into the connection.
     pub request: Option<Head<'a>>,
+}
+
+/// The name that a TLS client asks for (RFC 6066 §3), which shows before anything is decrypted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RequestedServerName<'a> {
+    /// Nobody has looked.
+    #[default]
+    Unread,
+    /// It asks for none, or speaks no TLS.
+    Absent,
+    /// This one, in lower case.
+    Is(&'a str),
+}
+
+impl<'a> Facts<'a> {
+    /// What is known of a connection that nobody has looked into.
+    #[must_use]
+    pub fn of(identity: &'a Identity, source: IpAddr, destination: SocketAddr) -> Self {
+        let server_name = RequestedServerName::Unread;
+        Self { identity, source, remote: None, destination, server_name, request: None }
+    }
+
+    /// What is known of a request on the connection, which comes from `remote`. Who sends it speaks no TLS.
+    #[must_use]
+    pub fn of_request(self, head: Head<'a>, remote: Option<IpAddr>) -> Self {
+        Self { remote, server_name: RequestedServerName::Absent, request: Some(head), ..self }
+    }
+
+    /// Where requests are taken to come from where nobody may be refused for it.
+    #[must_use]
+    pub fn client(&self) -> IpAddr {
+        self.remote.unwrap_or(self.source).to_canonical()
+    }
+}
+
+impl<'a> RequestedServerName<'a> {
+    /// What has become of looking for a name.
+    #[must_use]
+    pub fn read(is_read: bool, name: Option<&'a str>) -> Self {
+        match name {
+            Some(name) => Self::Is(name),
+            None if is_read => Self::Absent,
+            None => Self::Unread,
+        }
+    }
+
+    /// The name, where it is known.
+    #[must_use]
+    pub fn known(self) -> Option<&'a str> {
+        if let Self::Is(name) = self { Some(name) } else { None }
+    }
 }
 
 /// The head of a request.

@@ -41,6 +41,7 @@ pub mod path;
 pub mod processor;
 pub mod rates;
 pub mod rbac;
+pub mod remote;
 pub mod replay;
 pub mod reply;
 pub mod request;

@@ -87,12 +87,8 @@ mod tests {
             headers.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
         let headers = HeaderMap::from_iter(lines);
         let head = Head { method, authority, path, query, headers: &headers, claims: None };
-        let facts = Facts {
-            identity: &identity,
-            source: "10.0.0.1".parse().unwrap(),
-            destination: "10.96.0.1:80".parse().unwrap(),
-            request: Some(head),
-        };
+        let facts = Facts::of(&identity, "10.0.0.1".parse().unwrap(), "10.96.0.1:80".parse().unwrap());
+        let facts = Facts { request: Some(head), ..facts };
         find(table, &facts).map(|(_, route)| route.name.as_str())
     }
 
@@ -242,7 +238,7 @@ mod tests {
                 Head { method: "GET", authority: "a", path: Some("/"), query: None, headers: &all, claims: None };
             let identity = Identity::new("cluster.local", "shop", "web").unwrap();
             let (source, destination) = ("10.0.0.1".parse().unwrap(), "10.96.0.1:80".parse().unwrap());
-            let facts = Facts { identity: &identity, source, destination, request: Some(head) };
+            let facts = Facts { request: Some(head), ..Facts::of(&identity, source, destination) };
             assert_eq!(find(&table, &facts).is_some(), expected, "{value:?} {lines:?}");
         }
     }

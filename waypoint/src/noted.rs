@@ -132,12 +132,7 @@ mod tests {
             ),
         ];
         let identity = Identity::new("cluster.local", "shop", "web").unwrap();
-        let facts = Facts {
-            identity: &identity,
-            source: "10.0.0.1".parse().unwrap(),
-            destination: "10.96.0.1:80".parse().unwrap(),
-            request: None,
-        };
+        let facts = Facts::of(&identity, "10.0.0.1".parse().unwrap(), "10.96.0.1:80".parse().unwrap());
         for (name, silent, enforced, audits, dry_run) in rows {
             let noted = Noted::of(&silent, &enforced, &facts);
             assert_eq!((noted.audits().as_deref(), noted.dry_run().as_deref()), (audits, dry_run), "{name}");
@@ -159,7 +154,7 @@ mod tests {
         ];
         let identity = Identity::new("cluster.local", "shop", "web").unwrap();
         let (source, destination) = ("10.0.0.1".parse().unwrap(), "10.96.0.1:80".parse().unwrap());
-        let noted = Noted::of(&silent, &[], &Facts { identity: &identity, source, destination, request: None });
+        let noted = Noted::of(&silent, &[], &Facts::of(&identity, source, destination));
         assert_eq!(noted.audits, ["shop/a"]);
         assert_eq!(noted.dry_run, [(Would::Deny, "shop/a".to_owned()), (Would::Deny, NO_POLICY.to_owned())]);
     }

@@ -23,6 +23,7 @@ use crate::activity::Activity;
 use crate::carried::Carried;
 use crate::config::{Cluster, Config, Weighted};
 use crate::dial::{self, Opened};
+use crate::facts::{Facts, RequestedServerName};
 use crate::failure::Failure;
 use crate::in_flight::{Entry, Phase, Volume};
 use crate::load::{self, UnderWay, Wanted};
@@ -61,8 +62,18 @@ pub struct Way {
 pub struct Terms {
     /// The name that a TLS client has asked for, which decides whose policies hold.
     pub server_name: Option<String>,
+    /// Whether it was looked for one.
+    pub is_name_read: bool,
     /// Longest time without a byte in either direction.
     pub idle: Option<Duration>,
+}
+
+impl Terms {
+    /// The name as policies compare it.
+    #[must_use]
+    pub fn requested(&self) -> RequestedServerName<'_> {
+        RequestedServerName::read(self.is_name_read, self.server_name.as_deref())
+    }
 }
 
 /// Opens a way to an endpoint. What is known of it on the way is in `told`, for who has to tell that there is none.
@@ -212,7 +223,7 @@ pub async fn carry(connection: &Connection, mut client: TunnelStream, ahead: (By
         });
         tokio::select! {
             copied = copied => copied.map_err(|error| Failure::new(error.reason(), error)),
-            failure = stream::denied_later(connection, |config| still(connection, config, server_name)) => Err(failure),
+            failure = stream::denied_later(connection, |config| still(connection, config, terms)) => Err(failure),
             failure = counted.activity.over(terms.idle) => Err(failure),
             () = drain.immediate() => Err(Failure::new(Reason::Draining, "the waypoint stops")),
         }
@@ -226,16 +237,17 @@ pub async fn carry(connection: &Connection, mut client: TunnelStream, ahead: (By
         }
     }
     let (received, sent) = counted.volume.now();
-    let server_name = terms.server_name.clone();
+    let (server_name, is_name_read) = (terms.server_name.clone(), terms.is_name_read);
     let failure = result.err();
-    Carried { server_name, cluster, endpoint, workload, received, sent, failure }.end(connection);
+    Carried { server_name, is_name_read, cluster, endpoint, workload, received, sent, failure }.end(connection);
 }
 
 /// Whether the connection might still be made.
-fn still(connection: &Connection, config: &Config, server_name: Option<&str>) -> Result<(), Failure> {
+fn still(connection: &Connection, config: &Config, terms: &Terms) -> Result<(), Failure> {
     // What is gone from the configuration cannot be asked; its last answer stands.
     let Some(listener) = config.listeners.get(&connection.listener) else { return Ok(()) };
-    let judged = rbac::judge_connection(listener, server_name, &connection.facts());
+    let facts = Facts { server_name: terms.requested(), ..connection.facts() };
+    let judged = rbac::judge_connection(listener, &facts);
     judged.unwrap_or(Ok(())).map_err(|denial| stream::denied(&denial))
 }
 

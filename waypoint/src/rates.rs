@@ -222,7 +222,7 @@ pub(crate) fn values<'a>(counting: &'a Counting, facts: &Facts<'a>) -> Option<Ve
             // Of several lines the first counts, as with Envoy.
             Value::Header(name) => String::from_utf8_lossy(facts.request?.headers.get(name)?.as_bytes()),
             Value::Client => facts.identity.as_str().into(),
-            Value::Address => facts.source.to_canonical().to_string().into(),
+            Value::Address => facts.client().to_string().into(),
         })
     };
     counting.keys.iter().map(|(key, from)| Some((key.as_str(), value(from)?))).collect()
@@ -313,12 +313,9 @@ mod tests {
 
         fn facts(&self) -> Facts<'_> {
             let (headers, claims, query) = (&self.headers, None, None);
-            Facts {
-                identity: &self.identity,
-                source: self.source,
-                destination: "10.96.0.1:80".parse().unwrap(),
-                request: Some(Head { method: "GET", authority: "a", path: Some("/"), query, headers, claims }),
-            }
+            let head = Head { method: "GET", authority: "a", path: Some("/"), query, headers, claims };
+            let facts = Facts::of(&self.identity, self.source, "10.96.0.1:80".parse().unwrap());
+            Facts { request: Some(head), ..facts }
         }
     }
 
@@ -403,6 +400,18 @@ mod tests {
                 take(second).is_none_or(|told| told.passes)
             });
             assert_eq!(passes, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_the_one_before_proxies_where_that_is_known() {
+        let (client, counted) = (Client::new("a", None), counting(&[("address", Value::Address)]));
+        for (remote, expected) in
+            [(None, "10.0.0.1"), (Some("192.0.2.1"), "192.0.2.1"), (Some("::ffff:192.0.2.1"), "192.0.2.1")]
+        {
+            let remote = remote.map(|remote| remote.parse().unwrap());
+            let found = values(&counted, &Facts { remote, ..client.facts() }).unwrap();
+            assert_eq!(found[0].1, expected, "{remote:?}");
         }
     }
 

@@ -3,7 +3,7 @@
 use fairway_core::reason::Reason;
 
 use crate::config::{HeaderMatch, Listener, Permission, Policy, Principal, Rules, Text, Verdict};
-use crate::facts::{Facts, Head};
+use crate::facts::{Facts, Head, RequestedServerName};
 
 /// A refusal, and what refuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,17 +46,13 @@ pub fn ask<'a>(set: &'a Rules, facts: &Facts<'_>) -> Result<Option<&'a Policy>, 
 /// Whether a connection may be, of which nothing but the name that a TLS client asks for is known; none where nobody may. What
 /// somebody would have to be asked about is refused: there is no request to ask about.
 #[must_use]
-pub fn judge_connection<'a>(
-    listener: &'a Listener,
-    server_name: Option<&str>,
-    facts: &Facts<'_>,
-) -> Option<Result<(), Denial<'a>>> {
+pub fn judge_connection<'a>(listener: &'a Listener, facts: &Facts<'_>) -> Option<Result<(), Denial<'a>>> {
     match listener {
         Listener::Http(http) => {
             let mut custom = http.custom.iter().map(|custom| judge(std::slice::from_ref(&custom.rules), facts));
             Some(custom.find(Result::is_err).unwrap_or_else(|| judge(&http.policies, facts)))
         }
-        Listener::Opaque(opaque) => opaque.chain(server_name).map(|chain| judge(&chain.policies, facts)),
+        Listener::Opaque(opaque) => opaque.chain(facts.server_name.known()).map(|chain| judge(&chain.policies, facts)),
     }
 }
 
@@ -97,6 +93,11 @@ fn permission_holds(permission: &Permission, facts: &Facts<'_>) -> Holds {
         Permission::Path(path) => Some(path.matches(facts.request?.path?)),
         Permission::Destination(block) => Some(block.contains(&facts.destination.ip().to_canonical())),
         Permission::Port(port) => Some(facts.destination.port() == *port),
+        Permission::ServerName(name) => match facts.server_name {
+            RequestedServerName::Unread => None,
+            RequestedServerName::Absent => Some(false),
+            RequestedServerName::Is(asked) => Some(name.matches(asked)),
+        },
     }
 }
 
@@ -110,6 +111,7 @@ fn principal_holds(principal: &Principal, facts: &Facts<'_>) -> Holds {
             Some(name.as_ref().is_none_or(|name: &Text| name.matches(facts.identity.as_str())))
         }
         Principal::Source(block) => Some(block.contains(&facts.source.to_canonical())),
+        Principal::Remote(block) => facts.remote.map(|remote| block.contains(&remote.to_canonical())),
         Principal::Header(header) => header_holds(header, facts.request),
         Principal::Claim(path, value) => facts.request.map(|request| {
             let claim = request.claims.and_then(|claims| claims.at(path));
@@ -223,12 +225,8 @@ mod tests {
         let claims = Some(&claims);
         let head =
             Head { method: "GET", authority: "a", path: Some("/admin/x"), query: None, headers: &headers, claims };
-        let facts = |request| Facts {
-            identity: &identity,
-            source: "::ffff:10.0.0.1".parse().unwrap(),
-            destination: "10.96.0.1:80".parse().unwrap(),
-            request,
-        };
+        let connection = Facts::of(&identity, "::ffff:10.0.0.1".parse().unwrap(), "10.96.0.1:80".parse().unwrap());
+        let facts = |request| Facts { request, ..connection };
         for (name, rules, request, opaque) in rows {
             let rules = [rules];
             assert_eq!(judge(&rules, &facts(Some(head))).is_ok(), request, "{name}, request");
@@ -266,14 +264,62 @@ mod tests {
         let (identity, headers) = (Identity::new("cluster.local", "shop", "web").unwrap(), HeaderMap::new());
         let authority = "db.example:5432";
         let head = Head { method: "CONNECT", authority, path: None, query: None, headers: &headers, claims: None };
-        let facts = Facts {
-            identity: &identity,
-            source: "10.0.0.1".parse().unwrap(),
-            destination: "10.96.0.1:3128".parse().unwrap(),
-            request: Some(head),
-        };
+        let facts = Facts::of(&identity, "10.0.0.1".parse().unwrap(), "10.96.0.1:3128".parse().unwrap());
+        let facts = Facts { request: Some(head), ..facts };
         for (name, verdict, permission, expected) in rows {
             assert_eq!(judge(&[set(verdict, permission, Principal::Any)], &facts).is_ok(), expected, "{name}");
+        }
+    }
+
+    /// Each row from 192.0.2.1, from an address that is known to nobody, with the name `a.example`, without any, and where nobody has
+    /// looked for one.
+    #[test]
+    fn addresses_and_names_that_are_not_known_never_widen_access() {
+        use Verdict::{Allow, Deny};
+        let from = |verdict, block: &str, is_not: bool| {
+            let remote = Principal::Remote(block.parse().unwrap());
+            set(verdict, Permission::Any, if is_not { Principal::Not(Box::new(remote)) } else { remote })
+        };
+        let to = |verdict, name: Text, is_not: bool| {
+            let name = Permission::ServerName(name);
+            set(verdict, if is_not { Permission::Not(Box::new(name)) } else { name }, Principal::Any)
+        };
+        let (own, other) = ("192.0.2.0/24", "198.51.100.0/24");
+        let exact = |name: &str| Text::Exact(name.into());
+        let addresses = [
+            ("allow", from(Allow, own, false), [true, false]),
+            ("allow another", from(Allow, other, false), [false, false]),
+            ("allow all but it", from(Allow, own, true), [false, false]),
+            ("allow all but another", from(Allow, other, true), [true, false]),
+            ("deny", from(Deny, own, false), [false, false]),
+            ("deny another", from(Deny, other, false), [true, false]),
+            ("deny all but it", from(Deny, own, true), [true, false]),
+            ("deny all but another", from(Deny, other, true), [false, false]),
+        ];
+        let names = [
+            ("allow", to(Allow, exact("a.example"), false), [true, false, false]),
+            ("allow by its beginning", to(Allow, Text::Prefix("a.".into()), false), [true, false, false]),
+            ("allow by its end", to(Allow, Text::Suffix(".example".into()), false), [true, false, false]),
+            ("allow another", to(Allow, exact("b.example"), false), [false, false, false]),
+            ("allow all but it", to(Allow, exact("a.example"), true), [false, true, false]),
+            ("allow all but another", to(Allow, exact("b.example"), true), [true, true, false]),
+            ("deny", to(Deny, exact("a.example"), false), [false, true, false]),
+            ("deny another", to(Deny, exact("b.example"), false), [true, true, false]),
+            ("deny all but it", to(Deny, exact("a.example"), true), [true, false, false]),
+        ];
+        let identity = Identity::new("cluster.local", "shop", "web").unwrap();
+        let facts = Facts::of(&identity, "10.0.0.1".parse().unwrap(), "10.96.0.1:80".parse().unwrap());
+        for (name, rules, expected) in addresses {
+            let found = [Some("::ffff:192.0.2.1".parse().unwrap()), None]
+                .map(|remote| judge(std::slice::from_ref(&rules), &Facts { remote, ..facts }).is_ok());
+            assert_eq!(found, expected, "{name}");
+        }
+        for (name, rules, expected) in names {
+            let asked =
+                [RequestedServerName::Is("a.example"), RequestedServerName::Absent, RequestedServerName::Unread];
+            let found =
+                asked.map(|server_name| judge(std::slice::from_ref(&rules), &Facts { server_name, ..facts }).is_ok());
+            assert_eq!(found, expected, "{name}");
         }
     }
 
@@ -298,12 +344,8 @@ mod tests {
         let headers = HeaderMap::from_iter(lines);
         let head =
             Head { method: "GET", authority: "a", path: Some("/"), query: None, headers: &headers, claims: None };
-        let facts = Facts {
-            identity: &identity,
-            source: "10.0.0.1".parse().unwrap(),
-            destination: "10.96.0.1:80".parse().unwrap(),
-            request: Some(head),
-        };
+        let facts = Facts::of(&identity, "10.0.0.1".parse().unwrap(), "10.96.0.1:80".parse().unwrap());
+        let facts = Facts { request: Some(head), ..facts };
         for (name, rules, expected) in rows {
             assert_eq!(judge(&[rules], &facts).is_ok(), expected, "{name}");
         }
@@ -312,12 +354,7 @@ mod tests {
     #[test]
     fn all_sets_must_agree_and_the_one_that_refuses_is_named() {
         let identity = Identity::new("cluster.local", "shop", "web").unwrap();
-        let facts = Facts {
-            identity: &identity,
-            source: "10.0.0.1".parse().unwrap(),
-            destination: "10.96.0.1:80".parse().unwrap(),
-            request: None,
-        };
+        let facts = Facts::of(&identity, "10.0.0.1".parse().unwrap(), "10.96.0.1:80".parse().unwrap());
         let allow = || set(Verdict::Allow, Permission::Any, Principal::Any);
         let deny = || set(Verdict::Deny, Permission::Port(80), Principal::Any);
         assert_eq!(judge(&[], &facts), Ok(()));

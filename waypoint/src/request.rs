@@ -1,6 +1,7 @@
 //! One request, top to bottom: framing, path, token, policy, route, who else sees it, and what the route says.
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -20,7 +21,7 @@ use crate::body::{Body, Ending};
 use crate::config::{Action, Config, Edits, Http, Listener, MILLION, Manner, Modes, Processor, Put};
 use crate::cors::{self, Told};
 use crate::edits;
-use crate::facts::{self, Facts, Head};
+use crate::facts::{self, Head};
 use crate::failure::Failure;
 use crate::faults;
 use crate::forward::{self, Answered, Outgoing};
@@ -34,6 +35,7 @@ use crate::noted::Noted;
 use crate::path::{self, BadPath};
 use crate::processor::{self, Seen};
 use crate::rbac;
+use crate::remote::{self, FORWARDED_FOR};
 use crate::replay::Received;
 use crate::reply;
 use crate::session;
@@ -44,8 +46,6 @@ use crate::trace;
 use crate::upgrade::{self, Asked, Wanted};
 use crate::upgraded::Began;
 
-/// `x-forwarded-for`: addresses of clients, the last one ours.
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// `x-forwarded-proto`: what the client spoke.
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 /// `x-forwarded-client-cert`: whom the client has proved to be, in the form Envoy writes it.
@@ -181,6 +181,9 @@ async fn walk(
     let is_tunnel = upgrade.as_ref().is_some_and(Asked::is_tunnel);
     framing::remove_named(&mut parts.headers);
     name_client(&connection.named, &mut parts.headers);
+    // Before anybody else has a say in the request.
+    let remote = connection.remote(&http.proxies, &parts.headers);
+    done.remote = remote.filter(|_| http.proxies.hops > 0);
     if let Some(kept) = &mut done.kept {
         // The endpoint gets the one that is told.
         if kept.tells(&REQUEST_ID) {
@@ -200,23 +203,26 @@ async fn walk(
         (&done.authority, &done.path),
         done.trace.as_ref().map(|trace| trace.trace),
     ));
+    let forwarded = upgrade.as_ref().map(|_| remote::said(&parts.headers));
     let mut body = Received::new(body);
     if !http.custom.is_empty() {
         let asked = (&*done.authority, has_path.then_some(&*done.path));
-        let asking = ask(connection, &config, http, &mut parts, asked, &mut body);
+        let asking = ask(connection, &config, http, (&mut parts, remote), asked, &mut body);
         response_edits.extend(Box::pin(asking).await?);
     }
-    let began = upgrade.as_ref().map(|_| {
+    let began = forwarded.map(|forwarded| {
         let custom = http.custom.clone();
-        Began { head: parts.clone(), authority: done.authority.clone(), time, custom }
+        Began { head: parts.clone(), forwarded, authority: done.authority.clone(), time, custom }
     });
     let asked = (&*done.authority, has_path.then_some(&*done.path));
-    let claims = permit(connection, http, &mut parts, asked, time, Some(&mut done.noted))?;
+    let claims = permit(connection, http, (&mut parts, remote), asked, time, Some(&mut done.noted))?;
     if let Some(kept) = &mut done.kept {
         kept.permitted(parts.uri.query(), &parts.headers);
     }
     let head = head(&parts, asked, claims.as_ref());
-    let facts = Facts { request: Some(head), ..connection.facts() };
+    // As it is for what is counted and balanced by it: nobody gets in for that.
+    let client = remote.unwrap_or(connection.client.address.ip());
+    let facts = connection.facts_of(head, remote);
 
     let routes = &http.routes;
     let missing = || Failure::new(Reason::DestinationUnknown, format_args!("no routes {routes:?} yet").to_string());
@@ -282,7 +288,7 @@ async fn walk(
     }
     let head = self::head(&parts, (&done.authority, has_path.then_some(&*done.path)), claims.as_ref());
     let route = if is_rerouted {
-        let facts = Facts { request: Some(head), ..connection.facts() };
+        let facts = connection.facts_of(head, remote);
         matching::find(table, &facts).ok_or_else(|| unrouted(&head))?.1
     } else {
         route
@@ -310,9 +316,8 @@ async fn walk(
                 None => HeaderValue::try_from(&done.authority).map_err(|error| bad(&error))?,
             };
             let fresh = || identifier(rand::random());
-            let source = connection.client.address.ip();
             let affinity =
-                forward.hash.as_ref().map(|by| affinity::decide(by, &head, source, fresh)).unwrap_or_default();
+                forward.hash.as_ref().map(|by| affinity::decide(by, &head, client, fresh)).unwrap_or_default();
             if let Some(value) = affinity.cookie {
                 let put = vec![Put { name: header::SET_COOKIE, value, manner: Manner::Append }];
                 response_edits.push(Edits { remove: Vec::new(), put });
@@ -356,7 +361,7 @@ async fn ask(
     connection: &Arc<Connection>,
     config: &Config,
     http: &Http,
-    parts: &mut request::Parts,
+    (parts, remote): (&mut request::Parts, Option<IpAddr>),
     asked: facts::Asked<'_>,
     body: &mut Received,
 ) -> Result<Vec<Edits>, Failure> {
@@ -365,7 +370,7 @@ async fn ask(
         // Nobody is told by a client what only we may say of it, and it cannot dodge a question by saying it.
         remove_own(http, &mut parts.headers);
         let head = head(parts, asked, None);
-        if !rbac::is_about(&custom.rules, &Facts { request: Some(head), ..connection.facts() }) {
+        if !rbac::is_about(&custom.rules, &connection.facts_of(head, remote)) {
             continue;
         }
         let headers = onward(connection, parts.headers.clone(), None);
@@ -414,15 +419,15 @@ pub(crate) fn remove_own(http: &Http, headers: &mut HeaderMap) {
     }
 }
 
-/// Whether a request may be sent, and what its token claims. Afterwards the headers that say so are ours. What policies say that
-/// decide nothing is told to who asks for it.
+/// Whether a request may be sent that comes from `remote`, and what its token claims. Afterwards the headers that say so are ours.
+/// What policies say that decide nothing is told to who asks for it.
 ///
 /// # Errors
 /// Why not.
 pub(crate) fn permit(
     connection: &Connection,
     http: &Http,
-    parts: &mut request::Parts,
+    (parts, remote): (&mut request::Parts, Option<IpAddr>),
     asked: facts::Asked<'_>,
     now: SystemTime,
     noted: Option<&mut Option<Box<Noted>>>,
@@ -431,7 +436,7 @@ pub(crate) fn permit(
         Some(tokens) => tokens::check(tokens, parts, now)?,
         None => None,
     };
-    let facts = Facts { request: Some(head(parts, asked, claims.as_ref())), ..connection.facts() };
+    let facts = connection.facts_of(head(parts, asked, claims.as_ref()), remote);
     if let Some(noted) = noted {
         *noted = connection.noted(&http.silent, &http.policies, &facts);
     }

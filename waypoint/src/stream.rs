@@ -1,6 +1,6 @@
 //! One stream of a tunnel, top to bottom: what it asks for, who may, what it carries, and on it goes.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -24,9 +24,9 @@ use tokio::time::{Duration, sleep, timeout};
 
 use crate::carried::Carried;
 use crate::client_hello::{self, Hello};
-use crate::config::{Config, Listener, Rules, Silent};
+use crate::config::{Config, Listener, Proxies, Rules, Silent};
 use crate::dial::{self, Client};
-use crate::facts::Facts;
+use crate::facts::{Facts, Head};
 use crate::failure::Failure;
 use crate::http_server;
 use crate::in_flight;
@@ -34,6 +34,7 @@ use crate::named::Named;
 use crate::noted::Noted;
 use crate::opaque::{self, Route, Terms};
 use crate::rbac;
+use crate::remote;
 use crate::sniff::{self, Speech};
 use crate::telemetry::AtHand;
 use crate::waypoint::Waypoint;
@@ -175,12 +176,12 @@ pub(crate) fn way(config: &Config, bound: &Bound) -> Result<(String, Way), Failu
     let way = match config.listeners.get(&name).map(|listener| &**listener) {
         Some(Listener::Http(_)) if protocol == AppProtocol::Unknown => Way::Sniff,
         Some(Listener::Http(_)) => Way::Http,
-        Some(Listener::Opaque(opaque)) if opaque.reads_names() => Way::Named,
+        Some(Listener::Opaque(opaque)) if opaque.reads_names => Way::Named,
         Some(Listener::Opaque(opaque)) => {
             let chain = opaque.chain(None).ok_or_else(|| missing(&name))?;
             let is_dialled = matches!(bound, Bound::Workload { .. });
             let route = if is_dialled { Route::Dialled } else { Route::Clusters(chain.clusters.clone()) };
-            Way::Opaque(chain.policies.clone(), route, Terms { server_name: None, idle: chain.idle })
+            Way::Opaque(chain.policies.clone(), route, Terms { idle: chain.idle, ..Terms::default() })
         }
         // The controller says that there is nothing to be said of it.
         None if is_opaque && config.absent.contains(&name) => Way::Opaque(Vec::new(), Route::Dialled, Terms::default()),
@@ -190,15 +191,22 @@ pub(crate) fn way(config: &Config, bound: &Bound) -> Result<(String, Way), Failu
 }
 
 impl Connection {
-    /// What is known of the connection, without a request.
+    /// What is known of the connection, without a request and before anybody has looked into it.
     #[must_use]
     pub fn facts(&self) -> Facts<'_> {
-        Facts {
-            identity: &self.client.identity,
-            source: self.client.address.ip(),
-            destination: self.bound.address(),
-            request: None,
-        }
+        Facts::of(&self.client.identity, self.client.address.ip(), self.bound.address())
+    }
+
+    /// What is known of a request on it, which comes from `remote`.
+    #[must_use]
+    pub fn facts_of<'a>(&'a self, head: Head<'a>, remote: Option<IpAddr>) -> Facts<'a> {
+        self.facts().of_request(head, remote)
+    }
+
+    /// Where a request with these headers comes from; none where nobody who is believed says so.
+    #[must_use]
+    pub fn remote(&self, proxies: &Proxies, headers: &HeaderMap) -> Option<IpAddr> {
+        remote::address(proxies, &self.client.identity, self.client.address.ip(), headers)
     }
 
     /// What policies say that decide nothing, counted; none where they say nothing.
@@ -254,17 +262,19 @@ impl Connection {
 
     async fn opened_by_name(&self, hello: Hello, told: &mut Carried) -> Result<(opaque::Way, Terms), Failure> {
         let server_name = if let Hello::Name(name) = hello { Some(name) } else { None };
-        told.server_name.clone_from(&server_name);
+        (told.server_name, told.is_name_read) = (server_name.clone(), true);
+        let terms = Terms { server_name, is_name_read: true, idle: None };
         let config = self.waypoint.config.load();
         let chain = match config.listeners.get(&self.listener).map(|listener| &**listener) {
-            Some(Listener::Opaque(opaque)) => opaque.chain(server_name.as_deref()),
+            Some(Listener::Opaque(opaque)) => opaque.chain(terms.server_name.as_deref()),
             _ => return Err(Failure::new(Reason::DestinationUnknown, &self.listener)),
         };
-        let asked = || format!("TLS for {}", server_name.as_deref().unwrap_or("no name"));
+        let asked = || format!("TLS for {}", terms.server_name.as_deref().unwrap_or("no name"));
         let chain = chain.ok_or_else(|| Failure::new(Reason::RouteNotFound, asked()))?;
-        rbac::judge(&chain.policies, &self.facts()).map_err(|denial| denied(&denial))?;
+        let facts = Facts { server_name: terms.requested(), ..self.facts() };
+        rbac::judge(&chain.policies, &facts).map_err(|denial| denied(&denial))?;
         let way = opaque::open(self, &Route::Clusters(chain.clusters.clone()), told).await?;
-        Ok((way, Terms { server_name, idle: chain.idle }))
+        Ok((way, Terms { idle: chain.idle, ..terms }))
     }
 
     /// The first bytes of a client that has to speak first.
@@ -310,7 +320,7 @@ impl Connection {
         let config = self.waypoint.config.load();
         let listener = config.listeners.get(&self.listener);
         let facts = self.facts();
-        let Some(judged) = listener.and_then(|listener| rbac::judge_connection(listener, None, &facts)) else {
+        let Some(judged) = listener.and_then(|listener| rbac::judge_connection(listener, &facts)) else {
             return refused(tunnel, told, Failure::new(Reason::DestinationUnknown, &self.listener));
         };
         let way = match judged {

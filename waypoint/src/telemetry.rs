@@ -1,6 +1,6 @@
 //! What is counted and logged about each request and each connection, in Istio's words (interop §9.3).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -109,6 +109,8 @@ pub struct Done {
     pub authority: String,
     /// Path, without the query, which may hold secrets.
     pub path: String,
+    /// Where its client is, as far as proxies say it who are believed.
+    pub remote: Option<IpAddr>,
     /// Name of the route.
     pub route: String,
     /// Whether it had to wait on purpose.
@@ -161,6 +163,7 @@ impl Done {
             method,
             authority: String::new(),
             path,
+            remote: None,
             route: String::new(),
             is_delayed: false,
             retries: 0,

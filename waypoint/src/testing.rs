@@ -39,7 +39,7 @@ use tokio::time::timeout;
 
 use crate::config::{
     Action, Assignment, Backend, Before, Cluster, Config, Current, Edits, Format, Forward, Host, Http, Listener,
-    Logger, Logs, Match, Outliers, PathMatch, Protocol, Route, Rules, Sink, Table, Tokens, Weighted,
+    Logger, Logs, Match, Outliers, PathMatch, Protocol, Proxies, Route, Rules, Sink, Table, Tokens, Weighted,
 };
 use crate::export;
 use crate::in_flight::InFlight;
@@ -253,6 +253,16 @@ impl Served {
         self.waypoint.config.publish(self.config.clone());
     }
 
+    /// Has this believed about where requests for port `port` come from, from now on.
+    pub(crate) fn behind(&mut self, port: u16, proxies: Proxies) {
+        if let Some(listener) = self.config.listeners.get_mut(&format!("{WEB}:{port}"))
+            && let Listener::Http(http) = Arc::make_mut(listener)
+        {
+            http.proxies = proxies;
+        }
+        self.publish();
+    }
+
     /// Has this line written of each request for port `port`, in the words of access logs, from now on.
     pub(crate) fn log(&mut self, port: u16, line: &str) {
         let sink = Sink::Line(Format::Text(Template::parse(&format!("{line}\n")).unwrap()), false);
@@ -286,6 +296,7 @@ impl Served {
             silent: Vec::new(),
             routes: name.clone(),
             merge_slashes: true,
+            proxies: Proxies::default(),
             rates: None,
             limiter: None,
             processor: None,

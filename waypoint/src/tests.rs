@@ -17,8 +17,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::config::{
-    Action, Header, HeaderMatch, Manner, Mirror, Permission, Policy, Principal, Protocol, Put, Redirect, Retry, Rules,
-    Text, Verdict,
+    Action, Header, HeaderMatch, Manner, Mirror, Permission, Policy, Principal, Protocol, Proxies, Put, Redirect,
+    Retry, Rules, Text, Verdict,
 };
 use crate::testing::{PATIENCE, Served, WEB, answer, forwarding, get, origin, own_address, route_to, speak};
 
@@ -114,6 +114,50 @@ async fn requests_are_routed_by_header_and_say_whose_they_are() {
         "request_protocol=\"http\"",
     ] {
         assert!(line.contains(label), "{label} in {line}");
+    }
+}
+
+/// The client is at 127.0.0.1; whether it is believed to be a proxy, and what it says.
+#[tokio::test]
+async fn policy_sees_where_requests_come_from_as_far_as_somebody_believed_says_so() {
+    let mut served = Served::start().await;
+    let endpoint = told("web").await;
+    served.announce("web", endpoint.ip(), false, |_| {});
+    let from = |verdict, block: &str| {
+        let principals = vec![Principal::Remote(block.parse().unwrap())];
+        let policy = Policy { name: "shop/from/0".into(), permissions: vec![Permission::Any], principals };
+        vec![Rules { verdict, policies: vec![policy] }]
+    };
+    let proxies = |hops, account: &str| Proxies {
+        hops,
+        trusted: [format!("spiffe://cluster.local/ns/shop/sa/{account}")].into(),
+    };
+    let (proxy, other) = (|hops| proxies(hops, "client"), |hops| proxies(hops, "gateway"));
+    let (outside, inside) = ("192.0.2.0/24", "127.0.0.0/8");
+    let rows = [
+        ("nothing said", proxy(0), None, inside, [true, false]),
+        ("forged", proxy(0), Some("192.0.2.1"), outside, [false, true]),
+        ("by a proxy", proxy(1), Some("192.0.2.1"), outside, [true, false]),
+        ("by a proxy, of somebody else", proxy(1), Some("198.51.100.1"), outside, [false, true]),
+        ("by a proxy, forged before it", proxy(1), Some("192.0.2.1, 198.51.100.1"), outside, [false, true]),
+        ("by the second of two", proxy(2), Some("192.0.2.1, 198.51.100.1"), outside, [true, false]),
+        ("by too few", proxy(2), Some("192.0.2.1"), outside, [false, false]),
+        ("by a proxy that is not named", other(1), Some("192.0.2.1"), outside, [false, false]),
+        ("by no proxy", other(1), None, inside, [true, false]),
+    ];
+    for (name, proxies, said, block, expected) in rows {
+        let mut found = Vec::new();
+        for verdict in [Verdict::Allow, Verdict::Deny] {
+            served.http(80, from(verdict, block), vec![route_to(&web(80))], &[endpoint]);
+            served.behind(80, proxies.clone());
+            let said: Vec<(&str, &str)> = said.map(|said| ("x-forwarded-for", said)).into_iter().collect();
+            let (response, body) = served.send(80, false, get("/", &said)).await;
+            found.push(response.status() == StatusCode::OK);
+            if let (StatusCode::OK, [(name, said)]) = (response.status(), &*said) {
+                assert!(body.lines().any(|line| line == format!("{name}={said},127.0.0.1")), "{body}");
+            }
+        }
+        assert_eq!(found, expected, "{name}: whether it is allowed, and whether it is not denied");
     }
 }
 

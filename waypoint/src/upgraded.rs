@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use fairway_core::reason::Reason;
-use http::request;
+use http::{HeaderMap, request};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
@@ -15,7 +15,7 @@ use tokio_util::io::InspectReader;
 use crate::activity::Activity;
 use crate::body::Ending;
 use crate::config::{Config, Custom, Listener};
-use crate::facts::{self, Facts};
+use crate::facts::Facts;
 use crate::failure::Failure;
 use crate::forward::Held;
 use crate::in_flight::Phase;
@@ -27,6 +27,8 @@ use crate::stream::{Connection, denied, denied_later};
 pub struct Began {
     /// As it came, without what was meant for us alone.
     pub head: request::Parts,
+    /// What it said of where it comes from, before anybody was asked about it.
+    pub forwarded: HeaderMap,
     /// The host that was asked for.
     pub authority: String,
     /// When it came: a token that was valid then stays so.
@@ -99,14 +101,16 @@ fn still(connection: &Connection, config: &Config, began: &Began) -> Result<(), 
             let path = normal_path(&head, http.merge_slashes);
             let path = path.map_err(|error| Failure::new(Reason::BadRequest, error))?;
             let asked = (began.authority.as_str(), path.as_deref());
-            if is_unasked(connection, &http.custom, &began.custom, (&head, asked)) {
+            let remote = connection.remote(&http.proxies, &began.forwarded);
+            let facts = connection.facts_of(self::head(&head, asked, None), remote);
+            if is_unasked(&http.custom, &began.custom, &facts) {
                 let detail = "a policy asks an authorizer about it since";
                 return Err(Failure::new(Reason::AuthorizerFailed, detail));
             }
-            permit(connection, http, &mut head, asked, began.time, None).map(drop)
+            permit(connection, http, (&mut head, remote), asked, began.time, None).map(drop)
         }
         Some(opaque @ Listener::Opaque(_)) => {
-            let judged = rbac::judge_connection(opaque, None, &connection.facts());
+            let judged = rbac::judge_connection(opaque, &connection.facts());
             judged.unwrap_or(Ok(())).map_err(|denial| denied(&denial))
         }
         // What is gone from the configuration cannot be asked; its last answer stands.
@@ -115,15 +119,9 @@ fn still(connection: &Connection, config: &Config, began: &Began) -> Result<(), 
 }
 
 /// Whether somebody would be asked about the request who was not: its next one will be. How they are asked does not matter.
-fn is_unasked(
-    connection: &Connection,
-    custom: &[Custom],
-    before: &[Custom],
-    (parts, asked): (&request::Parts, facts::Asked<'_>),
-) -> bool {
-    let facts = Facts { request: Some(head(parts, asked, None)), ..connection.facts() };
+fn is_unasked(custom: &[Custom], before: &[Custom], facts: &Facts<'_>) -> bool {
     let is_same =
         |it: &Custom, then: &Custom| then.rules == it.rules && then.authorizer.cluster == it.authorizer.cluster;
     let is_new = |it: &Custom| !before.iter().any(|then| is_same(it, then));
-    custom.iter().any(|it| is_new(it) && rbac::is_about(&it.rules, &facts))
+    custom.iter().any(|it| is_new(it) && rbac::is_about(&it.rules, facts))
 }

@@ -20,7 +20,7 @@ use crate::config::{self, Abort, Config, Http, Listener, MILLION, Rules, Verdict
 use crate::cors::{self, Told};
 use crate::dial;
 use crate::edits;
-use crate::facts::Facts;
+use crate::facts::{Facts, RequestedServerName};
 use crate::failure::Failure;
 use crate::framing;
 use crate::limiter;
@@ -29,6 +29,7 @@ use crate::named::Named;
 use crate::opaque::Route;
 use crate::rates;
 use crate::rbac::{self, Denial};
+use crate::remote;
 use crate::request::{authority, head, name_client, normal_path, remove_own};
 use crate::stream::{self, Way};
 use crate::tokens;
@@ -114,7 +115,7 @@ impl Asking<'_> {
         self.told.service = bound.service().map(|service| Target::of(self.snapshot, service));
         let (listener, way) = stream::way(self.config, &bound)?;
         self.told.listener = Some(listener.clone());
-        let facts = Facts { identity: &identity, source: source.ip(), destination: bound.address(), request: None };
+        let facts = Facts::of(&identity, source.ip(), bound.address());
         match way {
             Way::Opaque(policies, route, _) => {
                 self.told.handling = Some(Handling::Bytes);
@@ -162,7 +163,8 @@ impl Asking<'_> {
         };
         let asked = || format!("TLS for {}", name.as_deref().unwrap_or("no name"));
         let chain = chain.ok_or_else(|| Failure::new(Reason::RouteNotFound, asked()))?;
-        self.rules(&chain.policies, facts)?;
+        let server_name = RequestedServerName::read(true, name.as_deref());
+        self.rules(&chain.policies, &Facts { server_name, ..*facts })?;
         self.connected(bound, &Route::Clusters(chain.clusters.clone()))
     }
 
@@ -207,7 +209,8 @@ impl Asking<'_> {
         let asked = (authority.as_str(), path.as_deref());
 
         remove_own(http, &mut parts.headers);
-        let unproven = Facts { request: Some(head(&parts, asked, None)), ..connection };
+        let remote = remote::address(&http.proxies, connection.identity, connection.source, &parts.headers);
+        let unproven = connection.of_request(head(&parts, asked, None), remote);
         let about = http.custom.iter().filter(|custom| rbac::is_about(&custom.rules, &unproven));
         self.told.questions.extend(about.map(|custom| authorizer(&custom.authorizer)));
         let claims = match &http.tokens {
@@ -223,7 +226,7 @@ impl Asking<'_> {
             None => None,
         };
         let head = head(&parts, asked, claims.as_ref());
-        let facts = Facts { request: Some(head), ..connection };
+        let facts = connection.of_request(head, remote);
         self.rules(&http.policies, &facts)?;
 
         let missing = || Failure::new(Reason::DestinationUnknown, format!("no routes {:?} yet", http.routes));

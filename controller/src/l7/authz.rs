@@ -80,6 +80,8 @@ pub enum Who {
     Peer(Pattern),
     /// Where its connection comes from.
     Source(IpNet),
+    /// Where its request comes from, before proxies that are believed.
+    Remote(IpNet),
     /// A header of its request, name in lower case.
     Header(String, Pattern),
     /// A claim of its token, by the names that lead to it; of one that is a list, any element.
@@ -93,6 +95,8 @@ pub enum What {
     Destination(IpNet),
     /// Port that was dialled.
     Port(u16),
+    /// The name that a TLS client asks for, in lower case.
+    ServerName(Pattern),
     /// A header, name in lower case.
     Header(String, Pattern),
     /// The path, without the query.
@@ -109,7 +113,7 @@ impl Shown for Who {
     fn layer(&self) -> Layer {
         match self {
             Self::Peer(_) | Self::Source(_) => Layer::Connection,
-            Self::Header(..) => Layer::Head,
+            Self::Remote(_) | Self::Header(..) => Layer::Head,
             // Tokens are looked at after who is asked about requests.
             Self::Claim(..) => Layer::Request,
         }
@@ -120,6 +124,7 @@ impl Shown for What {
     fn layer(&self) -> Layer {
         match self {
             Self::Destination(_) | Self::Port(_) => Layer::Connection,
+            Self::ServerName(_) => Layer::Hello,
             Self::Header(..) | Self::Path(_) => Layer::Head,
         }
     }
@@ -143,6 +148,8 @@ pub enum Pattern {
 pub enum Layer {
     /// Connections.
     Connection,
+    /// How their clients begin to speak TLS, too.
+    Hello,
     /// Requests as they come, and their connections.
     Head,
     /// What their tokens claim, too.
@@ -179,7 +186,31 @@ impl<T: Shown> Check<T> {
     }
 }
 
+impl<T> Check<T> {
+    /// Whether anything of this kind is in it.
+    fn has(&self, is_meant: fn(&T) -> bool) -> bool {
+        match self {
+            Self::All(parts) | Self::Any(parts) => parts.iter().any(|part| part.has(is_meant)),
+            Self::Not(part) => part.has(is_meant),
+            Self::Is(shown) => is_meant(shown),
+            Self::Unknown => false,
+        }
+    }
+}
+
 impl Policy {
+    /// Whether it asks for names of TLS.
+    #[must_use]
+    pub fn asks_for_server_names(&self) -> bool {
+        self.rules.iter().any(|rule| rule.what.has(|what| matches!(what, What::ServerName(_))))
+    }
+
+    /// Whether it asks where requests come from, before proxies.
+    #[must_use]
+    pub fn asks_for_remote(&self) -> bool {
+        self.rules.iter().any(|rule| rule.who.has(|who| matches!(who, Who::Remote(_))))
+    }
+
     /// The rules, as far as who looks at this layer can follow them.
     pub fn rules_at(&self, layer: Layer) -> impl Iterator<Item = Rule> {
         self.rules.iter().filter_map(move |rule| match self.verdict {
@@ -211,6 +242,7 @@ mod tests {
             ("known", peer(), Layer::Connection, true, peer()),
             ("a request at layer 4", header(), Layer::Connection, false, Check::ALWAYS),
             ("a request at layer 7", header(), Layer::Request, true, header()),
+            ("a request, before TLS", header(), Layer::Hello, false, Check::ALWAYS),
             ("nobody knows", Check::Unknown, Layer::Request, false, Check::ALWAYS),
             ("one of two", Check::All(vec![peer(), header()]), Layer::Connection, false, Check::All(vec![peer()])),
             ("either of two", Check::Any(vec![peer(), header()]), Layer::Connection, false, Check::ALWAYS),

@@ -11,6 +11,7 @@ use super::authorizers::{self, Authorizers};
 use super::processors;
 use super::provider::Wrong;
 use super::providers::{self, Providers, logs};
+use super::proxies::{self, ProxyConfig};
 
 /// What of a mesh configuration means something here. Clones are cheap.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub struct Mesh {
     pub authorizers: Arc<Authorizers>,
     /// Whom waypoints tell what requests took, and who counts or sees requests for them.
     pub providers: Arc<Providers>,
+    /// Who is believed about where requests come from, unless a waypoint says otherwise.
+    pub proxies: proxies::Mesh,
     /// What of it means nothing here, and what follows: it counts without these.
     pub odd: Arc<Vec<String>>,
 }
@@ -33,6 +36,9 @@ pub enum BadMesh {
     /// It is none.
     #[error("the mesh configuration cannot be read: {0}")]
     Unread(String),
+    /// Who is to be believed cannot be read.
+    #[error("fairwayTrustedProxies {0}")]
+    Proxies(String),
     /// A provider is wrong.
     #[error("extensionProviders[{index}].{field} {problem}")]
     Provider {
@@ -51,6 +57,8 @@ pub enum BadMesh {
 struct Written {
     extension_providers: Vec<Provider>,
     default_providers: Defaults,
+    default_config: Option<ProxyConfig>,
+    fairway_trusted_proxies: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -83,14 +91,16 @@ struct Provider {
 /// The first authorizer, processor or rate limiter that cannot be used.
 pub fn read(text: &str) -> Result<Mesh, BadMesh> {
     let written: Option<Written> = serde_saphyr::from_str(text).map_err(|error| BadMesh::Unread(error.to_string()))?;
-    let Written { extension_providers, default_providers } = written.unwrap_or_default();
+    let Written { extension_providers, default_providers, default_config, fairway_trusted_proxies } =
+        written.unwrap_or_default();
+    let proxies = proxies::Mesh::read(default_config.as_ref(), &fairway_trusted_proxies).map_err(BadMesh::Proxies)?;
     let mut authorizers = Authorizers::new();
     let mut providers = Providers {
         tracing: default_providers.tracing.into_iter().next(),
         logging: default_providers.access_logging,
         ..Providers::default()
     };
-    let mut odd = Vec::new();
+    let mut odd: Vec<String> = proxies.odd().into_iter().collect();
     for (index, provider) in extension_providers.into_iter().enumerate() {
         let at = format!("extensionProviders[{index}]");
         for kind in provider.others.keys().filter(|kind| !KINDS.contains(&kind.as_str())) {
@@ -139,7 +149,7 @@ pub fn read(text: &str) -> Result<Mesh, BadMesh> {
             }
         }
     }
-    Ok(Mesh { authorizers: Arc::new(authorizers), providers: Arc::new(providers), odd: Arc::new(odd) })
+    Ok(Mesh { authorizers: Arc::new(authorizers), providers: Arc::new(providers), proxies, odd: Arc::new(odd) })
 }
 
 /// Of two by one name neither can be used.

@@ -18,6 +18,7 @@ mod metrics;
 pub mod nearness;
 mod per_route;
 mod processors;
+mod proxies;
 mod rates;
 mod rbac;
 pub mod route;

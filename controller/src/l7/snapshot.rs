@@ -228,7 +228,7 @@ impl Snapshot {
             let (logged, counted) = (plan.logged(gateway, None), plan.counted(gateway, None));
             let heard = Heard { logged: logged.as_ref(), counted: counted.as_ref() };
             let anywhere = [Ipv4Addr::UNSPECIFIED.into()];
-            let listener = render::listener::tcp(name, (&anywhere, 0), &policies, &[], None, heard)?;
+            let listener = render::listener::tcp(name, (&anywhere, 0), &policies, (&[], false), None, heard)?;
             return (kind == ResourceType::Listener && own.for_workloads).then(|| listener.encode_to_vec());
         }
         let target = Target::parse(name)?;
@@ -260,6 +260,7 @@ impl Snapshot {
                     let sees = plan.sees(gateway, object?, self.attached(&target));
                     let before = Before {
                         policies: &policies,
+                        proxies: &own.proxies,
                         authorizers,
                         tokens: &tokens,
                         keys,
@@ -274,7 +275,8 @@ impl Snapshot {
                 } else {
                     let idle = self.destinations().policy(view, &target).pool.and_then(|pool| pool.idle);
                     let (at, heard) = ((&*addresses, target.port), Heard { logged, counted });
-                    render::listener::tcp(name, at, &policies, streams, idle, heard)
+                    let is_tls = protocol == AppProtocol::Tls;
+                    render::listener::tcp(name, at, &policies, (streams, is_tls), idle, heard)
                 };
                 listener?.encode_to_vec()
             }

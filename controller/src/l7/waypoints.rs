@@ -12,6 +12,7 @@ use super::authz::{Place, Policy, Verdict};
 use super::model::{Attached, Entry, Routes, Target};
 use super::processors::{self, Processor};
 use super::providers::Limiter;
+use super::proxies::{self, Proxies};
 use super::rates;
 use super::telemetry::{Counted, Logged, Telemetries, Traced};
 use super::tokens::{self, Keys, Origin};
@@ -48,6 +49,8 @@ pub struct Waypoint {
     pub class: String,
     /// Whether connections to workloads come its way.
     pub for_workloads: bool,
+    /// Who is believed about where requests come from.
+    pub proxies: Proxies,
     /// The services that are bound to it, by key, and the objects that they are made of.
     pub services: BTreeMap<String, ObjectKey>,
 }
@@ -124,7 +127,11 @@ impl Plan {
     ) -> Self {
         let mut plan = Self::default();
         for (name, class, for_workloads) in gateways.all() {
-            let waypoint = Waypoint { class: class.to_owned(), for_workloads, services: BTreeMap::new() };
+            let key = ObjectKey::new(Kind::Gateway, &name.0, &name.1);
+            let said = objects.gateways.get(&key).map(|gateway| proxies::of(gateway, gateways.settings()));
+            let (proxies, wrong) = said.unwrap_or_default();
+            faults.extend(wrong.into_iter().map(|fault| (key.clone(), fault)));
+            let waypoint = Waypoint { class: class.to_owned(), for_workloads, proxies, services: BTreeMap::new() };
             plan.waypoints.insert(name, waypoint);
         }
         for Bound { service, object, gateways } in bound {

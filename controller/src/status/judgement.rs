@@ -3,7 +3,7 @@
 //! Nothing is decided here. What conditions, Events and `/debug/sources` say one by one is gathered, and what kind of thing it is
 //! is told with it.
 
-use fairway_core::source::{Kind, Location, ObjectKey};
+use fairway_core::source::{Location, ObjectKey};
 
 use super::{TARGETS, unserved};
 use crate::enrolment;
@@ -130,7 +130,8 @@ fn trouble(published: &Published, problem: &Problem) -> Trouble {
         return match severity {
             Severity::Error => Trouble::PolicyInvalid,
             Severity::Warning if field.starts_with(TARGETS) => Trouble::TargetNeedsWaypoint,
-            Severity::Warning if object.kind == Kind::AuthorizationPolicy && is_of_requests(field) => {
+            // One with targets has no need of another waypoint: no waypoint knows.
+            Severity::Warning if is_for_node_proxies(published, object) && is_of_requests(field) => {
                 Trouble::RuleNeedsWaypoint
             }
             Severity::Warning => Trouble::PolicyDifferent,
@@ -141,6 +142,12 @@ fn trouble(published: &Published, problem: &Problem) -> Trouble {
         Some(verdict) => of_route(verdict, field, message),
         None => Trouble::NoEffect,
     }
+}
+
+/// Whether it is an AuthorizationPolicy without targets.
+fn is_for_node_proxies(published: &Published, object: &ObjectKey) -> bool {
+    let policy = published.loaded.objects.authorization_policies.get(object);
+    policy.is_some_and(|policy| policy.spec.target_ref.is_none() && policy.spec.target_refs.is_empty())
 }
 
 fn is_of_requests(field: &str) -> bool {
@@ -206,6 +213,15 @@ mod tests {
         let other = format!(
             "---\napiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {{name: other, namespace: shop}}\nspec: {{{to_web}}}\n"
         );
+        let gateway = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: way, namespace: shop}\n\
+                       spec: {gatewayClassName: fairway-waypoint, listeners: [{name: mesh, port: 15008, protocol: HBONE}]}\n\
+                       status: {addresses: [{value: 10.96.0.9}]}\n---\n";
+        let api = SHOP
+            .replace("name: web, namespace: shop", "name: api, namespace: shop, labels: {istio.io/use-waypoint: way}");
+        let (bound, targets) = (format!("{gateway}{api}"), "targetRefs: [{group: \"\", kind: Service, name: api}]");
+        let remote = "from: [{source: {remoteIpBlocks: [10.0.0.0/8]}}]";
+        let sni = "when: [{key: connection.sni, values: [a.example]}]";
+        let unknown = "when: [{key: \"experimental.envoy.filters.a[b]\", values: [c]}]";
         let waypoint = SHOP.replace("namespace: shop", "namespace: shop, labels: {istio.io/use-waypoint: none-such}");
         for (manifests, expected) in [
             (policy("{rules: [{from: [{source: {namespaces: [shop]}}]}]}"), None),
@@ -216,6 +232,12 @@ mod tests {
                 policy("{rules: [{when: [{key: \"request.headers[a]\", values: [b]}]}]}"),
                 Some(Trouble::RuleNeedsWaypoint),
             ),
+            (
+                policy("{rules: [{from: [{source: {remoteIpBlocks: [10.0.0.0/8]}}]}]}"),
+                Some(Trouble::RuleNeedsWaypoint),
+            ),
+            (format!("{bound}{}", policy(&format!("{{{targets}, rules: [{{{remote}, {sni}}}]}}"))), None),
+            (format!("{bound}{}", policy(&format!("{{{targets}, rules: [{{{unknown}}}]}}"))), Some(Trouble::PolicyDifferent)),
             (policy("{action: AUDIT, rules: [{}]}"), Some(Trouble::PolicyDifferent)),
             (policy("{targetRefs: [{group: \"\", kind: Service, name: web}]}"), Some(Trouble::TargetNeedsWaypoint)),
             (route("HTTPRoute", &format!("{{{to_web}}}")), None),

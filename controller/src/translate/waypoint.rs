@@ -100,6 +100,12 @@ impl<'a> Waypoints<'a> {
         Self { objects, settings, needed, gateways: gateways.collect() }
     }
 
+    /// What is the same for all of them.
+    #[must_use]
+    pub fn settings(&self) -> &'a Settings {
+        self.settings
+    }
+
     /// The waypoints of a service with this metadata, which is of this kind.
     pub fn of_service(&self, kind: Kind, metadata: &'a ObjectMeta, faults: &mut Vec<Fault>) -> ServiceBinding {
         let own_namespace = metadata.namespace.as_deref().unwrap_or_default();

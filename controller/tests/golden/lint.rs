@@ -16,7 +16,7 @@ use fairway_proto::envoy::http_connection_manager::http_connection_manager::Rout
 use fairway_proto::envoy::http_connection_manager::http_filter::ConfigType;
 use fairway_proto::envoy::jwt_authn::JwtAuthentication;
 use fairway_proto::envoy::listener::filter::ConfigType as FilterConfig;
-use fairway_proto::envoy::listener::{FilterChain, Listener};
+use fairway_proto::envoy::listener::{Filter, FilterChain, Listener};
 use fairway_proto::envoy::rbac::{Rbac, rbac};
 use fairway_proto::envoy::route::route::Action;
 use fairway_proto::envoy::route::route_action::ClusterSpecifier;
@@ -62,10 +62,22 @@ fn standing(name: &str, listener: &Listener) {
     let names = |chain: &FilterChain| chain.filter_chain_match.as_ref().map(|it| it.server_names.clone());
     let all: Vec<_> = listener.filter_chains.iter().flat_map(|chain| names(chain).unwrap_or_default()).collect();
     assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len(), "{name}: a name twice");
-    assert_eq!(all.is_empty(), listener.listener_filters.is_empty(), "{name}: who tells names apart?");
+    let asks = |chain: &FilterChain| chain.filters.iter().any(asks_for_names);
+    let has_names = !all.is_empty() || listener.filter_chains.iter().any(asks);
+    assert_eq!(has_names, !listener.listener_filters.is_empty(), "{name}: who tells names apart?");
     let (last, named) = listener.filter_chains.split_last().unwrap();
     assert!(named.iter().all(|chain| names(chain).is_some_and(|names| !names.is_empty())), "{name}: two for all");
     named.iter().chain([last]).for_each(|chain| check_chain(name, chain));
+}
+
+/// Whether it is about names that TLS clients ask for.
+fn asks_for_names(filter: &Filter) -> bool {
+    let Some(FilterConfig::TypedConfig(config)) = &filter.config_type else { return false };
+    let is_rules = type_name(config) == "envoy.extensions.filters.network.rbac.v3.RBAC";
+    is_rules && {
+        let rbac = network_rbac::Rbac::decode(config.value.as_slice()).unwrap();
+        format!("{rbac:?}").contains("RequestedServerName(")
+    }
 }
 
 fn check_chain(name: &str, chain: &FilterChain) {
@@ -113,12 +125,19 @@ fn manager(name: &str, any: &Any) -> Vec<String> {
     assert_eq!(names.len(), manager.http_filters.len());
     assert!(manager.http_filters.iter().all(|filter| !filter.is_optional));
     assert_eq!(manager.http_filters.last().unwrap().name, "envoy.filters.http.router");
+    // Otherwise Envoy takes the address that a client says is its own.
+    let asks_for_remote = manager.use_remote_address == Some(true);
+    assert!(asks_for_remote || manager.xff_num_trusted_hops == 0, "{name}");
     for filter in &manager.http_filters {
         let Some(ConfigType::TypedConfig(config)) = &filter.config_type else { panic!("{name}: no config") };
         match type_name(config) {
             "envoy.extensions.filters.http.rbac.v3.RBAC" => {
                 let rbac = http_rbac::Rbac::decode(config.value.as_slice()).unwrap();
                 check_rules(name, rbac.rules.as_ref().or(rbac.shadow_rules.as_ref()).unwrap(), true);
+                assert!(
+                    asks_for_remote || !format!("{rbac:?}").contains("Some(RemoteIp("),
+                    "{name}: anybody is believed"
+                );
                 assert!(rbac.rules.is_none() || rbac.shadow_rules.is_none(), "{name}: enforced and asked about");
             }
             "envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication" => {
@@ -143,7 +162,7 @@ fn check_rules(name: &str, rules: &Rbac, sees_requests: bool) {
     for policy in rules.policies.values() {
         assert!(!policy.permissions.is_empty() && !policy.principals.is_empty(), "{name}");
         let text = format!("{policy:?}");
-        let of_requests = ["Header(", "UrlPath(", "Metadata("].iter().any(|part| text.contains(part));
+        let of_requests = ["Header(", "UrlPath(", "Metadata(", "Some(RemoteIp("].iter().any(|part| text.contains(part));
         assert!(sees_requests || !of_requests, "{name}: nobody sees {text}");
     }
 }

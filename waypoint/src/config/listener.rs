@@ -27,6 +27,7 @@ use super::metrics::Metrics;
 use super::opaque::{by_name, names, reads_names, tcp_proxy};
 use super::policy::{Rules, Said};
 use super::processor::Processor;
+use super::proxies::{self, Proxies};
 use super::rates::Rates;
 use super::tokens::Tokens;
 use super::trace::Tracing;
@@ -66,8 +67,15 @@ pub fn listener(bytes: &[u8]) -> Result<Listener, Wrong> {
     };
     let metrics = Metrics::of(message.metadata.as_ref())?;
     match &mut listener {
-        Listener::Http(http) => http.metrics = metrics,
-        Listener::Opaque(opaque) => opaque.metrics = metrics,
+        Listener::Http(http) => {
+            http.metrics = metrics;
+            http.proxies.trusted = proxies::trusted(message.metadata.as_ref())?;
+        }
+        Listener::Opaque(opaque) => {
+            opaque.metrics = metrics;
+            // Policies may ask for names where no chain does.
+            opaque.reads_names = has_names;
+        }
     }
     Ok(listener)
 }
@@ -137,6 +145,7 @@ fn manager(config: &Any) -> Result<Listener, Wrong> {
         Ok(_keeps) => {}
         Err(_) => return Err(Wrong::new("path_with_escaped_slashes_action", "must be KEEP_UNCHANGED")),
     }
+    let proxies = Proxies::of(&message)?;
     let Some((last, filters)) = message.http_filters.split_last() else { return Err(Wrong::missing("http_filters")) };
     let is_router = matches!(&last.config_type, Some(ConfigType::TypedConfig(config)) if config.type_url == ROUTER);
     if !is_router {
@@ -213,6 +222,7 @@ fn manager(config: &Any) -> Result<Listener, Wrong> {
         silent,
         routes,
         merge_slashes,
+        proxies,
         rates,
         limiter,
         processor,

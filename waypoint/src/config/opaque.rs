@@ -24,6 +24,8 @@ pub struct Opaque {
     pub named: Vec<(ServerName, Arc<Chain>)>,
     /// With all others; they are closed if it is none.
     pub others: Option<Arc<Chain>>,
+    /// Whether it is looked for the names that TLS clients ask for.
+    pub reads_names: bool,
     /// What is counted otherwise than usual.
     pub metrics: Option<Arc<Metrics>>,
 }
@@ -69,12 +71,6 @@ impl Opaque {
         named.or(self.others.as_ref())
     }
 
-    /// Whether the names that TLS clients ask for matter.
-    #[must_use]
-    pub fn reads_names(&self) -> bool {
-        !self.named.is_empty()
-    }
-
     /// All of them.
     pub fn chains(&self) -> impl Iterator<Item = &Arc<Chain>> {
         self.named.iter().map(|(_, chain)| chain).chain(&self.others)
@@ -109,7 +105,7 @@ pub(super) fn by_name(chains: &[FilterChain], has_names: bool) -> Result<Opaque,
     if !has_names {
         return Err(Wrong::new("listener_filters", "must have tls_inspector where chains have server_names"));
     }
-    let mut opaque = Opaque::default();
+    let mut opaque = Opaque { reads_names: true, ..Opaque::default() };
     for (index, message) in chains.iter().enumerate() {
         let at = || format!("filter_chains[{index}]");
         let Listener::Opaque(Opaque { others: Some(read), .. }) = chain(message).within(at())? else {

@@ -133,6 +133,8 @@ pub enum Permission {
     Destination(IpNet),
     /// To this port.
     Port(u16),
+    /// By a TLS client that asks for a name like this.
+    ServerName(Text),
 }
 
 /// By whom.
@@ -150,6 +152,8 @@ pub enum Principal {
     Authenticated(Option<Text>),
     /// From an address in here.
     Source(IpNet),
+    /// From an address in here, before proxies that are believed.
+    Remote(IpNet),
     /// With this header.
     Header(HeaderMatch),
     /// With a token that claims something: the names that lead to it, and what it must be.
@@ -239,6 +243,9 @@ fn permission(message: &PermissionMessage) -> Result<Permission, Wrong> {
             let port = u16::try_from(*port).map_err(|_| Wrong::new("destination_port", "is above 65535"))?;
             Permission::Port(port)
         }
+        PermissionRule::RequestedServerName(name) => {
+            Permission::ServerName(Text::of(name).within("requested_server_name")?)
+        }
     })
 }
 
@@ -254,6 +261,7 @@ fn principal(message: &PrincipalMessage) -> Result<Principal, Wrong> {
             Principal::Authenticated(authenticated.principal_name.as_ref().map(name).transpose()?)
         }
         Identifier::DirectRemoteIp(range) => Principal::Source(block(range).within("direct_remote_ip")?),
+        Identifier::RemoteIp(range) => Principal::Remote(block(range).within("remote_ip")?),
         Identifier::Header(matcher) => Principal::Header(header(matcher).within("header")?),
         Identifier::Metadata(matcher) => claim(matcher).within("metadata")?,
     })

@@ -571,6 +571,12 @@ fn names_of_tls_are_read_and_the_most_specific_counts() {
     ] {
         assert_eq!(cluster(name), Some(expected), "{name:?}");
     }
+    // Policies may ask for them where no chain does.
+    let read_for_nobody = |filters| read(vec![chain(&[], "1")], filters).unwrap().reads_names;
+    assert_eq!(
+        [opaque.reads_names, read_for_nobody(vec![inspector.clone()]), read_for_nobody(vec![])],
+        [true, true, false]
+    );
     let named_only = read(all[..2].to_vec(), vec![inspector.clone()]).unwrap();
     assert_eq!((named_only.chain(None), named_only.chain(Some("c"))), (None, None));
     for (chains, filters, wrong) in [

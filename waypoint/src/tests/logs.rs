@@ -16,7 +16,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 
 use super::{told, web};
-use crate::config::{Collector, Format, Listener, Logger, Logs, PathMatch, Protocol, Record, Sink};
+use crate::config::{Collector, Format, Listener, Logger, Logs, PathMatch, Protocol, Proxies, Record, Sink};
 use crate::testing::{Logged, PATIENCE, Served, get, own_address, route_to};
 
 /// Passes on what it is told.
@@ -103,6 +103,21 @@ async fn the_identifier_that_is_logged_is_the_one_that_the_endpoint_gets() {
     let (_, body) = served.send(80, false, get("/known", &[])).await;
     let [identifier] = served.logged.lines(1).await.try_into().unwrap();
     assert!(body.lines().any(|line| line == format!("x-request-id={identifier}")), "{identifier}: {body}");
+}
+
+#[tokio::test]
+async fn the_client_that_is_logged_is_the_one_before_proxies_that_are_believed() {
+    let text = "%DOWNSTREAM_REMOTE_ADDRESS% %DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT% %DOWNSTREAM_REMOTE_PORT%\n";
+    let line = || Sink::Line(Format::Text(template(text)), false);
+    let forwarded = [("x-forwarded-for", "192.0.2.1")];
+    for (account, expected) in [("client", "192.0.2.1:0 192.0.2.1 0"), ("gateway", "127.0.0.1")] {
+        let mut served = served(vec![Logger { condition: None, sink: line() }]).await;
+        let trusted = [format!("spiffe://cluster.local/ns/shop/sa/{account}")].into();
+        served.behind(80, Proxies { hops: 1, trusted });
+        served.send(80, false, get("/known", &forwarded)).await;
+        let [line] = served.logged.lines(1).await.try_into().unwrap();
+        assert!(line == expected || line.split(' ').nth(1) == Some(expected), "{account}: {line}");
+    }
 }
 
 #[tokio::test]

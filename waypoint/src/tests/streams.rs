@@ -17,7 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::web;
 use crate::client_hello::tests::asking_for;
-use crate::config::{Chain, Listener, Opaque, Policy, Principal, Rules, ServerName, Verdict, Weighted};
+use crate::config::{Chain, Listener, Opaque, Policy, Principal, Rules, ServerName, Text, Verdict, Weighted};
 use crate::testing::{PATIENCE, Served, get, own_address, route_to};
 
 #[tokio::test]
@@ -194,6 +194,7 @@ async fn names_of_tls_lead_to_their_endpoints() {
             (ServerName::Exact("web.example".into()), chain("a", vec![], None)),
             (ServerName::Exact("no.example".into()), chain("a", vec![nobody], None)),
         ],
+        reads_names: true,
         ..Opaque::default()
     };
     let clusters = [("a", named("a").await), ("b", named("b").await)];
@@ -226,6 +227,37 @@ async fn names_of_tls_lead_to_their_endpoints() {
     let mut stream = served.dial("10.96.0.1:82").await;
     stream.write_all(b"EHLO").await.unwrap();
     assert!(tokio::time::timeout(PATIENCE, stream.read_u8()).await.unwrap().is_err(), "no TLS, nowhere to go");
+}
+
+/// Rules may ask for names where all connections lead to one place, and what they say later holds for what is open.
+#[tokio::test]
+async fn names_of_tls_decide_who_may_connect() {
+    let mut served = Served::start().await;
+    let endpoint = named("a").await;
+    let allowing = |name: &str| {
+        let permissions = vec![crate::config::Permission::ServerName(Text::Suffix(name.into()))];
+        let policy = Policy { name: "shop/names/0".into(), permissions, principals: vec![Principal::Any] };
+        let rules = Rules { verdict: Verdict::Allow, policies: vec![policy] };
+        Opaque { others: Some(chain("a", vec![rules], None)), reads_names: true, ..Opaque::default() }
+    };
+    served.opaque(allowing(".example"), &[("a", endpoint)]);
+    for (hello, is_allowed) in [
+        (asking_for("web.example"), true),
+        (asking_for("WEB.EXAMPLE"), true),
+        (asking_for("example"), false),
+        (b"EHLO".to_vec(), false),
+    ] {
+        let mut stream = served.dial("10.96.0.1:82").await;
+        stream.write_all(&hello).await.unwrap();
+        let heard = tokio::time::timeout(PATIENCE, stream.read_u8()).await.unwrap();
+        assert_eq!(heard.ok(), is_allowed.then_some(b'a'), "{}", String::from_utf8_lossy(&hello));
+    }
+    let mut stream = served.dial("10.96.0.1:82").await;
+    stream.write_all(&asking_for("web.example")).await.unwrap();
+    assert_eq!(tokio::time::timeout(PATIENCE, stream.read_u8()).await.unwrap().unwrap(), b'a');
+    served.opaque(allowing(".other"), &[("a", endpoint)]);
+    let rest = async { while stream.read_u8().await.is_ok() {} };
+    tokio::time::timeout(PATIENCE, rest).await.expect("what is open is cut");
 }
 
 #[tokio::test]

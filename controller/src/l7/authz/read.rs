@@ -49,6 +49,7 @@ pub(crate) fn read(
             match condition.key.as_str() {
                 "destination.ip" => what.extend(reader.both(condition, &field, destination)),
                 "destination.port" => what.extend(reader.both(condition, &field, port)),
+                "connection.sni" => what.extend(reader.both(condition, &field, server_name)),
                 _ => who.extend(reader.condition(condition, &field)),
             }
         }
@@ -172,8 +173,7 @@ impl Reader<'_> {
                 &source.not_remote_ip_blocks,
                 &at("remoteIpBlocks"),
                 &at("notRemoteIpBlocks"),
-                // Whom to believe about the client's address, nobody has said.
-                |_| Ok(Check::Unknown),
+                remote,
             ),
             self.pair(
                 &source.request_principals,
@@ -208,6 +208,7 @@ impl Reader<'_> {
         let key = condition.key.as_str();
         match key {
             "source.ip" => self.both(condition, field, block),
+            "remote.ip" => self.both(condition, field, remote),
             "source.namespace" => self.both(condition, field, of_namespace),
             "source.principal" => self.both(condition, field, principal),
             "source.trustDomain" => self.both(condition, field, trust_domain),
@@ -310,6 +311,15 @@ fn block(text: &str) -> Parsed<Who> {
     values::network(text).map(|block| Check::Is(Who::Source(block)))
 }
 
+fn remote(text: &str) -> Parsed<Who> {
+    values::network(text).map(|block| Check::Is(Who::Remote(block)))
+}
+
+/// Names of DNS have no case (RFC 4343), and proxies know them in lower case.
+fn server_name(text: &str) -> Parsed<What> {
+    string(&text.to_ascii_lowercase()).map(|name| Check::Is(What::ServerName(name)))
+}
+
 fn destination(text: &str) -> Parsed<What> {
     values::network(text).map(|block| Check::Is(What::Destination(block)))
 }
@@ -399,7 +409,7 @@ fn path(text: &str) -> Result<Pattern, String> {
     Ok(Pattern::Regex(pattern))
 }
 
-/// Issuer and subject of a token. They come apart, so that only what says where one ends and the other begins can be checked.
+/// Issuer and subject of a token, which come apart: each way is checked in which the text may be both.
 fn request_principal(text: &str) -> Parsed<Who> {
     let claim = |name: &str, pattern| Check::Is(Who::Claim(vec![name.to_owned()], pattern));
     let some = || Pattern::Regex(".+".to_owned());
@@ -413,16 +423,29 @@ fn request_principal(text: &str) -> Parsed<Who> {
             ]),
             None => return Err(format!("{text:?} must be written as <issuer>/<subject>")),
         },
-        Pattern::Prefix(text) => match text.strip_suffix('/') {
-            Some(issuer) => {
-                let issuers = [Pattern::Exact(issuer.to_owned()), Pattern::Prefix(text.clone())];
-                let issuers = issuers.into_iter().map(|pattern| claim(ISSUER, pattern));
-                Check::All(vec![Check::Any(issuers.collect()), claim(SUBJECT, some())])
-            }
-            None => Check::Unknown,
-        },
-        Pattern::Suffix(_) => Check::Unknown,
+        Pattern::Prefix(text) => Check::Any(
+            // All of it is the beginning of the issuer, or it ends within the subject.
+            std::iter::once(Check::All(vec![claim(ISSUER, Pattern::Prefix(text.clone())), claim(SUBJECT, some())]))
+                .chain(parted(text).filter(|(issuer, _)| !issuer.is_empty()).map(|(issuer, subject)| {
+                    let subject = if subject.is_empty() { some() } else { Pattern::Prefix(subject) };
+                    Check::All(vec![claim(ISSUER, Pattern::Exact(issuer)), claim(SUBJECT, subject)])
+                }))
+                .collect(),
+        ),
+        Pattern::Suffix(text) => Check::Any(
+            std::iter::once(Check::All(vec![claim(ISSUER, some()), claim(SUBJECT, Pattern::Suffix(text.clone()))]))
+                .chain(parted(text).filter(|(_, subject)| !subject.is_empty()).map(|(issuer, subject)| {
+                    let issuer = if issuer.is_empty() { some() } else { Pattern::Suffix(issuer) };
+                    Check::All(vec![claim(ISSUER, issuer), claim(SUBJECT, Pattern::Exact(subject))])
+                }))
+                .collect(),
+        ),
     })
+}
+
+/// Issuers and subjects that may be written so, with a slash between them.
+fn parted(text: &str) -> impl Iterator<Item = (String, String)> {
+    text.match_indices('/').map(|(place, slash)| (text[..place].to_owned(), text[place + slash.len()..].to_owned()))
 }
 
 #[cfg(test)]
@@ -481,18 +504,65 @@ mod tests {
         }
     }
 
+    /// As the text with a slash between issuer and subject would be compared.
     #[test]
-    fn request_principals_that_cannot_be_taken_apart_are_not_known() {
-        for text in ["*/b", "https://a*"] {
-            assert_eq!(request_principal(text), Ok(Check::Unknown), "{text}");
+    fn request_principals_are_taken_apart() {
+        fn holds(check: &Check<Who>, is: &dyn Fn(&str, &Pattern) -> bool) -> bool {
+            match check {
+                Check::All(parts) => parts.iter().all(|part| holds(part, is)),
+                Check::Any(parts) => parts.iter().any(|part| holds(part, is)),
+                Check::Is(Who::Claim(path, pattern)) => is(&path[0], pattern),
+                other => panic!("{other:?}"),
+            }
+        }
+        let matches = |pattern: &Pattern, text: &str| match pattern {
+            Pattern::Exact(exact) => text == exact,
+            Pattern::Prefix(prefix) => text.starts_with(prefix.as_str()),
+            Pattern::Suffix(suffix) => text.ends_with(suffix.as_str()),
+            Pattern::Regex(some) => some == ".+" && !text.is_empty(),
+        };
+        let rows = [
+            ("*", "https://a", "b", true),
+            ("https://a/b", "https://a", "b", true),
+            ("https://a/b", "https://a", "c", false),
+            ("https://a/*", "https://a", "b", true),
+            ("https://a/*", "https://a/c", "b", true),
+            ("https://a/*", "https://ab", "b", false),
+            ("https://a*", "https://ab", "c", true),
+            ("https://a*", "https://b", "a", false),
+            ("https://a/b*", "https://a", "bc", true),
+            ("https://a/b*", "https://a", "cb", false),
+            ("https://a/b*", "https://a/bc", "d", true),
+            ("*/b", "https://a", "b", true),
+            ("*/b", "https://a", "c/b", true),
+            ("*/b", "https://a", "cb", false),
+            ("*b", "https://a", "cb", true),
+            ("*b", "https://b", "c", false),
+            ("*a/b", "https://a", "b", true),
+            ("*a/b", "https://c", "b", false),
+            ("*a/b", "https://c", "a/b", true),
+            ("*a/b", "https://a", "cb", false),
+        ];
+        for (text, issuer, subject, expected) in rows {
+            let check = request_principal(text).unwrap();
+            let is = |claim: &str, pattern: &Pattern| matches(pattern, if claim == ISSUER { issuer } else { subject });
+            assert_eq!(holds(&check, &is), expected, "{text} of {issuer} and {subject}");
+            // Without a token there are no claims.
+            assert!(!holds(&check, &|_, _| false), "{text}");
         }
         assert!(request_principal("a").is_err());
-        let claim = |name: &str, pattern| Check::Is(Who::Claim(vec![name.to_owned()], pattern));
-        let exact = |text: &str| Pattern::Exact(text.to_owned());
-        assert_eq!(
-            request_principal("https://a/b"),
-            Ok(Check::All(vec![claim("iss", exact("https://a")), claim("sub", exact("b"))]))
-        );
+    }
+
+    #[test]
+    fn names_of_tls_have_no_case() {
+        for (text, expected) in [
+            ("Web.Example", Pattern::Exact("web.example".to_owned())),
+            ("*.Example", Pattern::Suffix(".example".to_owned())),
+            ("Web.*", Pattern::Prefix("web.".to_owned())),
+            ("*", regex(".+")),
+        ] {
+            assert_eq!(server_name(text), Ok(Check::Is(What::ServerName(expected))), "{text}");
+        }
     }
 
     #[test]

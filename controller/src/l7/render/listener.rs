@@ -28,14 +28,15 @@ use super::super::authorizers::Authorizers;
 use super::super::authz::{Layer, Policy};
 use super::super::model::{Entry, Stream, Target};
 use super::super::providers::Limiter;
+use super::super::proxies::Proxies;
 use super::super::rates;
 use super::super::telemetry::{Counted, Logged, Traced};
 use super::super::tokens::{self, KeySets};
 use super::super::waypoints::Sees;
 use super::rbac::Silent;
 use super::{
-    INVALID_BACKEND, ads, any, authorizers, duration, logs, metrics, per_route, processors, rates as render_rates,
-    rbac, tracing,
+    INVALID_BACKEND, ads, any, authorizers, duration, logs, metrics, per_route, processors, proxies,
+    rates as render_rates, rbac, tracing,
 };
 
 /// The listener for what is not for a service.
@@ -58,6 +59,8 @@ const TCP_PROXY: &str = "type.googleapis.com/envoy.extensions.filters.network.tc
 pub struct Before<'a> {
     /// Who may send which.
     pub policies: &'a [&'a Policy],
+    /// Who is believed about where they come from.
+    pub proxies: &'a Proxies,
     /// Who may be asked by them.
     pub authorizers: &'a Authorizers,
     /// Whose tokens are believed.
@@ -126,6 +129,7 @@ pub fn http<'a>(
     let sees = before.sees.map(processors::filter);
     // What is refused is told of, too.
     let filters = asked.into_iter().chain(tokens).chain(silent).chain(policies).chain(of_routes).chain(sees);
+    let has_origins = before.proxies.hops > 0 || before.policies.iter().any(|policy| policy.asks_for_remote());
     // What policies and routes are compared with is what the endpoint will understand.
     let manager = HttpConnectionManager {
         normalize_path: Some(true),
@@ -134,31 +138,40 @@ pub fn http<'a>(
         tracing: before.traced.map(tracing::tracing),
         access_log: before.logged.map(logs::logs).unwrap_or_default(),
         upgrade_configs: UPGRADES.map(|name| UpgradeConfig { upgrade_type: name.to_owned() }).to_vec(),
+        // Where nobody asks, it is not said either: who does not know the fields goes on as before.
+        use_remote_address: has_origins.then_some(true),
+        xff_num_trusted_hops: before.proxies.hops,
         ..manager(name, filters.collect())
     };
     let filter = network_filter("envoy.filters.network.http_connection_manager", any(MANAGER, &manager));
     let chains = vec![FilterChain { filters: vec![filter], ..FilterChain::default() }];
-    standing(name, addresses, port, chains, before.counted)
+    let mut listener = standing(name, addresses, port, chains, before.counted)?;
+    proxies::say(&mut listener, before.proxies);
+    Some(listener)
 }
 
 /// What stands before a port that is not looked into: policies, and then the endpoints of the same name, or where its routes
-/// lead. Connections without a word for so long are closed.
+/// lead. Connections without a word for so long are closed. Names of TLS are looked for where routes tell connections apart by them, and
+/// where a policy asks for them on a port that is declared as TLS: elsewhere a client may wait for the server to begin.
 #[must_use]
 pub fn tcp(
     name: &str,
     (addresses, port): (&[IpAddr], u16),
     policies: &[&Policy],
-    streams: &[Stream],
+    (streams, is_tls): (&[Stream], bool),
     idle: Option<Duration>,
     heard: Heard<'_>,
 ) -> Option<Listener> {
+    let is_routed_by_name = streams.iter().any(|stream| !stream.servers.is_empty());
+    let reads_names = is_routed_by_name || is_tls && policies.iter().any(|policy| policy.asks_for_server_names());
+    let layer = if reads_names { Layer::Hello } else { Layer::Connection };
     let chain = |servers: &[String], proxy: ClusterSpecifier| {
-        let rules = rbac::rules(policies, Layer::Connection, |_| false).into_iter().map(|(kind, rules)| {
+        let rules = rbac::rules(policies, layer, |_| false).into_iter().map(|(kind, rules)| {
             let rules = Some(rules);
             let config = network_rbac::Rbac { rules, stat_prefix: name.to_owned(), ..network_rbac::Rbac::default() };
             network_filter(&format!("envoy.filters.network.rbac/{kind}"), any(NETWORK_RBAC, &config))
         });
-        let silent = rbac::silent(policies, Layer::Connection).into_iter().map(|(kind, silent)| {
+        let silent = rbac::silent(policies, layer).into_iter().map(|(kind, silent)| {
             let stat_prefix = name.to_owned();
             let config = match silent {
                 Silent::Audit(rules) => {
@@ -183,16 +196,14 @@ pub fn tcp(
         let filter_chain_match = (!servers.is_empty()).then(|| FilterChainMatch { server_names: servers.to_vec() });
         FilterChain { filter_chain_match, filters: silent.chain(rules).chain([proxy]).collect() }
     };
-    if streams.is_empty() {
-        let only = chain(&[], ClusterSpecifier::Cluster(name.to_owned()));
-        return standing(name, addresses, port, vec![only], heard.counted);
-    }
     let (named, others): (Vec<&Stream>, Vec<&Stream>) = streams.iter().partition(|stream| !stream.servers.is_empty());
-    let has_names = !named.is_empty();
     let all = named.into_iter().chain(others);
-    let chains = all.map(|stream| chain(&stream.servers, shares(stream))).collect();
+    let chains = match streams {
+        [] => vec![chain(&[], ClusterSpecifier::Cluster(name.to_owned()))],
+        _ => all.map(|stream| chain(&stream.servers, shares(stream))).collect(),
+    };
     let mut listener = standing(name, addresses, port, chains, heard.counted)?;
-    if has_names {
+    if reads_names {
         let config = Some(ListenerFilterConfig::TypedConfig(any(TLS_INSPECTOR, &TlsInspector {})));
         let name = "envoy.filters.listener.tls_inspector".to_owned();
         listener.listener_filters.push(ListenerFilter { name, config_type: config });

@@ -30,15 +30,15 @@ fn metric(name: &str, change: &Change) -> Value {
     value(Kind::StructValue(object(fields.into_iter().flatten())))
 }
 
-fn object<'a>(fields: impl IntoIterator<Item = (&'a str, Value)>) -> Struct {
+pub(super) fn object<'a>(fields: impl IntoIterator<Item = (&'a str, Value)>) -> Struct {
     Struct { fields: fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect() }
 }
 
-fn list(values: impl Iterator<Item = Value>) -> Value {
+pub(super) fn list(values: impl Iterator<Item = Value>) -> Value {
     value(Kind::ListValue(ListValue { values: values.collect() }))
 }
 
-fn text(text: &str) -> Value {
+pub(super) fn text(text: &str) -> Value {
     value(Kind::StringValue(text.to_owned()))
 }
 

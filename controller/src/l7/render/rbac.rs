@@ -104,6 +104,7 @@ fn permission(check: &Check<What>) -> Permission {
         Check::Unknown => return permission(&never()),
         Check::Is(What::Destination(block)) => PermissionRule::DestinationIp(range(*block)),
         Check::Is(What::Port(port)) => PermissionRule::DestinationPort(u32::from(*port)),
+        Check::Is(What::ServerName(pattern)) => PermissionRule::RequestedServerName(text(pattern)),
         Check::Is(What::Header(name, pattern)) => PermissionRule::Header(header(name, pattern)),
         Check::Is(What::Path(pattern)) => {
             PermissionRule::UrlPath(PathMatcher { rule: Some(path_matcher::Rule::Path(text(pattern))) })
@@ -126,6 +127,7 @@ fn principal(check: &Check<Who>) -> Principal {
             Identifier::Authenticated(principal::Authenticated { principal_name: Some(text(pattern)) })
         }
         Check::Is(Who::Source(block)) => Identifier::DirectRemoteIp(range(*block)),
+        Check::Is(Who::Remote(block)) => Identifier::RemoteIp(range(*block)),
         Check::Is(Who::Header(name, pattern)) => Identifier::Header(header(name, pattern)),
         Check::Is(Who::Claim(path, pattern)) => Identifier::Metadata(claim(path, pattern)),
     };
