@@ -18,6 +18,8 @@ const ROWS: &str = include_str!("compare/requests.yaml");
 const MESH: &str = "extensionProviders:\n- name: judge\n  envoyExtAuthzHttp: {service: two.shop.svc.cluster.local, port: 80, \
     timeout: 10s, includeRequestHeadersInCheck: [x-origin], headersToUpstreamOnAllow: [x-by], headersToDownstreamOnDeny: [x-why]}\n";
 const ENVOY: &str = "shop/envoy";
+/// Those that have proxies before them.
+const BEHIND_PROXIES: [&str; 2] = ["shop/envoy-one", "shop/envoy-two"];
 /// Where a lab's controller is.
 const CONTROLLER: &str = "https://10.99.0.1:15012";
 /// In the lab's directory.
@@ -46,9 +48,20 @@ impl Peer {
     /// What both waypoints answer to each of these requests, by name. Most come from the client, and some from other pods.
     fn ask(&self, lab: &Lab, rows: &[Value]) -> BTreeMap<String, Both> {
         let address = labs::pod(lab, ENVOY).addresses[0].to_string();
+        let others = BEHIND_PROXIES.map(|pod| (pod, labs::pod(lab, pod).addresses[0].to_string()));
         let file = Layout::inside().root().join(FILE);
+        let rows: Vec<Value> = rows
+            .iter()
+            .map(|row| {
+                let mut row = row.clone();
+                if let Some((_, address)) = others.iter().find(|(pod, _)| row["beside"] == *pod) {
+                    row["envoy"] = address.as_str().into();
+                }
+                row
+            })
+            .collect();
         let mut from = BTreeMap::<&str, Vec<&Value>>::new();
-        for row in rows {
+        for row in &rows {
             from.entry(row["from"].as_str().unwrap_or(CLIENT)).or_default().push(row);
         }
         let ask = |(pod, rows): (&str, Vec<&Value>)| -> BTreeMap<String, Both> {
@@ -104,6 +117,7 @@ fn envoy_answers_the_same_but_for_what_is_listed() {
         .replace("KEYS", requests::KEYS);
     let Some(lab) = labs::mesh_configured(test, MESH, &world) else { return };
     lab.wait_captured(&[(CLIENT, true), ("shop/one", true), ("shop/two", true), (ENVOY, false)]).unwrap();
+    lab.wait_captured(&BEHIND_PROXIES.map(|pod| (pod, false))).unwrap();
 
     let rows = rows();
     let expected = expected(&rows);
@@ -113,8 +127,11 @@ fn envoy_answers_the_same_but_for_what_is_listed() {
         if different.is_empty() { Ok(()) } else { Err(different.join("\n")) }
     })
     .unwrap();
-    let refused: BTreeMap<String, u64> = serde_json::from_str(&peer.run(&lab, ENVOY, &["stats"])).unwrap();
-    assert!(!refused.is_empty() && refused.values().all(|count| *count == 0), "Envoy refuses resources: {refused:?}");
+    for envoy in [&[ENVOY][..], &BEHIND_PROXIES].concat() {
+        let refused: BTreeMap<String, u64> = serde_json::from_str(&peer.run(&lab, envoy, &["stats"])).unwrap();
+        let is_pleased = !refused.is_empty() && refused.values().all(|count| *count == 0);
+        assert!(is_pleased, "{envoy} refuses resources: {refused:?}");
+    }
 
     let problems = differences::problems(&peer.ask(&lab, &rows), &expected, &differences::listed());
     assert!(problems.is_empty(), "{}", problems.join("\n"));

@@ -4,7 +4,8 @@ origin PORT NAME    a server of HTTP/1.1 that says what it has received, and doe
                     name when it hears something, and one that says it at once
 calls PORT NAME     the same of gRPC, by gRPC's own library
 envoy               starts stock Envoy with the resources of the waypoint of this pod's service account
-ask FILE ADDRESS    sends each row of a file to either waypoint, Envoy at this address, and prints what came back, field by field
+ask FILE ADDRESS    sends each row of a file to either waypoint, Envoy at this address or the row's own, and prints what came back,
+                    field by field
 stats               Envoy's counters of resources that it has refused
 """
 
@@ -352,11 +353,11 @@ def stats():
 envoy_address = ""
 
 
-def connect(side, service, port):
+def connect(side, service, port, envoy=None):
     address = socket.gethostbyname(f"{service}.shop.svc.cluster.local")
     if side == "ours":
         return socket.create_connection((address, port), timeout=ENOUGH)
-    connected = socket.create_connection((envoy_address, ENTRY), timeout=ENOUGH)
+    connected = socket.create_connection((envoy or envoy_address, ENTRY), timeout=ENOUGH)
     source, source_port = connected.getsockname()[:2]
     connected.sendall(f"PROXY TCP4 {source} {address} {source_port} {port}\r\n".encode())
     return connected
@@ -369,7 +370,7 @@ def own_address():
         return asking.getsockname()[0]
 
 
-def shim(side, service, port):
+def shim(side, service, port, envoy=None):
     """A local port for clients that cannot say where their connections are meant to go. It serves one connection."""
     listener = socket.create_server(("127.0.0.1", 0))
 
@@ -385,7 +386,7 @@ def shim(side, service, port):
     def run():
         client, _ = listener.accept()
         listener.close()
-        server = connect(side, service, port)
+        server = connect(side, service, port, envoy)
         server.settimeout(None)
         threading.Thread(target=carry, args=(server, client), daemon=True).start()
         carry(client, server)
@@ -413,7 +414,7 @@ def request(row):
 
 
 def by_http1(side, row):
-    connected = connect(side, row["to"], row.get("port", 80))
+    connected = connect(side, row["to"], row.get("port", 80), row.get("envoy"))
     with connected:
         stream = Stream(connected)
         connected.sendall(request(row))
@@ -452,7 +453,7 @@ def by_http1(side, row):
 
 def by_http2(side, row):
     method, target = row["ask"].split(" ", 1)
-    port = shim(side, row["to"], row.get("port", 80))
+    port = shim(side, row["to"], row.get("port", 80), row.get("envoy"))
     command = ["curl", "-s", "--http2-prior-knowledge", "--path-as-is", "-m", str(ENOUGH), "-X", method]
     command += ["-D", "-", "-o", "/dev/stderr", "-A", "", "-H", "accept:", "-H", "content-type:"]
     if method == "HEAD":
