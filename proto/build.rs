@@ -4,7 +4,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message;
 
 /// Every file of the contract; imports are found next to them.
-const FILES: [&str; 66] = [
+const FILES: [&str; 67] = [
     "workload.proto",
     "authorization.proto",
     "ca.proto",
@@ -39,6 +39,7 @@ const FILES: [&str; 66] = [
     "envoy/slow_start.proto",
     "envoy/stateful_session.proto",
     "envoy/tls_inspector.proto",
+    "envoy/http_inspector.proto",
     "envoy/tls.proto",
     "envoy/upstream_tcp.proto",
     "envoy/least_request.proto",

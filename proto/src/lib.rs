@@ -41,7 +41,7 @@ pub mod envoy {
                 jwt_authn::v3 as jwt_authn, local_ratelimit::v3 as local_ratelimit, ratelimit::v3 as ratelimit,
                 rbac::v3 as http_rbac, router::v3 as router, stateful_session::v3 as stateful_session,
             },
-            listener::tls_inspector::v3 as tls_inspector,
+            listener::{http_inspector::v3 as http_inspector, tls_inspector::v3 as tls_inspector},
             network::{
                 http_connection_manager::v3 as http_connection_manager, rbac::v3 as network_rbac,
                 tcp_proxy::v3 as tcp_proxy,

@@ -56,6 +56,7 @@ mod proxies;
 mod rates;
 mod route;
 mod session;
+mod spoken;
 mod text;
 mod tokens;
 mod trace;
@@ -184,7 +185,7 @@ impl Listener {
     #[must_use]
     pub fn logs(&self, server_name: Option<&str>) -> Option<&Arc<Logs>> {
         match self {
-            Self::Http(http) => http.logs.as_ref(),
+            Self::Http(http) => http.otherwise.as_ref().map_or(&http.logs, |chain| &chain.logs).as_ref(),
             Self::Opaque(opaque) => opaque.chain(server_name).or(opaque.chains().next())?.logs.as_ref(),
         }
     }
@@ -193,7 +194,10 @@ impl Listener {
     #[must_use]
     pub fn silent(&self, server_name: Option<&str>) -> (&[Silent], &[Rules]) {
         match self {
-            Self::Http(http) => (&http.silent, &http.policies),
+            Self::Http(http) => match &http.otherwise {
+                Some(chain) => (&chain.silent, &chain.policies),
+                None => (&http.silent, &http.policies),
+            },
             Self::Opaque(opaque) => {
                 opaque.chain(server_name).map_or((&[], &[]), |chain| (&chain.silent, &chain.policies))
             }
@@ -241,6 +245,8 @@ pub struct Http {
     pub metrics: Option<Arc<Metrics>>,
     /// What connections may go on as.
     pub upgrades: Upgrades,
+    /// What is done with connections whose clients turn out not to speak HTTP, where that is said.
+    pub otherwise: Option<Arc<Chain>>,
 }
 
 /// Alternatives with weights.

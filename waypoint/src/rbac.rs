@@ -49,6 +49,9 @@ pub fn ask<'a>(set: &'a Rules, facts: &Facts<'_>) -> Result<Option<&'a Policy>, 
 pub fn judge_connection<'a>(listener: &'a Listener, facts: &Facts<'_>) -> Option<Result<(), Denial<'a>>> {
     match listener {
         Listener::Http(http) => {
+            if let Some(chain) = &http.otherwise {
+                return Some(judge(&chain.policies, facts));
+            }
             let mut custom = http.custom.iter().map(|custom| judge(std::slice::from_ref(&custom.rules), facts));
             Some(custom.find(Result::is_err).unwrap_or_else(|| judge(&http.policies, facts)))
         }

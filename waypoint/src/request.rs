@@ -105,7 +105,7 @@ pub async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> R
 pub fn unread(connection: &Arc<Connection>, version: Version, failure: &Failure) {
     // No method is spelt so.
     let method = Method::from_bytes(b"-").unwrap_or_default();
-    let mut done = Done::begun(method, String::new(), false);
+    let mut done = begun(connection, method, String::new(), false);
     let config = connection.waypoint.config.load();
     if let Some(Listener::Http(http)) = config.listeners.get(&connection.listener).map(|it| &**it) {
         done.kept = Kept::begun(http, version, None);
@@ -118,8 +118,13 @@ pub fn unread(connection: &Arc<Connection>, version: Version, failure: &Failure)
 fn begin(connection: &Arc<Connection>, request: &Request<Incoming>) -> Ending {
     // A status of gRPC is in an answer of success.
     let is_grpc = request.method() != Method::CONNECT && grpc::is_grpc(request.headers());
-    let done = Done::begun(request.method().clone(), request.uri().path().to_owned(), is_grpc);
+    let done = begun(connection, request.method().clone(), request.uri().path().to_owned(), is_grpc);
     Ending { connection: Arc::clone(connection), done }
+}
+
+/// A workload that was dialled is known before anybody is asked.
+fn begun(connection: &Connection, method: Method, path: String, is_grpc: bool) -> Done {
+    Done { workload: connection.bound.workload().cloned(), ..Done::begun(method, path, is_grpc) }
 }
 
 /// What CONNECT leads to: no success but that of an endpoint that has agreed.

@@ -24,7 +24,7 @@ use tokio::time::{Duration, sleep, timeout};
 
 use crate::carried::Carried;
 use crate::client_hello::{self, Hello};
-use crate::config::{Config, Listener, Proxies, Rules, Silent};
+use crate::config::{Chain, Config, Listener, Proxies, Rules, Silent};
 use crate::dial::{self, Client};
 use crate::facts::{Facts, Head};
 use crate::failure::Failure;
@@ -125,7 +125,7 @@ impl Stream {
         let workload = source.filter(|source| source.identity() == identity).cloned();
         let baggage = Baggage::parse(incoming.headers());
         let client = Client { identity: identity.clone(), address: peer, workload, baggage };
-        let (listener, way) = match way(&waypoint.config.load(), &bound) {
+        let (listener, way) = match way(&waypoint.config.load(), &snapshot, &bound) {
             Ok(way) => way,
             Err(failure) => return refuse(incoming, &failure),
         };
@@ -160,31 +160,33 @@ impl Stream {
 }
 
 /// What the configuration says of what was dialled. What is not configured yet is refused: a policy could be missing.
-pub(crate) fn way(config: &Config, bound: &Bound) -> Result<(String, Way), Failure> {
+pub(crate) fn way(config: &Config, snapshot: &Snapshot, bound: &Bound) -> Result<(String, Way), Failure> {
     let missing = |name: &str| match config.faults.get(name) {
         Some(fault) => Failure::new(Reason::ResourceInvalid, format!("listener {name}: {fault}")),
         None => Failure::new(Reason::DestinationUnknown, format!("no configuration for {name} yet")),
     };
-    let (name, protocol) = match bound {
-        Bound::Service { service, address } => {
-            let declared = service.port(address.port()).map(|port| port.app_protocol).unwrap_or_default();
-            (format!("{}:{}", service.hostname(), address.port()), declared)
-        }
-        Bound::Workload { .. } => (WORKLOADS.to_owned(), AppProtocol::Tcp),
+    let (name, is_dialled) = match bound {
+        Bound::Service { service, address } => (format!("{}:{}", service.hostname(), address.port()), false),
+        Bound::Workload { .. } => (WORKLOADS.to_owned(), true),
     };
+    let protocol = bound.declared(snapshot);
     let is_opaque = matches!(protocol, AppProtocol::Tcp | AppProtocol::Tls);
+    let as_it_is = |chain: &Chain| {
+        let route = if is_dialled { Route::Dialled } else { Route::Clusters(chain.clusters.clone()) };
+        Way::Opaque(chain.policies.clone(), route, Terms { idle: chain.idle, ..Terms::default() })
+    };
     let way = match config.listeners.get(&name).map(|listener| &**listener) {
-        Some(Listener::Http(_)) if protocol == AppProtocol::Unknown => Way::Sniff,
-        Some(Listener::Http(_)) => Way::Http,
+        Some(Listener::Http(http)) => match &http.otherwise {
+            Some(chain) if is_opaque => as_it_is(chain),
+            _ if protocol == AppProtocol::Unknown => Way::Sniff,
+            _ => Way::Http,
+        },
         Some(Listener::Opaque(opaque)) if opaque.reads_names => Way::Named,
-        Some(Listener::Opaque(opaque)) => {
-            let chain = opaque.chain(None).ok_or_else(|| missing(&name))?;
-            let is_dialled = matches!(bound, Bound::Workload { .. });
-            let route = if is_dialled { Route::Dialled } else { Route::Clusters(chain.clusters.clone()) };
-            Way::Opaque(chain.policies.clone(), route, Terms { idle: chain.idle, ..Terms::default() })
-        }
+        Some(Listener::Opaque(opaque)) => as_it_is(opaque.chain(None).ok_or_else(|| missing(&name))?),
         // The controller says that there is nothing to be said of it.
-        None if is_opaque && config.absent.contains(&name) => Way::Opaque(Vec::new(), Route::Dialled, Terms::default()),
+        None if (is_opaque || is_dialled) && config.absent.contains(&name) => {
+            Way::Opaque(Vec::new(), Route::Dialled, Terms::default())
+        }
         None => return Err(missing(&name)),
     };
     Ok((name, way))
@@ -319,6 +321,11 @@ impl Connection {
         // What needs a request to be known is missing here, and does not widen access.
         let config = self.waypoint.config.load();
         let listener = config.listeners.get(&self.listener);
+        let otherwise = match listener.map(|listener| &**listener) {
+            Some(Listener::Http(http)) => http.otherwise.as_ref(),
+            _ => None,
+        };
+        let terms = Terms { idle: otherwise.and_then(|chain| chain.idle), ..Terms::default() };
         let facts = self.facts();
         let Some(judged) = listener.and_then(|listener| rbac::judge_connection(listener, &facts)) else {
             return refused(tunnel, told, Failure::new(Reason::DestinationUnknown, &self.listener));
@@ -343,17 +350,17 @@ impl Connection {
             }
         };
         if heard.is_ok() {
-            return opaque::carry(&self, tunnel, (ahead.freeze(), Bytes::new()), way, &Terms::default()).await;
+            return opaque::carry(&self, tunnel, (ahead.freeze(), Bytes::new()), way, &terms).await;
         }
         tokio::select! {
             spoken = way.first_bytes() => {
                 let spoken = spoken.unwrap_or_default();
-                opaque::carry(&self, tunnel, (ahead.freeze(), spoken), way, &Terms::default()).await;
+                opaque::carry(&self, tunnel, (ahead.freeze(), spoken), way, &terms).await;
             }
             heard = hear(&mut tunnel, &mut ahead, spoken, Speech::Unclear) => match heard {
                 Some(speech @ (Speech::Http1 | Speech::Http2)) => self.http(tunnel, ahead.freeze(), speech).await,
                 Some(_) => {
-                    opaque::carry(&self, tunnel, (ahead.freeze(), Bytes::new()), way, &Terms::default()).await;
+                    opaque::carry(&self, tunnel, (ahead.freeze(), Bytes::new()), way, &terms).await;
                 }
                 None => {}
             },
@@ -436,6 +443,13 @@ pub fn plan(snapshot: &Snapshot, local: &Workload, bound: &Bound) -> Result<rout
             let planned = route::plan(snapshot, local, *address, &mut rand::rng());
             planned.map_err(|refusal| Failure::from(&*refusal))
         }
-        Bound::Workload { address, .. } => dial::plan(snapshot, local, None, *address),
+        Bound::Workload { workload, address } => {
+            let plan = dial::plan(snapshot, local, None, *address)?;
+            // Connections that carry requests last, and addresses are used again: whoever has this one now may have another waypoint.
+            match plan.workload().filter(|now| now.uid == workload.uid) {
+                Some(_) => Ok(plan),
+                None => Err(Failure::new(Reason::WorkloadRemoved, format!("{address} was {}", workload.name))),
+            }
+        }
     }
 }

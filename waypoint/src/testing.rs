@@ -113,7 +113,8 @@ pub(crate) fn own_address() -> Ipv4Addr {
     Ipv4Addr::new(127, 64 | (high & 63), low, NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
-fn gateway() -> proto::GatewayAddress {
+/// The waypoint, as what is bound to it refers to it.
+pub(crate) fn gateway() -> proto::GatewayAddress {
     proto::GatewayAddress {
         destination: Some(proto::gateway_address::Destination::Hostname(proto::NamespacedHostname {
             namespace: "shop".into(),
@@ -304,6 +305,7 @@ impl Served {
             logs: None,
             metrics: None,
             upgrades: Upgrades::usual(),
+            otherwise: None,
         };
         let listener = Listener::Http(Box::new(http));
         self.config.listeners.insert(name.clone(), Arc::new(listener));
@@ -349,7 +351,17 @@ impl Served {
 
     /// Sends a request over a new connection, HTTP/1.1 or HTTP/2.
     pub(crate) async fn send(&self, port: u16, http2: bool, request: Request<Full<Bytes>>) -> (Response<()>, String) {
-        let io = TokioIo::new(self.dial(&format!("10.96.0.1:{port}")).await);
+        self.send_to(&format!("10.96.0.1:{port}"), http2, request).await
+    }
+
+    /// The same, to `authority`.
+    pub(crate) async fn send_to(
+        &self,
+        authority: &str,
+        http2: bool,
+        request: Request<Full<Bytes>>,
+    ) -> (Response<()>, String) {
+        let io = TokioIo::new(self.dial(authority).await);
         let sending = async {
             let response = if http2 {
                 let executor = hyper_util::rt::TokioExecutor::new();

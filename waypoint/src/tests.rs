@@ -46,6 +46,7 @@ mod traces;
 mod untaken;
 mod upgrades;
 mod why;
+mod workloads;
 
 pub(crate) fn web(port: u16) -> String {
     format!("{WEB}:{port}")

@@ -244,17 +244,23 @@ impl Upstreams {
         let mut ticks = tokio::time::interval(SWEEP);
         loop {
             ticks.tick().await;
-            waypoint.upstreams.sweep();
-            waypoint.telemetry.buckets(waypoint.rates.count());
-            let config = waypoint.config.load();
-            waypoint.loads.keep(
-                |cluster| {
-                    let cluster = config.clusters.get(cluster)?;
-                    Some((&**cluster, config.endpoints.get(&cluster.endpoints)?))
-                },
-                Instant::now().into_std(),
-            );
+            Self::tidy(&waypoint);
         }
+    }
+
+    /// Sweeps, and forgets how busy what is gone was.
+    pub(crate) fn tidy(waypoint: &crate::waypoint::Waypoint) {
+        waypoint.upstreams.sweep();
+        waypoint.telemetry.buckets(waypoint.rates.count());
+        let (config, nobody) = (waypoint.config.load(), Arc::default());
+        waypoint.loads.keep(
+            |cluster| {
+                let cluster = config.clusters.get(cluster)?;
+                let endpoints = config.endpoints.get(&cluster.endpoints);
+                Some((&**cluster, endpoints.or(cluster.is_dialled.then_some(&nobody))?))
+            },
+            Instant::now().into_std(),
+        );
     }
 }
 

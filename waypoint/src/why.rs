@@ -113,7 +113,7 @@ impl Asking<'_> {
         let bound = bound.map_err(|refusal| Failure::from(&*refusal))?;
         self.told.destination = Some(bound.address());
         self.told.service = bound.service().map(|service| Target::of(self.snapshot, service));
-        let (listener, way) = stream::way(self.config, &bound)?;
+        let (listener, way) = stream::way(self.config, self.snapshot, &bound)?;
         self.told.listener = Some(listener.clone());
         let facts = Facts::of(&identity, source.ip(), bound.address());
         match way {
@@ -311,12 +311,14 @@ impl Asking<'_> {
     fn backends<T>(&self, all: &Weighted<T>, cluster: impl Fn(&T) -> &str) -> Vec<Backend> {
         let backend = |(weight, entry): (u32, &T)| {
             let name = cluster(entry);
-            Backend { cluster: name.to_owned(), weight, endpoints: self.endpoints(name).map(<[_]>::len) }
+            let is_dialled = self.config.clusters.get(name).is_some_and(|cluster| cluster.is_dialled);
+            let count = if is_dialled { Some(1) } else { self.endpoints(name).map(<[_]>::len) };
+            Backend { cluster: name.to_owned(), weight, endpoints: count }
         };
         all.weighted().map(backend).collect()
     }
 
-    /// Who is in a cluster, of those who count; none where there is no such cluster.
+    /// Who is in a cluster, of those who count; none where there is no such cluster. Who is dialled is in none.
     fn endpoints(&self, cluster: &str) -> Option<&[SocketAddr]> {
         let cluster = self.config.clusters.get(cluster)?;
         let assignment = self.config.endpoints.get(&cluster.endpoints);
@@ -327,7 +329,10 @@ impl Asking<'_> {
     /// The way to the first endpoint of the heaviest backend that has one.
     fn onward(&mut self, bound: &Bound, backends: &[Backend], no_cluster: StatusCode) -> Result<(), Stop> {
         let used = || backends.iter().filter(|backend| backend.weight > 0);
-        let endpoint = |backend: &Backend| self.endpoints(&backend.cluster)?.first().copied();
+        let endpoint = |backend: &Backend| match self.config.clusters.get(&backend.cluster) {
+            Some(cluster) if cluster.is_dialled => Some(bound.address()),
+            _ => self.endpoints(&backend.cluster)?.first().copied(),
+        };
         let best = used().filter(|backend| endpoint(backend).is_some()).max_by_key(|backend| backend.weight);
         let cluster = best.and_then(|backend| self.config.clusters.get(&backend.cluster));
         let Some((cluster, endpoint)) = cluster.zip(best.and_then(endpoint)) else {
@@ -340,7 +345,11 @@ impl Asking<'_> {
             let failure = Failure::new(Reason::NoHealthyUpstream, names.join(", "));
             return Err(Failure { status: (!is_known).then_some(no_cluster), ..failure }.into());
         };
-        let plan = dial::plan_in(cluster, self.snapshot, self.local, bound.service(), endpoint)?;
+        let plan = if cluster.is_dialled {
+            stream::plan(self.snapshot, self.local, bound)?
+        } else {
+            dial::plan_in(cluster, self.snapshot, self.local, bound.service(), endpoint)?
+        };
         self.told.onward = Some(why::onward(plan));
         Ok(())
     }

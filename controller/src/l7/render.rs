@@ -25,7 +25,7 @@ pub mod route;
 mod tokens;
 mod tracing;
 
-pub use cluster::{Endpoints, cluster};
+pub use cluster::{Endpoints, cluster, whoever_is_dialled};
 
 /// The cluster that shares of requests for backends that cannot be reached are given to. Proxies have no such cluster, and
 /// answer with the status that the route says. gRPC's clients wait for every cluster, so for them there is one without

@@ -2,7 +2,6 @@
 //! them: of tens of thousands of services most clients ask for a few.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::Ipv4Addr;
 use std::sync::{Arc, OnceLock};
 
 use fairway_proto::envoy::endpoint::ClusterLoadAssignment;
@@ -73,19 +72,18 @@ impl Index {
                 })
             });
             let attached: Vec<&Attached> = targets.filter_map(|target| routes.attached.get(&target)).collect();
-            let asked = waypoint.services.values().flat_map(|object| waypoints.asked(gateway, object));
+            let guarded = || waypoint.guarded();
+            let asked = guarded().flat_map(|object| waypoints.asked(gateway, object));
             let backends = attached.iter().copied().flat_map(Attached::backends).chain(asked).cloned();
-            let told = waypoint.services.values().filter_map(|object| waypoints.traced(gateway, object));
-            let of_workloads = waypoint.for_workloads.then_some(None);
-            let all = waypoint.services.values().map(Some).chain(of_workloads);
-            let logged = all.filter_map(|object| waypoints.logged(gateway, object));
+            let told = guarded().filter_map(|object| waypoints.traced(gateway, object));
+            let logged = guarded().filter_map(|object| waypoints.logged(gateway, object));
             let logged: Vec<Target> = logged.flat_map(|logged| logged.targets()).collect();
             let entries = attached.iter().flat_map(|attached| attached.entries());
             let counted = entries.flat_map(|entry| waypoints.rates_of(&entry.route));
-            let counted = waypoint.services.values().flat_map(|object| waypoints.rates(gateway, object)).chain(counted);
+            let counted = guarded().flat_map(|object| waypoints.rates(gateway, object)).chain(counted);
             let counting = counted.filter_map(|policy| waypoints.limiter(&policy.global.as_ref()?.provider));
             let routes = || attached.iter().flat_map(|attached| attached.entries()).map(|entry| &entry.route);
-            let seen = waypoint.services.values().flat_map(|object| waypoints.may_see(gateway, object, routes()));
+            let seen = guarded().flat_map(|object| waypoints.may_see(gateway, object, routes()));
             let backends: BTreeSet<Target> = backends
                 .chain(told.map(|traced| traced.collector))
                 .chain(logged)
@@ -224,12 +222,7 @@ impl Snapshot {
         let plan = &self.translation.waypoints;
         let own = plan.waypoints.get(gateway)?;
         if name == WORKLOADS {
-            let policies = plan.policies(gateway, None);
-            let (logged, counted) = (plan.logged(gateway, None), plan.counted(gateway, None));
-            let heard = Heard { logged: logged.as_ref(), counted: counted.as_ref() };
-            let anywhere = [Ipv4Addr::UNSPECIFIED.into()];
-            let listener = render::listener::tcp(name, (&anywhere, 0), &policies, (&[], false), None, heard)?;
-            return (kind == ResourceType::Listener && own.for_workloads).then(|| listener.encode_to_vec());
+            return if own.for_workloads { self.before_workloads(kind, gateway) } else { None };
         }
         let target = Target::parse(name)?;
         let bound = self.index().bound.get(gateway).and_then(|bound| bound.get(&target.hostname));
@@ -250,14 +243,14 @@ impl Snapshot {
                 let (logged, counted) = (plan.logged(gateway, object), plan.counted(gateway, object));
                 let (logged, counted) = (logged.as_ref(), counted.as_ref());
                 let listener = if is_http(protocol) && streams.is_empty() {
-                    let tokens = plan.tokens(gateway, object?);
+                    let tokens = plan.tokens(gateway, object);
                     let entries = || self.attached(&target).into_iter().flat_map(Attached::entries);
-                    let mut rates = plan.rates(gateway, object?);
+                    let mut rates = plan.rates(gateway, object);
                     let limiter = plan.counter(&rates, self.attached(&target)).and_then(|name| plan.limiter(name));
                     rates.extend(entries().flat_map(|entry| plan.rates_of(&entry.route)));
                     let (keys, authorizers) = (&*self.keys, &*plan.authorizers);
-                    let traced = plan.traced(gateway, object?);
-                    let sees = plan.sees(gateway, object?, self.attached(&target));
+                    let traced = plan.traced(gateway, object);
+                    let sees = plan.sees(gateway, object, self.attached(&target));
                     let before = Before {
                         policies: &policies,
                         proxies: &own.proxies,
@@ -281,8 +274,8 @@ impl Snapshot {
                 listener?.encode_to_vec()
             }
             ResourceType::RouteConfiguration if object.is_some() && is_http(protocol) => {
-                let rates = plan.rates(gateway, object?);
-                let sees = plan.sees(gateway, object?, self.attached(&target));
+                let rates = plan.rates(gateway, object);
+                let sees = plan.sees(gateway, object, self.attached(&target));
                 let attached = self.attached(&target);
                 let routes = render::route::at_waypoint(&target, attached, client, (&rates, sees.as_ref()), plan);
                 self.routed(routes, None)
@@ -294,6 +287,39 @@ impl Snapshot {
             ResourceType::ClusterLoadAssignment if is_known() => {
                 self.endpoints(&target, service, client, view, (object.is_some(), false)).encode_to_vec()
             }
+            _ => return None,
+        })
+    }
+
+    /// What stands before workloads: all that holds for the whole gateway, and no routes, which are attached to services.
+    fn before_workloads(&self, kind: ResourceType, gateway: &GatewayName) -> Option<Vec<u8>> {
+        let plan = &self.translation.waypoints;
+        let (rates, sees) = (plan.rates(gateway, None), plan.sees(gateway, None, None));
+        Some(match kind {
+            ResourceType::Listener => {
+                let (policies, tokens) = (plan.policies(gateway, None), plan.tokens(gateway, None));
+                let (logged, counted) = (plan.logged(gateway, None), plan.counted(gateway, None));
+                let traced = plan.traced(gateway, None);
+                let heard = Heard { logged: logged.as_ref(), counted: counted.as_ref() };
+                let before = Before {
+                    policies: &policies,
+                    proxies: &plan.waypoints.get(gateway)?.proxies,
+                    authorizers: &plan.authorizers,
+                    tokens: &tokens,
+                    keys: &self.keys,
+                    rates: &rates,
+                    limiter: plan.counter(&rates, None).and_then(|name| plan.limiter(name)),
+                    sees: sees.as_ref(),
+                    traced: traced.as_ref(),
+                    logged: heard.logged,
+                    counted: heard.counted,
+                };
+                render::listener::workloads(before, heard)?.encode_to_vec()
+            }
+            ResourceType::RouteConfiguration => {
+                render::route::to_workloads((&rates, sees.as_ref()), plan).encode_to_vec()
+            }
+            ResourceType::Cluster => render::whoever_is_dialled(WORKLOADS).encode_to_vec(),
             _ => return None,
         })
     }

@@ -55,6 +55,27 @@ pub struct Waypoint {
     pub services: BTreeMap<String, ObjectKey>,
 }
 
+impl Waypoint {
+    /// The objects of what it stands before; none of them stands for workloads.
+    pub fn guarded(&self) -> impl Iterator<Item = Option<&ObjectKey>> {
+        self.services.values().map(Some).chain(self.for_workloads.then_some(None))
+    }
+
+    /// The same, with the hostnames of services.
+    fn by_host(&self) -> impl Iterator<Item = (Option<&str>, Option<&ObjectKey>)> {
+        let services = self.services.iter().filter_map(|(service, object)| {
+            let (_namespace, hostname) = service.split_once('/')?;
+            Some((Some(hostname), Some(object)))
+        });
+        services.chain(self.for_workloads.then_some((None, None)))
+    }
+}
+
+/// What a waypoint stands before, in words.
+fn in_words(object: Option<&ObjectKey>) -> String {
+    object.map_or_else(|| "workloads".to_owned(), ToString::to_string)
+}
+
 /// All waypoints, and their policies.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
@@ -201,26 +222,26 @@ impl Plan {
         places.iter().filter_map(|place| self.policies.get(place)).flatten().map(Arc::as_ref).collect()
     }
 
-    /// Whose tokens a waypoint believes before a service.
+    /// Whose tokens a waypoint believes before a service, or before workloads.
     #[must_use]
-    pub fn tokens(&self, gateway: &GatewayName, service: &ObjectKey) -> Vec<&tokens::Policy> {
-        let places = self.places(gateway, Some(service));
+    pub fn tokens(&self, gateway: &GatewayName, service: Option<&ObjectKey>) -> Vec<&tokens::Policy> {
+        let places = self.places(gateway, service);
         places.iter().filter_map(|place| self.tokens.get(place)).flatten().map(Arc::as_ref).collect()
     }
 
-    /// Where those are who are asked by policies that a waypoint enforces before a service.
-    pub fn asked(&self, gateway: &GatewayName, service: &ObjectKey) -> impl Iterator<Item = &Target> {
-        let policies = self.policies(gateway, Some(service)).into_iter();
+    /// Where those are who are asked by policies that a waypoint enforces before a service, or before workloads.
+    pub fn asked(&self, gateway: &GatewayName, service: Option<&ObjectKey>) -> impl Iterator<Item = &Target> {
+        let policies = self.policies(gateway, service).into_iter();
         policies.filter_map(|policy| match &policy.verdict {
             Verdict::Custom(provider) => self.authorizers.get(provider).map(|authorizer| &authorizer.target),
             Verdict::Allow | Verdict::Deny | Verdict::Audit => None,
         })
     }
 
-    /// How many requests pass at a waypoint before a service, whatever their route.
+    /// How many requests pass at a waypoint before a service, or before workloads, whatever their route.
     #[must_use]
-    pub fn rates(&self, gateway: &GatewayName, service: &ObjectKey) -> Vec<&rates::Policy> {
-        let places = self.places(gateway, Some(service));
+    pub fn rates(&self, gateway: &GatewayName, service: Option<&ObjectKey>) -> Vec<&rates::Policy> {
+        let places = self.places(gateway, service);
         places.iter().filter_map(|place| self.rates.get(place)).flatten().map(Arc::as_ref).collect()
     }
 
@@ -268,11 +289,10 @@ impl Plan {
         }
         let mut unasked: BTreeSet<(&ObjectKey, String)> = BTreeSet::new();
         for (gateway, waypoint) in &self.waypoints {
-            for (service, object) in &waypoint.services {
-                let Some((_, hostname)) = service.split_once('/') else { continue };
-                let of_all = self.rates(gateway, object);
+            for (hostname, object) in waypoint.by_host() {
+                let (of_all, what) = (self.rates(gateway, object), in_words(object));
                 // Without a route, too, as on a port that nothing is attached to.
-                let ports = routes.of_host(hostname).map(Some);
+                let ports = hostname.into_iter().flat_map(|hostname| routes.of_host(hostname)).map(Some);
                 for attached in [None].into_iter().chain(ports) {
                     let Some(asked) = self.counter(&of_all, attached) else { continue };
                     let entries = attached.into_iter().flat_map(Attached::entries);
@@ -280,7 +300,7 @@ impl Plan {
                     for policy in of_all.iter().copied().chain(of_routes) {
                         if policy.global.as_ref().is_some_and(|global| global.provider != asked) {
                             let why = format!("its waypoint asks {asked:?}, and can ask one");
-                            unasked.insert((&policy.object, format!("has no effect on {object}: {why}")));
+                            unasked.insert((&policy.object, format!("has no effect on {what}: {why}")));
                         }
                     }
                 }
@@ -290,13 +310,13 @@ impl Plan {
         unasked.into_iter().map(|(object, message)| (object.clone(), fault(message))).collect()
     }
 
-    /// Who sees requests before one port of a service: one provider. The nearest object that holds whatever the route counts, before
+    /// Who sees requests before one port of a service, or before workloads: one provider. The nearest object that holds whatever the route counts, before
     /// those of routes of the service's namespace, and those before the routes of consumers.
     #[must_use]
     pub fn sees<'a>(
         &'a self,
         gateway: &GatewayName,
-        service: &ObjectKey,
+        service: Option<&ObjectKey>,
         attached: Option<&Attached>,
     ) -> Option<Sees<'a>> {
         let nearest = self.nearest(gateway, service);
@@ -318,11 +338,11 @@ impl Plan {
         policies.min_by_key(|policy| &policy.object).map(|policy| &policy.mode)
     }
 
-    /// Who may be asked to see requests before a service, whatever their route or on these.
+    /// Who may be asked to see requests before a service, or before workloads, whatever their route or on these.
     pub fn may_see<'a>(
         &'a self,
         gateway: &GatewayName,
-        service: &ObjectKey,
+        service: Option<&ObjectKey>,
         routes: impl Iterator<Item = &'a ObjectKey>,
     ) -> BTreeSet<&'a Target> {
         let of_routes = routes.flat_map(|route| self.processors_of(route));
@@ -331,8 +351,8 @@ impl Plan {
     }
 
     /// The nearest object that holds whatever the route, of those whose provider is there.
-    fn nearest(&self, gateway: &GatewayName, service: &ObjectKey) -> Option<&processors::Policy> {
-        let places = self.places(gateway, Some(service));
+    fn nearest(&self, gateway: &GatewayName, service: Option<&ObjectKey>) -> Option<&processors::Policy> {
+        let places = self.places(gateway, service);
         let first = places.iter().find_map(|place| {
             let policies = self.processors.get(place)?.iter().filter(|policy| self.is_there(policy));
             policies.min_by_key(|policy| &policy.object)
@@ -361,17 +381,16 @@ impl Plan {
             return Vec::new();
         }
         for (gateway, waypoint) in &self.waypoints {
-            for (service, object) in &waypoint.services {
-                let Some((_, hostname)) = service.split_once('/') else { continue };
-                let nearest = self.nearest(gateway, object);
+            for (hostname, object) in waypoint.by_host() {
+                let (nearest, what) = (self.nearest(gateway, object), in_words(object));
                 if let Some(nearest) = nearest {
-                    let places = self.places(gateway, Some(object));
+                    let places = self.places(gateway, object);
                     let all = places.iter().filter_map(|place| self.processors.get(place)).flatten();
                     let others = all.filter(|policy| policy.object != nearest.object);
-                    let why = format!("has no effect on {object}: {} comes before it", nearest.object);
+                    let why = format!("has no effect on {what}: {} comes before it", nearest.object);
                     unseen.extend(others.map(|policy| (&policy.object, why.clone())));
                 }
-                for attached in routes.of_host(hostname) {
+                for attached in hostname.into_iter().flat_map(|hostname| routes.of_host(hostname)) {
                     let Some(sees) = self.sees(gateway, object, Some(attached)) else { continue };
                     let of_consumers: BTreeSet<&ObjectKey> =
                         attached.consumers.values().flatten().map(|entry| &entry.route).collect();
@@ -381,9 +400,9 @@ impl Plan {
                         for policy in self.processors_of(route) {
                             let why = if policy.provider != sees.provider {
                                 let other = sees.provider;
-                                format!("{object}: its waypoint has {other:?} see requests, and can have one")
+                                format!("{what}: its waypoint has {other:?} see requests, and can have one")
                             } else if let Some(nearest) = nearest.filter(|_| of_consumers.contains(route)) {
-                                format!("{object}: {} comes before it", nearest.object)
+                                format!("{what}: {} comes before it", nearest.object)
                             } else if let Some(first) = first.filter(|first| **first != policy.object) {
                                 format!("{route}: {first} comes before it")
                             } else {
@@ -399,10 +418,10 @@ impl Plan {
         unseen.into_iter().map(|(object, message)| (object.clone(), fault(message))).collect()
     }
 
-    /// What a waypoint does with traces before a service.
+    /// What a waypoint does with traces before a service, or before workloads.
     #[must_use]
-    pub fn traced(&self, gateway: &GatewayName, service: &ObjectKey) -> Option<Traced> {
-        self.telemetry.traced((&gateway.0, &gateway.1), &self.told_at(gateway, Some(service))?)
+    pub fn traced(&self, gateway: &GatewayName, service: Option<&ObjectKey>) -> Option<Traced> {
+        self.telemetry.traced((&gateway.0, &gateway.1), &self.told_at(gateway, service)?)
     }
 
     /// Whom a waypoint tells of requests and connections that have ended, before a service or before workloads; nothing where nobody
@@ -542,7 +561,7 @@ spec:
                 (("shop".to_owned(), "way".to_owned()), ObjectKey::new(Kind::Service, "shop", "web"));
             let target = Target::parse("web.shop.svc.cluster.local:80").unwrap();
             let attached = snapshot.routes().attached.get(&target);
-            assert_eq!(plan.counter(&plan.rates(&gateway, &service), attached), Some(asked), "{limits}");
+            assert_eq!(plan.counter(&plan.rates(&gateway, Some(&service)), attached), Some(asked), "{limits}");
             let problems = published.problems.iter().filter(|problem| problem.field == "spec.global.provider");
             let problems: Vec<(&str, &str)> =
                 problems.map(|problem| (problem.object.name.as_str(), problem.message.as_str())).collect();

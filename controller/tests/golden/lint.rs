@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use fairway_controller::l7::render::INVALID_BACKEND;
 use fairway_controller::world::{Resource, ResourceType};
 use fairway_proto::envoy::cluster::Cluster;
-use fairway_proto::envoy::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, DnsLookupFamily};
+use fairway_proto::envoy::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, DnsLookupFamily, LbPolicy};
 use fairway_proto::envoy::core::HeaderValueOption;
 use fairway_proto::envoy::core::socket_address::PortSpecifier;
 use fairway_proto::envoy::core::{ConfigSource, address, config_source::ConfigSourceSpecifier};
@@ -62,9 +62,14 @@ fn standing(name: &str, listener: &Listener) {
     let names = |chain: &FilterChain| chain.filter_chain_match.as_ref().map(|it| it.server_names.clone());
     let all: Vec<_> = listener.filter_chains.iter().flat_map(|chain| names(chain).unwrap_or_default()).collect();
     assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len(), "{name}: a name twice");
+    let tells = |what: &str| listener.listener_filters.iter().any(|filter| filter.name == what);
+    assert!(listener.listener_filters.len() <= 1);
+    if tells("envoy.filters.listener.http_inspector") {
+        return by_protocol(name, listener);
+    }
     let asks = |chain: &FilterChain| chain.filters.iter().any(asks_for_names);
     let has_names = !all.is_empty() || listener.filter_chains.iter().any(asks);
-    assert_eq!(has_names, !listener.listener_filters.is_empty(), "{name}: who tells names apart?");
+    assert_eq!(has_names, tells("envoy.filters.listener.tls_inspector"), "{name}: who tells names apart?");
     let (last, named) = listener.filter_chains.split_last().unwrap();
     assert!(named.iter().all(|chain| names(chain).is_some_and(|names| !names.is_empty())), "{name}: two for all");
     named.iter().chain([last]).for_each(|chain| check_chain(name, chain));
@@ -78,6 +83,18 @@ fn asks_for_names(filter: &Filter) -> bool {
         let rbac = network_rbac::Rbac::decode(config.value.as_slice()).unwrap();
         format!("{rbac:?}").contains("RequestedServerName(")
     }
+}
+
+/// What stands before workloads: requests, and all else.
+fn by_protocol(name: &str, listener: &Listener) {
+    let [requests, others] = listener.filter_chains.as_slice() else { panic!("{name}: requests, and all else") };
+    let spoken = &requests.filter_chain_match.as_ref().unwrap().application_protocols;
+    assert_eq!(*spoken, ["http/1.0", "http/1.1", "h2c"], "{name}: HTTP is not passed on as it is");
+    assert_eq!(others.filter_chain_match, None);
+    let ends_with = |chain: &FilterChain, filter: &str| chain.filters.last().is_some_and(|last| last.name == filter);
+    assert!(ends_with(requests, "envoy.filters.network.http_connection_manager"), "{name}");
+    assert!(ends_with(others, "envoy.filters.network.tcp_proxy"), "{name}");
+    [requests, others].into_iter().for_each(|chain| check_chain(name, chain));
 }
 
 fn check_chain(name: &str, chain: &FilterChain) {
@@ -173,6 +190,15 @@ fn cluster(name: &str, cluster: &Cluster, is_grpc: bool) {
     let kind = DiscoveryType::try_from(kind).unwrap();
     assert!(!is_grpc || kind == DiscoveryType::Eds, "{name}: gRPC takes no other type");
     assert!(!is_grpc || cluster.transport_socket.is_none(), "{name}: gRPC knows no files");
+    assert!(cluster.connect_timeout.is_some() && cluster.circuit_breakers.is_some());
+    if kind == DiscoveryType::OriginalDst {
+        // Envoy takes it with no other policy, and there is nobody else to choose.
+        assert_eq!(cluster.lb_policy(), LbPolicy::ClusterProvided, "{name}");
+        assert!(cluster.load_assignment.is_none() && cluster.eds_cluster_config.is_none(), "{name}");
+        assert!(cluster.load_balancing_policy.is_none() && cluster.outlier_detection.is_none(), "{name}");
+        return;
+    }
+    assert_eq!(cluster.lb_policy, 0, "{name}: load_balancing_policy says it");
     match &cluster.load_assignment {
         None => {
             assert_eq!(kind, DiscoveryType::Eds, "{name}");
@@ -190,7 +216,6 @@ fn cluster(name: &str, cluster: &Cluster, is_grpc: bool) {
     let policies = &cluster.load_balancing_policy.as_ref().unwrap().policies;
     let last = policies.last().unwrap().typed_extension_config.as_ref().unwrap().typed_config.as_ref().unwrap();
     assert_eq!(type_name(last), "envoy.extensions.load_balancing_policies.round_robin.v3.RoundRobin");
-    assert!(cluster.connect_timeout.is_some() && cluster.circuit_breakers.is_some());
     if let Some(outliers) = &cluster.outlier_detection {
         // Without a word, proxies compare.
         let is_asked = outliers.success_rate_stdev_factor.is_some();

@@ -6,7 +6,7 @@ use super::{Refusal, waypoint};
 use crate::{
     addr::{Authority, NetworkAddress, canonical},
     reason::Reason,
-    service::{GatewayDestination, Service},
+    service::{AppProtocol, GatewayDestination, Service},
     snapshot::Snapshot,
     workload::Workload,
 };
@@ -47,6 +47,40 @@ impl Bound {
             Self::Workload { .. } => None,
         }
     }
+
+    /// The workload, if it is one.
+    #[must_use]
+    pub fn workload(&self) -> Option<&Arc<Workload>> {
+        match self {
+            Self::Service { .. } => None,
+            Self::Workload { workload, .. } => Some(workload),
+        }
+    }
+
+    /// What is declared to be spoken on it. Of a workload's port that is what all services say that lead there, and nothing where they
+    /// contradict each other; one that declares nothing does not.
+    #[must_use]
+    pub fn declared(&self, snapshot: &Snapshot) -> AppProtocol {
+        match self {
+            Self::Service { service, address } => {
+                service.port(address.port()).map(|port| port.app_protocol).unwrap_or_default()
+            }
+            Self::Workload { workload, address } => {
+                let said = workload.services.iter().flat_map(|of| {
+                    let service = snapshot.service(&of.key);
+                    let pairs = of.ports.iter().filter(|pair| pair.target_port == address.port());
+                    pairs.filter_map(move |pair| Some(service?.port(pair.service_port)?.app_protocol))
+                });
+                let mut said = said.filter(|protocol| *protocol != AppProtocol::Unknown);
+                let first = said.next().unwrap_or_default();
+                if said.all(|other| is_http(other) == is_http(first)) { first } else { AppProtocol::Unknown }
+            }
+        }
+    }
+}
+
+const fn is_http(protocol: AppProtocol) -> bool {
+    matches!(protocol, AppProtocol::Http11 | AppProtocol::Http2 | AppProtocol::Grpc)
 }
 
 /// Whether `local` is a waypoint of the service.
@@ -113,6 +147,8 @@ pub fn bound(snapshot: &Snapshot, local: &Workload, authority: &str) -> Result<B
 
 #[cfg(test)]
 mod tests {
+    use fairway_proto::workload as proto;
+
     use super::*;
     use crate::{
         snapshot::World,
@@ -160,5 +196,47 @@ mod tests {
         }
         let services: Vec<_> = bound_services(&snapshot, &local).map(|service| service.hostname()).collect();
         assert_eq!(services, ["web"]);
+    }
+
+    #[test]
+    fn what_services_declare_of_a_port_holds_for_the_workload_as_far_as_they_agree() {
+        use proto::AppProtocol as Said;
+
+        use AppProtocol::{Grpc, Http11, Tcp, Tls, Unknown};
+        let declaring = |name: &str, vip: &str, ports: &[(u32, proto::AppProtocol)]| {
+            let mut message = service_message(name, &[vip], &[]);
+            let port = |(service_port, protocol): &(u32, proto::AppProtocol)| proto::Port {
+                service_port: *service_port,
+                app_protocol: (*protocol).into(),
+                ..Default::default()
+            };
+            message.ports = ports.iter().map(port).collect();
+            service(message)
+        };
+        let mut world = World::complete();
+        let web = [(80, Said::Http11), (81, Said::Unknown), (82, Said::Tcp), (83, Said::Tls), (84, Said::Grpc)];
+        let pod =
+            serving(pod("web", &["10.0.0.2"]), "web", &[(80, 8080), (81, 8081), (82, 8082), (83, 8083), (84, 8084)]);
+        // Another service of the same pod: it agrees, says nothing, or contradicts.
+        let more = [(90, 8080), (91, 8081), (92, 8082), (93, 8083), (94, 8085)];
+        let other = [(90, Said::Grpc), (91, Said::Unknown), (92, Said::Unknown), (93, Said::Http11), (94, Said::Tcp)];
+        world.apply(vec![
+            declaring("web", "10.96.0.1", &web).into(),
+            declaring("other", "10.96.0.2", &other).into(),
+            workload(serving(pod, "other", &more)).into(),
+        ]);
+        let snapshot = world.snapshot();
+        let found = snapshot.workload_by_address(&NetworkAddress::new("", [10, 0, 0, 2].into())).unwrap();
+        // Of two versions of HTTP the first service says which; that it is HTTP is what they agree on.
+        let rows =
+            [(8080, Grpc), (8081, Unknown), (8082, Tcp), (8083, Unknown), (8084, Grpc), (8085, Tcp), (9, Unknown)];
+        for (port, expected) in rows {
+            let bound =
+                Bound::Workload { workload: found.clone(), address: SocketAddr::new([10, 0, 0, 2].into(), port) };
+            assert_eq!(bound.declared(&snapshot), expected, "{port}");
+        }
+        let service = snapshot.service_by_hostname("web", "shop").unwrap().clone();
+        let bound = Bound::Service { service, address: socket("10.96.0.1:83") };
+        assert_eq!(bound.declared(&snapshot), Tls);
     }
 }

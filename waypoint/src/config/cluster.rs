@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fairway_proto::envoy::cluster::circuit_breakers::thresholds::RetryBudget;
-use fairway_proto::envoy::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, DnsLookupFamily};
+use fairway_proto::envoy::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, DnsLookupFamily, LbPolicy};
 use fairway_proto::envoy::cluster::{Cluster as ClusterMessage, LoadBalancingPolicy, OutlierDetection};
 use fairway_proto::envoy::core::{DataSource, HttpProtocolOptions as CommonOptions, TransportSocket, data_source};
 use fairway_proto::envoy::least_request::LeastRequest;
@@ -89,6 +89,8 @@ pub struct Cluster {
     pub keepalive: Option<Keepalive>,
     /// Its endpoints, where some of them have only a name; none where they are told of by themselves.
     pub names: Option<Arc<Names>>,
+    /// Whether its only endpoint is whoever the client has dialled.
+    pub is_dialled: bool,
     /// TLS that is spoken to endpoints, inside of whatever leads to them.
     pub tls: Option<Arc<Origination>>,
 }
@@ -137,8 +139,15 @@ impl Cluster {
             upgraded_idle: None,
             keepalive: None,
             names: None,
+            is_dialled: false,
             tls: None,
         }
+    }
+
+    /// Whether its endpoints are told of by themselves, and have to be asked for.
+    #[must_use]
+    pub fn is_discovered(&self) -> bool {
+        self.names.is_none() && !self.is_dialled
     }
 }
 
@@ -278,11 +287,14 @@ pub fn cluster(bytes: &[u8]) -> Result<Cluster, Wrong> {
         Some(kind @ (DiscoveryType::StrictDns | DiscoveryType::LogicalDns)) => {
             Some(Arc::new(names(&message, kind == DiscoveryType::LogicalDns)?))
         }
-        _ => return Err(Wrong::new("type", "must be EDS, STRICT_DNS or LOGICAL_DNS")),
+        Some(DiscoveryType::OriginalDst) => None,
+        _ => return Err(Wrong::new("type", "must be EDS, STRICT_DNS, LOGICAL_DNS or ORIGINAL_DST")),
     };
+    let is_dialled = kind == Some(DiscoveryType::OriginalDst);
+    chosen(&message, is_dialled)?;
     let endpoints = message.eds_cluster_config.map(|config| config.service_name).unwrap_or_default();
     let own = if endpoints.is_empty() || names.is_some() { &message.name } else { &endpoints };
-    let mut cluster = Cluster { names, ..Cluster::named(own) };
+    let mut cluster = Cluster { names, is_dialled, ..Cluster::named(own) };
     cluster.tls =
         message.transport_socket.as_ref().map(origination).transpose().within("transport_socket")?.map(Arc::new);
     for (key, options) in &message.typed_extension_protocol_options {
@@ -338,6 +350,26 @@ pub fn cluster(bytes: &[u8]) -> Result<Cluster, Wrong> {
         }
     });
     Ok(cluster)
+}
+
+/// Whether endpoints are chosen as their kind of cluster can be: of one there is no choice, and nothing else to ask if it fails.
+fn chosen(message: &ClusterMessage, is_dialled: bool) -> Result<(), Wrong> {
+    match (is_dialled, LbPolicy::try_from(message.lb_policy)) {
+        (false, Ok(LbPolicy::RoundRobin)) => return Ok(()),
+        (false, _) => return Err(Wrong::new("lb_policy", "must be absent: load_balancing_policy says it")),
+        (true, Ok(LbPolicy::ClusterProvided)) => {}
+        (true, _) => return Err(Wrong::new("lb_policy", "must be CLUSTER_PROVIDED where type is ORIGINAL_DST")),
+    }
+    let fields = [
+        ("eds_cluster_config", message.eds_cluster_config.is_some()),
+        ("load_assignment", message.load_assignment.is_some()),
+        ("load_balancing_policy", message.load_balancing_policy.is_some()),
+        ("outlier_detection", message.outlier_detection.is_some()),
+    ];
+    match fields.into_iter().find(|(_, is_there)| *is_there) {
+        Some((field, _)) => Err(Wrong::new(field, "must be absent where type is ORIGINAL_DST")),
+        None => Ok(()),
+    }
 }
 
 /// Endpoints that are told of here. Of two families the one that counts is the waypoint's own, and answers hold as long as they

@@ -18,7 +18,7 @@ const TYPE_PREFIX: &str = "type.googleapis.com/";
 const DEPTH: usize = 100;
 
 /// What Envoy calls fields that are likely to come and are not in the contract; others are named by their numbers.
-const NAMES: [(&str, u32, &str); 14] = [
+const NAMES: [(&str, u32, &str); 13] = [
     ("envoy.config.route.v3.RouteConfiguration", 4, "response_headers_to_add"),
     ("envoy.config.route.v3.VirtualHost", 8, "cors"),
     ("envoy.config.route.v3.VirtualHost", 15, "typed_per_filter_config"),
@@ -31,7 +31,6 @@ const NAMES: [(&str, u32, &str); 14] = [
     ("envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager.UpgradeConfig", 3, "enabled"),
     ("envoy.config.route.v3.HedgePolicy", 1, "initial_requests"),
     ("envoy.config.route.v3.HedgePolicy", 2, "additional_request_chance"),
-    ("envoy.config.cluster.v3.Cluster", 6, "lb_policy"),
     ("envoy.config.cluster.v3.Cluster", 8, "health_checks"),
 ];
 

@@ -24,7 +24,8 @@ impl Listener {
                 let asked = http.custom.iter().map(|it| &*it.authorizer.cluster);
                 let counted = http.limiter.iter().map(|limiter| &*limiter.cluster);
                 let seen = http.processor.iter().map(|processor| &*processor.cluster);
-                asked.chain(counted).chain(seen).collect()
+                let otherwise = http.otherwise.iter().flat_map(|chain| chain.clusters.iter()).map(String::as_str);
+                asked.chain(counted).chain(seen).chain(otherwise).collect()
             }
             Self::Opaque(opaque) => opaque.clusters().map(String::as_str).collect(),
         }
@@ -37,7 +38,8 @@ impl Listener {
         match self {
             Self::Http(http) => {
                 named.extend(http.tracing.iter().map(|it| &*it.collector.cluster));
-                named.extend(http.logs.iter().flat_map(|it| it.clusters()).map(|it| &**it));
+                let of_others = http.otherwise.iter().flat_map(|chain| &chain.logs);
+                named.extend(http.logs.iter().chain(of_others).flat_map(|it| it.clusters()).map(|it| &**it));
             }
             Self::Opaque(opaque) => {
                 let logs = opaque.chains().flat_map(|chain| &chain.logs);
@@ -60,9 +62,10 @@ impl Listener {
                     && one.policies == other.policies
                     && one.rates == other.rates
                     && one.merge_slashes == other.merge_slashes
+                    && policies(one.otherwise.as_deref()) == policies(other.otherwise.as_deref())
             }
             (Self::Opaque(one), Self::Opaque(other)) => {
-                let others = [one, other].map(|opaque| opaque.others.as_deref().map(|chain| &chain.policies));
+                let others = [one, other].map(|opaque| policies(opaque.others.as_deref()));
                 one.named.iter().map(guard).eq(other.named.iter().map(guard)) && others[0] == others[1]
             }
             _ => false,
@@ -75,11 +78,17 @@ impl Listener {
         match self {
             Self::Http(http) => {
                 let is_unseen = http.processor.is_none() && http.limiter.is_none() && http.rates.is_none();
-                is_unseen && http.custom.is_empty() && http.tokens.is_none() && http.policies.is_empty()
+                let is_open = http.otherwise.iter().all(|chain| chain.policies.is_empty());
+                is_unseen && is_open && http.custom.is_empty() && http.tokens.is_none() && http.policies.is_empty()
             }
             Self::Opaque(opaque) => opaque.named.is_empty() && opaque.chains().all(|chain| chain.policies.is_empty()),
         }
     }
+}
+
+/// Nothing where there is no such chain, which lets nobody pass.
+fn policies(chain: Option<&Chain>) -> Option<&[Rules]> {
+    chain.map(|chain| &*chain.policies)
 }
 
 fn guard((name, chain): &(ServerName, Arc<Chain>)) -> (&ServerName, &[Rules]) {

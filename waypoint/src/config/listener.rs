@@ -24,11 +24,12 @@ use super::authorizer::{authorizer, marking};
 use super::limiter::Limiter;
 use super::logs::Logs;
 use super::metrics::Metrics;
-use super::opaque::{by_name, names, reads_names, tcp_proxy};
+use super::opaque::{by_name, names, tcp_proxy};
 use super::policy::{Rules, Said};
 use super::processor::Processor;
 use super::proxies::{self, Proxies};
 use super::rates::Rates;
+use super::spoken::{Inspected, by_protocol, protocols};
 use super::tokens::Tokens;
 use super::trace::Tracing;
 use super::wrong::{Within, Wrong, all};
@@ -59,11 +60,14 @@ pub fn listener(bytes: &[u8]) -> Result<Listener, Wrong> {
     if let Some(api) = &message.api_listener {
         return manager(any(api.api_listener.as_ref())?).within("api_listener.api_listener");
     }
-    let has_names = reads_names(&message.listener_filters)?;
+    let inspected = Inspected::by(&message.listener_filters)?;
     let mut listener = match &*message.filter_chains {
         [] => return Err(Wrong::missing("filter_chains")),
-        [only] if names(only).is_empty() => chain(only).within("filter_chains[0]")?,
-        several => Listener::Opaque(by_name(several, has_names)?),
+        [only] if names(only).is_empty() && protocols(only).is_empty() => chain(only).within("filter_chains[0]")?,
+        several if several.iter().all(|chain| protocols(chain).is_empty()) => {
+            Listener::Opaque(by_name(several, inspected.names)?)
+        }
+        several => by_protocol(several, inspected.protocols)?,
     };
     let metrics = Metrics::of(message.metadata.as_ref())?;
     match &mut listener {
@@ -74,7 +78,7 @@ pub fn listener(bytes: &[u8]) -> Result<Listener, Wrong> {
         Listener::Opaque(opaque) => {
             opaque.metrics = metrics;
             // Policies may ask for names where no chain does.
-            opaque.reads_names = has_names;
+            opaque.reads_names = inspected.names;
         }
     }
     Ok(listener)
@@ -230,6 +234,7 @@ fn manager(config: &Any) -> Result<Listener, Wrong> {
         logs,
         metrics: None,
         upgrades,
+        otherwise: None,
     };
     Ok(Listener::Http(Box::new(http)))
 }

@@ -3,19 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fairway_proto::envoy::listener::{FilterChain, ListenerFilter, listener_filter};
+use fairway_proto::envoy::listener::FilterChain;
 use fairway_proto::envoy::tcp_proxy::TcpProxy;
 use fairway_proto::envoy::tcp_proxy::tcp_proxy::ClusterSpecifier;
 use prost_types::Any;
 
-use super::listener::{chain, decode, unsupported};
+use super::listener::{chain, decode};
 use super::logs::Logs;
 use super::metrics::Metrics;
 use super::policy::{Rules, Silent};
-use super::wrong::{Within, Wrong, all};
+use super::wrong::{Within, Wrong};
 use super::{Listener, Weighted, duration};
-
-const TLS_INSPECTOR: &str = "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
 
 /// What is done with connections that are passed on as they are.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -79,20 +77,6 @@ impl Opaque {
     /// Clusters that connections may be sent to.
     pub fn clusters(&self) -> impl Iterator<Item = &String> {
         self.chains().flat_map(|chain| chain.clusters.iter())
-    }
-}
-
-/// Reads the filters that look at connections before it is known what is done with them: whether there is the one that is
-/// known.
-pub(super) fn reads_names(filters: &[ListenerFilter]) -> Result<bool, Wrong> {
-    Ok(!all("listener_filters", filters, inspector)?.is_empty())
-}
-
-fn inspector(filter: &ListenerFilter) -> Result<(), Wrong> {
-    match &filter.config_type {
-        Some(listener_filter::ConfigType::TypedConfig(config)) if config.type_url == TLS_INSPECTOR => Ok(()),
-        Some(listener_filter::ConfigType::TypedConfig(config)) => Err(unsupported(config)),
-        None => Err(Wrong::missing("typed_config")),
     }
 }
 

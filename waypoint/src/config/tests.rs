@@ -25,6 +25,7 @@ use prost::Message;
 use super::*;
 
 mod clusters;
+mod spoken;
 
 /// The table with one route, as changed.
 fn read(change: impl FnOnce(&mut RouteMessage, &mut RouteAction)) -> Result<Route, String> {
@@ -214,7 +215,7 @@ fn policies_are_read_and_what_is_not_known_refuses_the_whole() {
 fn only_clusters_with_endpoints_that_can_be_found_are_taken() {
     let message = cluster_proto::Cluster { name: "c".into(), ..Default::default() };
     let error = cluster(&message.encode_to_vec()).unwrap_err().to_string();
-    assert_eq!(error, "type: must be EDS, STRICT_DNS or LOGICAL_DNS");
+    assert_eq!(error, "type: must be EDS, STRICT_DNS, LOGICAL_DNS or ORIGINAL_DST");
     // Field 8, which would otherwise be left out.
     let error = cluster(&[8 << 3 | 2, 0]).unwrap_err().to_string();
     assert_eq!(error, "health_checks: is not supported in envoy.config.cluster.v3.Cluster");
@@ -543,7 +544,7 @@ fn names_of_tls_are_read_and_the_most_specific_counts() {
             message::filter::ConfigType::TypedConfig(any("network.tcp_proxy.v3.TcpProxy", proxy.encode_to_vec()));
         let server_names = names.iter().map(|name| (*name).to_owned()).collect();
         message::FilterChain {
-            filter_chain_match: Some(message::FilterChainMatch { server_names }),
+            filter_chain_match: Some(message::FilterChainMatch { server_names, ..Default::default() }),
             filters: vec![message::Filter { config_type: Some(config), ..Default::default() }],
         }
     };

@@ -29,7 +29,7 @@ use crate::names;
 use crate::replay::{Replay, is_clients, is_malformed};
 use crate::request::is_idempotent;
 use crate::retry;
-use crate::stream::Connection;
+use crate::stream::{self, Connection};
 use crate::telemetry::Done;
 use crate::upgrade;
 use crate::upstream::{self, Key, Unsent, Upstream};
@@ -209,6 +209,11 @@ impl Common<'_> {
     /// Chooses who is asked next.
     async fn choose(&self, asked: &mut Asked) -> Result<Chosen, Missed> {
         let Target { cluster, endpoints, load, .. } = self.target;
+        if cluster.is_dialled {
+            let Connection { waypoint, local, bound, .. } = &**self.connection;
+            let plan = stream::plan(&waypoint.live.snapshot(), local, bound).map_err(not_reached)?;
+            return Ok(Chosen { endpoint: bound.address(), plan, busy: None });
+        }
         let endpoints = &names::endpoints(&self.connection.waypoint, cluster, endpoints).await.map_err(not_reached)?;
         let Outgoing { hash, session, .. } = self.outgoing;
         let tried = if self.again { &[] } else { &*asked.tried };

@@ -174,7 +174,7 @@ impl Warming {
             }
             Kind::Endpoints => {
                 let clusters = self.in_force.clusters.values().chain(received(&self.clusters));
-                let discovered = clusters.filter(|cluster| cluster.names.is_none());
+                let discovered = clusters.filter(|cluster| cluster.is_discovered());
                 discovered.map(|cluster| &*cluster.endpoints).collect()
             }
         }
@@ -228,7 +228,7 @@ impl Warming {
 
         clusters.retain(|name, next| {
             let Some(cluster) = &next.resource else { return true };
-            let is_ready = cluster.names.is_some() || answers.has(Kind::Endpoints, &cluster.endpoints);
+            let is_ready = !cluster.is_discovered() || answers.has(Kind::Endpoints, &cluster.endpoints);
             let is_in_force = decide(is_ready, is_over(next.since));
             if is_in_force {
                 in_force.clusters.insert(name.clone(), Arc::clone(cluster));

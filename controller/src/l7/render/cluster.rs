@@ -5,7 +5,7 @@ use std::time::Duration;
 use fairway_proto::envoy::cluster::circuit_breakers::Thresholds;
 use fairway_proto::envoy::cluster::circuit_breakers::thresholds::RetryBudget;
 use fairway_proto::envoy::cluster::cluster::{
-    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, DnsLookupFamily, EdsClusterConfig,
+    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, DnsLookupFamily, EdsClusterConfig, LbPolicy,
 };
 use fairway_proto::envoy::cluster::load_balancing_policy::Policy as Named;
 use fairway_proto::envoy::cluster::{
@@ -137,6 +137,20 @@ pub fn cluster(name: &str, protocol: AppProtocol, policy: &Policy, endpoints: En
         upstream_connection_options: pool.keepalive.map(keepalive),
         typed_extension_protocol_options: [(UPSTREAM_OPTIONS.to_owned(), options)].into_iter().chain(idle).collect(),
         load_balancing_policy: Some(LoadBalancingPolicy { policies: balancing(policy.balancing.as_ref()) }),
+        lb_policy: LbPolicy::RoundRobin.into(),
+    }
+}
+
+/// Whoever the client has dialled, spoken to as the client speaks.
+#[must_use]
+pub fn whoever_is_dialled(name: &str) -> Cluster {
+    Cluster {
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst.into())),
+        eds_cluster_config: None,
+        // Envoy takes nothing else for this type, and not in the newer way.
+        lb_policy: LbPolicy::ClusterProvided.into(),
+        load_balancing_policy: None,
+        ..cluster(name, AppProtocol::Unknown, &Policy::default(), Endpoints::Discovered)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What clients dial, and what stands before services at their waypoints.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use fairway_proto::envoy::core::socket_address::PortSpecifier;
@@ -10,6 +10,7 @@ use fairway_proto::envoy::http_connection_manager::http_connection_manager::{
 };
 use fairway_proto::envoy::http_connection_manager::http_filter::ConfigType;
 use fairway_proto::envoy::http_connection_manager::{HttpConnectionManager, HttpFilter, Rds};
+use fairway_proto::envoy::http_inspector::HttpInspector;
 use fairway_proto::envoy::listener::filter::ConfigType as FilterConfig;
 use fairway_proto::envoy::listener::listener_filter::ConfigType as ListenerFilterConfig;
 use fairway_proto::envoy::listener::{
@@ -39,8 +40,11 @@ use super::{
     rates as render_rates, rbac, tracing,
 };
 
-/// The listener for what is not for a service.
+/// What is not for a service: the listener, its routes, and the cluster of whoever is dialled.
 pub const WORKLOADS: &str = "workloads";
+
+/// What Envoy's inspector calls HTTP.
+const HTTP: [&str; 3] = ["http/1.0", "http/1.1", "h2c"];
 
 /// What requests may go on as. The same as Istio's waypoints allow; what it carries then is not looked into.
 const UPGRADES: [&str; 1] = ["websocket"];
@@ -51,6 +55,7 @@ const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v
 const JWT_AUTHENTICATION: &str = "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication";
 const HTTP_RBAC: &str = "type.googleapis.com/envoy.extensions.filters.http.rbac.v3.RBAC";
 const NETWORK_RBAC: &str = "type.googleapis.com/envoy.extensions.filters.network.rbac.v3.RBAC";
+const HTTP_INSPECTOR: &str = "type.googleapis.com/envoy.extensions.filters.listener.http_inspector.v3.HttpInspector";
 const TLS_INSPECTOR: &str = "type.googleapis.com/envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
 const TCP_PROXY: &str = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
 
@@ -105,6 +110,30 @@ pub fn http<'a>(
     before: Before<'_>,
     routes: impl Iterator<Item = &'a Entry>,
 ) -> Option<Listener> {
+    let mut listener = standing(name, addresses, port, vec![requests(name, before, routes)], before.counted)?;
+    proxies::say(&mut listener, before.proxies);
+    Some(listener)
+}
+
+/// What stands before workloads, whichever is dialled at whichever port: clients that speak HTTP are looked into.
+#[must_use]
+pub fn workloads(before: Before<'_>, heard: Heard<'_>) -> Option<Listener> {
+    let filter_chain_match =
+        FilterChainMatch { application_protocols: HTTP.map(str::to_owned).to_vec(), ..FilterChainMatch::default() };
+    let requests =
+        FilterChain { filter_chain_match: Some(filter_chain_match), ..requests(WORKLOADS, before, std::iter::empty()) };
+    let to_dialled = ClusterSpecifier::Cluster(WORKLOADS.to_owned());
+    let others = connections((WORKLOADS, &[]), (before.policies, Layer::Connection), to_dialled, None, heard);
+    let anywhere = [Ipv4Addr::UNSPECIFIED.into()];
+    let mut listener = standing(WORKLOADS, &anywhere, 0, vec![requests, others], before.counted)?;
+    let inspector = any(HTTP_INSPECTOR, &HttpInspector {});
+    listener.listener_filters.push(inspecting("envoy.filters.listener.http_inspector", inspector));
+    proxies::say(&mut listener, before.proxies);
+    Some(listener)
+}
+
+/// What is done with requests.
+fn requests<'a>(name: &str, before: Before<'_>, routes: impl Iterator<Item = &'a Entry>) -> FilterChain {
     let tokens = super::tokens::filter(before.tokens, before.keys);
     let tokens = tokens.map(|filter| http_filter("envoy.filters.http.jwt_authn", any(JWT_AUTHENTICATION, &filter)));
     let asked = authorizers::filters(before.policies, before.authorizers);
@@ -144,10 +173,7 @@ pub fn http<'a>(
         ..manager(name, filters.collect())
     };
     let filter = network_filter("envoy.filters.network.http_connection_manager", any(MANAGER, &manager));
-    let chains = vec![FilterChain { filters: vec![filter], ..FilterChain::default() }];
-    let mut listener = standing(name, addresses, port, chains, before.counted)?;
-    proxies::say(&mut listener, before.proxies);
-    Some(listener)
+    FilterChain { filters: vec![filter], ..FilterChain::default() }
 }
 
 /// What stands before a port that is not looked into: policies, and then the endpoints of the same name, or where its routes
@@ -165,37 +191,7 @@ pub fn tcp(
     let is_routed_by_name = streams.iter().any(|stream| !stream.servers.is_empty());
     let reads_names = is_routed_by_name || is_tls && policies.iter().any(|policy| policy.asks_for_server_names());
     let layer = if reads_names { Layer::Hello } else { Layer::Connection };
-    let chain = |servers: &[String], proxy: ClusterSpecifier| {
-        let rules = rbac::rules(policies, layer, |_| false).into_iter().map(|(kind, rules)| {
-            let rules = Some(rules);
-            let config = network_rbac::Rbac { rules, stat_prefix: name.to_owned(), ..network_rbac::Rbac::default() };
-            network_filter(&format!("envoy.filters.network.rbac/{kind}"), any(NETWORK_RBAC, &config))
-        });
-        let silent = rbac::silent(policies, layer).into_iter().map(|(kind, silent)| {
-            let stat_prefix = name.to_owned();
-            let config = match silent {
-                Silent::Audit(rules) => {
-                    network_rbac::Rbac { rules: Some(rules), stat_prefix, ..network_rbac::Rbac::default() }
-                }
-                Silent::Tried(prefix, rules) => network_rbac::Rbac {
-                    shadow_rules: Some(rules),
-                    shadow_rules_stat_prefix: prefix.to_owned(),
-                    stat_prefix,
-                    ..network_rbac::Rbac::default()
-                },
-            };
-            network_filter(&format!("envoy.filters.network.rbac/{kind}"), any(NETWORK_RBAC, &config))
-        });
-        let proxy = TcpProxy {
-            stat_prefix: name.to_owned(),
-            access_log: heard.logged.map(logs::logs).unwrap_or_default(),
-            idle_timeout: idle.map(duration),
-            cluster_specifier: Some(proxy),
-        };
-        let proxy = network_filter("envoy.filters.network.tcp_proxy", any(TCP_PROXY, &proxy));
-        let filter_chain_match = (!servers.is_empty()).then(|| FilterChainMatch { server_names: servers.to_vec() });
-        FilterChain { filter_chain_match, filters: silent.chain(rules).chain([proxy]).collect() }
-    };
+    let chain = |servers: &[String], proxy| connections((name, servers), (policies, layer), proxy, idle, heard);
     let (named, others): (Vec<&Stream>, Vec<&Stream>) = streams.iter().partition(|stream| !stream.servers.is_empty());
     let all = named.into_iter().chain(others);
     let chains = match streams {
@@ -204,11 +200,50 @@ pub fn tcp(
     };
     let mut listener = standing(name, addresses, port, chains, heard.counted)?;
     if reads_names {
-        let config = Some(ListenerFilterConfig::TypedConfig(any(TLS_INSPECTOR, &TlsInspector {})));
-        let name = "envoy.filters.listener.tls_inspector".to_owned();
-        listener.listener_filters.push(ListenerFilter { name, config_type: config });
+        let inspector = any(TLS_INSPECTOR, &TlsInspector {});
+        listener.listener_filters.push(inspecting("envoy.filters.listener.tls_inspector", inspector));
     }
     Some(listener)
+}
+
+/// What is done with connections that are not looked into, of those that ask for these names of servers if there are any.
+fn connections(
+    (name, servers): (&str, &[String]),
+    (policies, layer): (&[&Policy], Layer),
+    proxy: ClusterSpecifier,
+    idle: Option<Duration>,
+    heard: Heard<'_>,
+) -> FilterChain {
+    let rules = rbac::rules(policies, layer, |_| false).into_iter().map(|(kind, rules)| {
+        let rules = Some(rules);
+        let config = network_rbac::Rbac { rules, stat_prefix: name.to_owned(), ..network_rbac::Rbac::default() };
+        network_filter(&format!("envoy.filters.network.rbac/{kind}"), any(NETWORK_RBAC, &config))
+    });
+    let silent = rbac::silent(policies, layer).into_iter().map(|(kind, silent)| {
+        let stat_prefix = name.to_owned();
+        let config = match silent {
+            Silent::Audit(rules) => {
+                network_rbac::Rbac { rules: Some(rules), stat_prefix, ..network_rbac::Rbac::default() }
+            }
+            Silent::Tried(prefix, rules) => network_rbac::Rbac {
+                shadow_rules: Some(rules),
+                shadow_rules_stat_prefix: prefix.to_owned(),
+                stat_prefix,
+                ..network_rbac::Rbac::default()
+            },
+        };
+        network_filter(&format!("envoy.filters.network.rbac/{kind}"), any(NETWORK_RBAC, &config))
+    });
+    let proxy = TcpProxy {
+        stat_prefix: name.to_owned(),
+        access_log: heard.logged.map(logs::logs).unwrap_or_default(),
+        idle_timeout: idle.map(duration),
+        cluster_specifier: Some(proxy),
+    };
+    let proxy = network_filter("envoy.filters.network.tcp_proxy", any(TCP_PROXY, &proxy));
+    let filter_chain_match = (!servers.is_empty())
+        .then(|| FilterChainMatch { server_names: servers.to_vec(), ..FilterChainMatch::default() });
+    FilterChain { filter_chain_match, filters: silent.chain(rules).chain([proxy]).collect() }
 }
 
 /// Where connections go.
@@ -242,6 +277,10 @@ pub(super) fn http_filter(name: &str, config: Any) -> HttpFilter {
 
 fn network_filter(name: &str, config: Any) -> Filter {
     Filter { name: name.to_owned(), config_type: Some(FilterConfig::TypedConfig(config)) }
+}
+
+fn inspecting(name: &str, config: Any) -> ListenerFilter {
+    ListenerFilter { name: name.to_owned(), config_type: Some(ListenerFilterConfig::TypedConfig(config)) }
 }
 
 /// A listener at addresses that tunnels lead to; without any there is nothing to stand before.

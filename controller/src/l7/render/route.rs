@@ -36,6 +36,7 @@ use super::super::model::{
 };
 use super::super::rates;
 use super::super::waypoints::{Plan, Sees};
+use super::listener::WORKLOADS;
 use super::rates::counted;
 use super::{INVALID_BACKEND, any, duration, per_route, processors};
 
@@ -66,7 +67,7 @@ const PEER_NAMESPACE: &str = "fairway.peer.namespace";
 /// The routes of one port of a service; without entries everything goes to the service itself.
 #[must_use]
 pub fn configuration(target: &Target, entries: Option<&[Entry]>, client: &Client) -> RouteConfiguration {
-    named(target, all(target, entries, client))
+    named(target.to_string(), all(target, entries, client))
 }
 
 /// The routes that a waypoint follows before one port of a service: first those of consumers, each for the clients of its
@@ -112,9 +113,21 @@ pub fn at_waypoint(
             all.push(own);
         }
     }
-    let mut configuration = named(target, all);
+    let mut configuration = named(target.to_string(), all);
     for host in &mut configuration.virtual_hosts {
         host.rate_limits = counted(of_all, provider);
+    }
+    configuration
+}
+
+/// The route that a waypoint follows before workloads: to whoever was dialled. Routes are attached to services.
+#[must_use]
+pub fn to_workloads((of_all, sees): (&[&rates::Policy], Option<&Sees<'_>>), plan: &Plan) -> RouteConfiguration {
+    let mut route = to(ClusterSpecifier::Cluster(WORKLOADS.to_owned()));
+    sees.into_iter().for_each(|sees| see(&mut route, sees, None));
+    let mut configuration = named(WORKLOADS.to_owned(), vec![route]);
+    for host in &mut configuration.virtual_hosts {
+        host.rate_limits = counted(of_all, plan.counter(of_all, None));
     }
     configuration
 }
@@ -130,8 +143,7 @@ fn see(route: &mut Route, sees: &Sees<'_>, own: Option<&ProcessingMode>) {
     route.typed_per_filter_config.insert(processors::NAME.to_owned(), said);
 }
 
-fn named(target: &Target, routes: Vec<Route>) -> RouteConfiguration {
-    let name = target.to_string();
+fn named(name: String, routes: Vec<Route>) -> RouteConfiguration {
     let host = VirtualHost { name: name.clone(), domains: vec!["*".to_owned()], routes, ..VirtualHost::default() };
     RouteConfiguration { name, virtual_hosts: vec![host] }
 }
@@ -171,9 +183,11 @@ pub(super) fn everything() -> RouteMatch {
 
 /// What holds where nobody has attached anything.
 fn own(target: &Target) -> Route {
-    let backend =
-        Backend { weight: 1, target: Some(target.clone()), request: Edits::default(), response: Edits::default() };
-    let action = forward(&Forward { backends: vec![backend], ..Forward::default() }, None);
+    to(ClusterSpecifier::Cluster(target.to_string()))
+}
+
+fn to(cluster: ClusterSpecifier) -> Route {
+    let action = RouteAction { cluster_specifier: Some(cluster), ..forward(&Forward::default(), None) };
     Route {
         name: "default".to_owned(),
         r#match: Some(everything()),

@@ -335,3 +335,41 @@ fn tls_to_endpoints_is_read_and_always_has_somebody_to_prove() {
         assert!(wrong.unwrap_err().starts_with("transport_socket.typed_config."));
     }
 }
+
+#[test]
+fn whoever_was_dialled_is_a_cluster_without_a_choice() {
+    use cluster_proto::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
+    let read = |change: fn(&mut cluster_proto::Cluster)| {
+        read_cluster(|cluster| {
+            cluster.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst.into()));
+            cluster.lb_policy = LbPolicy::ClusterProvided.into();
+            change(cluster);
+        })
+    };
+    assert_eq!(read(|_| {}), Ok(Cluster { is_dialled: true, ..Cluster::named("c") }));
+    assert!(!read(|_| {}).unwrap().is_discovered() && read_cluster(|_| {}).unwrap().is_discovered());
+    let absent = "must be absent where type is ORIGINAL_DST";
+    let rows: [(Result<Cluster, String>, String); 5] = [
+        (
+            read(|cluster| cluster.lb_policy = 0),
+            "lb_policy: must be CLUSTER_PROVIDED where type is ORIGINAL_DST".into(),
+        ),
+        (
+            read_cluster(|cluster| cluster.lb_policy = 6),
+            "lb_policy: must be absent: load_balancing_policy says it".into(),
+        ),
+        // A number that nobody knows is no policy either.
+        (
+            read_cluster(|cluster| cluster.lb_policy = 99),
+            "lb_policy: must be absent: load_balancing_policy says it".into(),
+        ),
+        (read(|cluster| cluster.outlier_detection = Some(Default::default())), format!("outlier_detection: {absent}")),
+        (
+            read(|cluster| cluster.load_balancing_policy = Some(Default::default())),
+            format!("load_balancing_policy: {absent}"),
+        ),
+    ];
+    for (found, expected) in rows {
+        assert_eq!(found, Err(expected));
+    }
+}

@@ -419,3 +419,19 @@ proptest! {
         prop_assert_eq!(config.endpoints.keys().cloned().collect::<BTreeSet<_>>(), expected);
     }
 }
+
+#[test]
+fn whoever_was_dialled_is_not_waited_for() {
+    use fairway_proto::envoy::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
+    let (mut session, now) = (in_force(Instant::now()), Instant::now());
+    let received = session.receive(table(WEB, &["dialled"]), now);
+    assert_eq!(asked(&received.requests), [("Cluster", vec!["dialled"], vec![])]);
+    let mut message = eds("dialled");
+    message.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst.into()));
+    message.lb_policy = LbPolicy::ClusterProvided.into();
+    let received = session.receive(response(Kind::Cluster, "dialled", message.encode_to_vec()), now);
+    let is_asked =
+        asked(&received.requests).iter().any(|(kind, more, _)| *kind == "ClusterLoadAssignment" && !more.is_empty());
+    assert!(!is_asked, "nobody tells of its endpoints: {:?}", asked(&received.requests));
+    assert_eq!((leads(&session, WEB), session.expired()), (vec!["dialled".to_owned()], 0));
+}
