@@ -23,6 +23,7 @@ mod rules;
 pub mod snapshot;
 pub mod telemetry;
 pub mod tokens;
+pub(crate) mod upgrades;
 pub mod verdict;
 pub mod waypoints;
 

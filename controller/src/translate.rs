@@ -38,6 +38,7 @@ use crate::l7::destinations::{self, Destinations};
 use crate::l7::mesh::Mesh;
 use crate::l7::model::Routes;
 use crate::l7::telemetry;
+use crate::l7::upgrades;
 use crate::l7::waypoints::{Attachments, Bound, Plan};
 use crate::parallel;
 use crate::world::Resource;
@@ -471,7 +472,8 @@ impl<'a> Translator<'a> {
         let distribution =
             namespace.and_then(|namespace| annotation(&namespace.metadata, service::TRAFFIC_DISTRIBUTION));
         let made = service::service(object, &binding, self.nodes.network(""), distribution, self.settings)?;
-        let bound = Bound::of(&service::key(&made), key, &binding);
+        let upgrades = upgrades::read(&object.metadata, !binding.gateways.is_empty(), &mut faults);
+        let bound = Bound::of(&service::key(&made), key, &binding, upgrades.as_ref());
         Some((made, bound, faults))
     }
 }

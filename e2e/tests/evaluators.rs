@@ -16,6 +16,7 @@ use fairway_core::ident::Identity;
 use fairway_core::policy::Policy;
 use fairway_core::snapshot::{Update, World};
 use fairway_core::source::istio::AuthorizationPolicy;
+use fairway_core::upgrade::Upgrades;
 use fairway_core::workload::Workload;
 use fairway_proto::security::Authorization;
 use fairway_waypoint::config::{Listener, Rules, listener};
@@ -121,6 +122,7 @@ fn waypoint_allows(policies: &[Arc<authz::Policy>], connection: &Connection, req
                 traced: None,
                 logged: None,
                 counted: None,
+                upgrades: &Upgrades::usual(),
             };
             http("web:80", &addresses, 80, before, std::iter::empty())
         }

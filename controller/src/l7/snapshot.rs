@@ -251,6 +251,7 @@ impl Snapshot {
                     let (keys, authorizers) = (&*self.keys, &*plan.authorizers);
                     let traced = plan.traced(gateway, object);
                     let sees = plan.sees(gateway, object, self.attached(&target));
+                    let upgrades = plan.upgrades(object);
                     let before = Before {
                         policies: &policies,
                         proxies: &own.proxies,
@@ -263,6 +264,7 @@ impl Snapshot {
                         traced: traced.as_ref(),
                         logged,
                         counted,
+                        upgrades: &upgrades,
                     };
                     render::listener::http(name, &addresses, target.port, before, entries())
                 } else {
@@ -277,7 +279,9 @@ impl Snapshot {
                 let rates = plan.rates(gateway, object);
                 let sees = plan.sees(gateway, object, self.attached(&target));
                 let attached = self.attached(&target);
-                let routes = render::route::at_waypoint(&target, attached, client, (&rates, sees.as_ref()), plan);
+                let has_connect = plan.upgrades(object).has_connect();
+                let of_all = (&*rates, sees.as_ref(), has_connect);
+                let routes = render::route::at_waypoint(&target, attached, client, of_all, plan);
                 self.routed(routes, None)
             }
             ResourceType::Cluster if is_known() => {
@@ -299,7 +303,7 @@ impl Snapshot {
             ResourceType::Listener => {
                 let (policies, tokens) = (plan.policies(gateway, None), plan.tokens(gateway, None));
                 let (logged, counted) = (plan.logged(gateway, None), plan.counted(gateway, None));
-                let traced = plan.traced(gateway, None);
+                let (traced, upgrades) = (plan.traced(gateway, None), plan.upgrades(None));
                 let heard = Heard { logged: logged.as_ref(), counted: counted.as_ref() };
                 let before = Before {
                     policies: &policies,
@@ -311,6 +315,7 @@ impl Snapshot {
                     limiter: plan.counter(&rates, None).and_then(|name| plan.limiter(name)),
                     sees: sees.as_ref(),
                     traced: traced.as_ref(),
+                    upgrades: &upgrades,
                     logged: heard.logged,
                     counted: heard.counted,
                 };

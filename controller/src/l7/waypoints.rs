@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use fairway_core::source::external_processor::ProcessingMode;
 use fairway_core::source::{Kind, ObjectKey, Objects};
+use fairway_core::upgrade::Upgrades;
 
 use super::authorizers::Authorizers;
 use super::authz::{Place, Policy, Verdict};
@@ -31,13 +32,21 @@ pub struct Bound {
     pub object: ObjectKey,
     /// The waypoints.
     pub gateways: Vec<GatewayName>,
+    /// What its requests may go on as there, where it says so itself.
+    pub upgrades: Option<Upgrades>,
 }
 
 impl Bound {
     /// The service with this binding, if it has a waypoint.
     #[must_use]
-    pub fn of(service: &str, object: &ObjectKey, binding: &ServiceBinding) -> Option<Self> {
-        let bound = || Self { service: service.to_owned(), object: object.clone(), gateways: binding.gateways.clone() };
+    pub fn of(
+        service: &str,
+        object: &ObjectKey,
+        binding: &ServiceBinding,
+        upgrades: Option<&Upgrades>,
+    ) -> Option<Self> {
+        let (gateways, upgrades) = (binding.gateways.clone(), upgrades.cloned());
+        let bound = || Self { service: service.to_owned(), object: object.clone(), gateways, upgrades };
         (!binding.gateways.is_empty()).then(bound)
     }
 }
@@ -85,6 +94,8 @@ pub struct Plan {
     tokens: BTreeMap<Place, Vec<Arc<tokens::Policy>>>,
     rates: BTreeMap<Place, Vec<Arc<rates::Policy>>>,
     processors: BTreeMap<Place, Vec<Arc<processors::Policy>>>,
+    /// What requests may go on as, by the objects of services that say so.
+    upgrades: BTreeMap<ObjectKey, Upgrades>,
     /// Who may be asked by policies.
     pub authorizers: Arc<Authorizers>,
     /// Whom waypoints tell what requests took.
@@ -155,7 +166,8 @@ impl Plan {
             let waypoint = Waypoint { class: class.to_owned(), for_workloads, proxies, services: BTreeMap::new() };
             plan.waypoints.insert(name, waypoint);
         }
-        for Bound { service, object, gateways } in bound {
+        for Bound { service, object, gateways, upgrades } in bound {
+            plan.upgrades.extend(upgrades.map(|upgrades| (object.clone(), upgrades)));
             for name in gateways {
                 if let Some(waypoint) = plan.waypoints.get_mut(&name) {
                     waypoint.services.insert(service.clone(), object.clone());
@@ -179,8 +191,8 @@ impl Plan {
         let processors = by_place(processors, |policy| &policy.places, &mut attach);
         telemetry.note_missed(|place| plan.misses(place, objects, &bound));
         let telemetry = Arc::new(telemetry);
-        let (waypoints, places) = (plan.waypoints, by_object);
-        Self { waypoints, policies, tokens, rates, processors, authorizers, telemetry, places }
+        let (waypoints, upgrades, places) = (plan.waypoints, plan.upgrades, by_object);
+        Self { waypoints, policies, tokens, rates, processors, upgrades, authorizers, telemetry, places }
     }
 
     /// Why nobody enforces what is attached to a place.
@@ -220,6 +232,12 @@ impl Plan {
     pub fn policies(&self, gateway: &GatewayName, service: Option<&ObjectKey>) -> Vec<&Policy> {
         let places = self.places(gateway, service);
         places.iter().filter_map(|place| self.policies.get(place)).flatten().map(Arc::as_ref).collect()
+    }
+
+    /// What requests to a service may go on as, or to workloads.
+    #[must_use]
+    pub fn upgrades(&self, service: Option<&ObjectKey>) -> Upgrades {
+        service.and_then(|service| self.upgrades.get(service)).cloned().unwrap_or_else(Upgrades::usual)
     }
 
     /// Whose tokens a waypoint believes before a service, or before workloads.

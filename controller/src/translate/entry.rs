@@ -24,6 +24,7 @@ use super::waypoint::{ServiceBinding, Waypoints};
 use super::workload::{TUNNEL, canonical, trust_domain};
 use super::{Fault, Settings};
 use crate::age::by_age;
+use crate::l7::upgrades;
 use crate::l7::waypoints::Bound;
 
 const AUTOALLOCATE: &str = "networking.istio.io/enable-autoallocate-ip";
@@ -148,6 +149,7 @@ impl Entries {
         }
         let mut faults = Vec::new();
         let binding = around.waypoints.of_service(Kind::ServiceEntry, &entry.metadata, &mut faults);
+        let upgrades = upgrades::read(&entry.metadata, !binding.gateways.is_empty(), &mut faults);
         let written = written_addresses(entry, &mut faults);
         self.addresses.extend(written.iter().map(|(_, block)| block.addr()));
         let Claimed { addresses, is_private, faults: claimed } = claims.service_entry(key, written);
@@ -177,7 +179,7 @@ impl Entries {
                 of_entry.extend(given.into_iter().map(|address| ((*host).to_owned(), address)));
             }
             let service_key = format!("{}/{host}", key.namespace);
-            self.bound.extend(Bound::of(&service_key, key, &binding));
+            self.bound.extend(Bound::of(&service_key, key, &binding, upgrades.as_ref()));
             keys.push((*host, service_key));
             if entry.spec.resolution == Resolution::DnsRoundRobin {
                 self.one_at_a_time.insert(format!("{}/{host}", key.namespace));

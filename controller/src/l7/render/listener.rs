@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use fairway_core::upgrade::Upgrades;
 use fairway_proto::envoy::core::socket_address::PortSpecifier;
 use fairway_proto::envoy::core::{Address, SocketAddress, address};
 use fairway_proto::envoy::http_connection_manager::http_connection_manager::{
@@ -46,9 +47,6 @@ pub const WORKLOADS: &str = "workloads";
 /// What Envoy's inspector calls HTTP.
 const HTTP: [&str; 3] = ["http/1.0", "http/1.1", "h2c"];
 
-/// What requests may go on as. The same as Istio's waypoints allow; what it carries then is not looked into.
-const UPGRADES: [&str; 1] = ["websocket"];
-
 const MANAGER: &str =
     "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 const ROUTER: &str = "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router";
@@ -84,6 +82,8 @@ pub struct Before<'a> {
     pub logged: Option<&'a Logged>,
     /// What is counted otherwise than usual.
     pub counted: Option<&'a Counted>,
+    /// What they may go on as; what that carries is not looked into.
+    pub upgrades: &'a Upgrades,
 }
 
 /// Who hears of connections that are not looked into, and how.
@@ -166,7 +166,7 @@ fn requests<'a>(name: &str, before: Before<'_>, routes: impl Iterator<Item = &'a
         path_with_escaped_slashes_action: PathWithEscapedSlashesAction::KeepUnchanged.into(),
         tracing: before.traced.map(tracing::tracing),
         access_log: before.logged.map(logs::logs).unwrap_or_default(),
-        upgrade_configs: UPGRADES.map(|name| UpgradeConfig { upgrade_type: name.to_owned() }).to_vec(),
+        upgrade_configs: before.upgrades.names().map(|name| UpgradeConfig { upgrade_type: name }).collect(),
         // Where nobody asks, it is not said either: who does not know the fields goes on as before.
         use_remote_address: has_origins.then_some(true),
         xff_num_trusted_hops: before.proxies.hops,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use fairway_core::source::Kind;
 use fairway_core::source::external_processor::ProcessingMode;
 use fairway_proto::envoy::core::data_source::Specifier;
 use fairway_proto::envoy::core::header_value_option::HeaderAppendAction;
@@ -23,7 +24,7 @@ use fairway_proto::envoy::route::route::Action as RouteActionKind;
 use fairway_proto::envoy::route::route_action::{
     ClusterNotFoundResponseCode, ClusterSpecifier, HostRewriteSpecifier, MaxStreamDuration, RequestMirrorPolicy,
 };
-use fairway_proto::envoy::route::route_match::PathSpecifier;
+use fairway_proto::envoy::route::route_match::{ConnectMatcher, PathSpecifier};
 use fairway_proto::envoy::route::weighted_cluster::ClusterWeight;
 use fairway_proto::envoy::route::{
     DirectResponseAction, HeaderMatcher, HedgePolicy, QueryParameterMatcher, RedirectAction, RetryPolicy, Route,
@@ -57,6 +58,8 @@ const GRPC_STATUSES: [(u32, &str); 5] = [
     (503, "unavailable"),
     (504, "deadline-exceeded"),
 ];
+/// The method that has no path.
+const CONNECT: &str = "CONNECT";
 /// The status of what cannot be done.
 const REFUSED: u32 = 500;
 /// The status of what no route matches.
@@ -71,19 +74,19 @@ pub fn configuration(target: &Target, entries: Option<&[Entry]>, client: &Client
 }
 
 /// The routes that a waypoint follows before one port of a service: first those of consumers, each for the clients of its
-/// namespace and with nothing left for others to answer.
+/// namespace and with nothing left for others to answer. Where it `has_connect`, what asks for no path is for CONNECT, too.
 #[must_use]
 pub fn at_waypoint(
     target: &Target,
     attached: Option<&Attached>,
     client: &Client,
-    (of_all, sees): (&[&rates::Policy], Option<&Sees<'_>>),
+    (of_all, sees, has_connect): (&[&rates::Policy], Option<&Sees<'_>>, bool),
     plan: &Plan,
 ) -> RouteConfiguration {
     let provider = plan.counter(of_all, attached);
     let routes = |entry: &Entry, is_consumer: bool| {
         let own: Vec<_> = plan.rates_of(&entry.route).into_iter().filter(|policy| !of_all.contains(policy)).collect();
-        let mut routes = routes(entry, target, client);
+        let mut routes = routes(entry, target, client, has_connect);
         for route in &mut routes {
             if let Some(RouteActionKind::Route(action)) = &mut route.action {
                 action.rate_limits = counted(&own, provider);
@@ -100,18 +103,21 @@ pub fn at_waypoint(
     };
     let of_consumers = attached.iter().flat_map(|attached| &attached.consumers).flat_map(|(namespace, entries)| {
         let routes = entries.iter().flat_map(|entry| routes(entry, true));
-        let mut nothing = nothing(namespace);
-        sees.into_iter().for_each(|sees| see(&mut nothing, sees, None));
-        routes.chain([nothing]).map(|route| of_peers(namespace, route))
+        let nothing = catching(has_connect).map(|(matching, _)| {
+            let mut nothing = nothing(namespace, matching);
+            sees.into_iter().for_each(|sees| see(&mut nothing, sees, None));
+            nothing
+        });
+        routes.chain(nothing).map(|route| of_peers(namespace, route))
     });
     let mut all: Vec<Route> = of_consumers.collect();
     match attached.and_then(|attached| attached.producer.as_deref()) {
         Some(entries) => all.extend(entries.iter().flat_map(|entry| routes(entry, false))),
-        None => {
-            let mut own = own(target);
+        None => all.extend(catching(has_connect).map(|(matching, part)| {
+            let mut own = own(target, matching, part);
             sees.into_iter().for_each(|sees| see(&mut own, sees, None));
-            all.push(own);
-        }
+            own
+        })),
     }
     let mut configuration = named(target.to_string(), all);
     for host in &mut configuration.virtual_hosts {
@@ -123,7 +129,7 @@ pub fn at_waypoint(
 /// The route that a waypoint follows before workloads: to whoever was dialled. Routes are attached to services.
 #[must_use]
 pub fn to_workloads((of_all, sees): (&[&rates::Policy], Option<&Sees<'_>>), plan: &Plan) -> RouteConfiguration {
-    let mut route = to(ClusterSpecifier::Cluster(WORKLOADS.to_owned()));
+    let mut route = to(ClusterSpecifier::Cluster(WORKLOADS.to_owned()), everything(), Part::Start);
     sees.into_iter().for_each(|sees| see(&mut route, sees, None));
     let mut configuration = named(WORKLOADS.to_owned(), vec![route]);
     for host in &mut configuration.virtual_hosts {
@@ -150,8 +156,8 @@ fn named(name: String, routes: Vec<Route>) -> RouteConfiguration {
 
 fn all(target: &Target, entries: Option<&[Entry]>, client: &Client) -> Vec<Route> {
     match entries {
-        Some(entries) => entries.iter().flat_map(|entry| routes(entry, target, client)).collect(),
-        None => vec![own(target)],
+        Some(entries) => entries.iter().flat_map(|entry| routes(entry, target, client, false)).collect(),
+        None => vec![own(target, everything(), Part::Start)],
     }
 }
 
@@ -168,10 +174,10 @@ fn peer(namespace: &str) -> FilterStateMatcher {
 }
 
 /// What none of the routes of a namespace matched.
-fn nothing(namespace: &str) -> Route {
+fn nothing(namespace: &str, matching: RouteMatch) -> Route {
     Route {
         name: format!("{namespace}/none"),
-        r#match: Some(everything()),
+        r#match: Some(matching),
         action: Some(RouteActionKind::DirectResponse(DirectResponseAction { status: NOT_FOUND, body: None })),
         ..Route::default()
     }
@@ -181,16 +187,23 @@ pub(super) fn everything() -> RouteMatch {
     RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".to_owned())), ..RouteMatch::default() }
 }
 
-/// What holds where nobody has attached anything.
-fn own(target: &Target) -> Route {
-    to(ClusterSpecifier::Cluster(target.to_string()))
+/// All requests there may be: those with a path, and where it `has_connect` those without one.
+fn catching(has_connect: bool) -> impl Iterator<Item = (RouteMatch, Part)> {
+    let connect = PathSpecifier::ConnectMatcher(ConnectMatcher {});
+    let connect = RouteMatch { path_specifier: Some(connect), ..RouteMatch::default() };
+    [(everything(), Part::Start)].into_iter().chain(has_connect.then_some((connect, Part::None)))
 }
 
-fn to(cluster: ClusterSpecifier) -> Route {
-    let action = RouteAction { cluster_specifier: Some(cluster), ..forward(&Forward::default(), None) };
+/// What holds where nobody has attached anything.
+fn own(target: &Target, matching: RouteMatch, part: Part) -> Route {
+    to(ClusterSpecifier::Cluster(target.to_string()), matching, part)
+}
+
+fn to(cluster: ClusterSpecifier, matching: RouteMatch, part: Part) -> Route {
+    let action = RouteAction { cluster_specifier: Some(cluster), ..forward(&Forward::default(), part) };
     Route {
         name: "default".to_owned(),
-        r#match: Some(everything()),
+        r#match: Some(matching),
         action: Some(RouteActionKind::Route(action)),
         ..Route::default()
     }
@@ -207,10 +220,21 @@ enum Part {
     Text,
     /// It cannot be said.
     Pattern,
+    /// There is no path.
+    None,
 }
 
-fn routes(entry: &Entry, target: &Target, client: &Client) -> Vec<Route> {
+/// Whether a match is for CONNECT, too, which has neither path nor query.
+fn takes_connect(entry: &Entry) -> bool {
+    let Match { path, method, query, .. } = &entry.matching;
+    let asks_for_none = matches!(path, Path::Prefix(prefix) if prefix.is_empty()) && query.is_empty();
+    let is_meant = method.as_deref().is_none_or(|method| method == CONNECT);
+    asks_for_none && is_meant && entry.route.kind != Kind::GRPCRoute
+}
+
+fn routes(entry: &Entry, target: &Target, client: &Client, has_connect: bool) -> Vec<Route> {
     let Match { path, method, headers, query, more, .. } = &entry.matching;
+    let is_for_connect = method.as_deref() == Some(CONNECT);
     // Every call of gRPC is a POST without a query, and its clients do not see either.
     if client.is_grpc && (!query.is_empty() || method.as_deref().is_some_and(|method| method != "POST")) {
         return Vec::new();
@@ -233,7 +257,7 @@ fn routes(entry: &Entry, target: &Target, client: &Client) -> Vec<Route> {
     let headers: Vec<HeaderMatcher> = method.chain(headers.iter().map(header)).chain(without).collect();
     let query_parameters: Vec<QueryParameterMatcher> = query.iter().map(parameter).collect();
     // A prefix of elements is two routes: the rule that would be one is not taken by gRPC (D5).
-    let parts = match path {
+    let mut parts = match path {
         Path::Exact(path) => vec![(PathSpecifier::Path(path.clone()), Part::Whole)],
         Path::Prefix(prefix) if prefix.is_empty() => vec![(PathSpecifier::Prefix("/".to_owned()), Part::Start)],
         Path::Prefix(prefix) => vec![
@@ -243,9 +267,16 @@ fn routes(entry: &Entry, target: &Target, client: &Client) -> Vec<Route> {
         Path::Start(text) => vec![(PathSpecifier::Prefix(text.clone()), Part::Text)],
         Path::Regex(pattern) => vec![(PathSpecifier::SafeRegex(regex(pattern)), Part::Pattern)],
     };
+    if has_connect && takes_connect(entry) {
+        if is_for_connect {
+            parts.clear();
+        }
+        parts.push((PathSpecifier::ConnectMatcher(ConnectMatcher {}), Part::None));
+    }
     let route = |(path, part): (PathSpecifier, Part)| {
+        let is_cased = more.any_case && !matches!(part, Part::None);
         let action = match &entry.rule.action {
-            Action::Forward(action) => RouteActionKind::Route(forward(action, Some(part))),
+            Action::Forward(action) => RouteActionKind::Route(forward(action, part)),
             Action::Redirect(action) => RouteActionKind::Redirect(redirect(action, target, part)),
             Action::Reply { status, body } => RouteActionKind::DirectResponse(DirectResponseAction {
                 status: u32::from(*status),
@@ -260,7 +291,7 @@ fn routes(entry: &Entry, target: &Target, client: &Client) -> Vec<Route> {
                 headers: headers.clone(),
                 query_parameters: query_parameters.clone(),
                 filter_state: from.map(peer).into_iter().collect(),
-                case_sensitive: more.any_case.then_some(false),
+                case_sensitive: is_cased.then_some(false),
             }),
             action: Some(action),
             request_headers_to_add: added(&entry.rule.request),
@@ -364,12 +395,15 @@ fn clusters(backends: &[Backend]) -> ClusterSpecifier {
 fn prefix_rewrite(new: &str, part: Part) -> String {
     match part {
         Part::Whole if new.is_empty() => "/".to_owned(),
-        Part::Whole | Part::Text | Part::Pattern => new.to_owned(),
+        Part::Whole | Part::Text | Part::Pattern | Part::None => new.to_owned(),
         Part::Start => format!("{new}/"),
     }
 }
 
-fn forward(forward: &Forward, part: Option<Part>) -> RouteAction {
+fn forward(forward: &Forward, part: Part) -> RouteAction {
+    // A tunnel leads where its client says, which is what policies were asked about; and nobody talks to a copy.
+    let is_tunnel = matches!(part, Part::None);
+    let host = forward.host.clone().filter(|_| !is_tunnel);
     let has_invalid = forward.backends.iter().any(|backend| backend.target.is_none());
     let not_found = if has_invalid {
         ClusterNotFoundResponseCode::InternalServerError
@@ -378,19 +412,20 @@ fn forward(forward: &Forward, part: Option<Part>) -> RouteAction {
     };
     let (mut rewritten, mut pattern) = (String::new(), None);
     match (&forward.path, part) {
-        (Some(NewPath::Full(full)), Some(Part::Whole)) => rewritten.clone_from(full),
-        (Some(NewPath::Full(full)), Some(_)) => {
+        (_, Part::None) | (None, _) => {}
+        (Some(NewPath::Full(full)), Part::Whole) => rewritten.clone_from(full),
+        (Some(NewPath::Full(full)), _) => {
             // A backslash refers to what the pattern has captured.
             pattern = Some(RegexMatchAndSubstitute {
                 pattern: Some(regex("^/.*$")),
                 substitution: full.replace('\\', "\\\\"),
             });
         }
-        (Some(NewPath::Prefix(new)), Some(part)) => rewritten = prefix_rewrite(new, part),
-        (Some(NewPath::Start(new)), Some(_)) => rewritten.clone_from(new),
-        _ => {}
+        (Some(NewPath::Prefix(new)), part) => rewritten = prefix_rewrite(new, part),
+        (Some(NewPath::Start(new)), _) => rewritten.clone_from(new),
     }
-    let mirrors = forward.mirrors.iter().filter(|mirror| mirror.per_million > 0).map(|mirror| RequestMirrorPolicy {
+    let mirrors = forward.mirrors.iter().filter(|mirror| mirror.per_million > 0 && !is_tunnel);
+    let mirrors = mirrors.map(|mirror| RequestMirrorPolicy {
         cluster: mirror.target.to_string(),
         runtime_fraction: Some(RuntimeFractionalPercent { default_value: Some(millionths(mirror.per_million)) }),
     });
@@ -399,7 +434,7 @@ fn forward(forward: &Forward, part: Option<Part>) -> RouteAction {
         cluster_not_found_response_code: not_found.into(),
         prefix_rewrite: rewritten,
         regex_rewrite: pattern,
-        host_rewrite_specifier: forward.host.clone().map(HostRewriteSpecifier::HostRewriteLiteral),
+        host_rewrite_specifier: host.map(HostRewriteSpecifier::HostRewriteLiteral),
         // Said twice, as gRPC reads the one and Envoy the other; without it Envoy's is 15 s.
         timeout: Some(duration(forward.timeout.unwrap_or(Duration::ZERO))),
         max_stream_duration: forward
