@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 
 use crate::{
     addr::is_dns_name,
-    limits::{Limit, OutOfRange, Unit},
+    limits::{self, Limit, Limits, OutOfRange, Unit},
 };
 
 /// Where raw settings come from: the process environment in a binary, a map in a test.
@@ -86,6 +86,26 @@ pub fn read_limit(strings: &impl Strings, limit: &Limit) -> Result<u64, SettingE
         limit.check(value).map_err(|error: OutOfRange| error.to_string())
     };
     Ok(read_with(strings, variable, parse)?.unwrap_or(limit.default))
+}
+
+/// Reads all limits that have a variable.
+///
+/// # Errors
+/// [`SettingError`] when one cannot be read, or two of them contradict each other.
+pub fn read_limits(strings: &impl Strings) -> Result<Limits, SettingError> {
+    let mut given = BTreeMap::new();
+    for limit in limits::ALL {
+        let is_set =
+            limit.variable.and_then(|variable| strings.get(variable)).is_some_and(|text| !text.trim().is_empty());
+        if is_set {
+            given.insert(limit.name, read_limit(strings, limit)?);
+        }
+    }
+    Limits::with(&given).map_err(|conflict| SettingError {
+        name: "the limits".to_owned(),
+        value: String::new(),
+        problem: conflict.to_string(),
+    })
 }
 
 /// A text that is no truth value.

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use fairway_core::config::{ControlPlaneAddress, SettingError, Strings, parse_duration, read, read_limit, read_with};
+use fairway_core::config::{ControlPlaneAddress, SettingError, Strings, parse_duration, read, read_limits, read_with};
 use fairway_core::io::dns::resolvers::Resolvers;
 use fairway_core::io::grpc::{ControlPlaneConfig, RootSource, TokenSource};
 use fairway_core::io::logging::Shape;
 use fairway_core::io::tls::profile::Profile;
 use fairway_core::io::xds::NodeInfo;
-use fairway_core::limits::{self, Limits};
+use fairway_core::limits::Limits;
 
 /// Where the controller's root is, unless the environment says otherwise.
 const ROOT: &str = "/var/run/secrets/fairway/trust/root-cert.pem";
@@ -77,7 +77,7 @@ impl Settings {
             return Err(empty("XDS_ADDRESS", "is missing"));
         };
         let ca_address = read(strings, "CA_ADDRESS")?.unwrap_or_else(|| xds_address.clone());
-        let limits = all_limits(strings)?;
+        let limits = read_limits(strings)?;
         let cluster_id = text("CLUSTER_ID").unwrap_or_else(|| "Kubernetes".to_owned());
         let control_plane = |address, roots: &str| ControlPlaneConfig {
             address,
@@ -136,18 +136,6 @@ fn empty(name: &str, problem: &str) -> SettingError {
 fn resolvers(strings: &impl Strings) -> Result<Resolvers, SettingError> {
     let fixed = read_with(strings, "DNS_RESOLVERS", Resolvers::parse)?;
     Ok(fixed.unwrap_or_else(Resolvers::of_machine))
-}
-
-fn all_limits(strings: &impl Strings) -> Result<Limits, SettingError> {
-    let mut given = BTreeMap::new();
-    for limit in limits::ALL {
-        let is_set =
-            limit.variable.and_then(|variable| strings.get(variable)).is_some_and(|text| !text.trim().is_empty());
-        if is_set {
-            given.insert(limit.name, read_limit(strings, limit)?);
-        }
-    }
-    Limits::with(&given).map_err(|conflict| empty("the limits", &conflict.to_string()))
 }
 
 #[cfg(test)]

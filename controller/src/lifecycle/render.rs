@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use fairway_core::config::read_limits;
+use fairway_core::limits;
 use fairway_core::source::gateway::Gateway;
 use fairway_core::source::labels::{DATAPLANE_MODE, NONE, WAYPOINT_CLASS};
 use fairway_core::source::objects::annotation;
@@ -21,7 +23,9 @@ pub const AUTOSCALE: &str = "fairway.dev/autoscale";
 pub const DISRUPTION: &str = "fairway.dev/min-available";
 /// Annotation of a gateway: Secrets of its namespace that its pods have as files, such as `db-client, broker`.
 pub const SECRETS: &str = "fairway.dev/secrets";
-/// Where they are, each in a directory of its name.
+/// Annotation of a gateway: bounds of its pods by their variables, such as `STREAM_IDLE=5m, SECRET_TTL=1h`.
+pub const LIMITS: &str = "fairway.dev/limits";
+/// Where Secrets are, each in a directory of its name.
 const SECRETS_DIRECTORY: &str = "/etc/fairway/secrets";
 /// Most of them: a pod has a volume of each.
 const MAXIMUM_SECRETS: usize = 16;
@@ -138,6 +142,8 @@ struct Wishes {
     min_available: Option<Value>,
     /// Names of Secrets.
     secrets: Vec<String>,
+    /// Values of limits, by variable.
+    limits: BTreeMap<String, String>,
 }
 
 /// The objects of a waypoint. A part that is not among them should not exist.
@@ -236,7 +242,28 @@ fn wishes(gateway: &Gateway) -> Result<Wishes, Fault> {
             );
         }
     };
-    Ok(Wishes { replicas, autoscale, min_available, secrets })
+    let limits = said(LIMITS).map_or_else(|| Ok(BTreeMap::new()), limits);
+    let limits = limits.or_else(|message| fault(field(LIMITS), message))?;
+    Ok(Wishes { replicas, autoscale, min_available, secrets, limits })
+}
+
+/// Limits that are set, each once. What a waypoint could not start with is refused here, where its owner is told.
+fn limits(text: &str) -> Result<BTreeMap<String, String>, String> {
+    let mut set = BTreeMap::new();
+    for one in text.split(',').map(str::trim) {
+        let pair = one.split_once('=').map(|(name, value)| (name.trim(), value.trim()));
+        let Some((name, value)) = pair.filter(|(_, value)| !value.is_empty()) else {
+            return Err(format!("{one:?} is not a limit and its value, such as STREAM_IDLE=5m"));
+        };
+        if !limits::ALL.iter().any(|limit| limit.variable == Some(name)) {
+            return Err(format!("{name:?} sets no limit; docs/reference/limits.md has the variables that do"));
+        }
+        if set.insert(name.to_owned(), value.to_owned()).is_some() {
+            return Err(format!("{name} is set twice"));
+        }
+    }
+    read_limits(&set).map_err(|error| error.to_string())?;
+    Ok(set)
 }
 
 /// Names of Secrets, each once.
@@ -316,7 +343,7 @@ fn deployment(gateway: &Gateway, name: &str, settings: &WaypointSettings, wishes
                 // Pods of one waypoint should not all go with one node.
                 "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "kubernetes.io/hostname",
                     "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": {"matchLabels": own}}],
-                "containers": [container(gateway, name, settings, &wishes.secrets)],
+                "containers": [container(gateway, name, settings, wishes)],
                 "volumes": volumes,
             },
         },
@@ -328,12 +355,13 @@ fn deployment(gateway: &Gateway, name: &str, settings: &WaypointSettings, wishes
     spec
 }
 
-fn container(gateway: &Gateway, name: &str, settings: &WaypointSettings, secrets: &[String]) -> Value {
+fn container(gateway: &Gateway, name: &str, settings: &WaypointSettings, wishes: &Wishes) -> Value {
     let mount = |name: &str, path: &str| json!({"name": name, "mountPath": path, "readOnly": true});
     let mut mounts =
         vec![mount("token", "/var/run/secrets/fairway/token"), mount("trust", "/var/run/secrets/fairway/trust")];
     mounts.extend(
-        secrets
+        wishes
+            .secrets
             .iter()
             .enumerate()
             .map(|(index, secret)| mount(&format!("secret-{index}"), &format!("{SECRETS_DIRECTORY}/{secret}"))),
@@ -341,6 +369,21 @@ fn container(gateway: &Gateway, name: &str, settings: &WaypointSettings, secrets
     let field = |path: &str| json!({"fieldRef": {"fieldPath": path}});
     let variable = |name: &str, value: &str| json!({"name": name, "value": value});
     let root = "/var/run/secrets/fairway/trust/root-cert.pem";
+    let mut environment = vec![
+        variable("XDS_ADDRESS", &settings.controller),
+        variable("CA_ADDRESS", &settings.controller),
+        variable("XDS_ROOT_CA", root),
+        variable("CA_ROOT_CA", root),
+        variable("AUTH_TOKEN", "/var/run/secrets/fairway/token/token"),
+        variable("CLUSTER_ID", &settings.cluster_id),
+        variable("GATEWAY_NAME", name),
+        variable("SERVICE_ACCOUNT", name),
+        variable("POD_NAMESPACE", gateway.metadata.namespace.as_deref().unwrap_or_default()),
+        json!({"name": "POD_NAME", "valueFrom": field("metadata.name")}),
+        json!({"name": "NODE_NAME", "valueFrom": field("spec.nodeName")}),
+        json!({"name": "INSTANCE_IP", "valueFrom": field("status.podIP")}),
+    ];
+    environment.extend(wishes.limits.iter().map(|(name, value)| variable(name, value)));
     json!({
         "name": "waypoint",
         "image": settings.image,
@@ -349,20 +392,7 @@ fn container(gateway: &Gateway, name: &str, settings: &WaypointSettings, secrets
             {"name": "metrics", "containerPort": METRICS_PORT, "protocol": "TCP"},
             {"name": "status", "containerPort": STATUS_PORT, "protocol": "TCP"},
         ],
-        "env": [
-            variable("XDS_ADDRESS", &settings.controller),
-            variable("CA_ADDRESS", &settings.controller),
-            variable("XDS_ROOT_CA", root),
-            variable("CA_ROOT_CA", root),
-            variable("AUTH_TOKEN", "/var/run/secrets/fairway/token/token"),
-            variable("CLUSTER_ID", &settings.cluster_id),
-            variable("GATEWAY_NAME", name),
-            variable("SERVICE_ACCOUNT", name),
-            variable("POD_NAMESPACE", gateway.metadata.namespace.as_deref().unwrap_or_default()),
-            {"name": "POD_NAME", "valueFrom": field("metadata.name")},
-            {"name": "NODE_NAME", "valueFrom": field("spec.nodeName")},
-            {"name": "INSTANCE_IP", "valueFrom": field("status.podIP")},
-        ],
+        "env": environment,
         "readinessProbe": {"httpGet": {"path": "/healthz/ready", "port": STATUS_PORT, "scheme": "HTTP"}},
         "resources": {
             "requests": {"cpu": settings.cpu, "memory": settings.memory},

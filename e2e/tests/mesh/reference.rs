@@ -85,7 +85,7 @@ fn limits_are_listed() {
     let mut page = String::from(
         "# Limits\n\nEvery bound of the proxies and agents, from `core/src/limits.rs`. A value outside the range is refused at the start. Where no\n\
          variable is named, the value is part of a contract. Proxies and waypoints read the variables; node proxies take each as a flag, too\n\
-         ([flags.md](flags.md)).\n\nWhat meets a limit on the number of connections or streams ends with the reason `connection_limit`, `resource_limit` or\n\
+         ([flags.md](flags.md)), and waypoints are given them by an annotation of their Gateway ([kubernetes.md](../guides/kubernetes.md#waypoints)).\n\nWhat meets a limit on the number of connections or streams ends with the reason `connection_limit`, `resource_limit` or\n\
          `timed_out` ([reasons.md](reasons.md)), which `fairway_connections_ended_total` counts. `Seen by` is the metric that shows that a limit is\n\
          reached, or how near it is ([metrics.md](metrics.md)); a reason is the label of `fairway_connections_ended_total`, and of waypoints the\n\
          one in their access log. Pauses, sizes of buffers and what is tried again have none: reaching them is ordinary.\n\n\
