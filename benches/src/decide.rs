@@ -109,6 +109,7 @@ impl Case {
         Ok(ConnectionFacts {
             source: SocketAddr::from(([10, 0, 0, 1], 40_000)),
             source_identity: Some(identity),
+            original: None,
             destination: SocketAddr::from(([10, 0, 0, 2], PORT)),
             http: None,
         })

@@ -129,8 +129,8 @@ fn once(arguments: &Arguments) -> Result<ExitCode> {
         (false, false) => input::load(&inputs)?,
         (false, true) => input::beside(arguments.place.objects()?.loaded()?, &inputs),
     };
-    let (settings, broken) = settings(arguments)?;
-    let mut messages = look(loaded, &settings);
+    let With { settings, broken, clients_count } = with(arguments)?;
+    let mut messages = look(loaded, &settings, clients_count);
     if !arguments.files.is_empty() && arguments.with_mesh {
         let own = input::keys(&inputs);
         messages.retain(|message| message.key.as_ref().is_none_or(|key| own.contains(key)));
@@ -155,15 +155,16 @@ fn once(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 /// Everything that is wrong with these objects, worst first: what the controller says of them, and what it has no word for.
-/// Where nobody knows the trust domain it is empty, and nothing is said that rests on it.
-pub(crate) fn look(loaded: Loaded, settings: &Settings) -> Vec<Message> {
+/// Where nobody knows the trust domain it is empty, and nothing is said that rests on it. `clients_count` is whether policies of pods look
+/// at clients behind waypoints.
+pub(crate) fn look(loaded: Loaded, settings: &Settings, clients_count: bool) -> Vec<Message> {
     let loaded = Arc::new(loaded);
     let published = Published::default().next(Arc::clone(&loaded), settings);
     let judged = judgement::of(&published).into_iter().map(|judged| {
         let code = codes::of(judged.trouble);
         message(code, judged.object, &judged.field, judged.message, judged.location)
     });
-    let mut messages: Vec<Message> = judged.chain(beyond::look(&loaded, settings)).collect();
+    let mut messages: Vec<Message> = judged.chain(beyond::look(&loaded, settings, clients_count)).collect();
     messages.sort();
     messages.dedup();
     messages
@@ -200,14 +201,25 @@ fn suppressed(wanted: &[String]) -> Result<BTreeSet<&'static str>> {
     wanted.iter().map(known).collect()
 }
 
-/// What to look with, and what is wrong with the mesh configuration of the mesh.
-fn settings(arguments: &Arguments) -> Result<(Settings, Option<String>)> {
-    let mut broken = None;
+/// What to look with.
+struct With {
+    settings: Settings,
+    /// What is wrong with the mesh configuration of the mesh.
+    broken: Option<String>,
+    /// Whether policies of pods look at clients behind waypoints.
+    clients_count: bool,
+}
+
+fn with(arguments: &Arguments) -> Result<With> {
+    let (mut broken, mut clients_count) = (None, true);
     let mut settings = Settings { root_namespace: arguments.place.mesh_namespace().to_owned(), ..Settings::default() };
+    if arguments.files.is_empty() || arguments.with_mesh {
+        let told = told(&arguments.place);
+        settings.trust_domain = told.as_ref().map(|(domain, _)| domain.clone()).unwrap_or_default();
+        clients_count = told.is_none_or(|(_, clients_count)| clients_count);
+    }
     if let Some(trust_domain) = &arguments.trust_domain {
         settings.trust_domain.clone_from(trust_domain);
-    } else if arguments.files.is_empty() || arguments.with_mesh {
-        settings.trust_domain = told_trust_domain(&arguments.place).unwrap_or_default();
     }
     if let Some(path) = &arguments.mesh_config {
         let doing = || format!("reading the mesh configuration {}", path.display());
@@ -216,7 +228,7 @@ fn settings(arguments: &Arguments) -> Result<(Settings, Option<String>)> {
     } else if arguments.files.is_empty() || arguments.with_mesh {
         (settings.mesh, broken) = told_mesh(&arguments.place);
     }
-    Ok((settings, broken))
+    Ok(With { settings, broken, clients_count })
 }
 
 /// The mesh configuration of the mesh, and what is wrong with it. Where it cannot be had, providers count as missing, and that
@@ -243,8 +255,8 @@ fn of_mesh(mesh: &mesh::Mesh, broken: Option<String>) -> Vec<Message> {
     named.map(|message| Message { object: Some("mesh configuration".to_owned()), ..message }).collect()
 }
 
-/// The trust domain of the first node proxy that answers.
-fn told_trust_domain(place: &Where) -> Option<String> {
+/// The trust domain of the first node proxy that answers, and whether its policies look at clients behind waypoints.
+fn told(place: &Where) -> Option<(String, bool)> {
     let mesh = place.mesh().ok()?;
     let mut dumps = mesh
         .status
@@ -254,7 +266,9 @@ fn told_trust_domain(place: &Where) -> Option<String> {
         .filter_map(|node| mesh.ask::<Value>(Part::Proxy(&node.name), "/config_dump").ok());
     dumps.find_map(|dump| {
         let domain = dump.pointer("/config/trustDomain").and_then(Value::as_str)?;
-        (!domain.is_empty()).then(|| domain.to_owned())
+        // An older proxy does not say it, and does not do it.
+        let clients_count = dump.pointer("/config/clientsBehindWaypoints").and_then(Value::as_bool) == Some(true);
+        (!domain.is_empty()).then(|| (domain.to_owned(), clients_count))
     })
 }
 

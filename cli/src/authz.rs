@@ -54,6 +54,8 @@ struct Answer {
     policies: Vec<Policy>,
     /// Services of the pod whose traffic comes through a waypoint, which decides before that; `*` for the pod itself.
     through_waypoints: Vec<String>,
+    /// Whether the policies look at the clients for whom waypoints speak, and not at waypoints alone.
+    clients_behind_waypoints: bool,
     /// What becomes of a connection that no rule matches.
     otherwise: &'static str,
 }
@@ -141,6 +143,7 @@ fn answer(arrival: &Arrival, dump: &Value) -> Answer {
         otherwise: if allows { "refused" } else { "allowed" },
         policies,
         through_waypoints,
+        clients_behind_waypoints: dump.pointer("/config/clientsBehindWaypoints").and_then(Value::as_bool) == Some(true),
     }
 }
 
@@ -166,6 +169,12 @@ fn shown(answer: &Answer, colour: bool) -> String {
     if answer.policies.is_empty() {
         text.push_str("no policy applies at its node proxy: everybody may connect\n");
         return text;
+    }
+    if !answer.through_waypoints.is_empty() {
+        text.push_str(match answer.clients_behind_waypoints {
+            true => "policies look at the waypoint, and at the client for whom it speaks\n",
+            false => "policies look at the waypoint alone, and not at its clients\n",
+        });
     }
     let row = |(index, policy): (usize, &Policy)| -> Vec<Cell> {
         let tone = if policy.action == "ALLOW" { Tone::Good } else { Tone::Bad };
@@ -200,6 +209,7 @@ mod tests {
         }))
         .unwrap();
         let dump = json!({
+            "config": {"clientsBehindWaypoints": true},
             "policies": [
                 {"namespace": "shop", "name": "yes", "action": "Allow", "scope": "Namespace", "dryRun": false, "rules": [[], []]},
                 {"namespace": "shop", "name": "no", "action": "Deny", "scope": "WorkloadSelector", "dryRun": true, "rules": []},
@@ -216,7 +226,8 @@ mod tests {
         assert_eq!(answer.otherwise, "refused");
         assert_eq!(answer.through_waypoints, ["web.shop"]);
         let text = shown(&answer, false);
-        let rows: Vec<Vec<&str>> = text.lines().skip(4).take(3).map(|line| line.split_whitespace().collect()).collect();
+        assert!(text.contains("\npolicies look at the waypoint, and at the client for whom it speaks\n"), "{text}");
+        let rows: Vec<Vec<&str>> = text.lines().skip(5).take(3).map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(
             rows[0],
             ["1", "DENY", "shop/no", "WorkloadSelector", "dry", "run", "none:", "it", "refuses", "nobody"]

@@ -89,14 +89,14 @@ fn ask(mesh: &Mesh, arguments: &Arguments) -> Result<Answer> {
         Next::Nobody => {}
         Next::Elsewhere(note) => answer.notes.push(note),
         Next::Proxy(tunnel) => {
-            let arrival = arrival(mesh, answer.departure.workload.as_ref(), tunnel, &source, &identity);
+            let arrival = arrival(mesh, answer.departure.workload.as_ref(), tunnel, (&source, &identity), None);
             answer.arrived(arrival);
         }
         Next::Waypoint(tunnel, waypoint) => {
             let part = Part::Waypoint(&waypoint.namespace, &waypoint.name);
             let question = arguments.request.question(&tunnel.authority, &source, &identity, &arguments.destination);
             match mesh.ask::<Passage>(part, &question) {
-                Ok(passage) => answer.passed(mesh, passage),
+                Ok(passage) => answer.passed(mesh, passage, &source),
                 Err(error) => answer.notes.push(format!("what {} decides is not known: {error}", part.name())),
             }
         }
@@ -113,17 +113,21 @@ fn ask(mesh: &Mesh, arguments: &Arguments) -> Result<Answer> {
     Ok(answer)
 }
 
-/// What the proxy of the node of `workload` would do with what comes to it through `tunnel`; none where there is no workload.
+/// What the proxy of the node of `workload` would do with what comes to it through `tunnel`, from an address and as somebody, who may speak
+/// for an `original`; none where there is no workload.
 fn arrival(
     mesh: &Mesh,
     workload: Option<&Party>,
     tunnel: &Tunnel,
-    source: &str,
-    identity: &str,
+    (source, identity): (&str, &str),
+    original: Option<(&str, &str)>,
 ) -> Option<std::result::Result<Arrival, String>> {
     let workload = workload?;
+    let original = original.map_or_else(String::new, |(source, identity)| {
+        format!("&original={}&original_source={source}", escaped(identity))
+    });
     let question = format!(
-        "/why/arrival?pod={}/{}&address={}&source={source}&identity={}&authority={}",
+        "/why/arrival?pod={}/{}&address={}&source={source}&identity={}&authority={}{original}",
         workload.namespace,
         workload.name,
         tunnel.address,
@@ -149,15 +153,16 @@ impl Answer {
         }
     }
 
-    /// Goes on behind the waypoint, as which it comes to the endpoint.
-    fn passed(&mut self, mesh: &Mesh, passage: Passage) {
+    /// Goes on behind the waypoint, as which it comes to the endpoint, for a client at `source`.
+    fn passed(&mut self, mesh: &Mesh, passage: Passage, source: &str) {
         if let Some(onward) = &passage.onward {
             match next(&onward.way) {
                 Next::Proxy(tunnel) => {
                     let Party { namespace, name, identity, .. } = &passage.waypoint;
                     let pods = &mut mesh.status.pods.iter();
                     let own = pods.find(|pod| pod.namespace == *namespace && pod.name == *name);
-                    let arrival = arrival(mesh, onward.workload.as_ref(), tunnel, &address(own), identity);
+                    let (workload, client) = (onward.workload.as_ref(), (source, &*passage.identity));
+                    let arrival = arrival(mesh, workload, tunnel, (&address(own), identity), Some(client));
                     self.arrived(arrival);
                 }
                 Next::Elsewhere(note) => self.notes.push(note),
@@ -256,6 +261,12 @@ fn told(answer: &Answer) -> String {
             [] => format!("no policy applies to {}/{}", arrival.workload.namespace, arrival.workload.name),
             policies => format!("policies that apply there, in order: {}", policies.join(", ")),
         });
+        if passage.is_some() && !arrival.policies.is_empty() {
+            lines.push(match &arrival.original {
+                Some(client) => format!("they look at the waypoint, and at {client}, for whom it speaks"),
+                None => "they look at the waypoint alone".to_owned(),
+            });
+        }
         lines.extend(arrival.dry_run.iter().map(|policy| format!("rehearsed, without effect: {policy} matches")));
     }
     lines.extend(notes.iter().cloned());

@@ -1,6 +1,6 @@
 //! What is known of a connection when it is decided on: peer, source, destination, and the HTTP half if there is one.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use crate::ident::Identity;
 
@@ -11,10 +11,21 @@ pub struct ConnectionFacts {
     pub source: SocketAddr,
     /// Who the peer proved to be by its certificate; none for plaintext.
     pub source_identity: Option<Identity>,
+    /// The client that the peer says it speaks for. Anybody can say that: [`original`](crate::authz::original) tells whether it counts.
+    pub original: Option<Arc<Original>>,
     /// The workload's address and its real application port, never the tunnel's.
     pub destination: SocketAddr,
     /// The request, where the enforcing proxy reads HTTP.
     pub http: Option<HttpFacts>,
+}
+
+/// A client behind the peer, which has proved to the peer who it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Original {
+    /// Whom it has proved to be.
+    pub identity: Identity,
+    /// Where it is.
+    pub address: SocketAddr,
 }
 
 /// What is known of one HTTP request. No policy on the wire names these yet.

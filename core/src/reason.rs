@@ -102,7 +102,7 @@ reasons! {
         "Read the policy that is named; if the connection should pass, exempt its identity, address or port there. One with the action CUSTOM denies all that it matches while the mesh configuration has no provider of the name that it says.";
     /// ALLOW policies apply to the workload and none of them matched the connection.
     PolicyNotAllowed = "policy_not_allowed", Deny, 401,
-        "Add the peer's identity to an ALLOW policy of this workload; behind a waypoint the peer is the waypoint, and a plaintext peer has no identity.";
+        "Add the peer's identity to an ALLOW policy of this workload; behind a waypoint its own counts, and that of the client for whom it speaks, and a plaintext peer has no identity.";
     /// The workload names a policy that has not arrived, so the connection is refused rather than let through.
     PolicyUnknown = "policy_unknown", Deny, 401,
         "Usually over in moments. If it lasts, see whether the controller serves the policy that is named and whether this proxy's stream is in sync.";

@@ -18,8 +18,9 @@ use std::{
 
 use rand::Rng;
 
+pub(crate) use self::around::waypoints;
 pub use self::{
-    around::{around, missing_around},
+    around::{around, missing_around, missing_waypoints},
     arrival::{Arrival, inbound, passthrough},
     bound::{Bound, bound, bound_services, is_bound},
     missing::{missing, missing_inbound},

@@ -4,10 +4,12 @@ mod policies;
 
 use std::sync::Arc;
 
-pub(crate) use self::policies::Asked;
 pub use self::policies::Policies;
+pub(crate) use self::policies::{Asked, Who};
 use crate::{
+    ident::Identity,
     policy::{Action, Applied},
+    route,
     snapshot::Snapshot,
     workload::Workload,
 };
@@ -21,16 +23,18 @@ pub struct PodView {
     pub workload: Option<Arc<Workload>>,
     /// In the order they are asked: rehearsed DENY, DENY, refusing ones, rehearsed ALLOW, ALLOW; then by key.
     pub policies: Policies,
+    /// The waypoints of the pod, in order: they are believed for whom they speak.
+    pub waypoints: Arc<[Identity]>,
 }
 
 impl PodView {
     /// The view of a pod that is not known: nothing may reach it.
     #[must_use]
     pub fn unknown() -> Self {
-        Self { workload: None, policies: Policies::default() }
+        Self { workload: None, policies: Policies::default(), waypoints: Arc::default() }
     }
 
-    /// The view of a workload: policies of the mesh, of its namespace, and those it lists.
+    /// The view of a workload: policies of the mesh, of its namespace, and those it lists; and its waypoints.
     #[must_use]
     pub(crate) fn of(snapshot: &Snapshot, workload: Option<Arc<Workload>>) -> Self {
         let Some(workload) = workload else { return Self::unknown() };
@@ -39,7 +43,8 @@ impl PodView {
         policies.sort_by(|left, right| stage(left).cmp(&stage(right)).then_with(|| left.key().cmp(right.key())));
         // A listed policy may cover the namespace as well.
         policies.dedup_by(|left, right| left.key() == right.key());
-        Self { workload: Some(workload), policies: policies.into() }
+        let waypoints = route::waypoints(snapshot, &workload);
+        Self { workload: Some(workload), policies: policies.into(), waypoints }
     }
 }
 
@@ -50,7 +55,7 @@ impl PartialEq for PodView {
             (None, None) => true,
             _ => false,
         };
-        same_workload && self.policies == other.policies
+        same_workload && self.policies == other.policies && self.waypoints == other.waypoints
     }
 }
 

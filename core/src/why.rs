@@ -18,7 +18,7 @@ use crate::{
     addr::{NetworkAddress, canonical},
     authz::{self, Decision},
     dns::{self, Family, Zone},
-    facts::ConnectionFacts,
+    facts::{ConnectionFacts, Original},
     ident::Identity,
     policy::Applied,
     reason::Reason,
@@ -155,6 +155,9 @@ pub struct Arrival {
     pub refused: Option<Refused>,
     /// Rehearsed policies that match: they change nothing.
     pub dry_run: Vec<String>,
+    /// The client that policies look at beside the waypoint that speaks for it.
+    #[serde(default)]
+    pub original: Option<String>,
 }
 
 /// What arrives at a destination's proxy.
@@ -168,6 +171,8 @@ pub struct Arriving<'a> {
     pub source: SocketAddr,
     /// Who it proved to be.
     pub identity: Option<Identity>,
+    /// For whom it says it speaks.
+    pub original: Option<Original>,
 }
 
 /// A name that cannot be dialled.
@@ -287,7 +292,7 @@ fn way(plan: Plan, is_neighbour: impl FnOnce(&Workload, IpAddr) -> bool) -> Way 
 /// What would become of a connection that arrives for `local`.
 #[must_use]
 pub fn arrival(snapshot: &Snapshot, local: &Arc<Workload>, arriving: Arriving<'_>) -> Arrival {
-    let Arriving { address, authority, source, identity } = arriving;
+    let Arriving { address, authority, source, identity, original } = arriving;
     let view = snapshot.view_of(local);
     let policies = view.policies.iter().map(Applied::key).map(ToString::to_string).collect();
     let destination = match authority {
@@ -301,6 +306,7 @@ pub fn arrival(snapshot: &Snapshot, local: &Arc<Workload>, arriving: Arriving<'_
         allowed_by: None,
         refused: None,
         dry_run: Vec::new(),
+        original: None,
     };
     let destination = match destination {
         Ok(destination) => destination,
@@ -310,7 +316,9 @@ pub fn arrival(snapshot: &Snapshot, local: &Arc<Workload>, arriving: Arriving<'_
         }
     };
     arrival.destination = destination;
-    let facts = ConnectionFacts { source: canonical(source), source_identity: identity, destination, http: None };
+    let (source, original) = (canonical(source), original.map(Arc::new));
+    let facts = ConnectionFacts { source, source_identity: identity, original, destination, http: None };
+    arrival.original = authz::original(&view, &facts).map(|original| original.identity.to_string());
     let decision = authz::decide(&view, &facts);
     arrival.dry_run = decision.dry_run().iter().map(|hit| hit.policy.to_string()).collect();
     match decision {

@@ -95,6 +95,7 @@ fn node_allows(policies: &[Authorization], connection: &Connection) -> bool {
     let facts = ConnectionFacts {
         source: connection.source,
         source_identity: Some(connection.identity.clone()),
+        original: None,
         destination: connection.destination,
         http: None,
     };

@@ -197,6 +197,8 @@ fn connect() -> Seeds {
          t00-00000000000000000000000000000001-0000000000000001-00\npfairway; error=http_request_denied; \
          details=\"policy_denied\""
     );
+    let original = "10.0.0.1:8080\nffor=\"10.0.0.9:1234\";host=cart.shop.svc.cluster.local\n\
+                    xBy=spiffe://cluster.local/ns/shop/sa/waypoint;URI=spiffe://cluster.local/ns/shop/sa/client";
     [
         ("ipv4", "10.0.0.1:8080"),
         ("ipv6", "[fd00::1]:8080"),
@@ -209,7 +211,7 @@ fn connect() -> Seeds {
     ]
     .map(|(name, text)| (name, text.as_bytes().to_vec()))
     .into_iter()
-    .chain([("all-headers", all.into_bytes())])
+    .chain([("all-headers", all.into_bytes()), ("original", original.as_bytes().to_vec())])
     .collect()
 }
 
@@ -499,7 +501,9 @@ fn policy() -> Seeds {
     let single = authorizations()
         .into_iter()
         .map(|(name, message)| (name, [facts.clone(), message.encode_length_delimited_to_vec()].concat()));
-    single.chain([("all", [facts.clone(), all].concat())]).collect()
+    // As a waypoint, other/web, for shop/web at 10.0.0.7.
+    let behind = [&[4 << 2 | 1 << 5][..], &facts[1..], &[10, 0, 0, 7], &all].concat();
+    single.chain([("all", [facts.clone(), all].concat()), ("behind", behind)]).collect()
 }
 
 fn proxy_protocol() -> Seeds {

@@ -4,8 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use fairway_core::addr::Authority;
+use fairway_core::ident::Identity;
 use fairway_core::io::hbone::headers::{
-    BAGGAGE, Baggage, PROXY_STATUS, TRACEPARENT, forwarded, forwarded_host, proxy_status, proxy_status_reason,
+    BAGGAGE, Baggage, CLIENT_CERTIFICATE, PROXY_STATUS, TRACEPARENT, client_certificate, forwarded, forwarded_host,
+    original, proxy_status, proxy_status_reason,
 };
 use fairway_core::reason::Reason;
 use fairway_core::route::{self, is_illegal_port};
@@ -67,6 +69,7 @@ fn header(line: &[u8]) -> Option<(HeaderName, HeaderValue)> {
         (b'f', value) => (FORWARDED, value),
         (b'p', value) => (PROXY_STATUS, value),
         (b't', value) => (TRACEPARENT, value),
+        (b'x', value) => (CLIENT_CERTIFICATE, value),
         (_, value) => (BAGGAGE, value),
     };
     Some((name, HeaderValue::from_bytes(value).ok()?))
@@ -91,6 +94,16 @@ pub(crate) fn headers(headers: &HeaderMap) {
             let again = HeaderMap::from_iter([(FORWARDED, line)]);
             assert_eq!(forwarded_host(&again), Some(host));
         }
+    }
+    let way = Identity::new("cluster.local", "shop", "waypoint").expect("a waypoint of ours has a sound name");
+    if let Some(said) = original(headers, &way) {
+        assert_eq!(said.address.ip(), said.address.ip().to_canonical());
+        let lines = [
+            (CLIENT_CERTIFICATE, client_certificate(&way, &said.identity)),
+            (FORWARDED, forwarded(said.address, None)),
+        ];
+        let again = lines.into_iter().map(|(name, line)| (name, line.expect("it came in a header"))).collect();
+        assert_eq!(original(&again, &way), Some(said), "written and read again");
     }
     if let Some(reason) = proxy_status_reason(headers) {
         let line = proxy_status(reason).expect("reasons fit into headers");

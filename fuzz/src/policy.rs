@@ -2,9 +2,10 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use fairway_core::authz::{self, Decision};
-use fairway_core::facts::ConnectionFacts;
+use fairway_core::facts::{ConnectionFacts, Original};
 use fairway_core::ident::Identity;
 use fairway_core::policy::{Policy, PolicyKey, RejectedPolicy};
 use fairway_core::snapshot::{Update, World};
@@ -45,7 +46,10 @@ pub fn run(data: &[u8]) {
     }
     let snapshot = world.apply(updates);
     let pod = snapshot.workloads().next().expect("the pod is known");
-    let decision = authz::decide(&snapshot.view_of(pod), &facts);
+    let mut view = snapshot.view_of(pod);
+    // Whoever comes is a waypoint of the pod.
+    view.waypoints = facts.source_identity.iter().cloned().collect();
+    let decision = authz::decide(&view, &facts);
     assert_eq!(
         decision.is_allowed(),
         expected.allows(),
@@ -72,7 +76,24 @@ fn facts(input: &mut Input<'_>) -> ConnectionFacts {
         5 => identity("shop-2", "web-2"),
         _ => Identity::new("elsewhere.example", NAMESPACE, "web").ok(),
     };
-    ConnectionFacts { source, source_identity, destination, http: None }
+    let original = (shape >> 5 & 1 > 0).then(|| {
+        let names = [("shop", "web"), ("shop", "default"), ("other", "web"), ("shop-2", "web-2")];
+        let (namespace, account) = names[usize::from(shape >> 6)];
+        let domain = source_identity.as_ref().map_or("cluster.local", Identity::trust_domain);
+        let identity = Identity::new(domain, namespace, account).expect("names of ours are sound");
+        Arc::new(Original { identity, address: SocketAddr::new(ip(input, false), 40_000) })
+    });
+    ConnectionFacts { source, source_identity, original, destination, http: None }
+}
+
+/// Who it comes from: the peer, and whom it speaks for, which only a proven peer can.
+fn sources(facts: &ConnectionFacts) -> Vec<(Option<&Identity>, IpAddr)> {
+    let peer = (facts.source_identity.as_ref(), facts.source.ip());
+    let original = facts.original.as_ref().filter(|_| facts.source_identity.is_some());
+    [Some(peer), original.map(|original| (Some(&original.identity), original.address.ip()))]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// The pod lists every policy whose scope asks for it.
@@ -109,10 +130,14 @@ impl Expected {
         if message.dry_run || !covers(message) {
             return;
         }
+        let sources = sources(facts);
         let matches = message.rules.iter().any(|rule| {
-            rule.clauses
-                .iter()
-                .all(|clause| clause.matches.is_empty() || clause.matches.iter().any(|entry| match_holds(entry, facts)))
+            (0..sources.len()).any(|wanted| {
+                rule.clauses.iter().all(|clause| {
+                    let holds = |entry: &Match| match_holds(entry, facts, sources[wanted], &sources);
+                    clause.matches.is_empty() || clause.matches.iter().any(holds)
+                })
+            })
         });
         match message.action() {
             Action::Deny => self.denied |= matches,
@@ -148,11 +173,31 @@ fn covers_key(message: &Authorization, key: &PolicyKey) -> bool {
     }
 }
 
-fn match_holds(entry: &Match, facts: &ConnectionFacts) -> bool {
-    let identity = facts.source_identity.as_ref();
+/// Whether `wanted` is what the entry asks for, and none of `all` what it excludes.
+fn match_holds(
+    entry: &Match,
+    facts: &ConnectionFacts,
+    wanted: (Option<&Identity>, IpAddr),
+    all: &[(Option<&Identity>, IpAddr)],
+) -> bool {
+    let excluding = Match {
+        namespaces: Vec::new(),
+        principals: Vec::new(),
+        source_ips: Vec::new(),
+        destination_ips: Vec::new(),
+        destination_ports: Vec::new(),
+        service_accounts: Vec::new(),
+        ..entry.clone()
+    };
+    let excludes_nothing = excluding == Match::default();
+    source_holds(entry, facts, wanted)
+        && (excludes_nothing || all.iter().all(|source| source_holds(&excluding, facts, *source)))
+}
+
+fn source_holds(entry: &Match, facts: &ConnectionFacts, (identity, source): (Option<&Identity>, IpAddr)) -> bool {
     let principal = identity.map(Identity::principal).unwrap_or_default();
     let namespace = identity.map(Identity::namespace).unwrap_or_default();
-    let source = facts.source.ip().to_canonical();
+    let source = source.to_canonical();
     let destination = facts.destination.ip().to_canonical();
     let port = u32::from(facts.destination.port());
     // With no identity even an empty prefix of a principal does not hold.

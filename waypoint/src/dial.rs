@@ -92,7 +92,7 @@ pub async fn open(
     match plan {
         Plan::Tunnel { hop, workload, service } => {
             let key = key(local, hop, workload);
-            let request = request(hop, client, service.as_deref());
+            let request = request(&key.source, hop, client, service.as_deref());
             let opened = waypoint.tunnels.open(&key, &request).await.map_err(|error| Failure::from(&error))?;
             let (stream, identity) = (opened.stream, opened.peer_identity);
             let Some(tls) = tls else { return Ok(Opened::Tunnel { stream, identity, lifetime: opened.lifetime }) };
@@ -223,11 +223,13 @@ fn key(local: &Workload, hop: &Hop, workload: &Workload) -> TunnelKey {
     }
 }
 
-/// The client as it is known here; its tunnel's baggage where it is not.
-fn request(hop: &Hop, client: &Client, service: Option<&Service>) -> ConnectRequest {
+/// The client as it is known to `local`, ourselves; its tunnel's baggage where it is not. Policies of the
+/// endpoint may be about what it has proved to us (ADR 0043).
+fn request(local: &Identity, hop: &Hop, client: &Client, service: Option<&Service>) -> ConnectRequest {
     let baggage = client.workload.as_deref().map_or_else(|| client.baggage.clone(), Baggage::of);
     let lines = [
         (headers::BAGGAGE, baggage.to_value()),
+        (headers::CLIENT_CERTIFICATE, headers::client_certificate(local, &client.identity)),
         (header::FORWARDED, headers::forwarded(client.address, service.map(Service::hostname))),
         (headers::TRACEPARENT, headers::traceparent(rand::random(), rand::random())),
     ];

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use fairway_core::ident::Identity;
+use fairway_core::io::hbone::headers;
 use http::HeaderValue;
 
 /// Values of headers.
@@ -18,8 +19,7 @@ impl Named {
     /// As `local` says it of `client`, which is at `address`.
     #[must_use]
     pub fn by(local: &Identity, client: &Identity, address: IpAddr) -> Self {
-        let certificate = format!("By={local};URI={client}");
         let address = address.to_canonical().to_string();
-        Self { certificate: HeaderValue::try_from(certificate).ok(), address: HeaderValue::try_from(address).ok() }
+        Self { certificate: headers::client_certificate(local, client), address: HeaderValue::try_from(address).ok() }
     }
 }

@@ -1,11 +1,12 @@
 //! The whole path over loopback: client, tunnel, waypoint, endpoint.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use fairway_core::ident::Identity;
 use fairway_core::io::hbone::headers;
 use fairway_core::io::hbone::{ReceiveBudget, TunnelIo, server};
 use fairway_core::limits::Limits;
@@ -373,32 +374,45 @@ async fn what_is_not_bound_or_not_configured_is_refused() {
     }
 }
 
-#[tokio::test]
-async fn an_endpoint_in_the_mesh_is_reached_through_its_node_as_ourselves() {
-    let mut served = Served::start().await;
-    let address = own_address();
-    served.announce("meshed", IpAddr::V4(address), true, |_| {});
+/// Announces a pod at `address`, and serves its node there: each stream is `each`'s, with who it comes from.
+pub(crate) async fn node(
+    served: &Served,
+    account: &'static str,
+    address: Ipv4Addr,
+    each: impl Fn(&Identity, server::Incoming) + Clone + Send + 'static,
+) {
+    served.announce(account, IpAddr::V4(address), true, |_| {});
     let node = TcpListener::bind((address, 15_008)).await.unwrap();
-    let identity = fairway_core::ident::Identity::new("cluster.local", "shop", "meshed").unwrap();
+    let identity = Identity::new("cluster.local", "shop", account).unwrap();
     let certificates = served.certificates.clone();
     tokio::spawn(async move {
         while let Ok((socket, peer)) = node.accept().await {
             let certificate = certificates.claim(&identity).get().await.unwrap();
-            let limits = Limits::default();
+            let (limits, budget) = (Limits::default(), ReceiveBudget::default());
             let (tls, client) = server::accept_tls(socket, certificate.credentials.server(), &limits).await.unwrap();
-            let streams = move |incoming: server::Incoming| {
-                let asked = format!(
-                    "{client} for {} {}",
-                    incoming.authority().unwrap(),
-                    incoming.headers()[headers::BAGGAGE].to_str().unwrap()
-                );
-                let tunnel = incoming.accept(http::HeaderMap::new()).unwrap();
-                tokio::spawn(speak(TunnelIo::new(tunnel, Bytes::new()), move |_| answer(200, asked.clone())));
-            };
-            let budget = ReceiveBudget::default();
+            let each = each.clone();
+            let streams = move |incoming| each(&client, incoming);
             let _ = server::serve(tls, peer, (&limits, &budget), std::future::pending(), streams).await;
         }
     });
+}
+
+#[tokio::test]
+async fn an_endpoint_in_the_mesh_is_reached_through_its_node_as_ourselves() {
+    let mut served = Served::start().await;
+    let address = own_address();
+    node(&served, "meshed", address, |client, incoming| {
+        let line = |name: &HeaderName| incoming.headers()[name].to_str().unwrap().to_owned();
+        let spoken_for = headers::original(incoming.headers(), client).unwrap();
+        assert_eq!(
+            (spoken_for.identity.service_account(), spoken_for.address.ip()),
+            ("client", Ipv4Addr::LOCALHOST.into())
+        );
+        let asked = format!("{client} for {} {}", incoming.authority().unwrap(), line(&headers::BAGGAGE));
+        let tunnel = incoming.accept(http::HeaderMap::new()).unwrap();
+        tokio::spawn(speak(TunnelIo::new(tunnel, Bytes::new()), move |_| answer(200, asked.clone())));
+    })
+    .await;
     served.http(80, vec![], vec![route_to(&web(80))], &[SocketAddr::new(IpAddr::V4(address), 8080)]);
     for http2 in [false, true, false] {
         let (response, body) = served.send(80, http2, get("/", &[])).await;

@@ -55,6 +55,8 @@ pub struct Admin {
     pub pods: PodList,
     /// Which of the node's pods are reached without a tunnel.
     pub is_neighbour: IsNeighbour,
+    /// Whether policies look at the clients for whom waypoints speak.
+    pub clients_behind_waypoints: bool,
     /// What short names mean.
     pub zone: Zone,
     /// The proxy's settings as shown in the dump.

@@ -98,6 +98,7 @@ pub async fn run(config: Config, log: &Log, workers: Workers) -> anyhow::Result<
         ipv6: config.ipv6,
         exchange_baggage: config.exchange_baggage,
         waypoint_bypass: config.waypoint_bypass,
+        clients_behind_waypoints: config.clients_behind_waypoints,
         tunnel_over_loopback: config.tunnel_over_loopback,
         neighbours: Neighbours::default(),
         workers,
@@ -146,6 +147,7 @@ pub async fn run(config: Config, log: &Log, workers: Workers) -> anyhow::Result<
             Arc::new(move || served().chain(waiting.list().into_iter().map(pending)).collect())
         },
         is_neighbour,
+        clients_behind_waypoints: config.clients_behind_waypoints,
         zone: config.dns.zone.clone(),
         config: config.dump(),
         log_filter: log.filter.clone(),

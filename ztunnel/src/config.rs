@@ -118,6 +118,9 @@ pub struct Arguments {
     /// Let tunnels in that came around the waypoint of what they are for, as Istio's node proxy does
     #[arg(long, env = "FAIRWAY_WAYPOINT_BYPASS", value_name = "BOOL", default_value = "false")]
     pub waypoint_bypass: String,
+    /// Have policies look at the client for whom a waypoint speaks, beside the waypoint; false is as Istio's node proxy does
+    #[arg(long, env = "FAIRWAY_CLIENTS_BEHIND_WAYPOINTS", value_name = "BOOL", default_value = "true")]
+    pub clients_behind_waypoints: String,
     /// Speak over loopback to an application that takes the PROXY protocol, instead of at its pod's address
     #[arg(long, env = "LOCALHOST_APP_TUNNEL", value_name = "BOOL", default_value = "true")]
     pub localhost_app_tunnel: String,
@@ -246,6 +249,8 @@ pub struct Config {
     pub exchange_baggage: bool,
     /// Whether tunnels may come around waypoints that they should have come through.
     pub waypoint_bypass: bool,
+    /// Whether policies look at the clients for whom waypoints speak.
+    pub clients_behind_waypoints: bool,
     /// Speak over loopback to an application that takes the PROXY protocol.
     pub tunnel_over_loopback: bool,
     /// Every bound.
@@ -412,6 +417,7 @@ impl Arguments {
             user_timeout: given_switch("USER_TIMEOUT_ENABLED", &self.user_timeout_enabled)?.unwrap_or(false),
             exchange_baggage: switch("ENABLE_RESPONSE_BAGGAGE", &self.enable_response_baggage)?,
             waypoint_bypass: switch("FAIRWAY_WAYPOINT_BYPASS", &self.waypoint_bypass)?,
+            clients_behind_waypoints: switch("FAIRWAY_CLIENTS_BEHIND_WAYPOINTS", &self.clients_behind_waypoints)?,
             tunnel_over_loopback: switch("LOCALHOST_APP_TUNNEL", &self.localhost_app_tunnel)?,
             certificate_lifetime: limits.duration(&limits::CERTIFICATE_LIFETIME),
             limits: limits.and(&limits::DRAIN_DEADLINE, milliseconds),
@@ -484,6 +490,7 @@ impl Config {
             "userTimeoutEnabled": self.user_timeout,
             "enableResponseBaggage": self.exchange_baggage,
             "waypointBypass": self.waypoint_bypass,
+            "clientsBehindWaypoints": self.clients_behind_waypoints,
             "localhostAppTunnel": self.tunnel_over_loopback,
             "limits": limits_arguments::dump(&self.limits),
             "trustDomain": self.trust_domain.to_string(),

@@ -1,6 +1,8 @@
 //! Tunnels arriving for a pod: one connection carries many streams, each is one application connection.
 
 #[cfg(test)]
+mod behind;
+#[cfg(test)]
 mod members;
 #[cfg(test)]
 mod strangers;
@@ -11,12 +13,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use fairway_core::addr::canonical;
-use fairway_core::facts::ConnectionFacts;
+use fairway_core::authz;
+use fairway_core::facts::{ConnectionFacts, Original};
 use fairway_core::ident::Identity;
 use fairway_core::io::copy;
 use fairway_core::io::drain::Drain;
 use fairway_core::io::hbone::TunnelStream;
-use fairway_core::io::hbone::headers::{BAGGAGE, Baggage, forwarded_host};
+use fairway_core::io::hbone::headers::{self, BAGGAGE, Baggage, forwarded_host};
 use fairway_core::io::hbone::lifetime::Lifetime;
 use fairway_core::io::hbone::server::{self, AcceptError, Incoming};
 use fairway_core::io::socket::reset_on_close;
@@ -233,29 +236,33 @@ impl Arrived {
         let view = pod.view();
         let snapshot = pod.mesh.live.snapshot();
         let local = view.borrow().workload.clone();
-        let info = self.describe(&snapshot, local.as_ref());
-        let refuse = |incoming: Incoming, outcome: &Outcome| {
+        let mut info = self.describe(&snapshot, local.as_ref());
+        let refuse = |info: &ConnectionInfo, incoming: Incoming, outcome: &Outcome| {
             incoming.refuse(outcome.reason);
-            pod.mesh.telemetry.refused(&info, started, outcome);
+            pod.mesh.telemetry.refused(info, started, outcome);
             None
         };
         let Some(local) = local else {
-            return refuse(self.incoming, &Outcome::because(Reason::WorkloadUnknown, &pod.reference.name));
+            return refuse(&info, self.incoming, &Outcome::because(Reason::WorkloadUnknown, &pod.reference.name));
         };
         let authority = info.hbone_destination.as_deref().filter(|_| self.incoming.is_connect());
         let Some(authority) = authority else {
-            return refuse(self.incoming, &Outcome::because(Reason::BadRequest, "not a CONNECT with an authority"));
+            let outcome = Outcome::because(Reason::BadRequest, "not a CONNECT with an authority");
+            return refuse(&info, self.incoming, &outcome);
         };
         let named = forwarded_host(self.incoming.headers()).map(str::to_owned);
         let is_guarded = !pod.mesh.waypoint_bypass;
+        let original = self.original();
+        let is_unknown = original.is_some() && !view.borrow().waypoints.contains(&self.client);
         let missing = |snapshot: &Snapshot| {
             let around = || is_guarded.then(|| route::missing_around(snapshot, &local, named.as_deref())).flatten();
-            route::missing_inbound(snapshot, &local, self.arrived_at, authority).or_else(around)
+            let waypoints = || is_unknown.then(|| route::missing_waypoints(snapshot, &local)).flatten();
+            route::missing_inbound(snapshot, &local, self.arrived_at, authority).or_else(around).or_else(waypoints)
         };
         let known = tokio::select! {
             known = demand::snapshot(&pod.mesh.live, pod.mesh.limits.duration(&limits::XDS_DEMAND_WAIT), missing) => known,
             () = self.incoming.given_up() => {
-                return refuse(self.incoming, &Outcome::because(Reason::ResetByPeer, LEFT));
+                return refuse(&info, self.incoming, &Outcome::because(Reason::ResetByPeer, LEFT));
             }
         };
         let target = known.and_then(|snapshot| {
@@ -272,23 +279,29 @@ impl Arrived {
                 }
                 target
             }
-            Err(refusal) => return refuse(self.incoming, &Outcome::from(&*refusal)),
+            Err(refusal) => return refuse(&info, self.incoming, &Outcome::from(&*refusal)),
         };
         let facts = ConnectionFacts {
             source: self.peer,
             source_identity: Some(self.client),
+            original,
             destination: target.destination,
             http: None,
         };
+        if authz::original(&view.borrow(), &facts).is_some() {
+            info.original = facts.original.clone();
+        } else if let Some(original) = &facts.original {
+            let (client, original) = (&facts.source_identity, &original.identity);
+            tracing::debug!(?client, %original, "it is no waypoint of the pod, so it counts for itself alone");
+        }
         let delivered = tokio::select! {
             delivered = deliver_to(&pod, view, facts, &target) => delivered,
             () = self.incoming.given_up() => Err(Outcome::because(Reason::ResetByPeer, LEFT)),
         };
         let Delivered { authorized, application } = match delivered {
             Ok(delivered) => delivered,
-            Err(outcome) => return refuse(self.incoming, &outcome),
+            Err(outcome) => return refuse(&info, self.incoming, &outcome),
         };
-        let mut info = info;
         if info.source_workload.is_none() && pod.mesh.exchange_baggage {
             // Now that the client may come in, its word is good for labels; nobody else's makes any.
             let headers = self.incoming.headers();
@@ -309,6 +322,20 @@ impl Arrived {
             _permit: self.permit,
             _place: self.place,
         }))
+    }
+
+    /// For whom the client says it speaks, where policies may look at that. It counts if the client is a waypoint of the pod, and
+    /// for as long as it is; see [`authz::original`].
+    fn original(&self) -> Option<Arc<Original>> {
+        let (headers, client) = (self.incoming.headers(), &self.client);
+        if !self.pod.mesh.clients_behind_waypoints || !headers.contains_key(headers::CLIENT_CERTIFICATE) {
+            return None;
+        }
+        let original = headers::original(headers, client);
+        if original.is_none() {
+            tracing::debug!(%client, "for whom it speaks cannot be understood, so it counts for itself alone");
+        }
+        original.map(Arc::new)
     }
 
     fn describe(&self, snapshot: &Snapshot, local: Option<&Arc<Workload>>) -> ConnectionInfo {

@@ -58,7 +58,7 @@ async fn open(pod: &Pod, stream: TcpStream, peer: SocketAddr) -> Option<Box<Open
         Ok(destination) => destination,
         Err(refusal) => return refuse(&Outcome::from(&*refusal)),
     };
-    let facts = ConnectionFacts { source: peer, source_identity: None, destination, http: None };
+    let facts = ConnectionFacts { source: peer, source_identity: None, original: None, destination, http: None };
     let Delivered { authorized, application } = match deliver(pod, pod.view(), facts, destination).await {
         Ok(delivered) => delivered,
         Err(outcome) => return refuse(&outcome),

@@ -49,6 +49,8 @@ pub struct Mesh {
     pub exchange_baggage: bool,
     /// Whether tunnels may come around waypoints that they should have come through.
     pub waypoint_bypass: bool,
+    /// Whether policies look at the clients for whom waypoints speak.
+    pub clients_behind_waypoints: bool,
     /// Whether an application that takes the PROXY protocol is spoken to over loopback, and not at its pod's address.
     pub tunnel_over_loopback: bool,
     /// The node's enrolled pods, for connections between two of them.

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use fairway_core::authz::Denial;
+use fairway_core::facts::Original;
 use fairway_core::ident::Identity;
 use fairway_core::io::copy::Meter;
 use fairway_core::io::metrics::{Counter, Gauge, Metrics};
@@ -81,6 +82,8 @@ pub struct ConnectionInfo {
     pub source_workload: Option<Arc<Workload>>,
     /// The client's proven identity.
     pub source_identity: Option<Identity>,
+    /// For whom the client, which is a waypoint, speaks.
+    pub original: Option<Arc<Original>>,
     /// The address of the TCP connection towards the server, port 15008 for a tunnel.
     pub destination: SocketAddr,
     /// The tunnel's authority.
@@ -102,6 +105,7 @@ impl ConnectionInfo {
             source,
             source_workload: None,
             source_identity: None,
+            original: None,
             destination,
             hbone_destination: None,
             destination_workload: None,

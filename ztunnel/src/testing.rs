@@ -91,6 +91,11 @@ impl ServedPod {
 
     /// As [`ServedPod::start`], with these limits.
     pub(crate) async fn within(limits: Limits) -> Self {
+        Self::with(limits, |_| {}).await
+    }
+
+    /// As [`ServedPod::within`], with what `change` does to what the node's pods share.
+    pub(crate) async fn with(limits: Limits, change: impl FnOnce(&mut Mesh)) -> Self {
         let certificates = Certificates::new(
             Arc::new(MemoryAuthority::new()),
             tls::provider(),
@@ -110,7 +115,7 @@ impl ServedPod {
         live.apply(vec![Workload::try_from(message).unwrap().into(), Update::Complete]);
         let metrics = Metrics::new(&[]);
         let (ours, resolvers) = (SocketFactory::host(None), Resolvers::fixed(&[]));
-        let mesh = Arc::new(Mesh {
+        let mut mesh = Mesh {
             site: Site::default(),
             limits: limits.and(&limits::XDS_DEMAND_WAIT, 10),
             live,
@@ -121,12 +126,15 @@ impl ServedPod {
             pressure: Default::default(),
             exchange_baggage: true,
             waypoint_bypass: false,
+            clients_behind_waypoints: true,
             tunnel_over_loopback: true,
             neighbours: crate::neighbours::Neighbours::default(),
             workers: workers.clone(),
             lookup: Lookup::new(Upstream::new(resolvers, ours.clone(), ours), DnsMetrics::new(&metrics)),
             dns: None,
-        });
+        };
+        change(&mut mesh);
+        let mesh = Arc::new(mesh);
         let reference = PodRef {
             node: Some("n1".into()),
             namespace: "shop".into(),
@@ -159,9 +167,20 @@ impl ServedPod {
 
     /// As [`ServedPod::open`], with these headers.
     pub(crate) async fn open_with(&self, member: &Pool, port: u16, headers: HeaderMap) -> Result<Opened, TunnelError> {
+        self.open_as("web", member, port, headers).await
+    }
+
+    /// As [`ServedPod::open_with`], with this service account.
+    pub(crate) async fn open_as(
+        &self,
+        account: &str,
+        member: &Pool,
+        port: u16,
+        headers: HeaderMap,
+    ) -> Result<Opened, TunnelError> {
         let identity = |account| Identity::new("cluster.local", "shop", account).unwrap();
         let key = TunnelKey {
-            source: identity("web"),
+            source: identity(account),
             accepted: [identity("cart")].into(),
             peer: self.address,
             workload: None,

@@ -31,7 +31,7 @@ const INJECTION: [&str; 2] = ["istio-injection", "istio.io/rev"];
 const AUTOMATIC: &str = "fairway.dev/waypoint";
 
 /// All of it.
-pub(super) fn look(loaded: &Loaded, settings: &Settings) -> Vec<Message> {
+pub(super) fn look(loaded: &Loaded, settings: &Settings, clients_count: bool) -> Vec<Message> {
     let objects = &loaded.objects;
     let mut messages = unknown_kinds(loaded);
     messages.extend(enrolment(objects));
@@ -42,7 +42,9 @@ pub(super) fn look(loaded: &Loaded, settings: &Settings) -> Vec<Message> {
     messages.extend(never::look(objects));
     for (key, policy) in objects.authorization_policies.iter() {
         messages.extend(unknown_namespaces(objects, key, policy));
-        messages.extend(waypoint_left_out(objects, key, policy, settings));
+        if !clients_count {
+            messages.extend(waypoint_left_out(objects, key, policy, settings));
+        }
     }
     for message in &mut messages {
         let known = message.key.as_ref().and_then(|key| loaded.locate(key, ""));
@@ -280,7 +282,8 @@ fn waypoint_left_out(
     let left_out = waypoints.into_iter().map(|name| principal(&name)).find(|it| !allowed.contains(it.as_str()))?;
     let said = format!(
         "traffic comes through a waypoint, whose identity {left_out} is not among the principals: all that comes through it is \
-         refused; add it, or attach the policy to the service with targetRefs"
+         refused, as node proxies do not look at clients behind it (FAIRWAY_CLIENTS_BEHIND_WAYPOINTS); add it, or attach the policy \
+         to the service with targetRefs"
     );
     Some(message(codes::WAYPOINT_NOT_ALLOWED, Some(key.clone()), "spec.rules", said, None))
 }

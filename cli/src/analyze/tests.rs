@@ -11,7 +11,7 @@ fn messages(files: &[&str]) -> Vec<Message> {
         .enumerate()
         .map(|(index, text)| Input { name: format!("file-{index}.yaml"), text: (*text).to_owned() })
         .collect();
-    let mut messages = look(input::load(&inputs).unwrap(), &Settings::default());
+    let mut messages = look(input::load(&inputs).unwrap(), &Settings::default(), false);
     for message in &mut messages {
         message.location = message.location.take().map(|location| input::as_written(&location, &inputs));
     }
@@ -206,11 +206,14 @@ fn nothing_is_said_of_identities_while_the_trust_domain_is_unknown() {
         apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: it, namespace: shop}\n\
         spec: {selector: {matchLabels: {app: api}}, rules: [{from: [{source: {principals: [td/ns/shop/sa/way]}}]}]}\n";
     let text = format!("{SHOP}{manifests}");
-    for (trust_domain, expected) in [("cluster.local", true), ("td", false), ("", false)] {
+    // Where clients behind a waypoint count by themselves, it need not be named.
+    for (trust_domain, clients_count, expected) in
+        [("cluster.local", false, true), ("td", false, false), ("", false, false), ("cluster.local", true, false)]
+    {
         let loaded = input::load(&[Input { name: "a.yaml".to_owned(), text: text.clone() }]).unwrap();
         let settings = Settings { trust_domain: trust_domain.to_owned(), ..Settings::default() };
-        let is_said = look(loaded, &settings).iter().any(|message| message.code == "FW0105");
-        assert_eq!(is_said, expected, "{trust_domain:?}");
+        let is_said = look(loaded, &settings, clients_count).iter().any(|message| message.code == "FW0105");
+        assert_eq!(is_said, expected, "{trust_domain:?} {clients_count}");
     }
 }
 
@@ -240,7 +243,7 @@ fn files_beside_a_mesh_see_what_it_has_and_take_its_place() {
     };
     for (backend, expected) in [("web", false), ("none", true)] {
         let loaded = input::beside(mesh.clone(), &[route(backend)]);
-        let found = look(loaded, &Settings::default()).iter().any(|message| message.code == "FW0203");
+        let found = look(loaded, &Settings::default(), true).iter().any(|message| message.code == "FW0203");
         assert_eq!(found, expected, "{backend}");
     }
 }
@@ -263,7 +266,7 @@ fn a_waypoint_that_the_mesh_has_is_as_it_is_there() {
         std::fs::write(directory.path().join("a.yaml"), format!("{bound}{}", waypoint(status))).unwrap();
         let live = fairway_core::source::directory::load(directory.path(), None);
         let missing =
-            |loaded: Loaded| look(loaded, &Settings::default()).iter().any(|message| message.code == "FW0301");
+            |loaded: Loaded| look(loaded, &Settings::default(), true).iter().any(|message| message.code == "FW0301");
         assert_eq!(missing(input::beside(live, &[input(waypoint(""))])), expected, "{status:?}");
         assert!(!missing(input::beside(mesh, &[input(waypoint(""))])), "it will be made");
     }
@@ -288,7 +291,7 @@ fn nothing_is_wrong_with_the_samples() {
         ([&base[..], &samples].concat(), Threshold::Error),
         ([vec![bound(&base[0])], samples.clone()].concat(), Threshold::Warning),
     ] {
-        let told = look(input::load(&files).unwrap(), &Settings::default());
+        let told = look(input::load(&files).unwrap(), &Settings::default(), false);
         assert!(!told.iter().any(|message| worst.is_met_by(message.severity)), "{}", shown(&told, false));
     }
 }

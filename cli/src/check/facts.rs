@@ -77,6 +77,8 @@ pub(super) struct NodeProxy {
     pub(super) trust_domain: String,
     /// Trust domains of the workloads that the controller has told it of.
     pub(super) told_trust_domains: Vec<String>,
+    /// Whether policies look at clients behind waypoints.
+    pub(super) clients_count: bool,
     pub(super) is_connected: Option<bool>,
     pub(super) silent_seconds: Option<u64>,
     pub(super) certificates: Vec<Certificate>,

@@ -80,7 +80,9 @@ pub(super) fn running(place: &Where, mesh: &Mesh) -> Facts {
                 ..Settings::default()
             };
             let loaded = objects.loaded().map_err(|error| error.to_string());
-            facts.objects = loaded.map(|loaded| analyze::look(loaded, &settings));
+            let clients_count =
+                facts.nodes.iter().filter_map(|node| node.proxy.as_ref().ok()).all(|it| it.clients_count);
+            facts.objects = loaded.map(|loaded| analyze::look(loaded, &settings, clients_count));
         }
         Err(error) => facts.objects = Err(error.to_string()),
     }
@@ -210,6 +212,7 @@ pub(super) fn read_dump(dump: &Value) -> NodeProxy {
         clock: None,
         trust_domain: text(dump, "/config/trustDomain").unwrap_or_default(),
         told_trust_domains: told.into_iter().collect(),
+        clients_count: dump.pointer("/config/clientsBehindWaypoints").and_then(Value::as_bool) == Some(true),
         is_connected: dump.pointer("/configuration/connected").and_then(Value::as_bool),
         silent_seconds: dump.pointer("/configuration/secondsSinceContact").and_then(Value::as_u64),
         certificates: list(dump, "certificates").map(certificate).collect(),

@@ -24,6 +24,7 @@ fn node(name: &str) -> Node {
         clock: Some(0),
         trust_domain: "cluster.local".to_owned(),
         told_trust_domains: vec!["cluster.local".to_owned()],
+        clients_count: true,
         is_connected: Some(true),
         silent_seconds: Some(3),
         certificates: vec![certificate],
@@ -85,7 +86,7 @@ fn objects(manifests: &str) -> Vec<analyze::Message> {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("a.yaml"), manifests).unwrap();
     let loaded = fairway_core::source::directory::load(directory.path(), None);
-    analyze::look(loaded, &fairway_controller::translate::Settings::default())
+    analyze::look(loaded, &fairway_controller::translate::Settings::default(), true)
 }
 
 #[test]

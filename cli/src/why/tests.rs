@@ -28,6 +28,7 @@ fn answer(passage: Passage) -> Answer {
         allowed_by: None,
         refused: None,
         dry_run: Vec::new(),
+        original: None,
     });
     let mut answer = Answer { allowed: None, departure, passage: Some(passage), arrival, notes: Vec::new() };
     answer.allowed = answer.allowed();
@@ -78,6 +79,21 @@ fn a_request_is_followed_through_the_waypoint_to_its_endpoint() {
     }
     assert!(text.ends_with("\nALLOWED\n"), "{text}");
     assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+}
+
+#[test]
+fn who_counts_at_the_endpoint_is_told() {
+    let client = party("client").identity;
+    for (original, words) in [
+        (Some(&client), format!("they look at the waypoint, and at {client}, for whom it speaks")),
+        (None, "they look at the waypoint alone".to_owned()),
+    ] {
+        let mut answer = answer(seen());
+        let arrival = answer.arrival.as_mut().unwrap();
+        (arrival.policies, arrival.original) = (vec!["shop/only".into()], original.cloned());
+        let text = told(&answer);
+        assert!(text.contains(&words), "{words} is not in:\n{text}");
+    }
 }
 
 #[test]

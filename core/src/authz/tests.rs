@@ -1,13 +1,15 @@
 //! Verdicts from a table, each row with a connection that just misses it, and against a reference that reads the wire.
 
+mod behind;
+
 use std::{net::SocketAddr, sync::Arc};
 
 use fairway_proto::security::{self as proto, Match};
 use proptest::prelude::*;
 
-use super::{Decision, Denial, DryRunHit, Facts, decide, judge};
+use super::{Decision, Denial, DryRunHit, Facts, decide, judge, original};
 use crate::{
-    facts::ConnectionFacts,
+    facts::{ConnectionFacts, Original},
     ident::Identity,
     policy::{Action, Applied, Policy, PolicyKey},
     reason::Reason,
@@ -19,7 +21,8 @@ use crate::{
 };
 
 fn facts(source: &str, identity: Option<Identity>, destination: &str) -> ConnectionFacts {
-    ConnectionFacts { source: socket(source), source_identity: identity, destination: socket(destination), http: None }
+    let (source, destination) = (socket(source), socket(destination));
+    ConnectionFacts { source, source_identity: identity, original: None, destination, http: None }
 }
 
 /// A view of a pod of namespace `shop` under these namespace-wide policies.
@@ -264,27 +267,52 @@ mod reference {
         allowing.is_empty() || allowing.into_iter().any(|policy| matches(policy, facts))
     }
 
+    /// Who it comes from: the peer, and whom it speaks for.
+    fn sources(facts: &ConnectionFacts) -> Vec<(Option<String>, SocketAddr)> {
+        let mut sources = vec![(facts.source_identity.as_ref().map(ToString::to_string), facts.source)];
+        if let Some(original) = facts.original.as_ref().filter(|_| facts.source_identity.is_some()) {
+            sources.push((Some(original.identity.to_string()), original.address));
+        }
+        sources
+    }
+
     fn matches(policy: &proto::Authorization, facts: &ConnectionFacts) -> bool {
         for rule in &policy.rules {
-            let mut all = true;
-            for clause in &rule.clauses {
-                let mut any = clause.matches.is_empty();
-                for entry in &clause.matches {
-                    any = any || (*entry != Match::default() && entry_matches(entry, facts));
+            for wanted in sources(facts) {
+                let mut all = true;
+                for clause in &rule.clauses {
+                    let mut any = clause.matches.is_empty();
+                    for entry in &clause.matches {
+                        let excluded =
+                            sources(facts).iter().any(|source| !entry_matches(&negatives(entry), facts, source));
+                        any = any || (*entry != Match::default() && entry_matches(entry, facts, &wanted) && !excluded);
+                    }
+                    all = all && any;
                 }
-                all = all && any;
-            }
-            if all {
-                return true;
+                if all {
+                    return true;
+                }
             }
         }
         false
     }
 
-    fn entry_matches(entry: &Match, facts: &ConnectionFacts) -> bool {
-        let uri = facts.source_identity.as_ref().map(ToString::to_string);
+    /// What of a match excludes.
+    fn negatives(entry: &Match) -> Match {
+        Match {
+            namespaces: vec![],
+            principals: vec![],
+            source_ips: vec![],
+            destination_ips: vec![],
+            destination_ports: vec![],
+            service_accounts: vec![],
+            ..entry.clone()
+        }
+    }
+
+    fn entry_matches(entry: &Match, facts: &ConnectionFacts, (uri, address): &(Option<String>, SocketAddr)) -> bool {
         let parts: Vec<&str> = uri.as_deref().map(|uri| uri.split('/').collect()).unwrap_or_default();
-        let principal = uri.as_deref().map(|uri| uri.replacen("spiffe://", "", 1));
+        let principal = uri.as_deref().map(|uri: &str| uri.replacen("spiffe://", "", 1));
         let namespace = parts.get(4).copied().unwrap_or_default().to_owned();
         let account = parts.get(6).map(|account| (namespace.clone(), (*account).to_owned()));
 
@@ -297,7 +325,7 @@ mod reference {
                 account.as_ref() == Some(&(expected.namespace.clone(), expected.service_account.clone()))
             })
         };
-        let source_in = |list: &[proto::Address]| list.iter().any(|expected| ip(expected, facts.source));
+        let source_in = |list: &[proto::Address]| list.iter().any(|expected| ip(expected, *address));
         let destination_in = |list: &[proto::Address]| list.iter().any(|expected| ip(expected, facts.destination));
         let port_in = |list: &[u32]| list.contains(&u32::from(facts.destination.port()));
 
@@ -420,15 +448,22 @@ fn some_facts() -> impl Strategy<Value = ConnectionFacts> {
             (0..4_u8).prop_map(|last| format!("[fd00::{last}]"))
         ]
     };
-    (address(), address(), 80_u16..83, prop::option::of(("[ab]", "[ab]"))).prop_map(
-        |(source, destination, port, peer)| {
-            facts(
-                &format!("{source}:999"),
-                peer.map(|(namespace, name)| identity(&namespace, &name)),
-                &format!("{destination}:{port}"),
-            )
+    let who = || ("[ab]", "[ab]").prop_map(|(namespace, name)| identity(&namespace, &name));
+    let original = prop::option::of((who(), address()));
+    (address(), address(), 80_u16..83, prop::option::of(who()), original).prop_map(
+        |(source, destination, port, peer, original)| {
+            let original = original
+                .map(|(identity, address)| Arc::new(Original { identity, address: socket(&format!("{address}:999")) }));
+            let known = facts(&format!("{source}:999"), peer, &format!("{destination}:{port}"));
+            ConnectionFacts { original, ..known }
         },
     )
+}
+
+/// The view, in which everybody that there is may speak for others.
+fn believing(mut view: PodView) -> PodView {
+    view.waypoints = ["a", "b"].iter().flat_map(|name| [identity("a", name), identity("b", name)]).collect();
+    view
 }
 
 proptest! {
@@ -436,7 +471,7 @@ proptest! {
 
     #[test]
     fn agrees_with_the_reference(policies in some_policies(), facts in prop::collection::vec(some_facts(), 8)) {
-        let view = view(policies.clone());
+        let view = believing(view(policies.clone()));
         for facts in facts {
             let decision = decide(&view, &facts);
             prop_assert_eq!(decision.is_allowed(), reference::allows(&policies, &facts), "{:?}: {:?}", facts, decision);
@@ -452,7 +487,7 @@ proptest! {
     ) {
         let policies = policies.into_iter().flatten().enumerate();
         let policies = policies.map(|(index, policy)| proto::Authorization { name: format!("p{index}"), ..policy });
-        let mut view = view(policies);
+        let mut view = believing(view(policies));
         if let Some(position) = unknown {
             let mut applied = view.policies.to_vec();
             let key = PolicyKey::new("shop", "unknown");
@@ -460,7 +495,7 @@ proptest! {
             view.policies = applied.into();
         }
         for facts in facts {
-            let facts = Facts::new(&facts);
+            let facts = Facts::new(&facts, original(&view, &facts));
             let all = judge(&view, &facts, view.policies.iter());
             let found = judge(&view, &facts, view.policies.find(&facts.asked()));
             prop_assert_eq!(found, all);

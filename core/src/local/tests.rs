@@ -120,6 +120,7 @@ fn a_policy_decides() {
         let facts = ConnectionFacts {
             source: socket("10.0.0.2:40000"),
             source_identity: Some(identity("shop", "client")),
+            original: None,
             destination: socket(&format!("10.0.0.1:{port}")),
             http: None,
         };

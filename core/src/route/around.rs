@@ -1,4 +1,4 @@
-//! Whether a tunnel that arrives for a pod went around the waypoint that it should have come through.
+//! Whether a tunnel that arrives for a pod went around the waypoint that it should have come through, and who the pod's waypoints are.
 
 use std::sync::Arc;
 
@@ -29,11 +29,11 @@ pub fn around(
 ) -> Result<(), Box<Refusal>> {
     let dialled = dialled(snapshot, local, arrival, named);
     let is_client = |reference: &GatewayAddress| {
-        reference::find(snapshot, local, reference).is_some_and(|found| found.is_identified_by(snapshot, client))
+        let found = reference::find(snapshot, local, reference);
+        found.is_some_and(|found| found.identities(snapshot).any(|identity| identity == *client))
     };
     if let Some(reference) = local.waypoint.as_deref() {
-        let services = local.services.iter().filter_map(|entry| snapshot.service(&entry.key));
-        if !is_client(reference) && !services.flat_map(|service| waypoint::all(service)).any(is_client) {
+        if !references(snapshot, local).any(is_client) {
             return Err(refusal(reference, client).with_service(dialled));
         }
     } else if let Some(service) = dialled
@@ -45,11 +45,44 @@ pub fn around(
     Ok(())
 }
 
+/// Whoever is a waypoint of the pod of `local`, in order and each once: its own, and those of the services that it is part of. Where
+/// a pod is for its waypoint alone, these may come; and they are believed for whom they speak.
+#[must_use]
+pub(crate) fn waypoints(snapshot: &Snapshot, local: &Workload) -> Arc<[Identity]> {
+    let mut identities: Vec<Identity> = Vec::new();
+    for found in references(snapshot, local).filter_map(|reference| reference::find(snapshot, local, reference)) {
+        for identity in found.identities(snapshot) {
+            // A waypoint's endpoints are all the same, as a rule.
+            if !identities.contains(&identity) {
+                identities.push(identity);
+            }
+        }
+    }
+    identities.sort();
+    identities.into()
+}
+
+/// References to the waypoint of the pod itself, and to those of its services.
+fn references<'a>(snapshot: &'a Snapshot, local: &'a Workload) -> impl Iterator<Item = &'a GatewayAddress> {
+    let services = local.services.iter().filter_map(|entry| snapshot.service(&entry.key));
+    local.waypoint.as_deref().into_iter().chain(services.flat_map(|service| waypoint::all(service)))
+}
+
 /// The next thing that [`around`] needs to know of the pod's waypoints, by the name to ask for it with.
 #[must_use]
 pub fn missing_around(snapshot: &Snapshot, local: &Workload, named: Option<&str>) -> Option<String> {
+    missing(snapshot, local, |hostname| local.waypoint.is_some() || named == Some(hostname))
+}
+
+/// The next thing that [`waypoints`] needs to know, by the name to ask for it with.
+#[must_use]
+pub fn missing_waypoints(snapshot: &Snapshot, local: &Workload) -> Option<String> {
+    missing(snapshot, local, |_| true)
+}
+
+/// The next of the pod's own waypoint, its services whose name `counts`, and their waypoints that is not known.
+fn missing(snapshot: &Snapshot, local: &Workload, counts: impl Fn(&str) -> bool) -> Option<String> {
     let own = local.waypoint.as_deref();
-    let counts = |hostname: &str| own.is_some() || named == Some(hostname);
     let entries = local.services.iter().filter(|entry| counts(entry.key.hostname()));
     let mut services = Vec::new();
     for entry in entries {
@@ -165,7 +198,32 @@ mod tests {
         assert_eq!(missing(&world, &local(None), Some("elsewhere")), None);
         assert_eq!(missing(&world, &local(None), Some("web")).as_deref(), Some("shop/web"));
         assert!(missing(&world, &bound, None).is_some());
+        // Who is to be believed hangs on all services.
+        assert!(missing_waypoints(&world.snapshot(), &local(None)).is_some());
         world.apply(world_of(&bound));
         assert_eq!(missing(&world, &bound, Some("web")), None);
+        assert_eq!(missing_waypoints(&world.snapshot(), &bound), None);
+    }
+
+    #[test]
+    fn the_waypoints_of_a_pod_are_its_own_and_those_of_its_services_now() {
+        for (waypoint, expected) in [(None, &["way"][..]), (Some("other"), &["other", "way"]), (Some("gone"), &["way"])]
+        {
+            let local = local(waypoint);
+            let snapshot = World::complete().apply(world_of(&local));
+            let expected: Vec<Identity> = expected.iter().map(|account| identity("shop", account)).collect();
+            assert_eq!(*waypoints(&snapshot, &local), *expected, "{waypoint:?}");
+        }
+        let local = local(None);
+        let mut world = World::complete();
+        let view = |snapshot: &Snapshot| snapshot.view_of(snapshot.workload_by_uid(local.uid.as_str()).unwrap());
+        let before = view(&world.apply(world_of(&local)));
+        // One more endpoint of the waypoint wakes nobody.
+        let mut second = serving(pod("way-1", &["10.0.0.18"]), "way", &[(15_008, 15_008)]);
+        second.service_account = "way".to_owned();
+        assert_eq!(view(&world.apply(vec![workload(second).into()])), before);
+        let unbound = view(&world.apply(vec![service(service_message("web", &["10.96.0.1"], &[(80, 8080)])).into()]));
+        assert_ne!(unbound, before);
+        assert!(unbound.waypoints.is_empty());
     }
 }

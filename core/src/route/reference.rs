@@ -52,16 +52,14 @@ impl Found<'_> {
         self.service().map_or(&[], |service| &service.subject_alt_names)
     }
 
-    /// Whether one of its endpoints, whatever its health, proves itself to be `identity`.
-    pub(super) fn is_identified_by(&self, snapshot: &Snapshot, identity: &Identity) -> bool {
-        match self {
-            Self::Service(service) => {
-                let mut endpoints = snapshot.endpoints(&service.key).iter();
-                self.subject_alt_names().contains(identity)
-                    || endpoints.any(|endpoint| endpoint.workload.identity() == *identity)
-            }
-            Self::Workload(workload) => workload.identity() == *identity,
-        }
+    /// As whom its endpoints, whatever their health, prove themselves; some more than once.
+    pub(super) fn identities<'a>(&'a self, snapshot: &'a Snapshot) -> impl Iterator<Item = Identity> + 'a {
+        let (endpoints, workload) = match self {
+            Self::Service(service) => (snapshot.endpoints(&service.key), None),
+            Self::Workload(workload) => (&[][..], Some(workload.identity())),
+        };
+        let endpoints = endpoints.iter().map(|endpoint| endpoint.workload.identity());
+        self.subject_alt_names().iter().cloned().chain(endpoints).chain(workload)
     }
 
     /// One endpoint, if possible of the family that was dialled.

@@ -575,6 +575,7 @@ proptest! {
             let Some(before) = old.workload_by_uid(workload.uid.as_str()) else { continue };
             let (old_view, new_view) = (old.view_of(before), new.view_of(workload));
             let same = **before == **workload
+                && old_view.waypoints == new_view.waypoints
                 && old_view.policies.len() == new_view.policies.len()
                 && old_view.policies.iter().zip(new_view.policies.iter()).all(|(left, right)| left == right);
             prop_assert_eq!(old_view == new_view, same);

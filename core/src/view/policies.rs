@@ -35,14 +35,23 @@ struct Shared {
 /// What the index is asked for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asked<'a> {
-    /// Who connects; none in plaintext.
+    /// Who connects.
+    pub(crate) peer: Who<'a>,
+    /// Whom the peer speaks for.
+    pub(crate) original: Option<Who<'a>>,
+    /// The application's port.
+    pub(crate) port: u16,
+}
+
+/// Somebody that a connection comes from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Who<'a> {
+    /// None in plaintext.
     pub(crate) principal: Option<&'a str>,
     /// The same as namespace and service account.
     pub(crate) account: Option<(&'a str, &'a str)>,
     /// Empty in plaintext.
     pub(crate) namespace: &'a str,
-    /// The application's port.
-    pub(crate) port: u16,
 }
 
 impl Policies {
@@ -227,23 +236,30 @@ impl Index {
         index
     }
 
-    fn candidates(&self, asked: &Asked<'_>) -> [&[u32]; 5] {
+    fn candidates(&self, asked: &Asked<'_>) -> [&[u32]; WAYS_IN] {
         let of = |named: Option<Key>| named.and_then(|key| self.named.get(&key)).map_or(&[][..], Vec::as_slice);
-        [
-            &self.always,
-            of(asked.principal.map(|principal| key(Way::Principal, principal))),
-            of(asked.account.map(|account| key(Way::Account, account))),
-            of(Some(key(Way::Namespace, asked.namespace))),
-            of(Some(key(Way::Port, asked.port))),
-        ]
+        let who = |who: &Who<'_>| {
+            [
+                of(who.principal.map(|principal| key(Way::Principal, principal))),
+                of(who.account.map(|account| key(Way::Account, account))),
+                of(Some(key(Way::Namespace, who.namespace))),
+            ]
+        };
+        let [principal, account, namespace] = who(&asked.peer);
+        let [first, second, third] = asked.original.as_ref().map(who).unwrap_or_default();
+        let port = of(Some(key(Way::Port, asked.port)));
+        [&self.always, principal, account, namespace, first, second, third, port]
     }
 }
+
+/// Lists of candidates: what is always asked, what names the port, and three for each of two sources.
+const WAYS_IN: usize = 8;
 
 /// Merges the candidates of all ways, each once.
 #[derive(Debug)]
 pub(crate) struct Found<'a> {
     list: &'a [Applied],
-    heads: [&'a [u32]; 5],
+    heads: [&'a [u32]; WAYS_IN],
 }
 
 impl<'a> Iterator for Found<'a> {
@@ -276,7 +292,8 @@ mod tests {
     }
 
     fn asked(principal: &'static str) -> Asked<'static> {
-        Asked { principal: Some(principal), account: Some(("shop", "web")), namespace: "shop", port: 80 }
+        let peer = Who { principal: Some(principal), account: Some(("shop", "web")), namespace: "shop" };
+        Asked { peer, original: None, port: 80 }
     }
 
     fn found(applied: Applied, asked: &Asked<'_>) -> bool {

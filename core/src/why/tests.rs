@@ -77,7 +77,8 @@ fn an_arrival_tells_the_decision() {
     let server = known(&snapshot, "server");
     let arrive = |authority: Option<&str>, identity: Option<Identity>| {
         let address = if authority.is_some() { socket("10.0.0.2:15008") } else { socket("10.0.0.2:8080") };
-        arrival(&snapshot, &server, Arriving { address, authority, source: socket("10.0.0.1:1"), identity })
+        let source = socket("10.0.0.1:1");
+        arrival(&snapshot, &server, Arriving { address, authority, source, identity, original: None })
     };
     let friend = arrive(Some("10.0.0.2:8080"), Some(identity("shop", "default")));
     assert_eq!((friend.refused, friend.destination), (None, socket("10.0.0.2:8080")));
@@ -95,6 +96,42 @@ fn an_arrival_tells_the_decision() {
         let refused = arrive(authority, identity).refused.unwrap();
         assert_eq!((&*refused.reason, refused.subject.as_deref()), (reason, Some(subject)));
     }
+}
+
+/// Beside a waypoint that speaks for a client, the client counts; anybody else speaks for himself.
+#[test]
+fn an_arrival_tells_for_whom_a_waypoint_speaks() {
+    let mut way = serving(pod("way-0", &["10.0.0.8"]), "way", &[(15_008, 15_008)]);
+    way.service_account = "way".into();
+    let mut server = pod("server", &["10.0.0.2"]);
+    server.waypoint = Some(gateway_by_hostname("way"));
+    let client = security::Match { principals: vec![exact("cluster.local/ns/shop/sa/client")], ..Default::default() };
+    let only = policy_message("client", security::Scope::Namespace, security::Action::Allow, vec![client]);
+    let snapshot = World::new().apply(vec![
+        workload(way).into(),
+        workload(server).into(),
+        service(service_message("way", &["10.96.0.8"], &[(15_008, 15_008)])).into(),
+        policy(only).into(),
+    ]);
+    let server = known(&snapshot, "server");
+    let arrive = |account: &str, original: &str| {
+        let original = Original { identity: identity("shop", original), address: socket("10.0.0.1:1") };
+        let arriving = Arriving {
+            address: socket("10.0.0.2:15008"),
+            authority: Some("10.0.0.2:8080"),
+            source: socket("10.0.0.8:1"),
+            identity: Some(identity("shop", account)),
+            original: Some(original),
+        };
+        let told = arrival(&snapshot, &server, arriving);
+        (told.original, told.allowed_by, told.refused.map(|refused| refused.reason))
+    };
+    let text = |text: &str| Some(text.to_owned());
+    let client = text("spiffe://cluster.local/ns/shop/sa/client");
+    assert_eq!(arrive("way", "client"), (client, text("shop/client"), None));
+    let guest = text("spiffe://cluster.local/ns/shop/sa/guest");
+    assert_eq!(arrive("way", "guest"), (guest, None, text("policy_not_allowed")));
+    assert_eq!(arrive("guest", "client"), (None, None, text("policy_not_allowed")));
 }
 
 #[test]

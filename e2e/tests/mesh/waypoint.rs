@@ -7,6 +7,7 @@ use super::shop::{self, Conversation};
 use super::{enter, labs};
 
 mod admin;
+mod behind;
 mod bounded;
 mod compare;
 mod counted;
@@ -157,7 +158,7 @@ fn policies_decide(lab: &Lab) {
     hears(lab, GUEST, &[], &["200 "]);
 }
 
-/// Policies of the pods are the nodes' business, who see the waypoint in the place of its clients.
+/// Policies of the pods are the nodes' business, who see the waypoint beside its clients.
 fn node_policies_still_hold(lab: &Lab) {
     let direct = format!("http://{}:8080/", shop::address(lab, "shop/web-v1"));
     assert!(ask(lab, CLIENT, &direct, &[]).starts_with("200 "), "a service's waypoint is not asked for its pods");

@@ -64,6 +64,7 @@ fn admin(telemetry: &Telemetry) -> (Admin, impl Sized + use<>) {
             vec![state("u1", None), state("u2", Some("port 15001 is taken".to_owned()))]
         }),
         is_neighbour: Arc::new(|_, _| false),
+        clients_behind_waypoints: true,
         zone: Zone::default(),
         config: serde_json::json!({ "localNode": "node-1" }),
         log_filter,

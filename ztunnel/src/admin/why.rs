@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use fairway_core::facts::Original;
 use fairway_core::ident::Identity;
 use fairway_core::io::admin::{BadParameter, Reply, Request, StatusCode, json, parsed, text};
 use fairway_core::snapshot::{PodRef, Snapshot};
@@ -11,8 +12,9 @@ use fairway_core::workload::Workload;
 use super::Admin;
 
 const DEPARTURE: &str = "/why/departure?pod=NAMESPACE/NAME&destination=HOST[:PORT]: HOST is an address or a name";
-const ARRIVAL: &str = "/why/arrival?pod=NAMESPACE/NAME&address=IP:PORT&source=IP:PORT[&identity=spiffe://…&authority=HOST:PORT]: \
-                       without an authority it arrives in clear text";
+const ARRIVAL: &str = "/why/arrival?pod=NAMESPACE/NAME&address=IP:PORT&source=IP:PORT[&identity=spiffe://…&authority=HOST:PORT\
+                       [&original=spiffe://…&original_source=IP:PORT]]: without an authority it arrives in clear text; an \
+                       original is for whom the identity, a waypoint, speaks";
 
 #[derive(Debug, thiserror::Error)]
 enum Wrong {
@@ -49,11 +51,19 @@ pub(super) fn arrival(admin: &Admin, request: &Request) -> Reply {
         let local = pod(admin, &snapshot, request)?;
         let authority = request.parameter("authority");
         let identity = request.parameter("identity").map(|text| parsed::<Identity>("identity", text)).transpose()?;
+        let original = match request.parameter("original").filter(|_| admin.clients_behind_waypoints) {
+            Some(text) => Some(Original {
+                identity: parsed("original", text)?,
+                address: parsed("original_source", request.given("original_source")?)?,
+            }),
+            None => None,
+        };
         let arriving = Arriving {
             address: parsed("address", request.given("address")?)?,
             authority: authority.as_deref(),
             source: parsed("source", request.given("source")?)?,
             identity,
+            original,
         };
         Ok(why::arrival(&snapshot, &local, arriving))
     };

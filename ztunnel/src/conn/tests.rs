@@ -92,6 +92,7 @@ fn counted(live: &Live, metrics: &Metrics) -> Identified {
     let facts = ConnectionFacts {
         source: "10.101.0.2:40000".parse().unwrap(),
         source_identity: Some(Identity::new("cluster.local", "shop", "client").unwrap()),
+        original: None,
         destination: "10.102.0.2:7000".parse().unwrap(),
         http: None,
     };

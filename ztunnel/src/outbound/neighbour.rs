@@ -54,6 +54,7 @@ impl Outgoing {
         let facts = ConnectionFacts {
             source: self.info.source,
             source_identity: self.info.source_identity.clone(),
+            original: None,
             destination: target.destination,
             http: None,
         };

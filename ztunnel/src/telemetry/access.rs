@@ -14,6 +14,7 @@ macro_rules! line {
         let info = $info;
         let source = info.source_workload.as_deref();
         let destination = info.destination_workload.as_deref();
+        let original = info.original.as_deref();
         tracing::event!(
             target: "access",
             $level,
@@ -31,6 +32,8 @@ macro_rules! line {
             dst.cluster = destination.map(|workload| &*workload.cluster_id),
             direction = info.reporter.direction(),
             $($more)*
+            original.addr = original.map(|original| tracing::field::display(original.address)),
+            original.identity = original.map(|original| original.identity.as_str()),
             $message
         );
     }};

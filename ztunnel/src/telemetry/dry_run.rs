@@ -68,6 +68,7 @@ mod tests {
         let facts = ConnectionFacts {
             source: "10.0.0.1:4000".parse().unwrap(),
             source_identity: None,
+            original: None,
             destination: "10.0.0.2:80".parse().unwrap(),
             http: None,
         };

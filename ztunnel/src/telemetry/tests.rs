@@ -114,6 +114,23 @@ fn the_destination_counts_the_same_way_and_logs_from_its_own_side() {
 }
 
 #[test]
+fn a_line_names_the_client_for_whom_a_waypoint_speaks() {
+    let telemetry = Telemetry::new(&Metrics::default());
+    let identity = Identity::new("cluster.local", "shop", "guest").unwrap();
+    let guest = Original { identity, address: "10.0.0.9:4000".parse().unwrap() };
+    let lines = logged(|| {
+        let behind = ConnectionInfo { original: Some(Arc::new(guest)), ..info(Reporter::Destination) };
+        telemetry.refused(&behind, Instant::now(), &Outcome::of(Reason::PolicyNotAllowed));
+    });
+    assert!(
+        lines[0].contains("src.identity=\"spiffe://cluster.local/ns/shop/sa/client\""),
+        "who came is told as ever: {lines:?}"
+    );
+    let original = "original.addr=10.0.0.9:4000 original.identity=\"spiffe://cluster.local/ns/shop/sa/guest\"";
+    assert!(lines[0].contains(original), "{lines:?}");
+}
+
+#[test]
 fn a_cut_names_policy_reason_and_hint() {
     let metrics = Metrics::default();
     let telemetry = Telemetry::new(&metrics);

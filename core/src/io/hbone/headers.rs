@@ -1,10 +1,14 @@
-//! The headers a tunnel request carries: who the client is, for telemetry only (interop §1.2, §1.3).
+//! The headers a tunnel request carries: who the client is. All but what a waypoint says of its client is for telemetry only
+//! (interop §1.2, §1.3; ADR 0043).
 
 use std::net::SocketAddr;
 
 use http::header::{HeaderName, HeaderValue};
 use http::{HeaderMap, header};
 
+use crate::addr::canonical;
+use crate::facts::Original;
+use crate::ident::Identity;
 use crate::reason::Reason;
 use crate::workload::Workload;
 
@@ -13,6 +17,9 @@ pub const BAGGAGE: HeaderName = HeaderName::from_static("baggage");
 
 /// `traceparent`: W3C trace context.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// `x-forwarded-client-cert`: a waypoint says whom its client has proved to be, in Envoy's words.
+pub const CLIENT_CERTIFICATE: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
 /// `x-forwarded-network`: the network a tunnel through a gateway began in.
 pub const FORWARDED_NETWORK: HeaderName = HeaderName::from_static("x-forwarded-network");
@@ -126,6 +133,31 @@ pub fn forwarded(client: SocketAddr, service: Option<&str>) -> Option<HeaderValu
     HeaderValue::try_from(line).ok()
 }
 
+/// The `x-forwarded-client-cert` line: `client` has proved to `by` who it is. Identities have no character that would need quotes.
+#[must_use]
+pub fn client_certificate(by: &Identity, client: &Identity) -> Option<HeaderValue> {
+    HeaderValue::try_from(format!("By={by};URI={client}")).ok()
+}
+
+/// The client that `by` says it speaks for: who it is by [`client_certificate`], and where by [`forwarded`]. What is not written
+/// just as these write it, is missing, or comes more than once says nothing. Whether `by` is to be believed is not decided here.
+#[must_use]
+pub fn original(headers: &HeaderMap, by: &Identity) -> Option<Original> {
+    let (said, client) = only(headers, &CLIENT_CERTIFICATE)?.strip_prefix("By=")?.split_once(";URI=")?;
+    let (address, rest) = only(headers, &header::FORWARDED)?.strip_prefix("for=\"")?.split_once('"')?;
+    if said != by.as_str() || !(rest.is_empty() || rest.starts_with(';')) {
+        return None;
+    }
+    Some(Original { identity: client.parse().ok()?, address: canonical(address.parse().ok()?) })
+}
+
+/// The text of a header that is there once.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    let mut lines = headers.get_all(name).iter();
+    let line = lines.next()?.to_str().ok()?;
+    lines.next().is_none().then_some(line)
+}
+
 /// The service named by a `forwarded` line.
 #[must_use]
 pub fn forwarded_host(headers: &HeaderMap) -> Option<&str> {
@@ -166,7 +198,12 @@ pub fn traceparent(trace: u128, span: u64) -> Option<HeaderValue> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::testing::identity;
 
     fn one(name: HeaderName, value: &str) -> HeaderMap {
         HeaderMap::from_iter([(name, HeaderValue::from_str(value).unwrap())])
@@ -211,6 +248,72 @@ mod tests {
             forwarded_host(&HeaderMap::from_iter([(header::FORWARDED, forwarded(client, None).unwrap())])),
             None
         );
+    }
+
+    fn spoken_for(client: &str, address: &str) -> HeaderMap {
+        let (by, client) = (identity("shop", "way"), client.parse().unwrap());
+        let address = forwarded(address.parse().unwrap(), Some("cart.shop.svc.cluster.local"));
+        HeaderMap::from_iter([
+            (CLIENT_CERTIFICATE, client_certificate(&by, &client).unwrap()),
+            (header::FORWARDED, address.unwrap()),
+        ])
+    }
+
+    #[test]
+    fn whom_a_waypoint_speaks_for_is_said_in_one_way_only() {
+        let way = identity("shop", "way");
+        let client = "spiffe://cluster.local/ns/shop/sa/client";
+        let said = spoken_for(client, "10.0.0.1:7");
+        let line = "By=spiffe://cluster.local/ns/shop/sa/way;URI=spiffe://cluster.local/ns/shop/sa/client";
+        assert_eq!(said[CLIENT_CERTIFICATE], line);
+        let expected = Original { identity: client.parse().unwrap(), address: "10.0.0.1:7".parse().unwrap() };
+        assert_eq!(original(&said, &way), Some(expected));
+        assert_eq!(original(&said, &identity("shop", "client")), None, "who says it is not who came");
+        let with = |name: HeaderName, value: &str| {
+            let mut headers = said.clone();
+            headers.insert(name, HeaderValue::from_str(value).unwrap());
+            headers
+        };
+        for value in [
+            "",
+            "URI=spiffe://cluster.local/ns/shop/sa/client",
+            "By=spiffe://cluster.local/ns/shop/sa/way",
+            "By=spiffe://cluster.local/ns/shop/sa/way;URI=",
+            "By=spiffe://cluster.local/ns/shop/sa/way;URI=spiffe://cluster.local/ns/shop",
+            "By=spiffe://cluster.local/ns/shop/sa/way;Hash=00;URI=spiffe://cluster.local/ns/shop/sa/client",
+            "By=spiffe://cluster.local/ns/shop/sa/way;URI=\"spiffe://cluster.local/ns/shop/sa/client\"",
+            &format!("{line};URI=spiffe://cluster.local/ns/shop/sa/admin"),
+            &format!("{line},{line}"),
+            &format!(" x{line}"),
+        ] {
+            assert_eq!(original(&with(CLIENT_CERTIFICATE, value), &way), None, "{value}");
+        }
+        for value in ["", "for=10.0.0.1", "for=\"10.0.0.1\"", "for=\"10.0.0.1:7\"x", "for=\"10.0.0.1:7", "host=a"] {
+            assert_eq!(original(&with(header::FORWARDED, value), &way), None, "{value}");
+        }
+        for name in [CLIENT_CERTIFICATE, header::FORWARDED] {
+            let mut twice = said.clone();
+            twice.append(&name, said[&name].clone());
+            assert_eq!(original(&twice, &way), None, "{name} twice");
+            let mut without = said.clone();
+            without.remove(&name);
+            assert_eq!(original(&without, &way), None, "without {name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whom_a_waypoint_speaks_for_goes_both_ways(
+            domain in "[a-z0-9._-]{1,20}", namespace in "[A-Za-z0-9._-]{1,20}", account in "[A-Za-z0-9._-]{1,20}",
+            ip: IpAddr, port: u16,
+        ) {
+            let client = Identity::new(&domain, &namespace, &account);
+            prop_assume!(client.is_ok());
+            let (client, address) = (client.unwrap(), SocketAddr::new(ip, port));
+            let said = spoken_for(client.as_str(), &address.to_string());
+            let expected = Original { identity: client, address: canonical(address) };
+            prop_assert_eq!(original(&said, &identity("shop", "way")), Some(expected));
+        }
     }
 
     #[test]

@@ -75,6 +75,7 @@ impl Served {
             pressure: Default::default(),
             exchange_baggage: true,
             waypoint_bypass: false,
+            clients_behind_waypoints: true,
             tunnel_over_loopback: true,
             neighbours: Neighbours::default(),
             lookup: Lookup::new(upstream, counted),
