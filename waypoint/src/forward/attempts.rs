@@ -381,6 +381,9 @@ fn is_endpoints_fault(reason: Reason) -> bool {
     !matches!(
         reason,
         Reason::ClientLeft
+            // Policy there is about this client: nobody else's requests must go elsewhere for it.
+            | Reason::PolicyDenied
+            | Reason::PolicyNotAllowed
             | Reason::BadRequest
             | Reason::ConnectionLimit
             | Reason::ResourceLimit

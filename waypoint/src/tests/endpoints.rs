@@ -1,5 +1,6 @@
 //! Who is asked: endpoints that keep failing, requests that belong together, and bounds on connections.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use super::{reason_of, told, web};
+use super::{node, reason_of, told, web};
 use crate::config::{Balancer, HashBy};
 use crate::testing::{PATIENCE, Served, answer, forwarding, get, origin, out_after_two_errors, own_address, route_to};
 use fairway_core::reason::Reason;
@@ -39,6 +40,21 @@ async fn who_keeps_failing_is_left_out() {
     }
     assert_eq!((failed, asked.load(Ordering::SeqCst)), (2, 2));
     assert!(served.metrics.render().contains("fairway_waypoint_endpoints_left_out_total 1"));
+}
+
+/// Policy of the endpoint's node is about this client: others must not lose the endpoint for it.
+#[tokio::test]
+async fn who_refuses_a_client_by_policy_is_not_left_out() {
+    let mut served = Served::start().await;
+    let address = own_address();
+    node(&served, "guarded", address, |_, incoming| incoming.refuse(Reason::PolicyNotAllowed)).await;
+    served.http(80, vec![], vec![route_to(&web(80))], &[SocketAddr::new(address.into(), 8080)]);
+    served.change_cluster(&web(80), |cluster| cluster.outliers = Some(out_after_two_errors()));
+    for _ in 0..4 {
+        let (response, _) = served.send(80, false, get("/", &[])).await;
+        assert_eq!((response.status(), reason_of(&response)), (StatusCode::FORBIDDEN, Some(Reason::PolicyNotAllowed)));
+    }
+    assert!(!served.metrics.render().contains("fairway_waypoint_endpoints_left_out_total 1"));
 }
 
 #[tokio::test]
@@ -73,7 +89,7 @@ async fn requests_that_belong_together_go_to_one_endpoint() {
 }
 
 /// An origin that says of each connection when it comes, and answers its requests when told to.
-async fn slow() -> (std::net::SocketAddr, tokio::sync::mpsc::UnboundedReceiver<()>, tokio::sync::watch::Sender<bool>) {
+async fn slow() -> (SocketAddr, tokio::sync::mpsc::UnboundedReceiver<()>, tokio::sync::watch::Sender<bool>) {
     let listener = TcpListener::bind((own_address(), 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let (begun, begins) = tokio::sync::mpsc::unbounded_channel();
