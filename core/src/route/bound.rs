@@ -202,7 +202,7 @@ mod tests {
     fn what_services_declare_of_a_port_holds_for_the_workload_as_far_as_they_agree() {
         use proto::AppProtocol as Said;
 
-        use AppProtocol::{Grpc, Http11, Tcp, Tls, Unknown};
+        use AppProtocol::{Grpc, Tcp, Tls, Unknown};
         let declaring = |name: &str, vip: &str, ports: &[(u32, proto::AppProtocol)]| {
             let mut message = service_message(name, &[vip], &[]);
             let port = |(service_port, protocol): &(u32, proto::AppProtocol)| proto::Port {
