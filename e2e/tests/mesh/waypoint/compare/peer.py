@@ -173,6 +173,11 @@ def answer(stream, method, orders, what, headers):
         stream.socket.sendall(f"HTTP/1.1 101 Switching Protocols\r\nx-by: {what['name']}\r\nconnection: upgrade\r\n{text}\r\n".encode())
         stream.socket.sendall(stream.exactly(5).upper())
         return False
+    if method == "CONNECT" and 200 <= status < 300:
+        text = "".join(f"{name}: {value}\r\n" for name, value in more)
+        stream.socket.sendall(f"HTTP/1.1 {status} X\r\nx-by: {what['name']}\r\nx-target: {what['target']}\r\n{text}\r\n".encode())
+        stream.socket.sendall(stream.exactly(5).upper())
+        return False
     text = urllib.parse.unquote(orders["body"]) if "body" in orders else json.dumps(what)
     body = text.encode("latin-1")
     lines = [f"HTTP/1.1 {status} X", f"x-by: {what['name']}", *(f"{name}: {value}" for name, value in more)]
@@ -430,7 +435,7 @@ def by_http1(side, row):
             found.update(message(status, headers))
             if interim:
                 found["interim"] = " ".join(interim)
-            if status == 101:
+            if status == 101 or (method == "CONNECT" and status < 300):
                 connected.sendall(b"hello")
                 found["said"] = stream.exactly(5).decode()
                 return found
