@@ -8,6 +8,7 @@ use super::{CLIENT, labs};
 use crate::mesh::shop::Conversation;
 
 mod lasting;
+mod renewed;
 mod rollout;
 mod warming;
 
@@ -38,6 +39,11 @@ struct Steady {
 impl Steady {
     /// None, said out loud, where it cannot be.
     fn up(test: &str) -> Option<Self> {
+        Self::up_in(test, WORLD)
+    }
+
+    /// The same, in another world.
+    fn up_in(test: &str, world: &str) -> Option<Self> {
         let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| checkout.join("target"), Into::into);
         let (python, scripts) = (target.join("peers/bin/python"), checkout.join("e2e/tests/mesh/waypoint"));
@@ -46,7 +52,7 @@ impl Steady {
             return None;
         }
         let script = scripts.join("steady.py");
-        let lab = labs::mesh_with(test, &placed(WORLD, &python, &scripts))?;
+        let lab = labs::mesh_with(test, &placed(world, &python, &scripts))?;
         lab.wait_captured(&[(CLIENT, true), ("shop/web", true), ("shop/other", true)]).unwrap();
         lab.wait_until("requests to go through the waypoint", || {
             let answer = super::ask(&lab, CLIENT, "http://web/", &["-X", "POST"]);
