@@ -28,7 +28,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_allowed_is_left_out_and_said() {
-        let rows: [(Option<&str>, bool, Option<&[&str]>, &[&str]); 7] = [
+        type Row = (Option<&'static str>, bool, Option<&'static [&'static str]>, &'static [&'static str]);
+        let rows: [Row; 7] = [
             (None, true, None, &[]),
             (None, false, None, &[]),
             (Some(""), true, Some(&["websocket"]), &[]),
