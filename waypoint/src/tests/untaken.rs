@@ -24,7 +24,7 @@ use crate::testing::{PATIENCE, Served, forwarding, own_address, route_to};
 /// Bound of silence, or of a route.
 const BOUND: Duration = Duration::from_secs(30);
 /// How far time leaps at once: tunnels hear of each other meanwhile, and are not given up.
-const LEAP: Duration = Duration::from_secs(5);
+const LEAP: Duration = Duration::from_secs(1);
 /// What the client takes of an answer.
 const WINDOW: u32 = 16 * 1024;
 
