@@ -32,8 +32,8 @@ pub(crate) use codes::{Code, Severity};
 const LINE: usize = 96;
 /// Exit code when something was found that is bad enough; 1 is for what could not be looked at.
 const FOUND: u8 = 2;
-/// Node proxies that are asked for their trust domain before it counts as unknown: asking one that is gone takes its time.
-const ASKED: usize = 3;
+/// Node proxies that may fail to answer before no more are asked: asking one that is gone takes its time.
+const SILENT: usize = 3;
 /// The page that has a section for each code.
 const PAGE: &str = "docs/guides/analyze.md";
 
@@ -216,6 +216,7 @@ fn with(arguments: &Arguments) -> Result<With> {
     if arguments.files.is_empty() || arguments.with_mesh {
         let told = told(&arguments.place);
         settings.trust_domain = told.as_ref().map(|(domain, _)| domain.clone()).unwrap_or_default();
+        // Where nobody can be asked, they are taken to do what they do unless they are told otherwise.
         clients_count = told.is_none_or(|(_, clients_count)| clients_count);
     }
     if let Some(trust_domain) = &arguments.trust_domain {
@@ -255,21 +256,38 @@ fn of_mesh(mesh: &mesh::Mesh, broken: Option<String>) -> Vec<Message> {
     named.map(|message| Message { object: Some("mesh configuration".to_owned()), ..message }).collect()
 }
 
-/// The trust domain of the first node proxy that answers, and whether its policies look at clients behind waypoints.
+/// What the node proxies say that answer; none where nobody does.
 fn told(place: &Where) -> Option<(String, bool)> {
     let mesh = place.mesh().ok()?;
-    let mut dumps = mesh
-        .status
-        .nodes
-        .iter()
-        .take(ASKED)
-        .filter_map(|node| mesh.ask::<Value>(Part::Proxy(&node.name), "/config_dump").ok());
-    dumps.find_map(|dump| {
-        let domain = dump.pointer("/config/trustDomain").and_then(Value::as_str)?;
+    let dumps = mesh.status.nodes.iter().map(|node| mesh.ask::<Value>(Part::Proxy(&node.name), "/config_dump").ok());
+    said_by_all(dumps)
+}
+
+/// The trust domain of the first node proxy that says one, and whether policies look at clients behind waypoints, which they do if they
+/// do so on all nodes: pods of others are refused what comes through a waypoint. None are those that do not answer.
+fn said_by_all(dumps: impl IntoIterator<Item = Option<Value>>) -> Option<(String, bool)> {
+    let (mut said, mut silent) = (None, 0);
+    for dump in dumps {
+        let Some(dump) = dump else {
+            silent += 1;
+            if silent == SILENT {
+                break;
+            }
+            continue;
+        };
+        let domain = dump.pointer("/config/trustDomain").and_then(Value::as_str).unwrap_or_default();
+        if domain.is_empty() {
+            continue;
+        }
+        let (_, clients_count) = said.get_or_insert_with(|| (domain.to_owned(), true));
         // An older proxy does not say it, and does not do it.
-        let clients_count = dump.pointer("/config/clientsBehindWaypoints").and_then(Value::as_bool) == Some(true);
-        (!domain.is_empty()).then(|| (domain.to_owned(), clients_count))
-    })
+        *clients_count &= dump.pointer("/config/clientsBehindWaypoints").and_then(Value::as_bool) == Some(true);
+        if !*clients_count {
+            // Nothing that others say changes it.
+            break;
+        }
+    }
+    said
 }
 
 fn shown(messages: &[Message], colour: bool) -> String {

@@ -1,5 +1,7 @@
 //! The name a TLS client asks for, from the first bytes of its connection (RFC 8446 §4.1.2, RFC 6066 §3). Nothing is decrypted.
 
+use std::ops::RangeInclusive;
+
 /// Longest message that a client may begin with, in bytes: Envoy's bound; with keys against quantum computers they have 2 KiB.
 pub const MAXIMUM: usize = 16 * 1024;
 
@@ -7,6 +9,8 @@ pub const MAXIMUM: usize = 16 * 1024;
 const ALL: usize = 2 * MAXIMUM;
 /// Type of a record that carries messages of the handshake (RFC 8446 §5.1).
 const HANDSHAKE: u8 = 22;
+/// Types of records of TLS (RFC 8446 §B.1, RFC 6520 §3). Some servers pass over an alert that comes first.
+const RECORDS: RangeInclusive<u8> = 20..=24;
 /// Longest record in plain text (RFC 8446 §5.1).
 const RECORD: usize = 1 << 14;
 /// Type of the message that a client begins with.
@@ -16,7 +20,7 @@ const SERVER_NAME: (u16, u8) = (0, 0);
 /// Longest name of DNS (RFC 1035 §2.3.4).
 const NAME: usize = 255;
 
-/// How a connection begins.
+/// How a connection begins. What a server might read otherwise than we do must not pass for a client that names nobody.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hello {
     /// It cannot be said yet.
@@ -25,6 +29,8 @@ pub enum Hello {
     Name(String),
     /// As a client does that names no server.
     Nameless,
+    /// As a client of TLS does, and which name it asks for cannot be told.
+    Garbled,
     /// As no client of TLS does.
     Other,
 }
@@ -33,16 +39,17 @@ pub enum Hello {
 #[must_use]
 pub fn read(bytes: &[u8]) -> Hello {
     let first = bytes.get(..ALL).unwrap_or(bytes);
+    let is_tls = first.first().is_some_and(|kind| RECORDS.contains(kind));
+    let unread = if is_tls { Hello::Garbled } else { Hello::Other };
     let message = match message(first) {
         Ok(Some(message)) => message,
         Ok(None) if first.len() < ALL => return Hello::Incomplete,
-        Ok(None) => return Hello::Other,
-        Err(Garbled) => return Hello::Other,
+        Ok(None) | Err(Garbled) => return unread,
     };
     match server_name(&message) {
         Ok(Some(name)) => Hello::Name(name),
         Ok(None) => Hello::Nameless,
-        Err(Garbled) => Hello::Other,
+        Err(Garbled) => unread,
     }
 }
 
@@ -117,13 +124,15 @@ fn server_name(message: &[u8]) -> Result<Option<String>, Garbled> {
     Ok(name)
 }
 
-/// The one name in the extension (RFC 6066 §3: at most one of each type, and there is one type).
+/// The one name in the extension (RFC 6066 §3: at most one of each type, and there is one type), without the dot of the root at its
+/// end, which makes it no other name (RFC 1034 §3.1).
 fn only_name(body: &[u8]) -> Result<String, Garbled> {
     let mut body = Reader(body);
     let mut names = Reader(body.piece(2)?);
     let kind = names.number(1)?;
-    let name = names.piece(2)?;
-    let is_name = (1..=NAME).contains(&name.len()) && name.iter().all(u8::is_ascii_graphic);
+    let written = names.piece(2)?;
+    let name = written.strip_suffix(b".").unwrap_or(written);
+    let is_name = (1..=NAME).contains(&name.len()) && name.iter().all(u8::is_ascii_graphic) && !name.ends_with(b".");
     if kind != usize::from(SERVER_NAME.1) || !names.0.is_empty() || !body.0.is_empty() || !is_name {
         return Err(Garbled);
     }
@@ -185,6 +194,16 @@ pub(crate) mod tests {
         records(&hello(&[name(server)]), RECORD)
     }
 
+    /// The same, longer than anybody needs: with padding (RFC 7685) before the name.
+    pub(crate) fn asking_at_length_for(server: &str) -> Vec<u8> {
+        records(&hello(&[extension(21, &[0_u8].repeat(MAXIMUM + 1024)), name(server)]), RECORD)
+    }
+
+    /// What a client begins with that asks for two servers.
+    pub(crate) fn asking_twice_for(first: &str, second: &str) -> Vec<u8> {
+        records(&hello(&[name(first), name(second)]), RECORD)
+    }
+
     #[test]
     fn names_are_read_and_nothing_else() {
         let one = |extensions: &[Vec<u8>]| records(&hello(extensions), RECORD);
@@ -193,6 +212,7 @@ pub(crate) mod tests {
             0,
             &piece(2, &[[&[0][..], &piece(2, b"a")].concat(), [&[0][..], &piece(2, b"b")].concat()].concat()),
         );
+        let in_pieces = records(&hello(&[extension(21, &[0_u8].repeat(ALL / 4)), name("a")]), 1);
         let more = [one(&[name("web.example")]), records(&[20, 0], 2)].concat();
         let rows: Vec<(&str, Vec<u8>, Hello)> = vec![
             ("nothing", vec![], Hello::Incomplete),
@@ -200,18 +220,24 @@ pub(crate) mod tests {
             ("more after it", more, web()),
             ("no name", one(&[extension(10, &[0, 0])]), Hello::Nameless),
             ("no extensions", one(&[]), Hello::Nameless),
-            ("empty name", one(&[name("")]), Hello::Other),
-            ("no name of DNS", one(&[name("a b")]), Hello::Other),
-            ("long name", one(&[name(&"a".repeat(256))]), Hello::Other),
-            ("two extensions", one(&[name("a"), name("b")]), Hello::Other),
-            ("two names", one(&[two]), Hello::Other),
-            ("cut off inside", records(&[1, 0, 0, 2, 3, 3], RECORD), Hello::Other),
-            ("too long", records(&[1, 1, 0, 0], RECORD), Hello::Other),
-            ("another message", records(&[2, 0, 0, 2, 3, 3], RECORD), Hello::Other),
+            ("absolute name", one(&[name("Web.Example.")]), web()),
+            ("root", one(&[name(".")]), Hello::Garbled),
+            ("empty label", one(&[name("web.example..")]), Hello::Garbled),
+            ("empty name", one(&[name("")]), Hello::Garbled),
+            ("no name of DNS", one(&[name("a b")]), Hello::Garbled),
+            ("long name", one(&[name(&"a".repeat(256))]), Hello::Garbled),
+            ("two extensions", asking_twice_for("a", "b"), Hello::Garbled),
+            ("two names", one(&[two]), Hello::Garbled),
+            ("cut off inside", records(&[1, 0, 0, 2, 3, 3], RECORD), Hello::Garbled),
+            ("too long by its head", records(&[1, 1, 0, 0], RECORD), Hello::Garbled),
+            ("too long", asking_at_length_for("web.example"), Hello::Garbled),
+            ("in too many records", in_pieces, Hello::Garbled),
+            ("another message", records(&[2, 0, 0, 2, 3, 3], RECORD), Hello::Garbled),
+            ("an alert before it", [vec![21, 3, 1, 0, 2, 1, 90], one(&[name("a")])].concat(), Hello::Garbled),
             ("HTTP", b"GET / HTTP/1.1".to_vec(), Hello::Other),
             ("first byte only", vec![22], Hello::Incomplete),
-            ("another version", vec![22, 2], Hello::Other),
-            ("empty record", vec![22, 3, 1, 0, 0], Hello::Other),
+            ("another version", vec![22, 2], Hello::Garbled),
+            ("empty record", vec![22, 3, 1, 0, 0], Hello::Garbled),
         ];
         for (case, bytes, expected) in rows {
             assert_eq!(read(&bytes), expected, "{case}");

@@ -33,7 +33,7 @@ pub struct Facts<'a> {
 /// The name that a TLS client asks for (RFC 6066 §3), which shows before anything is decrypted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RequestedServerName<'a> {
-    /// Nobody has looked.
+    /// Nobody has looked, or what was seen could not be read.
     #[default]
     Unread,
     /// It asks for none, or speaks no TLS.

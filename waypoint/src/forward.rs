@@ -72,12 +72,33 @@ pub struct Answered {
     deadline: Option<Instant>,
     silence: Option<Silence>,
     under_way: UnderWay,
-    request: Replay,
+    request: Sent,
     upgrade: Option<Box<(Asked, Began)>>,
     /// Longest time without a byte, where it goes on as something else.
     upgraded_idle: Option<Duration>,
     /// Changes of its headers.
     pub edits: Edits,
+}
+
+/// The body of a request that is answered. Unless somebody goes on with it, nobody wants the rest.
+struct Sent {
+    body: Replay,
+    is_wanted: bool,
+}
+
+impl Sent {
+    fn go_on(&mut self) -> Replay {
+        self.is_wanted = true;
+        self.body.clone()
+    }
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        if !self.is_wanted {
+            self.body.give_up();
+        }
+    }
 }
 
 impl Outgoing {
@@ -211,7 +232,8 @@ pub async fn send(
     (done.endpoint, done.workload) = (Some(reached.endpoint), reached.workload.clone());
     done.identity.clone_from(&reached.identity);
     let (edits, upgraded_idle) = (backend.response.clone(), target.cluster.upgraded_idle);
-    Ok(Answered { reached, deadline, silence, under_way, request: body, upgrade, upgraded_idle, edits })
+    let request = Sent { body, is_wanted: false };
+    Ok(Answered { reached, deadline, silence, under_way, request, upgrade, upgraded_idle, edits })
 }
 
 /// An answer of which the head has come, and all the rest that could be read.
@@ -399,7 +421,7 @@ impl Answered {
     /// The request's body, as far as it has come.
     #[must_use]
     pub fn request(&self) -> Passed {
-        self.request.watched()
+        self.request.body.watched()
     }
 
     /// Who has answered.
@@ -410,7 +432,8 @@ impl Answered {
 
     /// As the client gets it.
     #[must_use]
-    pub fn into_response(self, mut ending: Ending) -> Response<Body> {
+    pub fn into_response(mut self, mut ending: Ending) -> Response<Body> {
+        let request = self.request.go_on();
         let (is_of_tunnel, opens_tunnel) = (self.is_of_tunnel(), self.opens_tunnel());
         let response = &self.reached.response;
         let done = &mut ending.done;
@@ -422,7 +445,7 @@ impl Answered {
         if opens_tunnel || response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return self.go_on(ending);
         }
-        let Self { reached, deadline, silence, under_way, request, .. } = self;
+        let Self { reached, deadline, silence, under_way, .. } = self;
         let Reached { response, key, upstream, busy, .. } = *reached;
         let (mut parts, body) = response.into_parts();
         parts.version = Version::HTTP_11;
@@ -459,6 +482,7 @@ impl Answered {
         }
         tokio::spawn(Upgraded { client, endpoint, began, idle, held, ending }.carry());
         let (mut parts, _body) = response.into_parts();
+        upgrade::has_no_end(&mut parts);
         match wanted {
             Wanted::Protocol(switch) if switch.is_extended => upgrade::in_http2(&mut parts, switch.is_key_ours),
             Wanted::Protocol(_) => {}

@@ -127,8 +127,12 @@ fn check_connect<B>(request: &Request<B>, coded: bool) -> Result<(), BadFraming>
     let uri = request.uri();
     let is_alone = uri.scheme().is_none() && uri.path_and_query().is_none();
     let authority = uri.authority().filter(|_| is_alone).ok_or(BadFraming::ConnectTarget)?;
-    let is_named = !authority.host().is_empty() && !authority.as_str().contains('@');
-    if !is_named || authority.port_u16().is_none_or(|port| port == 0) {
+    let (host, port) = (authority.host(), authority.port());
+    let is_named = !host.is_empty() && !host.ends_with('.') && !authority.as_str().contains('@');
+    // Here they are where the tunnel leads to. Spelt in another way (`db.example.:022`) they would be that all the same, and nothing that
+    // a policy names.
+    let is_plain = port.is_some_and(|port| port.as_u16() != 0 && port.as_str() == port.as_u16().to_string());
+    if !is_named || !is_plain {
         return Err(BadFraming::ConnectTarget);
     }
     let is_zero = |length: &http::HeaderValue| length.as_bytes().iter().all(|digit| *digit == b'0');
@@ -233,7 +237,7 @@ mod tests {
     fn connect_names_a_host_and_a_port_and_has_no_content() {
         use BadFraming::{ConnectContent, ConnectTarget, NoHost, TwoLengths};
         type Row = (&'static str, &'static [(&'static str, &'static str)], Result<(), BadFraming>);
-        let rows: [Row; 17] = [
+        let rows: [Row; 20] = [
             ("a:443", &[("host", "a:443")], Ok(())),
             ("a:443", &[], Ok(())),
             // The target counts (RFC 9112 §3.2.2).
@@ -246,6 +250,9 @@ mod tests {
             ("a", &[("host", "a")], Err(ConnectTarget)),
             ("a:0", &[], Err(ConnectTarget)),
             ("a:65536", &[], Err(ConnectTarget)),
+            ("a:0443", &[], Err(ConnectTarget)),
+            ("a:+443", &[], Err(ConnectTarget)),
+            ("a.:443", &[], Err(ConnectTarget)),
             ("user@a:443", &[], Err(ConnectTarget)),
             ("http://a:443", &[], Err(ConnectTarget)),
             ("http://a:443/", &[], Err(ConnectTarget)),

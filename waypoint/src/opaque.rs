@@ -62,7 +62,7 @@ pub struct Way {
 pub struct Terms {
     /// The name that a TLS client has asked for, which decides whose policies hold.
     pub server_name: Option<String>,
-    /// Whether it was looked for one.
+    /// Whether it was looked for one, and what was seen could be read.
     pub is_name_read: bool,
     /// Longest time without a byte in either direction.
     pub idle: Option<Duration>,

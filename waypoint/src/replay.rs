@@ -78,8 +78,6 @@ struct Shared {
     waits: Option<Waker>,
     /// Who waits for room for it, if somebody does.
     sends: Option<Waker>,
-    /// Whether nobody wants it any more.
-    is_given_up: bool,
 }
 
 enum Source {
@@ -150,11 +148,11 @@ impl Passed {
         self.0.upgrade().map(|shared| lock(&shared).moved)
     }
 
-    /// Ready once nobody wants it any more, for the one who sends it.
-    pub fn poll_given_up(&self, context: &mut Context<'_>) -> Poll<()> {
+    /// Ready once nobody wants it any more from the attempt of this number, which sends it.
+    pub fn poll_superseded(&self, number: u32, context: &mut Context<'_>) -> Poll<()> {
         let Some(shared) = self.0.upgrade() else { return Poll::Pending };
         let mut shared = lock(&shared);
-        if shared.is_given_up {
+        if shared.attempt != number {
             return Poll::Ready(());
         }
         match &mut shared.sends {
@@ -363,7 +361,6 @@ impl Replay {
             moved: Instant::now(),
             waits: None,
             sends: None,
-            is_given_up: false,
         };
         Self(Arc::new(Mutex::new(shared)))
     }
@@ -375,16 +372,14 @@ impl Replay {
     /// The body for a new attempt; those before get no more of it.
     #[must_use]
     pub fn attempt(&self) -> Attempt {
-        let (number, waits) = {
+        let (number, before) = {
             let mut shared = self.lock();
             shared.attempt += 1;
-            // Nobody waits for more of it until this attempt does.
-            (shared.attempt, shared.waits.take())
+            // Nobody waits for more of it, nor for room, until this attempt does.
+            (shared.attempt, [shared.waits.take(), shared.sends.take()])
         };
         // Who has waited learns that another one has taken over.
-        if let Some(waits) = waits {
-            waits.wake();
-        }
+        before.into_iter().flatten().for_each(Waker::wake);
         Attempt { shared: Arc::clone(&self.0), number, at: 0 }
     }
 
@@ -439,7 +434,6 @@ impl Replay {
         let (waits, sends, _source) = {
             let mut shared = self.lock();
             shared.attempt += 1;
-            shared.is_given_up = true;
             let source = std::mem::replace(&mut shared.source, Source::Nothing);
             (shared.waits.take(), shared.sends.take(), source)
         };
@@ -497,7 +491,7 @@ impl Body for Attempt {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         taken::asked();
-        let passed = || Passed(Arc::downgrade(&this.shared));
+        let (passed, number) = (|| Passed(Arc::downgrade(&this.shared)), this.number);
         let mut guard = lock(&this.shared);
         let shared = &mut *guard;
         if shared.attempt != this.number {
@@ -505,7 +499,7 @@ impl Body for Attempt {
         }
         if let Some(piece) = shared.kept.get(this.at) {
             this.at += 1;
-            taken::given(|| Bounds::Request(passed()));
+            taken::given(|| Bounds::Request(passed(), number));
             return Poll::Ready(Some(Ok(piece.clone().into_frame())));
         }
         if shared.ended {
@@ -546,7 +540,7 @@ impl Body for Attempt {
         } else {
             this.at = 0;
         }
-        taken::given(|| Bounds::Request(passed()));
+        taken::given(|| Bounds::Request(passed(), number));
         Poll::Ready(Some(Ok(frame)))
     }
 

@@ -87,14 +87,16 @@ pub async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> R
     for edits in &response_edits {
         edits::apply(edits, response.headers_mut());
     }
+    let goes_on =
+        response.status() == StatusCode::SWITCHING_PROTOCOLS || (is_connect && response.status().is_success());
+    // Whatever was asked for is kept until the connection ends, however many requests later.
+    if let Some(client) = client.filter(|_| !goes_on) {
+        tokio::spawn(upgrade::hang_up(client));
+    }
     // What comes behind a CONNECT that is refused may have been meant for the tunnel, and be somebody else's than the client's.
-    let is_refused = is_connect && !response.status().is_success();
-    if (is_doubtful || is_refused) && has_next {
+    if (is_doubtful || is_connect && !goes_on) && has_next {
         // Nobody knows where the next request would begin (RFC 9112 §11.2).
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        if let Some(client) = client {
-            tokio::spawn(upgrade::hang_up(client));
-        }
     }
     let (parts, mut body) = response.into_parts();
     body.answered(&parts.headers);

@@ -11,6 +11,8 @@ use crate::config::Retry;
 pub enum Result {
     /// The endpoint could not be reached.
     NotReached,
+    /// Policy of the endpoint has refused this client.
+    Denied,
     /// The endpoint said that it has not begun.
     Refused,
     /// The endpoint broke off.
@@ -37,8 +39,8 @@ pub fn wanted(policy: &Retry, result: Result) -> bool {
                 || policy.statuses.contains(&status)
                 || grpc.is_some_and(|grpc| policy.grpc_statuses.contains(&grpc))
         }
-        // It may have heard the client already.
-        Result::HasBegun => false,
+        // Others would say the same of this client; and what has begun may have heard it already.
+        Result::Denied | Result::HasBegun => false,
     }
 }
 
@@ -73,6 +75,8 @@ mod tests {
         let answered = |status, grpc| Result::Answered(StatusCode::from_u16(status).unwrap(), grpc);
         let rows = [
             (Result::NotReached, [false, true, true, true, true]),
+            (Result::Denied, [false; 5]),
+            (Result::HasBegun, [false; 5]),
             (Result::Refused, [false, true, true, true, true]),
             (Result::Reset, [false, false, false, true, false]),
             (Result::Late, [false, false, true, true, false]),

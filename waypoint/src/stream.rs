@@ -248,7 +248,8 @@ impl Connection {
         let mut told = Carried::default();
         let begun = |bytes: &[u8]| Some(client_hello::read(bytes)).filter(|hello| *hello != Hello::Incomplete);
         let patience = self.waypoint.limits.duration(&limits::CLIENT_HELLO_TIMEOUT);
-        let opened = match timeout(patience, hear(&mut tunnel, &mut ahead, begun, Hello::Other)).await {
+        // Of who says no more than a part of it, the name is not known.
+        let opened = match timeout(patience, hear(&mut tunnel, &mut ahead, begun, Hello::Garbled)).await {
             Ok(None) => return,
             Ok(Some(hello)) => self.opened_by_name(hello, &mut told).await,
             Err(_elapsed) => Err(Failure::new(Reason::TimedOut, format!("no name of TLS within {patience:?}"))),
@@ -263,15 +264,18 @@ impl Connection {
     }
 
     async fn opened_by_name(&self, hello: Hello, told: &mut Carried) -> Result<(opaque::Way, Terms), Failure> {
+        // What could not be read may ask for any name: no policy takes it for one that asks for none.
+        let is_name_read = hello != Hello::Garbled;
         let server_name = if let Hello::Name(name) = hello { Some(name) } else { None };
-        (told.server_name, told.is_name_read) = (server_name.clone(), true);
-        let terms = Terms { server_name, is_name_read: true, idle: None };
+        (told.server_name, told.is_name_read) = (server_name.clone(), is_name_read);
+        let terms = Terms { server_name, is_name_read, idle: None };
         let config = self.waypoint.config.load();
         let chain = match config.listeners.get(&self.listener).map(|listener| &**listener) {
             Some(Listener::Opaque(opaque)) => opaque.chain(terms.server_name.as_deref()),
             _ => return Err(Failure::new(Reason::DestinationUnknown, &self.listener)),
         };
-        let asked = || format!("TLS for {}", terms.server_name.as_deref().unwrap_or("no name"));
+        let unnamed = if is_name_read { "no name" } else { "what cannot be read" };
+        let asked = || format!("TLS for {}", terms.server_name.as_deref().unwrap_or(unnamed));
         let chain = chain.ok_or_else(|| Failure::new(Reason::RouteNotFound, asked()))?;
         let facts = Facts { server_name: terms.requested(), ..self.facts() };
         rbac::judge(&chain.policies, &facts).map_err(|denial| denied(&denial))?;
@@ -443,13 +447,16 @@ pub fn plan(snapshot: &Snapshot, local: &Workload, bound: &Bound) -> Result<rout
             let planned = route::plan(snapshot, local, *address, &mut rand::rng());
             planned.map_err(|refusal| Failure::from(&*refusal))
         }
-        Bound::Workload { workload, address } => {
-            let plan = dial::plan(snapshot, local, None, *address)?;
-            // Connections that carry requests last, and addresses are used again: whoever has this one now may have another waypoint.
-            match plan.workload().filter(|now| now.uid == workload.uid) {
-                Some(_) => Ok(plan),
-                None => Err(Failure::new(Reason::WorkloadRemoved, format!("{address} was {}", workload.name))),
+        // Connections that carry requests last, and addresses are used again: whoever has this one now may have another waypoint, and
+        // so may the workload itself by now.
+        Bound::Workload { workload, address } => match route::bound(snapshot, local, &address.to_string()) {
+            Ok(Bound::Workload { workload: now, .. }) if now.uid == workload.uid => {
+                dial::plan(snapshot, local, None, *address)
             }
-        }
+            _ => {
+                let detail = format!("{} at {address} is not bound to this waypoint any more", workload.name);
+                Err(Failure::new(Reason::WorkloadRemoved, detail))
+            }
+        },
     }
 }

@@ -1,5 +1,5 @@
-//! Ends streams of HTTP/2 whose other side takes nothing of a body. The body cannot do so itself: hyper asks it for more only once the
-//! stream has room (RFC 9113 §5.2), and until then asks it nothing.
+//! Ends streams of HTTP/2 whose other side takes nothing of a body. The body cannot do so itself: hyper asks it for a piece, and for the
+//! next only once the stream has had room for that one (RFC 9113 §5.2).
 
 use std::cell::RefCell;
 use std::mem;
@@ -37,8 +37,8 @@ pub enum Bounds {
         /// Its request.
         request: Passed,
     },
-    /// A request, until nobody wants it any more.
-    Request(Passed),
+    /// A request, until nobody wants it any more from the attempt of this number.
+    Request(Passed, u32),
 }
 
 /// Why a body of which nothing is taken goes no further.
@@ -119,7 +119,9 @@ impl Wait {
         let Some(bounds) = self.bounds.as_ref().filter(|_| self.is_given) else { return Poll::Pending };
         let (deadline, longest, request) = match bounds {
             Bounds::Answer { deadline, longest, request } => (*deadline, *longest, request),
-            Bounds::Request(request) => return request.poll_given_up(context).map(|()| Over::Unwanted),
+            Bounds::Request(request, number) => {
+                return request.poll_superseded(*number, context).map(|()| Over::Unwanted);
+            }
         };
         let since = *self.since.get_or_insert_with(Instant::now);
         let Some((first, _)) = end(deadline, longest, since) else { return Poll::Pending };
@@ -174,7 +176,8 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, future: F) {
-        // hyper's client asks a body once before it has it sent by a task of its own, which goes on with what the body has said.
+        // hyper's client asks a body once before it has it sent by a task of its own, which goes on with what the body has said. Where the
+        // body was sent at once, what is said is left for a task that only waits for the answer: nothing but the end of its request ends that.
         let wait = WAIT.try_with(RefCell::take).unwrap_or_default();
         tokio::spawn(Stream { future: Some(future), wait });
     }

@@ -51,6 +51,8 @@ impl Asked {
 #[must_use]
 pub fn asked(request: &mut Request<Incoming>, allowed: &Upgrades) -> Option<Asked> {
     let wanted = wanted(request, allowed)?;
+    // HTTP/1.0 has no way to go on.
+    request.extensions().get::<OnUpgrade>()?;
     Some(Asked { wanted, client: hyper::upgrade::on(request) })
 }
 
@@ -87,8 +89,8 @@ pub fn has_begun<B>(answer: &Response<B>) -> bool {
     answer.extensions().get::<OnUpgrade>().is_some()
 }
 
-/// Ends a connection over HTTP/1.1 that has asked to go on and may not, once the answer is written. What comes behind the request is
-/// not read: without this the connection would be dropped, and the answer with it.
+/// Ends a connection over HTTP/1.1 on which a request has asked to go on as something else and did not, once its last answer is written:
+/// hyper hands over such a connection at its end instead of closing it, and unless somebody is there to take it, the answer is lost with it.
 pub async fn hang_up(client: OnUpgrade) {
     if let Ok(client) = client.await {
         // Who has left already need not be told.
@@ -96,11 +98,17 @@ pub async fn hang_up(client: OnUpgrade) {
     }
 }
 
-/// Makes of the answer that opens a tunnel the client's: with nothing in it that says of an end.
+/// Makes of the answer that opens a tunnel the client's.
 pub fn opened(answer: &mut response::Parts) {
     answer.version = Version::HTTP_11;
     framing::remove_hop_by_hop(&mut answer.headers);
-    answer.headers.remove(header::CONTENT_LENGTH);
+}
+
+/// Removes what an answer says of its end that goes on as something else: it has no content (RFC 9110 §8.6).
+pub fn has_no_end(answer: &mut response::Parts) {
+    for name in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING] {
+        answer.headers.remove(name);
+    }
 }
 
 /// Makes of a request that asks over HTTP/2 the one that it stands for over HTTP/1.1: the method is that of what is opened, and of

@@ -12,6 +12,7 @@ use fairway_core::io::hbone::TunnelIo;
 use fairway_core::limits::{self, Limits};
 use fairway_core::reason::Reason;
 use fairway_core::route::Plan;
+use fairway_core::workload::WorkloadUid;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
@@ -39,6 +40,8 @@ pub struct Key {
     pub cluster: Arc<str>,
     /// Which endpoint.
     pub endpoint: SocketAddr,
+    /// Whose it is, where that is known: an address may be another's by now.
+    pub workload: Option<WorkloadUid>,
     /// Whether HTTP/2 is spoken.
     pub http2: bool,
     /// Whom the client has proved to be.

@@ -132,7 +132,7 @@ fn until(time: Option<Instant>) -> Pin<Box<Sleep>> {
 
 fn decide(view: &PodView, facts: &ConnectionFacts, dry_run: &mut DryRunMatches) -> Result<Option<PolicyKey>, Denial> {
     let decision = authz::decide(view, facts);
-    dry_run.note(decision.dry_run(), facts);
+    dry_run.note(decision.dry_run(), facts, authz::original(view, facts));
     match decision {
         Decision::Allow { rule, .. } => Ok(rule),
         Decision::Deny(denial) => Err(denial),

@@ -28,6 +28,7 @@ use fairway_core::limits::{self, Limits};
 use fairway_core::reason::Reason;
 use fairway_core::route;
 use fairway_core::snapshot::Snapshot;
+use fairway_core::view::PodView;
 use fairway_core::workload::Workload;
 use http::HeaderMap;
 use tokio::net::TcpStream;
@@ -253,10 +254,14 @@ impl Arrived {
         let named = forwarded_host(self.incoming.headers()).map(str::to_owned);
         let is_guarded = !pod.mesh.waypoint_bypass;
         let original = self.original();
-        let is_unknown = original.is_some() && !view.borrow().waypoints.contains(&self.client);
+        // Nobody waits for what decides nothing.
+        let hangs_on_waypoints = original.is_some() && may_hang_on_waypoints(&view.borrow(), &self.client);
         let missing = |snapshot: &Snapshot| {
-            let around = || is_guarded.then(|| route::missing_around(snapshot, &local, named.as_deref())).flatten();
-            let waypoints = || is_unknown.then(|| route::missing_waypoints(snapshot, &local)).flatten();
+            let around = || {
+                is_guarded.then(|| route::missing_around(snapshot, &local, &self.client, named.as_deref())).flatten()
+            };
+            let waypoints =
+                || hangs_on_waypoints.then(|| route::missing_waypoints(snapshot, &local, &self.client)).flatten();
             route::missing_inbound(snapshot, &local, self.arrived_at, authority).or_else(around).or_else(waypoints)
         };
         let known = tokio::select! {
@@ -292,7 +297,7 @@ impl Arrived {
             info.original = facts.original.clone();
         } else if let Some(original) = &facts.original {
             let (client, original) = (&facts.source_identity, &original.identity);
-            tracing::debug!(?client, %original, "it is no waypoint of the pod, so it counts for itself alone");
+            tracing::debug!(?client, %original, "for whom it speaks is not believed, so it counts for itself alone");
         }
         let delivered = tokio::select! {
             delivered = deliver_to(&pod, view, facts, &target) => delivered,
@@ -354,6 +359,11 @@ impl Arrived {
         info.destination_service = dialled::service(snapshot, local, named, port);
         info
     }
+}
+
+/// Whether it may hang on waypoints that are not known what policies say of a client that speaks for somebody.
+fn may_hang_on_waypoints(view: &PodView, client: &Identity) -> bool {
+    !view.policies.is_empty() && !view.waypoints.contains(client)
 }
 
 /// A stream that was let in.

@@ -232,6 +232,28 @@ fn messages_name_file_line_and_field_as_the_user_knows_them() {
 }
 
 #[test]
+fn clients_behind_waypoints_count_where_all_node_proxies_say_so() {
+    let says = |domain: &str, counts: bool| {
+        Some(serde_json::json!({"config": {"trustDomain": domain, "clientsBehindWaypoints": counts}}))
+    };
+    let older = || Some(serde_json::json!({"config": {"trustDomain": "td"}}));
+    let rows = [
+        (vec![], None),
+        (vec![None, None], None),
+        (vec![says("td", true), None, says("td", true)], Some(("td", true))),
+        (vec![says("td", true), says("td", false)], Some(("td", false))),
+        (vec![None, says("td", true), older()], Some(("td", false))),
+        // What says no trust domain says nothing.
+        (vec![says("", false), says("td", true)], Some(("td", true))),
+        (vec![None, None, None, says("td", true)], None),
+    ];
+    for (dumps, expected) in rows {
+        let found = said_by_all(dumps.clone());
+        assert_eq!(found.as_ref().map(|(domain, counts)| (domain.as_str(), *counts)), expected, "{dumps:?}");
+    }
+}
+
+#[test]
 fn files_beside_a_mesh_see_what_it_has_and_take_its_place() {
     let mesh = input::load(&[Input { name: "mesh".to_owned(), text: SHOP.to_owned() }]).unwrap();
     let route = |backend: &str| Input {

@@ -80,6 +80,7 @@ pub(super) fn running(place: &Where, mesh: &Mesh) -> Facts {
                 ..Settings::default()
             };
             let loaded = objects.loaded().map_err(|error| error.to_string());
+            // Where none answers nothing hangs on it, as the trust domain is not known then.
             let clients_count =
                 facts.nodes.iter().filter_map(|node| node.proxy.as_ref().ok()).all(|it| it.clients_count);
             facts.objects = loaded.map(|loaded| analyze::look(loaded, &settings, clients_count));

@@ -262,7 +262,8 @@ fn limits(text: &str) -> Result<BTreeMap<String, String>, String> {
             return Err(format!("{name} is set twice"));
         }
     }
-    read_limits(&set).map_err(|error| error.to_string())?;
+    // Where two contradict each other, it is about no single value.
+    read_limits(&set).map_err(|error| if error.value.is_empty() { error.problem } else { error.to_string() })?;
     Ok(set)
 }
 

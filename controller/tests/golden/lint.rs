@@ -91,6 +91,8 @@ fn by_protocol(name: &str, listener: &Listener) {
     let spoken = &requests.filter_chain_match.as_ref().unwrap().application_protocols;
     assert_eq!(*spoken, ["http/1.0", "http/1.1", "h2c"], "{name}: HTTP is not passed on as it is");
     assert_eq!(others.filter_chain_match, None);
+    let goes_on = listener.listener_filters_timeout.is_some() && listener.continue_on_listener_filters_timeout;
+    assert!(goes_on, "{name}: a server that speaks first is waited for");
     let ends_with = |chain: &FilterChain, filter: &str| chain.filters.last().is_some_and(|last| last.name == filter);
     assert!(ends_with(requests, "envoy.filters.network.http_connection_manager"), "{name}");
     assert!(ends_with(others, "envoy.filters.network.tcp_proxy"), "{name}");

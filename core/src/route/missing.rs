@@ -2,7 +2,10 @@
 
 use std::net::SocketAddr;
 
-use super::reference::{self, Found};
+use super::{
+    around::entry_of,
+    reference::{self, Found},
+};
 use crate::{
     addr::{Authority, NetworkAddress, canonical},
     service::{GatewayAddress, Mode, Service},
@@ -67,7 +70,7 @@ pub fn missing_inbound(
 ) -> Option<String> {
     match authority.parse().ok()? {
         Authority::Hostname { host, .. } => {
-            let named = local.services.iter().find(|entry| *entry.key.hostname() == *host)?;
+            let named = entry_of(local, &host)?;
             snapshot.service(&named.key).is_none().then(|| named.key.to_string())
         }
         Authority::Address(address) => {

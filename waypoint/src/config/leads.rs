@@ -61,12 +61,17 @@ impl Listener {
                     && one.tokens == other.tokens
                     && one.policies == other.policies
                     && one.rates == other.rates
+                    // Whose word counts for where requests come from, and what may go on unseen, decide with policies.
+                    && one.proxies == other.proxies
+                    && one.upgrades == other.upgrades
                     && one.merge_slashes == other.merge_slashes
                     && policies(one.otherwise.as_deref()) == policies(other.otherwise.as_deref())
             }
             (Self::Opaque(one), Self::Opaque(other)) => {
                 let others = [one, other].map(|opaque| policies(opaque.others.as_deref()));
-                one.named.iter().map(guard).eq(other.named.iter().map(guard)) && others[0] == others[1]
+                let is_same = one.named.iter().map(guard).eq(other.named.iter().map(guard)) && others[0] == others[1];
+                // Without names policies about them decide otherwise.
+                is_same && one.reads_names == other.reads_names
             }
             _ => false,
         }
@@ -93,4 +98,35 @@ fn policies(chain: Option<&Chain>) -> Option<&[Rules]> {
 
 fn guard((name, chain): &(ServerName, Arc<Chain>)) -> (&ServerName, &[Rules]) {
     (name, &chain.policies)
+}
+
+#[cfg(test)]
+mod tests {
+    use fairway_core::upgrade::Upgrades;
+
+    use super::super::{Http, Opaque, Proxies};
+    use super::*;
+
+    #[test]
+    fn whatever_policies_decide_by_is_part_of_who_may_pass() {
+        let http = |http: Http| Listener::Http(Box::new(http));
+        let opaque = |reads_names| Listener::Opaque(Opaque { reads_names, ..Opaque::default() });
+        let plain = || http(Http::default());
+        let mut upgrades = Upgrades::default();
+        upgrades.allow("spdy/3.1").unwrap();
+        let believing = Proxies { hops: 1, ..Proxies::default() };
+        let rows = [
+            ("the same", plain(), plain(), true),
+            ("other routes", plain(), http(Http { routes: "b".into(), ..Http::default() }), true),
+            ("slashes", plain(), http(Http { merge_slashes: true, ..Http::default() }), false),
+            ("whose word counts", plain(), http(Http { proxies: believing, ..Http::default() }), false),
+            ("upgrades", plain(), http(Http { upgrades, ..Http::default() }), false),
+            ("no requests", plain(), opaque(false), false),
+            ("names", opaque(true), opaque(true), true),
+            ("no names", opaque(true), opaque(false), false),
+        ];
+        for (case, one, other, expected) in rows {
+            assert_eq!((one.guards_like(&other), other.guards_like(&one)), (expected, expected), "{case}");
+        }
+    }
 }

@@ -286,6 +286,7 @@ impl Common<'_> {
         let key = Key {
             cluster: Arc::clone(&self.target.name),
             endpoint,
+            workload: workload.as_deref().map(|workload| workload.uid.clone()),
             http2,
             client: client.identity.clone(),
             address: client.address.ip(),
@@ -373,17 +374,22 @@ fn result_of(attempt: &Attempt) -> retry::Result {
 }
 
 fn not_reached(failure: Failure) -> Missed {
-    Missed { result: retry::Result::NotReached, failure }
+    let is_denied = is_about_client(failure.reason);
+    let result = if is_denied { retry::Result::Denied } else { retry::Result::NotReached };
+    Missed { result, failure }
+}
+
+/// Whether policy at the endpoint refuses this very client (ADR 0043): nobody else's requests must go elsewhere for it, and this one need
+/// not be tried again.
+fn is_about_client(reason: Reason) -> bool {
+    matches!(reason, Reason::PolicyDenied | Reason::PolicyNotAllowed)
 }
 
 /// Whether it tells something of the endpoint that a request was not answered.
 fn is_endpoints_fault(reason: Reason) -> bool {
-    !matches!(
+    let is_ours_or_the_clients = matches!(
         reason,
         Reason::ClientLeft
-            // Policy there is about this client: nobody else's requests must go elsewhere for it.
-            | Reason::PolicyDenied
-            | Reason::PolicyNotAllowed
             | Reason::BadRequest
             | Reason::ConnectionLimit
             | Reason::ResourceLimit
@@ -394,7 +400,8 @@ fn is_endpoints_fault(reason: Reason) -> bool {
             | Reason::UnknownWaypoint
             | Reason::UnknownGateway
             | Reason::Internal
-    )
+    );
+    !(is_ours_or_the_clients || is_about_client(reason))
 }
 
 fn missed(unsent: Unsent) -> Missed {
@@ -424,4 +431,24 @@ fn was_refused(error: &(dyn Error + 'static)) -> bool {
         cause = error.source();
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_policy_says_of_a_client_is_neither_tried_again_nor_held_against_the_endpoint() {
+        let rows = [
+            (Reason::PolicyDenied, retry::Result::Denied, false),
+            (Reason::PolicyNotAllowed, retry::Result::Denied, false),
+            (Reason::PolicyUnknown, retry::Result::NotReached, true),
+            (Reason::UpstreamConnectTimeout, retry::Result::NotReached, true),
+            (Reason::UnknownWaypoint, retry::Result::NotReached, false),
+        ];
+        for (reason, result, is_fault) in rows {
+            let found = not_reached(Failure::new(reason, "")).result;
+            assert_eq!((found, is_endpoints_fault(reason)), (result, is_fault), "{reason:?}");
+        }
+    }
 }

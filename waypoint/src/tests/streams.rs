@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::web;
-use crate::client_hello::tests::asking_for;
+use crate::client_hello::tests::{asking_at_length_for, asking_for, asking_twice_for};
 use crate::config::{Chain, Listener, Opaque, Policy, Principal, Rules, ServerName, Text, Verdict, Weighted};
 use crate::testing::{PATIENCE, Served, get, own_address, route_to};
 
@@ -258,6 +258,48 @@ async fn names_of_tls_decide_who_may_connect() {
     served.opaque(allowing(".other"), &[("a", endpoint)]);
     let rest = async { while stream.read_u8().await.is_ok() {} };
     tokio::time::timeout(PATIENCE, rest).await.expect("what is open is cut");
+}
+
+/// What cannot be read may ask for any name: it is not taken for what asks for none.
+#[tokio::test]
+async fn names_of_tls_that_cannot_be_read_are_never_allowed_and_always_refused() {
+    let mut served = Served::start().await;
+    let endpoint = named("a").await;
+    let admin = || crate::config::Permission::ServerName(Text::Exact("admin.example".into()));
+    let all_but_admin = crate::config::Permission::Not(Box::new(admin()));
+    let rows = [
+        ("another name", asking_for("web.example"), true),
+        ("the name", asking_for("admin.example"), false),
+        ("the name, absolute", asking_for("admin.example."), false),
+        ("too long", asking_at_length_for("admin.example"), false),
+        ("two names", asking_twice_for("web.example", "admin.example"), false),
+        ("no TLS", b"EHLO".to_vec(), true),
+    ];
+    for (policy, verdict, permission) in
+        [("deny", Verdict::Deny, admin()), ("allow all but", Verdict::Allow, all_but_admin)]
+    {
+        let rule =
+            Policy { name: "shop/names/0".into(), permissions: vec![permission], principals: vec![Principal::Any] };
+        let others = Some(chain("a", vec![Rules { verdict, policies: vec![rule] }], None));
+        served.opaque(Opaque { others, reads_names: true, ..Opaque::default() }, &[("a", endpoint)]);
+        for (case, hello, is_allowed) in &rows {
+            let mut stream = served.dial("10.96.0.1:82").await;
+            let exchange = async {
+                stream.write_all(hello).await?;
+                stream.read_u8().await
+            };
+            let heard = tokio::time::timeout(PATIENCE, exchange).await.unwrap();
+            assert_eq!(heard.ok(), is_allowed.then_some(b'a'), "{policy}, {case}");
+        }
+        // Who says no more than half of it may still be understood by the server.
+        let (mut stream, hello) = (served.dial("10.96.0.1:82").await, asking_for("admin.example"));
+        let exchange = async {
+            stream.write_all(&hello[..hello.len() / 2]).await?;
+            stream.shutdown().await?;
+            stream.read_u8().await
+        };
+        assert!(tokio::time::timeout(PATIENCE, exchange).await.unwrap().is_err(), "{policy}, half of it");
+    }
 }
 
 #[tokio::test]

@@ -101,6 +101,27 @@ fn deny(path: &str) -> Rules {
 }
 
 #[tokio::test]
+async fn the_last_answer_arrives_where_a_request_wanted_to_go_on() {
+    let (served, _heads) = serving(NOTHING).await;
+    let asks = "GET / HTTP/1.1\r\nhost: web\r\nconnection: upgrade";
+    let rows = [
+        (format!("{asks}, close\r\nupgrade: h2c\r\n\r\n"), "HTTP/1.1 204 "),
+        (
+            format!("{asks}\r\nupgrade: h2c\r\n\r\nGET / HTTP/1.1\r\nhost: web\r\ntransfer-encoding: gzip\r\n\r\n"),
+            "HTTP/1.1 400 ",
+        ),
+    ];
+    for (requests, last) in rows {
+        let mut stream = served.dial("10.96.0.1:80").await;
+        stream.write_all(requests.as_bytes()).await.unwrap();
+        let mut all = Vec::new();
+        timeout(PATIENCE, stream.read_to_end(&mut all)).await.expect("an end").expect("a proper end");
+        let all = String::from_utf8(all).unwrap();
+        assert!(all.contains(last), "{requests:?}: {all}");
+    }
+}
+
+#[tokio::test]
 async fn what_may_not_be_gone_on_as_never_reaches_the_endpoint() {
     let rows = [
         ("upgrade: websocket", Some("websocket")),

@@ -186,26 +186,41 @@ async fn what_is_said_of_a_pod_is_true() {
     assert_eq!((said.status, said.refused.map(|it| it.reason)), (Some(403), Some(Reason::PolicyDenied.label().into())));
 }
 
+/// Its address is another pod's by now, or another waypoint stands before it, or none.
 #[tokio::test]
-async fn an_address_that_is_anothers_by_now_gets_no_more_requests() {
-    let mut served = Served::start().await;
-    let pod = told("web").await;
-    served.guarded("web", pod.ip(), &[]);
-    served.before_workloads(Vec::new(), Vec::new());
-    let io = TokioIo::new(served.dial(&pod.to_string()).await);
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
-    tokio::spawn(connection);
-    for (is_gone, status) in [(false, StatusCode::OK), (true, StatusCode::SERVICE_UNAVAILABLE)] {
-        if is_gone {
-            served.waypoint.live.apply(vec![Update::RemoveAddress("Kubernetes//Pod/shop/web".into())]);
-            served.guarded("newcomer", pod.ip(), &[]);
+async fn what_is_not_before_this_waypoint_any_more_gets_no_more_requests() {
+    let elsewhere = |pod: &mut proto::Workload| {
+        let mut other = gateway();
+        let hostname = "other.shop.svc.cluster.local".to_owned();
+        let named = proto::NamespacedHostname { namespace: "shop".into(), hostname };
+        other.destination = Some(proto::gateway_address::Destination::Hostname(named));
+        pod.waypoint = Some(other);
+    };
+    for change in ["another pod", "another waypoint", "none"] {
+        let mut served = Served::start().await;
+        let pod = told("web").await;
+        served.guarded("web", pod.ip(), &[]);
+        served.before_workloads(Vec::new(), Vec::new());
+        let io = TokioIo::new(served.dial(&pod.to_string()).await);
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await.unwrap();
+        tokio::spawn(connection);
+        for (is_changed, status) in [(false, StatusCode::OK), (true, StatusCode::SERVICE_UNAVAILABLE)] {
+            match change {
+                _ if !is_changed => {}
+                "another pod" => {
+                    served.waypoint.live.apply(vec![Update::RemoveAddress("Kubernetes//Pod/shop/web".into())]);
+                    served.guarded("newcomer", pod.ip(), &[]);
+                }
+                "another waypoint" => served.announce("web", pod.ip(), false, elsewhere),
+                _ => served.announce("web", pod.ip(), false, |_| {}),
+            }
+            sender.ready().await.unwrap();
+            let answer = timeout(PATIENCE, sender.send_request(get("/", &[]))).await.unwrap().unwrap();
+            let (parts, body) = answer.into_parts();
+            let body = body.collect().await.unwrap().to_bytes();
+            assert_eq!(parts.status, status, "{change}: {body:?}");
+            let reason = reason_of(&http::Response::from_parts(parts, ()));
+            assert_eq!(reason, is_changed.then_some(Reason::WorkloadRemoved), "{change}");
         }
-        sender.ready().await.unwrap();
-        let answer = timeout(PATIENCE, sender.send_request(get("/", &[]))).await.unwrap().unwrap();
-        let (parts, body) = answer.into_parts();
-        let body = body.collect().await.unwrap().to_bytes();
-        assert_eq!(parts.status, status, "{body:?}");
-        let reason = reason_of(&http::Response::from_parts(parts, ()));
-        assert_eq!(reason, is_gone.then_some(Reason::WorkloadRemoved));
     }
 }

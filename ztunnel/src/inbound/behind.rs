@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use fairway_core::io::live::Live;
 use fairway_core::policy::Policy;
 use fairway_core::service::Service;
 use fairway_core::snapshot::Update;
@@ -132,6 +133,28 @@ async fn where_it_is_switched_off_only_the_waypoint_counts() {
     assert_eq!(asked().await.err().map(|error| error.reason()), Some(Reason::PolicyNotAllowed));
     served.pod.mesh.live.apply(vec![only("way")]);
     assert!(asked().await.is_ok());
+}
+
+/// Where the world is held on demand and nobody answers, a stream fails that has to wait for who the pod's waypoints are.
+#[tokio::test]
+async fn who_the_waypoints_are_is_asked_for_where_policies_may_look_at_it() {
+    let directly_said = || directly(speaking("way", "client"));
+    let known = || vec![service(WEB, [10, 96, 0, 1], true), service(WAY, [10, 96, 0, 2], false), endpoint("way", WAY)];
+    let late = Some(Reason::DestinationUnknown);
+    let rows = [
+        ("no policy", vec![], directly_said(), None),
+        ("a policy", vec![only("client")], directly_said(), late),
+        ("a policy, and nobody is spoken for", vec![only("way")], HeaderMap::new(), None),
+        ("a policy, and the waypoint is known", [known(), vec![only("client")]].concat(), directly_said(), None),
+    ];
+    for (what, held, headers, refused) in rows {
+        let served = ServedPod::with(Limits::default(), |mesh| mesh.live = Live::on_demand()).await;
+        served.pod.mesh.live.apply([vec![endpoint("cart", WEB), Update::Complete], held].concat());
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let opened = served.open_as("way", &served.member(), port, headers).await;
+        assert_eq!(opened.err().map(|error| error.reason()), refused, "{what}");
+    }
 }
 
 /// What was believed holds for as long as policies say so, and for as long as the waypoint is one of the pod's.

@@ -1,7 +1,7 @@
 //! What policies in dry run would have done: a log line and a count for each connection one of them matches.
 
 use fairway_core::authz::DryRunHit;
-use fairway_core::facts::ConnectionFacts;
+use fairway_core::facts::{ConnectionFacts, Original};
 use fairway_core::io::metrics::Metrics;
 use fairway_core::policy::{Action, PolicyKey};
 
@@ -35,9 +35,9 @@ pub struct DryRunMatches {
 }
 
 impl DryRunMatches {
-    /// Takes note of the matches of a decision. One that was noted the last time is not counted again: connections are
-    /// decided on with every change of configuration.
-    pub fn note(&mut self, hits: &[DryRunHit], facts: &ConnectionFacts) {
+    /// Takes note of the matches of a decision, in which `original` counted beside the peer. One that was noted the last time is not
+    /// counted again: connections are decided on with every change of configuration.
+    pub fn note(&mut self, hits: &[DryRunHit], facts: &ConnectionFacts, original: Option<&Original>) {
         for hit in hits.iter().filter(|hit| !self.policies.contains(&hit.policy)) {
             let action = match hit.action {
                 Action::Allow => "allow",
@@ -45,6 +45,8 @@ impl DryRunMatches {
             };
             tracing::info!(
                 policy = %hit.policy, action, source = %facts.source, destination = %facts.destination,
+                original.addr = original.map(|original| tracing::field::display(original.address)),
+                original.identity = original.map(|original| original.identity.as_str()),
                 "a policy in dry run matches"
             );
             // Policies come and go, and so do their series.
@@ -86,7 +88,7 @@ mod tests {
             (vec![hit("a", Action::Deny)], [2, 1]),
         ];
         for (hits, expected) in rows {
-            matched.note(&hits, &facts);
+            matched.note(&hits, &facts, None);
             assert_eq!([count("shop/a"), count("shop/b")], expected, "{hits:?}");
         }
         assert!(metrics.render().contains("fairway_policy_dry_run_matches_total{policy=\"shop/a\",action=\"deny\"} 2"));

@@ -3,7 +3,10 @@
 use std::io::Write;
 use std::sync::Mutex;
 
+use fairway_core::authz::DryRunHit;
+use fairway_core::facts::ConnectionFacts;
 use fairway_core::io::logging::{Shape, subscriber};
+use fairway_core::policy::Action;
 use fairway_proto::workload as proto;
 
 use super::*;
@@ -128,6 +131,29 @@ fn a_line_names_the_client_for_whom_a_waypoint_speaks() {
     );
     let original = "original.addr=10.0.0.9:4000 original.identity=\"spiffe://cluster.local/ns/shop/sa/guest\"";
     assert!(lines[0].contains(original), "{lines:?}");
+}
+
+#[test]
+fn a_rehearsal_names_the_client_for_whom_a_waypoint_speaks() {
+    let guest = Original {
+        identity: Identity::new("cluster.local", "shop", "guest").unwrap(),
+        address: "10.0.0.9:4000".parse().unwrap(),
+    };
+    let facts = ConnectionFacts {
+        source: "10.0.0.1:4000".parse().unwrap(),
+        source_identity: None,
+        original: None,
+        destination: "10.0.0.2:80".parse().unwrap(),
+        http: None,
+    };
+    let hits = [DryRunHit { policy: PolicyKey::new("shop", "tried"), action: Action::Deny }];
+    for (original, expected) in [(None, false), (Some(&guest), true)] {
+        let lines = logged(|| Telemetry::new(&Metrics::default()).dry_run().note(&hits, &facts, original));
+        let [line] = lines.as_slice() else { panic!("{lines:?}") };
+        assert!(line.contains("policy=shop/tried") && line.contains("source=10.0.0.1:4000"), "{line}");
+        let named = "original.addr=10.0.0.9:4000 original.identity=\"spiffe://cluster.local/ns/shop/sa/guest\"";
+        assert_eq!(line.contains(named), expected, "{line}");
+    }
 }
 
 #[test]

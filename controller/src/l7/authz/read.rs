@@ -315,9 +315,12 @@ fn remote(text: &str) -> Parsed<Who> {
     values::network(text).map(|block| Check::Is(Who::Remote(block)))
 }
 
-/// Names of DNS have no case (RFC 4343), and proxies know them in lower case.
+/// Names of DNS have no case (RFC 4343), and proxies know them in lower case, without the dot of the root (RFC 1034 §3.1).
 fn server_name(text: &str) -> Parsed<What> {
-    string(&text.to_ascii_lowercase()).map(|name| Check::Is(What::ServerName(name)))
+    let lower = text.to_ascii_lowercase();
+    // Whatever ends with the dot alone is not whatever there is.
+    let name = lower.strip_suffix('.').filter(|name| *name != "*").unwrap_or(&lower);
+    string(name).map(|name| Check::Is(What::ServerName(name)))
 }
 
 fn destination(text: &str) -> Parsed<What> {
@@ -416,13 +419,18 @@ fn request_principal(text: &str) -> Parsed<Who> {
     let pattern = string(text)?;
     Ok(match &pattern {
         Pattern::Regex(_) => Check::All(vec![claim(ISSUER, some()), claim(SUBJECT, some())]),
-        Pattern::Exact(text) => match text.rsplit_once('/') {
-            Some((issuer, subject)) => Check::All(vec![
-                claim(ISSUER, Pattern::Exact(issuer.to_owned())),
-                claim(SUBJECT, Pattern::Exact(subject.to_owned())),
-            ]),
-            None => return Err(format!("{text:?} must be written as <issuer>/<subject>")),
-        },
+        Pattern::Exact(text) => {
+            let both = parted(text).filter(|(issuer, subject)| !issuer.is_empty() && !subject.is_empty());
+            let ways: Vec<_> = both
+                .map(|(issuer, subject)| {
+                    Check::All(vec![claim(ISSUER, Pattern::Exact(issuer)), claim(SUBJECT, Pattern::Exact(subject))])
+                })
+                .collect();
+            if ways.is_empty() {
+                return Err(format!("{text:?} must be written as <issuer>/<subject>"));
+            }
+            Check::Any(ways)
+        }
         Pattern::Prefix(text) => Check::Any(
             // All of it is the beginning of the issuer, or it ends within the subject.
             std::iter::once(Check::All(vec![claim(ISSUER, Pattern::Prefix(text.clone())), claim(SUBJECT, some())]))
@@ -525,6 +533,13 @@ mod tests {
             ("*", "https://a", "b", true),
             ("https://a/b", "https://a", "b", true),
             ("https://a/b", "https://a", "c", false),
+            ("a/b", "a", "b", true),
+            ("https://a/repo:b/c:d", "https://a", "repo:b/c:d", true),
+            ("https://a/repo:b/c:d", "https://a/repo:b", "c:d", true),
+            ("https://a/repo:b/c:d", "https://a", "c:d", false),
+            ("https://a/repo:b/c:d", "https://a", "repo:b", false),
+            ("https://a/b/c*", "https://a", "b/cd", true),
+            ("*/b/c", "https://a", "b/c", true),
             ("https://a/*", "https://a", "b", true),
             ("https://a/*", "https://a/c", "b", true),
             ("https://a/*", "https://ab", "b", false),
@@ -550,19 +565,25 @@ mod tests {
             // Without a token there are no claims.
             assert!(!holds(&check, &|_, _| false), "{text}");
         }
-        assert!(request_principal("a").is_err());
+        for text in ["a", "/a", "a/", "/"] {
+            assert!(request_principal(text).is_err(), "{text}");
+        }
     }
 
     #[test]
-    fn names_of_tls_have_no_case() {
+    fn names_of_tls_have_no_case_and_no_dot_at_their_end() {
         for (text, expected) in [
             ("Web.Example", Pattern::Exact("web.example".to_owned())),
             ("*.Example", Pattern::Suffix(".example".to_owned())),
             ("Web.*", Pattern::Prefix("web.".to_owned())),
             ("*", regex(".+")),
+            ("Web.Example.", Pattern::Exact("web.example".to_owned())),
+            ("*.Example.", Pattern::Suffix(".example".to_owned())),
+            ("*.", Pattern::Suffix(".".to_owned())),
         ] {
             assert_eq!(server_name(text), Ok(Check::Is(What::ServerName(expected))), "{text}");
         }
+        assert!(server_name(".").is_err(), "the root is no server");
     }
 
     #[test]

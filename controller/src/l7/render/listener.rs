@@ -44,6 +44,10 @@ use super::{
 /// What is not for a service: the listener, its routes, and the cluster of whoever is dialled.
 pub const WORKLOADS: &str = "workloads";
 
+/// How long a client that says nothing is taken for one that may still speak HTTP. Then its server may begin; Envoy's own 15 s would
+/// end with the connection closed.
+const SERVER_FIRST: Duration = Duration::from_millis(100);
+
 /// What Envoy's inspector calls HTTP.
 const HTTP: [&str; 3] = ["http/1.0", "http/1.1", "h2c"];
 
@@ -128,6 +132,8 @@ pub fn workloads(before: Before<'_>, heard: Heard<'_>) -> Option<Listener> {
     let mut listener = standing(WORKLOADS, &anywhere, 0, vec![requests, others], before.counted)?;
     let inspector = any(HTTP_INSPECTOR, &HttpInspector {});
     listener.listener_filters.push(inspecting("envoy.filters.listener.http_inspector", inspector));
+    listener.listener_filters_timeout = Some(duration(SERVER_FIRST));
+    listener.continue_on_listener_filters_timeout = true;
     proxies::say(&mut listener, before.proxies);
     Some(listener)
 }

@@ -83,6 +83,33 @@ fn who_gets_in_through_a_waypoint() {
     }
 }
 
+/// A waypoint is in a namespace, too, mostly in that of the pods: by it, rules about namespaces mean all that comes through it. Those who
+/// are meant have to be named.
+#[test]
+fn the_namespace_of_the_waypoint_is_one_of_who_comes_through_it() {
+    const HERE: &str = "cluster.local/ns/shop/sa/way";
+    const VISITOR: &str = "cluster.local/ns/street/sa/visitor";
+    macro_rules! row {
+        ($action:ident $field:ident: $value:expr => $verdicts:expr) => {
+            (stringify!($action $field: $value), $action(vec![Match { $field: vec![$value], ..Default::default() }]), $verdicts)
+        };
+    }
+    // For a visitor, for a client of the pod's namespace, and the visitor by itself.
+    let rows = [
+        row!(allow namespaces: exact("shop") => [true, true, false]),
+        row!(deny not_namespaces: exact("shop") => [true, true, false]),
+        row!(deny namespaces: exact("street") => [false, true, false]),
+        row!(allow principals: exact(A) => [false, true, false]),
+        row!(deny not_principals: exact(A) => [false, true, false]),
+    ];
+    let ways = [comes(HERE, Some(VISITOR)), comes(HERE, Some(A)), comes(VISITOR, None)];
+    for (name, policy, expected) in rows {
+        let view = PodView { waypoints: [of(HERE)].into(), ..view([policy]) };
+        let found = ways.each_ref().map(|facts| decide(&view, facts).is_allowed());
+        assert_eq!(found, expected, "{name}");
+    }
+}
+
 /// To name both is to ask for both: who names the client, and who names the waypoint, each as the only one.
 #[test]
 fn only_this_client_and_only_through_the_waypoint() {

@@ -100,7 +100,8 @@ impl Incoming {
         self.request.uri().authority().map(http::uri::Authority::as_str)
     }
 
-    /// The request's headers: all optional, none to be trusted.
+    /// The request's headers: all optional, and anybody may write what they like. For whom the client says that it speaks
+    /// (`headers::original`) counts only where [`original`](crate::authz::original) believes it.
     #[must_use]
     pub fn headers(&self) -> &HeaderMap {
         self.request.headers()

@@ -53,7 +53,14 @@ fn read(filter_chains: Vec<message::FilterChain>, inspector: Option<&str>) -> Re
         message::ListenerFilter { config_type, ..Default::default() }
     });
     let listener_filters = inspector.into_iter().collect();
-    let message = message::Listener { filter_chains, listener_filters, ..Default::default() };
+    let message = message::Listener {
+        filter_chains,
+        listener_filters,
+        // For Envoy; we have a time of our own.
+        listener_filters_timeout: Some(prost_types::Duration { seconds: 0, nanos: 100_000_000 }),
+        continue_on_listener_filters_timeout: true,
+        ..Default::default()
+    };
     match listener(&message.encode_to_vec()).map_err(|wrong| wrong.to_string())? {
         Listener::Http(http) => Ok(*http),
         other => Err(format!("{other:?}")),
