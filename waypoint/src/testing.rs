@@ -20,7 +20,7 @@ use fairway_core::io::hbone::handshakes::Handshakes;
 use fairway_core::io::hbone::{ConnectRequest, Pool, ReceiveBudget, TunnelError, TunnelIo, TunnelKey};
 use fairway_core::io::live::Live;
 use fairway_core::io::metrics::Metrics;
-use fairway_core::io::socket::SocketFactory;
+use fairway_core::io::socket::{Probing, SocketFactory};
 use fairway_core::io::{listen, tls};
 use fairway_core::limits::{self, Limits};
 use fairway_core::service::Service;
@@ -174,7 +174,7 @@ impl Served {
         let certificates = Certificates::new(Arc::new(authority), tls::provider(), hour, SystemTime::now);
         let live = Live::new();
         let metrics = Metrics::new(&HISTOGRAMS);
-        let sockets = SocketFactory::host(None);
+        let sockets = SocketFactory::host(None).within(&limits, Probing::default());
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut own = pod("waypoint", IpAddr::V4(Ipv4Addr::new(10, 0, 0, 9)), false);
