@@ -141,7 +141,10 @@ fn sound(parts: &request::Parts) {
     assert!(hosts.len() <= 1 && (parts.uri.authority().is_some() || hosts.len() == 1), "{hosts:?}");
     if parts.method == Method::CONNECT && parts.extensions.get::<Protocol>().is_none() {
         let authority = parts.uri.authority().expect("CONNECT says where to");
-        assert!(parts.uri.path_and_query().is_none() && authority.port_u16().is_some_and(|port| port > 0), "{authority}");
+        assert!(
+            parts.uri.path_and_query().is_none() && authority.port_u16().is_some_and(|port| port > 0),
+            "{authority}"
+        );
         assert!(codings.is_empty() && lengths.iter().all(|it| it.as_bytes().iter().all(|digit| *digit == b'0')));
     }
 }

@@ -112,7 +112,8 @@ fn connections(input: &mut Input<'_>) -> Message {
 fn decide(listener: &Listener) {
     let identity = Identity::new("cluster.local", "shop", "web").expect("an identity");
     let headers = HeaderMap::new();
-    let head = Head { method: "GET", authority: "web.shop", path: Some("/a"), query: None, headers: &headers, claims: None };
+    let head =
+        Head { method: "GET", authority: "web.shop", path: Some("/a"), query: None, headers: &headers, claims: None };
     let facts = Facts::of(&identity, [10, 0, 0, 1].into(), ([10, 96, 0, 1], 80).into());
     let (policies, silent) = match listener {
         Listener::Http(http) => (&http.policies, &http.silent),
