@@ -263,6 +263,12 @@ fn told(place: &Where) -> Option<(String, bool)> {
     said_by_all(dumps)
 }
 
+/// Whether policies of pods look at clients behind waypoints, by the dump of the pods' node proxy. An older one does not say it, and does
+/// not do it.
+pub(crate) fn clients_count_at(dump: &Value) -> bool {
+    dump.pointer("/config/clientsBehindWaypoints").and_then(Value::as_bool) == Some(true)
+}
+
 /// The trust domain of the first node proxy that says one, and whether policies look at clients behind waypoints, which they do if they
 /// do so on all nodes: pods of others are refused what comes through a waypoint. None are those that do not answer.
 fn said_by_all(dumps: impl IntoIterator<Item = Option<Value>>) -> Option<(String, bool)> {
@@ -280,8 +286,7 @@ fn said_by_all(dumps: impl IntoIterator<Item = Option<Value>>) -> Option<(String
             continue;
         }
         let (_, clients_count) = said.get_or_insert_with(|| (domain.to_owned(), true));
-        // An older proxy does not say it, and does not do it.
-        *clients_count &= dump.pointer("/config/clientsBehindWaypoints").and_then(Value::as_bool) == Some(true);
+        *clients_count &= clients_count_at(&dump);
         if !*clients_count {
             // Nothing that others say changes it.
             break;

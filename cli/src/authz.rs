@@ -10,6 +10,7 @@ use fairway_lab::status::PodStatus;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::analyze;
 use crate::mesh::{Mesh, Part, Where};
 use crate::output::Format;
 
@@ -143,7 +144,7 @@ fn answer(arrival: &Arrival, dump: &Value) -> Answer {
         otherwise: if allows { "refused" } else { "allowed" },
         policies,
         through_waypoints,
-        clients_behind_waypoints: dump.pointer("/config/clientsBehindWaypoints").and_then(Value::as_bool) == Some(true),
+        clients_behind_waypoints: analyze::clients_count_at(dump),
     }
 }
 

@@ -10,7 +10,7 @@ use fairway_core::limits;
 use fairway_core::reason::Reason;
 use futures_util::TryFutureExt;
 use http::header::{self, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, Version};
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -21,6 +21,7 @@ use crate::heads::{Bounds, Serving, Watched};
 use crate::request;
 use crate::stream::Connection;
 use crate::taken::{Pieces, Streams};
+use crate::upgrade;
 
 /// Headers of a message that the parsers take unless they are told otherwise, which costs something with each.
 pub(crate) const USUAL_HEADERS: usize = 100;
@@ -35,9 +36,7 @@ pub async fn serve_http1(connection: Arc<Connection>, io: TunnelIo) {
         async move {
             let is_connect = request.method() == Method::CONNECT;
             let mut answer = request::serve(Arc::clone(&connection), request).await?;
-            let goes_on =
-                answer.status() == StatusCode::SWITCHING_PROTOCOLS || (is_connect && answer.status().is_success());
-            if goes_on {
+            if upgrade::goes_on(is_connect, answer.status()) {
                 exchange.goes_on();
             } else {
                 end_with(&connection, &mut answer);

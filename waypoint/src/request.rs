@@ -87,8 +87,7 @@ pub async fn serve(connection: Arc<Connection>, request: Request<Incoming>) -> R
     for edits in &response_edits {
         edits::apply(edits, response.headers_mut());
     }
-    let goes_on =
-        response.status() == StatusCode::SWITCHING_PROTOCOLS || (is_connect && response.status().is_success());
+    let goes_on = upgrade::goes_on(is_connect, response.status());
     // Whatever was asked for is kept until the connection ends, however many requests later.
     if let Some(client) = client.filter(|_| !goes_on) {
         tokio::spawn(upgrade::hang_up(client));

@@ -89,6 +89,12 @@ pub fn has_begun<B>(answer: &Response<B>) -> bool {
     answer.extensions().get::<OnUpgrade>().is_some()
 }
 
+/// Whether the connection of a request over HTTP/1.1 goes on as something else behind an answer with this status.
+#[must_use]
+pub fn goes_on(is_connect: bool, status: StatusCode) -> bool {
+    status == StatusCode::SWITCHING_PROTOCOLS || (is_connect && status.is_success())
+}
+
 /// Ends a connection over HTTP/1.1 on which a request has asked to go on as something else and did not, once its last answer is written:
 /// hyper hands over such a connection at its end instead of closing it, and unless somebody is there to take it, the answer is lost with it.
 pub async fn hang_up(client: OnUpgrade) {

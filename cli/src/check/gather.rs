@@ -213,7 +213,7 @@ pub(super) fn read_dump(dump: &Value) -> NodeProxy {
         clock: None,
         trust_domain: text(dump, "/config/trustDomain").unwrap_or_default(),
         told_trust_domains: told.into_iter().collect(),
-        clients_count: dump.pointer("/config/clientsBehindWaypoints").and_then(Value::as_bool) == Some(true),
+        clients_count: analyze::clients_count_at(dump),
         is_connected: dump.pointer("/configuration/connected").and_then(Value::as_bool),
         silent_seconds: dump.pointer("/configuration/secondsSinceContact").and_then(Value::as_u64),
         certificates: list(dump, "certificates").map(certificate).collect(),
